@@ -1,0 +1,86 @@
+"""Poise trains image classifiers that keep their accuracy under attack, and measures both numbers honestly.
+
+    import poise
+    run = poise.train(poise.recipe("generalist_digits"), out="runs/first")
+    model = poise.load(run.path)                 # images in [0, 1] -> logits
+    x_adv = poise.attacks.PGD()(model, x, y)
+
+Everything with a paper's name is a frozen, stateless dataclass: its fields are the paper's hyperparameters, its methods the
+paper's algorithm. Everything that changes during training lives in a Learner, or in the Run.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from poise.core.errors import PoiseError
+from poise.core.version import __version__
+
+if TYPE_CHECKING:
+    from poise import attacks, data, evaluation, learners, losses, methods, models, objectives, recipes, reports, threats
+    from poise.core.settings import from_json, override, settings, to_json
+    from poise.engine import Experiment, Run, load, resume, train
+    from poise.evaluation import evaluate
+    from poise.recipes import experiment as recipe
+
+_HOME = {
+    **{name: ("poise.engine", name) for name in ("Experiment", "Run", "load", "resume", "train")},
+    **{name: ("poise.core.settings", name) for name in ("from_json", "override", "settings", "to_json")},
+    "evaluate": ("poise.evaluation", "evaluate"),
+    "recipe": ("poise.recipes", "experiment"),
+}
+_MODULES = (
+    "attacks",
+    "data",
+    "evaluation",
+    "learners",
+    "losses",
+    "methods",
+    "models",
+    "objectives",
+    "recipes",
+    "reports",
+    "threats",
+)
+
+__all__ = [
+    "Experiment",
+    "PoiseError",
+    "Run",
+    "__version__",
+    "attacks",
+    "data",
+    "evaluate",
+    "evaluation",
+    "from_json",
+    "learners",
+    "load",
+    "losses",
+    "methods",
+    "models",
+    "objectives",
+    "override",
+    "recipe",
+    "recipes",
+    "reports",
+    "resume",
+    "settings",
+    "threats",
+    "to_json",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use, so that the front page costs nothing (PEP 562)."""
+    if name in _HOME:
+        module, attribute = _HOME[name]
+        return getattr(importlib.import_module(module), attribute)
+    if name in _MODULES:
+        return importlib.import_module(f"poise.{name}")
+    raise AttributeError(f"module 'poise' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

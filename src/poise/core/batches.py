@@ -1,0 +1,79 @@
+"""What one step is shown (`Batch`) and when it happens (`Now`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from poise.core.seeds import Draw, key_of
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch, or a part of one.
+
+    x: images [B, C, H, W] in [0, 1]; y: labels [B], int64; ids: each example's number in its data set [B], int64;
+    places: each example's place in the global batch of this step [B], int64 (what random draws are keyed by);
+    total: size of the global batch; extra: true where the example comes from the extra pool (its label is a pseudo-label) [B].
+    """
+
+    x: Tensor
+    y: Tensor
+    ids: Tensor
+    places: Tensor
+    total: int
+    extra: Tensor
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def split(self, size: int) -> list[Batch]:
+        """Microbatches of at most `size` examples, in order."""
+        cuts = range(0, len(self), size)
+        return [
+            replace(self, **{name: getattr(self, name)[at : at + size] for name in ("x", "y", "ids", "places", "extra")}) for at in cuts
+        ]
+
+    @classmethod
+    def of(cls, x: Tensor, y: Tensor) -> Batch:
+        """A whole batch of labelled examples, numbered in order."""
+        places = torch.arange(len(y), device=y.device)
+        return cls(x=x, y=y, ids=places, places=places, total=len(y), extra=torch.zeros(len(y), dtype=torch.bool, device=y.device))
+
+
+@dataclass(frozen=True)
+class Now:
+    """The moment of training: 1-based epoch, 0-based step, the totals, and the draws that belong to it.
+
+    scope: name of the learner that moves, so that two learners on one batch draw independently.
+    """
+
+    epoch: int
+    step: int
+    epochs: int
+    steps_per_epoch: int
+    seed: int
+    scope: str = ""
+
+    @property
+    def steps(self) -> int:
+        """Total number of steps of the run."""
+        return self.epochs * self.steps_per_epoch
+
+    @property
+    def step_of_epoch(self) -> int:
+        """0-based step within the epoch."""
+        return self.step - (self.epoch - 1) * self.steps_per_epoch
+
+    def within(self, scope: str) -> Now:
+        return replace(self, scope=scope)
+
+    def draw(self, purpose: str, batch: Batch) -> Draw:
+        """Draws for the examples of `batch` at this step, by their place in the global batch."""
+        return Draw(key_of(self.seed, self.scope, purpose, self.step), batch.places)
+
+    def draw_once(self, purpose: str, device: torch.device | str = "cpu") -> Draw:
+        """One draw for the whole global batch (index 0), the same on every rank and in every microbatch."""
+        return Draw(key_of(self.seed, self.scope, purpose, self.step), torch.zeros(1, dtype=torch.int64, device=device))

@@ -1,0 +1,62 @@
+"""What Poise raises: every error says in one sentence which argument, which value and what is allowed.
+
+All of them derive from `PoiseError`, so `except poise.PoiseError` catches whatever Poise refuses; each also derives from the
+built-in exception a Python programmer would expect there.
+"""
+
+from __future__ import annotations
+
+
+class PoiseError(Exception):
+    """Base class of every error that Poise raises on purpose."""
+
+
+class SettingsError(PoiseError, ValueError):
+    """A setting has the wrong name, type or range."""
+
+
+class InputError(PoiseError, ValueError):
+    """Images, labels or a network's output do not have the required shape, type or range."""
+
+
+class DataError(PoiseError, OSError):
+    """A data file is missing, truncated, altered or not of the stated format."""
+
+
+class UntrustedFileError(DataError):
+    """A file would run code if it were read, and was not read."""
+
+
+class CheckpointError(PoiseError, OSError):
+    """A checkpoint is damaged, incomplete or belongs to something else."""
+
+
+class RunError(PoiseError, OSError):
+    """A run folder is missing, occupied, or not a run folder."""
+
+
+class MissingExtraError(PoiseError, ImportError):
+    """An optional dependency is needed; the message holds the line that installs it."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"{package!r} is needed here and is not installed: pip install 'poise[{extra}]'")
+
+
+class Interrupted(PoiseError):
+    """Training was asked to stop (SIGINT or SIGTERM) and has saved its state; the message says how to go on."""
+
+
+class NumericalError(PoiseError, ArithmeticError):
+    """A loss or a weight is no longer finite."""
+
+
+def did_you_mean(word: str, known: object) -> str:
+    """`"; did you mean 'x'?"` for the nearest known word, else the list of known words (or nothing when there are none)."""
+    import difflib
+
+    words = sorted(str(name) for name in known)  # type: ignore[attr-defined]
+    lowered = {name.lower(): name for name in words}
+    near = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.6)
+    if near:
+        return f"; did you mean {lowered[near[0]]!r}?"
+    return f"; known: {', '.join(words)}" if words else ""

@@ -1,0 +1,81 @@
+"""The modes a network can be in while examples are crafted, as context managers that restore what they found, also on error.
+
+mode                 batch normalisation uses     running statistics
+evaluating           running statistics           untouched
+frozen_statistics    the batch's statistics       untouched
+training             the batch's statistics       updated by every forward
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Literal
+
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+
+CraftMode = Literal["evaluating", "frozen_statistics", "training"]
+
+
+@contextmanager
+def _in_mode(model: nn.Module, training: bool) -> Iterator[nn.Module]:
+    found = [(module, module.training) for module in model.modules()]
+    model.train(training)
+    try:
+        yield model
+    finally:
+        for module, mode in found:
+            module.training = mode
+
+
+def evaluating(model: nn.Module) -> AbstractContextManager[nn.Module]:
+    """Evaluation mode; every submodule gets back the mode it had."""
+    return _in_mode(model, False)
+
+
+def training(model: nn.Module) -> AbstractContextManager[nn.Module]:
+    """Training mode; every submodule gets back the mode it had."""
+    return _in_mode(model, True)
+
+
+@contextmanager
+def frozen_statistics(model: nn.Module) -> Iterator[nn.Module]:
+    """Training mode in which forwards normalise by the batch and leave running statistics and counters alone."""
+    norms = [module for module in model.modules() if isinstance(module, _NormBase)]
+    tracked = [module.track_running_stats for module in norms]
+    with _in_mode(model, True):
+        try:
+            for module in norms:
+                module.track_running_stats = False
+            yield model
+        finally:
+            for module, tracks in zip(norms, tracked, strict=True):
+                module.track_running_stats = tracks
+
+
+@contextmanager
+def frozen_parameters(model: nn.Module) -> Iterator[nn.Module]:
+    """No parameter asks for a gradient, so that backward passes reach the inputs only."""
+    asked = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in asked:
+        parameter.requires_grad_(False)
+    try:
+        yield model
+    finally:
+        for parameter in asked:
+            parameter.requires_grad_(True)
+
+
+MODES: dict[CraftMode, Callable[[nn.Module], AbstractContextManager[nn.Module]]] = {
+    "evaluating": evaluating,
+    "frozen_statistics": frozen_statistics,
+    "training": training,
+}
+
+
+@contextmanager
+def crafting(model: nn.Module, mode: CraftMode) -> Iterator[nn.Module]:
+    """The given mode with frozen parameters: what an attack needs."""
+    with MODES[mode](model), frozen_parameters(model):
+        yield model

@@ -1,0 +1,153 @@
+"""The evaluation record: everything a claim about accuracy rests on, as JSON, without torch.
+
+Per example it keeps the label, the prediction on the natural image and the prediction after each attack, so that any
+accuracy, worst case, per-class figure or paired comparison can be computed from it later.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from poise.core.errors import RunError
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class AttackRecord:
+    """One attack of a protocol: `predicted` is the label predicted on each example's adversarial image."""
+
+    name: str
+    settings: dict[str, Any]
+    predicted: list[int]
+    seconds: float
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class EvaluationRecord:
+    """What was evaluated, on what, how, when, and what came out (module docstring)."""
+
+    model: str
+    """Display name, such as the recipe's or the checkpoint's."""
+    checkpoint: str
+    """Which weights: "selected", "last", "epoch 80", or a file's name."""
+    model_digest: str
+    run: str
+    """Name of the run folder, or empty."""
+    group: str
+    """Runs that differ only by their seed share this key."""
+    seed: int
+    """Seed of the training run."""
+    evaluation_seed: int
+    dataset: str
+    split: str
+    classes: list[str]
+    protocol: str
+    labels: list[int]
+    natural: list[int]
+    """Label predicted on each natural image."""
+    attacks: list[AttackRecord]
+    seconds: float
+    started: str
+    """UTC, ISO 8601."""
+    device: str
+    versions: dict[str, str]
+    notes: dict[str, Any] = field(default_factory=dict)
+    format: int = FORMAT
+
+    @property
+    def count(self) -> int:
+        return len(self.labels)
+
+    @property
+    def natural_accuracy(self) -> float:
+        """Share of natural images classified correctly, in [0, 1]."""
+        return _share(self.natural_correct())
+
+    @property
+    def attack_names(self) -> list[str]:
+        return [attack.name for attack in self.attacks]
+
+    def natural_correct(self) -> list[bool]:
+        return [guess == label for guess, label in zip(self.natural, self.labels, strict=True)]
+
+    def correct_under(self, name: str) -> list[bool]:
+        """Per example: correct on the image that attack `name` made. Raises KeyError for an unknown attack."""
+        attack = next((attack for attack in self.attacks if attack.name == name), None)
+        if attack is None:
+            raise KeyError(f"the record has no attack {name!r}; it has {', '.join(self.attack_names)}")
+        return [guess == label for guess, label in zip(attack.predicted, self.labels, strict=True)]
+
+    def accuracy(self, name: str) -> float:
+        """Robust accuracy under attack `name`, in [0, 1]."""
+        return _share(self.correct_under(name))
+
+    def worst_case(self) -> list[bool]:
+        """Per example: correct on the natural image and after every attack."""
+        columns = [self.natural_correct(), *(self.correct_under(name) for name in self.attack_names)]
+        return [all(row) for row in zip(*columns, strict=True)]
+
+    @property
+    def worst_case_accuracy(self) -> float:
+        return _share(self.worst_case())
+
+    def write(self, path: str | Path) -> Path:
+        """Write as JSON, atomically."""
+        return write_text(path, json.dumps(dataclasses.asdict(self), indent=1))
+
+    @classmethod
+    def read(cls, path: str | Path) -> EvaluationRecord:
+        """Raises: RunError when the file is missing, damaged or not a record."""
+        path = Path(path)
+        try:
+            data = json.loads(path.read_text())
+        except FileNotFoundError:
+            raise RunError(f"there is no evaluation record {path}") from None
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise RunError(f"{path} cannot be read as an evaluation record: {error}") from None
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            raise RunError(f"{path} is not an evaluation record of format {FORMAT}")
+        try:
+            attacks = [AttackRecord(**attack) for attack in data.pop("attacks")]
+            record = cls(attacks=attacks, **data)
+        except (TypeError, KeyError) as error:
+            raise RunError(f"{path} is not a complete evaluation record: {error}") from None
+        lengths = {len(record.natural), *(len(attack.predicted) for attack in attacks)}
+        if lengths != {record.count}:
+            raise RunError(f"{path} has {record.count} labels but predictions of length {sorted(lengths)}")
+        return record
+
+
+def _share(flags: Sequence[bool]) -> float:
+    return sum(flags) / len(flags) if flags else float("nan")
+
+
+def write_bytes(path: str | Path, data: bytes) -> Path:
+    """Write a file so that it either has all of `data` or is as it was: temporary file, fsync, rename."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """`write_bytes` of a text in UTF-8."""
+    return write_bytes(path, text.encode())

@@ -1,0 +1,264 @@
+"""Settings: frozen, keyword-only dataclasses, validated on construction, that are the whole configuration.
+
+    @settings
+    class SGD(Optimizer):
+        learning_rate: Positive = 0.1
+
+A *family* is an abstract class whose registered subclasses may stand in one field (`Objective`, `Threat`, ...). In JSON such
+a value carries its class: `{"type": "TRADES", "beta": 6.0}`. Tags name registered classes only, so reading settings never imports.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from abc import ABC
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, TypeVar, dataclass_transform
+
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass as validated_dataclass
+from pydantic_core import PydanticCustomError, core_schema
+
+from poise.core.errors import SettingsError, did_you_mean
+
+T = TypeVar("T")
+S = TypeVar("S", bound="Settings")
+_FAMILIES: dict[str, dict[str, type]] = {}
+_UNDER_CONSTRUCTION: set[type] = set()
+_CONFIG = ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False, validate_default=True)
+
+
+def number(value: object) -> object:
+    """Accept `"8/255"` wherever a number is expected; anything else is left to the validator."""
+    if isinstance(value, bool):
+        raise PydanticCustomError("number", "must be a number")
+    if isinstance(value, str) and "/" in value:
+        above, _, below = value.partition("/")
+        try:
+            return float(above) / float(below)
+        except (ValueError, ZeroDivisionError):
+            raise PydanticCustomError("number", "must be a number such as 0.031 or 8/255") from None
+    return value
+
+
+Number = Annotated[float, BeforeValidator(number)]
+NonNegative = Annotated[float, BeforeValidator(number), Field(ge=0)]
+Positive = Annotated[float, BeforeValidator(number), Field(gt=0)]
+UnitInterval = Annotated[float, BeforeValidator(number), Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+PositiveCount = Annotated[int, Field(ge=1)]
+
+
+class Settings(ABC):
+    """Base of all settings. A direct subclass declared with `family="..."` is the abstract class of a family."""
+
+    family: ClassVar[str | None] = None
+    transparent: ClassVar[str | None] = None
+    """Name of one field through which unknown override paths are looked up (`method.robust.beta` -> `method.robust.objective.beta`)."""
+
+    def __init_subclass__(cls, family: str | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if family is not None:
+            cls.family = family
+            _FAMILIES.setdefault(family, {})
+
+    @classmethod
+    def coerce(cls, value: object) -> object:
+        """Turn a convenient stand-in for this class into one, or return it as it is (see `Policy`)."""
+        return value
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        if cls in _UNDER_CONSTRUCTION:  # pydantic asks for the fields of the class itself, not of a field typed by it
+            return handler(source)
+        return core_schema.no_info_plain_validator_function(lambda value: _resolve(cls, value))
+
+
+def _resolve(cls: type[Settings], value: object) -> object:
+    """An instance of `cls` from an instance, a tagged mapping or a bare class name."""
+    value = cls.coerce(value)
+    if isinstance(value, cls):
+        return value
+    known = registered(cls)
+    if isinstance(value, str):
+        value = {"type": value}
+    if not isinstance(value, Mapping):
+        raise PydanticCustomError("family", "must be one of {known}", {"known": ", ".join(known) or cls.__name__})
+    given = dict(value)
+    only = next(iter(known)) if len(known) == 1 else None
+    name = given.pop("type", only)
+    if not isinstance(name, str) or name not in known:
+        facts = {"family": cls.family or cls.__name__, "name": repr(name), "hint": did_you_mean(str(name), known)}
+        raise PydanticCustomError("family", "names no registered {family} {name}{hint}", facts)
+    concrete = known[name]
+    unknown = [key for key in given if key not in field_names(concrete)]
+    if unknown:
+        hint = did_you_mean(unknown[0], field_names(concrete))
+        raise SettingsError(f"{name} has no setting {unknown[0]!r}{hint}")
+    return concrete(**given)
+
+
+def registered(cls: type[Settings]) -> dict[str, type]:
+    """The registered concrete classes that may stand where `cls` is expected, by name, in order of registration."""
+    family = _FAMILIES.get(cls.family or "", {})
+    return {name: member for name, member in family.items() if issubclass(member, cls)}
+
+
+def families() -> dict[str, dict[str, type]]:
+    """Every family with its registered classes."""
+    return {name: dict(members) for name, members in _FAMILIES.items()}
+
+
+def field_names(cls: type) -> list[str]:
+    return [field.name for field in dataclasses.fields(cls) if field.init]
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(dataclasses.field,))
+def settings(cls: type[T]) -> type[T]:
+    """Class decorator: a frozen keyword-only dataclass, validated on construction and registered in its family.
+
+    Raises (on construction): SettingsError naming the class, the setting, the value and what is allowed.
+    """
+    _UNDER_CONSTRUCTION.add(cls)
+    try:
+        made: Any = validated_dataclass(frozen=True, kw_only=True, config=_CONFIG)(cls)
+    finally:
+        _UNDER_CONSTRUCTION.discard(cls)
+    validate = made.__init__
+
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        if args:
+            example = (field_names(made) or ["..."])[0]
+            raise SettingsError(f"{made.__name__} takes keyword arguments only, such as {made.__name__}({example}=...)")
+        unknown = [key for key in kwargs if key not in field_names(made)]
+        if unknown:
+            raise SettingsError(f"{made.__name__} has no setting {unknown[0]!r}{did_you_mean(unknown[0], field_names(made))}")
+        try:
+            validate(self, **kwargs)
+        except ValidationError as error:
+            raise SettingsError(_sentence(made.__name__, error)) from None
+
+    __init__.__wrapped__ = validate  # type: ignore[attr-defined]  # keeps the signature for help() and inspect
+    made.__init__ = __init__
+    if made.family is None:
+        made.family = made.__name__
+        _FAMILIES.setdefault(made.__name__, {})
+    taken = _FAMILIES[made.family].get(made.__name__)
+    if taken is not None and (taken.__module__, taken.__qualname__) != (made.__module__, made.__qualname__):
+        holder = f"{taken.__module__}.{taken.__qualname__}"
+        raise SettingsError(f"the name {made.__name__!r} is taken by {holder}; rename the class in {made.__module__}")
+    _FAMILIES[made.family][made.__name__] = made
+    return made
+
+
+def _sentence(name: str, error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    where = ".".join([name, *[str(part) for part in first["loc"]]])
+    message = first["msg"].replace("Input should be", "must be").replace("Value error, ", "")
+    if first["type"] == "missing":
+        return f"{where} is required"
+    if first["type"] == "value_error" and " = " in message and first["loc"]:  # the sentence of a nested object; add where it stands
+        inner, at, path = message.removesuffix(")").partition(" (at ")
+        return f"{inner} (at {'.'.join([*map(str, first['loc']), *([path] if at else [])])})"
+    if first["type"] == "value_error":
+        return message if first["loc"] else f"{name}: {message}"
+    return f"{where} = {first['input']!r}: {message[0].lower() + message[1:]}"
+
+
+def to_json(value: Any) -> Any:
+    """Plain JSON data of a settings object; each object carries its class under `"type"`."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        tag = {"type": type(value).__name__}
+        return tag | {name: to_json(getattr(value, name)) for name in field_names(type(value))}
+    if isinstance(value, Mapping):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_json(item) for item in value]
+    if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    raise SettingsError(f"{value!r} of type {type(value).__name__} cannot be written as a setting")
+
+
+def from_json(cls: type[S], data: object) -> S:
+    """The settings object that `data`, made by `to_json` or written by hand, describes.
+
+    Raises: SettingsError for an unknown class, setting, type or range.
+    """
+    try:
+        return _resolve(cls, data)  # type: ignore[return-value]
+    except PydanticCustomError as error:
+        raise SettingsError(f"{cls.__name__} {error.message()}") from None
+
+
+def read_json(cls: type[S], text: str, origin: str) -> S:
+    """`from_json` of a JSON text; `origin` names it in the error."""
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise SettingsError(f"{origin} is not JSON: {error}") from None
+    return from_json(cls, data)
+
+
+def override(base: S, assignments: Mapping[str, str] | list[str]) -> S:
+    """`base` with settings replaced by dotted paths: `override(run, ["method.robust=TRADES", "method.robust.beta=6"])`.
+
+    Shorter paths are applied first, so that a class is chosen before its settings, whatever the order given.
+    Values are JSON, fractions ("8/255"), comma-separated lists, or bare words.
+    """
+    if not isinstance(assignments, Mapping):
+        pairs = [_split(assignment) for assignment in assignments]
+    else:
+        pairs = list(assignments.items())
+    for path, text in sorted(pairs, key=lambda pair: pair[0].count(".")):
+        data = to_json(base)
+        _assign(data, base, path.split("."), path, _value(text))
+        base = from_json(type(base), data)
+    return base
+
+
+def _split(assignment: str) -> tuple[str, str]:
+    path, equals, text = assignment.partition("=")
+    if not equals or not path:
+        raise SettingsError(f"{assignment!r} is not of the form name.name=value")
+    return path.strip(), text.strip()
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        pass
+    if "," in text and not text.startswith(("{", "[")):
+        return [_value(part.strip()) for part in text.split(",")]
+    return {"none": None, "None": None, "True": True, "False": False}.get(text, text)
+
+
+def _assign(data: Any, owner: Any, keys: list[str], path: str, value: Any) -> None:
+    """Set `data[keys...] = value`, checking names against the settings object `owner` that `data` mirrors."""
+    key, rest = keys[0], keys[1:]
+    at: Any = key
+    if isinstance(data, list) and key.isdigit() and int(key) < len(data):
+        at = int(key)
+        inner = owner[at]
+    else:
+        names = field_names(type(owner)) if dataclasses.is_dataclass(owner) else []
+        through = getattr(type(owner), "transparent", None)
+        if key not in names and through is not None:
+            _assign(data[through], getattr(owner, through), keys, path, value)
+            return
+        if key not in names:
+            raise SettingsError(f"there is no setting {path!r}: {type(owner).__name__} has no {key!r}{did_you_mean(key, names)}")
+        inner = getattr(owner, key)
+    through = getattr(type(inner), "transparent", None)
+    if rest:
+        _assign(data[at], inner, rest, path, value)
+    elif isinstance(value, str) and through is not None and value in _members(getattr(inner, through)):
+        data[at][through] = {"type": value}
+    else:
+        data[at] = value
+
+
+def _members(value: Any) -> Mapping[str, type]:
+    return _FAMILIES.get(getattr(type(value), "family", None) or "", {})

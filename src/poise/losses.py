@@ -1,0 +1,92 @@
+"""Per-example losses on logits: every function returns one value per example, [B]; nothing here reduces over a batch.
+
+Larger is better for the attacker unless the docstring says otherwise. Logits are [B, C], labels int64 [B].
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Divergence = Literal["kl", "symmetric_kl", "js", "squared_l2"]
+
+
+def cross_entropy(logits: Tensor, y: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """-log p_y [B]; with smoothing s, (1-s) of it plus s times the mean over the classes."""
+    return F.cross_entropy(logits, y, reduction="none", label_smoothing=label_smoothing)
+
+
+def kl(target_logits: Tensor, logits: Tensor) -> Tensor:
+    """KL(p || q) [B], p = softmax(target_logits), q = softmax(logits). TRADES: p natural, q adversarial."""
+    return F.kl_div(F.log_softmax(logits, 1), F.log_softmax(target_logits, 1), reduction="none", log_target=True).sum(1)
+
+
+def symmetric_kl(p_logits: Tensor, q_logits: Tensor, detach_target: bool = False) -> Tensor:
+    """(KL(p||q) + KL(q||p)) / 2 [B]; with `detach_target` each half's first argument is a constant (Squeeze Training, released code)."""
+    p_target = p_logits.detach() if detach_target else p_logits
+    q_target = q_logits.detach() if detach_target else q_logits
+    return (kl(p_target, q_logits) + kl(q_target, p_logits)) / 2
+
+
+def js(p_logits: Tensor, q_logits: Tensor, reverse: bool = False) -> Tensor:
+    """Jensen-Shannon divergence [B], (KL(p||m) + KL(q||m)) / 2 with m the mean; at most log 2. `reverse` turns each KL around."""
+    log_p, log_q = F.log_softmax(p_logits, 1), F.log_softmax(q_logits, 1)
+    log_m = torch.logaddexp(log_p, log_q) - torch.log(torch.tensor(2.0, dtype=log_p.dtype, device=log_p.device))
+    if reverse:
+        halves = log_m.exp() * (2 * log_m - log_p - log_q)
+    else:
+        halves = log_p.exp() * (log_p - log_m) + log_q.exp() * (log_q - log_m)
+    return halves.sum(1) / 2
+
+
+def squared_l2(p_logits: Tensor, q_logits: Tensor) -> Tensor:
+    """Sum over the classes of (p - q)^2 on softmax probabilities [B]."""
+    return (F.softmax(p_logits, 1) - F.softmax(q_logits, 1)).square().sum(1)
+
+
+def divergence(name: Divergence, p_logits: Tensor, q_logits: Tensor, detach_target: bool = False) -> Tensor:
+    """The named divergence [B]; p is the target (natural) and q the prediction (adversarial) in the asymmetric `kl`."""
+    if detach_target and name == "symmetric_kl":
+        return symmetric_kl(p_logits, q_logits, detach_target=True)
+    if detach_target:
+        p_logits = p_logits.detach()
+    return {"kl": kl, "symmetric_kl": symmetric_kl, "js": js, "squared_l2": squared_l2}[name](p_logits, q_logits)
+
+
+def best_other(logits: Tensor, y: Tensor) -> Tensor:
+    """max_{k != y} z_k [B]: the true class is masked with -inf, so it never counts, whatever the logits' sign."""
+    return logits.scatter(1, y[:, None], float("-inf")).amax(1)
+
+
+def margin(logits: Tensor, y: Tensor, confidence: float | None = None) -> Tensor:
+    """max_{k != y} z_k - z_y [B]; positive where misclassified. With `confidence` c it is at most c (Carlini & Wagner 2017)."""
+    value = best_other(logits, y) - logits.gather(1, y[:, None])[:, 0]
+    return value if confidence is None else value.clamp(max=confidence)
+
+
+def targeted_margin(logits: Tensor, target: Tensor) -> Tensor:
+    """z_t - max_{k != t} z_k [B]; positive where the target class is predicted."""
+    return -margin(logits, target)
+
+
+def dlr(logits: Tensor, y: Tensor) -> Tensor:
+    """Difference of logits ratio [B], Croce & Hein 2020a, Eq. 7; needs at least 3 classes."""
+    ranked = logits.topk(3, dim=1).values
+    return margin(logits, y) / (ranked[:, 0] - ranked[:, 2] + 1e-12)
+
+
+def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """Targeted DLR [B], Croce & Hein 2020a, Eq. 8; needs at least 4 classes."""
+    ranked = logits.topk(4, dim=1).values
+    gap = logits.gather(1, target[:, None])[:, 0] - logits.gather(1, y[:, None])[:, 0]
+    return gap / (ranked[:, 0] - (ranked[:, 2] + ranked[:, 3]) / 2 + 1e-12)
+
+
+def boosted_ce(adversarial_logits: Tensor, y: Tensor) -> Tensor:
+    """MART's boosted cross-entropy [B]: -log p_y - log(1 - max_{k != y} p_k), with the released constants (Wang et al. 2020, Eq. 9)."""
+    p = F.softmax(adversarial_logits, 1)
+    wrong = p.scatter(1, y[:, None], float("-inf")).amax(1)
+    return cross_entropy(adversarial_logits, y) - torch.log(1.0001 - wrong + 1e-12)

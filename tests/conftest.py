@@ -1,0 +1,51 @@
+"""Shared by all tests: one thread, the vectors, and the network they were made with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+torch.set_num_threads(1)
+VECTORS = Path(os.environ.get("POISE_VECTORS", Path(__file__).parent / "vectors"))
+
+Vectors = dict[str, Tensor]
+
+
+def read_vectors(topic: str) -> Vectors:
+    """The arrays of one topic as tensors."""
+    with np.load(VECTORS / f"{topic}.npz", allow_pickle=False) as arrays:
+        return {name: torch.from_numpy(np.array(arrays[name])) for name in arrays.files}
+
+
+def vector_network() -> nn.Sequential:
+    """The network of the vectors in float64, in training mode; see tests/vectors/README.md, section 1."""
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3, 1, 1, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 16, 3, 2, 1, bias=False),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(16, 10),
+    ).double()
+    common = read_vectors("common")
+    network.load_state_dict({name.removeprefix("net."): tensor for name, tensor in common.items() if name.startswith("net.")})
+    return network
+
+
+@pytest.fixture
+def vectors() -> Callable[[str], Vectors]:
+    return read_vectors
+
+
+@pytest.fixture
+def network() -> nn.Sequential:
+    return vector_network()

@@ -1,0 +1,149 @@
+"""Settings: validated on construction, written as JSON, changed by paths."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from poise.core.errors import SettingsError
+from poise.core.settings import Settings, from_json, override, read_json, registered, settings, to_json
+from poise.engine import Experiment
+from poise.learners import SGD, Policy
+from poise.methods import Generalist, Joint
+from poise.objectives import AT, NT, TRADES, Objective
+from poise.threats import L2, Linf, Threat
+
+
+def test_fractions_are_numbers():
+    assert Linf(epsilon="8/255").epsilon == 8 / 255  # type: ignore[arg-type]
+
+
+def test_settings_are_frozen_and_keyword_only():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Linf().epsilon = 1  # type: ignore[misc]
+    with pytest.raises(SettingsError, match="keyword arguments only"):
+        Linf(0.1)  # type: ignore[call-arg]
+
+
+def test_a_polymorphic_field_keeps_its_class_in_json():
+    method = Generalist(natural=NT(), robust=TRADES(beta=3))  # type: ignore[arg-type]
+    back = from_json(Generalist, json.loads(json.dumps(to_json(method))))
+    assert back == method
+    assert isinstance(back.robust.objective, TRADES)
+
+
+def test_an_objective_stands_for_the_default_policy():
+    assert Joint(policy=TRADES()).policy == Policy(objective=TRADES())  # type: ignore[arg-type]
+
+
+def test_override_resolves_the_class_before_its_settings_whatever_the_order():
+    method = override(Generalist(), ["robust.beta=6", "robust=TRADES", "natural.optimizer=Adam", "robust.inner.steps=7"])
+    assert method.robust.objective == TRADES(beta=6, inner=dataclasses.replace(TRADES().inner, steps=7))
+    assert type(method.natural.optimizer).__name__ == "Adam"
+    assert method.robust.optimizer == Generalist().robust.optimizer
+
+
+def test_override_reaches_through_a_method_of_one_policy():
+    experiment = override(Experiment(), {"method.objective": "AT", "method.beta": "0.5", "method.optimizer.learning_rate": "1/4"})
+    assert experiment.method == Joint(policy=Policy(objective=AT(beta=0.5), optimizer=SGD(learning_rate=0.25)))
+
+
+def test_override_reads_lists_none_and_elements():
+    method = override(Generalist(), ["gamma.values=1,1,1,0.4", "natural.average=none"])
+    assert method.gamma.values == (1, 1, 1, 0.4)  # type: ignore[attr-defined]
+    assert method.natural.average is None
+    experiment = override(Experiment(), ["monitors.0.first=7"])
+    assert experiment.monitors[0].first == 7
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("robust.bta=1", "'robust.bta': AT has no 'bta'; did you mean 'beta'"),
+        ("rbust=AT", "has no 'rbust'; did you mean 'robust'"),
+        ("robust=TRADE", "no registered"),
+        ("robust.beta=2", "AT.beta = 2: must be less than or equal to 1"),
+        ("robust.inner.steps=many", "Ascent.steps = 'many'"),
+        ("robust", "name=value"),
+        ("=3", "name=value"),
+    ],
+)
+def test_bad_overrides_are_refused_in_one_sentence(path, message):
+    with pytest.raises(SettingsError) as caught:
+        override(Generalist(), [path])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_settings_file_never_names_an_import():
+    for name in ("os.system", "poise.objectives.AT", "__import__"):
+        with pytest.raises(SettingsError, match="no registered objective"):
+            from_json(Objective, {"type": name})  # type: ignore[type-abstract]
+
+
+def test_broken_json_names_the_file():
+    with pytest.raises(SettingsError, match=r"my\.json is not JSON"):
+        read_json(Experiment, "{", "my.json")
+
+
+def test_nested_refusals_say_where_they_stand():
+    data = to_json(Generalist())
+    data["robust"]["objective"]["inner"]["threat"]["epsilon"] = 3
+    with pytest.raises(SettingsError, match=r"Linf\.epsilon = 3: must be less than or equal to 1 \(at robust\.objective\.inner\.threat\)"):
+        from_json(Generalist, data)
+
+
+def test_a_users_class_joins_its_family():
+    @settings
+    class HalfPixel(Threat):
+        """A threat of a user's own."""
+
+        epsilon: float = 0.5 / 255
+
+        def project(self, z, x):
+            return z
+
+        def random_start(self, x, draw):
+            return x
+
+        def step(self, z, gradient, step_size):
+            return z
+
+        def norm(self, delta):
+            return delta.flatten(1).norm(dim=1)
+
+    assert registered(Threat)["HalfPixel"] is HalfPixel
+    assert from_json(Threat, {"type": "HalfPixel"}) == HalfPixel()  # type: ignore[type-abstract]
+
+
+def test_two_classes_of_one_name_are_refused():
+    class Impostor(Threat):
+        """Wants to be read from other people's files."""
+
+        epsilon: float = 1.0
+
+    Impostor.__name__ = "L2"
+    with pytest.raises(SettingsError, match="'L2' is taken by"):
+        settings(Impostor)
+    assert registered(Threat)["L2"] is L2
+
+
+def test_values_that_are_no_settings_cannot_be_written():
+    with pytest.raises(SettingsError, match="cannot be written"):
+        to_json({"a": object()})
+
+
+def test_a_single_settings_class_needs_no_tag():
+    @settings
+    class Lonely(Settings):
+        """Alone in its family."""
+
+        steps: int = 3
+
+    assert from_json(Lonely, {"steps": 4}) == Lonely(steps=4)
+
+
+def test_l2_may_exceed_one():
+    assert L2(epsilon=3).epsilon == 3
