@@ -1,0 +1,38 @@
+"""Floor 1: data sets, their readers and downloads, augmentation, and the streams that learners are fed from."""
+
+from poise.data.augment import Augmentation, CropFlip, Shift
+from poise.data.cifar import CIFAR10, CIFAR100
+from poise.data.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS, SEVERITIES, corrupted
+from poise.data.dataset import Data, DataSource, Split, cache_directory, data_directory, held_out
+from poise.data.digits import Digits
+from poise.data.folder import Folder, Npz
+from poise.data.mnist import MNIST
+from poise.data.stream import Feed, Stream
+from poise.data.svhn import SVHN
+from poise.data.tiny_imagenet import TinyImageNet
+
+__all__ = [
+    "CIFAR10",
+    "CIFAR100",
+    "CORRUPTIONS",
+    "EXTRA_CORRUPTIONS",
+    "MNIST",
+    "SEVERITIES",
+    "SVHN",
+    "Augmentation",
+    "CropFlip",
+    "Data",
+    "DataSource",
+    "Digits",
+    "Feed",
+    "Folder",
+    "Npz",
+    "Shift",
+    "Split",
+    "Stream",
+    "TinyImageNet",
+    "cache_directory",
+    "corrupted",
+    "data_directory",
+    "held_out",
+]

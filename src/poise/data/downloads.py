@@ -1,0 +1,244 @@
+"""Published data files: found, fetched when missing, and compared with their known digests before anything reads them."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import sys
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from poise.core.errors import DataError
+from poise.data.dataset import DataSource
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A file as its authors publish it: where, and the MD5 that everyone quotes for it."""
+
+    url: str
+    md5: str
+
+    @property
+    def name(self) -> str:
+        return self.url.rsplit("/", 1)[-1]
+
+    @property
+    def source(self) -> str:
+        """The official address, or the same file name below POISE_MIRROR where that is set."""
+        mirror = os.environ.get("POISE_MIRROR")
+        return f"{mirror.rstrip('/')}/{self.name}" if mirror else self.url
+
+    @property
+    def is_archive(self) -> bool:
+        return self.name.endswith((".tar.gz", ".zip"))
+
+
+@dataclass
+class Files:
+    """The files of one load: reads them whole, checks their digests and collects what a record must say about them."""
+
+    folder: Path
+    digests: Mapping[str, str]
+    verify: bool
+    notes: list[str] = field(default_factory=list)
+
+    def path(self, name: str) -> Path:
+        """The file `name`, or `name.gz` where only that is there. Raises DataError when neither is."""
+        path = _present(self.folder, name)
+        if path is None:
+            raise DataError(f"{self.folder / name} is missing")
+        return path
+
+    def read(self, name: str) -> bytes:
+        """The content of `name`, unpacked where it is gzipped. Raises DataError for another digest or a damaged file."""
+        path = self.path(name)
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
+        note = compare(content, self.digests.get(path.name), path, self.verify)
+        if note is not None:
+            self.notes.append(note)
+        if path.suffix != ".gz":
+            return content
+        try:
+            return gzip.decompress(content)
+        except (OSError, EOFError, zlib.error) as error:
+            raise DataError(f"{path} is not a whole gzip file: {error}") from None
+
+
+def compare(content: bytes, md5: str | None, path: Path, verify: bool) -> str | None:
+    """None where the digest agrees or none is known, else a note for the record. With `verify` raises DataError instead."""
+    found = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    if md5 is None or found == md5:
+        return None
+    if verify:
+        hint = "fetch it again, or set verify=False to read it all the same"
+        raise DataError(f"{path} has MD5 digest {found}, not {md5} as published: {hint}")
+    return f"{path.name} differs from the published file: MD5 {found}, not {md5}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedSource(DataSource):
+    """A data set in the files its authors publish."""
+
+    folders: ClassVar[tuple[str, ...]] = ()
+    """Where its files may lie below the data folder; the first is where downloads go."""
+    required: ClassVar[tuple[str, ...]] = ()
+    """Files (or folders) without which it cannot be read; each may be gzipped."""
+    digests: ClassVar[Mapping[str, str]] = {}
+    """MD5 by file name."""
+    remotes: ClassVar[tuple[Remote, ...]] = ()
+
+    download: bool = True
+    """Fetch missing files from their official address."""
+    verify: bool = True
+    """Refuse files whose digest is not the published one; otherwise read them and say so in the record."""
+
+    def files(self, data_dir: Path) -> Files:
+        """The data set's files, fetched if need be. Raises DataError when they are not to be had."""
+        folder = self._found(data_dir)
+        if folder is None:
+            target = data_dir / self.folders[0]
+            archives = any(remote.is_archive for remote in self.remotes)
+            at_hand = archives and all((data_dir / remote.name).is_file() for remote in self.remotes)
+            if not self.download and not at_hand:
+                raise DataError(self._missing(data_dir))
+            for remote in self.remotes:
+                obtain(remote, data_dir, target, self.verify)
+            folder = self._found(data_dir)
+        if folder is None:
+            raise DataError(self._missing(data_dir))
+        return Files(folder, self.digests, self.verify)
+
+    def _candidates(self, data_dir: Path) -> list[Path]:
+        return [*(data_dir / name for name in self.folders), data_dir]
+
+    def _found(self, data_dir: Path) -> Path | None:
+        for folder in self._candidates(data_dir):
+            if all(_present(folder, name) is not None for name in self.required):
+                return folder
+        return None
+
+    def _missing(self, data_dir: Path) -> str:
+        looked = ", ".join(str(folder) for folder in self._candidates(data_dir))
+        first = next(name for name in self.required if _present(data_dir / self.folders[0], name) is None)
+        urls = " ".join(remote.url for remote in self.remotes)
+        place = data_dir if any(remote.is_archive for remote in self.remotes) else data_dir / self.folders[0]
+        return f"{type(self).__name__}: {first} is missing (looked in {looked}); set download=True, or fetch {urls} and put it into {place}"
+
+
+def _present(folder: Path, name: str) -> Path | None:
+    plain = folder / name
+    if plain.exists():
+        return plain
+    packed = plain.with_name(plain.name + ".gz")
+    return packed if packed.exists() else None
+
+
+def obtain(remote: Remote, data_dir: Path, target: Path, verify: bool = True) -> None:
+    """Have the file in `target`; an archive is fetched into `data_dir`, unpacked to `target` and removed if it was fetched.
+
+    An archive that already lies in `data_dir` is used. Whatever fails leaves nothing behind.
+    Raises: DataError naming the address and where to put the file by hand.
+    """
+    if not remote.is_archive:
+        if _present(target, remote.name.removesuffix(".gz")) is None:
+            fetch(remote, target)
+        return
+    archive = data_dir / remote.name
+    fetched = not archive.is_file()
+    if fetched:
+        fetch(remote, data_dir)
+    else:
+        compare(archive.read_bytes(), remote.md5, archive, verify)
+    try:
+        unpack(archive, target)
+    finally:
+        if fetched:
+            archive.unlink(missing_ok=True)
+
+
+def fetch(remote: Remote, folder: Path) -> Path:
+    """Download one file into `folder`, with a progress bar on a terminal; its digest is always checked. Raises DataError."""
+    import pooch
+
+    made = _missing_parents(folder)
+    opened: list[Any] = []  # a failed download leaves its connection to us to close
+    hooks = {"response": lambda response, **_: opened.append(response)}
+    downloader: Any = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), hooks=hooks)
+    try:
+        got = pooch.retrieve(remote.source, f"md5:{remote.md5}", fname=remote.name, path=folder, downloader=downloader)
+    except (OSError, ValueError) as error:
+        _remove_empty(made)
+        place = folder / remote.name
+        raise DataError(f"{remote.source} could not be downloaded ({_reason(error)}): fetch it by hand and put it at {place}") from error
+    finally:
+        for response in opened:
+            response.close()
+    return Path(got)
+
+
+def _reason(error: Exception) -> str:
+    response = getattr(error, "response", None)
+    if response is not None:
+        return f"HTTP status {response.status_code}"
+    if type(error) is ValueError:  # what the download library raises for another digest
+        return "its MD5 digest is not the published one"
+    return getattr(error, "strerror", None) or type(error).__name__
+
+
+def _missing_parents(folder: Path) -> list[Path]:
+    """The folders that creating `folder` would create, innermost first."""
+    return [path for path in (folder, *folder.parents) if not path.exists()]
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except OSError:  # was never made, or somebody else put something in
+            return
+
+
+def unpack(archive: Path, target: Path) -> None:
+    """Unpack the archive's folder `target.name` to `target`; files that are already there stay. A damaged archive leaves nothing.
+
+    Raises: DataError for an archive that is damaged or holds no such folder, or a place that cannot be written.
+    """
+    try:
+        with tempfile.TemporaryDirectory(dir=archive.parent, prefix=".unpacking-") as temporary:
+            _extract(archive, temporary)
+            made = Path(temporary) / target.name
+            if not made.is_dir():
+                raise DataError(f"{archive} holds no folder {target.name!r}")
+            _move_missing(made, target)
+    except DataError:
+        raise
+    except (OSError, EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile) as error:
+        raise DataError(f"{archive} cannot be unpacked: {error}") from None
+
+
+def _extract(archive: Path, folder: str) -> None:
+    if archive.suffix == ".zip":
+        with zipfile.ZipFile(archive) as packed:
+            packed.extractall(folder)
+    else:
+        with tarfile.open(archive) as packed:
+            packed.extractall(folder, filter="data")
+
+
+def _move_missing(made: Path, target: Path) -> None:
+    if not target.exists():
+        made.rename(target)
+    elif target.is_dir():
+        for path in made.iterdir():
+            _move_missing(path, target / path.name)

@@ -1,0 +1,168 @@
+"""A user's own images: a folder with one subfolder per class, or a NumPy archive."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field
+
+from poise.core.errors import DataError, InputError, UntrustedFileError
+from poise.core.settings import Count, PositiveCount, settings
+from poise.data.dataset import Data, DataSource, Split, held_out, images_from, labels_from
+from poise.data.images import image_files, in_turn, read_images, subfolders
+
+ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+Layout = Literal["auto", "NHWC", "NCHW"]
+
+
+def _located(path: str, data_dir: Path) -> Path:
+    """The path itself, or below the data folder. Raises DataError saying where it was looked for."""
+    given = Path(path).expanduser()
+    for candidate in (given, data_dir / given):
+        if candidate.exists():
+            return candidate
+    raise DataError(f"there is no {given} (looked in {Path.cwd()} and {data_dir}); set path to your data")
+
+
+@settings
+class Folder(DataSource):
+    """Your own images: one subfolder per class, below train/ and test/ (or val/), or split here.
+
+    Classes are the subfolders' names in order; images are taken from every class in turn.
+    """
+
+    path: Annotated[str, Field(min_length=1)]
+    """The folder; a relative one is looked up here, then in the data folder."""
+    image_size: PositiveCount | None = None
+    """Resize every image to this height and width, in pixels; None asks that all have one size."""
+    channels: Literal[1, 3] = 3
+    """3 for colour, 1 for grey; images are converted."""
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Share of every class that becomes the test split where there are no train and test folders."""
+    split_seed: Count = 0
+    """Which images those are."""
+
+    def read(self, data_dir: Path) -> Data:
+        root = _located(self.path, data_dir)
+        if not root.is_dir():
+            raise DataError(f"{root} is not a folder")
+        if not (root / "train").is_dir():
+            classes = self._classes(root)
+            try:
+                train, test = held_out(self._split(root, classes), self.test_fraction, self.split_seed)
+            except InputError as error:
+                raise DataError(f"{root}: {error}") from None
+            return Data(root.name, train, test, classes)
+        tested = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
+        if tested is None:
+            raise DataError(f"{root} has a folder train but neither test nor val beside it")
+        classes = self._classes(root / "train")
+        strange = [folder.name for folder in subfolders(tested) if folder.name not in classes]
+        if strange:
+            raise DataError(f"{tested / strange[0]} is a class that {root / 'train'} does not have")
+        return Data(root.name, self._split(root / "train", classes), self._split(tested, classes), classes)
+
+    def _classes(self, folder: Path) -> tuple[str, ...]:
+        classes = tuple(path.name for path in subfolders(folder))
+        if len(classes) < 2:
+            raise DataError(f"{folder} holds {len(classes)} subfolders, but needs one for each of at least 2 classes")
+        return classes
+
+    def _split(self, folder: Path, classes: tuple[str, ...]) -> Split:
+        per_class = [image_files(folder / name) if (folder / name).is_dir() else [] for name in classes]
+        empty = [name for name, files in zip(classes, per_class, strict=True) if not files]
+        if empty:
+            raise DataError(f"{folder / empty[0]} holds no images")
+        paths, labels = in_turn(per_class)
+        pixels = read_images(paths, self.channels, self.image_size, hint="; set image_size to resize them all")
+        return images_from(pixels, labels_from(labels, len(classes), folder), None, folder)
+
+
+@settings
+class Npz(DataSource):
+    """Your own arrays: an .npz file with x_train, y_train, x_test and y_test.
+
+    Images are uint8, or floats in [0, 1] (rounded to 256 levels, and the record says so), [N, H, W, C], [N, C, H, W] or [N, H, W];
+    labels are whole numbers from 0. There are as many classes as the largest training label says.
+    """
+
+    path: Annotated[str, Field(min_length=1)]
+    """The file; a relative one is looked up here, then in the data folder."""
+    layout: Layout = "auto"
+    """Order of the axes; "auto" goes by which axis has 1 or 3 entries."""
+
+    def read(self, data_dir: Path) -> Data:
+        path = _located(self.path, data_dir)
+        arrays = _arrays(path)
+        notes: list[str] = []
+        splits = []
+        for part in ("train", "test"):
+            where = f"{path}, x_{part}"
+            pixels, rounded = _eight_bits(_channels_first(arrays[f"x_{part}"], self.layout, where), where)
+            notes += [f"x_{part}: float images rounded to 256 levels"] if rounded else []
+            splits.append(pixels)
+        y_train = _column(arrays["y_train"])
+        if not len(y_train):
+            raise DataError(f"{path}, y_train: there are no images to train on")
+        count = int(y_train.max()) + 1 if y_train.dtype.kind in "iu" else 1
+        if count > len(y_train):
+            raise DataError(
+                f"{path}, y_train: the largest label is {count - 1}, too large for {len(y_train)} images; number classes from 0"
+            )
+        train = images_from(splits[0], labels_from(y_train, count, f"{path}, y_train"), None, f"{path}, x_train")
+        test = images_from(splits[1], labels_from(_column(arrays["y_test"]), count, f"{path}, y_test"), None, f"{path}, x_test")
+        return Data(path.stem, train, test, tuple(str(label) for label in range(count)), tuple(notes))
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    """The four arrays. Raises DataError for a missing key or a damaged file, UntrustedFileError for pickled objects."""
+    try:
+        with path.open("rb") as file:
+            if file.read(2) != b"PK":
+                raise DataError(f"{path} is not an .npz archive")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as archive:
+                lacking = [name for name in ARRAYS if name not in archive.files]
+                if lacking:
+                    raise DataError(f"{path} lacks the array {lacking[0]!r}; it needs {', '.join(ARRAYS)}")
+                return {name: archive[name] for name in ARRAYS}
+    except DataError:
+        raise
+    except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        if "allow_pickle" in str(error):
+            raise UntrustedFileError(f"{path} holds pickled objects, which could run code, and was not read") from None
+        raise DataError(f"{path} is not a whole .npz archive: {error}") from None
+
+
+def _column(labels: np.ndarray) -> np.ndarray:
+    """[N, 1] as some archives have it becomes [N]."""
+    return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+
+
+def _channels_first(images: np.ndarray, layout: Layout, where: str) -> np.ndarray:
+    if images.ndim == 3:
+        return images[:, None]
+    if images.ndim != 4:
+        raise DataError(f"{where}: images must have 3 or 4 axes, not {list(images.shape)}")
+    first, last = images.shape[1] in (1, 3), images.shape[3] in (1, 3)
+    if layout == "auto" and first == last:
+        word = "either order" if first else "neither order"
+        raise DataError(f"{where}: the shape {list(images.shape)} fits {word} of axes; set layout to 'NHWC' or 'NCHW'")
+    return images.transpose(0, 3, 1, 2) if layout == "NHWC" or (layout == "auto" and last) else images
+
+
+def _eight_bits(images: np.ndarray, where: str) -> tuple[np.ndarray, bool]:
+    """(uint8 images, whether floats were rounded)."""
+    if images.dtype == np.uint8:
+        return images, False
+    if images.dtype.kind != "f":
+        raise DataError(f"{where}: images must be uint8 or floats in [0, 1], not {images.dtype}")
+    if not np.isfinite(images).all():
+        raise DataError(f"{where}: images hold values that are not finite")
+    if images.size and (images.min() < 0 or images.max() > 1):
+        raise DataError(f"{where}: float images must lie in [0, 1], not from {images.min():g} to {images.max():g}")
+    return np.rint(images.astype(np.float64) * 255).astype(np.uint8), True
