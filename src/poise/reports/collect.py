@@ -1,0 +1,154 @@
+"""Reading run folders: settings, metrics and evaluation records, all of them JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from poise.core.errors import RunError
+from poise.core.records import EvaluationRecord
+
+_DEPTH = 3  # how far below a folder of runs a run folder may lie
+_NOT_CURVES = {"epoch", "step"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run folder holds. `records` is keyed by file name without its ending: "selected", "last", ..."""
+
+    path: Path
+    name: str
+    experiment: dict[str, Any] = field(default_factory=dict)
+    """`experiment.json` as plain JSON; empty when a record was given by itself."""
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    """The lines of `metrics.jsonl`."""
+    records: dict[str, EvaluationRecord] = field(default_factory=dict)
+    gallery: Path | None = None
+
+    def curves(self) -> dict[str, list[tuple[float, float]]]:
+        """{metric: [(epoch, value)]}; an epoch that was written twice (before and after a resume) counts once, as written last."""
+        by_name: dict[str, dict[float, float]] = {}
+        for line in self.metrics:
+            epoch = line.get("epoch")
+            if line.get("kind", "epoch") != "epoch" or not _is_number(epoch):
+                continue
+            for name, value in line.items():
+                if name not in _NOT_CURVES and _is_number(value):
+                    by_name.setdefault(name, {})[epoch] = value
+        return {name: sorted(points.items()) for name, points in by_name.items()}
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def read_runs(paths: str | Path | Iterable[str | Path]) -> list[Run]:
+    """The runs at `paths`: run folders, folders of run folders, or record files; each run once, in the order given.
+
+    In a folder of run folders, runs that were not evaluated yet are kept without records as long as one run has some.
+
+    Raises: RunError for a missing path, a folder that is no run, a run without records, or a damaged file.
+    """
+    given = [paths] if isinstance(paths, str | Path) else list(paths)
+    if not given:
+        raise RunError("no run was named; name run folders, a folder of run folders, or record files")
+    runs: dict[Path, Run] = {}
+    for item in given:
+        for run in _read(Path(item)):
+            held = runs.get(run.path)
+            merged = {**held.records, **run.records} if held else run.records
+            whole = held if held and held.experiment else run
+            runs[run.path] = Run(whole.path, whole.name, whole.experiment, whole.metrics, merged, whole.gallery)
+    return list(runs.values())
+
+
+def _read(path: Path) -> list[Run]:
+    if path.is_file():
+        return [_read_record_file(path)]
+    if not path.is_dir():
+        raise RunError(f"there is no run folder {path}")
+    if (path / "experiment.json").is_file():
+        run = _read_folder(path)
+        if not run.records:
+            raise RunError(f"{path} has no evaluation records yet; make them with: poise evaluate {path}")
+        return [run]
+    runs = [_read_folder(inner) for inner in _run_folders(path, _DEPTH)]
+    if not runs:
+        raise RunError(f"{path} is not a run folder: neither it nor its subfolders hold an experiment.json")
+    if not any(run.records for run in runs):
+        raise RunError(f"no run in {path} has evaluation records yet; make them with: poise evaluate {runs[0].path}")
+    return runs
+
+
+def _run_folders(path: Path, depth: int) -> list[Path]:
+    found: list[Path] = []
+    for inner in sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith(".")):
+        if (inner / "experiment.json").is_file():
+            found.append(inner)
+        elif depth > 1:
+            found += _run_folders(inner, depth - 1)
+    return found
+
+
+def _read_record_file(path: Path) -> Run:
+    record = EvaluationRecord.read(path)
+    folder = path.parent.parent if path.parent.name == "records" else path.parent
+    if (folder / "experiment.json").is_file():
+        whole = _read_folder(folder, records=False)
+        return Run(whole.path, whole.name, whole.experiment, whole.metrics, {path.stem: record}, whole.gallery)
+    return Run(path.resolve(), record.run or path.stem, records={path.stem: record})
+
+
+def _read_folder(path: Path, records: bool = True) -> Run:
+    experiment = _read_experiment(path / "experiment.json")
+    files = sorted((path / "records").glob("*.json"), key=lambda file: (_rank(file.stem), file.stem)) if records else []
+    gallery = path / "records" / "gallery.npz"
+    return Run(
+        path=path.resolve(),
+        name=str(experiment.get("name") or path.name),
+        experiment=experiment,
+        metrics=_read_metrics(path / "metrics.jsonl"),
+        records={file.stem: EvaluationRecord.read(file) for file in files},
+        gallery=gallery if gallery.is_file() else None,
+    )
+
+
+def _rank(name: str) -> int:
+    return {"selected": 0, "last": 1}.get(name, 2)
+
+
+def _read_experiment(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read: {error}") from None
+    if not isinstance(data, dict):
+        raise RunError(f"{path} is not the settings of an experiment: it must hold a JSON object")
+    return data
+
+
+def _read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics file; the last one may be cut off, as it is while a run is being written or was killed."""
+    if not path.is_file():
+        return []
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error}") from None
+    lines = text.split("\n")
+    metrics: list[dict[str, Any]] = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            entry = None
+        if isinstance(entry, dict):
+            metrics.append(entry)
+        elif number < len(lines):  # a line that was written to its end
+            raise RunError(f"{path} is damaged at line {number}: it is not a JSON object")
+    return metrics

@@ -1,0 +1,127 @@
+"""The table as Markdown, CSV, LaTeX and for the terminal."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import TYPE_CHECKING
+
+from poise.reports.tables import Cell, Row, Table
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "#": r"\#",
+    "%": r"\%",
+    "_": r"\_",
+    "^": r"\textasciicircum{}",
+    "~": r"\textasciitilde{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "±": r"$\pm$",
+    "·": r"$\cdot$",
+}
+
+
+def heads(table: Table) -> list[str]:
+    """The names of the leading columns: the method and, only where rows differ in them, data and checkpoint."""
+    names = ["method"]
+    names += ["data"] if len({row.data for row in table.rows}) > 1 else []
+    names += ["checkpoint"] if len({row.checkpoint for row in table.rows}) > 1 else []
+    return names
+
+
+def _lead(row: Row, names: list[str]) -> list[str]:
+    return [{"method": row.label, "data": row.data, "checkpoint": row.checkpoint}[name] for name in names]
+
+
+def to_markdown(table: Table) -> str:
+    """GitHub's Markdown; best values bold, second best in italics."""
+    names = heads(table)
+    lines = [
+        "| " + " | ".join(_markdown(text) for text in [*names, *(column.label for column in table.columns)]) + " |",
+        "|" + "|".join([" --- "] * len(names) + [" ---: "] * len(table.columns)) + "|",
+    ]
+    for row in table.rows:
+        cells = [{"best": "**{}**", "second": "*{}*", "": "{}"}[cell.mark].format(cell.text) for cell in row.cells]
+        lines.append("| " + " | ".join([*map(_markdown, _lead(row, names)), *cells]) + " |")
+    lines += ["", *table.notes] if table.notes else []
+    return "\n".join(lines) + "\n"
+
+
+def _markdown(text: str) -> str:
+    for special in "\\`*_[]|":
+        text = text.replace(special, f"\\{special}")
+    return " ".join(text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").split())
+
+
+def to_csv(table: Table) -> str:
+    """One line per row: per column the mean, the standard deviation and the ends of the 95 % interval, in percent; empty when absent."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    parts = [[label, f"{label} std", f"{label} low", f"{label} high"] for label in (column.label for column in table.columns)]
+    writer.writerow(["method", "data", "checkpoint", "kind", "runs", *(name for part in parts for name in part)])
+    for row in table.rows:
+        numbers = [number for cell in row.cells for number in (cell.value, cell.spread, cell.low, cell.high)]
+        runs = max((cell.n for cell in row.cells), default=0)
+        texts = ["" if number is None else f"{number:.2f}" for number in numbers]
+        writer.writerow([row.label, row.data, row.checkpoint, row.kind, runs or "", *texts])
+    return out.getvalue()
+
+
+def escape_latex(text: str) -> str:
+    return "".join(_LATEX.get(letter, letter) for letter in " ".join(text.split()))
+
+
+def to_latex(table: Table) -> str:
+    """A booktabs tabular; best values bold, second best underlined."""
+    names = heads(table)
+    lines = [
+        "% needs \\usepackage{booktabs}",
+        f"\\begin{{tabular}}{{{'l' * len(names)}{'r' * len(table.columns)}}}",
+        "\\toprule",
+        " & ".join(escape_latex(text) for text in [*names, *(column.label for column in table.columns)]) + " \\\\",
+    ]
+    block = None
+    for row in table.rows:
+        lines += ["\\midrule"] if row.block != block else []
+        block = row.block
+        cells = [*(escape_latex(text) for text in _lead(row, names)), *(_latex_cell(cell) for cell in row.cells)]
+        lines.append(" & ".join(cells) + " \\\\")
+    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", *(f"% {escape_latex(note)}" for note in table.notes)]) + "\n"
+
+
+def _latex_cell(cell: Cell) -> str:
+    text = escape_latex(cell.text)
+    return {"best": f"\\textbf{{{text}}}", "second": f"\\underline{{{text}}}", "": text}[cell.mark]
+
+
+def to_terminal(table: Table) -> RichTable:
+    """A rich table; best values bold green, second best underlined, published rows dim."""
+    from rich import box
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    names = heads(table)
+    shown = RichTable(box=box.SIMPLE_HEAD, caption="\n".join(["accuracy in percent", *table.notes]), caption_justify="left")
+    for name in names:
+        shown.add_column(name, overflow="fold")
+    for column in table.columns:
+        shown.add_column(Text(column.label), justify="right")
+    styles = {"best": "bold green", "second": "underline", "": ""}
+    block = None
+    for row in table.rows:
+        if block not in (None, row.block):
+            shown.add_section()
+        block = row.block
+        lead = [Text(text) for text in _lead(row, names)]
+        cells = [Text(cell.text, style=styles[cell.mark]) for cell in row.cells]
+        shown.add_row(*lead, *cells, style="dim" if row.kind == "published" else None)
+    return shown

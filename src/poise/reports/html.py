@@ -1,0 +1,188 @@
+"""One self-contained page about a set of runs; it loads nothing, so it opens offline and can be mailed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from poise.core.errors import RunError
+from poise.core.records import EvaluationRecord, write_text
+from poise.reports.collect import Run, read_runs
+from poise.reports.gallery import Gallery, read_gallery
+from poise.reports.plots import class_panels, curve_panels, group_of, tradeoff
+from poise.reports.statistics import Group, PairedInterval, paired_interval
+from poise.reports.svg import marker, wrap
+from poise.reports.tables import Checkpoints, Table, group_labels, table
+from poise.reports.wording import flatten
+
+_NAME = "report.html"
+
+
+def write_report(
+    paths: str | Path | Iterable[str | Path], out: str | Path, title: str | None = None, checkpoints: Checkpoints = "both"
+) -> Path:
+    """Write the page about the runs at `paths` (see `read_runs`) to `out`, a file, or a folder that gets report.html.
+
+    Raises: RunError for whatever `read_runs` refuses and for a damaged gallery.
+    """
+    out = Path(out)
+    return write_text(out / _NAME if out.is_dir() else out, render(read_runs(paths), title, checkpoints))
+
+
+def render(runs: Sequence[Run], title: str | None = None, checkpoints: Checkpoints = "both") -> str:
+    """The page as text."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    results = table(runs, checkpoints)
+    groups = [group for group in results.groups if _block(results, group) == results.rows[0].block]
+    labels = group_labels(results.groups)
+    places = {key: place for place, key in enumerate(dict.fromkeys(group.key for group in results.groups))}
+    environment = Environment(
+        loader=PackageLoader("poise.reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["drawn"] = Markup  # markup made by svg.py, which escapes every text it is given
+    return environment.get_template("report.html.j2").render(
+        title=title or _title(labels),
+        subtitle=_subtitle(results, runs),
+        table=results,
+        varied={"data": len({row.data for row in results.rows}) > 1, "checkpoint": len({row.checkpoint for row in results.rows}) > 1},
+        keys={key: wrap(16, 16, labels[key], [marker(place, 8, 8, 5)]) for key, place in places.items()},
+        labels=labels,
+        comparison=compare(groups, labels, results),
+        protocol=_protocol(results, runs),
+        curves=curve_panels(runs, places, labels),
+        scatter=tradeoff(results, places),
+        classes=class_panels(groups, places, labels),
+        galleries=_galleries(runs, labels),
+        findings=_findings(runs),
+        runs=[_about(run, labels, places) for run in runs],
+    )
+
+
+def _block(results: Table, group: Group) -> tuple[str, str]:
+    return next(row.block for row in results.rows if row.group is group)
+
+
+def _title(labels: Mapping[str, str]) -> str:
+    names = list(labels.values())
+    return names[0] if len(names) == 1 else f"{', '.join(names[:3])}{' and more' if len(names) > 3 else ''}"
+
+
+def _subtitle(results: Table, runs: Sequence[Run]) -> list[str]:
+    records = [record for run in runs for record in run.records.values()]
+    evaluated = sum(1 for run in runs if run.records)
+    return [
+        *dict.fromkeys(row.data for row in results.rows),
+        f"protocol {', '.join(dict.fromkeys(record.protocol for record in records))}",
+        f"{evaluated} run{'s' if evaluated != 1 else ''}",
+        max(record.started for record in records)[:10],
+    ]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What paired intervals prove about the first two methods, in percentage points, a minus b."""
+
+    a: str
+    b: str
+    proven: list[tuple[str, PairedInterval]]
+    open: list[tuple[str, PairedInterval]]
+    cautions: list[str]
+
+
+def compare(groups: Sequence[Group], labels: Mapping[str, str], results: Table) -> Comparison | None:
+    """Of the first two groups: the columns in which the paired 95 % interval of their difference excludes zero, and the others."""
+    if len(groups) < 2:
+        return None
+    a, b = groups[:2]
+    found: list[tuple[str, PairedInterval]] = []
+    for column in results.columns:
+        name = column.attack or column.label
+        try:
+            interval = paired_interval(a.records, b.records, name)
+        except RunError:  # the column is not in both, or not measured in the same way
+            continue
+        if name not in [known for known, _ in found]:
+            found.append((name, interval))
+    alone = [labels[group.key] for group in (a, b) if len(group.records) == 1]
+    cautions = []
+    if alone:
+        cautions.append(
+            f"{' and '.join(alone)}: one run{' each' * (len(alone) > 1)}, so this speaks of these trained weights, not of other seeds."
+        )
+    if len(found) > 1:
+        cautions.append("Each column is judged by itself, without correction for looking at several.")
+    proven = [pair for pair in found if pair[1].excludes_zero]
+    return Comparison(labels[a.key], labels[b.key], proven, [pair for pair in found if not pair[1].excludes_zero], cautions)
+
+
+def _protocol(results: Table, runs: Sequence[Run]) -> dict[str, Any]:
+    """How each column was measured, and how the checkpoints were chosen."""
+    columns = [(column.label, flatten(column.settings)) for column in results.columns if column.settings is not None]
+    chosen = dict.fromkeys(
+        (str(run.experiment.get("selection", "")), str(run.experiment.get("criterion", ""))) for run in runs if run.experiment
+    )
+    where = {"held-out": "on images held out from training", "test": "on the test set itself, as the papers did"}
+    selection = [
+        f"Selected checkpoints were chosen {where.get(selection, selection)}" + (f" (criterion: {criterion})." if criterion else ".")
+        for selection, criterion in chosen
+        if selection
+    ]
+    seeds = sorted({record.evaluation_seed for run in runs for record in run.records.values()})
+    return {"columns": columns, "selection": selection, "seeds": ", ".join(map(str, seeds))}
+
+
+def _first(run: Run) -> EvaluationRecord | None:
+    return next(iter(run.records.values()), None)
+
+
+def _galleries(runs: Sequence[Run], labels: Mapping[str, str]) -> list[tuple[str, Gallery]]:
+    galleries = []
+    for run in runs:
+        record = _first(run)
+        if run.gallery is not None and record is not None:
+            galleries.append((f"{labels.get(group_of(run), run.name)}, seed {record.seed}", read_gallery(run.gallery, record.classes)))
+    return galleries
+
+
+def _findings(runs: Sequence[Run]) -> list[dict[str, str]]:
+    """What the runs' records warn of, each warning once, with the runs that it concerns."""
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for run in runs:
+        for record in run.records.values():
+            findings = record.notes.get("findings")
+            for finding in findings if isinstance(findings, list) else []:
+                if isinstance(finding, Mapping):
+                    key = (str(finding.get("seen", "")), str(finding.get("means", "")), str(finding.get("next", "")))
+                    where = f"{run.path.name} ({record.checkpoint})"
+                    found.setdefault(key, [])
+                    found[key] += [where] if where not in found[key] else []
+    for run in runs:
+        if not run.records:
+            found[(f"{run.path.name} has no evaluation record yet", "It is not in the table.", f"poise evaluate {run.path}")] = [
+                run.path.name
+            ]
+    return [{"seen": seen, "means": means, "next": then, "runs": ", ".join(where)} for (seen, means, then), where in found.items()]
+
+
+def _about(run: Run, labels: Mapping[str, str], places: Mapping[str, int]) -> dict[str, Any]:
+    record, key = _first(run), group_of(run)
+    facts = {}
+    for kept in run.records.values():
+        facts[f"{kept.checkpoint or 'checkpoint'}: weights"] = kept.model_digest
+        facts[f"{kept.checkpoint or 'checkpoint'}: evaluated"] = f"{kept.started}, {kept.seconds:,.1f} s, protocol {kept.protocol}"
+    if record is not None:
+        facts |= {"device": record.device, **{f"version of {name}": str(version) for name, version in record.versions.items()}}
+    return {
+        "label": labels.get(key, run.name),
+        "key": key if key in places else None,
+        "folder": run.path.name,
+        "seed": record.seed if record is not None else run.experiment.get("seed", "-"),
+        "facts": facts,
+        "settings": flatten(run.experiment) if run.experiment else {},
+        "epochs": max((int(point[0]) for points in run.curves().values() for point in points), default=0),
+        "seconds": sum(kept.seconds for kept in run.records.values()),
+    }

@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import itertools
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pytest
+
+from poise.core.errors import RunError
+from poise.reports import read_runs, write_report
+from poise.reports.html import compare, render
+from poise.reports.plots import tradeoff
+from poise.reports.svg import ticks
+from poise.reports.tables import group_labels, table
+
+HOSTILE = '</script><script>alert(1)</script> " onload="x" {{ 7*7 }} & <b>'
+
+
+class Page(HTMLParser):
+    """All tags with their attributes; complains about tags closed out of order."""
+
+    VOID = {"meta", "img", "br", "link"}
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_and_loads_nothing(make_record, make_run, tmp_path):
+    make_run(make_record(), make_record(checkpoint="last", attacks={"PGD-20": range(22)}), gallery=True)
+    folder = make_run(make_record(model="AT", attacks={"PGD-20": range(10)}))
+    out = write_report([folder.parent], tmp_path)
+    assert out == tmp_path / "report.html"
+    text = out.read_text()
+    page = Page(text)
+    assert not re.search(r"https?:|//[a-z]", text)
+    assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object", "base"}
+    assert "@import" not in text and "url(" not in text
+    loaded = [value or "" for _, attrs in page.tags for name, value in attrs.items() if name in ("src", "href", "srcset", "action")]
+    assert len(loaded) == 6 and all(value.startswith("data:image/png;base64,") for value in loaded)
+    for part in ("What is proven", "Natural against worst case", "loss/model/robust", "Adversarial examples", "digest-AT-0", "8/255"):
+        assert part in text
+    assert "95 % interval" in text and "last checkpoint" in text
+
+
+def test_hostile_names_are_shown_and_not_run(make_record, make_run, tmp_path):
+    notes = {"findings": [{"seen": HOSTILE, "means": HOSTILE, "next": HOSTILE}], "published": {"table": HOSTILE, "columns": {HOSTILE: 1.0}}}
+    record = make_record(
+        model=HOSTILE, run=HOSTILE, group=HOSTILE, classes=[HOSTILE] * 4, device=HOSTILE, notes=notes, attacks={HOSTILE: [1]}
+    )
+    text = write_report(make_run(record, name="plain", gallery=True), tmp_path / "page.html").read_text()
+    page = Page(text)
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert text.count("&lt;/script&gt;&lt;script&gt;alert(1)") >= 10 and 'onload="' not in text
+    assert not [attrs for _, attrs in page.tags if "onload" in attrs]
+    assert "{{ 7*7 }}" in text
+
+
+def test_findings_are_shown_once_with_the_runs_they_concern(make_record, make_run, tmp_path):
+    notes = {"findings": [{"seen": "It overfits.", "means": "Late epochs are worse.", "next": "Select on held-out images."}]}
+    make_run(make_record(seed=0, notes=notes))
+    folder = make_run(make_record(seed=1, notes=notes))
+    waiting = make_run(make_record(seed=2))
+    (waiting / "records" / "selected.json").unlink()
+    text = write_report(folder.parent, tmp_path / "page.html").read_text()
+    assert text.count("It overfits.") == 1 and "TRADES-0 (selected), TRADES-1 (selected)" in text
+    assert "TRADES-2 has no evaluation record yet" in text
+
+
+def test_only_intervals_that_exclude_zero_are_called_proven(make_record, make_run):
+    make_run(make_record(model="AT", attacks={"PGD-20": range(10)}, natural_wrong=[3]))
+    folder = make_run(make_record(model="TRADES", attacks={"PGD-20": range(25)}, natural_wrong=[4]))
+    results = table(read_runs(folder.parent))
+    found = compare(results.groups, group_labels(results.groups), results)
+    assert found is not None
+    assert [name for name, _ in found.proven] == ["PGD-20", "worst case"]
+    assert [name for name, _ in found.open] == ["natural"]
+    assert "AT and TRADES: one run" in found.cautions[0]
+    assert compare(results.groups[:1], {}, results) is None
+
+
+def test_a_page_needs_neither_metrics_nor_attacks_nor_settings(make_record, tmp_path):
+    path = make_record(attacks={}).write(tmp_path / "alone.json")
+    text = render(read_runs(path))
+    assert "Training</h2>" not in text and "Natural against worst case" not in text and "100.00" in text
+
+
+def test_a_papers_point_is_hollow_and_linked_to_the_measured_one(make_record, tmp_path):
+    paper = {"columns": {"natural": 90.0, "AA": 46.07}}
+    for notes, expected in (({"published": paper}, 1), ({}, 0)):
+        path = make_record(protocol="autoattack", notes=notes, natural_wrong=[1]).write(tmp_path / "one.json")
+        svg = tradeoff(table(read_runs(path)), {"TRADES-abcd": 0})
+        assert svg.count("mark hollow") == svg.count('class="link') == expected
+
+
+def test_many_classes_show_the_hardest(make_record, tmp_path):
+    labels = [place % 40 for place in range(80)]
+    predicted = [label if label >= 5 else label + 1 for label in labels]
+    record = make_record(attacks={}, labels=labels, natural=predicted, classes=[f"class{k:02}" for k in range(40)])
+    text = render(read_runs(record.write(tmp_path / "many.json")))
+    assert "the 20 hardest of 40 classes" in text
+    assert all(f">class{k:02}<" in text for k in range(5)) and ">class39<" not in text
+
+
+def test_the_same_runs_give_the_same_page(make_record, make_run, tmp_path):
+    folder = make_run(make_record(), gallery=True)
+    assert render(read_runs(folder)) == render(read_runs(folder))
+
+
+def test_a_damaged_gallery_is_named(make_record, make_run, tmp_path):
+    folder = make_run(make_record(), gallery=True)
+    (folder / "records" / "gallery.npz").write_bytes(b"PK\x03\x04 cut off")
+    with pytest.raises(RunError, match=r"gallery\.npz cannot be read"):
+        write_report(folder, tmp_path / "page.html")
+    assert not (tmp_path / "page.html").exists()
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (0.31, 0.97), (-3, 250), (5, 5), (0, 0), (1e-6, 3e-6)])
+def test_ticks_cover_the_range_evenly(low, high):
+    found = ticks(low, high)
+    assert found[0] <= low and found[-1] >= high and 2 <= len(found) <= 9
+    gaps = [b - a for a, b in itertools.pairwise(found)]
+    assert max(gaps) == pytest.approx(min(gaps))
+
+
+def test_reports_work_with_torchs_import_blocked_and_without_the_slow_libraries(make_record, make_run, tmp_path):
+    folder = make_run(make_record(), gallery=True)
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "import poise.reports as r\n"
+        "assert 'numpy' not in sys.modules\n"
+        f"runs = r.read_runs({str(folder)!r})\n"
+        "t = r.table(runs); r.to_markdown(t); r.to_csv(t); r.to_latex(t); r.to_terminal(t)\n"
+        f"print(r.write_report({str(folder)!r}, {str(tmp_path / 'page.html')!r}))\n"
+        "assert not {'matplotlib', 'scipy.stats'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().endswith("page.html")
+
+
+def test_the_front_page_names_only_what_exists():
+    import poise.reports
+
+    assert all(hasattr(poise.reports, name) for name in poise.reports.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        poise.reports.nothing  # noqa: B018

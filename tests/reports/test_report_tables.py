@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import csv
+import io
+
+import numpy as np
+import pytest
+
+from poise.core.errors import RunError
+from poise.reports import read_runs, table, to_csv, to_latex, to_markdown, to_terminal
+from poise.reports.collect import Run
+
+HOSTILE = r"a_b & 50% $x$ #1 {y} ~^\z <script>alert(1)</script> | *w*"
+
+
+def runs_of(tmp_path, *records):
+    return [Run(tmp_path / str(place), record.run, records={record.checkpoint: record}) for place, record in enumerate(records)]
+
+
+def cells(shown, row, *columns):
+    labels = [column.label for column in shown.columns]
+    return [shown.rows[row].cells[labels.index(column)] for column in columns]
+
+
+def test_columns_are_natural_each_attack_and_the_worst_case_with_absent_ones_dashed(make_record, tmp_path):
+    a = make_record(natural_wrong=[39], attacks={"PGD-20": range(10)})
+    b = make_record(model="AT", attacks={"CW-100": range(30)})
+    shown = table(runs_of(tmp_path, a, b))
+    assert [column.label for column in shown.columns] == ["natural", "PGD-20", "CW-100", "worst case"]
+    assert [cell.text for cell in shown.rows[0].cells] == ["97.50", "75.00", "-", "72.50"]
+    assert [cell.text for cell in shown.rows[1].cells] == ["100.00", "-", "25.00", "25.00"]
+
+
+def test_seeds_become_mean_and_sample_deviation(make_record, tmp_path):
+    shown = table(runs_of(tmp_path, *(make_record(seed=s, attacks={"PGD-20": range(10 * s)}) for s in (1, 2, 3))))
+    (cell,) = cells(shown, 0, "PGD-20")
+    assert cell.text == "50.00 ± 25.00 (3)"
+    assert cell.spread == pytest.approx(np.std([75, 50, 25], ddof=1))
+    assert "t over 3 seeds" in cell.detail
+
+
+def test_ties_share_the_best_mark_and_the_next_value_is_second(make_record, tmp_path):
+    wrong = {"A": 4, "B": 4, "C": 8, "D": 12}
+    shown = table(runs_of(tmp_path, *(make_record(model=model, attacks={"PGD-20": range(count)}) for model, count in wrong.items())))
+    assert [cells(shown, row, "PGD-20")[0].mark for row in range(4)] == ["best", "best", "second", ""]
+    assert [cells(shown, row, "natural")[0].mark for row in range(4)] == ["best"] * 4
+
+
+def test_a_single_row_is_not_the_best_of_anything(make_record, tmp_path):
+    assert {cell.mark for cell in table(runs_of(tmp_path, make_record())).rows[0].cells} == {""}
+
+
+def test_worst_cases_over_different_attacks_are_not_ranked(make_record, tmp_path):
+    shown = table(runs_of(tmp_path, make_record(), make_record(model="AT", attacks={"PGD-20": range(5), "CW-100": range(5)})))
+    assert [cells(shown, row, "worst case")[0].mark for row in (0, 1)] == ["", ""]
+    assert "not ranked" in shown.notes[0] and "not ranked" in to_markdown(shown)
+
+
+def test_one_attack_name_with_two_settings_makes_two_columns(make_record, tmp_path):
+    a = make_record(settings={"type": "PGD", "steps": 10})
+    b = make_record(model="AT", settings={"type": "PGD", "steps": 20})
+    labels = [column.label for column in table(runs_of(tmp_path, a, b)).columns]
+    assert labels == ["natural", "PGD-20 [steps=10]", "PGD-20 [steps=20]", "worst case"]
+
+
+def test_checkpoints_are_chosen_and_ranked_apart(make_record, make_run):
+    for model, wrong in (("AT", 5), ("TRADES", 10)):
+        make_run(
+            make_record(model=model, attacks={"PGD-20": range(wrong)}),
+            make_record(model=model, checkpoint="last", attacks={"PGD-20": range(wrong + 1)}),
+        )
+    folder = make_run(make_record(model="MART", checkpoint="epoch 80"))
+    runs = read_runs(folder.parent)
+    assert [(r.label, r.checkpoint) for r in table(runs).rows] == [("AT", "selected"), ("TRADES", "selected"), ("MART", "epoch 80")]
+    both = table(runs[:1] + runs[2:], "both")
+    assert [(r.label, r.checkpoint) for r in both.rows] == [("AT", "selected"), ("TRADES", "selected"), ("AT", "last"), ("TRADES", "last")]
+    assert [cells(both, row, "PGD-20")[0].mark for row in range(4)] == ["best", "second", "best", "second"]
+    assert "| method | checkpoint |" in to_markdown(both)
+    with pytest.raises(RunError, match="must be 'selected'"):
+        table(runs, "first")  # type: ignore[arg-type]
+    with pytest.raises(RunError, match="no run has an evaluation record"):
+        table(runs[1:2], "last")
+
+
+def test_a_published_row_is_labelled_placed_and_never_ranked(make_record, tmp_path):
+    paper = {"table": "Table 1", "columns": {"natural": 99.9, "PGD20": 98.0, "AA": 46.07}, "spread": {"natural": 0.1}, "runs": 5}
+    a = make_record(notes={"published": paper}, natural_wrong=[1])
+    shown = table(runs_of(tmp_path, a, make_record(model="AT", natural_wrong=[1, 2])))
+    assert [row.kind for row in shown.rows] == ["measured", "published", "measured"]
+    assert shown.rows[1].label == "TRADES, published (Table 1)"
+    assert [cell.text for cell in cells(shown, 1, "natural", "PGD-20", "AA", "worst case")] == [
+        "99.90 ± 0.10 (5)",
+        "98.00 (5)",
+        "46.07 (5)",
+        "-",
+    ]
+    assert {cell.mark for cell in shown.rows[1].cells} == {""}
+    assert cells(shown, 0, "natural", "AA")[0].mark == "best"
+
+
+def test_autoattack_as_printed_stands_under_the_worst_case_of_that_protocol(make_record, tmp_path):
+    a = make_record(protocol="autoattack", notes={"published": {"columns": {"AA": 46.07}}})
+    (cell,) = cells(table(runs_of(tmp_path, a)), 1, "worst case")
+    assert cell.value == 46.07
+
+
+def test_a_published_row_is_found_in_the_settings_too(make_record, tmp_path):
+    paper = {"table": "T", "columns": ["natural", "PGD-20"], "values": [90.0, None], "spread": [], "runs": None}
+    run = Run(tmp_path, "x", {"published": paper}, records={"selected": make_record()})
+    assert [cell.text for cell in table([run]).rows[1].cells] == ["90.00", "-", "-"]
+
+
+def test_models_of_the_same_name_are_told_apart(make_record, tmp_path):
+    shown = table(runs_of(tmp_path, make_record(group="TRADES-1111"), make_record(group="TRADES-2222")))
+    assert [row.label for row in shown.rows] == ["TRADES-1111", "TRADES-2222"]
+
+
+def test_markdown_csv_and_terminal_agree(make_record, tmp_path):
+    from rich.console import Console
+
+    shown = table(runs_of(tmp_path, make_record(attacks={"PGD-20": range(10)}), make_record(model="AT", attacks={"PGD-20": range(11)})))
+    markdown = to_markdown(shown).splitlines()
+    assert markdown[2] == "| TRADES | **100.00** | **75.00** | **75.00** |"
+    assert markdown[3] == "| AT | **100.00** | *72.50* | *72.50* |"
+    lines = list(csv.DictReader(io.StringIO(to_csv(shown))))
+    assert [line["PGD-20"] for line in lines] == ["75.00", "72.50"]
+    assert lines[0]["PGD-20 std"] == "" and float(lines[0]["PGD-20 low"]) < 75 < float(lines[0]["PGD-20 high"])
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(to_terminal(shown))
+    assert "72.50" in console.export_text()
+
+
+def test_latex_escapes_hostile_names_and_marks_best_and_second(make_record, tmp_path):
+    shown = table(
+        runs_of(tmp_path, make_record(model=HOSTILE, attacks={"P_20%": range(4)}), make_record(model="B", attacks={"P_20%": range(5)}))
+    )
+    latex = to_latex(shown)
+    assert r"a\_b \& 50\% \$x\$ \#1 \{y\} \textasciitilde{}\textasciicircum{}\textbackslash{}z \textless{}script" in latex
+    assert r"P\_20\%" in latex and r"\textbf{90.00}" in latex and r"\underline{87.50}" in latex
+    rows = [line for line in latex.splitlines() if line.endswith(r"\\")]
+    assert all(line.replace(r"\&", "").count("&") == 3 for line in rows)
+
+
+def test_markdown_escapes_hostile_names(make_record, tmp_path):
+    markdown = to_markdown(table(runs_of(tmp_path, make_record(model=HOSTILE))))
+    assert "<script>" not in markdown and r"\| \*w\*" in markdown
