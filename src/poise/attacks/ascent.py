@@ -1,0 +1,131 @@
+"""The projected-ascent loop on which FGSM, PGD, MIM, the margin attack and every inner maximisation stand.
+
+z_0 = start;   z_{k+1} = Project( z_k + step_size * steepest(gradient of score at z_k) )      (Madry et al. 2018, Eq. 4)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from poise.core.batches import Now
+from poise.core.seeds import Draw
+from poise.core.settings import Count, NonNegative, Positive, Settings, UnitInterval, settings
+from poise.threats import Linf, Threat
+
+Score = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Images [B, ...] -> (what is maximised [B], logits [B, C])."""
+StopRule = Callable[[Tensor], Tensor | None]
+"""Logits at z_k [B, C] -> which examples take the step from z_k [B], bool; None for all. May count as it goes."""
+Rank = Callable[[Tensor, Tensor], Tensor]
+"""(values [B], logits [B, C]) of an iterate -> its rank [B]; the iterate of largest rank is kept."""
+Start = Literal["uniform", "unclamped_uniform", "gaussian", "zero"]
+
+
+def ascent(
+    score: Score,
+    x: Tensor,
+    start: Tensor,
+    *,
+    threat: Threat,
+    step_size: float,
+    steps: int,
+    momentum: float = 0.0,
+    noise: Callable[[int], Tensor] | None = None,
+    stop: StopRule | None = None,
+    keep: Rank | None = None,
+) -> Tensor:
+    """The last iterate z_steps, or with `keep` for each example the iterate of largest rank; same shape as x.
+
+    start: z_0, used as it is; momentum: decay of the accumulated gradient, each normalised by its mean absolute value
+    (Dong et al. 2018, Eq. 6); noise(k): added to step k before projection; stop: see `StopRule` (Zhang et al. 2020, Alg. 1).
+    The model inside `score` should have frozen parameters, so that gradients are taken with respect to images only.
+    """
+    z = start.detach()
+    velocity = torch.zeros_like(x) if momentum else None
+    active = torch.ones(len(x), dtype=torch.bool, device=x.device) if stop is not None else None
+    best = (torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device), z) if keep is not None else None
+    for k in range(steps):
+        leaf = z.detach().requires_grad_(True)
+        with torch.enable_grad():
+            values, logits = score(leaf)
+            (gradient,) = torch.autograd.grad(values.sum(), leaf)
+        with torch.no_grad():
+            if best is not None and keep is not None:
+                best = _better(best, keep(values, logits), z)
+            if velocity is not None:
+                size = gradient.flatten(1).abs().mean(1).clamp(min=1e-20)
+                gradient = velocity = momentum * velocity + gradient / size.view(-1, *[1] * (x.dim() - 1))
+            moved = threat.step(z, gradient, step_size)
+            if noise is not None:
+                moved = moved + noise(k)
+            moved = threat.project(moved, x)
+            if stop is not None and active is not None and (going := stop(logits)) is not None:
+                active = active & going
+                moved = torch.where(active.view(-1, *[1] * (x.dim() - 1)), moved, z)
+            z = moved
+    if best is not None and keep is not None:
+        with torch.no_grad():
+            return _better(best, keep(*score(z)), z)[1]
+    return z
+
+
+def _better(best: tuple[Tensor, Tensor], values: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Per example, the larger score with its image; NaN never wins."""
+    wins = values > best[0]
+    return torch.where(wins, values, best[0]), torch.where(wins.view(-1, *[1] * (z.dim() - 1)), z, best[1])
+
+
+def started(start: Start, threat: Threat, x: Tensor, draw: Draw) -> Tensor:
+    """z_0: uniform in the threat (clamped to [0, 1] or not), x + N(0, 0.001^2) unclamped, or x itself."""
+    if start == "uniform":
+        return threat.random_start(x, draw.within("start"))
+    if start == "unclamped_uniform":  # around mid-grey no clamp is reached
+        grey = torch.full_like(x, 0.5)
+        return x + (threat.random_start(grey, draw.within("start")) - grey)
+    if start == "gaussian":
+        return threat.gaussian_start(x, draw.within("start"))
+    return x
+
+
+@settings
+class Ascent(Settings):
+    """Settings of an inner maximisation: what a training objective leaves open besides the score."""
+
+    threat: Threat = Linf()
+    step_size: Positive = 2 / 255
+    """In pixel units: the sign step's size in Linf, the step's length in L2."""
+    steps: Count = 10
+    start: Start = "uniform"
+    jitter: NonNegative = 0.0
+    """Standard deviation of the noise added to every step (omega of Zhang et al. 2020)."""
+
+    ramp: UnitInterval = 0.0
+    """Share of training over which epsilon and step size grow linearly from 0; networks without normalisation need one."""
+
+    def at(self, now: Now) -> Ascent:
+        """The settings in force at this moment: those of the ramp."""
+        if now.step + 1 >= self.ramp * now.steps:
+            return self
+        share = (now.step + 1) / (self.ramp * now.steps)
+        threat = dataclasses.replace(self.threat, epsilon=share * self.threat.epsilon)  # type: ignore[type-var]
+        return dataclasses.replace(self, threat=threat, step_size=share * self.step_size, ramp=0.0)
+
+    def maximise(self, score: Score, x: Tensor, draw: Draw, stop: StopRule | None = None) -> Tensor:
+        """x_adv [B, C, H, W], detached: the last iterate of the ascent of `score` around x."""
+
+        def noise(k: int) -> Tensor:
+            return self.jitter * draw.within("jitter", k).normal(*x.shape[1:], dtype=x.dtype)
+
+        z = started(self.start, self.threat, x, draw)
+        z = ascent(
+            score, x, z, threat=self.threat, step_size=self.step_size, steps=self.steps, noise=noise if self.jitter else None, stop=stop
+        )
+        return z.clamp(0, 1)  # with zero steps the gaussian start is still unclamped
+
+
+__all__ = ["Ascent", "Rank", "Score", "Start", "StopRule", "ascent", "started"]

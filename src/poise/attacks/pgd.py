@@ -1,0 +1,149 @@
+"""FGSM, PGD, MIM and the margin (CW) attack: four settings of the one ascent loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from poise.attacks.ascent import Rank, Score, Start, ascent, started
+from poise.attacks.attack import Attack
+from poise.core import papers
+from poise.core.seeds import Draw
+from poise.core.settings import NonNegative, Number, Positive, PositiveCount, settings
+from poise.losses import cross_entropy, kl, margin, targeted_margin
+from poise.threats import Linf, Threat
+
+Loss = Literal["cross_entropy", "kl", "margin"]
+
+
+def score_of(loss: Loss, model: nn.Module, x: Tensor, y: Tensor, target: Tensor | None = None, confidence: float | None = None) -> Score:
+    """What an attack maximises at z: cross-entropy, KL(p(x) || p(z)) with p(x) constant, or the margin max_{k != y} z_k - z_y.
+
+    With a target it is minus the cross-entropy of, or the margin towards, the target class.
+    """
+    with torch.no_grad():
+        natural = model(x) if loss == "kl" else x
+
+    def score(z: Tensor) -> tuple[Tensor, Tensor]:
+        logits = model(z)
+        if loss == "kl":
+            return kl(natural, logits), logits
+        if loss == "margin":
+            return (margin(logits, y, confidence) if target is None else targeted_margin(logits, target)), logits
+        return (cross_entropy(logits, y) if target is None else -cross_entropy(logits, target)), logits
+
+    return score
+
+
+@settings
+class FGSM(Attack):
+    """One step of size epsilon along the sign (Linf) or direction (L2) of the cross-entropy's gradient, from the image itself."""
+
+    paper = papers.FGSM
+    threat: Threat = Linf()
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, draw: Draw, target: Tensor | None = None) -> Tensor:
+        score = score_of("cross_entropy", model, x, y, target)
+        return ascent(score, x, x, threat=self.threat, step_size=self.threat.epsilon, steps=1)
+
+
+@settings
+class PGD(Attack):
+    """Projected gradient ascent with random starts; of several restarts each example keeps one that fools the model, if any."""
+
+    paper = papers.PGD
+    threat: Threat = Linf()
+    step_size: Positive = 2 / 255
+    steps: PositiveCount = 20
+    start: Start = "uniform"
+    restarts: PositiveCount = 1
+    loss: Loss = "cross_entropy"
+    keep: Literal["last", "largest_loss", "largest_margin"] = "last"
+    """Which iterate is returned; with "largest_margin" an example counts as robust only if it is at every iterate."""
+
+    @property
+    def name(self) -> str:
+        prefix = {"cross_entropy": "PGD", "kl": "PGD-KL", "margin": "PGD-margin"}[self.loss]
+        return f"{prefix}-{self.steps}" + (f"x{self.restarts}" if self.restarts > 1 else "")
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, draw: Draw, target: Tensor | None = None) -> Tensor:
+        score = score_of(self.loss, model, x, y, target)
+        rank: Rank | None = None
+        if self.keep == "largest_loss":
+            rank = lambda values, logits: values  # noqa: E731
+        elif self.keep == "largest_margin":
+            rank = lambda values, logits: margin(logits, y) if target is None else targeted_margin(logits, target)  # noqa: E731
+
+        def once(restart: int) -> Tensor:
+            z = started(self.start, self.threat, x, draw.within("restart", restart))
+            return ascent(score, x, z, threat=self.threat, step_size=self.step_size, steps=self.steps, keep=rank)
+
+        return strongest(model, y, target, once, self.restarts)
+
+
+@settings
+class MIM(Attack):
+    """Momentum iterative method: the step follows accumulated gradients, each normalised by its mean absolute value."""
+
+    paper = papers.MIM
+    threat: Threat = Linf()
+    step_size: Positive = 2 / 255
+    steps: PositiveCount = 20
+    start: Start = "uniform"
+    momentum: NonNegative = 1.0
+
+    @property
+    def name(self) -> str:
+        return f"MIM-{self.steps}"
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, draw: Draw, target: Tensor | None = None) -> Tensor:
+        z = started(self.start, self.threat, x, draw.within("restart", 0))
+        score = score_of("cross_entropy", model, x, y, target)
+        return ascent(score, x, z, threat=self.threat, step_size=self.step_size, steps=self.steps, momentum=self.momentum)
+
+
+@settings
+class CW(Attack):
+    """Projected ascent of the margin max_{k != y} z_k - z_y: the field's "CW-infinity"."""
+
+    paper = papers.CW
+    threat: Threat = Linf()
+    step_size: Positive = 2 / 255
+    steps: PositiveCount = 100
+    start: Start = "uniform"
+    confidence: Number | None = None
+    """Stop pushing once the margin exceeds this many logits; None pushes on (methods of the papers' released code: 50)."""
+
+    @property
+    def name(self) -> str:
+        return f"CW-{self.steps}"
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, draw: Draw, target: Tensor | None = None) -> Tensor:
+        z = started(self.start, self.threat, x, draw.within("restart", 0))
+        score = score_of("margin", model, x, y, target, self.confidence)
+        return ascent(score, x, z, threat=self.threat, step_size=self.step_size, steps=self.steps)
+
+
+def strongest(model: nn.Module, y: Tensor, target: Tensor | None, once: Callable[[int], Tensor], restarts: int) -> Tensor:
+    """Of `restarts` runs of `once(restart)`, per example the first that succeeds, else the one of largest margin."""
+    found = once(0)
+    if restarts == 1:
+        return found
+    reached = _success(model, found, y, target)
+    for restart in range(1, restarts):
+        again = once(restart)
+        now_reached = _success(model, again, y, target)
+        wins = (now_reached > reached) & (reached <= 0)
+        found = torch.where(wins.view(-1, *[1] * (found.dim() - 1)), again, found)
+        reached = torch.where(wins, now_reached, reached)
+    return found
+
+
+@torch.no_grad()
+def _success(model: nn.Module, z: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
+    """A margin [B] that is positive where the attack has succeeded."""
+    logits = model(z)
+    return margin(logits, y) if target is None else targeted_margin(logits, target)

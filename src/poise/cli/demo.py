@@ -1,0 +1,50 @@
+"""poise demo"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from poise.cli.shared import Device, console, drawn, print_table
+
+RECIPES = ("nt_digits", "at_digits", "trades_digits", "generalist_digits")
+
+CAVEAT = (
+    "On digits the natural task is nearly solved, so there is little to trade: "
+    "Generalist is a position between NT and AT here, not a win over AT."
+)
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the four runs and the page.")] = Path("runs/demo"),
+    quick: Annotated[bool, typer.Option("--quick", help="Three epochs instead of 45: shows that everything runs, no more.")] = False,
+    device: Device = "auto",
+) -> None:
+    """Train NT, AT, TRADES and Generalist on 1,797 real digits, attack them, and make a table and a page.
+
+    Runs that are already in the folder are gone on with, so an interrupted demo can simply be started again.
+    """
+    from poise import engine
+    from poise.engine.evaluations import evaluate_run
+    from poise.recipes import experiment
+    from poise.reports import read_runs, table, to_markdown, write_report
+
+    progress = drawn()
+    paths = []
+    for name in RECIPES:
+        made = experiment(name, quick)
+        path = out / made.name
+        console.print(f"[bold]{made.name}[/bold]", highlight=False)
+        if (path / "experiment.json").exists():
+            run = engine.resume(path, device=device, progress=progress)
+        else:
+            run = engine.train(made, path, device=device, progress=progress)
+        evaluate_run(run, device=device, progress=progress)
+        paths.append(path)
+    page = write_report(paths, out / "report.html")
+    (out / "table.md").write_text(to_markdown(table(read_runs(paths))))
+    print_table(paths)
+    typer.echo(CAVEAT)
+    typer.echo(f"page: {page}")

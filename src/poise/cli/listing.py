@@ -1,0 +1,73 @@
+"""poise list"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from poise.cli.shared import Imports, import_files
+from poise.core.errors import SettingsError, did_you_mean
+
+KINDS = {
+    "methods": "method",
+    "objectives": "objective",
+    "attacks": "attack",
+    "data": "data",
+    "models": "network",
+    "threats": "threat",
+    "perturbations": "perturbation",
+    "averages": "average",
+    "optimizers": "optimizer",
+    "schedules": "schedule",
+    "augmentations": "augmentation",
+}
+
+
+def listing(
+    kind: Annotated[str | None, typer.Argument(help=f"{', '.join(KINDS)}, recipes; all of them by default.")] = None,
+    imports: Imports = None,
+) -> None:
+    """List every method, objective, attack, data set, network and recipe, with one line and its paper."""
+    if kind is not None and kind not in (*KINDS, "recipes"):
+        raise SettingsError(f"there is nothing called {kind!r} to list{did_you_mean(kind, [*KINDS, 'recipes'])}")
+    from poise.recipes import recipes  # registers everything
+
+    import_files(imports)
+    console = Console()
+    for word in [kind] if kind is not None and kind != "recipes" else [] if kind else KINDS:
+        console.print(_table(word, [(name, line_of(cls), paper_of(cls)) for name, cls in _members(word)]))
+    if kind in (None, "recipes"):
+        rows = []
+        for name, made in recipes().items():
+            row = made.make(False).published
+            rows.append((name, made.line, row.table if row is not None else ""))
+        console.print(_table("recipes", rows))
+
+
+def _members(word: str) -> list[tuple[str, type]]:
+    from poise.core.settings import families
+
+    return list(families().get(KINDS[word], {}).items())
+
+
+def line_of(cls: type) -> str:
+    """The first line of a class's docstring."""
+    return (inspect.getdoc(cls) or "").splitlines()[0]
+
+
+def paper_of(cls: type) -> str:
+    return str(getattr(cls, "paper", None) or "")
+
+
+def _table(title: str, rows: list[tuple[str, str, str]]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+    table.add_column("name", no_wrap=True, style="cyan")
+    table.add_column("what", ratio=1)
+    table.add_column("paper", no_wrap=True, style="dim")
+    for row in rows:
+        table.add_row(*row)
+    return table

@@ -1,0 +1,41 @@
+"""poise report"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from poise.cli.shared import print_table
+from poise.core.errors import SettingsError
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, folders of run folders, or record files.")],
+    out: Annotated[Path | None, typer.Option(help="File to write; by default report.html beside the first run.")] = None,
+    format: Annotated[Literal["html", "markdown", "csv", "latex"], typer.Option(help="What to make.")] = "html",
+) -> None:
+    """Make a page, or a table, from evaluated runs. Runs that differ only by their seed are one row.
+
+    Examples:
+
+      poise report runs/*
+
+      poise report runs/at runs/generalist --format latex
+    """
+    from poise.core.records import write_text
+    from poise.reports import read_runs, table, to_csv, to_latex, to_markdown, write_report
+
+    if format == "html":
+        print_table(runs)
+        page = write_report(runs, out or (runs[0] if len(runs) == 1 and runs[0].is_dir() else runs[0].parent) / "report.html")
+        typer.echo(f"page: {page}")
+        return
+    text = {"markdown": to_markdown, "csv": to_csv, "latex": to_latex}[format](table(read_runs(runs)))
+    if out is None:
+        typer.echo(text)
+    elif out.is_dir():
+        raise SettingsError(f"--out {out} is a folder; must be a file")
+    else:
+        write_text(out, text)

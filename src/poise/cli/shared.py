@@ -1,0 +1,97 @@
+"""What several verbs take: options, the user's own code, the drawn progress."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from poise.core.errors import SettingsError
+
+if TYPE_CHECKING:
+    from poise.engine.progress import Progress
+
+console = Console(stderr=True)
+
+Device = Annotated[str, typer.Option(help="'auto' (the first GPU, else the CPU), 'cpu', 'cuda', 'cuda:1', ...")]
+DataDir = Annotated[Path | None, typer.Option(help="Folder of the data sets; by default $POISE_DATA, else the user's cache.")]
+Imports = Annotated[
+    list[Path] | None, typer.Option("--import", help="Your own file, executed first so that its classes are registered; may be repeated.")
+]
+
+
+def import_files(paths: list[Path] | None) -> dict[str, str]:
+    """Execute the user's files; returns the SHA-256 of each, for the record. Raises: SettingsError for a missing file."""
+    digests = {}
+    for path in paths or []:
+        if not path.is_file():
+            raise SettingsError(f"--import {path}: there is no such file")
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        if spec is None or spec.loader is None:
+            raise SettingsError(f"--import {path}: not a Python file")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[path.stem] = module
+        spec.loader.exec_module(module)
+        digests[str(path)] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return digests
+
+
+def drawn() -> Progress:
+    """A progress bar with rate and time left, and a line per monitored epoch, on stderr."""
+    from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+    from rich.text import Text
+
+    from poise.engine.progress import Progress
+
+    class Rate(ProgressColumn):
+        """Units per second."""
+
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.speed:.1f} {task.fields['unit']}/s" if task.speed else "")
+
+    class Drawn(Progress):
+        def __init__(self) -> None:
+            self.bars: Bars | None = None
+
+        def begin(self, what: str, total: int, unit: str) -> Callable[[int], None]:
+            self.end()
+            if not console.is_terminal:  # a log file wants lines, not a bar
+                return lambda done: None
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
+            bars = Bars(*columns, console=console, transient=True)
+            self.bars = bars
+            task = bars.add_task(what, total=total, unit=unit)
+            bars.start()
+            return lambda done: bars.advance(task, done)
+
+        def end(self) -> None:
+            if self.bars is not None:
+                self.bars.stop()
+                self.bars = None
+
+        def epoch(self, epoch: int, epochs: int, numbers: Mapping[str, float]) -> None:
+            shown = {key.removeprefix("monitor/"): value for key, value in numbers.items() if key.startswith("monitor/")}
+            if shown:
+                accuracies = "  ".join(f"{name} {100 * value:.2f} %" for name, value in shown.items())
+                console.print(
+                    f"epoch {epoch}/{epochs}  {accuracies}  [dim]{numbers['images_per_second']:.0f} images/s[/dim]", highlight=False
+                )
+
+        def say(self, sentence: str) -> None:
+            console.print(f"[yellow]{sentence}[/yellow]", highlight=False)
+
+    return Drawn()
+
+
+def print_table(paths: list[Path]) -> None:
+    """The table of runs or records, on stdout."""
+    from poise.reports import read_runs, table, to_terminal
+
+    Console().print(to_terminal(table(read_runs(paths))))

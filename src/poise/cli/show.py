@@ -1,0 +1,48 @@
+"""poise show"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from poise.cli.shared import DataDir, Device, Imports, import_files
+
+
+def show(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name, a settings file, or a run folder.")],
+    settings: Annotated[list[str] | None, typer.Argument(help="Settings to change, as dotted.path=value.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="The recipe's small variant.")] = False,
+    estimate: Annotated[bool, typer.Option(help="Measure one small step here and say what the whole run would take.")] = True,
+    device: Device = "auto",
+    data_dir: DataDir = None,
+    imports: Imports = None,
+) -> None:
+    """Print an experiment's resolved settings, and what it would cost on this machine.
+
+    Examples:
+
+      poise show generalist_cifar10_resnet18
+
+      poise show generalist_digits method.robust=TRADES --no-estimate
+    """
+    from poise.core.settings import override, read_json, to_json
+    from poise.engine import Experiment, Run
+    from poise.engine.estimate import estimate_cost
+    from poise.recipes import experiment as of_recipe
+    from poise.recipes import recipes
+
+    import_files(imports)
+    if Path(recipe).is_dir():
+        made = Run.open(recipe).experiment
+    elif recipe.endswith(".json") and Path(recipe).is_file():
+        made = read_json(Experiment, Path(recipe).read_text(), recipe)
+    else:
+        made = of_recipe(recipe, quick)
+        typer.echo(recipes()[recipe].text + "\n")
+    made = override(made, settings or [])
+    typer.echo(json.dumps(to_json(made), indent=2))
+    if estimate:
+        typer.echo("\n" + str(estimate_cost(made, device=device, data_dir=data_dir)))

@@ -1,0 +1,107 @@
+"""Tensors on disk: safetensors with JSON beside. Writes are atomic; what is damaged is named, never read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from poise.core.errors import CheckpointError
+from poise.core.records import write_bytes, write_text
+
+FORMAT = 1
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> str:
+    """Write `path`.safetensors, then `path`.json with the facts and the SHA-256 of the former, which is returned.
+
+    A file without its JSON was never finished and counts as absent.
+    """
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    data = safetensors.torch.save(plain)
+    digest = hashlib.sha256(data).hexdigest()
+    path.with_suffix(".json").unlink(missing_ok=True)  # never an old description beside new tensors
+    write_bytes(path.with_suffix(".safetensors"), data)
+    write_text(path.with_suffix(".json"), json.dumps({"format": FORMAT, "sha256": digest, **facts}, indent=1))
+    return digest
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """The JSON beside a tensor file. Raises: CheckpointError when it is missing or damaged."""
+    beside = path.with_suffix(".json")
+    try:
+        facts = json.loads(beside.read_text())
+    except FileNotFoundError:
+        raise CheckpointError(f"{beside} is missing: the checkpoint was never finished or is not one of Poise's") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{beside} is damaged: {error}") from None
+    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
+        raise CheckpointError(f"{beside} is not a checkpoint of format {FORMAT}")
+    return facts
+
+
+def read_tensors(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and facts. Raises: CheckpointError when a file is missing, truncated or altered."""
+    facts = read_facts(path)
+    file = path.with_suffix(".safetensors")
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read: {error.strerror}") from None
+    if hashlib.sha256(data).hexdigest() != facts.get("sha256"):
+        raise CheckpointError(f"{file} is damaged: its SHA-256 is not the one in {path.with_suffix('.json').name}")
+    return load_safetensors(data, str(file), device), facts
+
+
+def load_safetensors(data: bytes, origin: str, device: torch.device | str = "cpu") -> dict[str, Tensor]:
+    """Tensors of a safetensors file. Raises: CheckpointError naming `origin`."""
+    try:
+        return {name: tensor.to(device) for name, tensor in safetensors.torch.load(data).items()}
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{origin} is not a valid safetensors file: {error}") from None
+
+
+def foreign_weights(path: Path) -> dict[str, Tensor]:
+    """The state dict in a user's own checkpoint: .safetensors, or a torch file read with `weights_only=True`.
+
+    It may lie under "state_dict", "model" or "net", and its names may begin with "module." or "model."; both are removed.
+    Raises: CheckpointError when the file is missing, would run code, or holds no tensors.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"there is no weights file {path}")
+    if path.suffix == ".safetensors":
+        return load_safetensors(path.read_bytes(), str(path))
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds; whatever it is, the file was not read
+        first = str(error).strip().splitlines()[0][:160]
+        raise CheckpointError(f"{path} cannot be read as plain weights (weights_only=True): {first}") from None
+    for key in ("state_dict", "model", "net"):
+        if isinstance(found, dict) and isinstance(found.get(key), dict):
+            found = found[key]
+    if not isinstance(found, dict) or not found or not all(isinstance(value, Tensor) for value in found.values()):
+        raise CheckpointError(f"{path} holds no state dict of tensors")
+    for prefix in ("module.", "model."):
+        if all(name.startswith(prefix) for name in found):
+            found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
+    return found
+
+
+def load_into(network: torch.nn.Module, weights: dict[str, Tensor], origin: str) -> None:
+    """Raises: CheckpointError naming the first tensor that is missing, left over or of another shape."""
+    wanted = network.state_dict()
+    for name, tensor in wanted.items():
+        if name not in weights:
+            raise CheckpointError(f"{origin} lacks {name}, which {type(network).__name__} needs")
+        if weights[name].shape != tensor.shape:
+            shapes = f"{list(weights[name].shape)}, must be {list(tensor.shape)}"
+            raise CheckpointError(f"{origin}: {name} has shape {shapes} for this {type(network).__name__}")
+    if left := sorted(set(weights) - set(wanted)):
+        raise CheckpointError(f"{origin} has {left[0]}, which {type(network).__name__} does not know ({len(left)} such tensors)")
+    network.load_state_dict(weights)

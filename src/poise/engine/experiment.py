@@ -1,0 +1,104 @@
+"""Experiment: the whole configuration of a run. It is written to the run folder, and what is written can be trained again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Literal
+
+from poise.attacks import Attack
+from poise.core.errors import SettingsError
+from poise.core.settings import Count, Number, PositiveCount, Settings, UnitInterval, settings, to_json
+from poise.data import DataSource, Digits
+from poise.evaluation import Protocol
+from poise.learners.precision import PrecisionName
+from poise.methods import Joint, Method
+from poise.models import DigitsCNN, Network
+
+
+@settings
+class Published(Settings):
+    """A row of a paper's table, in percent, that this experiment is meant to reproduce."""
+
+    table: str = ""
+    row: str = ""
+    columns: tuple[str, ...] = ()
+    values: tuple[Number | None, ...] = ()
+    spread: tuple[Number | None, ...] = ()
+    """Printed plus-minus per column, empty when the paper prints none."""
+    runs: PositiveCount | None = None
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if len(self.columns) != len(self.values) or len(self.spread) not in (0, len(self.values)):
+            raise SettingsError(f"Published.values has {len(self.values)} entries for {len(self.columns)} columns")
+
+
+@settings
+class Monitor(Settings):
+    """A quantity measured on the deployed network while training: accuracy on a split, natural or under an attack."""
+
+    name: str = "natural"
+    attack: Attack | None = None
+    """None measures natural accuracy."""
+    split: Literal["selection", "test", "train"] = "selection"
+    """"selection" is the held-out part or the test set, as `Experiment.selection` says."""
+    first: PositiveCount | None = None
+    """Only the first n images; None takes all."""
+
+
+@settings
+class Experiment(Settings):
+    """Everything that determines a training run."""
+
+    name: str = "experiment"
+    data: DataSource = Digits()
+    model: Network = DigitsCNN()
+    method: Method = Joint()
+    epochs: PositiveCount = 45
+    seed: Count = 0
+    selection: Literal["held-out", "test"] = "held-out"
+    """Where the best epoch is chosen. "test" trains on all images and selects on the test set, as the papers did."""
+    held_out: UnitInterval = 0.1
+    """Share of the training images held out, by class, when `selection` is "held-out"."""
+    criterion: Literal["sum", "robust", "last"] = "sum"
+    """Best epoch: largest natural + robust accuracy, largest robust accuracy, or simply the last."""
+    natural_floor: UnitInterval = 0.0
+    """Epochs with less natural accuracy than this are not chosen."""
+    monitors: tuple[Monitor, ...] = (Monitor(),)
+    """The first one without attack is the criterion's natural accuracy, the first one with an attack its robust accuracy."""
+    monitor_every: PositiveCount = 1
+    protocol: Protocol = Protocol()
+    """The evaluation on the test set that ends the run."""
+    precision: PrecisionName = "auto"
+    keep_last: PositiveCount = 2
+    """Number of complete checkpoints kept to go on from."""
+    keep_epochs: tuple[PositiveCount, ...] = ()
+    """Epochs whose complete checkpoint is kept for good."""
+    save_every: PositiveCount = 1
+    """Complete checkpoint every this many epochs; one is also written when training is asked to stop."""
+    initial: str | None = None
+    """A run folder or weights file to start from (fine-tuning); its digest is recorded."""
+    deterministic: bool = True
+    """On GPUs, use deterministic kernels only, so that the same seed gives the same bits."""
+    published: Published | None = None
+
+    def __post_init__(self) -> None:
+        names = [monitor.name for monitor in self.monitors]
+        if len(set(names)) < len(names):
+            raise SettingsError(f"Experiment.monitors = {names}: every monitor must have another name")
+        if self.criterion != "last" and not any(monitor.attack is None for monitor in self.monitors):
+            raise SettingsError(f"Experiment.criterion = {self.criterion!r}: needs a monitor without attack; add Monitor(name='natural')")
+        if self.criterion == "robust" and not any(monitor.attack is not None for monitor in self.monitors):
+            raise SettingsError("Experiment.criterion = 'robust': needs a monitor with an attack")
+        if any(epoch > self.epochs for epoch in self.keep_epochs):
+            raise SettingsError(f"Experiment.keep_epochs = {self.keep_epochs}: must be at most epochs = {self.epochs}")
+        if self.selection == "held-out" and not 0 < self.held_out < 1:
+            raise SettingsError(f"Experiment.held_out = {self.held_out}: must be above 0 and below 1")
+
+    @property
+    def group(self) -> str:
+        """The same for experiments that differ only by their seed: the name and a short digest of all other settings."""
+        data = to_json(self)
+        del data["seed"]
+        return f"{self.name}-{hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:8]}"

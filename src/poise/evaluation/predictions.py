@@ -1,0 +1,65 @@
+"""Labels that a network predicts on a split, natural or under an attack."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from poise.attacks.attack import Attack, check_labels, check_logits
+from poise.core.modes import crafting, evaluating
+from poise.core.seeds import Draw, key_of
+from poise.data.dataset import Split
+
+Advance = Callable[[int], None]
+"""Called with the number of examples just finished."""
+
+
+def device_of(model: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """Where the network is and what it computes in; CPU and float32 for one without weights."""
+    first = next((tensor for tensor in model.state_dict().values() if tensor.is_floating_point()), torch.empty(0))
+    return first.device, first.dtype
+
+
+def _batches(model: nn.Module, split: Split, batch_size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    device, dtype = device_of(model)
+    for start in range(0, len(split), batch_size):
+        rows = torch.arange(start, min(start + batch_size, len(split)), device=split.labels.device)
+        yield split.pixels(rows, dtype).to(device), split.labels[rows].to(device), split.ids[rows].to(device)
+
+
+@torch.no_grad()
+def predict(model: nn.Module, split: Split, batch_size: int = 256) -> Tensor:
+    """Predicted labels on the natural images [N], int64, on the CPU. Raises: InputError for a network of the wrong shape."""
+    predicted = []
+    with evaluating(model):
+        for x, y, _ in _batches(model, split, batch_size):
+            logits = model(x)
+            if not predicted:
+                check_labels(split.labels, len(split), check_logits(logits, len(y)), "the data set")
+            predicted.append(logits.argmax(1))
+    return torch.cat(predicted).cpu()
+
+
+def predict_under(
+    model: nn.Module, split: Split, attack: Attack, *, seed: int = 0, batch_size: int = 256, advance: Advance | None = None
+) -> Tensor:
+    """Predicted labels on the images that `attack` makes [N], int64, on the CPU.
+
+    Draws are keyed by (seed, attack, number of the example in its data set), so neither batch size nor order matters.
+    """
+    predicted = []
+    with crafting(model, "evaluating"):
+        for x, y, ids in _batches(model, split, batch_size):
+            x_adv = attack.perturb(model, x, y, Draw(key_of(seed, "evaluate", attack.name), ids))
+            with torch.no_grad():
+                predicted.append(model(x_adv).argmax(1))
+            if advance is not None:
+                advance(len(y))
+    return torch.cat(predicted).cpu()
+
+
+def accuracy(predicted: Tensor, split: Split) -> float:
+    """Share of right labels, in [0, 1]."""
+    return float((predicted == split.labels.cpu()).double().mean())

@@ -1,0 +1,28 @@
+"""Learners: what one loss trains, and the settings of how."""
+
+from poise.learners.averages import EMA, Average
+from poise.learners.learner import Learner, Metrics, Policy
+from poise.learners.optimizers import SGD, Adam, AdamW, Optimizer
+from poise.learners.perturbations import AWP, RWP, WeightPerturbation
+from poise.learners.schedules import Constant, Cosine, OneCycle, PiecewiseLinear, Schedule, Step
+
+__all__ = [
+    "AWP",
+    "EMA",
+    "RWP",
+    "SGD",
+    "Adam",
+    "AdamW",
+    "Average",
+    "Constant",
+    "Cosine",
+    "Learner",
+    "Metrics",
+    "OneCycle",
+    "Optimizer",
+    "PiecewiseLinear",
+    "Policy",
+    "Schedule",
+    "Step",
+    "WeightPerturbation",
+]

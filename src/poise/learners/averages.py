@@ -1,0 +1,80 @@
+"""Averages of weights over the steps of training: what a learner's network becomes when its path is smoothed."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from poise.core import papers
+from poise.core.batches import Now
+from poise.core.papers import Paper
+from poise.core.settings import Settings, UnitInterval, settings
+
+Weights = dict[str, Tensor]
+"""A network's parameters and buffers by name, detached."""
+
+
+def weights_of(network: nn.Module) -> Weights:
+    """The network's own tensors (not copies)."""
+    return {name: tensor.detach() for name, tensor in network.state_dict().items()}
+
+
+def copied(weights: Weights) -> Weights:
+    return {name: tensor.clone() for name, tensor in weights.items()}
+
+
+@torch.no_grad()
+def load_weights(network: nn.Module, weights: Weights) -> None:
+    """Copy weights into the network in place, so that its optimizer keeps hold of the same tensors."""
+    for name, tensor in weights_of(network).items():
+        tensor.copy_(weights[name])
+
+
+@torch.no_grad()
+def accumulate(total: Weights, decay: float, part: Weights, weight: float = 1.0) -> None:
+    """total <- decay * total + (1 - decay) * weight * part, in place, on floating tensors; integers are copied when weight > 0."""
+    floats = [name for name, tensor in total.items() if tensor.is_floating_point()]
+    totals, parts = [total[name] for name in floats], [part[name] for name in floats]
+    torch._foreach_mul_(totals, decay)  # pyright: ignore[reportPrivateImportUsage]
+    torch._foreach_add_(totals, parts, alpha=(1 - decay) * weight)  # pyright: ignore[reportPrivateImportUsage]
+    for name, tensor in total.items():
+        if not tensor.is_floating_point() and weight > 0:
+            tensor.copy_(part[name])
+
+
+def warmed_up(decay: float, step: int) -> float:
+    """min(decay, (s + 1) / (s + 10)) at 0-based step s: the released Generalist's warm-up."""
+    return min(decay, (step + 1) / (step + 10))
+
+
+class Average(Settings, family="average"):
+    """How a learner's weights are averaged; the average is a second set of weights beside the raw ones."""
+
+    paper: ClassVar[Paper]
+
+    @abstractmethod
+    def update(self, average: Weights, weights: Weights, now: Now) -> None:
+        """Take the weights after this step into the average, in place."""
+
+
+@settings
+class EMA(Average):
+    """Exponential moving average, per step: a <- d a + (1 - d) w."""
+
+    paper = papers.EMA
+    decay: UnitInterval = 0.999
+    warmup: bool = True
+    """Limit the decay to (s + 1) / (s + 10) at step s."""
+    buffers: Literal["average", "copy"] = "average"
+    """BatchNorm's running statistics are averaged like the weights, or copied from the latest ones."""
+
+    def update(self, average: Weights, weights: Weights, now: Now) -> None:
+        decay = warmed_up(self.decay, now.step) if self.warmup else self.decay
+        accumulate(average, decay, weights)
+        if self.buffers == "copy":
+            for name, tensor in average.items():
+                if name.endswith(("running_mean", "running_var")):
+                    tensor.copy_(weights[name])

@@ -1,0 +1,222 @@
+"""Learner: what ONE loss trains. The only object that moves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from poise.core.batches import Batch, Now
+from poise.core.distributed import ALONE, World
+from poise.core.errors import CheckpointError, NumericalError
+from poise.core.modes import crafting, frozen_statistics, training
+from poise.core.settings import Positive, PositiveCount, Settings, registered, settings
+from poise.data.augment import Augmentation
+from poise.learners.averages import Average, Weights, accumulate, copied, load_weights, weights_of
+from poise.learners.optimizers import SGD, Optimizer
+from poise.learners.perturbations import Keep, WeightPerturbation, perturbed
+from poise.learners.precision import Precision, precision
+from poise.learners.schedules import Constant, Schedule
+from poise.objectives import NT, Examples, Objective, Terms
+from poise.objectives.watch import WATCH, minimised
+
+Metrics = dict[str, Tensor]
+"""Named scalars of one step, still on the device."""
+
+
+@settings
+class Policy(Settings):
+    """How one learner is trained: its objective and everything its paper lets one customise (Generalist's "policy")."""
+
+    transparent = "objective"
+    objective: Objective = NT()
+    optimizer: Optimizer = SGD()
+    schedule: Schedule = Constant()
+    """Factor on the optimizer's learning rate."""
+    average: Average | None = None
+    perturbation: WeightPerturbation | None = None
+    augmentation: Augmentation | None = None
+    clip: Positive | None = None
+    """Largest Euclidean norm of the whole gradient."""
+    microbatch: PositiveCount | None = None
+    """Examples that go through the network at a time; the step is the same, memory is less. Joint batch statistics need None."""
+
+    @classmethod
+    def coerce(cls, value: object) -> object:
+        """An objective, or its name, stands for the default policy with that objective."""
+        if isinstance(value, Objective):
+            return cls(objective=value)
+        name = value.get("type") if isinstance(value, dict) else value
+        return {"objective": value} if isinstance(name, str) and name in registered(Objective) else value
+
+
+class Learner:
+    """A network with all that changes while one loss trains it: optimizer, average, accumulators."""
+
+    def __init__(self, name: str, policy: Policy, network: nn.Module, world: World = ALONE, arithmetic: Precision | None = None) -> None:
+        self.name = name
+        self.policy = policy
+        self.network = network
+        self.world = world
+        self.arithmetic = arithmetic or precision("float32", torch.device("cpu"))
+        self.optimizer = policy.optimizer.build(network.parameters())
+        self.average: Weights | None = copied(weights_of(network)) if policy.average is not None else None
+        self.accumulators: dict[str, Weights] = {}
+
+    @property
+    def weights(self) -> Weights:
+        """The raw weights (the network's own tensors)."""
+        return weights_of(self.network)
+
+    @property
+    def averaged(self) -> Weights:
+        """The average if the policy keeps one, else the raw weights."""
+        return self.weights if self.average is None else self.average
+
+    def descend(self, objective: Objective, batch: Batch, now: Now) -> Metrics:
+        """One step. The order is: craft all microbatches; perturb; loss; reduce; backward; sum over ranks; step; restore; average.
+
+        The loss is, for each term, the sum of weight * value over microbatches and ranks divided by the sum of weights, so k
+        microbatches, or uneven shards, equal one batch.
+        """
+        now = now.within(self.name)
+        learning_rate = self.policy.optimizer.learning_rate * self.policy.schedule.value(now)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+
+        with crafting(self.network, objective.craft_mode), self.arithmetic.context():
+            parts = batch.split(self.policy.microbatch or max(1, len(batch)))
+            shown = objective.exchange([objective.craft(self.network, part, now) for part in parts], now)
+        denominators = self._denominators(shown, batch)
+
+        moves = self._perturb(objective, shown, denominators, now)
+        self.optimizer.zero_grad(set_to_none=True)
+        with training(self.network):
+            metrics = self._backward(objective, shown, denominators, now)
+        gradients = [parameter.grad for parameter in self.network.parameters() if parameter.grad is not None]
+        self.world.sum_(gradients)
+        if self.policy.clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.policy.clip)
+        self.optimizer.step()
+        with torch.no_grad():
+            for parameter, move in moves:
+                parameter.sub_(move)
+        if self.policy.average is not None and self.average is not None:
+            self.policy.average.update(self.average, self.weights, now)
+        return metrics
+
+    def _denominators(self, shown: Sequence[Examples], batch: Batch) -> dict[str, Tensor | int]:
+        """What each weighted term is divided by; "" stands for the plain mean over the global batch."""
+        names = sorted({name for examples in shown for name in examples.weights})
+        sums = [torch.stack([examples.weights[name].sum() for examples in shown]).sum() for name in names]
+        self.world.sum_(sums)
+        positive = [total.clamp(min=torch.finfo(total.dtype).tiny) for total in sums]  # a mean of nothing is 0
+        return {"": batch.total, **dict(zip(names, positive, strict=True))}
+
+    def _backward(self, objective: Objective, shown: Sequence[Examples], denominators: dict[str, Any], now: Now) -> Metrics:
+        metrics: Metrics = {}
+        for examples in shown:
+            with self.arithmetic.context():
+                reduced = _reduced(objective.loss(self.network, examples, now), examples, denominators)
+            torch.stack(list(minimised(reduced).values())).sum().backward()
+            for name, value in reduced.items():
+                watch = name.startswith(WATCH)
+                key = f"{WATCH}{self.name}/{name.removeprefix(WATCH)}" if watch else f"loss/{self.name}/{name}"
+                metrics[key] = metrics[key] + value.detach() if key in metrics else value.detach()
+        return metrics
+
+    def _perturb(
+        self, objective: Objective, shown: Sequence[Examples], denominators: dict[str, Any], now: Now
+    ) -> list[tuple[nn.Parameter, Tensor]]:
+        """Move the weights uphill; returns what must be taken back after the step."""
+        perturbation = self.policy.perturbation
+        if perturbation is None or not perturbation.active(now):
+            return []
+        parameters = perturbed(self.network)
+
+        def uphill(keep: Keep | None) -> list[Tensor]:
+            sums = [torch.zeros_like(parameter) for parameter in parameters]
+            for examples in shown:
+                with torch.enable_grad(), self.arithmetic.context():
+                    terms = minimised(objective.loss(self.network, examples, now))
+                    if keep is not None:
+                        kept = keep(torch.stack(list(terms.values())).sum(0).detach())
+                        terms = {name: values * kept for name, values in terms.items()}
+                    total = torch.stack(list(_reduced(terms, examples, denominators).values())).sum()
+                gradients = torch.autograd.grad(total, parameters)
+                sums = [old + new for old, new in zip(sums, gradients, strict=True)]
+            self.world.sum_(sums)
+            return sums
+
+        with frozen_statistics(self.network), torch.no_grad():
+            moves = perturbation.move(parameters, uphill)
+            for parameter, move in zip(parameters, moves, strict=True):
+                parameter.add_(move)
+        return list(zip(parameters, moves, strict=True))
+
+    def begin(self, accumulator: str, share: float) -> None:
+        """Start a named accumulator at `share` times the present weights."""
+        zeros = {name: torch.zeros_like(tensor) for name, tensor in self.weights.items()}
+        accumulate(zeros, 0.0, self.weights, share)
+        self.accumulators[accumulator] = zeros
+
+    def accumulate(self, accumulator: str, decay: float, source: Weights, weight: float) -> None:
+        """A <- decay * A + (1 - decay) * weight * source, parameters and floating buffers; integer buffers are copied."""
+        accumulate(self.accumulators[accumulator], decay, source, weight)
+
+    def load(self, weights: Weights, reset_momentum: bool = False) -> None:
+        """Take over weights in place; the optimizer's state stays unless it is reset. The average is not touched."""
+        load_weights(self.network, weights)
+        if reset_momentum:
+            self.optimizer.state.clear()
+
+    def check_finite(self) -> None:
+        """Raises: NumericalError when a weight is NaN or infinite (one host synchronisation; called between epochs)."""
+        for name, parameter in self.network.named_parameters():
+            if not bool(torch.isfinite(parameter).all()):
+                raise NumericalError(
+                    f"learner {self.name!r}: {name} is no longer finite; lower optimizer.learning_rate "
+                    f"(now {self.policy.optimizer.learning_rate}) or set clip"
+                )
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that changes, as flat named tensors."""
+        state = {f"network/{name}": tensor for name, tensor in self.weights.items()}
+        if self.average is not None:
+            state |= {f"average/{name}": tensor for name, tensor in self.average.items()}
+        for accumulator, total in self.accumulators.items():
+            state |= {f"accumulator/{accumulator}/{name}": tensor for name, tensor in total.items()}
+        for index, parameter in enumerate(self.network.parameters()):
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                if isinstance(value, Tensor):
+                    state[f"optimizer/{index}/{key}"] = value
+        return state
+
+    @torch.no_grad()
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Inverse of `state`. Raises: CheckpointError when a tensor is missing or has another shape."""
+        targets = {name: tensor for name, tensor in self.state().items() if not name.startswith("optimizer/")}
+        for name, tensor in targets.items():
+            if name not in state or state[name].shape != tensor.shape:
+                found = "missing" if name not in state else f"of shape {list(state[name].shape)}"
+                raise CheckpointError(f"learner {self.name!r}: {name} is {found}, must be of shape {list(tensor.shape)}")
+            tensor.copy_(state[name])
+        self.optimizer.state.clear()
+        parameters = list(self.network.parameters())
+        for name, tensor in state.items():
+            if name.startswith("optimizer/"):
+                _, index, key = name.split("/", 2)
+                self.optimizer.state[parameters[int(index)]][key] = tensor.clone().to(tensor.device)
+
+
+def _reduced(terms: Terms, examples: Examples, denominators: dict[str, Any]) -> dict[str, Tensor]:
+    """Each term's share of the loss: sum of weight * value over its denominator."""
+    reduced = {}
+    for name, values in terms.items():
+        if name in examples.weights:
+            reduced[name] = (examples.weights[name] * values).sum() / denominators[name]
+        else:
+            reduced[name] = values.sum() / denominators[""]
+    return reduced

@@ -1,0 +1,63 @@
+"""Optimizers as settings; torch's own do the work."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from poise.core.errors import SettingsError
+from poise.core.settings import NonNegative, Positive, Settings, UnitInterval, settings
+
+
+class Optimizer(Settings, family="optimizer"):
+    """How a learner's weights follow its gradient. The schedule multiplies `learning_rate`."""
+
+    learning_rate: float
+
+    @abstractmethod
+    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """torch's optimizer for the parameters."""
+
+
+@settings
+class SGD(Optimizer):
+    """Stochastic gradient descent with momentum and (coupled) weight decay."""
+
+    learning_rate: Positive = 0.1
+    momentum: UnitInterval = 0.9
+    weight_decay: NonNegative = 5e-4
+    nesterov: bool = False
+
+    def __post_init__(self) -> None:
+        if self.nesterov and self.momentum == 0:
+            raise SettingsError("SGD.nesterov = True: needs momentum > 0")
+
+    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.SGD(parameters, self.learning_rate, self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov)
+
+
+@settings
+class Adam(Optimizer):
+    """Adam with L2 weight decay in the gradient."""
+
+    learning_rate: Positive = 1e-4
+    weight_decay: NonNegative = 0.0
+    stability: Positive = 1e-8
+    """The constant added to the denominator (torch: eps)."""
+
+    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.Adam(parameters, self.learning_rate, eps=self.stability, weight_decay=self.weight_decay)
+
+
+@settings
+class AdamW(Optimizer):
+    """Adam with decoupled weight decay."""
+
+    learning_rate: Positive = 1e-3
+    weight_decay: NonNegative = 1e-2
+
+    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(parameters, self.learning_rate, weight_decay=self.weight_decay)

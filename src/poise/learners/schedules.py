@@ -1,0 +1,92 @@
+"""Schedules: a number as a function of the moment of training, stateless. Epochs are 1-based, as in the papers."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+
+from poise.core.batches import Now
+from poise.core.errors import SettingsError
+from poise.core.settings import Number, Settings, UnitInterval, settings
+
+
+class Schedule(Settings, family="schedule"):
+    """A factor on the learning rate, or any other quantity that training changes by plan."""
+
+    @abstractmethod
+    def value(self, now: Now) -> float:
+        """The value at this moment."""
+
+
+@settings
+class Constant(Schedule):
+    """The same value throughout."""
+
+    at: Number = 1.0
+
+    def value(self, now: Now) -> float:
+        return self.at
+
+
+@settings
+class Step(Schedule):
+    """Starts at 1 and takes the next factor at the start of each named epoch (or fraction of training, per step)."""
+
+    at: tuple[Number, ...] = (80, 100)
+    """1-based epochs, or fractions of all steps when `unit` is "fraction"."""
+    factors: tuple[Number, ...] = (0.1, 0.01)
+    unit: str = "epoch"
+
+    def __post_init__(self) -> None:
+        if len(self.at) != len(self.factors) or list(self.at) != sorted(self.at):
+            raise SettingsError(f"Step.at = {self.at}: must be increasing and as long as factors = {self.factors}")
+        if self.unit not in ("epoch", "fraction"):
+            raise SettingsError(f"Step.unit = {self.unit!r}: must be 'epoch' or 'fraction'")
+
+    def value(self, now: Now) -> float:
+        position = now.epoch if self.unit == "epoch" else now.step / now.steps
+        passed = sum(position >= start for start in self.at)
+        return self.factors[passed - 1] if passed else 1.0
+
+
+@settings
+class PiecewiseLinear(Schedule):
+    """Linear between breakpoints given as fractions of the run's epochs; constant within an epoch (Generalist's lr and gamma)."""
+
+    at: tuple[UnitInterval, ...] = (0, 1 / 3, 2 / 3, 1)
+    values: tuple[Number, ...] = (1, 1, 0.1, 0.01)
+
+    def __post_init__(self) -> None:
+        if len(self.at) != len(self.values) or list(self.at) != sorted(self.at) or not self.at:
+            raise SettingsError(f"PiecewiseLinear.at = {self.at}: must be increasing and as long as values = {self.values}")
+
+    def value(self, now: Now) -> float:
+        position = now.epoch / now.epochs
+        for left, right, low, high in zip(self.at, self.at[1:], self.values, self.values[1:], strict=False):
+            if position <= right and right > left:
+                return low + (high - low) * max(0.0, position - left) / (right - left)
+        return self.values[-1]
+
+
+@settings
+class Cosine(Schedule):
+    """(1 + cos(pi (e - 1) / E)) / 2 at epoch e of E (Carmon et al. 2019); per step with `per_step`."""
+
+    per_step: bool = False
+
+    def value(self, now: Now) -> float:
+        done = now.step / now.steps if self.per_step else (now.epoch - 1) / now.epochs
+        return (1 + math.cos(math.pi * done)) / 2
+
+
+@settings
+class OneCycle(Schedule):
+    """Linear from 0 to 1 over the first `rise` of all steps, then linearly back to 0."""
+
+    rise: UnitInterval = 0.4
+
+    def value(self, now: Now) -> float:
+        done = (now.step + 1) / now.steps
+        if done <= self.rise:
+            return done / self.rise
+        return max(0.0, (1 - done) / (1 - self.rise)) if self.rise < 1 else 1.0

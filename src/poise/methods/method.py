@@ -1,0 +1,45 @@
+"""What a method is: which learners exist and in which order they move."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from typing import ClassVar
+
+from torch import nn
+
+from poise.core.batches import Batch, Now
+from poise.core.papers import Paper
+from poise.core.settings import PositiveCount, Settings
+from poise.data.stream import Stream
+from poise.learners import Learner, Metrics, Policy
+
+Build = Callable[[str, Policy], Learner]
+"""(name, policy) -> a learner; all learners of a run start from the same weights."""
+
+
+class Method(Settings, family="method"):
+    """One way of training: its `step` is the body of the paper's for-loop, in the paper's order."""
+
+    paper: ClassVar[Paper]
+    batch_size: PositiveCount
+
+    @abstractmethod
+    def policies(self) -> dict[str, Policy]:
+        """How each learner is trained, by the learner's name."""
+
+    def streams(self) -> dict[str, Stream]:
+        """What each learner is fed: by default the same examples in the same order, each under its own augmentation."""
+        return {name: Stream(batch_size=self.batch_size, augmentation=policy.augmentation) for name, policy in self.policies().items()}
+
+    @abstractmethod
+    def learners(self, build: Build) -> dict[str, Learner]:
+        """The learners, ready for the first step."""
+
+    @abstractmethod
+    def step(self, learners: Mapping[str, Learner], batches: Mapping[str, Batch], now: Now) -> Metrics:
+        """One step on one batch per learner."""
+
+    @abstractmethod
+    def deployed(self, learners: Mapping[str, Learner]) -> nn.Module:
+        """A copy of the network that is evaluated and shipped."""

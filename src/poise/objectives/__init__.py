@@ -1,0 +1,38 @@
+"""Training objectives: what one network is shown and what it minimises."""
+
+from poise.objectives.at import AT, Adversarial, AdversarialObjective
+from poise.objectives.bat import BAT
+from poise.objectives.collaborative import CollaborativeTraining
+from poise.objectives.fat import FAT
+from poise.objectives.gairat import GAIRAT, GAIRRST
+from poise.objectives.iat import IAT
+from poise.objectives.mart import MART
+from poise.objectives.natural import NT, Natural
+from poise.objectives.objective import Examples, Objective, Terms
+from poise.objectives.rst import RST, WeightedRST
+from poise.objectives.squeeze import SqueezeTraining
+from poise.objectives.trades import TRADES
+from poise.objectives.two_examples import TwoExamples
+
+__all__ = [
+    "AT",
+    "BAT",
+    "FAT",
+    "GAIRAT",
+    "GAIRRST",
+    "IAT",
+    "MART",
+    "NT",
+    "RST",
+    "TRADES",
+    "Adversarial",
+    "AdversarialObjective",
+    "CollaborativeTraining",
+    "Examples",
+    "Natural",
+    "Objective",
+    "SqueezeTraining",
+    "Terms",
+    "TwoExamples",
+    "WeightedRST",
+]

@@ -1,0 +1,60 @@
+"""AT: adversarial training, and its half-half form (Madry et al. 2018; Generalist, Eq. 1)."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from poise.attacks.ascent import Ascent, Score
+from poise.attacks.pgd import score_of
+from poise.core import papers
+from poise.core.batches import Batch, Now
+from poise.core.modes import CraftMode
+from poise.core.settings import UnitInterval, settings
+from poise.losses import cross_entropy
+from poise.objectives.objective import Examples, Objective, Terms
+
+
+@dataclass(frozen=True)
+class Adversarial(Examples):
+    """x: natural images; x_adv: adversarial ones, both [B, C, H, W]."""
+
+    x: Tensor
+    x_adv: Tensor
+
+
+class AdversarialObjective(Objective[Adversarial]):
+    """An objective on one adversarial example per image, found by one ascent of the objective's own score."""
+
+    inner: Ascent
+
+    @abstractmethod
+    def score(self, model: nn.Module, batch: Batch) -> Score:
+        """What the inner maximisation ascends."""
+
+    def craft(self, model: nn.Module, batch: Batch, now: Now) -> Adversarial:
+        x_adv = self.inner.at(now).maximise(self.score(model, batch), batch.x, now.draw("craft", batch))
+        return Adversarial(batch.y, batch.x, x_adv)
+
+
+@settings
+class AT(AdversarialObjective):
+    """Adversarial training: (1 - beta) CE(x) + beta CE(x_adv), x_adv by PGD on cross-entropy. beta 1 is PGD-AT, 1/2 half-half."""
+
+    paper = papers.PGD
+    beta: UnitInterval = 1.0
+    inner: Ascent = Ascent()
+    label_smoothing: UnitInterval = 0.0
+    craft_mode: CraftMode = "evaluating"
+
+    def score(self, model: nn.Module, batch: Batch) -> Score:
+        return score_of("cross_entropy", model, batch.x, batch.y)
+
+    def loss(self, model: nn.Module, examples: Adversarial, now: Now) -> Terms:
+        robust = cross_entropy(model(examples.x_adv), examples.y, self.label_smoothing)
+        if self.beta == 1:
+            return {"robust": robust}
+        natural = cross_entropy(model(examples.x), examples.y, self.label_smoothing)
+        return {"natural": (1 - self.beta) * natural, "robust": self.beta * robust}

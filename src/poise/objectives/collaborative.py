@@ -1,0 +1,37 @@
+"""Training with collaborative examples only (Squeeze Training, Eq. 5)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from poise.attacks.ascent import Ascent, Score
+from poise.core import papers
+from poise.core.batches import Batch, Now
+from poise.core.modes import CraftMode
+from poise.core.settings import NonNegative, settings
+from poise.losses import cross_entropy, kl
+from poise.objectives.at import Adversarial, AdversarialObjective
+from poise.objectives.objective import Terms
+
+
+@settings
+class CollaborativeTraining(AdversarialObjective):
+    """CE(x) + beta KL(p(x) || p(x_col)), x_col descending the cross-entropy; `x_adv` of the examples holds x_col."""
+
+    paper = papers.SQUEEZE_TRAINING
+    beta: NonNegative = 6.0
+    """The paper gives none."""
+    inner: Ascent = Ascent(start="zero")
+    craft_mode: CraftMode = "evaluating"
+
+    def score(self, model: nn.Module, batch: Batch) -> Score:
+        def descent(z: Tensor) -> tuple[Tensor, Tensor]:
+            logits = model(z)
+            return -cross_entropy(logits, batch.y), logits
+
+        return descent
+
+    def loss(self, model: nn.Module, examples: Adversarial, now: Now) -> Terms:
+        """Two forwards: natural, collaborative; nothing is detached."""
+        natural, collaborative = model(examples.x), model(examples.x_adv)
+        return {"natural": cross_entropy(natural, examples.y), "robust": self.beta * kl(natural, collaborative)}

@@ -1,0 +1,88 @@
+"""IAT: interpolated adversarial training (Lamb et al. 2019): mixup on natural and on adversarial examples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from poise.attacks.ascent import Ascent
+from poise.attacks.pgd import score_of
+from poise.core import papers
+from poise.core.batches import Batch, Now
+from poise.core.modes import CraftMode
+from poise.core.settings import settings
+from poise.losses import cross_entropy
+from poise.objectives.objective import Examples, Objective, Terms
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Images x [B, C, H, W], each mixed, once exchanged, with a partner of label `other` [B]; share: lambda, the image's own part [B].
+
+    key: int64 [B]; the batch in the order of its keys is the permutation that names the partners.
+    """
+
+    x: Tensor
+    other: Tensor
+    share: Tensor
+    key: Tensor
+
+
+@dataclass(frozen=True)
+class Interpolated(Examples):
+    """The two branches; y: the labels of the images themselves."""
+
+    natural: Mixture
+    adversarial: Mixture
+
+
+@settings
+class IAT(Objective[Interpolated]):
+    """Half mixup on images, half mixup on adversarial examples of the unmixed images, each with its own lambda ~ Beta(1, 1) and order.
+
+    Partners are found among all the microbatches of a step on this rank.
+    """
+
+    paper = papers.IAT
+    inner: Ascent = Ascent()
+    craft_mode: CraftMode = "evaluating"
+
+    def craft(self, model: nn.Module, batch: Batch, now: Now) -> Interpolated:
+        score = score_of("cross_entropy", model, batch.x, batch.y)
+        x_adv = self.inner.at(now).maximise(score, batch.x, now.draw("craft", batch))
+
+        def branch(x: Tensor, name: str) -> Mixture:
+            share = now.draw_once(f"share of {name}", device=x.device).uniform(1, dtype=x.dtype)[0].expand(len(x))
+            return Mixture(x, batch.y, share, now.draw(f"order of {name}", batch).bits(1)[:, 0])
+
+        return Interpolated(batch.y, branch(batch.x, "natural"), branch(x_adv, "adversarial"))
+
+    def exchange(self, examples: Sequence[Interpolated], now: Now) -> Sequence[Interpolated]:
+        """Mix each branch with its own permutation of the whole step."""
+        y, sizes = torch.cat([part.y for part in examples]), [len(part.y) for part in examples]
+        natural = _mixed([part.natural for part in examples], y, sizes)
+        adversarial = _mixed([part.adversarial for part in examples], y, sizes)
+        return [replace(part, natural=n, adversarial=a) for part, n, a in zip(examples, natural, adversarial, strict=True)]
+
+    def loss(self, model: nn.Module, examples: Interpolated, now: Now) -> Terms:
+        """Two forwards: natural, adversarial."""
+        return {
+            "natural": _mixup(model, examples.natural, examples.y) / 2,
+            "robust": _mixup(model, examples.adversarial, examples.y) / 2,
+        }
+
+
+def _mixed(parts: Sequence[Mixture], y: Tensor, sizes: list[int]) -> list[Mixture]:
+    x, share = torch.cat([part.x for part in parts]), torch.cat([part.share for part in parts])
+    order = torch.argsort(torch.cat([part.key for part in parts]), stable=True)
+    own = share.view(-1, *[1] * (x.dim() - 1))
+    pieces = zip((own * x + (1 - own) * x[order]).split(sizes), y[order].split(sizes), parts, strict=True)
+    return [replace(part, x=images, other=others) for images, others, part in pieces]
+
+
+def _mixup(model: nn.Module, mixture: Mixture, y: Tensor) -> Tensor:
+    logits = model(mixture.x)
+    return mixture.share * cross_entropy(logits, y) + (1 - mixture.share) * cross_entropy(logits, mixture.other)

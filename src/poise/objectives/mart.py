@@ -1,0 +1,38 @@
+"""MART (Wang et al. 2020, Eq. 9-12)."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import nn
+
+from poise.attacks.ascent import Ascent, Score
+from poise.attacks.pgd import score_of
+from poise.core import papers
+from poise.core.batches import Batch, Now
+from poise.core.modes import CraftMode
+from poise.core.settings import NonNegative, settings
+from poise.losses import boosted_ce
+from poise.objectives.at import Adversarial, AdversarialObjective
+from poise.objectives.objective import Terms
+
+
+@settings
+class MART(AdversarialObjective):
+    """BCE(x_adv) + beta KL(p(x) || p(x_adv)) (1 - p_y(x)), x_adv by PGD on cross-entropy from a Gaussian start."""
+
+    paper = papers.MART
+    beta: NonNegative = 5.0
+    inner: Ascent = Ascent(start="gaussian")
+    craft_mode: CraftMode = "evaluating"
+
+    def score(self, model: nn.Module, batch: Batch) -> Score:
+        return score_of("cross_entropy", model, batch.x, batch.y)
+
+    def loss(self, model: nn.Module, examples: Adversarial, now: Now) -> Terms:
+        """Two forwards: natural, adversarial. The constants are those of the released code; nothing is detached."""
+        p = F.softmax(model(examples.x), 1)
+        adversarial_logits = model(examples.x_adv)
+        log_q = (F.softmax(adversarial_logits, 1) + 1e-12).log()
+        robust = F.kl_div(log_q, p, reduction="none").sum(1)
+        misclassified = 1.0000001 - p.gather(1, examples.y[:, None])[:, 0]
+        return {"natural": boosted_ce(adversarial_logits, examples.y), "robust": self.beta * robust * misclassified}

@@ -1,0 +1,88 @@
+"""RST: robust self-training on labelled and pseudo-labelled images, after Carmon et al. 2019 and after Raghunathan et al. 2020."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from poise.attacks.ascent import Ascent
+from poise.attacks.pgd import score_of
+from poise.core import papers
+from poise.core.batches import Batch, Now
+from poise.core.modes import CraftMode
+from poise.core.settings import NonNegative, UnitInterval, settings
+from poise.losses import cross_entropy, kl
+from poise.objectives.at import Adversarial
+from poise.objectives.objective import Objective, Terms
+from poise.threats import Linf
+
+UNLABELLED = -1
+"""Label of an image that has none, not even a pseudo-label."""
+
+
+@settings
+class RST(Objective[Adversarial]):
+    """TRADES on all images, with cross-entropy on the labelled and pseudo-labelled ones only (label -1: none) (Carmon et al. 2019)."""
+
+    paper = papers.RST_CARMON
+    beta: NonNegative = 6.0
+    entropy_weight: NonNegative = 0.0
+    """Weight of the mean entropy of the natural predictions of images without label."""
+    inner: Ascent = Ascent(threat=Linf(epsilon=0.031), step_size=0.007, start="gaussian")
+    craft_mode: CraftMode = "evaluating"
+
+    def craft(self, model: nn.Module, batch: Batch, now: Now) -> Adversarial:
+        x_adv = self.inner.at(now).maximise(score_of("kl", model, batch.x, batch.y), batch.x, now.draw("craft", batch))
+        labelled = (batch.y != UNLABELLED).to(batch.x.dtype)
+        return Adversarial(batch.y, batch.x, x_adv, weights={"natural": labelled, "entropy": 1 - labelled})
+
+    def loss(self, model: nn.Module, examples: Adversarial, now: Now) -> Terms:
+        """Two forwards: adversarial, natural; nothing is detached."""
+        adversarial, natural = model(examples.x_adv), model(examples.x)
+        terms = {"natural": cross_entropy(natural, examples.y.clamp(min=0)), "robust": self.beta * kl(natural, adversarial)}
+        if self.entropy_weight > 0:
+            terms["entropy"] = self.entropy_weight * entropy(natural)
+        return terms
+
+
+@settings
+class WeightedRST(Objective[Adversarial]):
+    """(1 - beta) L(x) + beta L(x_adv); each L is a mean of cross-entropies weighted 1 - w for labelled, w for extra images.
+
+    Raghunathan et al. 2020. With both w = 0 extra images don't count: AT's half-half form on the labelled ones.
+    """
+
+    paper = papers.RST_RAGHUNATHAN
+    beta: UnitInterval = 0.5
+    extra_natural: UnitInterval = 0.9
+    """w of the natural term."""
+    extra_robust: UnitInterval = 0.5
+    """w of the robust term."""
+    inner: Ascent = Ascent(threat=Linf(epsilon=0.031), step_size=0.007, start="gaussian")
+    craft_mode: CraftMode = "evaluating"
+
+    def craft(self, model: nn.Module, batch: Batch, now: Now) -> Adversarial:
+        score = score_of("cross_entropy", model, batch.x, batch.y)
+        x_adv = self.inner.at(now).maximise(score, batch.x, now.draw("craft", batch))
+        return Adversarial(batch.y, batch.x, x_adv, weights=self.weights(batch))
+
+    def weights(self, batch: Batch) -> dict[str, Tensor]:
+        """The weight of each example in either term [B]."""
+        extra = batch.extra.to(batch.x.dtype)
+        return {
+            name: extra * share + (1 - extra) * (1 - share)
+            for name, share in (("natural", self.extra_natural), ("robust", self.extra_robust))
+        }
+
+    def loss(self, model: nn.Module, examples: Adversarial, now: Now) -> Terms:
+        """Two forwards: adversarial, natural."""
+        robust = cross_entropy(model(examples.x_adv), examples.y)
+        natural = cross_entropy(model(examples.x), examples.y)
+        return {"natural": (1 - self.beta) * natural, "robust": self.beta * robust}
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """-sum_k p_k log p_k [B]."""
+    log_p = F.log_softmax(logits, 1)
+    return -(torch.exp(log_p) * log_p).sum(1)

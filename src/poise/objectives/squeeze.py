@@ -1,0 +1,115 @@
+"""Squeeze Training (Li et al. 2023, Eq. 6 and Algorithm 1): the gap between the worst and the best neighbour of an image is closed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from poise.attacks.ascent import Ascent, started
+from poise.core import papers
+from poise.core.batches import Batch, Now
+from poise.core.modes import CraftMode, frozen_statistics
+from poise.core.settings import NonNegative, settings
+from poise.losses import cross_entropy, divergence
+from poise.objectives.objective import Examples, Objective, Terms
+from poise.objectives.watch import watched
+
+Symmetric = Literal["symmetric_kl", "js", "squared_l2"]
+
+
+@dataclass(frozen=True)
+class Pair(Examples):
+    """x: natural images; x_adv, x_col: adversarial and collaborative candidates before the last selection, all [B, C, H, W]."""
+
+    x: Tensor
+    x_adv: Tensor
+    x_col: Tensor
+
+
+@settings
+class SqueezeTraining(Objective[Pair]):
+    """CE(x) + beta D(p(x_adv), p(x_col)); the pair jointly maximises D and is chosen anew among {x, x_col, x_adv} at every step."""
+
+    paper = papers.SQUEEZE_TRAINING
+    beta: NonNegative = 6.0
+    divergence: Symmetric = "symmetric_kl"
+    detach_target: bool = True
+    """The target of each half of the symmetric KL is a constant (released code); JS and squared l2 have no target."""
+    inner_divergence: Symmetric | None = None
+    """What the pair maximises; None: the same. Another one masks gradients (Sec. 4.2)."""
+    inner: Ascent = Ascent(start="gaussian")
+    outer_order: Literal["natural_first", "adversarial_first"] = "natural_first"
+    """Order of the two forwards that move BatchNorm's statistics; the released code with extra data takes the adversarial first."""
+    released_swap: bool = False
+    """Where no example of the batch chooses x, gradients are swapped but points are not: a defect of the released code."""
+    craft_mode: CraftMode = "frozen_statistics"
+
+    def craft(self, model: nn.Module, batch: Batch, now: Now) -> Pair:
+        inner, draw = self.inner.at(now), now.draw("craft", batch)
+        z_adv, z_col = (started(inner.start, inner.threat, batch.x, draw.within(role)) for role in ("adversarial", "collaborative"))
+        x = batch.x.detach().requires_grad_(True)
+        with torch.enable_grad():
+            natural = model(x)  # x and the weights stay, so one forward and its graph serve all steps
+        for _ in range(inner.steps):
+            z_adv, z_col = self._ascend(model, batch.y, (x, natural), z_col.detach(), z_adv.detach(), inner)
+        return Pair(batch.y, batch.x, z_adv.clamp(0, 1), z_col.clamp(0, 1))
+
+    def loss(self, model: nn.Module, examples: Pair, now: Now) -> Terms:
+        """Three forwards: collaborative (running statistics untouched), natural, adversarial; then the last selection."""
+        with frozen_statistics(model):
+            collaborative = model(examples.x_col)
+        if self.outer_order == "natural_first":
+            natural, adversarial = model(examples.x), model(examples.x_adv)
+        else:
+            adversarial, natural = model(examples.x_adv), model(examples.x)
+        logits = torch.stack([natural, collaborative, adversarial])
+        worst, best = selected(logits, examples.y)
+        adversarial, collaborative = taken(logits, worst), taken(logits, best)
+        loss = cross_entropy(natural, examples.y)
+        return {
+            "natural": loss,
+            "robust": self.beta * self._gap(self.divergence, adversarial, collaborative),
+            **watched("natural", loss),
+            **watched("adversarial", cross_entropy(adversarial, examples.y)),
+            **watched("collaborative", cross_entropy(collaborative, examples.y)),
+        }
+
+    def _ascend(
+        self, model: nn.Module, y: Tensor, kept: tuple[Tensor, Tensor], z_col: Tensor, z_adv: Tensor, inner: Ascent
+    ) -> tuple[Tensor, Tensor]:
+        """One joint step: select, take the gradient at the selected points, move both up the divergence and project."""
+        x, natural = kept
+        leaf = natural.detach().requires_grad_(True)
+        z_col.requires_grad_(True)
+        z_adv.requires_grad_(True)
+        with torch.enable_grad():
+            logits = torch.stack([leaf, model(z_col), model(z_adv)])
+            worst, best = selected(logits, y)
+            gap = self._gap(self.inner_divergence or self.divergence, taken(logits, worst), taken(logits, best))
+        towards, *candidates = torch.autograd.grad(gap.sum(), [leaf, z_col, z_adv])
+        gradients = torch.stack([*torch.autograd.grad(natural, x, towards, retain_graph=True), *candidates])
+        points = torch.stack([x.detach(), z_col.detach(), z_adv.detach()])
+        moved = []
+        for choice, unmoved in ((worst, z_adv), (best, z_col)):
+            base = taken(points, choice)
+            if self.released_swap:
+                base = torch.where(((worst == 0) | (best == 0)).any(), base, unmoved.detach())
+            moved.append(inner.threat.project(inner.threat.step(base, taken(gradients, choice), inner.step_size), x.detach()))
+        return moved[0], moved[1]
+
+    def _gap(self, name: Symmetric, adversarial: Tensor, collaborative: Tensor) -> Tensor:
+        return divergence(name, adversarial, collaborative, detach_target=self.detach_target and name == "symmetric_kl")
+
+
+def selected(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Of candidates' logits [3, B, C], the index of the largest and of the smallest cross-entropy per example [B]; ties: the first."""
+    losses = torch.stack([cross_entropy(candidate, y) for candidate in logits.detach()])
+    return losses.argmax(0), losses.argmin(0)
+
+
+def taken(candidates: Tensor, choice: Tensor) -> Tensor:
+    """candidates [3, B, ...], choice [B] -> [B, ...]: each example's own choice."""
+    return candidates[choice, torch.arange(len(choice), device=choice.device)]
