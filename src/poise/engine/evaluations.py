@@ -64,7 +64,7 @@ def evaluate_run(
         data,
         protocol,
         begin=begin,
-        named=experiment.name,
+        named=experiment.title or experiment.name,
         checkpoint=which,
         run=run.name,
         group=experiment.group,

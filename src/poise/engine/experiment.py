@@ -52,6 +52,8 @@ class Experiment(Settings):
     """Everything that determines a training run."""
 
     name: str = "experiment"
+    title: str = ""
+    """Name in tables and pages; empty: `name`."""
     data: DataSource = Digits()
     model: Network = DigitsCNN()
     method: Method = Joint()

@@ -36,11 +36,12 @@ def policy(objective: Objective) -> Policy:
     )
 
 
-def digits(name: str, method: Method, quick: bool) -> Experiment:
+def digits(name: str, title: str, method: Method, quick: bool) -> Experiment:
     """The experiment around a method: 45 epochs, three in the quick variant; selection by the last epoch, as nothing is published."""
     monitor = PGD(threat=THREAT, step_size=0.05, steps=10)
     made = Experiment(
         name=name,
+        title=title,
         data=Digits(),
         model=DigitsCNN(),
         method=method,
@@ -61,7 +62,7 @@ def nt_digits(quick: bool) -> Experiment:
 
     Command: poise train nt_digits --out runs/nt
     """
-    return digits("nt_digits", Joint(policy=policy(NT())), quick)
+    return digits("nt_digits", "NT", Joint(policy=policy(NT())), quick)
 
 
 @recipe
@@ -70,7 +71,7 @@ def at_digits(quick: bool) -> Experiment:
 
     Command: poise train at_digits --out runs/at
     """
-    return digits("at_digits", Joint(policy=policy(AT(inner=INNER))), quick)
+    return digits("at_digits", "AT", Joint(policy=policy(AT(inner=INNER))), quick)
 
 
 @recipe
@@ -79,7 +80,7 @@ def at_half_digits(quick: bool) -> Experiment:
 
     Command: poise train at_half_digits --out runs/at-half
     """
-    return digits("at_half_digits", Joint(policy=policy(AT(beta=0.5, inner=INNER))), quick)
+    return digits("at_half_digits", "AT half-half", Joint(policy=policy(AT(beta=0.5, inner=INNER))), quick)
 
 
 @recipe
@@ -88,7 +89,7 @@ def trades_digits(quick: bool) -> Experiment:
 
     Command: poise train trades_digits --out runs/trades
     """
-    return digits("trades_digits", Joint(policy=policy(TRADES(beta=6, inner=GAUSSIAN))), quick)
+    return digits("trades_digits", "TRADES", Joint(policy=policy(TRADES(beta=6, inner=GAUSSIAN))), quick)
 
 
 @recipe
@@ -97,7 +98,7 @@ def trades1_digits(quick: bool) -> Experiment:
 
     Command: poise train trades1_digits --out runs/trades1
     """
-    return digits("trades1_digits", Joint(policy=policy(TRADES(beta=1, inner=GAUSSIAN))), quick)
+    return digits("trades1_digits", "TRADES, beta 1", Joint(policy=policy(TRADES(beta=1, inner=GAUSSIAN))), quick)
 
 
 @recipe
@@ -106,7 +107,7 @@ def mart_digits(quick: bool) -> Experiment:
 
     Command: poise train mart_digits --out runs/mart
     """
-    return digits("mart_digits", Joint(policy=policy(MART(beta=5, inner=GAUSSIAN))), quick)
+    return digits("mart_digits", "MART", Joint(policy=policy(MART(beta=5, inner=GAUSSIAN))), quick)
 
 
 @recipe
@@ -121,4 +122,4 @@ def generalist_digits(quick: bool) -> Experiment:
         decay=0.95,
         redistribute_every=2,
     )
-    return digits("generalist_digits", method, quick)
+    return digits("generalist_digits", "Generalist", method, quick)
