@@ -19,9 +19,14 @@ def cross_entropy(logits: Tensor, y: Tensor, label_smoothing: float = 0.0) -> Te
     return F.cross_entropy(logits, y, reduction="none", label_smoothing=label_smoothing)
 
 
+def log_probabilities(logits: Tensor) -> Tensor:
+    """log softmax [B, C], in float32 at least, so that sums over classes keep their digits under bfloat16."""
+    return F.log_softmax(logits, 1, dtype=torch.promote_types(logits.dtype, torch.float32))
+
+
 def kl(target_logits: Tensor, logits: Tensor) -> Tensor:
     """KL(p || q) [B], p = softmax(target_logits), q = softmax(logits). TRADES: p natural, q adversarial."""
-    return F.kl_div(F.log_softmax(logits, 1), F.log_softmax(target_logits, 1), reduction="none", log_target=True).sum(1)
+    return F.kl_div(log_probabilities(logits), log_probabilities(target_logits), reduction="none", log_target=True).sum(1)
 
 
 def symmetric_kl(p_logits: Tensor, q_logits: Tensor, detach_target: bool = False) -> Tensor:
@@ -33,7 +38,7 @@ def symmetric_kl(p_logits: Tensor, q_logits: Tensor, detach_target: bool = False
 
 def js(p_logits: Tensor, q_logits: Tensor, reverse: bool = False) -> Tensor:
     """Jensen-Shannon divergence [B], (KL(p||m) + KL(q||m)) / 2 with m the mean; at most log 2. `reverse` turns each KL around."""
-    log_p, log_q = F.log_softmax(p_logits, 1), F.log_softmax(q_logits, 1)
+    log_p, log_q = log_probabilities(p_logits), log_probabilities(q_logits)
     log_m = torch.logaddexp(log_p, log_q) - torch.log(torch.tensor(2.0, dtype=log_p.dtype, device=log_p.device))
     if reverse:
         halves = log_m.exp() * (2 * log_m - log_p - log_q)
@@ -44,7 +49,7 @@ def js(p_logits: Tensor, q_logits: Tensor, reverse: bool = False) -> Tensor:
 
 def squared_l2(p_logits: Tensor, q_logits: Tensor) -> Tensor:
     """Sum over the classes of (p - q)^2 on softmax probabilities [B]."""
-    return (F.softmax(p_logits, 1) - F.softmax(q_logits, 1)).square().sum(1)
+    return (log_probabilities(p_logits).exp() - log_probabilities(q_logits).exp()).square().sum(1)
 
 
 def divergence(name: Divergence, p_logits: Tensor, q_logits: Tensor, detach_target: bool = False) -> Tensor:

@@ -15,6 +15,7 @@ import json
 import math
 from abc import ABC
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar, dataclass_transform
 
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
@@ -163,7 +164,7 @@ def _sentence(name: str, error: ValidationError) -> str:
         inner, at, path = message.removesuffix(")").partition(" (at ")
         return f"{inner} (at {'.'.join([*map(str, first['loc']), *([path] if at else [])])})"
     if first["type"] == "value_error":
-        return message if first["loc"] else f"{name}: {message}"
+        return message if first["loc"] or message.startswith(f"{name}.") else f"{name}: {message}"
     return f"{where} = {first['input']!r}: {message[0].lower() + message[1:]}"
 
 
@@ -199,6 +200,17 @@ def read_json(cls: type[S], text: str, origin: str) -> S:
     except json.JSONDecodeError as error:
         raise SettingsError(f"{origin} is not JSON: {error}") from None
     return from_json(cls, data)
+
+
+def read_file(cls: type[S], path: Path) -> S:
+    """`from_json` of a JSON file. Raises: SettingsError naming the file when it is missing, damaged or not such settings."""
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        raise SettingsError(f"there is no settings file {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"the settings file {path} cannot be read: {error}") from None
+    return read_json(cls, text, str(path))
 
 
 def override(base: S, assignments: Mapping[str, str] | list[str]) -> S:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import signal
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,14 +16,16 @@ from poise.core.batches import Now
 from poise.core.errors import Interrupted, RunError, SettingsError
 from poise.core.version import __version__
 from poise.data import Data, Feed, Split, held_out
-from poise.engine.checkpoints import foreign_weights, load_into
+from poise.engine.checkpoints import facts_file, foreign_weights, load_into
 from poise.engine.experiment import Experiment, Monitor
 from poise.engine.progress import Progress
 from poise.engine.runs import Run
+from poise.engine.signals import stop_requested
 from poise.evaluation.predictions import accuracy, predict, predict_under
 from poise.evaluation.protocol import device_name
 from poise.learners import Learner, Policy
 from poise.learners.precision import Precision, precision
+from poise.objectives.watch import moments
 
 
 @dataclass
@@ -87,32 +86,55 @@ def train(
     imports: digest by path of the user's files that registered classes (recorded, never imported again by themselves).
     Raises: RunError, DataError, SettingsError before any work; Interrupted after SIGINT or SIGTERM, with everything saved.
     """
-    chosen = choose_device(device)
+    chosen, run = choose_device(device), Run.to_be(Path(out))
     data = experiment.data.load(data_dir)
-    experiment.model.build(data.shape, len(data.classes), experiment.seed)  # refuses what does not fit before the folder exists
+    initial, digest = _initial(experiment)
+    training = _prepare(
+        experiment, run, data, chosen, progress or Progress(), initial
+    )  # refuses what does not fit before the folder exists
     about = {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {"poise": __version__, "torch": torch.__version__},
         "device": device_name(chosen),
-        "group": experiment.group,
         "imports": imports or {},
         "data_notes": list(data.notes),
-        "initial_digest": _initial_digest(experiment),
+        "initial_digest": digest,
     }
-    run = Run.create(Path(out), experiment, about)
-    _epochs(_prepare(experiment, run, data, chosen, progress or Progress()))
+    run.create(experiment, about)
+    _epochs(training)
     return run
 
 
-def resume(out: str | Path, *, device: str = "auto", data_dir: str | Path | None = None, progress: Progress | None = None) -> Run:
-    """Go on with a run from its newest readable checkpoint, to the same weights that it would have had unbroken."""
+def resume(
+    out: str | Path,
+    *,
+    device: str = "auto",
+    data_dir: str | Path | None = None,
+    imports: dict[str, str] | None = None,
+    progress: Progress | None = None,
+) -> Run:
+    """Go on with a run from its newest readable checkpoint, to the same weights that it would have had unbroken.
+
+    imports: as for `train`; a file that was changed since is said. Raises: RunError when experiment.json or the initial weights
+    were changed, CheckpointError when every checkpoint is damaged.
+    """
     run = Run.open(out)
-    experiment, progress = run.experiment, progress or Progress()
-    training = _prepare(experiment, run, experiment.data.load(data_dir), choose_device(device), progress)
-    if found := run.newest_state():
+    experiment, about, progress = run.experiment, run.about, progress or Progress()
+    run.check_unchanged(about)
+    for path, digest in about.get("imports", {}).items():
+        if digest not in (imports or {}).values():
+            progress.say(f"{path} is not the file that the run was started with (its SHA-256 was {digest[:12]}...)")
+    run.sweep()
+    found = run.newest_state()
+    initial, digest = _initial(experiment) if found is None else (None, about.get("initial_digest"))
+    if digest != about.get("initial_digest"):
+        raise RunError(f"Experiment.initial = {experiment.initial!r} was changed since the run was started; start a new run instead")
+    training = _prepare(experiment, run, experiment.data.load(data_dir), choose_device(device), progress, initial)
+    if found is not None:
         state, facts, warnings = found
         for warning in warnings:
             progress.say(warning)
+        run.check_unchanged(facts)
         _restore(training, state, facts)
     run.truncate_metrics(training.step)
     _epochs(training)
@@ -121,11 +143,15 @@ def resume(out: str | Path, *, device: str = "auto", data_dir: str | Path | None
 
 def finished(run: Run) -> bool:
     """Whether the run has trained all its epochs."""
-    return run.weights_path("last").with_suffix(".json").exists()
+    return facts_file(run.weights_path("last")).exists()
 
 
-def _prepare(experiment: Experiment, run: Run, data: Data, device: torch.device, progress: Progress) -> Training:
-    """Data on the device, learners at their first step."""
+def _prepare(
+    experiment: Experiment, run: Run, data: Data, device: torch.device, progress: Progress, initial: dict[str, Tensor] | None
+) -> Training:
+    """Data on the device, learners at their first step. Raises: SettingsError, InputError, CheckpointError for what does not fit."""
+    if experiment.protocol.first is not None and experiment.protocol.first > len(data.test):
+        raise SettingsError(f"Protocol.first = {experiment.protocol.first}: must be at most {len(data.test)}, the number of test images")
     arithmetic = precision(experiment.precision, device)
     if device.type == "cuda" and experiment.deterministic:
         torch.use_deterministic_algorithms(True, warn_only=True)
@@ -134,7 +160,6 @@ def _prepare(experiment: Experiment, run: Run, data: Data, device: torch.device,
     else:
         training_split, selection_split = data.train, data.test
     splits = {"train": training_split, "selection": selection_split, "test": data.test}
-    initial = _initial_weights(experiment)
 
     def build(name: str, policy: Policy) -> Learner:
         network = experiment.model.build(data.shape, len(data.classes), experiment.seed)
@@ -152,19 +177,19 @@ def _epochs(training: Training) -> None:
     """The loop: steps; monitors, selection, one line of metrics and a checkpoint at the end of every epoch."""
     experiment, run, progress = training.experiment, training.run, training.progress
     total = experiment.epochs * training.steps_per_epoch
-    with _stop_requested() as stop:
+    with stop_requested() as stop:
         while training.step < total:
             epoch, clock, images = training.now().epoch, time.perf_counter(), 0
-            left = epoch * training.steps_per_epoch - training.step
-            advance = progress.begin(f"{experiment.name} epoch {epoch}/{experiment.epochs}", left, "steps")
-            for _ in range(left):
+            end = epoch * training.steps_per_epoch
+            advance = progress.begin(f"{experiment.name} epoch {epoch}/{experiment.epochs}", end - training.step, "steps")
+            while training.step < end:
                 now = training.now()
                 batches = {name: feed.batch(now) for name, feed in training.feeds.items()}
                 training.meters.add(experiment.method.step(training.learners, batches, now))
                 training.step += 1
                 images += next(iter(batches.values())).total
                 advance(1)
-                if stop:
+                if stop and training.step < end:  # after its last step the epoch is ended first
                     progress.end()
                     _save(training, training.step, for_good=False)
                     raise Interrupted(f"stopped at step {training.step} of {total}; to go on: poise train --resume {run.path}")
@@ -173,6 +198,8 @@ def _epochs(training: Training) -> None:
     if not finished(run):
         network = experiment.method.deployed(training.learners)
         run.save_weights("last", network, _facts(training, experiment.epochs, {}))
+    if stop:
+        raise Interrupted(f"stopped when all {total} steps were done; to evaluate the run: poise evaluate {run.path}")
 
 
 def _end_epoch(training: Training, epoch: int, images_per_second: float) -> None:
@@ -183,7 +210,7 @@ def _end_epoch(training: Training, epoch: int, images_per_second: float) -> None
     last = Now(epoch, training.step - 1, experiment.epochs, training.steps_per_epoch, experiment.seed)
     for name, learner in training.learners.items():
         line[f"learning_rate/{name}"] = learner.policy.optimizer.learning_rate * learner.policy.schedule.value(last)
-    line |= training.meters.means()
+    line |= moments(training.meters.means())
     training.meters = Meters()
     clock = time.perf_counter()
     final = epoch == experiment.epochs
@@ -241,13 +268,12 @@ def _facts(training: Training, epoch: int, measured: dict[str, float]) -> dict[s
 def _save(training: Training, step: int, for_good: bool) -> None:
     state = {f"learner/{name}/{key}": tensor for name, learner in training.learners.items() for key, tensor in learner.state().items()}
     state |= {f"meter/{name}": value for name, value in training.meters.sums.items()}
-    facts = {"meter_steps": training.meters.steps, "best": training.best, "group": training.experiment.group}
-    training.run.save_state(step, state, facts, training.experiment.keep_last, for_good)
+    experiment = training.experiment
+    facts = {"meter_steps": training.meters.steps, "best": training.best, "group": experiment.group, "seed": experiment.seed}
+    training.run.save_state(step, state, facts, experiment.keep_last, for_good)
 
 
 def _restore(training: Training, state: dict[str, Tensor], facts: dict[str, Any]) -> None:
-    if facts["group"] != training.experiment.group:
-        raise RunError(f"{training.run.path}: experiment.json was changed since the checkpoint was written; start a new run instead")
     device = training.arithmetic.device
     for name, learner in training.learners.items():
         prefix = f"learner/{name}/"
@@ -269,39 +295,12 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def _initial_weights(experiment: Experiment) -> dict[str, Tensor] | None:
+def _initial(experiment: Experiment) -> tuple[dict[str, Tensor] | None, str | None]:
+    """The weights that training starts from and their digest; (None, None) where it starts anew."""
     if experiment.initial is None:
-        return None
-    path = Path(experiment.initial)
-    return Run.open(path).network().state_dict() if path.is_dir() else foreign_weights(path)
-
-
-def _initial_digest(experiment: Experiment) -> str | None:
-    if experiment.initial is None:
-        return None
+        return None, None
     path = Path(experiment.initial)
     if path.is_dir():
-        return Run.open(path).facts()["sha256"]
-    _initial_weights(experiment)  # refuses a missing or unreadable file before the run folder exists
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-@contextlib.contextmanager
-def _stop_requested() -> Iterator[list[int]]:
-    """A list that is non-empty once SIGINT or SIGTERM has come; a second signal ends the process at once."""
-    received: list[int] = []
-    found: dict[int, Any] = {}
-
-    def note(number: int, frame: object) -> None:
-        received.append(number)
-        for each in found:
-            signal.signal(each, signal.SIG_DFL)
-
-    with contextlib.suppress(ValueError):  # not the main thread: signals are somebody else's business
-        for number in (signal.SIGINT, signal.SIGTERM):
-            found[number] = signal.signal(number, note)
-    try:
-        yield received
-    finally:
-        for number, handler in found.items():
-            signal.signal(number, handler)
+        run = Run.open(path)
+        return run.network().state_dict(), run.facts()["sha256"]
+    return foreign_weights(path), hashlib.sha256(path.read_bytes()).hexdigest()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from poise.attacks.ascent import Ascent, Score
@@ -47,14 +48,22 @@ class AT(AdversarialObjective):
     beta: UnitInterval = 1.0
     inner: Ascent = Ascent()
     label_smoothing: UnitInterval = 0.0
+    joint_batch: bool = False
+    """With beta < 1: one forward of [x_adv; x], so that BatchNorm sees both at once, instead of one each."""
     craft_mode: CraftMode = "evaluating"
 
     def score(self, model: nn.Module, batch: Batch) -> Score:
         return score_of("cross_entropy", model, batch.x, batch.y)
 
     def loss(self, model: nn.Module, examples: Adversarial, now: Now) -> Terms:
-        robust = cross_entropy(model(examples.x_adv), examples.y, self.label_smoothing)
+        """Forwards: adversarial, then natural if beta < 1."""
         if self.beta == 1:
-            return {"robust": robust}
-        natural = cross_entropy(model(examples.x), examples.y, self.label_smoothing)
-        return {"natural": (1 - self.beta) * natural, "robust": self.beta * robust}
+            return {"robust": cross_entropy(model(examples.x_adv), examples.y, self.label_smoothing)}
+        if self.joint_batch:
+            adversarial, natural = model(torch.cat([examples.x_adv, examples.x])).chunk(2)
+        else:
+            adversarial, natural = model(examples.x_adv), model(examples.x)
+        return {
+            "natural": (1 - self.beta) * cross_entropy(natural, examples.y, self.label_smoothing),
+            "robust": self.beta * cross_entropy(adversarial, examples.y, self.label_smoothing),
+        }

@@ -1,0 +1,236 @@
+"""What holds for every objective under every perturbation and method: exact resumption, a pure loss, microbatches that equal one batch."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from poise.attacks import Ascent
+from poise.core.batches import Batch, Now
+from poise.core.modes import MODES, CraftMode, crafting, frozen_statistics
+from poise.core.settings import from_json, registered, settings, to_json
+from poise.learners import AWP, RWP, SGD, Learner, Policy, WeightPerturbation
+from poise.methods import Generalist, Joint, Method
+from poise.objectives import (
+    AT,
+    BAT,
+    FAT,
+    GAIRAT,
+    GAIRRST,
+    IAT,
+    MART,
+    NT,
+    RST,
+    TRADES,
+    CollaborativeTraining,
+    Natural,
+    Objective,
+    SqueezeTraining,
+    Terms,
+    TwoExamples,
+    WeightedRST,
+)
+from poise.threats import L2, Linf
+
+UNIFORM = Ascent(threat=Linf(epsilon=0.1), step_size=0.05, steps=2)
+GAUSSIAN = replace(UNIFORM, start="gaussian")
+OBJECTIVES: dict[str, Objective] = {
+    "NT": NT(),
+    "AT": AT(inner=UNIFORM),
+    "AT-half": AT(beta=0.5, inner=UNIFORM, label_smoothing=0.1),
+    "AT-joint": AT(beta=0.5, inner=UNIFORM, joint_batch=True),
+    "AT-L2": AT(inner=replace(UNIFORM, threat=L2(epsilon=0.5))),
+    "TRADES": TRADES(inner=GAUSSIAN),
+    "TRADES-js": TRADES(divergence="js", inner=GAUSSIAN, outer_order="adversarial_first"),
+    "MART": MART(inner=GAUSSIAN),
+    "SqueezeTraining": SqueezeTraining(inner=GAUSSIAN),
+    "SqueezeTraining-js-l2": SqueezeTraining(
+        divergence="js", inner_divergence="squared_l2", inner=replace(UNIFORM, start="unclamped_uniform")
+    ),
+    "FAT": FAT(objective=AT(inner=UNIFORM), tau=(0, 1), tau_from=(1, 2)),
+    "FAT-TRADES": FAT(objective=TRADES(inner=GAUSSIAN), tau=(0, 1), tau_from=(1, 2)),
+    "FAT-MART": FAT(objective=MART(inner=GAUSSIAN), tau=(0,), tau_from=(1,)),
+    "IAT": IAT(inner=UNIFORM),
+    "RST": RST(inner=GAUSSIAN, entropy_weight=0.5),
+    "WeightedRST": WeightedRST(inner=GAUSSIAN),
+    "GAIRAT": GAIRAT(inner=UNIFORM, from_epoch=2),
+    "GAIRRST": GAIRRST(inner=GAUSSIAN, from_epoch=2),
+    "BAT": BAT(inner=UNIFORM),
+    "CollaborativeTraining": CollaborativeTraining(inner=replace(UNIFORM, start="zero")),
+    "TwoExamples": TwoExamples(objective=TRADES(inner=GAUSSIAN)),
+    "TwoExamples-AT-max": TwoExamples(objective=AT(inner=UNIFORM), reduce="max"),
+    "TwoExamples-MART": TwoExamples(objective=MART(inner=GAUSSIAN)),
+}
+OF_ENSEMBLES = {"ADP", "GAL", "MoRE", "SynergyOfExperts"}
+"""Objectives that need a network of several experts."""
+PERTURBATIONS: dict[str, WeightPerturbation | None] = {"nothing": None, "AWP": AWP(gamma=0.05), "RWP": RWP(gamma=0.05, steps=2)}
+METHODS = ["joint", "natural", "robust"]
+
+every_objective = pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
+
+
+def moment(step: int) -> Now:
+    """Two epochs of one step."""
+    return Now(epoch=step + 1, step=step, epochs=2, steps_per_epoch=1, seed=3)
+
+
+def batch(objective: Objective, dtype: torch.dtype = torch.float32, step: int = 0) -> Batch:
+    """Twelve images of the digits' shape, a quarter from an extra pool; RST gets some without a label."""
+    source = torch.Generator().manual_seed(step)
+    made = Batch.of(torch.rand(12, 1, 8, 8, generator=source, dtype=dtype), torch.randint(5, (12,), generator=source))
+    made = replace(made, extra=torch.arange(12) % 4 == 1)
+    return replace(made, y=torch.where(made.extra, -1, made.y)) if isinstance(objective, RST) else made
+
+
+def network(normalised: bool = True) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        norm = nn.BatchNorm2d(6) if normalised else nn.Identity()
+        return nn.Sequential(nn.Conv2d(1, 6, 3, 2, 1), norm, nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(24, 5))
+
+
+def method_of(where: str, policy: Policy) -> Method:
+    if where == "joint":
+        return Joint(policy=policy)
+    other = Policy(optimizer=SGD(learning_rate=0.05))
+    natural, robust = (policy, other) if where == "natural" else (other, policy)
+    return Generalist(natural=natural, robust=robust, redistribute_from=1.0, redistribute_every=2)
+
+
+def started(method: Method) -> dict[str, Learner]:
+    return method.learners(lambda name, policy: Learner(name, policy, network()))
+
+
+def state_of(learners: dict[str, Learner]) -> dict[str, Tensor]:
+    return {f"{name}/{key}": value.clone() for name, learner in learners.items() for key, value in learner.state().items()}
+
+
+@pytest.mark.parametrize("where", METHODS)
+@pytest.mark.parametrize("perturbation", PERTURBATIONS.values(), ids=PERTURBATIONS)
+@every_objective
+def test_resumed_in_the_middle_it_ends_at_the_same_bits(objective: Objective, perturbation: WeightPerturbation | None, where: str) -> None:
+    method = method_of(where, Policy(objective=objective, perturbation=perturbation, optimizer=SGD(learning_rate=0.05)))
+    learners = started(method)
+
+    def step(learners: dict[str, Learner], number: int) -> dict[str, Tensor]:
+        batches = {name: batch(policy.objective, step=number) for name, policy in method.policies().items()}
+        return method.step(learners, batches, moment(number))
+
+    step(learners, 0)
+    middle = state_of(learners)
+    metrics = step(learners, 1)
+    end = state_of(learners)
+    assert all(bool(value.isfinite()) for value in metrics.values())
+    assert all(bool(value.isfinite().all()) for value in end.values())
+    assert any(not torch.equal(middle[key], end[key]) for key in middle)
+
+    resumed = started(method)
+    for name, learner in resumed.items():
+        learner.load_state({key.removeprefix(f"{name}/"): value for key, value in middle.items() if key.startswith(f"{name}/")})
+    step(resumed, 1)
+    again = state_of(resumed)
+    assert again.keys() == end.keys()
+    assert [key for key in end if not torch.equal(again[key], end[key])] == []
+
+
+def shown(objective: Objective, model: nn.Module, given: Batch, now: Now) -> Any:
+    with crafting(model, objective.craft_mode):
+        return objective.exchange([objective.craft(model, given, now)], now)[0]
+
+
+@pytest.mark.parametrize("step", [0, 1])
+@every_objective
+def test_the_loss_is_the_same_when_taken_again_under_frozen_statistics(objective: Objective, step: int) -> None:
+    model, now = network(), moment(step)
+    examples = shown(objective, model, batch(objective), now)
+    with frozen_statistics(model), torch.no_grad():
+        before = copy.deepcopy(model.state_dict())
+        first, second = objective.loss(model, examples, now), objective.loss(model, examples, now)
+    assert first.keys() == second.keys()
+    for name, values in first.items():
+        assert values.shape == (12,)
+        assert torch.equal(values, second[name])
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("mode", list(MODES))
+@every_objective
+def test_crafting_leaves_running_statistics_unless_in_training_mode(objective: Objective, mode: CraftMode) -> None:
+    inner = objective.objective if isinstance(objective, FAT | TwoExamples) else objective
+    changed = replace(inner, craft_mode=mode)  # pyright: ignore[reportArgumentType]
+    objective = replace(objective, objective=changed) if isinstance(objective, FAT | TwoExamples) else changed
+    assert objective.craft_mode == mode
+    model = network()
+    before = copy.deepcopy(model.state_dict())
+    examples = shown(objective, model, batch(objective), moment(1))
+    moved = [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]
+    assert bool(moved) == (mode == "training" and not isinstance(examples, Natural))
+    assert all("running" in name or "num_batches" in name for name in moved)
+    assert model.training
+
+
+@pytest.mark.parametrize("name", [name for name in OBJECTIVES if name not in ("AT-L2", "IAT", "NT") and not name.startswith("Two")])
+def test_examples_are_allowed_images(name: str) -> None:
+    objective = OBJECTIVES[name]
+    given = batch(objective)
+    examples = shown(objective, network(), given, moment(1))
+    for kind in ("x_adv", "x_col", "x_margin"):
+        if hasattr(examples, kind):
+            z = getattr(examples, kind)
+            assert not z.requires_grad
+            assert float((z - given.x).abs().max()) <= 0.1 + 1e-6
+            assert float(z.min()) >= 0
+            assert float(z.max()) <= 1
+
+
+@pytest.mark.parametrize("step", [0, 1])
+@pytest.mark.parametrize("perturbation", PERTURBATIONS.values(), ids=PERTURBATIONS)
+@every_objective
+def test_microbatches_equal_one_batch(objective: Objective, perturbation: WeightPerturbation | None, step: int) -> None:
+    ends, losses = [], []
+    for microbatch in (None, 5):
+        policy = Policy(objective=objective, perturbation=perturbation, microbatch=microbatch, optimizer=SGD(learning_rate=0.5))
+        learner = Learner("net", policy, network(normalised=False).double())
+        losses.append(learner.descend(objective, batch(objective, torch.float64), moment(step)))
+        ends.append(learner.state())
+    assert losses[0].keys() == losses[1].keys()
+    for name, value in losses[0].items():
+        torch.testing.assert_close(losses[1][name], value, rtol=1e-10, atol=1e-12)
+    for name, value in ends[0].items():
+        torch.testing.assert_close(ends[1][name], value, rtol=1e-10, atol=1e-12)
+
+
+@every_objective
+def test_settings_survive_json(objective: Objective) -> None:
+    assert from_json(Objective, json.loads(json.dumps(to_json(objective)))) == objective
+
+
+def test_every_objective_is_in_the_table() -> None:
+    ours = {name for name, member in registered(Objective).items() if member.__module__.startswith("poise.objectives.")}
+    assert ours - OF_ENSEMBLES == {type(objective).__name__ for objective in OBJECTIVES.values()}
+
+
+def test_a_new_objective_is_one_class() -> None:
+    @settings
+    class Toy(Objective[Natural]):
+        """Squared logits."""
+
+        craft_mode: CraftMode = "evaluating"
+
+        def craft(self, model: nn.Module, batch: Batch, now: Now) -> Natural:
+            return Natural(batch.y, batch.x)
+
+        def loss(self, model: nn.Module, examples: Natural, now: Now) -> Terms:
+            return {"size": model(examples.x).square().sum(1)}
+
+    method = from_json(Method, {"type": "Joint", "policy": "Toy"})
+    learners = started(method)
+    first = method.step(learners, {"joint": batch(Toy())}, moment(0))
+    second = method.step(learners, {"joint": batch(Toy())}, moment(1))
+    assert float(second["loss/joint/size"]) < float(first["loss/joint/size"])
