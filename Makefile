@@ -31,7 +31,7 @@ test-slow: setup
 	$(BIN)/python -m pytest -n 2 -m slow
 
 docs: setup
-	$(BIN)/python -m poise.docs
+	$(BIN)/python docs/generate.py
 
 bench: setup
 	$(BIN)/python -m benchmarks

@@ -5,11 +5,12 @@ import re
 import subprocess
 import sys
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import pytest
 
 from poise.core.errors import RunError
-from poise.reports import read_runs, write_report
+from poise.reports import read_runs, write_picture, write_report
 from poise.reports.html import compare, render
 from poise.reports.plots import tradeoff
 from poise.reports.svg import ticks
@@ -162,3 +163,12 @@ def test_the_front_page_names_only_what_exists():
     assert all(hasattr(poise.reports, name) for name in poise.reports.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         poise.reports.nothing  # noqa: B018
+
+
+def test_the_picture_stands_alone(make_record, make_run, tmp_path):
+    path = write_picture(make_run(make_record(attacks={"PGD-20": [1]})), tmp_path / "picture.svg")
+    text = path.read_text()
+    root = ElementTree.fromstring(text)
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", text)
+    assert "natural accuracy" in text

@@ -27,9 +27,10 @@ def demo(
     Runs that are already in the folder are gone on with, so an interrupted demo can simply be started again.
     """
     from poise import engine
+    from poise.core.records import write_text
     from poise.engine.evaluations import evaluate_run
     from poise.recipes import experiment
-    from poise.reports import read_runs, table, to_markdown, write_report
+    from poise.reports import read_runs, table, to_markdown, write_picture, write_report
 
     progress = drawn()
     paths = []
@@ -44,7 +45,8 @@ def demo(
         evaluate_run(run, device=device, progress=progress)
         paths.append(path)
     page = write_report(paths, out / "report.html")
-    (out / "table.md").write_text(to_markdown(table(read_runs(paths))))
+    write_picture(paths, out / "picture.svg")
+    write_text(out / "table.md", to_markdown(table(read_runs(paths))))
     print_table(paths)
     typer.echo(CAVEAT)
     typer.echo(f"page: {page}")

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from poise.reports.collect import Run, read_runs
     from poise.reports.formats import to_csv, to_latex, to_markdown, to_terminal
     from poise.reports.html import write_report
+    from poise.reports.picture import write_picture
     from poise.reports.statistics import paired_interval
     from poise.reports.tables import Table, table
 
@@ -24,6 +25,7 @@ _HOME = {
     "to_latex": "formats",
     "to_markdown": "formats",
     "to_terminal": "formats",
+    "write_picture": "picture",
     "write_report": "html",
     "paired_interval": "statistics",
     "Table": "tables",
@@ -40,6 +42,7 @@ __all__ = [
     "to_latex",
     "to_markdown",
     "to_terminal",
+    "write_picture",
     "write_report",
 ]
 

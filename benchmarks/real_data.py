@@ -1,0 +1,91 @@
+"""Real data on two cores: the MNIST and CIFAR-10 recipes of the spine, trained, evaluated and written down.
+
+    python -m benchmarks.real_data mnist_slim --out runs/real       (resumable: start it again and it goes on)
+
+Needs POISE_DATA. Writes benchmarks/results/DATE-NAME.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from poise import engine, recipes
+from poise.core.settings import override
+from poise.engine.evaluations import evaluate_run
+from poise.engine.runs import Run
+from poise.reports import paired_interval, read_runs, table, to_markdown
+
+SUITES = {
+    # name: (recipes, seeds, quick)
+    "mnist_slim": (["nt_mnist_slim", "at_mnist_slim", "trades_mnist_slim", "generalist_mnist_slim"], 3, False),
+    "mnist_smallcnn": (["nt_mnist_smallcnn", "at_mnist_smallcnn", "trades_mnist_smallcnn", "generalist_mnist_smallcnn"], 1, False),
+    "cifar10_quick": (
+        ["nt_cifar10_resnet18", "at_cifar10_resnet18", "trades_cifar10_resnet18", "generalist_cifar10_resnet18"],
+        1,
+        True,
+    ),
+}
+
+
+def run_suite(name: str, out: Path) -> list[Run]:
+    """Train (or go on with) every recipe of a suite and evaluate its last weights."""
+    names, seeds, quick = SUITES[name]
+    runs = []
+    for recipe in names:
+        for seed in range(seeds):
+            path = out / recipe / f"seed-{seed}"
+            experiment = override(recipes.experiment(recipe, quick), {"seed": str(seed)})
+            run = engine.resume(path) if (path / "experiment.json").exists() else engine.train(experiment, path)
+            evaluate_run(run, "selected")
+            print(f"{recipe} seed {seed}: done", flush=True)
+            runs.append(run)
+    return runs
+
+
+def differences(runs: list[Run]) -> list[str]:
+    """Generalist minus each other method, in points, with paired 95 % intervals over images and seeds."""
+    records: dict[str, list] = {}
+    for run in read_runs([run.path for run in runs]):
+        records.setdefault(run.experiment["name"], []).append(run.records["selected"])
+    ours = next(name for name in records if name.startswith("generalist"))
+    lines = ["| Generalist minus | column | difference | 95 % interval |", "|---|---|---|---|"]
+    for other in records:
+        for column in ("natural", "worst case") if other != ours else ():
+            interval = paired_interval(records[ours], records[other], column)
+            low, high = 100 * interval.low, 100 * interval.high
+            lines.append(f"| {other} | {column} | {100 * interval.difference:+.2f} | {low:+.2f} to {high:+.2f} |")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("suite", choices=SUITES)
+    parser.add_argument("--out", type=Path, default=Path("runs/real"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    runs = run_suite(arguments.suite, arguments.out / arguments.suite)
+    today = datetime.now(UTC).date().isoformat()
+    lines = [
+        f"# {arguments.suite}, {today}",
+        "",
+        f"Command: `python -m benchmarks.real_data {arguments.suite}`.",
+        f"Machine: {platform.machine()} CPU, one thread, torch {torch.__version__}.",
+        "",
+        to_markdown(table(read_runs([run.path for run in runs]))),
+        "",
+        *differences(runs),
+        "",
+    ]
+    target = Path(__file__).parent / "results" / f"{today}-{arguments.suite}.md"
+    target.parent.mkdir(exist_ok=True)
+    target.write_text("\n".join(lines))
+    print(f"wrote {target}")
+
+
+if __name__ == "__main__":
+    main()
