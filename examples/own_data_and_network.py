@@ -1,7 +1,6 @@
 """Your own images (an .npz here; `poise.data.Folder` takes a folder by class) and your own network."""
 
 import tempfile
-from pathlib import Path
 
 import numpy as np
 from torch import nn
@@ -26,17 +25,12 @@ class TwoLayers(Network):
         return nn.Sequential(nn.Flatten(), nn.Linear(int(np.prod(shape)), self.hidden), nn.ReLU(), nn.Linear(self.hidden, classes))
 
 
-folder = Path(tempfile.mkdtemp())
+folder = tempfile.mkdtemp()
 pixels = np.random.default_rng(0).integers(0, 256, (120, 6, 6, 3), dtype=np.uint8)
 labels = (pixels[..., 0].mean((1, 2)) > 127).astype(np.int64)
-np.savez(folder / "mine.npz", x_train=pixels[:80], y_train=labels[:80], x_test=pixels[80:], y_test=labels[80:])
+np.savez(f"{folder}/mine.npz", x_train=pixels[:80], y_train=labels[:80], x_test=pixels[80:], y_test=labels[80:])
 
-experiment = Experiment(
-    name="mine",
-    data=poise.data.Npz(path=str(folder / "mine.npz")),
-    model=TwoLayers(),
-    method=Joint(policy=Policy(objective=TRADES(beta=3))),
-    epochs=2,
-)
-run = poise.train(experiment, out=folder / "run")
+data, method = poise.data.Npz(path=f"{folder}/mine.npz"), Joint(policy=Policy(objective=TRADES(beta=3)))
+experiment = Experiment(name="mine", data=data, model=TwoLayers(), method=method, epochs=2)
+run = poise.train(experiment, out=f"{folder}/run")
 print(run.facts("last")["monitors"])

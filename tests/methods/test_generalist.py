@@ -82,6 +82,7 @@ def test_averaging_trajectories(vectors):
             redistribute_from=2 / epochs,
             redistribute_every=2,
             redistribute=variant,  # type: ignore[arg-type]
+            idle=False,  # the base learners' paths are compared too
         )
 
         def build(name: str, policy: Policy) -> Learner:

@@ -1,8 +1,33 @@
 """Attacks: `attack(model, x, y) -> x_adv`."""
 
+from poise.attacks.adaptive import AdaptivePGD, SoftMixturePGD, TransferFromExperts
+from poise.attacks.apgd import APGD
 from poise.attacks.ascent import Ascent, ascent
 from poise.attacks.attack import Attack
+from poise.attacks.autoattack import AutoAttack
 from poise.attacks.collaborative import Collaborative
+from poise.attacks.fab import FAB
 from poise.attacks.pgd import CW, FGSM, MIM, PGD
+from poise.attacks.square import Square
+from poise.attacks.transfer import MDI2FGSM, MPGD, SGM
 
-__all__ = ["CW", "FGSM", "MIM", "PGD", "Ascent", "Attack", "Collaborative", "ascent"]
+__all__ = [
+    "APGD",
+    "CW",
+    "FAB",
+    "FGSM",
+    "MDI2FGSM",
+    "MIM",
+    "MPGD",
+    "PGD",
+    "SGM",
+    "AdaptivePGD",
+    "Ascent",
+    "Attack",
+    "AutoAttack",
+    "Collaborative",
+    "SoftMixturePGD",
+    "Square",
+    "TransferFromExperts",
+    "ascent",
+]

@@ -87,8 +87,7 @@ def check_logits(logits: object, count: int) -> int:
         raise InputError(
             f"the network returned shape {list(logits.shape)} for {count} images, must be [{count}, classes] with at least 2 classes"
         )
-    if not logits.is_floating_point() or bool(logits.isnan().any()):
-        raise InputError(
-            f"the network returned {'NaN' if logits.is_floating_point() else logits.dtype}, must return finite floating logits"
-        )
+    if not logits.is_floating_point() or not bool(logits.isfinite().all()):
+        what = "logits that are NaN or infinite" if logits.is_floating_point() else f"logits of dtype {logits.dtype}"
+        raise InputError(f"the network returned {what}, must return finite floating logits")
     return logits.shape[1]

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from poise.cli import attack, demo, evaluate, export, listing, report, show, train
+from poise.cli import attack, demo, evaluate, export, listing, pseudo_label, report, show, train
 from poise.core.errors import Interrupted, PoiseError
 from poise.core.version import __version__
 
@@ -29,6 +29,7 @@ app.command("report")(report.report)
 app.command("list")(listing.listing)
 app.command("show")(show.show)
 app.command("export")(export.export)
+app.command("pseudo-label")(pseudo_label.pseudo_label)
 
 
 @app.callback(invoke_without_command=True)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from poise.cli.shared import DataDir, Device, Imports, console, drawn, import_files
+from poise.cli.shared import DataDir, Device, Imports, drawn, import_files
 
 
 def attack(
@@ -43,4 +43,4 @@ def attack(
         opened, made, path, which=checkpoint, first=first, seed=seed, device=device, data_dir=data_dir, progress=drawn()
     )
     typer.echo(f"{made.name} on {count} images: natural {100 * natural:.2f} %, robust {100 * robust:.2f} %")
-    console.print(f"adversarial images: {path}", highlight=False)
+    typer.echo(f"adversarial images: {path}", err=True)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from poise.cli.shared import DataDir, Device, Imports, console, drawn, import_files, print_table
+from poise.cli.shared import DataDir, Device, Imports, drawn, import_files, print_table
 from poise.core.errors import SettingsError
 
 
@@ -20,8 +20,8 @@ def evaluate(
     ] = None,
     data: Annotated[str, typer.Option(help="With --weights: the data set, such as CIFAR10.")] = "CIFAR10",
     protocol: Annotated[str | None, typer.Option(help="Protocol by name; by default the run's own, 'standard' for --weights.")] = None,
-    epsilon: Annotated[str, typer.Option(help="Linf epsilon of a protocol named here.")] = "8/255",
-    step_size: Annotated[str, typer.Option(help="Step size of a protocol named here.")] = "2/255",
+    epsilon: Annotated[str | None, typer.Option(help="Linf epsilon of a protocol named here; by default 8/255.")] = None,
+    step_size: Annotated[str | None, typer.Option(help="Step size of a protocol named here; by default 2/255.")] = None,
     first: Annotated[int | None, typer.Option(min=1, help="Only the first n test images.")] = None,
     out: Annotated[Path | None, typer.Option(help="With --weights: the record to write.")] = None,
     device: Device = "auto",
@@ -40,7 +40,7 @@ def evaluate(
     """
     import dataclasses
 
-    from poise.core.settings import from_json, number
+    from poise.core.settings import from_json
     from poise.engine import Run
     from poise.engine.evaluations import evaluate_run, evaluate_weights
     from poise.evaluation import Protocol, standard, strict
@@ -54,8 +54,14 @@ def evaluate(
         raise SettingsError(f"--protocol {protocol!r} is unknown; must be one of {', '.join(named)}")
     chosen: Protocol | None = None
     if protocol is not None or weights is not None:
-        size = float(str(number(step_size)))
-        chosen = named[protocol or "standard"](Linf(epsilon=epsilon), size)  # type: ignore[arg-type]
+        threat, size = Linf(epsilon=epsilon or "8/255"), step_size or "2/255"  # type: ignore[arg-type]  # checked by the settings
+        chosen = named[protocol or "standard"](threat, size)  # type: ignore[arg-type]
+    elif epsilon is not None or step_size is not None:
+        raise SettingsError(
+            "--epsilon and --step-size belong to a protocol named here, and a run's own has its own; add --protocol standard"
+        )
+    if weights is None and (model is not None or out is not None):
+        raise SettingsError("--model and --out go with --weights; a run knows its network and keeps its records")
     progress = drawn()
     if weights is not None:
         if model is None:
@@ -67,7 +73,7 @@ def evaluate(
             weights, model, data, chosen, out or weights.with_suffix(".record.json"), device=device, data_dir=data_dir, progress=progress
         )
         print_table([path])
-        console.print(f"record: {path}", highlight=False)
+        typer.echo(f"record: {path}", err=True)
         return
     paths = []
     for folder in runs or []:
@@ -78,7 +84,7 @@ def evaluate(
         paths.append(evaluate_run(run, checkpoint, device=device, data_dir=data_dir, protocol=use, progress=progress))
     print_table(paths)
     for path in paths:
-        console.print(f"record: {path}", highlight=False)
+        typer.echo(f"record: {path}", err=True)
 
 
 def _plain(protocol: object) -> dict[str, object]:

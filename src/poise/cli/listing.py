@@ -41,11 +41,12 @@ def listing(
     for word in [kind] if kind is not None and kind != "recipes" else [] if kind else KINDS:
         console.print(_table(word, [(name, line_of(cls), paper_of(cls)) for name, cls in _members(word)]))
     if kind in (None, "recipes"):
-        rows = []
+        tables: dict[str, list[tuple[str, str, str]]] = {}
         for name, made in recipes().items():
             row = made.make(False).published
-            rows.append((name, made.line, row.table if row is not None else ""))
-        console.print(_table("recipes", rows))
+            tables.setdefault(row.table if row is not None else "", []).append((name, made.line, row.row if row is not None else ""))
+        for title in sorted(tables):  # by paper, then table; those without a published row first
+            console.print(_table(f"recipes: {title}" if title else "recipes", tables[title], "row" if title else ""))
 
 
 def _members(word: str) -> list[tuple[str, type]]:
@@ -63,11 +64,11 @@ def paper_of(cls: type) -> str:
     return str(getattr(cls, "paper", None) or "")
 
 
-def _table(title: str, rows: list[tuple[str, str, str]]) -> Table:
+def _table(title: str, rows: list[tuple[str, str, str]], last: str = "paper") -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
     table.add_column("name", no_wrap=True, style="cyan")
     table.add_column("what", ratio=1)
-    table.add_column("paper", no_wrap=True, style="dim")
+    table.add_column(last, no_wrap=True, style="dim")
     for row in rows:
         table.add_row(*row)
     return table

@@ -32,6 +32,9 @@ def import_files(paths: list[Path] | None) -> dict[str, str]:
     for path in paths or []:
         if not path.is_file():
             raise SettingsError(f"--import {path}: there is no such file")
+        taken = getattr(sys.modules.get(path.stem), "__file__", None)
+        if path.stem in sys.stdlib_module_names or (path.stem in sys.modules and Path(taken or "").resolve() != path.resolve()):
+            raise SettingsError(f"--import {path}: the name {path.stem!r} is taken by another module; rename the file")
         spec = importlib.util.spec_from_file_location(path.stem, path)
         if spec is None or spec.loader is None:
             raise SettingsError(f"--import {path}: not a Python file")
@@ -85,7 +88,7 @@ def drawn() -> Progress:
                 )
 
         def say(self, sentence: str) -> None:
-            console.print(f"[yellow]{sentence}[/yellow]", highlight=False)
+            console.print(sentence, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
     return Drawn()
 

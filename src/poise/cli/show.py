@@ -28,7 +28,7 @@ def show(
 
       poise show generalist_digits method.robust=TRADES --no-estimate
     """
-    from poise.core.settings import override, read_json, to_json
+    from poise.core.settings import override, read_file, to_json
     from poise.engine import Experiment, Run
     from poise.engine.estimate import estimate_cost
     from poise.recipes import experiment as of_recipe
@@ -37,8 +37,8 @@ def show(
     import_files(imports)
     if Path(recipe).is_dir():
         made = Run.open(recipe).experiment
-    elif recipe.endswith(".json") and Path(recipe).is_file():
-        made = read_json(Experiment, Path(recipe).read_text(), recipe)
+    elif recipe.endswith(".json"):
+        made = read_file(Experiment, Path(recipe))
     else:
         made = of_recipe(recipe, quick)
         typer.echo(recipes()[recipe].text + "\n")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from poise.cli.shared import DataDir, Device, Imports, console, drawn, import_files, print_table
-from poise.core.errors import SettingsError
+from poise.cli.shared import DataDir, Device, Imports, drawn, import_files, print_table
+from poise.core.errors import RunError, SettingsError
 
 
 def train(
@@ -38,25 +38,25 @@ def train(
       poise train at_digits --import my_objective.py method.objective=MyObjective
     """
     from poise import engine
-    from poise.core.settings import override, read_json
+    from poise.core.distributed import join, leave
+    from poise.core.settings import override, read_file
     from poise.engine.evaluations import evaluate_run
     from poise.recipes import experiment as of_recipe
 
     digests = import_files(imports)
-    progress = drawn()
+    progress, world = drawn(), join()
+    where: dict[str, Any] = {"device": device, "data_dir": data_dir, "progress": progress}
     runs = []
     if resume is not None:
         if recipe is not None or settings:
             raise SettingsError("--resume takes its settings from the run folder; give no recipe and no settings with it")
-        seeded = sorted(resume.glob("seed-*"), key=lambda path: int(path.name.removeprefix("seed-")))
-        runs = [engine.resume(path, device=device, data_dir=data_dir, progress=progress) for path in seeded or [resume]]
+        seeded = sorted((path.parent for path in resume.glob("seed-*/experiment.json")), key=lambda path: (len(path.name), path.name))
+        runs = [engine.resume(path, imports=digests, **where) for path in seeded or [resume]]
     else:
         if recipe is None:
             raise SettingsError("name a recipe (poise list recipes), a settings file, or --resume RUN")
         if recipe.endswith(".json"):
-            if not Path(recipe).is_file():
-                raise SettingsError(f"there is no settings file {recipe}")
-            experiment = read_json(engine.Experiment, Path(recipe).read_text(), recipe)
+            experiment = read_file(engine.Experiment, Path(recipe))
         else:
             experiment = of_recipe(recipe, quick)
         experiment = override(experiment, settings or [])
@@ -64,14 +64,20 @@ def train(
         for number in range(seeds or 1):
             path = out / f"seed-{number}" if seeds else out
             each = override(experiment, {"seed": str(number)}) if seeds else experiment
-            if seeds and (path / "experiment.json").exists():
-                runs.append(engine.resume(path, device=device, data_dir=data_dir, progress=progress))
+            begun = bool(seeds) and "yes" in world.exchange("yes" if (path / "experiment.json").exists() else "no")[:1]
+            if not begun:
+                runs.append(engine.train(each, path, imports=digests, **where))
+            elif engine.Run.open(path).experiment == each:
+                runs.append(engine.resume(path, imports=digests, **where))
             else:
-                runs.append(engine.train(each, path, device=device, data_dir=data_dir, imports=digests, progress=progress))
+                raise RunError(f"{path} was started with other settings; give another --out, or go on with it: poise train --resume {out}")
+    leave()
+    if not world.leads:  # under torchrun the first rank evaluates
+        return
     for run in runs:
         if evaluate:
             for which in ("selected", "last"):
-                evaluate_run(run, which, device=device, data_dir=data_dir, progress=progress)
-        console.print(f"run folder: {run.path}", highlight=False)
+                evaluate_run(run, which, **where)
+        typer.echo(f"run folder: {run.path}", err=True)
     if evaluate:
         print_table([run.path for run in runs])

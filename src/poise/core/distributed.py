@@ -1,19 +1,37 @@
-"""The processes that train together. Alone, every collective does nothing, so there is one code path."""
+"""The processes ("ranks") that train together. Alone, every collective does nothing, so there is one code path.
+
+Gradients and weights are summed by `World.sum_` and by nothing else. A rank that ends or no longer answers ends the others with one
+sentence (`RankError`): at once where its connection breaks, after `TIMEOUT` where it hangs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import atexit
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from poise.core.errors import PoiseError
+
+T = TypeVar("T")
+TIMEOUT = timedelta(hours=2)
+"""How long a rank waits for the others; longer than an epoch, as learners placed apart meet only once per epoch."""
+
+
+class RankError(PoiseError, RuntimeError):
+    """Another rank ended, no longer answers, or refused its part."""
+
 
 @dataclass(frozen=True)
 class World:
-    """`size` ranks, of which this process is number `rank`; `group` is a torch.distributed process group."""
+    """`size` ranks, of which this process is number `rank`; `group` is a torch.distributed process group, None for all ranks."""
 
     rank: int = 0
     size: int = 1
@@ -25,15 +43,79 @@ class World:
         return self.rank == 0
 
     def sum_(self, tensors: Sequence[Tensor]) -> None:
-        """Sum each tensor over the ranks, in place: one collective for all tensors of a dtype."""
+        """Sum each tensor over the ranks, in place: one collective for all tensors of a dtype. Raises: RankError."""
         if self.size == 1 or not tensors:
             return
         for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
             alike = [tensor for tensor in tensors if tensor.dtype == dtype]
             flat = torch.cat([tensor.reshape(-1) for tensor in alike])
-            dist.all_reduce(flat, group=self.group)
+            with self._together():
+                dist.all_reduce(flat, group=self.group)
             for tensor, part in zip(alike, flat.split([tensor.numel() for tensor in alike]), strict=True):
                 tensor.copy_(part.view_as(tensor))
+
+    def exchange(self, text: str) -> list[str]:
+        """Every rank's short text, in the order of ranks, on every rank. Raises: RankError."""
+        if self.size == 1:
+            return [text]
+        data = _bytes(text.encode())
+        lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
+        with self._together():
+            dist.all_gather(lengths, torch.tensor([len(data)]), group=self.group)
+            longest = max(int(length) for length in lengths)
+            parts = [torch.zeros(longest, dtype=torch.uint8) for _ in range(self.size)]
+            dist.all_gather(parts, torch.cat([data, data.new_zeros(longest - len(data))]), group=self.group)
+        return [bytes(part[: int(length)].numpy()).decode() for part, length in zip(parts, lengths, strict=True)]
+
+    def gather(self, data: bytes) -> list[bytes]:
+        """Every rank's bytes, in the order of ranks, on the first rank; an empty list on the others. Raises: RankError."""
+        if self.size == 1:
+            return [data]
+        lengths = [int(length) for length in self.exchange(str(len(data)))]
+        with self._together():
+            if not self.leads:
+                if data:
+                    dist.send(_bytes(data), group=self.group, group_dst=0)
+                return []
+            found = [data]
+            for rank, length in enumerate(lengths[1:], start=1):
+                part = torch.empty(length, dtype=torch.uint8)
+                if length:
+                    dist.recv(part, group=self.group, group_src=rank)
+                found.append(bytes(part.numpy()))
+        return found
+
+    def led(self, work: Callable[[], T]) -> T | None:
+        """The first rank does the work while the others wait; its result, None on the others.
+
+        Raises: what the work raises on the first rank, RankError with that sentence on the others.
+        """
+        if self.size == 1:
+            return work()
+        result, problem = None, None
+        if self.leads:
+            try:
+                result = work()
+            except PoiseError as error:
+                problem = error
+        sentence = self.exchange(str(problem) if problem is not None else "")[0]
+        if problem is not None:
+            raise problem
+        if sentence:
+            raise RankError(f"the first rank refused: {sentence}")
+        return result
+
+    def in_turn(self, work: Callable[[], T]) -> T:
+        """Every rank does the work, the first one before all others: what it downloads or unpacks is there for them."""
+        result = self.led(work)
+        return work() if not self.leads or result is None else result
+
+    def part(self, ranks: Sequence[int]) -> World | None:
+        """The world of these ranks of this one, None on a rank that is not among them. All ranks call this together."""
+        if list(ranks) == list(range(self.size)):
+            return self
+        group = dist.new_group(list(ranks), timeout=TIMEOUT) if len(ranks) > 1 else None
+        return World(list(ranks).index(self.rank), len(ranks), group) if self.rank in ranks else None
 
     def share(self, count: int) -> slice:
         """The contiguous part of `count` examples that this rank holds; parts differ by at most one."""
@@ -41,5 +123,45 @@ class World:
         start = self.rank * small + min(self.rank, larger)
         return slice(start, start + small + (self.rank < larger))
 
+    @contextlib.contextmanager
+    def _together(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0][:200]
+            raise RankError(
+                f"rank {self.rank} of {self.size} waited in vain: another rank ended or does not answer ({reason}); "
+                f"what was saved is whole, and any number of ranks can go on from it with: poise train --resume RUN"
+            ) from None
+
 
 ALONE = World()
+
+
+def _bytes(data: bytes) -> Tensor:
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
+
+
+def join(timeout: timedelta = TIMEOUT) -> World:
+    """All ranks that this process trains with: those of torch.distributed if it is set up, else torchrun's, else itself alone."""
+    if not dist.is_available():
+        return ALONE
+    if not dist.is_initialized():
+        if not {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= set(os.environ) or os.environ["WORLD_SIZE"] == "1":
+            return ALONE
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
+        own_gpu = torch.cuda.is_available() and torch.cuda.device_count() >= local and dist.is_nccl_available()
+        dist.init_process_group("cpu:gloo,cuda:nccl" if own_gpu else "gloo", timeout=timeout)
+        atexit.register(leave)
+    return World(dist.get_rank(), dist.get_world_size())
+
+
+def leave() -> None:
+    """Part from the other ranks; to be called by each once training is over, as a process that just ends looks like a failure."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def local_rank() -> int:
+    """Number of this process among those of its machine, as torchrun says; 0 without it."""
+    return int(os.environ.get("LOCAL_RANK", "0"))

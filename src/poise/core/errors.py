@@ -35,6 +35,10 @@ class RunError(PoiseError, OSError):
     """A run folder is missing, occupied, or not a run folder."""
 
 
+class StorageError(PoiseError, OSError):
+    """A file cannot be written: no space, a size limit, no permission, or no such place."""
+
+
 class MissingExtraError(PoiseError, ImportError):
     """An optional dependency is needed; the message holds the line that installs it."""
 

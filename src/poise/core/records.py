@@ -6,16 +6,18 @@ accuracy, worst case, per-class figure or paired comparison can be computed from
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
 import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from poise.core.errors import RunError
+from poise.core.errors import PoiseError, RunError, StorageError
 
 FORMAT = 1
 
@@ -130,22 +132,65 @@ def _share(flags: Sequence[bool]) -> float:
     return sum(flags) / len(flags) if flags else float("nan")
 
 
-def write_bytes(path: str | Path, data: bytes) -> Path:
-    """Write a file so that it either has all of `data` or is as it was: temporary file, fsync, rename."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raises: StorageError naming `path` for whatever keeps the body from writing it; Poise's own errors pass."""
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        yield
+    except PoiseError:
         raise
+    except OSError as error:
+        why = error.strerror or str(error)
+        if error.errno in _FULL:
+            why = f"no space is left or a size limit is reached ({why}); what was there is unharmed"
+        raise StorageError(f"{path} cannot be written: {why}") from None
+
+
+def check_writable(path: str | Path) -> None:
+    """Refuses, before long work, a place where its result could not be written. Raises: StorageError."""
+    path = Path(path)
+    if path.is_dir():
+        raise StorageError(f"{path} cannot be written: it is a folder, must be a file")
+    nearest = next(parent for parent in path.absolute().parents if parent.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise StorageError(f"{path} cannot be written: {nearest} is not a folder that one may write to")
+
+
+def write_bytes(path: str | Path, data: bytes) -> Path:
+    """Write a file so that it either has all of `data` or is as it was: temporary file, fsync, rename. Raises: StorageError."""
+    path = Path(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
     return path
+
+
+def append_line(path: str | Path, line: str) -> None:
+    """Append a line to a file, or leave the file as it was. Raises: StorageError."""
+    path = Path(path)
+    with writing(path), path.open("ab", buffering=0) as file:
+        size = file.tell()
+        data = f"{line}\n".encode()
+        try:
+            if file.write(data) < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(size)
+            raise
 
 
 def write_text(path: str | Path, text: str) -> Path:

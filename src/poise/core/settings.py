@@ -14,7 +14,7 @@ import dataclasses
 import json
 import math
 from abc import ABC
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar, dataclass_transform
 
@@ -247,8 +247,11 @@ def _value(text: str) -> Any:
     return {"none": None, "None": None, "True": True, "False": False}.get(text, text)
 
 
-def _assign(data: Any, owner: Any, keys: list[str], path: str, value: Any) -> None:
-    """Set `data[keys...] = value`, checking names against the settings object `owner` that `data` mirrors."""
+def _assign(data: Any, owner: Any, keys: list[str], path: str, value: Any, above: Sequence[str] = ()) -> None:
+    """Set `data[keys...] = value`, checking names against the settings object `owner` that `data` mirrors.
+
+    above: names that would have been known to the objects through which `owner` was reached.
+    """
     key, rest = keys[0], keys[1:]
     at: Any = key
     if isinstance(data, list) and key.isdigit() and int(key) < len(data):
@@ -258,10 +261,11 @@ def _assign(data: Any, owner: Any, keys: list[str], path: str, value: Any) -> No
         names = field_names(type(owner)) if dataclasses.is_dataclass(owner) else []
         through = getattr(type(owner), "transparent", None)
         if key not in names and through is not None:
-            _assign(data[through], getattr(owner, through), keys, path, value)
+            _assign(data[through], getattr(owner, through), keys, path, value, [*above, *names])
             return
         if key not in names:
-            raise SettingsError(f"there is no setting {path!r}: {type(owner).__name__} has no {key!r}{did_you_mean(key, names)}")
+            hint = did_you_mean(key, [*above, *names])
+            raise SettingsError(f"there is no setting {path!r}: {type(owner).__name__} has no {key!r}{hint}")
         inner = getattr(owner, key)
     through = getattr(type(inner), "transparent", None)
     if rest:

@@ -5,9 +5,10 @@ from poise.data.cifar import CIFAR10, CIFAR100
 from poise.data.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS, SEVERITIES, corrupted
 from poise.data.dataset import Data, DataSource, Split, cache_directory, data_directory, held_out
 from poise.data.digits import Digits
+from poise.data.extra import Extra, FolderPool, NpzPool, Pool, PseudoLabelled500K
 from poise.data.folder import Folder, Npz
 from poise.data.mnist import MNIST
-from poise.data.stream import Feed, Stream
+from poise.data.stream import Feed, Stream, open_pools
 from poise.data.svhn import SVHN
 from poise.data.tiny_imagenet import TinyImageNet
 
@@ -24,9 +25,14 @@ __all__ = [
     "Data",
     "DataSource",
     "Digits",
+    "Extra",
     "Feed",
     "Folder",
+    "FolderPool",
     "Npz",
+    "NpzPool",
+    "Pool",
+    "PseudoLabelled500K",
     "Shift",
     "Split",
     "Stream",
@@ -35,4 +41,5 @@ __all__ = [
     "corrupted",
     "data_directory",
     "held_out",
+    "open_pools",
 ]

@@ -19,7 +19,7 @@ ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 Layout = Literal["auto", "NHWC", "NCHW"]
 
 
-def _located(path: str, data_dir: Path) -> Path:
+def located(path: str, data_dir: Path) -> Path:
     """The path itself, or below the data folder. Raises DataError saying where it was looked for."""
     given = Path(path).expanduser()
     for candidate in (given, data_dir / given):
@@ -47,7 +47,7 @@ class Folder(DataSource):
     """Which images those are."""
 
     def read(self, data_dir: Path) -> Data:
-        root = _located(self.path, data_dir)
+        root = located(self.path, data_dir)
         if not root.is_dir():
             raise DataError(f"{root} is not a folder")
         if not (root / "train").is_dir():
@@ -96,13 +96,13 @@ class Npz(DataSource):
     """Order of the axes; "auto" goes by which axis has 1 or 3 entries."""
 
     def read(self, data_dir: Path) -> Data:
-        path = _located(self.path, data_dir)
+        path = located(self.path, data_dir)
         arrays = _arrays(path)
         notes: list[str] = []
         splits = []
         for part in ("train", "test"):
             where = f"{path}, x_{part}"
-            pixels, rounded = _eight_bits(_channels_first(arrays[f"x_{part}"], self.layout, where), where)
+            pixels, rounded = _eight_bits(channels_first(arrays[f"x_{part}"], self.layout, where), where)
             notes += [f"x_{part}: float images rounded to 256 levels"] if rounded else []
             splits.append(pixels)
         y_train = _column(arrays["y_train"])
@@ -143,7 +143,8 @@ def _column(labels: np.ndarray) -> np.ndarray:
     return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
 
 
-def _channels_first(images: np.ndarray, layout: Layout, where: str) -> np.ndarray:
+def channels_first(images: np.ndarray, layout: Layout, where: object) -> np.ndarray:
+    """Images [N, C, H, W] from [N, H, W, C], [N, C, H, W] or [N, H, W]. Raises DataError naming `where` for other shapes."""
     if images.ndim == 3:
         return images[:, None]
     if images.ndim != 4:

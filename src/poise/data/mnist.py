@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+import torch.nn.functional as F
 
 from poise.core import papers
 from poise.core.errors import DataError
 from poise.core.papers import Paper
-from poise.core.settings import settings
+from poise.core.settings import Count, settings
 from poise.data.dataset import Data, Split, images_from, labels_from
 from poise.data.downloads import Files, PublishedSource, Remote
 
@@ -44,6 +45,9 @@ class MNIST(PublishedSource):
     digests: ClassVar[Mapping[str, str]] = _PACKED | _PLAIN
     remotes: ClassVar[tuple[Remote, ...]] = tuple(Remote(_BASE + name, md5) for name, md5 in _PACKED.items())
 
+    padding: Count = 0
+    """Rows and columns of zeros added on every side; 2 gives the 32x32 pixels that networks for CIFAR were made for."""
+
     def read(self, data_dir: Path) -> Data:
         files = self.files(data_dir)
         train, test = (self._split(files, part) for part in ("train", "t10k"))
@@ -53,7 +57,8 @@ class MNIST(PublishedSource):
         image_file, label_file = f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte"
         images = read_idx(files.read(image_file), 3, files.path(image_file))
         labels = labels_from(read_idx(files.read(label_file), 1, files.path(label_file)), 10, files.path(label_file))
-        return images_from(images[:, None], labels, self.shape, files.path(image_file))
+        split = images_from(images[:, None], labels, self.shape, files.path(image_file))
+        return Split.of(F.pad(split.images, [self.padding] * 4), split.labels) if self.padding else split
 
 
 def read_idx(content: bytes, axes: int, origin: object) -> np.ndarray:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import pickle
 import re
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -128,8 +128,8 @@ for _core in ("numpy.core", "numpy._core"):
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, content: bytes, origin: object, encoding: str) -> None:
-        super().__init__(io.BytesIO(content), encoding=encoding, fix_imports=False)
+    def __init__(self, file: BinaryIO, origin: object, encoding: str) -> None:
+        super().__init__(file, encoding=encoding, fix_imports=False)
         self.origin = origin
 
     def find_class(self, module: str, name: str) -> Any:
@@ -139,14 +139,15 @@ class _Unpickler(pickle.Unpickler):
         return known
 
 
-def read_pickle(content: bytes, origin: object, encoding: str = "latin1") -> Any:
-    """The plain containers, texts, numbers and number arrays in a pickle; arrays are read-only.
+def read_pickle(content: bytes | BinaryIO, origin: object, encoding: str = "latin1") -> Any:
+    """The plain containers, texts, numbers and number arrays in a pickle or in an open file of one; arrays are read-only.
 
     `origin` names the file in errors; `encoding` is for texts written by Python 2.
     Raises: UntrustedFileError naming the first other global the pickle asks for; DataError for a damaged pickle.
     """
+    file = io.BytesIO(content) if isinstance(content, bytes) else content
     try:
-        return _plain(_Unpickler(content, origin, encoding).load())
+        return _plain(_Unpickler(file, origin, encoding).load())
     except UntrustedFileError:
         raise
     except Exception as error:  # a damaged pickle can make the unpickler raise almost anything

@@ -1,7 +1,8 @@
 """The engine: experiments, the training loop, checkpoints and run folders."""
 
+from poise.engine.diagnostics import Diagnosis
 from poise.engine.experiment import Experiment, Monitor, Published
 from poise.engine.loop import finished, resume, train
 from poise.engine.runs import Run, load
 
-__all__ = ["Experiment", "Monitor", "Published", "Run", "finished", "load", "resume", "train"]
+__all__ = ["Diagnosis", "Experiment", "Monitor", "Published", "Run", "finished", "load", "resume", "train"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +22,33 @@ FORMAT = 1
 def write_tensors(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> str:
     """Write `path`.safetensors, then `path`.json with the facts and the SHA-256 of the former, which is returned.
 
-    A file without its JSON was never finished and counts as absent.
+    Both are whole or absent; should the second not be written, digests tell that it does not belong to the first.
+    Raises: StorageError.
     """
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     data = safetensors.torch.save(plain)
     digest = hashlib.sha256(data).hexdigest()
-    path.with_suffix(".json").unlink(missing_ok=True)  # never an old description beside new tensors
-    write_bytes(path.with_suffix(".safetensors"), data)
-    write_text(path.with_suffix(".json"), json.dumps({"format": FORMAT, "sha256": digest, **facts}, indent=1))
+    described = {"format": FORMAT, "sha256": digest, **facts}
+    write_bytes(tensors_file(path), data)
+    write_text(facts_file(path), json.dumps({**described, "facts_sha256": _digest(described)}, indent=1))
     return digest
 
 
+def tensors_file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.safetensors")
+
+
+def facts_file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.json")
+
+
+def _digest(facts: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
 def read_facts(path: Path) -> dict[str, Any]:
-    """The JSON beside a tensor file. Raises: CheckpointError when it is missing or damaged."""
-    beside = path.with_suffix(".json")
+    """The JSON beside a tensor file. Raises: CheckpointError when it is missing, damaged or altered."""
+    beside = facts_file(path)
     try:
         facts = json.loads(beside.read_text())
     except FileNotFoundError:
@@ -43,19 +57,21 @@ def read_facts(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{beside} is damaged: {error}") from None
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
         raise CheckpointError(f"{beside} is not a checkpoint of format {FORMAT}")
+    if facts.pop("facts_sha256", None) != _digest(facts):
+        raise CheckpointError(f"{beside} is damaged: its facts_sha256 is not the digest of what it says")
     return facts
 
 
 def read_tensors(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and facts. Raises: CheckpointError when a file is missing, truncated or altered."""
     facts = read_facts(path)
-    file = path.with_suffix(".safetensors")
+    file = tensors_file(path)
     try:
         data = file.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{file} cannot be read: {error.strerror}") from None
     if hashlib.sha256(data).hexdigest() != facts.get("sha256"):
-        raise CheckpointError(f"{file} is damaged: its SHA-256 is not the one in {path.with_suffix('.json').name}")
+        raise CheckpointError(f"{file} is damaged: its SHA-256 is not the one in {facts_file(path).name}")
     return load_safetensors(data, str(file), device), facts
 
 
@@ -79,9 +95,12 @@ def foreign_weights(path: Path) -> dict[str, Tensor]:
         return load_safetensors(path.read_bytes(), str(path))
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds; whatever it is, the file was not read
-        first = str(error).strip().splitlines()[0][:160]
-        raise CheckpointError(f"{path} cannot be read as plain weights (weights_only=True): {first}") from None
+    except Exception as error:  # torch raises many kinds; whatever it is, nothing of the file was used
+        if asked := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            raise CheckpointError(
+                f"{path} asks for {asked[1]}, which could run code, and was not read; save its state_dict alone"
+            ) from None
+        raise CheckpointError(f"{path} is not a whole file of weights as torch.save writes them, or is no such file") from None
     for key in ("state_dict", "model", "net"):
         if isinstance(found, dict) and isinstance(found.get(key), dict):
             found = found[key]

@@ -14,15 +14,15 @@ from torch import nn
 
 from poise.attacks import Attack
 from poise.core.errors import SettingsError
-from poise.core.records import EvaluationRecord, write_bytes
-from poise.core.seeds import Draw, key_of
+from poise.core.records import EvaluationRecord, check_writable, write_bytes
 from poise.core.settings import from_json, to_json
 from poise.data import Data, DataSource
 from poise.engine.checkpoints import foreign_weights, load_into, write_tensors
 from poise.engine.loop import choose_device
 from poise.engine.progress import Progress
 from poise.engine.runs import Run
-from poise.evaluation.protocol import Advance, Protocol, evaluate, gallery
+from poise.evaluation.predictions import Advance, accuracy, attacked, predict
+from poise.evaluation.protocol import Protocol, digest_of, evaluate, gallery
 from poise.models import Network
 
 
@@ -39,16 +39,17 @@ def evaluate_run(
     """Run the experiment's protocol (or another) on the weights `which`; returns the path of the record.
 
     If "last" and "selected" are the same weights, the record is copied, not computed again.
+    Raises: RunError, CheckpointError, SettingsError, DataError, StorageError.
     """
     experiment, progress = run.experiment, progress or Progress()
     protocol = protocol or experiment.protocol
     suffix = "" if protocol == experiment.protocol else f"-{protocol.name}"
     path = run.path / "records" / f"{which.replace(' ', '_')}{suffix}.json"
-    same = _same_weights(run, which, suffix)
-    if same is not None and same.attack_names == [attack.name for attack in protocol.attacks]:
-        return dataclasses.replace(same, checkpoint=which).write(path)
+    check_writable(path)
     network = run.network(which).to(choose_device(device))
     data = data or experiment.data.load(data_dir)
+    if which == "last" and (same := _same_evaluation(path.with_name(f"selected{suffix}.json"), network, data, protocol)) is not None:
+        return dataclasses.replace(same, checkpoint=which).write(path)
 
     def begin(name: str, count: int) -> Advance:
         return progress.begin(f"{experiment.name} ({which}): {name}", count, "images")
@@ -80,12 +81,14 @@ def evaluate_run(
     return record.write(path)
 
 
-def _same_weights(run: Run, which: str, suffix: str) -> EvaluationRecord | None:
-    """The record of "selected" when asked for "last" and both are the same weights."""
-    other = run.path / "records" / f"selected{suffix}.json"
-    if which != "last" or not other.exists() or run.facts("last")["sha256"] != run.facts("selected")["sha256"]:
+def _same_evaluation(path: Path, network: nn.Module, data: Data, protocol: Protocol) -> EvaluationRecord | None:
+    """The record at `path` if it says what evaluating this network by this protocol would say."""
+    if not path.exists():
         return None
-    return EvaluationRecord.read(other)
+    record = EvaluationRecord.read(path)
+    found = (record.model_digest, [attack.settings for attack in record.attacks], record.count)
+    wanted = (digest_of(network), [to_json(attack) for attack in protocol.attacks], protocol.first or len(data.test))
+    return record if found == wanted else None
 
 
 def evaluate_weights(
@@ -104,6 +107,7 @@ def evaluate_weights(
     Raises: SettingsError, CheckpointError, DataError; InputError when the network does not give logits.
     """
     progress = progress or Progress()
+    check_writable(out)
     source = from_json(DataSource, {"type": data})  # type: ignore[type-abstract]
     loaded = source.load(data_dir)
     network = _built(model, loaded)
@@ -125,8 +129,8 @@ def _built(model: str, data: Data) -> nn.Module:
     sys.path.insert(0, str(Path.cwd()))
     try:
         made = getattr(importlib.import_module(module), function)()
-    except (ImportError, AttributeError) as error:
-        raise SettingsError(f"--model {model!r} cannot be had: {error}") from None
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
+        raise SettingsError(f"--model {model!r} must be a network's name or module:function that builds one, but {error}") from None
     finally:
         sys.path.pop(0)
     if not isinstance(made, nn.Module):
@@ -147,26 +151,25 @@ def save_adversarial(
     progress: Progress | None = None,
     batch_size: int = 256,
 ) -> tuple[float, float, int]:
-    """Attack the test set and write x_adv, labels and ids as safetensors with the attack's settings beside.
+    """Attack the test set and write x_adv, labels, predictions and ids as safetensors with the attack's settings beside.
 
     Returns natural accuracy, robust accuracy (both in [0, 1]) and the number of images.
+    Raises: SettingsError for another suffix, InputError for more images than there are, StorageError.
     """
-    progress, chosen = progress or Progress(), choose_device(device)
-    network = run.network(which).to(chosen)
+    if path.suffix != ".safetensors":
+        raise SettingsError(f"--out {path}: the suffix must be .safetensors")
+    check_writable(path)
+    progress = progress or Progress()
+    network = run.network(which).to(choose_device(device))
     split = run.experiment.data.load(data_dir).test
-    split = split.first(min(first, len(split))) if first is not None else split
+    split = split.first(first) if first is not None else split
+    natural = accuracy(predict(network, split, batch_size), split)
     advance = progress.begin(attack.name, len(split), "images")
-    natural, robust, made = 0, 0, []
-    for start in range(0, len(split), batch_size):
-        part = split.subset(slice(start, start + batch_size)).to(chosen)
-        x, y = part.pixels(), part.labels
-        x_adv = attack(network, x, y, draw=Draw(key_of(seed, "evaluate", attack.name), part.ids))
-        with torch.no_grad():
-            natural += int((network(x).argmax(1) == y).sum())
-            robust += int((network(x_adv).argmax(1) == y).sum())
-        made.append(x_adv.cpu())
-        advance(len(part))
+    batches = [(x_adv.cpu(), y.cpu()) for x_adv, y in attacked(network, split, attack, seed=seed, batch_size=batch_size, advance=advance)]
     progress.end()
-    facts = {"attack": to_json(attack), "run": run.name, "checkpoint": which, "seed": seed, "robust": robust, "natural": natural}
-    write_tensors(path.with_suffix(""), {"x_adv": torch.cat(made), "y": split.labels, "ids": split.ids}, facts)
-    return natural / len(split), robust / len(split), len(split)
+    x_adv, predicted = (torch.cat(column) for column in zip(*batches, strict=True))
+    robust = accuracy(predicted, split)
+    facts = {"attack": to_json(attack), "run": run.name, "checkpoint": which, "seed": seed, "natural": natural, "robust": robust}
+    tensors = {"x_adv": x_adv, "y": split.labels, "predicted": predicted, "ids": split.ids}
+    write_tensors(path.with_suffix(""), tensors, facts)
+    return natural, robust, len(split)

@@ -10,7 +10,10 @@ from poise.attacks import Attack
 from poise.core.errors import SettingsError
 from poise.core.settings import Count, Number, PositiveCount, Settings, UnitInterval, settings, to_json
 from poise.data import DataSource, Digits
+from poise.engine.diagnostics import Diagnosis
+from poise.engine.placement import PlacementName
 from poise.evaluation import Protocol
+from poise.learners.averages import SWA
 from poise.learners.precision import PrecisionName
 from poise.methods import Joint, Method
 from poise.models import DigitsCNN, Network
@@ -70,6 +73,8 @@ class Experiment(Settings):
     monitors: tuple[Monitor, ...] = (Monitor(),)
     """The first one without attack is the criterion's natural accuracy, the first one with an attack its robust accuracy."""
     monitor_every: PositiveCount = 1
+    diagnosis: Diagnosis | None = None
+    """Measure the base learners too, at the end of every monitored epoch."""
     protocol: Protocol = Protocol()
     """The evaluation on the test set that ends the run."""
     precision: PrecisionName = "auto"
@@ -79,8 +84,12 @@ class Experiment(Settings):
     """Epochs whose complete checkpoint is kept for good."""
     save_every: PositiveCount = 1
     """Complete checkpoint every this many epochs; one is also written when training is asked to stop."""
+    reestimate: Count = 0
+    """Training images on which BatchNorm's running statistics of the deployed network are estimated anew; 0 keeps those averaged."""
     initial: str | None = None
     """A run folder or weights file to start from (fine-tuning); its digest is recorded."""
+    placement: PlacementName = "auto"
+    """Under torchrun: all learners on every rank, each with a part of the batch, or every learner on ranks of its own."""
     deterministic: bool = True
     """On GPUs, use deterministic kernels only, so that the same seed gives the same bits."""
     published: Published | None = None
@@ -95,6 +104,10 @@ class Experiment(Settings):
             raise SettingsError("Experiment.criterion = 'robust': needs a monitor with an attack")
         if any(epoch > self.epochs for epoch in self.keep_epochs):
             raise SettingsError(f"Experiment.keep_epochs = {self.keep_epochs}: must be at most epochs = {self.epochs}")
+        for name, policy in self.method.policies().items():
+            if isinstance(policy.average, SWA) and policy.average.from_epoch > self.epochs:
+                where = f"learner {name!r}: SWA.from_epoch = {policy.average.from_epoch}"
+                raise SettingsError(f"{where}: must be at most epochs = {self.epochs}")
         if self.selection == "held-out" and not 0 < self.held_out < 1:
             raise SettingsError(f"Experiment.held_out = {self.held_out}: must be above 0 and below 1")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from poise.core.errors import MissingExtraError, SettingsError
-from poise.core.records import write_bytes
+from poise.core.records import check_writable, write_bytes
 from poise.engine.checkpoints import write_tensors
 from poise.engine.runs import Run
 
@@ -22,6 +22,7 @@ def export_network(run: Run, to: Path, which: str = "selected") -> None:
     """
     if to.suffix not in (".safetensors", ".onnx"):
         raise SettingsError(f"--to {to}: the suffix must be .safetensors or .onnx")
+    check_writable(to)
     if to.suffix == ".onnx":
         for package in ("onnx", "onnxscript"):
             if importlib.util.find_spec(package) is None:

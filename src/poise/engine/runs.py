@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +11,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from poise.core.errors import CheckpointError, RunError
-from poise.core.records import write_text
-from poise.core.settings import read_json, to_json
-from poise.engine.checkpoints import load_into, read_facts, read_tensors, write_tensors
+from poise.core.errors import CheckpointError, RunError, SettingsError, StorageError
+from poise.core.records import append_line, check_writable, write_text
+from poise.core.settings import read_file, to_json
+from poise.engine.checkpoints import facts_file, load_into, read_facts, read_tensors, tensors_file, write_tensors
 from poise.engine.experiment import Experiment
 
 
@@ -25,18 +25,25 @@ class Run:
     path: Path
 
     @classmethod
-    def create(cls, path: Path, experiment: Experiment, about: dict[str, Any]) -> Run:
-        """Make the folder. Raises: RunError when there is something in it already."""
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    def to_be(cls, path: Path) -> Run:
+        """A run that could be made at `path`. Raises: RunError when something is there already, StorageError when nothing can be."""
+        if path.exists() and (not path.is_dir() or any(map(_counts, path.iterdir()))):
             hint = f"; to go on with it: poise train --resume {path}" if (path / "experiment.json").exists() else ""
-            raise RunError(f"{path} exists and is not empty{hint}")
-        try:
-            (path / "checkpoints").mkdir(parents=True, exist_ok=True)
-            write_text(path / "run.json", json.dumps(about, indent=1))
-            write_text(path / "experiment.json", json.dumps(to_json(experiment), indent=1))
-        except OSError as error:
-            raise RunError(f"the run folder {path} cannot be written: {error.strerror or error}") from None
+            raise RunError(f"the run folder {path} exists and is not empty{hint}")
+        check_writable(path / "experiment.json")
         return cls(path)
+
+    def create(self, experiment: Experiment, about: dict[str, Any]) -> None:
+        """Make the folder, whole or not at all. Raises: StorageError."""
+        identity = {"group": experiment.group, "seed": experiment.seed}
+        try:
+            write_text(self.path / "run.json", json.dumps({**identity, **about}, indent=1))
+            write_text(self.path / "experiment.json", json.dumps(to_json(experiment), indent=1))
+        except StorageError:
+            (self.path / "run.json").unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self.path.rmdir()
+            raise
 
     @classmethod
     def open(cls, path: Path | str) -> Run:
@@ -56,15 +63,30 @@ class Run:
 
     @property
     def experiment(self) -> Experiment:
-        return read_json(Experiment, (self.path / "experiment.json").read_text(), str(self.path / "experiment.json"))
+        try:
+            return read_file(Experiment, self.path / "experiment.json")
+        except SettingsError as error:
+            if not (files := self.about.get("imports")):
+                raise
+            again = " ".join(f"--import {file}" for file in files)
+            raise SettingsError(f"{error}; this run was made with your own code, so pass it again: {again}") from None
 
     @property
     def about(self) -> dict[str, Any]:
         """What the run was started with that is no setting: versions, device, digests, imported files."""
         try:
-            return json.loads((self.path / "run.json").read_text())
-        except (OSError, json.JSONDecodeError) as error:
+            about = json.loads((self.path / "run.json").read_text())
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise RunError(f"{self.path / 'run.json'} is missing or damaged: {error}") from None
+        if not isinstance(about, dict):
+            raise RunError(f"{self.path / 'run.json'} is damaged: it must hold a JSON object")
+        return about
+
+    def check_unchanged(self, identity: dict[str, Any]) -> None:
+        """`identity`: facts with the group and seed of an experiment. Raises: RunError when experiment.json is another one."""
+        experiment = self.experiment
+        if (identity.get("group"), identity.get("seed")) != (experiment.group, experiment.seed):
+            raise RunError(f"{self.path / 'experiment.json'} was changed since the run was started; start a new run with it instead")
 
     def weights_path(self, which: str) -> Path:
         """Deployed weights: "selected", "last" or "epoch 80"."""
@@ -77,13 +99,14 @@ class Run:
     def network(self, which: str = "selected") -> nn.Module:
         """The deployed network in evaluation mode, images in [0, 1] to logits, on the CPU. Raises: CheckpointError, RunError."""
         path = self.weights_path(which)
-        if not path.with_suffix(".safetensors").exists():
+        if not tensors_file(path).exists():
             known = sorted(file.stem for file in (self.path / "checkpoints").glob("*.safetensors") if not file.stem.startswith("step-"))
             raise CheckpointError(f"{self.path} has no weights {which!r}; it has {', '.join(known) or 'none yet'}")
         weights, facts = read_tensors(path)
-        network = self.experiment.model.build(tuple(facts["shape"]), len(facts["classes"]), self.experiment.seed)
+        experiment = self.experiment
+        network = experiment.model.build(tuple(facts["shape"]), len(facts["classes"]), experiment.seed)
         network = network.to(next(tensor.dtype for tensor in weights.values() if tensor.is_floating_point()))
-        load_into(network, weights, str(path.with_suffix(".safetensors")))
+        load_into(network, weights, str(tensors_file(path)))
         return network.eval()
 
     def facts(self, which: str = "selected") -> dict[str, Any]:
@@ -93,41 +116,53 @@ class Run:
     # -- complete checkpoints, to go on from --------------------------------------------------------------------------
 
     def save_state(self, step: int, state: dict[str, Tensor], facts: dict[str, Any], keep: int, for_good: bool) -> None:
-        """Write a complete checkpoint and delete those beyond the last `keep` that are not kept for good."""
-        write_tensors(self.path / "checkpoints" / f"step-{step:09d}", state, {"step": step, "for_good": for_good, **facts})
-        spare = [path for path in self.states() if not _kept_for_good(path)][keep:]
-        for path in spare:
-            path.with_suffix(".json").unlink(missing_ok=True)
-            path.with_suffix(".safetensors").unlink(missing_ok=True)
+        """Write a complete checkpoint and delete those beyond the last `keep` that are not kept for good.
+
+        Those of later steps were damaged and passed over when the run was resumed; they go too.
+        """
+        written = self.path / "checkpoints" / f"step-{step:09d}"
+        write_tensors(written, state, {"step": step, "for_good": for_good, **facts})
+        present = self.states()
+        later = [path for path in present if path > written]
+        passing = [path for path in present if path <= written and not _kept_for_good(path)]
+        for path in [*later, *passing[keep:]]:
+            facts_file(path).unlink(missing_ok=True)
+            tensors_file(path).unlink(missing_ok=True)
 
     def states(self) -> list[Path]:
-        """Complete checkpoints (without suffix), the newest first."""
-        found = (self.path / "checkpoints").glob("step-*.json")
-        return sorted((path.with_suffix("") for path in found if re.fullmatch(r"step-\d{9}", path.stem)), reverse=True)
+        """Complete checkpoints (without suffix), damaged ones too, the newest first."""
+        found = {path.with_suffix("") for path in (self.path / "checkpoints").glob("step-*")}
+        return sorted((path for path in found if re.fullmatch(r"step-\d{9}", path.name)), reverse=True)
 
-    def newest_state(self) -> tuple[dict[str, Tensor], dict[str, Any], list[str]] | None:
-        """The newest complete checkpoint that can be read, with a sentence for each damaged one passed over; None if there are none.
+    def newest_state(self) -> tuple[tuple[dict[str, Tensor], dict[str, Any]] | None, list[str]]:
+        """The newest complete checkpoint that can be read, None if there is none; and a sentence for each one passed over.
 
-        Raises: CheckpointError when there are checkpoints and all of them are damaged.
+        Raises: CheckpointError when checkpoints were finished and all of them are damaged.
         """
         warnings: list[str] = []
         for path in self.states():
             try:
-                state, facts = read_tensors(path)
-                return state, facts, warnings
+                return read_tensors(path), warnings
             except CheckpointError as error:
-                warnings.append(f"{error}; going back to the checkpoint before it")
-        if warnings:
+                warnings.append(f"{error}; going back to what was saved before it")
+        if any(facts_file(path).exists() for path in self.states()):
             raise CheckpointError(f"every checkpoint of {self.path} is damaged; the newest: {warnings[0].partition(';')[0]}")
-        return None
+        return None, warnings
+
+    def sweep(self) -> None:
+        """Remove what a process left that was killed while it wrote."""
+        for path in self.path.rglob(".*.part"):
+            path.unlink(missing_ok=True)
 
     # -- metrics ------------------------------------------------------------------------------------------------------
 
     def append_metrics(self, line: dict[str, Any]) -> None:
-        with (self.path / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(line) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_line(self.path / "metrics.jsonl", json.dumps(line))
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines written so far, in order."""
+        path = self.path / "metrics.jsonl"
+        return [json.loads(text) for text in path.read_text().splitlines()] if path.exists() else []
 
     def truncate_metrics(self, step: int) -> None:
         """Forget the lines written after `step`, which will be written again; a half-written last line goes too."""
@@ -135,13 +170,18 @@ class Run:
         if not path.exists():
             return
         kept = []
-        for text in path.read_text().splitlines():
+        for text in path.read_text(errors="replace").splitlines():
             try:
                 if json.loads(text)["step"] <= step:
                     kept.append(text)
             except (json.JSONDecodeError, KeyError, TypeError):
                 continue
         write_text(path, "".join(f"{text}\n" for text in kept))
+
+
+def _counts(path: Path) -> bool:
+    """Whether a file makes its folder occupied: what `Run.create` leaves when killed does not."""
+    return path.name != "run.json" and not path.name.endswith(".part")
 
 
 def _kept_for_good(path: Path) -> bool:

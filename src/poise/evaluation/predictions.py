@@ -36,28 +36,38 @@ def predict(model: nn.Module, split: Split, batch_size: int = 256) -> Tensor:
     with evaluating(model):
         for x, y, _ in _batches(model, split, batch_size):
             logits = model(x)
+            classes = check_logits(logits, len(y))
             if not predicted:
-                check_labels(split.labels, len(split), check_logits(logits, len(y)), "the data set")
+                check_labels(split.labels, len(split), classes, "the data set")
             predicted.append(logits.argmax(1))
     return torch.cat(predicted).cpu()
+
+
+def attacked(
+    model: nn.Module, split: Split, attack: Attack, *, seed: int = 0, batch_size: int = 256, advance: Advance | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batch by batch, the images that `attack` makes [B, C, H, W] and the labels predicted on them [B], int64.
+
+    Draws are keyed by (seed, attack, number of the example in its data set), so neither batch size nor order matters.
+    Raises: InputError for a network that returns no finite logits.
+    """
+    for x, y, ids in _batches(model, split, batch_size):
+        with crafting(model, "evaluating"):
+            x_adv = attack.perturb(model, x, y, Draw(key_of(seed, "evaluate", attack.name), ids)).detach()
+            with torch.no_grad():
+                logits = model(x_adv)
+        check_logits(logits, len(y))
+        yield x_adv, logits.argmax(1)
+        if advance is not None:
+            advance(len(y))
 
 
 def predict_under(
     model: nn.Module, split: Split, attack: Attack, *, seed: int = 0, batch_size: int = 256, advance: Advance | None = None
 ) -> Tensor:
-    """Predicted labels on the images that `attack` makes [N], int64, on the CPU.
-
-    Draws are keyed by (seed, attack, number of the example in its data set), so neither batch size nor order matters.
-    """
-    predicted = []
-    with crafting(model, "evaluating"):
-        for x, y, ids in _batches(model, split, batch_size):
-            x_adv = attack.perturb(model, x, y, Draw(key_of(seed, "evaluate", attack.name), ids))
-            with torch.no_grad():
-                predicted.append(model(x_adv).argmax(1))
-            if advance is not None:
-                advance(len(y))
-    return torch.cat(predicted).cpu()
+    """Predicted labels on the images that `attack` makes [N], int64, on the CPU (see `attacked`)."""
+    batches = attacked(model, split, attack, seed=seed, batch_size=batch_size, advance=advance)
+    return torch.cat([predicted for _, predicted in batches]).cpu()
 
 
 def accuracy(predicted: Tensor, split: Split) -> float:

@@ -15,13 +15,11 @@ from torch import Tensor, nn
 
 from poise.attacks import CW, FGSM, MIM, PGD, Attack
 from poise.core.errors import SettingsError
-from poise.core.modes import crafting
 from poise.core.records import AttackRecord, EvaluationRecord
-from poise.core.seeds import Draw, key_of
 from poise.core.settings import PositiveCount, Settings, settings, to_json
 from poise.core.version import __version__
 from poise.data.dataset import Data, Split
-from poise.evaluation.predictions import Advance, device_of, predict, predict_under
+from poise.evaluation.predictions import Advance, attacked, device_of, predict, predict_under
 from poise.threats import Linf, Threat
 
 
@@ -109,13 +107,8 @@ def evaluate(
 
 def gallery(model: nn.Module, split: Split, attack: Attack, *, seed: int = 0, count: int = 12) -> dict[str, np.ndarray]:
     """Images, adversarial images and both predictions for the first `count` examples, for the report."""
-    device, dtype = device_of(model)
     part = split.first(min(count, len(split)))
-    x, y = part.pixels(torch.arange(len(part), device=part.labels.device), dtype).to(device), part.labels.to(device)
-    with crafting(model, "evaluating"):
-        x_adv = attack.perturb(model, x, y, Draw(key_of(seed, "evaluate", attack.name), part.ids.to(device)))
-        with torch.no_grad():
-            natural, adversarial = model(x).argmax(1), model(x_adv).argmax(1)
+    ((x_adv, adversarial),) = attacked(model, part, attack, seed=seed, batch_size=len(part))
 
     def plain(tensor: Tensor) -> np.ndarray:
         return tensor.detach().cpu().numpy()
@@ -123,8 +116,8 @@ def gallery(model: nn.Module, split: Split, attack: Attack, *, seed: int = 0, co
     return {
         "x": plain(part.images),
         "x_adv": plain(x_adv.float()),
-        "label": plain(y),
-        "natural": plain(natural),
+        "label": plain(part.labels),
+        "natural": plain(predict(model, part)),
         "adversarial": plain(adversarial),
         "attack": np.array(attack.name),
     }

@@ -1,6 +1,6 @@
 """Learners: what one loss trains, and the settings of how."""
 
-from poise.learners.averages import EMA, Average
+from poise.learners.averages import EMA, SWA, Average
 from poise.learners.learner import Learner, Metrics, Policy
 from poise.learners.optimizers import SGD, Adam, AdamW, Optimizer
 from poise.learners.perturbations import AWP, RWP, WeightPerturbation
@@ -11,6 +11,7 @@ __all__ = [
     "EMA",
     "RWP",
     "SGD",
+    "SWA",
     "Adam",
     "AdamW",
     "Average",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from poise.core import papers
 from poise.core.batches import Now
 from poise.core.papers import Paper
-from poise.core.settings import Settings, UnitInterval, settings
+from poise.core.settings import PositiveCount, Settings, UnitInterval, settings
 
 Weights = dict[str, Tensor]
 """A network's parameters and buffers by name, detached."""
@@ -75,6 +75,33 @@ class EMA(Average):
         decay = warmed_up(self.decay, now.step) if self.warmup else self.decay
         accumulate(average, decay, weights)
         if self.buffers == "copy":
-            for name, tensor in average.items():
-                if name.endswith(("running_mean", "running_var")):
-                    tensor.copy_(weights[name])
+            _copy_statistics(average, weights)
+
+
+@settings
+class SWA(Average):
+    """Stochastic weight averaging: the plain mean of the weights at the ends of epochs; before, the latest weights."""
+
+    paper = papers.SWA
+    from_epoch: PositiveCount = 91
+    """1-based; the first epoch whose last weights are averaged (of 120: the last quarter)."""
+    every: PositiveCount = 1
+    """Epochs from one averaged epoch to the next."""
+    buffers: Literal["average", "copy"] = "average"
+    """BatchNorm's running statistics are averaged like the weights, or copied from the latest ones; data are not passed over for them."""
+
+    def update(self, average: Weights, weights: Weights, now: Now) -> None:
+        taken, between = divmod(now.epoch - self.from_epoch, self.every)
+        ends = now.step_of_epoch == now.steps_per_epoch - 1
+        if now.epoch < self.from_epoch:
+            accumulate(average, 0.0, weights)
+        elif ends and between == 0:
+            accumulate(average, taken / (taken + 1), weights)
+        if ends and self.buffers == "copy":
+            _copy_statistics(average, weights)
+
+
+def _copy_statistics(average: Weights, weights: Weights) -> None:
+    for name, tensor in average.items():
+        if name.endswith(("running_mean", "running_var")):
+            tensor.copy_(weights[name])

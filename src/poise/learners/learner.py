@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -14,7 +15,9 @@ from poise.core.errors import CheckpointError, NumericalError
 from poise.core.modes import crafting, frozen_statistics, training
 from poise.core.settings import Positive, PositiveCount, Settings, registered, settings
 from poise.data.augment import Augmentation
+from poise.data.extra import Extra
 from poise.learners.averages import Average, Weights, accumulate, copied, load_weights, weights_of
+from poise.learners.folding import Folded
 from poise.learners.optimizers import SGD, Optimizer
 from poise.learners.perturbations import Keep, WeightPerturbation, perturbed
 from poise.learners.precision import Precision, precision
@@ -38,6 +41,8 @@ class Policy(Settings):
     average: Average | None = None
     perturbation: WeightPerturbation | None = None
     augmentation: Augmentation | None = None
+    extra: Extra | None = None
+    """Pseudo-labelled or generated images in every batch."""
     clip: Positive | None = None
     """Largest Euclidean norm of the whole gradient."""
     microbatch: PositiveCount | None = None
@@ -60,10 +65,14 @@ class Learner:
         self.policy = policy
         self.network = network
         self.world = world
+        """The ranks that hold this learner, each with its part of the batch."""
+        self.across = ALONE
+        """The ranks over which the run's learners are spread; alone where every rank holds all of them."""
         self.arithmetic = arithmetic or precision("float32", torch.device("cpu"))
         self.optimizer = policy.optimizer.build(network.parameters())
         self.average: Weights | None = copied(weights_of(network)) if policy.average is not None else None
         self.accumulators: dict[str, Weights] = {}
+        self._folded: Folded | None = None
 
     @property
     def weights(self) -> Weights:
@@ -86,13 +95,14 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
 
+        self.optimizer.zero_grad(set_to_none=True)  # before crafting, which then has their memory
         with crafting(self.network, objective.craft_mode), self.arithmetic.context():
             parts = batch.split(self.policy.microbatch or max(1, len(batch)))
-            shown = objective.exchange([objective.craft(self.network, part, now) for part in parts], now)
+            model = self._crafted_against(objective)
+            shown = objective.exchange([_in_order(objective.craft(model, part, now)) for part in parts], now)
         denominators = self._denominators(shown, batch)
 
         moves = self._perturb(objective, shown, denominators, now)
-        self.optimizer.zero_grad(set_to_none=True)
         with training(self.network):
             metrics = self._backward(objective, shown, denominators, now)
         gradients = [parameter.grad for parameter in self.network.parameters() if parameter.grad is not None]
@@ -106,6 +116,14 @@ class Learner:
         if self.policy.average is not None and self.average is not None:
             self.policy.average.update(self.average, self.weights, now)
         return metrics
+
+    def _crafted_against(self, objective: Objective) -> nn.Module:
+        """The network, or what equals it in evaluating mode and is faster. The copy is made once and refreshed at every step."""
+        if objective.craft_mode != "evaluating" or isinstance(objective, NT):  # NT asks the network nothing
+            return self.network
+        if self._folded is None:
+            self._folded = Folded(self.network)
+        return self._folded.refreshed()
 
     def _denominators(self, shown: Sequence[Examples], batch: Batch) -> dict[str, Tensor | int]:
         """What each weighted term is divided by; "" stands for the plain mean over the global batch."""
@@ -156,6 +174,18 @@ class Learner:
                 parameter.add_(move)
         return list(zip(parameters, moves, strict=True))
 
+    def gradient(self, objective: Objective, batch: Batch, now: Now) -> list[Tensor]:
+        """The gradient of the loss on a batch in the batch's own statistics, one tensor per parameter; nothing moves."""
+        mode = "evaluating" if objective.craft_mode == "evaluating" else "frozen_statistics"
+        now = now.within(f"{self.name} observed")
+        with crafting(self.network, mode), self.arithmetic.context():
+            shown = objective.exchange([objective.craft(self.network, batch, now)], now)
+        with frozen_statistics(self.network), torch.enable_grad(), self.arithmetic.context():
+            terms = minimised(objective.loss(self.network, shown[0], now))
+            total = torch.stack(list(_reduced(terms, shown[0], self._denominators(shown, batch)).values())).sum()
+        found = torch.autograd.grad(total, list(self.network.parameters()), allow_unused=True, materialize_grads=True)
+        return [gradient.detach() for gradient in found]
+
     def begin(self, accumulator: str, share: float) -> None:
         """Start a named accumulator at `share` times the present weights."""
         zeros = {name: torch.zeros_like(tensor) for name, tensor in self.weights.items()}
@@ -166,11 +196,22 @@ class Learner:
         """A <- decay * A + (1 - decay) * weight * source, parameters and floating buffers; integer buffers are copied."""
         accumulate(self.accumulators[accumulator], decay, source, weight)
 
-    def load(self, weights: Weights, reset_momentum: bool = False) -> None:
-        """Take over weights in place; the optimizer's state stays unless it is reset. The average is not touched."""
+    def load(self, weights: Weights, reset_momentum: bool = False, reset_average: bool = False) -> None:
+        """Take over weights in place; the optimizer's state and the learner's own average stay unless they are reset."""
         load_weights(self.network, weights)
         if reset_momentum:
             self.optimizer.state.clear()
+        if reset_average and self.average is not None:
+            self.average = copied(weights)
+
+    def agree(self) -> None:
+        """Average BatchNorm's running statistics over the ranks that share the learner; between two calls each gathers its own."""
+        sets = [self.weights, *([self.average] if self.average is not None else []), *self.accumulators.values()]
+        running = [tensor for each in sets for name, tensor in each.items() if name.endswith(("running_mean", "running_var"))]
+        if self.world.size > 1:
+            self.world.sum_(running)
+            for tensor in running:
+                tensor.div_(self.world.size)
 
     def check_finite(self) -> None:
         """Raises: NumericalError when a weight is NaN or infinite (one host synchronisation; called between epochs)."""
@@ -209,6 +250,18 @@ class Learner:
             if name.startswith("optimizer/"):
                 _, index, key = name.split("/", 2)
                 self.optimizer.state[parameters[int(index)]][key] = tensor.clone().to(tensor.device)
+
+
+def _in_order(examples: Any) -> Any:
+    """The same examples with images in the usual order in memory, whatever order the crafting network's gradients had (see `Folded`)."""
+    changes: dict[str, Any] = {}
+    for field in fields(examples):
+        value = getattr(examples, field.name)
+        if isinstance(value, Tensor):
+            changes[field.name] = value.contiguous()
+        elif is_dataclass(value):  # examples made of examples
+            changes[field.name] = _in_order(value)
+    return replace(examples, **changes)
 
 
 def _reduced(terms: Terms, examples: Examples, denominators: dict[str, Any]) -> dict[str, Tensor]:

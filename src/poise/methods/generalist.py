@@ -1,24 +1,47 @@
-"""Generalist (Wang & Wang 2023; "Zipper" in its first version), Algorithm 1: two base learners folded into a global one.
+"""Generalist (Wang & Wang 2023; "Zipper" in its first version), Algorithm 1: base learners folded into a global one.
 
 The global learner theta_g <- a' theta_g + (1 - a') (gamma theta_r + (1 - gamma) theta_n) is linear in its parts, so each base
-learner keeps its own share of it in an accumulator, and theta_g is their sum.
+learner keeps its own share of it in an accumulator, and theta_g is their sum: a local one, or one collective where the base
+learners are spread over ranks.
 """
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Literal
 
+import torch
 from torch import nn
 
 from poise.core import papers
 from poise.core.batches import Batch, Now
-from poise.core.settings import PositiveCount, UnitInterval, settings
-from poise.learners import EMA, SGD, Learner, Metrics, PiecewiseLinear, Policy, Schedule
+from poise.core.errors import SettingsError
+from poise.core.settings import PositiveCount, Settings, UnitInterval, settings
+from poise.learners import EMA, SGD, Constant, Learner, Metrics, PiecewiseLinear, Policy, Schedule
 from poise.learners.averages import Weights, load_weights, warmed_up
+from poise.methods.idle import idle_epochs, moments
 from poise.methods.method import Build, Method
 from poise.objectives import AT, NT
+
+PAIR = ("natural", "robust")
+
+
+@settings
+class BaseLearner(Settings):
+    """A base learner beyond the natural and the robust one (the paper's |A| > 2), with its own share of the mix."""
+
+    transparent = "policy"
+    name: str = "third"
+    policy: Policy = Policy(objective=AT())
+    share: Schedule = Constant(at=0.25)
+    """Weight in the mix; what all shares leave over is divided between robust and natural by gamma."""
+
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier() or self.name in PAIR:
+            raise SettingsError(f"BaseLearner.name = {self.name!r}: must be one word other than 'natural' and 'robust'")
 
 
 @settings
@@ -26,11 +49,14 @@ class Generalist(Method):
     """A natural and a robust base learner, each with its own policy; the global learner mixes their paths and re-initialises them."""
 
     paper = papers.GENERALIST
+    separable = True
     natural: Policy = Policy(objective=NT(), optimizer=SGD(learning_rate=0.1, weight_decay=5e-4), schedule=PiecewiseLinear(), average=EMA())
     robust: Policy = Policy(
         objective=AT(), optimizer=SGD(learning_rate=0.01, weight_decay=3.5e-3), schedule=PiecewiseLinear(), average=EMA()
     )
     """The learners' own averages, if any, are what is mixed ("WA on both" of Fig. 3a); None mixes raw weights (Algorithm 1)."""
+    others: tuple[BaseLearner, ...] = ()
+    """Further base learners, such as a robust one under another norm."""
     batch_size: PositiveCount = 128
     gamma: Schedule = PiecewiseLinear(values=(1, 1, 1, 0.5))
     """Share of the robust learner in the mix."""
@@ -46,14 +72,39 @@ class Generalist(Method):
     """When in a redistribution epoch; the released code does it after every step."""
     momentum: Literal["kept", "reset"] = "kept"
     """What redistribution does to the optimizers' state."""
+    averages: Literal["kept", "reset"] = "kept"
+    """What redistribution does to the learners' own averages: nothing, as released, or they start anew from the global learner."""
+    idle: bool = True
+    """Leave out the epochs of a learner that cannot reach the global one: its share is zero until it is next overwritten, and the
+    overwriting leaves nothing of its past (no momentum kept, no own average kept). The global learner's bits stay the same."""
+
+    def __post_init__(self) -> None:
+        names = [*PAIR, *(other.name for other in self.others)]
+        if len(set(names)) < len(names):
+            raise SettingsError(f"Generalist.others = {names[2:]}: every learner must have another name")
+        for now in moments(Now(1, 0, 240, 1, 0)):
+            self.mixing(now)
 
     def policies(self) -> dict[str, Policy]:
-        return {"natural": self.natural, "robust": self.robust}
+        return {"natural": self.natural, "robust": self.robust, **{other.name: other.policy for other in self.others}}
+
+    def mixing(self, now: Now) -> dict[str, float]:
+        """Each learner's share of the mix; they add up to 1. Raises: SettingsError for a share that is negative."""
+        gamma, given = self.gamma.value(now), {other.name: other.share.value(now) for other in self.others}
+        rest = 1 - sum(given.values())
+        if min([gamma, 1 - gamma, rest, *given.values()]) < -1e-9:
+            when, shown = f"epoch {now.epoch} of {now.epochs}", {"gamma": gamma, **given}
+            raise SettingsError(f"Generalist.gamma: at {when} the mix is {shown}; gamma, each share and the shares' sum must be in [0, 1]")
+        gamma, rest = min(max(gamma, 0.0), 1.0), max(rest, 0.0)  # rounding
+        return {"natural": (1 - gamma) * rest, "robust": gamma * rest, **given}
+
+    def diagnosed(self) -> Generalist:
+        return dataclasses.replace(self, idle=False)
 
     def learners(self, build: Build) -> dict[str, Learner]:
         learners = {name: build(name, policy) for name, policy in self.policies().items()}
-        learners["natural"].begin("global", share=0.0)
-        learners["robust"].begin("global", share=1.0)  # the sum of the shares is theta_0
+        for name, learner in learners.items():
+            learner.begin("global", share=1.0 if name == "robust" else 0.0)  # the sum of the shares is theta_0
         return learners
 
     def step(self, learners: Mapping[str, Learner], batches: Mapping[str, Batch], now: Now) -> Metrics:
@@ -62,29 +113,52 @@ class Generalist(Method):
 
         metrics: Metrics = {}
         for name, policy in self.policies().items():  # theta_n, then theta_r
-            metrics |= learners[name].descend(policy.objective, batches[name], now)
+            if name in learners and not self.is_idle(name, now):
+                metrics |= learners[name].descend(policy.objective, batches[name], now)
 
         decay = warmed_up(self.decay, now.step) if self.decay_warmup else self.decay
-        gamma = self.gamma.value(now)
-        for name, weight in (("natural", 1 - gamma), ("robust", gamma)):
-            learners[name].accumulate("global", decay, learners[name].averaged, weight)
+        mixing = self.mixing(now)
+        for name, learner in learners.items():
+            learner.accumulate("global", decay, learner.averaged, mixing[name])
 
         if self._redistributes(now, "after_first_step") or self._redistributes(now, "every_step"):
             self._redistribute(learners)
         return metrics
 
     def deployed(self, learners: Mapping[str, Learner]) -> nn.Module:
-        network = copy.deepcopy(learners["robust"].network)
+        network = copy.deepcopy(next(iter(learners.values())).network)
         load_weights(network, self.global_weights(learners))
         return network
 
+    @torch.no_grad()
     def global_weights(self, learners: Mapping[str, Learner]) -> Weights:
-        """theta_g: the sum of the learners' shares; integer buffers are the robust learner's."""
-        natural, robust = (learners[name].accumulators["global"] for name in ("natural", "robust"))
-        return {name: share + natural[name] if share.is_floating_point() else share for name, share in robust.items()}
+        """theta_g: the sum of the learners' shares; integer buffers are the robust learner's.
+
+        Where learners are spread over ranks, one sum over them; of the ranks that share a learner the first one counts.
+        """
+        across = next(iter(learners.values())).across
+        total = {name: torch.zeros_like(part) for name, part in next(iter(learners.values())).weights.items()}
+        for learner_name, learner in learners.items():
+            if across.size > 1 and not learner.world.leads:
+                continue
+            for name, part in learner.accumulators["global"].items():
+                if part.is_floating_point() or learner_name == "robust":
+                    total[name] += part
+        across.sum_(list(total.values()))
+        return total
+
+    def is_idle(self, name: str, now: Now) -> bool:
+        """Whether the learner sits out this epoch (see `idle`)."""
+        return self.idle and now.epoch in _idle_epochs(self, name, now.epochs, now.steps_per_epoch)
+
+    def forgets(self, name: str) -> bool:
+        """Whether redistribution leaves nothing of the learner's past: then what it did since the last one is lost."""
+        policy = self.policies()[name]
+        momentum = self.momentum == "reset" or (isinstance(policy.optimizer, SGD) and policy.optimizer.momentum == 0)
+        return momentum and (self.averages == "reset" or policy.average is None)
 
     def _redistributes(self, now: Now, when: str) -> bool:
-        """Whether theta_r and theta_n become theta_g at this moment of this epoch."""
+        """Whether the base learners become theta_g at this moment of this epoch."""
         if when != self.redistribute or (when != "every_step" and now.step_of_epoch != 0):
             return False
         return now.epoch >= self.redistribute_from * now.epochs - 1e-9 and now.epoch % self.redistribute_every == 0
@@ -92,4 +166,17 @@ class Generalist(Method):
     def _redistribute(self, learners: Mapping[str, Learner]) -> None:
         weights = self.global_weights(learners)
         for learner in learners.values():
-            learner.load(weights, reset_momentum=self.momentum == "reset")
+            learner.load(weights, reset_momentum=self.momentum == "reset", reset_average=self.averages == "reset")
+
+
+@lru_cache(maxsize=64)
+def _idle_epochs(method: Generalist, name: str, epochs: int, steps_per_epoch: int) -> frozenset[int]:
+    def overwritten(now: Now, *when: str) -> bool:
+        return method.forgets(name) and any(method._redistributes(now, each) for each in when)
+
+    return idle_epochs(
+        Now(1, 0, epochs, steps_per_epoch, 0),
+        weight=lambda now: method.mixing(now)[name],
+        before=lambda now: overwritten(now, "epoch_start"),
+        after=lambda now: overwritten(now, "after_first_step", "every_step"),
+    )

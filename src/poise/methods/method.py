@@ -22,15 +22,24 @@ class Method(Settings, family="method"):
     """One way of training: its `step` is the body of the paper's for-loop, in the paper's order."""
 
     paper: ClassVar[Paper]
+    separable: ClassVar[bool] = False
+    """Whether its learners meet only where `step` and `deployed` sum over ranks, so that each may live on ranks of its own."""
     batch_size: PositiveCount
 
     @abstractmethod
     def policies(self) -> dict[str, Policy]:
         """How each learner is trained, by the learner's name."""
 
+    def diagnosed(self) -> Method:
+        """The same method with every learner trained in every step, also where nothing of it would be used."""
+        return self
+
     def streams(self) -> dict[str, Stream]:
-        """What each learner is fed: by default the same examples in the same order, each under its own augmentation."""
-        return {name: Stream(batch_size=self.batch_size, augmentation=policy.augmentation) for name, policy in self.policies().items()}
+        """What each learner is fed: by default the same examples in the same order, each under its own augmentation and extra images."""
+        return {
+            name: Stream(batch_size=self.batch_size, augmentation=policy.augmentation, extra=policy.extra)
+            for name, policy in self.policies().items()
+        }
 
     @abstractmethod
     def learners(self, build: Build) -> dict[str, Learner]:

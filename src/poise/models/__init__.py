@@ -11,6 +11,7 @@ from poise.models.ensemble import (
     mean_logits,
 )
 from poise.models.layers import Activation, Classifier, Shortcut, Standardise
+from poise.models.mixture import Mixture, MixtureModule
 from poise.models.network import CIFAR10_NORMALISATION, Collective, Network, Normalisation, Shape
 from poise.models.preact_resnet import PreActResNet18, PreActResNetModule
 from poise.models.resnet import ResNet18, ResNet20, ResNetModule
@@ -32,6 +33,8 @@ __all__ = [
     "DualHeadModule",
     "Ensemble",
     "EnsembleModule",
+    "Mixture",
+    "MixtureModule",
     "Network",
     "Normalisation",
     "PlainModule",

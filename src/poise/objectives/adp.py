@@ -54,7 +54,10 @@ def log_determinant(logits: Tensor, y: Tensor) -> Tensor:
 
 @settings
 class ADP(Objective[Adversarial]):
-    """sum_i CE_i - alpha H(mean probability) - beta log det of the wrong classes [+ sum_i CE_i(x_adv)], x_adv from the ensemble."""
+    """sum_i CE_i - alpha H(mean probability) - beta log det of the wrong classes [+ sum_i CE_i(x_adv)], x_adv from the ensemble.
+
+    With alpha = beta = 0 the members train independently: the baseline ensemble, surrogate of the transfer protocols.
+    """
 
     paper = papers.ADP
     alpha: NonNegative = 2.0
@@ -72,11 +75,11 @@ class ADP(Objective[Adversarial]):
         logits = ensemble.all_logits(examples.x)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # no determinant in half precision
         with torch.autocast(logits.device.type, enabled=False):
-            terms = {
-                "natural": sum_of_losses(logits, examples.y),
-                "entropy": -self.alpha * entropy_of_mean(logits),
-                "diversity": -self.beta * log_determinant(logits, examples.y),
-            }
+            terms = {"natural": sum_of_losses(logits, examples.y)}
+            if self.alpha > 0:
+                terms["entropy"] = -self.alpha * entropy_of_mean(logits)
+            if self.beta > 0:
+                terms["diversity"] = -self.beta * log_determinant(logits, examples.y)
         if self.adversarial is not None:
             terms["robust"] = sum_of_losses(ensemble.all_logits(examples.x_adv), examples.y)
         return terms

@@ -112,9 +112,7 @@ class SynergyOfExperts(Objective[Sources]):
 def collaboration_of(model: nn.Module, asking: str) -> CollaborationModule:
     """The model itself. Raises: SettingsError unless it is a collaboration."""
     if not isinstance(model, CollaborationModule):
-        raise SettingsError(
-            f"{asking} trains a Collaboration of experts, not {type(model).__name__}; set model=Collaboration(member=...)"
-        )
+        raise SettingsError(f"{asking} trains a Collaboration of experts, not {type(model).__name__}; set model=Collaboration(member=...)")
     return model
 
 
@@ -144,12 +142,6 @@ def combined(surrogate: Surrogate, losses: Tensor, sigma: float, confidences: Te
     if surrogate == "hard":
         return losses.amin(0)
     return (confidences.detach().softmax(0) * losses).sum(0)
-
-
-def log_confidence(form: Confidence, logits: Tensor, evaluator: Tensor) -> Tensor:
-    """Log of `confidence_of` [...], also where the confidence itself would round to 0."""
-    trust = F.logsigmoid(evaluator.squeeze(-1))
-    return trust if form == "evaluator" else F.log_softmax(logits, -1).amax(-1) + trust
 
 
 def confidence_loss(form: Confidence, logits: Tensor, evaluator: Tensor, y: Tensor) -> Tensor:

@@ -1,6 +1,35 @@
 """Recipes: the papers' experiments and ours, one module per paper or data set."""
 
-from poise.recipes import digits, generalist_cifar10, mnist
-from poise.recipes.registry import Recipe, experiment, recipe, recipes
+from poise.recipes import (
+    digits,
+    generalist_ablations,
+    generalist_cifar10,
+    gowal2020,
+    mnist,
+    official,
+    squeeze_training,
+    squeeze_training_ablations,
+    squeeze_training_extra,
+    trades_matched,
+    zipper_baselines,
+)
+from poise.recipes.registry import Recipe, experiment, recipe, recipes, register
 
-__all__ = ["Recipe", "digits", "experiment", "generalist_cifar10", "mnist", "recipe", "recipes"]
+__all__ = [
+    "Recipe",
+    "digits",
+    "experiment",
+    "generalist_ablations",
+    "generalist_cifar10",
+    "gowal2020",
+    "mnist",
+    "official",
+    "recipe",
+    "recipes",
+    "register",
+    "squeeze_training",
+    "squeeze_training_ablations",
+    "squeeze_training_extra",
+    "trades_matched",
+    "zipper_baselines",
+]

@@ -1,0 +1,264 @@
+"""AutoAttack, standard version: Poise's verdicts and seconds beside those of `pyautoattack`, on published networks.
+
+    OMP_NUM_THREADS=1 python benchmarks/autoattack_vs_reference.py --models MODELS --data DATA --reference REF/bin/python \
+        --cases lenet5-adversarial resnet20-8 --images 100 --seeds 0 1 2 --out result.json
+
+MODELS holds mnist_lenet5_advtrained.pt, mnist_lenet5_clntrained.pt and resnet20-12fca82f.th; DATA holds MNIST/ and
+cifar-10-batches-py/; REF is an environment with torch and pyautoattack. Both sides run one after the other on one thread, on the
+same images, and seconds are those of the processor, so that other work on the machine counts little; Poise's seed 0 is timed
+against the median of the reference's seeds. Prints a table in Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+CUT = {"steps": 10, "targets": 2, "queries": 50}
+ATTACKS = ("apgd-ce", "apgd-t", "fab-t", "square")
+CASES: dict[str, tuple[str, str, float]] = {
+    "lenet5-adversarial": ("mnist", "mnist_lenet5_advtrained.pt", 0.3),
+    "lenet5-clean": ("mnist", "mnist_lenet5_clntrained.pt", 0.3),
+    "resnet20-8": ("cifar10", "resnet20-12fca82f.th", 8 / 255),
+    "resnet20-1": ("cifar10", "resnet20-12fca82f.th", 1 / 255),
+}
+
+
+class LeNet5(nn.Sequential):
+    def __init__(self) -> None:
+        first = [nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+        second = [nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+        super().__init__(*first, *second, nn.Flatten(), nn.Linear(3136, 200), nn.ReLU(), nn.Linear(200, 10))
+
+
+class Block(nn.Module):
+    def __init__(self, inside: int, outside: int) -> None:
+        super().__init__()
+        self.stride, self.pad = outside // inside, (outside - inside) // 2
+        self.conv1 = nn.Conv2d(inside, outside, 3, self.stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outside)
+        self.conv2 = nn.Conv2d(outside, outside, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outside)
+
+    def forward(self, z: Tensor) -> Tensor:
+        shortcut = F.pad(z[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.pad, self.pad)) if self.stride > 1 else z
+        return F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(z))))) + shortcut)
+
+
+class ResNet20(nn.Module):
+    """The CIFAR ResNet-20 of He et al. 2016 with zero-padded shortcuts; standardises its input."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)
+        widths = [16, 16, 32, 64]
+        layers = [
+            nn.Sequential(Block(inside, outside), Block(outside, outside), Block(outside, outside)) for inside, outside in pairwise(widths)
+        ]
+        self.layer1, self.layer2, self.layer3 = layers
+        self.linear = nn.Linear(64, 10)
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = F.relu(self.bn1(self.conv1((x - self.mean) / self.std)))
+        return self.linear(self.layer3(self.layer2(self.layer1(z))).mean((2, 3)))
+
+
+def network(models: Path, case: str) -> nn.Module:
+    data, name, _ = CASES[case]
+    saved = torch.load(models / name, map_location="cpu", weights_only=True)
+    if data == "mnist":
+        net: nn.Module = LeNet5()
+        net.load_state_dict(dict(zip(net.state_dict(), saved.values(), strict=True)))
+    else:
+        net = ResNet20()
+        net.load_state_dict({key.removeprefix("module."): value for key, value in saved["state_dict"].items()})
+    return net.eval()
+
+
+def reference(args: argparse.Namespace) -> dict[str, Any]:
+    """One run of the reference, timing each component."""
+    from pyautoattack import AutoAttack  # pyright: ignore[reportMissingImports]  # of the reference's environment
+
+    batch = torch.load(args.batch, weights_only=True)
+    attack = AutoAttack(network(args.models, args.case), eps=CASES[args.case][2], norm="Linf", seed=args.seed, version="standard")
+    if args.cut:
+        attack.apgd.n_iter = attack.apgd_targeted.n_iter = attack.fab.n_iter = CUT["steps"]
+        attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = CUT["targets"]
+        attack.square.n_queries = CUT["queries"]
+        for part in (attack.apgd, attack.apgd_targeted):  # its constructor has fixed the checkpoints for 100 steps
+            shares = ((0.22, "n_iter_2"), (0.06, "n_iter_min"), (0.03, "size_decr"))
+            for share, name in shares:
+                setattr(part, name, max(int(share * CUT["steps"]), 1))
+    seconds: dict[str, float] = {}
+    for name, part in zip(ATTACKS, (attack.apgd, attack.apgd_targeted, attack.fab, attack.square), strict=True):
+        part.perturb = timed(part.perturb, seconds, name)
+    start = time.process_time()
+    x_adv, _ = attack.run_standard_evaluation(batch["x"], batch["y"], batch_size=250)
+    total = time.process_time() - start
+    with torch.no_grad():
+        robust = torch.cat([attack.model(part).argmax(1) for part in x_adv.split(100)]) == batch["y"]
+    parts = (attack.apgd, attack.apgd_targeted, attack.fab)  # read back after the run: what was really spent
+    budgets = [*(part.n_iter for part in parts), *(part.n_target_classes for part in parts[1:]), attack.square.n_queries]
+    return {"seconds": seconds, "total": total, "robust": robust.tolist(), "budgets": budgets}
+
+
+def timed(call: Any, seconds: dict[str, float], name: str) -> Any:
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        start = time.process_time()
+        try:
+            return call(*args, **kwargs)
+        finally:
+            seconds[name] = seconds.get(name, 0.0) + time.process_time() - start
+
+    return wrapped
+
+
+def ours(net: nn.Module, x: Tensor, y: Tensor, epsilon: float, seed: int, cut: bool) -> dict[str, Any]:
+    from poise.attacks.apgd import APGD
+    from poise.attacks.autoattack import AutoAttack, Progress
+    from poise.attacks.fab import FAB
+    from poise.attacks.square import Square
+    from poise.threats import Linf
+
+    attack = AutoAttack(threat=Linf(epsilon=epsilon))
+    if cut:
+        steps, targets = CUT["steps"], CUT["targets"]
+        gradient = (APGD(steps=steps), APGD(loss="targeted_dlr", steps=steps, targets=targets))
+        rest = (FAB(targeted=True, steps=steps, targets=targets), Square(queries=CUT["queries"], rescale=False))
+        attack = AutoAttack(threat=Linf(epsilon=epsilon), version="custom", attacks=(*gradient, *rest))
+    start = mark = time.process_time()
+    seconds = [0.0] * len(ATTACKS)
+
+    def progress(report: Progress) -> None:
+        nonlocal mark
+        now = time.process_time()
+        seconds[report.number - 1] += now - mark
+        mark = now
+
+    result = attack.run(net, x, y, seed=seed, progress=progress)
+    total = time.process_time() - start
+    first, targeted, fab, square = cast(Any, attack.components())
+    budgets = [first.steps, targeted.steps, fab.steps, targeted.targets, fab.targets, square.queries]
+    floor = floors(net, x[: max(result.shapes)], y[: max(result.shapes)])
+    useful = [steps[1] for steps in result.steps]
+    return {
+        "seconds": dict(zip(ATTACKS, seconds, strict=True)),
+        "total": total,
+        "robust": result.robust.tolist(),
+        "budgets": budgets,
+        "survivors": result.survivors,
+        "floor": dict(zip(ATTACKS, (count * cost for count, cost in zip(useful, floor, strict=True)), strict=True)),
+    }
+
+
+def floors(net: nn.Module, x: Tensor, y: Tensor) -> tuple[float, float, float, float]:
+    """Seconds per example of the passes that one step of each component cannot do without, measured at this batch."""
+
+    def gradient() -> None:
+        leaf = x.clone().requires_grad_(True)
+        torch.autograd.grad(F.cross_entropy(net(leaf), y, reduction="sum"), leaf)
+
+    def forward() -> None:
+        with torch.no_grad():
+            net(x)
+
+    cost = {}
+    for name, call in (("gradient", gradient), ("forward", forward)):
+        times = []
+        for _ in range(15):
+            start = time.process_time()
+            call()
+            times.append(time.process_time() - start)
+        cost[name] = statistics.median(times) / len(x)
+    return cost["gradient"], cost["gradient"], cost["gradient"] + cost["forward"], cost["forward"]
+
+
+def compare(args: argparse.Namespace, case: str) -> dict[str, Any]:
+    from poise.data import CIFAR10, MNIST
+
+    test = (MNIST() if CASES[case][0] == "mnist" else CIFAR10()).load(args.data).test.first(args.images)
+    x, y = test.pixels(), test.labels
+    net = network(args.models, case)
+    results = {"case": case, "images": args.images, "ours": ours(net, x, y, CASES[case][2], 0, args.cut), "reference": []}
+    with tempfile.TemporaryDirectory() as folder:
+        batch = Path(folder) / "batch.pt"
+        torch.save({"x": x, "y": y}, batch)
+        for seed in args.seeds:
+            command = [args.reference, __file__, "--models", args.models, "--side", "reference", "--batch", batch]
+            command += ["--case", case, "--seed", seed, *(["--cut"] if args.cut else [])]
+            out = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=True)
+            run = json.loads(out.stdout.splitlines()[-1])
+            if run["budgets"] != results["ours"]["budgets"]:
+                raise SystemExit(f"budgets differ, nothing to compare: {results['ours']['budgets']} here, {run['budgets']} there")
+            results["reference"].append(run)
+    return results
+
+
+def table(results: dict[str, Any]) -> str:
+    mine, theirs = results["ours"], results["reference"]
+    counts = [sum(run["robust"]) for run in theirs]
+    apart = [sum(a != b for a, b in zip(mine["robust"], run["robust"], strict=True)) for run in theirs]
+    lines = [f"**{results['case']}**, {results['images']} images: robust {sum(mine['robust'])} (reference {counts}, "]
+    lines[0] += f"examples judged differently {apart}); left after each attack: {list(mine['survivors'])}"
+    lines += ["", "| | Poise s | reference s | ratio | floor s |", "|---|---|---|---|---|"]
+    for name in ATTACKS:
+        other = statistics.median(run["seconds"].get(name, 0.0) for run in theirs)
+        lines.append(row(name, mine["seconds"][name], other, mine["floor"][name]))
+    lines.append(row("total", mine["total"], statistics.median(run["total"] for run in theirs), sum(mine["floor"].values())))
+    return "\n".join(lines)
+
+
+def row(name: str, mine: float, other: float, floor: float) -> str:
+    return (
+        f"| {name} | {mine:.1f} | {other:.1f} | {mine / other:.2f} | {floor:.1f} |"
+        if other
+        else f"| {name} | {mine:.1f} | – | – | {floor:.1f} |"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", type=Path, required=True)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--reference", help="python of the environment with pyautoattack")
+    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--images", type=int, default=100)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--cut", action="store_true", help="10 steps, 2 targets, 50 queries on both sides: ratios, not verdicts")
+    parser.add_argument("--side", choices=["both", "reference"], default="both", help=argparse.SUPPRESS)
+    parser.add_argument("--batch", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--case", help=argparse.SUPPRESS)
+    parser.add_argument("--seed", type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    if args.side == "reference":
+        print(json.dumps(reference(args)))
+        return
+    everything = []
+    for case in args.cases:
+        everything.append(compare(args, case))
+        print(table(everything[-1]), end="\n\n", flush=True)
+        if args.out:
+            args.out.write_text(json.dumps(everything))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,209 @@
+"""Attacks aimed at a network that chooses among experts (Cui et al. 2022, Section 4.3; methods for any hard selection)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from poise.attacks.ascent import Score, Start, ascent, started
+from poise.attacks.attack import Attack
+from poise.attacks.pgd import score_of
+from poise.core import papers
+from poise.core.errors import InputError
+from poise.core.seeds import Draw
+from poise.core.settings import NonNegative, Positive, PositiveCount, settings
+from poise.losses import cross_entropy, margin, targeted_margin
+from poise.models.ensemble import CollaborationModule, EnsembleModule
+from poise.models.mixture import MixtureModule
+from poise.threats import Linf, Threat
+
+Aim = Literal["confidence", "mismatch"]
+"""Paper's l1: the winner's confidence falls. Paper's l2: an expert that is wrong becomes confident."""
+Run = Callable[[Tensor, Tensor, Draw, Tensor | None], Tensor]
+"""(x, y, draw, target) -> images: one run of an attack on part of a batch."""
+
+
+@settings
+class AdaptivePGD(Attack):
+    """PGD on both heads of a collaboration: CE + lambda l1 and CE + lambda l2 for every lambda, the worst per example.
+
+    l1 = -log g_j of the most confident expert j;  l2 = max_j -log(p_j(y) g_j + 1 - g_j)  (Section 4.3). Nothing is detached.
+    """
+
+    paper = papers.SYNERGY
+    threat: Threat = Linf()
+    step_size: Positive = 8 / 255 / 5
+    """Published: epsilon / 5."""
+    steps: PositiveCount = 50
+    start: Start = "uniform"
+    restarts: PositiveCount = 5
+    aims: Annotated[tuple[Aim, ...], Field(min_length=1)] = ("confidence", "mismatch")
+    lambdas: Annotated[tuple[NonNegative, ...], Field(min_length=1)] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+    """Weights of the second loss; 0 is plain PGD, for both aims the same. One value at a time gives the paper's Fig. 5."""
+
+    @property
+    def name(self) -> str:
+        aims = "" if len(self.aims) == 2 else f"-{self.aims[0]}"
+        swept = AdaptivePGD.__dataclass_fields__["lambdas"].default  # type: ignore[attr-defined]
+        lambdas = "" if self.lambdas == swept else "-" + ",".join(f"{value:g}" for value in self.lambdas)
+        return f"AdaptivePGD-{self.steps}" + (f"x{self.restarts}" if self.restarts > 1 else "") + aims + lambdas
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, draw: Draw, target: Tensor | None = None) -> Tensor:
+        whole = collaboration_of(model, "AdaptivePGD")
+        untargeted(target, "AdaptivePGD")
+        forms: list[tuple[Aim, float]] = [(aim, value) for value in self.lambdas for aim in self.aims if value > 0 or aim == self.aims[0]]
+
+        def run(aim: Aim, weight: float, restart: int) -> Run:
+            def once(x: Tensor, y: Tensor, draw: Draw, target: Tensor | None) -> Tensor:
+                z = started(self.start, self.threat, x, draw.within("restart", restart))
+                score = adaptive_score(whole, y, aim, weight)
+                return ascent(score, x, z, threat=self.threat, step_size=self.step_size, steps=self.steps)
+
+            return once
+
+        runs = [run(aim, weight, restart) for aim, weight in forms for restart in range(self.restarts)]
+        return worst_of(runs, whole, x, y, draw)
+
+
+@settings
+class TransferFromExperts(Attack):
+    """PGD on every expert of a collaboration, ensemble or mixture by itself; of the results each example keeps the whole's worst.
+
+    The gradient of a hard choice sees the chosen expert only; this attack needs no gradient through the choice.
+    """
+
+    paper = papers.SYNERGY
+    threat: Threat = Linf()
+    step_size: Positive = 8 / 255 / 5
+    steps: PositiveCount = 50
+    start: Start = "uniform"
+    restarts: PositiveCount = 5
+
+    @property
+    def name(self) -> str:
+        return f"TransferFromExperts-{self.steps}" + (f"x{self.restarts}" if self.restarts > 1 else "")
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, draw: Draw, target: Tensor | None = None) -> Tensor:
+        if not isinstance(model, CollaborationModule | EnsembleModule | MixtureModule):
+            wanted = "a Collaboration, an Ensemble or a Mixture"
+            raise InputError(f"TransferFromExperts attacks {wanted}, not {type(model).__name__}, which has no experts")
+
+        def run(expert: int, network: nn.Module, restart: int) -> Run:
+            def once(x: Tensor, y: Tensor, draw: Draw, target: Tensor | None) -> Tensor:
+                z = started(self.start, self.threat, x, draw.within("expert", expert, "restart", restart))
+                score = score_of("cross_entropy", network, x, y, target)
+                return ascent(score, x, z, threat=self.threat, step_size=self.step_size, steps=self.steps)
+
+            return once
+
+        runs = [run(expert, network, restart) for expert, network in enumerate(model.members) for restart in range(self.restarts)]
+        return worst_of(runs, model, x, y, draw, target)
+
+
+@settings
+class SoftMixturePGD(Attack):
+    """PGD on a collaboration whose hard choice is replaced by a mixture: the experts' probabilities, weighted by
+    softmax(confidence / temperature).
+
+    Its gradient reaches all experts and, through the weights, the choice itself; success is judged by the hard choice.
+    """
+
+    paper = papers.SYNERGY
+    threat: Threat = Linf()
+    step_size: Positive = 8 / 255 / 5
+    steps: PositiveCount = 50
+    start: Start = "uniform"
+    restarts: PositiveCount = 5
+    temperature: Positive = 0.1
+    """Confidences lie in [0, 1]; towards 0 the mixture becomes the hard choice."""
+
+    @property
+    def name(self) -> str:
+        return f"SoftMixturePGD-{self.steps}" + (f"x{self.restarts}" if self.restarts > 1 else "")
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, draw: Draw, target: Tensor | None = None) -> Tensor:
+        whole = collaboration_of(model, "SoftMixturePGD")
+
+        def run(restart: int) -> Run:
+            def once(x: Tensor, y: Tensor, draw: Draw, target: Tensor | None) -> Tensor:
+                def score(z: Tensor) -> tuple[Tensor, Tensor]:
+                    logits = soft_mixture(whole, z, self.temperature)
+                    return (cross_entropy(logits, y) if target is None else -cross_entropy(logits, target)), logits
+
+                z = started(self.start, self.threat, x, draw.within("restart", restart))
+                return ascent(score, x, z, threat=self.threat, step_size=self.step_size, steps=self.steps)
+
+            return once
+
+        return worst_of([run(restart) for restart in range(self.restarts)], whole, x, y, draw, target)
+
+
+def collaboration_of(model: nn.Module, attack: str) -> CollaborationModule:
+    """The model itself. Raises: InputError unless it is a collaboration."""
+    if not isinstance(model, CollaborationModule):
+        raise InputError(f"{attack} attacks the choice of a Collaboration; {type(model).__name__} chooses among no experts")
+    return model
+
+
+def untargeted(target: Tensor | None, attack: str) -> None:
+    """Raises: InputError for target classes, which the attack has no loss for."""
+    if target is not None:
+        raise InputError(f"{attack} cannot be targeted; leave target out")
+
+
+def adaptive_score(whole: CollaborationModule, y: Tensor, aim: Aim, weight: float) -> Score:
+    """CE of the chosen expert plus `weight` times l1 ("confidence") or l2 ("mismatch"), [B]."""
+
+    def score(z: Tensor) -> tuple[Tensor, Tensor]:
+        logits, evaluator = whole.all_heads(z)
+        return adaptive_loss(whole, logits, evaluator, y, aim, weight)
+
+    return score
+
+
+def adaptive_loss(
+    whole: CollaborationModule, logits: Tensor, evaluator: Tensor, y: Tensor, aim: Aim, weight: float
+) -> tuple[Tensor, Tensor]:
+    """The adaptive loss [B] and the chosen logits [B, C], from all experts' heads [M, B, C] and [M, B, 1]."""
+    confidences = whole.confidences(logits, evaluator)
+    chosen = whole.select(logits, confidences)
+    smallest = torch.finfo(confidences.dtype).tiny
+    if aim == "confidence":
+        second = -confidences.amax(0).clamp(min=smallest).log()
+    else:
+        doubt = 1 - F.softmax(logits, -1).gather(-1, y.expand(len(logits), -1)[..., None])[..., 0]
+        second = -(1 - confidences * doubt).clamp(min=smallest).log().amin(0)
+    return cross_entropy(chosen, y) + weight * second, chosen
+
+
+def soft_mixture(whole: CollaborationModule, x: Tensor, temperature: float) -> Tensor:
+    """log sum_i w_i softmax(logits_i) [B, C], w = softmax(confidence / temperature) over the experts."""
+    logits, evaluator = whole.all_heads(x)
+    log_shares = F.log_softmax(whole.confidences(logits, evaluator) / temperature, 0)
+    return torch.logsumexp(F.log_softmax(logits, -1) + log_shares[..., None], 0)
+
+
+def worst_of(runs: Sequence[Run], model: nn.Module, x: Tensor, y: Tensor, draw: Draw, target: Tensor | None = None) -> Tensor:
+    """Per example the first run's image that succeeds on `model`, else the one of largest margin; same shape as x.
+
+    Runs after the first see only the examples that still stand: one host synchronisation per run, none inside it.
+    """
+    found, reached = x, torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
+    for run in runs:
+        rows = (reached <= 0).nonzero()[:, 0]
+        if not len(rows):
+            break
+        towards = None if target is None else target[rows]
+        z = run(x[rows], y[rows], draw[rows], towards)
+        with torch.no_grad():
+            logits = model(z)
+            lead = margin(logits, y[rows]) if towards is None else targeted_margin(logits, towards)
+        better = lead > reached[rows]
+        found = found.index_copy(0, rows, torch.where(better.view(-1, *[1] * (x.dim() - 1)), z, found[rows]))
+        reached = reached.index_copy(0, rows, torch.where(better, lead.to(reached.dtype), reached[rows]))
+    return found

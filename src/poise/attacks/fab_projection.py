@@ -1,0 +1,66 @@
+"""The smallest move of a point inside [0, 1]^d onto a plane (Croce & Hein 2020b, Eq. 5), in Linf and L2.
+
+Moving coordinate i towards the plane by m_i = min(r s_i, room_i) is optimal, where room_i is its distance to the box in that
+direction and s_i = 1 (Linf) or |w_i| (L2); r solves sum_i |w_i| m_i = |w.z - b|. The left side is concave and piecewise linear
+in r, so Newton's method from below climbs to the root in a few steps without sorting the coordinates.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from poise.core.errors import SettingsError
+from poise.threats import L2, Linf, Threat
+
+_STEPS = 40  # on an accelerator, where asking whether all have converged would stall the queue; seldom are more than ten needed
+
+
+def onto_plane(z: Tensor, w: Tensor, b: Tensor, threat: Threat) -> Tensor:
+    """The move [B, d] of smallest norm with w.(z + move) = b and z + move in [0, 1]; z, w: [B, d], b: [B].
+
+    Where the plane misses the box: the move into the corner next to it. Where w is 0: no move.
+    """
+    gap = (w * z).sum(1) - b
+    downwards = (w > 0) == (gap >= 0)[:, None]  # the direction of each coordinate that closes the gap
+    room = torch.where(downwards, z, 1 - z)
+    size = w.abs()
+    room = torch.where(size > 0, room, torch.zeros_like(room))
+    slope = size if pairs(threat) == 2 else torch.ones_like(size)
+    length = _root(size, slope, room, gap.abs())[:, None]
+    move = torch.where(length.isinf(), room, torch.minimum(length * slope, room))
+    return torch.where(downwards, -move, move)
+
+
+def pairs(threat: Threat) -> int | float:
+    """The order of the threat's norm, 2 or inf. Raises: SettingsError for a threat without one."""
+    if isinstance(threat, L2):
+        return 2
+    if isinstance(threat, Linf):
+        return torch.inf
+    raise SettingsError(f"threat = {type(threat).__name__}: this attack knows Linf and L2")
+
+
+def dual_norm(w: Tensor, threat: Threat) -> Tensor:
+    """The norm dual to the threat's, of each row of w [B, d]: L1 for Linf, L2 for L2."""
+    return w.abs().sum(1) if pairs(threat) == torch.inf else w.norm(dim=1)
+
+
+def _root(size: Tensor, slope: Tensor, room: Tensor, gap: Tensor) -> Tensor:
+    """r [B] with sum_i size_i min(r slope_i, room_i) = gap, or infinity where there is none.
+
+    A row that has converged reproduces itself exactly, so it does not matter how long the others take.
+    """
+    rate, filled = size * slope, size * room
+    reach = torch.where(slope > 0, room / slope, torch.zeros_like(room))
+    r = gap / rate.sum(1)
+    for _ in range(_STEPS if size.device.type != "cpu" else size.shape[1] + 1):
+        free = reach > r[:, None]
+        zero = torch.zeros_like(rate)
+        closed = torch.where(free, zero, filled).sum(1)
+        following = (gap - closed) / torch.where(free, rate, zero).sum(1)
+        following = torch.maximum(torch.where(free.any(1), following, torch.full_like(r, torch.inf)), r)
+        if size.device.type == "cpu" and torch.equal(following, r):
+            break
+        r = following
+    return torch.where(r.isnan(), torch.full_like(r, torch.inf), r)

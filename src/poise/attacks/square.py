@@ -1,0 +1,225 @@
+"""Square: random search with square-shaped changes; it asks for logits only."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor
+
+from poise.attacks.compact import CompactAttack, Examples, Network, Search, State, at, choose, spread, succeeds
+from poise.attacks.fab_projection import pairs
+from poise.core import papers
+from poise.core.errors import InputError
+from poise.core.seeds import Draw
+from poise.core.settings import PositiveCount, UnitInterval, settings
+from poise.losses import margin, targeted_margin
+from poise.threats import Linf, Threat
+
+
+@settings
+class Square(CompactAttack):
+    """Square attack (Andriushchenko et al. 2020, Algorithms 1 to 3), black-box, on the margin loss."""
+
+    paper = papers.SQUARE
+    threat: Threat = Linf()
+    queries: PositiveCount = 5000
+    """Forward passes per example and restart, that of the first proposal included."""
+    p_init: UnitInterval = 0.8
+    """Share of the pixels changed at first; it falls with the queries, see `share_changed`."""
+    rescale: bool = True
+    """Whether the schedule of `share_changed`, made for 10,000 queries, is stretched to the budget (AutoAttack does not)."""
+    restarts: PositiveCount = 1
+
+    @property
+    def name(self) -> str:
+        return "Square" + (f"x{self.restarts}" if self.restarts > 1 else "")
+
+    def search(self, model: Network, classes: int, targeted: bool = False) -> Search:
+        return (SquareL2 if pairs(self.threat) == 2 else SquareLinf)(self, model, targeted)
+
+
+def share_changed(query: int, queries: int, p_init: float) -> float:
+    """p: halved after 10, 50, 200, 500, 1000, 2000, 4000, 6000 and 8000 of 10,000 queries, rescaled to the budget (Section 5)."""
+    at_10000 = int(query / queries * 10000)
+    return p_init / 2 ** sum(at_10000 > mark for mark in (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000))
+
+
+def square_side(p: float, height: int, width: int) -> int:
+    """The side of a square with a share p of the pixels, at least 1 and fitting the image."""
+    return max(min(round((p * height * width) ** 0.5), height, width), 1)
+
+
+class _SquareSearch(Search):
+    """One query per step: ask for the proposal `z`, keep it if it lowers the true class's lead, propose the next."""
+
+    def __init__(self, attack: Square, model: Network, reach: bool) -> None:
+        self.attack, self.model, self.reach = attack, model, reach
+        self.runs, self.steps = attack.restarts, attack.queries
+        self._key = 0
+        self._sides: Tensor | None = None
+
+    def begin(self, examples: Examples, run: Tensor) -> State:
+        x = examples.x
+        if x.dim() != 4:
+            raise InputError(f"x has shape {list(x.shape)}, Square needs images [B, C, H, W]")
+        self._key = examples.draw.key
+        if self._sides is None:
+            self._sides = self._table(*x.shape[2:]).to(x.device)
+        return {
+            "x": x,
+            "y": examples.y,
+            "target": examples.y if examples.target is None else examples.target,
+            "index": examples.draw.index,
+            "run": run,
+            "k": torch.zeros_like(run),
+            "z": self.first(x, at(examples.draw, run).within("first")),
+            "best": x,
+            "best_margin": x.new_full((len(x),), -torch.inf),
+            "fooled": torch.zeros(len(x), dtype=torch.bool, device=x.device),
+            "found": x,
+        }
+
+    @torch.no_grad()
+    def step(self, state: State) -> State:
+        s = dict(state)
+        logits = self.model(s["z"])
+        lead = targeted_margin(logits, s["target"]) if self.reach else margin(logits, s["y"])
+        reached = succeeds(logits, s["y"], s["target"] if self.reach else None)
+        s["found"] = choose(reached & ~s["fooled"], s["z"], s["found"])
+        s["fooled"] = s["fooled"] | reached
+        better = lead > s["best_margin"]
+        s["best"], s["best_margin"] = choose(better, s["z"], s["best"]), torch.where(better, lead, s["best_margin"])
+        s["k"] = s["k"] + 1
+        assert self._sides is not None  # made by `begin`
+        side = self._sides[s["k"].clamp(max=self.steps - 1)]
+        draw = at(Draw(self._key, s["index"]), s["run"], s["k"]).within("query")
+        s["z"] = self.attack.threat.project(self.change(s["best"], s["x"], side, draw), s["x"])
+        return s
+
+    @abstractmethod
+    def first(self, x: Tensor, draw: Draw) -> Tensor:
+        """The first proposal: an image on the threat's surface."""
+
+    @abstractmethod
+    def change(self, best: Tensor, x: Tensor, side: Tensor, draw: Draw) -> Tensor:
+        """The next proposal, differing from `best` in a random window of this side [B]; projected by the caller."""
+
+    def _table(self, height: int, width: int) -> Tensor:
+        """The side for each query [queries]."""
+        attack = self.attack
+        budget = attack.queries if attack.rescale else 10_000
+        shares = [share_changed(query, budget, attack.p_init) for query in range(attack.queries)]
+        return torch.tensor([self._rounded(square_side(p, height, width), min(height, width)) for p in shares])
+
+    def _rounded(self, side: int, longest: int) -> int:
+        return side
+
+
+class SquareLinf(_SquareSearch):
+    """Every channel of the window moves to one of its two extremes (Algorithm 2); the first proposal has vertical stripes."""
+
+    def first(self, x: Tensor, draw: Draw) -> Tensor:
+        stripes = _signs(draw.uniform(x.shape[1], 1, x.shape[3], dtype=x.dtype))
+        return self.attack.threat.project(x + self.attack.threat.epsilon * stripes, x)
+
+    def change(self, best: Tensor, x: Tensor, side: Tensor, draw: Draw) -> Tensor:
+        numbers = draw.uniform(2 + x.shape[1], dtype=x.dtype)
+        inside = _window(x, _corner(numbers, x, side), side)
+        change = _signs(numbers[:, 2:, None, None]) * (2 * self.attack.threat.epsilon)
+        return torch.where(inside[:, None], best + change, best)
+
+
+class SquareL2(_SquareSearch):
+    """Moves the norm of one window into another, shaped as two bumps of opposite sign (Algorithm 3)."""
+
+    def _rounded(self, side: int, longest: int) -> int:
+        side = max(side, 3)
+        return min(side + (side % 2 == 0), longest)
+
+    def first(self, x: Tensor, draw: Draw) -> Tensor:
+        """A grid of bumps, 5 by 5 for square images, each with random signs."""
+        height, width = x.shape[2:]
+        side = max(min(height, width) // 5, 1)
+        down, across = height // side, width // side
+        signs = _signs(draw.uniform(x.shape[1], down, across, dtype=x.dtype))
+        turned = draw.within("turned").uniform(down, across, dtype=x.dtype) < 0.5
+        bump = bumps(side).to(x)
+        tiles = torch.where(turned[..., None, None], bump.T, bump)[:, None] * signs[..., None, None]
+        grid = tiles.transpose(-3, -2).reshape(*x.shape[:2], down * side, across * side)
+        top, left = (height - down * side) // 2, (width - across * side) // 2
+        delta = torch.zeros_like(x)
+        delta[:, :, top : top + down * side, left : left + across * side] = grid
+        return self._on_sphere(delta, x)
+
+    def change(self, best: Tensor, x: Tensor, side: Tensor, draw: Draw) -> Tensor:
+        numbers = draw.uniform(5 + x.shape[1], dtype=x.dtype)
+        corner, other = _corner(numbers, x, side), _corner(numbers[:, 2:], x, side)
+        first, second = _window(x, corner, side)[:, None], _window(x, other, side)[:, None]
+        delta = best - x
+        unused = (self.attack.threat.epsilon**2 - delta.square().sum((1, 2, 3), keepdim=True)).clamp(min=0)
+        available = ((delta * (first | second)).square().sum((2, 3), keepdim=True) + unused / x.shape[1]).sqrt()
+        kept = delta * first
+        bump = self._bump(x, corner, side, numbers[:, 4] < 0.5)[:, None] * _signs(numbers[:, 5:, None, None])
+        shape = bump + kept / (_size(kept) + 1e-12)
+        fresh = shape * (available / (_size(shape) + 1e-12))
+        return self._on_sphere(torch.where(first, fresh, delta * ~second), x)
+
+    def _on_sphere(self, delta: Tensor, x: Tensor) -> Tensor:
+        return (x + delta * spread(self.attack.threat.epsilon / (self.attack.threat.norm(delta) + 1e-12), x)).clamp(0, 1)
+
+    def _bump(self, x: Tensor, corner: Tensor, side: Tensor, turned: Tensor) -> Tensor:
+        """The unit bumps of this side at this corner, zero elsewhere [B, H, W]."""
+        longest = max(x.shape[2:])
+        if self._bumps is None:
+            tables = [torch.nn.functional.pad(bumps(h), (0, longest - h, 0, longest - h)) for h in range(1, longest + 1)]
+            self._bumps = torch.stack([torch.zeros(longest, longest, dtype=torch.float64), *tables]).to(x)
+        down = (torch.arange(x.shape[2], device=x.device) - corner[:, :1]).clamp(min=0)[:, :, None]
+        across = (torch.arange(x.shape[3], device=x.device) - corner[:, 1:]).clamp(min=0)[:, None, :]
+        turned = turned[:, None, None]
+        values = self._bumps[side[:, None, None], torch.where(turned, across, down), torch.where(turned, down, across)]
+        return values * _window(x, corner, side)
+
+    _bumps: Tensor | None = None
+
+
+def bumps(side: int) -> Tensor:
+    """Two pyramids of opposite sign side by side, together [side, side] of norm 1, float64 (Eq. 2)."""
+    if side == 1:
+        return torch.ones(1, 1, dtype=torch.float64)
+    half = side // 2
+    both = torch.cat([_pyramid(side, half), -_pyramid(side, side - half)], 1)
+    return both / both.norm()
+
+
+def _pyramid(height: int, width: int) -> Tensor:
+    """eta_rs = sum over k = 0 .. M_rs of 1 / (n + 1 - k)^2, n = height // 2, M_rs = n - max(|r - n|, |s - width // 2|), 0-based."""
+    n = height // 2
+    r, s = torch.arange(height)[:, None], torch.arange(width)[None]
+    reach = n - torch.maximum((r - n).abs(), (s - width // 2).abs())
+    levels = torch.cumsum(1 / torch.arange(n + 1, 0, -1, dtype=torch.float64).square(), 0)
+    return levels[reach]
+
+
+def _size(values: Tensor) -> Tensor:
+    """Norm of each channel [B, C, 1, 1]."""
+    return values.square().sum((2, 3), keepdim=True).sqrt()
+
+
+def _signs(numbers: Tensor) -> Tensor:
+    """+1 or -1 of uniform numbers."""
+    return torch.where(numbers < 0.5, -1.0, 1.0).to(numbers.dtype)
+
+
+def _corner(numbers: Tensor, x: Tensor, side: Tensor) -> Tensor:
+    """Top and left of a uniformly placed window [B, 2], from two uniform numbers per example."""
+    room = torch.stack([x.shape[2] - side, x.shape[3] - side], 1)
+    return torch.minimum((numbers[:, :2] * (room + 1)).long(), room)
+
+
+def _window(x: Tensor, corner: Tensor, side: Tensor) -> Tensor:
+    """Which pixels lie in the window [B, H, W]."""
+    down = torch.arange(x.shape[2], device=x.device) - corner[:, :1]
+    across = torch.arange(x.shape[3], device=x.device) - corner[:, 1:]
+    side = side[:, None]
+    return ((down >= 0) & (down < side))[:, :, None] & ((across >= 0) & (across < side))[:, None, :]

@@ -1,0 +1,219 @@
+"""Extra images beside the labelled ones: pools of pseudo-labelled or generated images, which may be larger than memory.
+
+A pool is read once, as a stream, into an .npy file in the user's cache, with its digest; from then on that file is memory-mapped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from abc import abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+import torch
+from pydantic import BeforeValidator, Field
+
+from poise.core import papers
+from poise.core.errors import DataError
+from poise.core.papers import Paper
+from poise.core.records import write_text, writing
+from poise.core.settings import PositiveCount, Settings, number, settings, to_json
+from poise.data.dataset import Data, Split, cache_directory, data_directory, labels_from
+from poise.data.folder import Layout, located
+from poise.data.images import image_files, in_turn, subfolders
+from poise.data.parts import Parts, column, of_array, of_files, of_npz
+from poise.data.pickles import read_pickle
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True, eq=False)
+class OpenedPool:
+    """split: the pool's images, memory-mapped, with labels and numbers; digest: SHA-256 of shape, pixels and labels."""
+
+    split: Split
+    digest: str
+    origin: str
+
+    @property
+    def note(self) -> str:
+        """What a record says of it."""
+        return f"extra images: {len(self.split):,} of {Path(self.origin).name}, SHA-256 {self.digest}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool(Settings, family="pool"):
+    """Labelled images beside a data set's own: pseudo-labelled, generated or collected."""
+
+    paper: ClassVar[Paper | None] = None
+
+    path: Annotated[str, Field(min_length=1)]
+    """The file or folder; a relative one is looked up here, then in the data folder."""
+
+    @abstractmethod
+    def read(self, path: Path, data: Data) -> tuple[Parts, np.ndarray]:
+        """The images as parts and their labels [N], nothing more than headers and labels read."""
+
+    def open(self, data: Data, data_dir: Path | str | None = None) -> OpenedPool:
+        """The pool for training beside `data`, copied into the cache on first use.
+
+        Raises: DataError for a missing or damaged file, images of another shape or labels beyond the classes of `data`;
+        StorageError when the cache cannot be written.
+        """
+        path = located(self.path, data_directory(data_dir))
+        place = cache_directory() / "pools" / f"{type(self).__name__}-{self._key(path, data)}"
+        found = _cached(place)
+        if found is None:
+            parts, values = self.read(path, data)
+            if parts.shape != data.shape:
+                raise DataError(f"{parts.origin}: images are {list(parts.shape)}, must be {list(data.shape)} as those of {data.name}")
+            labels = labels_from(values, len(data.classes), parts.origin).numpy()
+            if len(labels) != parts.count:
+                raise DataError(f"{parts.origin}: {parts.count} images but {len(labels)} labels")
+            _keep(place, parts, labels)
+            found = _cached(place)
+        if found is None:
+            raise DataError(f"{place}.npy was changed while it was written; delete it and try again")
+        images, labels, digest = found
+        return OpenedPool(Split.of(torch.from_numpy(images), torch.from_numpy(labels)), digest, str(path))
+
+    def _key(self, path: Path, data: Data) -> str:
+        """Changes with the settings, the classes and the size or time of any file."""
+        digest = hashlib.blake2b(json.dumps([_FORMAT, to_json(self), list(data.classes)]).encode(), digest_size=12)
+        files = sorted(child for child in path.rglob("*") if child.is_file()) if path.is_dir() else [path]
+        for file in files:
+            facts = file.stat()
+            digest.update(f"{file.resolve()}\x1f{facts.st_size}\x1f{facts.st_mtime_ns}\x1e".encode())
+        return digest.hexdigest()
+
+
+@settings
+class PseudoLabelled500K(Pool):
+    """The 500,000 images of 80 Million Tiny Images, pseudo-labelled for CIFAR-10, in their authors' pickle (Carmon et al. 2019).
+
+    The pickle is read without running anything it asks for; it is whole in memory once, on first use.
+    """
+
+    paper: ClassVar[Paper | None] = papers.RST_CARMON
+    path: Annotated[str, Field(min_length=1)] = "ti_500K_pseudo_labeled.pickle"
+
+    def read(self, path: Path, data: Data) -> tuple[Parts, np.ndarray]:
+        try:
+            with path.open("rb") as file:
+                found = read_pickle(file, path)
+        except IsADirectoryError:
+            raise DataError(f"{path} is a folder, must be a pickle") from None
+        if not isinstance(found, dict) or "data" not in found or "extrapolated_targets" not in found:
+            raise DataError(f"{path} is not the pseudo-labelled pool: it lacks 'data' or 'extrapolated_targets'")
+        return of_array(np.asarray(found["data"]), path), np.asarray(found["extrapolated_targets"])
+
+
+@settings
+class NpzPool(Pool):
+    """An .npz archive of uint8 images and labels, as generated data are published and `poise pseudo-label` writes them."""
+
+    images: str = "image"
+    """Name of the array of images [N, H, W, C], [N, C, H, W] or [N, H, W]."""
+    labels: str = "label"
+    """Name of the array of labels [N]."""
+    layout: Layout = "auto"
+    """Order of the axes; "auto" goes by which axis has 1 or 3 entries."""
+
+    def read(self, path: Path, data: Data) -> tuple[Parts, np.ndarray]:
+        return of_npz(path, self.images, self.layout), column(path, self.labels)
+
+
+@settings
+class FolderPool(Pool):
+    """A folder with one subfolder of image files per class, named as the data set's classes; classes may be missing.
+
+    Images without labels are labelled first: `poise pseudo-label RUN --images FOLDER --out FILE.npz`.
+    """
+
+    image_size: PositiveCount | None = None
+    """Resize every image to this height and width, in pixels; None asks that all fit the data set."""
+
+    def read(self, path: Path, data: Data) -> tuple[Parts, np.ndarray]:
+        if not path.is_dir():
+            raise DataError(f"{path} is not a folder")
+        folders = subfolders(path)
+        if not folders:
+            raise DataError(f"{path} has no subfolders, one per class; label its images first: poise pseudo-label RUN --images {path}")
+        strange = [folder.name for folder in folders if folder.name not in data.classes]
+        if strange:
+            raise DataError(f"{path / strange[0]} is no class of {data.name}, which has {_few(data.classes)}")
+        paths, turns = in_turn([image_files(folder) for folder in folders])
+        names = np.array([data.classes.index(folder.name) for folder in folders], dtype=np.int64)
+        return of_files(paths, data.shape[0], path, self.image_size), names[turns]
+
+
+@settings
+class Extra(Settings):
+    """How a stream mixes images of a pool into its batches: drawn uniformly with replacement (Carmon et al. 2019)."""
+
+    transparent = "pool"
+    pool: Pool = PseudoLabelled500K()
+    share: Annotated[float, BeforeValidator(number), Field(gt=0, le=1)] = 0.5
+    """Share of every batch that comes from the pool. An epoch has as many images, labelled and extra, as there are labelled ones."""
+
+    @classmethod
+    def coerce(cls, value: object) -> object:
+        """A pool stands for half of every batch from it."""
+        if isinstance(value, Pool):
+            return cls(pool=value)
+        return {"pool": value} if isinstance(value, dict) and value.get("type", "Extra") != "Extra" else value
+
+
+def _few(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+
+
+def _files(place: Path) -> tuple[Path, Path, Path]:
+    return place.with_name(f"{place.name}.npy"), place.with_name(f"{place.name}.labels.npy"), place.with_name(f"{place.name}.json")
+
+
+def _cached(place: Path) -> tuple[np.ndarray, np.ndarray, str] | None:
+    """(images memory-mapped, labels, digest), or None where the cache is missing, truncated or of another file."""
+    pixels, numbers, facts = _files(place)
+    try:
+        known: dict[str, Any] = json.loads(facts.read_text())
+        images = np.load(pixels, mmap_mode="c", allow_pickle=False)  # "c": torch wants arrays that may be written, the file may not
+        labels = np.load(numbers, allow_pickle=False)
+        if images.dtype != np.uint8 or list(images.shape) != known["shape"] or labels.shape != images.shape[:1]:
+            return None
+        return images, labels, known["sha256"]
+    except (OSError, ValueError, EOFError, KeyError, TypeError):
+        return None
+
+
+def _keep(place: Path, parts: Parts, labels: np.ndarray) -> None:
+    """Stream the parts into the cache; the facts are written last, so that what is not whole is not found."""
+    pixels, numbers, facts = _files(place)
+    shape = (parts.count, *parts.shape)
+    digest = hashlib.sha256(repr(shape).encode())
+    head: Any = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    with writing(pixels):
+        pixels.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=pixels.parent, prefix=f".{pixels.name}.", suffix=".part")
+    try:
+        with writing(pixels), os.fdopen(handle, "wb") as file:
+            np.lib.format.write_array_header_1_0(file, head)
+            for part in parts.read():
+                content = part.tobytes()
+                digest.update(content)
+                file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        with writing(numbers):
+            os.replace(temporary, pixels)
+            np.save(numbers, labels)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    digest.update(labels.tobytes())
+    write_text(facts, json.dumps({"shape": list(shape), "sha256": digest.hexdigest(), "origin": parts.origin}, indent=1))

@@ -1,0 +1,150 @@
+"""Images of any number, read a part at a time: from an .npz archive, an .npy file, a folder of image files or an array at hand."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from poise.core.errors import DataError, UntrustedFileError
+from poise.data.folder import Layout, channels_first
+from poise.data.images import SUFFIXES, read_image, read_images
+
+PART = 1024
+"""Images that are in memory at a time."""
+_DAMAGE = (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile, zlib.error)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """`count` images of one shape (C, H, W); `read()` gives them in order as arrays uint8 [n, C, H, W]."""
+
+    count: int
+    shape: tuple[int, int, int]
+    read: Callable[[], Iterator[np.ndarray]]
+    origin: str
+
+
+def of_array(images: np.ndarray, origin: object, layout: Layout = "auto") -> Parts:
+    """Parts of an array uint8 [N, H, W, C], [N, C, H, W] or [N, H, W], which may be memory-mapped. Raises DataError for another."""
+    if images.dtype != np.uint8:
+        raise DataError(f"{origin}: images must be uint8, not {images.dtype}")
+
+    def read() -> Iterator[np.ndarray]:
+        for start in range(0, len(images), PART):
+            yield np.ascontiguousarray(channels_first(images[start : start + PART], layout, origin))
+
+    return Parts(len(images), _shape(images.shape, layout, origin), read, str(origin))
+
+
+def of_npy(path: Path, layout: Layout = "auto") -> Parts:
+    """Parts of an .npy file, memory-mapped. Raises DataError when it is not a whole array of uint8 images."""
+    try:
+        return of_array(np.load(path, mmap_mode="r", allow_pickle=False), path, layout)
+    except DataError:
+        raise
+    except _DAMAGE as error:
+        raise DataError(f"{path} is not a whole .npy file of images: {error}") from None
+
+
+def of_npz(path: Path, name: str, layout: Layout = "auto") -> Parts:
+    """Parts of the array `name` of an .npz archive, unpacked as a stream: never whole in memory.
+
+    Raises: DataError when it is missing, damaged or not uint8 images; UntrustedFileError for pickled objects.
+    """
+    origin = f"{path}, {name}"
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
+            sizes, fortran, dtype = _header(member)
+    except KeyError:
+        raise DataError(f"{path} lacks the array {name!r}; it has {', '.join(names_in(path)) or 'none'}") from None
+    except _DAMAGE as error:
+        raise DataError(f"{path} is not a whole .npz archive: {error}") from None
+    if dtype.hasobject:
+        raise UntrustedFileError(f"{origin} holds pickled objects, which could run code, and was not read")
+    if dtype != np.uint8:
+        raise DataError(f"{origin}: images must be uint8, not {dtype}")
+    if fortran and len(sizes) > 1:
+        raise DataError(f"{origin} is stored column by column; save np.ascontiguousarray of it")
+
+    total, shape = sizes[0] if sizes else 0, sizes[1:]
+
+    def read() -> Iterator[np.ndarray]:
+        size = math.prod(shape)
+        try:
+            with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
+                _header(member)
+                for start in range(0, total, PART):
+                    count = min(PART, total - start)
+                    content = member.read(count * size)
+                    if len(content) != count * size:
+                        raise EOFError(f"it ends after {start + len(content) // size} of {total} images")
+                    yield np.ascontiguousarray(channels_first(np.frombuffer(content, np.uint8).reshape(count, *shape), layout, origin))
+        except DataError:
+            raise
+        except _DAMAGE as error:
+            raise DataError(f"{path} is not a whole .npz archive: {error}") from None
+
+    return Parts(total, _shape(sizes, layout, origin), read, origin)
+
+
+def of_files(paths: Sequence[Path], channels: int, origin: object, size: int | None = None) -> Parts:
+    """Parts of image files in the order given; all must have the first one's shape, or are resized to `size` x `size`.
+
+    Raises: DataError where there are none or one cannot be read.
+    """
+    if not paths:
+        raise DataError(f"{origin} holds no images ({', '.join(SUFFIXES)})")
+    first = read_image(paths[0], channels, size)
+    shape = (first.shape[0], first.shape[1], first.shape[2])
+
+    def read() -> Iterator[np.ndarray]:
+        for start in range(0, len(paths), PART):
+            yield read_images(paths[start : start + PART], channels, size, shape)
+
+    return Parts(len(paths), shape, read, str(origin))
+
+
+def names_in(path: Path) -> list[str]:
+    """The arrays of an .npz archive. Raises DataError for a file that is none."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+    except _DAMAGE as error:
+        raise DataError(f"{path} is not a whole .npz archive: {error}") from None
+
+
+def column(path: Path, name: str) -> np.ndarray:
+    """A small array of an .npz archive, whole; [N, 1] becomes [N]. Raises as `of_npz`."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            values = archive[name]
+    except _DAMAGE as error:
+        if "allow_pickle" in str(error):
+            raise UntrustedFileError(f"{path}, {name} holds pickled objects, which could run code, and was not read") from None
+        if isinstance(error, KeyError):
+            raise DataError(f"{path} lacks the array {name!r}; it has {', '.join(names_in(path)) or 'none'}") from None
+        raise DataError(f"{path} is not a whole .npz archive: {error}") from None
+    return values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
+
+
+def _header(member: object) -> tuple[tuple[int, ...], bool, np.dtype]:
+    version = np.lib.format.read_magic(member)  # type: ignore[arg-type]
+    if version == (1, 0):
+        return np.lib.format.read_array_header_1_0(member)  # type: ignore[arg-type]
+    if version == (2, 0):
+        return np.lib.format.read_array_header_2_0(member)  # type: ignore[arg-type]
+    raise ValueError(f"arrays of format {version} are not read")
+
+
+def _shape(shape: tuple[int, ...], layout: Layout, origin: object) -> tuple[int, int, int]:
+    """(C, H, W) of images stored as `shape`."""
+    if not shape or shape[0] == 0:
+        raise DataError(f"{origin} holds no images")
+    one = channels_first(np.empty((0, *shape[1:]), np.uint8), layout, origin).shape
+    return one[1], one[2], one[3]

@@ -1,0 +1,146 @@
+"""Which ranks hold which learners.
+
+By data: every rank holds all learners and a part of every batch; gradients are summed in every step.
+By learner: each learner lives on ranks of its own, which share its batches; learners meet where the method sums over them, at
+redistribution and when the deployed network is made, and nothing is sent in between.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from torch.nn.modules.batchnorm import _NormBase
+
+from poise.attacks.ascent import Ascent
+from poise.core.distributed import ALONE, World
+from poise.core.errors import SettingsError
+from poise.data import Feed
+from poise.learners import Learner, Policy
+from poise.methods import Method
+from poise.objectives import Objective
+
+PlacementName = Literal["auto", "by-data", "by-learner"]
+WORTH_IT = 1.25
+"""By learner is chosen where its slowest rank does at most this times an even share of the work: the price of summing in every step."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """world: all ranks; groups: for each learner that lives on this rank, the ranks that share it; spread: whether by learner;
+
+    shares: for every learner of the run, how many ranks share it.
+    """
+
+    world: World
+    groups: Mapping[str, World]
+    spread: bool
+    shares: Mapping[str, int]
+
+    def local(self, learners: Mapping[str, Learner]) -> dict[str, Learner]:
+        """The learners of this rank, told with whom they sum."""
+        here = {name: learner for name, learner in learners.items() if name in self.groups}
+        for name, learner in here.items():
+            learner.world, learner.across = self.groups[name], self.world if self.spread else ALONE
+        return here
+
+    def group_of_stream(self, name: str) -> World | None:
+        """The ranks that share a stream's batches; None where this rank does not see them."""
+        return self.groups.get(name) if self.spread else self.world
+
+
+def forwards(policy: Policy) -> int:
+    """Cost of one example of a step in forward passes: 3 to descend, 2 for each step of an inner maximisation (Generalist: 3 and 23)."""
+    return 3 + 2 * sum(ascent.steps for ascent in _ascents(policy.objective))
+
+
+def _ascents(part: object) -> list[Ascent]:
+    if isinstance(part, Ascent):
+        return [part]
+    if not dataclasses.is_dataclass(part):
+        return []
+    return [found for field in dataclasses.fields(part) for found in _ascents(getattr(part, field.name))]
+
+
+def assigned(costs: Mapping[str, float], size: int) -> dict[str, list[int]]:
+    """The ranks of each learner. With fewer ranks than learners each goes where least is to be done, else ranks go where most is."""
+    if size < len(costs):
+        load, ranks = [0.0] * size, {}
+        for name in sorted(costs, key=lambda name: -costs[name]):
+            least = load.index(min(load))
+            load[least] += costs[name]
+            ranks[name] = [least]
+        return {name: ranks[name] for name in costs}
+    counts = dict.fromkeys(costs, 1)
+    for _ in range(size - len(costs)):
+        counts[max(costs, key=lambda name: costs[name] / counts[name])] += 1
+    taken, ranks = 0, {}
+    for name, count in counts.items():
+        ranks[name] = list(range(taken, taken + count))
+        taken += count
+    return ranks
+
+
+def slowest(costs: Mapping[str, float], ranks: Mapping[str, list[int]], size: int) -> float:
+    """What the busiest rank has to do."""
+    return max(sum(costs[name] / len(held) for name, held in ranks.items() if rank in held) for rank in range(size))
+
+
+def placed(name: PlacementName, method: Method, world: World, diagnosing: bool = False) -> Placement:
+    """Where the learners of `method` live. All ranks call this together.
+
+    diagnosing: learners are compared with each other while training, for which a rank needs all of them.
+    Raises: SettingsError where learners cannot be placed as asked.
+    """
+    policies = method.policies()
+    everywhere = Placement(world, dict.fromkeys(policies, world), spread=False, shares=dict.fromkeys(policies, world.size))
+    reason = (
+        f"{type(method).__name__}'s learners meet in every step" if not method.separable else "diagnosis compares learners" * diagnosing
+    )
+    if name == "by-learner" and reason:
+        raise SettingsError(f"placement = 'by-learner': {reason}; must be 'auto' or 'by-data'")
+    if world.size == 1 or name == "by-data" or reason or len(policies) == 1:
+        return everywhere
+    costs = {learner: float(forwards(policy)) for learner, policy in policies.items()}
+    ranks = assigned(costs, world.size)
+    if name == "auto" and slowest(costs, ranks, world.size) > WORTH_IT * sum(costs.values()) / world.size:
+        return everywhere
+    groups = {learner: world.part(held) for learner, held in ranks.items()}
+    here = {learner: group for learner, group in groups.items() if group is not None}
+    return Placement(world, here, spread=True, shares={learner: len(held) for learner, held in ranks.items()})
+
+
+def check_shares(placement: Placement, method: Method, feeds: Mapping[str, Feed]) -> None:
+    """Raises: SettingsError where ranks that share a learner could not do what one rank does."""
+    for name, group in placement.groups.items():
+        objective = method.policies()[name].objective
+        if group.size > 1 and type(objective).exchange is not Objective.exchange:
+            kind = type(objective).__name__
+            raise SettingsError(
+                f"learner {name!r}: {kind} pairs up examples of the whole batch, so it must be on one rank, not {group.size}"
+            )
+    for name, feed in feeds.items():
+        stream, left = feed.stream, len(feed.split) % feed.stream.batch_size
+        smallest = left if left and not stream.drop_last and stream.extra is None else stream.batch_size
+        if smallest < feed.world:
+            raise SettingsError(
+                f"batch_size = {stream.batch_size}: the last batch of {name!r} has {smallest} images for {feed.world} ranks"
+            )
+
+
+def shares_changed(before: Mapping[str, int] | None, placement: Placement, learners: Mapping[str, Learner]) -> str:
+    """What is to be said where a run goes on with its learners shared by another number of ranks, or nothing.
+
+    Each rank normalises by its own part of the batch and keeps its own running statistics, which are averaged over ranks at the end
+    of every epoch.
+    """
+    normed = any(isinstance(module, _NormBase) for learner in learners.values() for module in learner.network.modules())
+    if not normed or before is None or dict(before) == dict(placement.shares):
+        return ""
+    counts = ", ".join(f"{name}: {before.get(name, 1)} -> {count}" for name, count in placement.shares.items())
+    return (
+        f"the number of ranks that share a learner changed ({counts}); batch normalisation takes its statistics over each rank's part of "
+        f"a batch, so this is another, valid run than the one begun"
+    )

@@ -1,0 +1,149 @@
+"""Labelling images by a trained model: what self-training on extra data starts from (Carmon et al. 2019)."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from poise.attacks.attack import check_logits
+from poise.core.errors import DataError, SettingsError
+from poise.core.records import check_writable, writing
+from poise.data.images import image_files
+from poise.data.parts import Parts, names_in, of_array, of_files, of_npy, of_npz
+from poise.data.pickles import read_pickle
+from poise.engine.loop import choose_device
+from poise.engine.progress import Progress
+from poise.engine.runs import Run
+
+BATCH = 256
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """What was written: per class how many images were given its label, and the mean confidence in [0, 1]."""
+
+    count: int
+    per_class: dict[str, int]
+    confidence: float
+
+
+def pseudo_label(
+    run: Run,
+    images: Path | None,
+    out: Path,
+    *,
+    which: str = "selected",
+    device: str = "auto",
+    data_dir: Path | None = None,
+    progress: Progress | None = None,
+) -> Labelled:
+    """Write `image` uint8 [N, H, W, C], `label` int64 [N] and `confidence` float32 [N] as .npz, a part at a time.
+
+    images: an .npz archive (array `image`, or its only array of images), an .npy file, a pickle with `data`, or a folder of image
+    files, all its subfolders included; None labels the run's own training images, its known labels unused.
+    The label is the arg max of the logits, the confidence the largest softmax probability.
+    Raises: SettingsError for another suffix of `out`, DataError for images that are missing, damaged or of another shape than the
+    run's, RunError, CheckpointError, StorageError.
+    """
+    if out.suffix != ".npz":
+        raise SettingsError(f"--out {out}: the suffix must be .npz")
+    check_writable(out)
+    progress, network = progress or Progress(), run.network(which).to(choose_device(device))
+    facts = run.facts(which)
+    shape, classes = tuple(facts["shape"]), facts["classes"]
+    parts = _training_images(run, data_dir) if images is None else parts_of(images, shape[0])
+    if parts.shape != shape:
+        raise DataError(f"{parts.origin}: images are {list(parts.shape)}, must be {list(shape)} as those that {run.name} was trained on")
+    if images is not None and images.resolve() == out.resolve():
+        raise SettingsError(f"--out {out}: must be another file than --images")
+    advance = progress.begin(f"{run.name}: pseudo-labels", parts.count, "images")
+    labels, confidences = [], []
+
+    def labelled() -> Iterator[np.ndarray]:
+        for part in parts.read():
+            guesses, sure = _predicted(network, torch.from_numpy(np.array(part)))
+            labels.append(guesses)
+            confidences.append(sure)
+            advance(len(part))
+            yield part.transpose(0, 2, 3, 1)
+
+    label, confidence = _write(out, parts, labelled(), labels, confidences)
+    progress.end()
+    counts = np.bincount(label, minlength=len(classes))
+    per_class = {name: int(count) for name, count in zip(classes, counts, strict=True)}
+    return Labelled(parts.count, per_class, float(confidence.mean()))
+
+
+def parts_of(images: Path, channels: int) -> Parts:
+    """The images in a file or folder (see `pseudo_label`). Raises: DataError, UntrustedFileError."""
+    if images.is_dir():
+        folders = [images, *sorted(path for path in images.rglob("*") if path.is_dir())]
+        return of_files([file for folder in folders for file in image_files(folder)], channels, images)
+    if not images.is_file():
+        raise DataError(f"there is no {images}")
+    if images.suffix == ".npy":
+        return of_npy(images)
+    if images.suffix == ".npz":
+        names = names_in(images)
+        return of_npz(images, "image" if "image" in names or len(names) != 1 else names[0])
+    with images.open("rb") as file:
+        found = read_pickle(file, images)
+    if not isinstance(found, dict) or "data" not in found:
+        raise DataError(f"{images} is no .npz, .npy or pickle of images: it lacks 'data'")
+    return of_array(np.asarray(found["data"]), images)
+
+
+def _training_images(run: Run, data_dir: Path | None) -> Parts:
+    data = run.experiment.data.load(data_dir)
+    return of_array(data.train.images.numpy(), f"{data.name}, training images", layout="NCHW")
+
+
+@torch.no_grad()
+def _predicted(network: nn.Module, images: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """(labels int64 [N], confidences float32 [N]) of uint8 images [N, C, H, W]."""
+    first = next(network.parameters())
+    labels, confidences = [], []
+    for part in images.split(BATCH):
+        logits = network(part.to(first.device).to(first.dtype) / 255)
+        check_logits(logits, len(part))
+        confidence, label = logits.softmax(1).max(1)
+        labels.append(label.cpu())
+        confidences.append(confidence.float().cpu())
+    return torch.cat(labels).numpy(), torch.cat(confidences).numpy()
+
+
+def _write(
+    out: Path, parts: Parts, read: Iterator[np.ndarray], labels: list[np.ndarray], confidences: list[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The archive, whole or not at all; `labels` and `confidences` fill as `read` is read. Returns both joined."""
+    channels, height, width = parts.shape
+    head: Any = {"descr": "|u1", "fortran_order": False, "shape": (parts.count, height, width, channels)}
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.", suffix=".part")
+        os.close(handle)
+        try:
+            with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+                with archive.open("image.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array_header_1_0(member, head)
+                    for part in read:
+                        member.write(np.ascontiguousarray(part).tobytes())
+                label, confidence = np.concatenate(labels), np.concatenate(confidences)
+                for name, values in (("label", label), ("confidence", confidence)):
+                    with archive.open(f"{name}.npy", "w") as member:
+                        np.lib.format.write_array(member, values, allow_pickle=False)
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, out)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    return label, confidence

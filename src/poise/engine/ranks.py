@@ -1,0 +1,66 @@
+"""What the ranks of a run tell each other between steps: metrics, accuracies, checkpoints. A single rank tells itself."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from poise.core.distributed import World
+from poise.core.errors import NumericalError
+from poise.data import Split
+from poise.engine.checkpoints import load_safetensors
+from poise.engine.experiment import Monitor
+from poise.engine.placement import Placement
+from poise.evaluation.predictions import predict, predict_under
+from poise.learners import Learner
+
+
+def epoch_facts(world: World, learners: Mapping[str, Learner], means: Mapping[str, float], stop: bool) -> tuple[dict[str, float], bool]:
+    """The epoch's mean metrics over all ranks, and whether any rank was asked to stop.
+
+    A rank's metrics are its part of each sum, so that they add up. Raises: NumericalError on every rank when a weight of one is not finite.
+    """
+    problem = ""
+    try:
+        for learner in learners.values():
+            learner.check_finite()
+    except NumericalError as error:
+        problem = str(error)
+    told = [json.loads(text) for text in world.exchange(json.dumps({"means": dict(means), "stop": stop, "problem": problem}))]
+    problems = [each["problem"] for each in told if each["problem"]]
+    if problems:
+        raise NumericalError(problems[0])
+    summed: dict[str, float] = {}
+    for each in told:
+        for name, value in each["means"].items():
+            summed[name] = summed[name] + value if name in summed else value
+    return summed, any(each["stop"] for each in told)
+
+
+def measured(world: World, network: nn.Module, split: Split, monitor: Monitor, seed: int, batch_size: int = 256) -> float:
+    """The monitor's accuracy in [0, 1]. The ranks, which hold the same network, take whole batches each."""
+    part = world.share(math.ceil(len(split) / batch_size))
+    mine = split.subset(slice(part.start * batch_size, part.stop * batch_size))
+    right = torch.zeros(1, dtype=torch.float64)
+    if len(mine) and monitor.attack is None:
+        right += (predict(network, mine, batch_size) == mine.labels.cpu()).sum()
+    elif len(mine) and monitor.attack is not None:
+        right += (predict_under(network, mine, monitor.attack, seed=seed, batch_size=batch_size) == mine.labels.cpu()).sum()
+    world.sum_([right])
+    return float(right) / len(split)
+
+
+def whole_state(placement: Placement, learners: Mapping[str, Learner]) -> dict[str, Tensor]:
+    """The state of all learners of the run, on the first rank; of the ranks that share a learner the first one gives it."""
+    given = {name: learner for name, learner in learners.items() if placement.groups[name].leads}
+    state = {f"learner/{name}/{key}": tensor for name, learner in given.items() for key, tensor in learner.state().items()}
+    if not placement.spread:
+        return state
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
+    parts = placement.world.gather(safetensors.torch.save(plain) if plain else b"")
+    return {name: tensor for part in parts if part for name, tensor in load_safetensors(part, "another rank's state").items()}

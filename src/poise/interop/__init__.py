@@ -1,0 +1,1 @@
+"""Other libraries' names over our parts: a script written for them runs with one import changed."""

@@ -1,0 +1,153 @@
+"""How a table's rows become recipes: the full experiment, its small variant, its cost and its text."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from poise.attacks import PGD, Attack
+from poise.data import CIFAR10, CIFAR100, MNIST, SVHN, DataSource, TinyImageNet
+from poise.engine.experiment import Experiment, Published
+from poise.evaluation import Protocol
+from poise.learners import AWP, RWP, Policy
+from poise.models import VGG16, Network, PreActResNet18, ResNet18, WideResNet
+from poise.objectives import AT, BAT, FAT, GAIRAT, GAIRRST, IAT, MART, NT, RST, TRADES, Objective, SqueezeTraining, TwoExamples, WeightedRST
+from poise.recipes.registry import register
+
+IMAGES: dict[type[DataSource], int] = {CIFAR10: 50_000, CIFAR100: 50_000, MNIST: 60_000, SVHN: 73_257, TinyImageNet: 100_000}
+"""Training images."""
+
+
+def add(name: str, line: str, make: Callable[[], Experiment], note: str = "") -> None:
+    """Register a recipe whose text says what it is, how it is run, what it costs, what was published, and what the paper leaves open."""
+    made = make()
+    row = made.published
+    printed = said(row) if row is not None else ""
+    lines = [
+        f"{line}{f'; published {printed}' if printed else ''}.",
+        "",
+        f"Command: poise train {name} --out runs/{name}",
+        f"Cost: {cost(made)}.",
+    ]
+    if row is not None:
+        lines.append(f"Published: {row.table}{f', {row.row}' if row.row else ''}." + (f" Note: {row.note}." if row.note else ""))
+    else:
+        lines.append("Published: no numbers.")
+    if note:
+        lines.append(f"Settings: {note}.")
+
+    def build(quick: bool) -> Experiment:
+        full = dataclasses.replace(make(), name=name)
+        return small(full) if quick else full
+
+    register(name, "\n".join(lines), build)
+
+
+def said(row: Published) -> str:
+    """The natural accuracy and the strongest attack's, as printed."""
+    known = {column: value for column, value in zip(row.columns, row.values, strict=True) if value is not None}
+    names = [column for column in ("natural", *reversed(row.columns)) if column in known][:2]
+    return ", ".join(f"{known[column]:.2f} {column}" for column in names)
+
+
+# -- cost ------------------------------------------------------------------------------------------------------------
+
+
+def cost(made: Experiment) -> str:
+    """What training costs, counted in forwards of the network."""
+    each = sum(forwards(policy) for policy in made.method.policies().values())
+    size = made.method.batch_size
+    count = IMAGES.get(type(made.data))
+    steps = f" of {-(-count // size)} steps" if count is not None else ""
+    return f"{each} forwards an image (backward passes counted as one, as two with weights); {made.epochs} epochs{steps} of {size} images"
+
+
+def forwards(policy: Policy) -> int:
+    """Forwards that an image costs in a step: an ascent step 2, a forward with its backward in the outer loss 3."""
+    inner, outer = _parts(policy.objective)
+    again = {AWP: 1, RWP: getattr(policy.perturbation, "steps", 0)}.get(type(policy.perturbation), 0)  # type: ignore[arg-type]
+    return inner + outer * (1 + again)
+
+
+def _parts(objective: Objective) -> tuple[int, int]:
+    """(crafting, outer loss) in forwards."""
+    steps = getattr(getattr(objective, "inner", None), "steps", 0)
+    match objective:
+        case NT():
+            return 0, 3
+        case FAT():  # at most
+            return _parts(objective.objective)
+        case TwoExamples():
+            inner, outer = _parts(objective.objective)
+            return 2 * inner, 2 * outer
+        case AT():
+            return 2 * steps, 3 if objective.beta == 1 else 6
+        case TRADES():  # the third forward moves running statistics only
+            return 2 * steps + 1, 7
+        case BAT():
+            return 2 * steps, 3 * (objective.bridges + 1)
+        case GAIRAT():
+            return 2 * steps, 3
+        case GAIRRST():
+            return 4 * steps + 1, 9
+        case SqueezeTraining():  # the natural graph is kept, so each step costs two forwards and three backwards
+            return 5 * steps + 1, 9
+        case RST():
+            return 2 * steps + 1, 6
+        case MART() | IAT() | WeightedRST():
+            return 2 * steps, 6
+        case _:
+            return 2 * steps, 6
+
+
+# -- the small variant -----------------------------------------------------------------------------------------------
+
+
+def small(made: Experiment) -> Experiment:
+    """Two epochs of a narrow network on the first 200 images: shows that everything runs, no more.
+
+    What begins late in training (weight perturbations, re-weighting) begins at once. Extra images still come from their file.
+    """
+    images: dict[str, Any] = {"train_images": 40 if isinstance(made.model, VGG16) else 200, "test_images": 50}
+    attacks: tuple[Attack, ...] = tuple(_short(attack) for attack in made.protocol.attacks if isinstance(attack, PGD))[:1]
+    return dataclasses.replace(
+        made,
+        name=f"{made.name}_quick",
+        data=dataclasses.replace(made.data, **images),
+        model=narrow(made.model),
+        method=_early(made.method),
+        epochs=2,
+        natural_floor=0.0,
+        monitors=tuple(dataclasses.replace(monitor, first=20) for monitor in made.monitors),
+        monitor_every=2,
+        protocol=Protocol(name="quick", attacks=attacks, first=20),
+    )
+
+
+def narrow(model: Network) -> Network:
+    """The same architecture, as thin as it can be."""
+    if isinstance(model, WideResNet):
+        return dataclasses.replace(model, depth=10, width=1)
+    if isinstance(model, ResNet18 | PreActResNet18):
+        return dataclasses.replace(model, width=8)
+    return model
+
+
+def _short(attack: PGD) -> PGD:
+    return dataclasses.replace(attack, steps=min(attack.steps, 10), restarts=1)
+
+
+def _early(method: Any) -> Any:
+    changed = {name: _at_once(policy) for name, policy in method.policies().items()}
+    return dataclasses.replace(method, policy=changed["joint"]) if "joint" in changed else dataclasses.replace(method, **changed)
+
+
+def _at_once(policy: Policy) -> Policy:
+    objective: Any = policy.objective
+    if isinstance(objective, GAIRAT | GAIRRST):
+        objective = dataclasses.replace(objective, from_epoch=2)
+    perturbation: Any = policy.perturbation
+    if perturbation is not None:
+        perturbation = dataclasses.replace(perturbation, from_epoch=1)
+    return dataclasses.replace(policy, objective=objective, perturbation=perturbation)

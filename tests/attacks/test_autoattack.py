@@ -1,0 +1,386 @@
+"""AutoAttack: survivors, verdicts, independence of batch and refill, resume after SIGKILL, few classes, bad input."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from poise.attacks.apgd import APGD
+from poise.attacks.autoattack import MISCLASSIFIED, PUBLISHED, ROBUST, AutoAttack, Progress, Result
+from poise.attacks.compact import Examples, Lanes, Search, State, find_batch_size
+from poise.attacks.fab import FAB
+from poise.attacks.square import Square
+from poise.core.errors import InputError, RunError, SettingsError
+from poise.core.seeds import everyone
+from poise.core.settings import from_json, to_json
+from poise.threats import L2, Linf, Threat
+
+LINF, L_2 = Linf(epsilon=0.03), L2(epsilon=0.6)
+
+
+def small(threat: Threat = LINF) -> AutoAttack:
+    """All four kinds of components with small budgets."""
+    parts = (APGD(steps=8), APGD(loss="targeted_dlr", steps=6, targets=3), FAB(targeted=True, steps=4, targets=2), Square(queries=40))
+    return AutoAttack(threat=threat, version="custom", attacks=parts)
+
+
+def conv_net(classes: int = 6, seed: int = 0) -> nn.Sequential:
+    """A small convolutional network with weights large enough that images have well separated logits."""
+    net = nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.Conv2d(6, 8, 3, stride=2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(128, classes),
+    )
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+        net(torch.rand(64, 3, 10, 10, generator=generator))  # fills the running statistics
+    return net
+
+
+def labelled(net: nn.Module, count: int, seed: int = 1) -> tuple[Tensor, Tensor]:
+    """Random images labelled by the network, one in eight wrongly."""
+    x = torch.rand(count, 3, 10, 10, generator=torch.Generator().manual_seed(seed))
+    net.eval()
+    with torch.no_grad():
+        logits = net(x)
+    y = logits.argmax(1)
+    wrong = torch.arange(count) % 8 == 7
+    return x, torch.where(wrong, (y + 1) % logits.shape[1], y)
+
+
+def same(a: Result, b: Result) -> bool:
+    """Everything but the seconds."""
+    tensors = all(torch.equal(getattr(a, name), getattr(b, name)) for name in ("x_adv", "y", "predicted", "natural", "broken_by"))
+    return tensors and (a.attacks, a.survivors, a.shapes, a.steps, a.notes) == (b.attacks, b.survivors, b.shapes, b.steps, b.notes)
+
+
+@pytest.mark.parametrize("threat", [LINF, L_2], ids=["linf", "l2"])
+def test_flags_survivors_and_images_of_a_run_agree(threat: Threat) -> None:
+    net = conv_net()
+    x, y = labelled(net, 70)
+    result = small(threat).run(net, x, y, batch_size=16)
+    with torch.no_grad():
+        predicted = torch.cat([net(part) for part in result.x_adv.split(16)]).argmax(1)
+    assert torch.equal(predicted, result.predicted)
+    assert torch.equal(result.robust, result.broken_by == ROBUST)
+    assert torch.equal(result.natural != y, result.broken_by == MISCLASSIFIED)
+    assert torch.equal(result.x_adv[result.broken_by < 0], x[result.broken_by < 0])
+    assert (threat.norm(result.x_adv - x) <= threat.epsilon + 1e-6).all()
+    assert ((result.x_adv >= 0) & (result.x_adv <= 1)).all()
+    counted = [int((result.natural == y).sum())]
+    for place, survivors in enumerate(result.survivors):
+        counted.append(counted[-1] - int((result.broken_by == place).sum()))
+        assert survivors == counted[-1]
+    assert 0 < result.survivors[-1] < result.survivors[0] <= counted[0]
+    assert result.robust_accuracy == result.survivors[-1] / 70
+    assert result.natural_accuracy == counted[0] / 70
+
+
+def test_an_example_keeps_its_adversarial_image_whatever_its_mates_the_order_and_the_refill() -> None:
+    net = conv_net()
+    x, y = labelled(net, 60)
+    attack = small()
+    whole = attack.run(net, x, y, batch_size=8, fixed_shape=True)
+    order = torch.randperm(60, generator=torch.Generator().manual_seed(0))
+    shuffled = attack.run(net, x[order], y[order], ids=order, batch_size=8, fixed_shape=True)
+    assert torch.equal(shuffled.x_adv, whole.x_adv[order])
+    assert torch.equal(shuffled.broken_by, whole.broken_by[order])
+    for part in (slice(0, 3), slice(20, 45)):
+        rows = torch.arange(60)[part]
+        alone = attack.run(net, x[part], y[part], ids=rows, batch_size=8, fixed_shape=True)
+        assert torch.equal(alone.x_adv, whole.x_adv[part])
+
+
+def test_another_padded_shape_gives_the_same_verdicts() -> None:
+    net = conv_net()
+    x, y = labelled(net, 60)
+    results = [small().run(net, x, y, batch_size=size) for size in (4, 16, 64)]
+    assert all(torch.equal(result.broken_by, results[0].broken_by) for result in results)
+    assert results[1].shapes == tuple(min(16, max(4, 1 << (n - 1).bit_length())) for n in (52, *results[1].survivors[:-1]))
+
+
+def test_the_seed_decides_and_nothing_else() -> None:
+    net = conv_net()
+    x, y = labelled(net, 30)
+    first, again, other = (small().run(net, x, y, seed=seed) for seed in (3, 3, 4))
+    torch.manual_seed(99)
+    assert same(first, again)
+    assert same(first, small().run(net, x, y, seed=3))
+    assert not torch.equal(first.x_adv, other.x_adv)
+
+
+def test_the_attack_interface_gives_images_that_fool_and_leaves_the_model_as_it_was() -> None:
+    net = conv_net()
+    x, y = labelled(net, 40)
+    net.train()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    x_adv = small()(net, x, y)
+    assert net.training
+    assert all(parameter.requires_grad for parameter in net.parameters())
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+    with torch.no_grad():
+        robust = net.eval()(x_adv).argmax(1) == y
+    result = small().run(net, x, y)
+    assert abs(int(robust.sum()) - int(result.robust.sum())) <= 2  # the two draw different numbers
+    assert torch.equal(x_adv[robust], x[robust])
+
+
+class Falls(Search):
+    """A search in which example i falls at step i of its run number i % 3, or never if i is a multiple of 5."""
+
+    runs, steps = 3, 12
+
+    def begin(self, examples: Examples, run: Tensor) -> State:
+        number = examples.draw.index
+        off = torch.zeros_like(number, dtype=torch.bool)
+        return {"number": number, "run": run, "k": torch.zeros_like(number), "fooled": off, "found": examples.x}
+
+    def step(self, state: State) -> State:
+        s, number = dict(state), state["number"]
+        s["k"] = s["k"] + 1
+        now = (s["k"] == 1 + number % 12) & (s["run"] == number % 3) & (number % 5 > 0)
+        s["found"] = torch.where((now & ~s["fooled"])[:, None], number[:, None] * 100.0 + s["k"][:, None], s["found"])
+        s["fooled"] = s["fooled"] | now
+        return s
+
+
+@pytest.mark.parametrize("width", [1, 4, 7, 64])
+@pytest.mark.parametrize("leave", ["at once", "after the run", "never"])
+def test_lanes_give_every_example_its_runs_and_steps_and_no_more(width: int, leave: str) -> None:
+    index = torch.arange(37)
+    pool = Examples(torch.zeros(37, 1), torch.zeros(37, dtype=torch.int64), torch.zeros(37, 2), everyone(0, "test", count=37))
+    lanes = Lanes(Falls(), pool, width, leave)  # type: ignore[arg-type]
+    while lanes.advance():
+        assert 0 <= lanes.share_done() <= 1
+    falls = index % 5 > 0
+    assert torch.equal(lanes.fooled, falls)
+    assert torch.equal(lanes.found[:, 0], torch.where(falls, index * 100.0 + 1 + index % 12, torch.zeros(37)))
+    spent = {"at once": (index % 3) * 12 + 1 + index % 12, "after the run": (index % 3 + 1) * 12, "never": torch.full_like(index, 36)}
+    assert lanes.useful_steps == int(torch.where(falls, spent[leave], 36).sum())
+    assert lanes.finished.all()
+
+
+def test_lanes_go_on_from_any_snapshot() -> None:
+    pool = Examples(torch.zeros(20, 1), torch.zeros(20, dtype=torch.int64), torch.zeros(20, 2), everyone(0, "test", count=20))
+    whole = Lanes(Falls(), pool, 4)
+    while whole.advance():
+        pass
+    for rounds in (0, 1, 17, 40):
+        begun = Lanes(Falls(), pool, 4)
+        for _ in range(rounds):
+            begun.advance()
+        resumed = Lanes(Falls(), pool, 4)
+        resumed.restore(begun.snapshot())
+        while resumed.advance():
+            pass
+        assert torch.equal(resumed.found, whole.found)
+        assert (resumed.lane_steps, resumed.useful_steps) == (whole.lane_steps, whole.useful_steps)
+
+
+CHILD = """
+import sys
+import torch
+torch.set_num_threads(1)
+sys.path.insert(0, sys.argv[1])
+from test_autoattack import conv_net, labelled, small
+net = conv_net()
+x, y = labelled(net, 48)
+print("started", flush=True)
+small().run(net, x, y, batch_size=8, state_path=sys.argv[2], save_seconds=0.0)
+print("finished", flush=True)
+"""
+
+
+@pytest.mark.parametrize("delays", [(0.3,), pytest.param((0.02, 0.5, 0.1, 0.7, 0.3, 0.05, 0.6, 0.2, 0.4, 0.8), marks=pytest.mark.slow)])
+def test_killed_at_any_moment_it_resumes_to_the_unbroken_result(tmp_path: Path, delays: tuple[float, ...]) -> None:
+    net = conv_net()
+    x, y = labelled(net, 48)
+    unbroken = small().run(net, x, y, batch_size=8)
+    state, kills = tmp_path / "state.safetensors", 0
+    for delay in delays:
+        command = [sys.executable, "-c", CHILD, str(Path(__file__).parent), str(state)]
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"started\n"
+        try:
+            child.wait(delay)
+        except subprocess.TimeoutExpired:
+            child.send_signal(signal.SIGKILL)
+            child.wait()
+            kills += 1
+        child.stdout.close()
+    assert kills
+    assert same(small().run(net, x, y, batch_size=8, state_path=state), unbroken)
+
+
+def test_a_run_stopped_inside_an_attack_keeps_what_it_found(tmp_path: Path) -> None:
+    net = conv_net()
+    x, y = labelled(net, 48)
+    unbroken = small().run(net, x, y, batch_size=8)
+    for stop_at in (1, 90):
+        state, rounds = tmp_path / f"{stop_at}.safetensors", []
+
+        def stop(report: Progress, rounds: list[Progress] = rounds, stop_at: int = stop_at) -> None:
+            rounds.append(report)
+            if len(rounds) == stop_at:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            small().run(net, x, y, batch_size=8, state_path=state, save_seconds=0.0, progress=stop)
+        before = len(rounds)
+        rounds.clear()
+        resumed = small().run(net, x, y, batch_size=8, state_path=state, progress=lambda report, rounds=rounds: rounds.append(report))
+        assert same(resumed, unbroken)
+        assert len(rounds) + before <= sum(done // shape for (done, _), shape in zip(unbroken.steps, unbroken.shapes, strict=True)) + 1
+
+
+def test_a_finished_state_answers_at_once_and_a_foreign_or_damaged_one_is_refused(tmp_path: Path) -> None:
+    net = conv_net()
+    x, y = labelled(net, 24)
+    state = tmp_path / "state.safetensors"
+    first = small().run(net, x, y, state_path=state)
+    rounds: list[Progress] = []
+    again = small().run(net, x, y, state_path=state, progress=rounds.append)
+    assert same(first, again)
+    assert first.seconds == again.seconds
+    assert not rounds
+    with pytest.raises(RunError, match="belongs to another run"):
+        small().run(net, x, y, state_path=state, seed=1)
+    with pytest.raises(RunError, match="belongs to another run"):
+        small().run(conv_net(seed=5), x, y, state_path=state)
+    state.write_bytes(state.read_bytes()[:-100])
+    with pytest.raises(RunError, match="cannot be read"):
+        small().run(net, x, y, state_path=state)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 4])
+def test_few_classes_are_handled_by_rule_and_said(classes: int) -> None:
+    net = conv_net(classes)
+    x, y = labelled(net, 24)
+    parts = (APGD(steps=5), APGD(loss="dlr", steps=5), APGD(loss="targeted_dlr", steps=5), FAB(targeted=True, steps=3), Square(queries=10))
+    result = AutoAttack(threat=LINF, version="custom", attacks=parts).run(net, x, y)
+    said = "\n".join(result.notes)
+    assert ("DLR needs 3 classes" in said) == (classes < 3)
+    assert ("the targeted DLR needs 4 classes" in said) == (classes < 4)
+    assert f"APGD-T: {classes - 1} target classes instead of 9" in said
+    assert f"FAB-T: {classes - 1} target classes instead of 9" in said
+    assert torch.isfinite(result.x_adv).all()
+
+
+def test_ten_classes_need_no_notes() -> None:
+    assert [note for attack in AutoAttack().components() for note in attack.notes(10)] == []
+
+
+def test_a_set_misclassified_from_the_start_needs_no_attack() -> None:
+    net = conv_net()
+    x, _ = labelled(net, 12)
+    with torch.no_grad():
+        wrong = (net(x).argmax(1) + 1) % 6
+    result = small().run(net, x, wrong)
+    assert result.robust_accuracy == result.natural_accuracy == 0
+    assert result.steps == ((0, 0),) * 4
+    assert torch.equal(result.x_adv, x)
+    assert torch.equal(small()(net, x, wrong), x)
+
+
+def test_a_single_example_is_enough() -> None:
+    net = conv_net()
+    x, y = labelled(net, 1)
+    assert small().run(net, x, y).survivors[0] in (0, 1)
+    assert small()(net, x, y).shape == x.shape
+
+
+def test_progress_counts_survivors_down_and_ends_at_the_result() -> None:
+    net = conv_net()
+    x, y = labelled(net, 40)
+    seen: list[Progress] = []
+    result = small().run(net, x, y, batch_size=8, progress=seen.append)
+    survivors = [report.survivors for report in seen]
+    assert survivors == sorted(survivors, reverse=True)
+    assert survivors[-1] == result.survivors[-1]
+    assert list(dict.fromkeys(report.attack for report in seen)) == list(result.attacks)
+    assert all(report.eta is not None and report.eta >= 0 for report in seen)
+    assert all(report.done <= report.entered for report in seen)
+    assert [(name, left) for name, left, _ in seen[-1].over] == list(zip(result.attacks[:-1], result.survivors[:-1], strict=True))
+
+
+def test_a_search_in_bfloat16_still_takes_its_verdicts_in_float32() -> None:
+    net = conv_net()
+    x, y = labelled(net, 40)
+    full, half = (small().run(net, x, y, precision=precision) for precision in ("float32", "bfloat16"))
+    with torch.no_grad():
+        assert torch.equal(net(half.x_adv).argmax(1) == y, half.robust)
+    assert abs(int(full.robust.sum()) - int(half.robust.sum())) <= 3
+
+
+def test_a_network_with_noise_in_its_output_is_reported() -> None:
+    class Noisy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.calls = 0
+
+        def forward(self, z: Tensor) -> Tensor:
+            self.calls += 1
+            flip = 1 if self.calls % 2 else -1
+            return z.flatten(1)[:, :2] * flip
+
+    x = torch.rand(16, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    net = Noisy()
+    y = x.flatten(1)[:, :2].argmax(1)
+    attack = AutoAttack(version="custom", attacks=(APGD(steps=4),), threat=Linf(epsilon=1e-6))
+    results = [attack.run(net, x, y, batch_size=16) for _ in range(2)]
+    assert any("not deterministic" in note for result in results for note in result.notes)
+
+
+def test_versions_have_the_published_order_and_budgets() -> None:
+    assert [attack.name for attack in AutoAttack().components()] == ["APGD-CE", "APGD-T", "FAB-T", "Square"]
+    assert [attack.name for attack in AutoAttack(version="plus").components()] == [
+        "APGD-CEx5", "APGD-DLRx5", "FABx5", "Square", "APGD-T", "FAB-T"
+    ]  # fmt: skip
+    rand = AutoAttack(version="rand", threat=L_2).components()
+    assert all(isinstance(attack, APGD) and attack.eot_iterations == 20 and attack.threat == L_2 for attack in rand)
+    assert PUBLISHED["square"] == Square(queries=5000, rescale=False)
+    named = AutoAttack(version="custom", attacks_to_run=("square", "apgd-ce"))
+    assert [attack.name for attack in named.components()] == ["Square", "APGD-CE"]
+    assert from_json(AutoAttack, to_json(small())) == small()
+
+
+def test_bad_input_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    net = conv_net()
+    x, y = labelled(net, 4)
+    calls: list[tuple[type[Exception], str, Callable[[], object]]] = [
+        (SettingsError, "needs either attacks_to_run or attacks", lambda: AutoAttack(version="custom")),
+        (SettingsError, "use version='custom'", lambda: AutoAttack(attacks_to_run=("square",))),
+        (SettingsError, "did you mean 'square'", lambda: AutoAttack(version="custom", attacks_to_run=("sqare",))),
+        (InputError, "untargeted", lambda: AutoAttack()(net, x, y, target=y)),
+        (InputError, "ids", lambda: small().run(net, x, y, ids=torch.zeros(4, dtype=torch.int64))),
+        (InputError, "divide by 255", lambda: small().run(net, x * 255, y)),
+        (InputError, "y has shape", lambda: small().run(net, x, y[:2])),
+        (InputError, "memory_limit", lambda: small().run(net, x, y, memory_limit=100)),
+    ]
+    for error, words, call in calls:
+        with pytest.raises(error, match=words):
+            call()
+
+
+def test_the_batch_size_follows_the_memory_limit() -> None:
+    net, x = conv_net().eval(), torch.rand(1, 3, 10, 10)
+    sizes = [find_batch_size(net, x, limit) for limit in (150_000, 600_000, 10**12)]
+    assert sizes == sorted(sizes)
+    assert sizes[0] < sizes[1]
+    assert sizes[2] == find_batch_size(net, x)
+    assert all(size & (size - 1) == 0 for size in sizes)

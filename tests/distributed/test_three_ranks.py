@@ -1,0 +1,59 @@
+"""Three ranks: by data, and by learner with two ranks that share the robust learner, or with a learner for each rank."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from poise.core.errors import Interrupted
+from poise.engine import Experiment, train
+from poise.learners import Constant
+from poise.methods import BaseLearner, Generalist
+
+Make = Callable[..., Experiment]
+
+
+def with_third(experiment: Experiment) -> Experiment:
+    method = experiment.method
+    assert isinstance(method, Generalist)
+    third = BaseLearner(name="third", policy=method.natural, share=Constant(at=0.2))
+    return replace(experiment, method=replace(method, others=(third,)), placement="by-learner")
+
+
+@pytest.fixture(scope="module")
+def done(ranks: Any, smooth: Make, worker: Any) -> dict[str, Path]:
+    begun = ranks.folder / "begun_by_one"
+    with pytest.raises(Interrupted):
+        train(smooth(placement="by-data"), begun, progress=worker.Stopping(8))
+    outs = {
+        "by-data": ranks.train("by-data", smooth(placement="by-data")),
+        "by-learner": ranks.train("by-learner", smooth(placement="by-learner")),
+        "third": ranks.train("third", with_third(smooth())),
+        "begun": begun,
+    }
+    ranks.resume(begun)
+    assert ranks.start(3) == [(0, "")] * 3
+    return outs
+
+
+@pytest.mark.parametrize("placement", ["by-data", "by-learner"])
+def test_three_ranks_equal_one(done: Any, tmp_path: Path, smooth: Make, distance: Any, placement: Any) -> None:
+    serial = train(smooth(placement=placement), tmp_path / "run").path
+    assert 0 < distance(done[placement], serial) < 1e-9
+    if placement == "by-data":
+        assert distance(done["begun"], serial) < 1e-9, "one rank began in the middle of an epoch, three went on"
+
+
+def test_a_learner_for_each_rank_equals_one(done: Any, tmp_path: Path, smooth: Make, distance: Any) -> None:
+    assert distance(done["third"], train(with_third(smooth()), tmp_path / "run").path) < 1e-9
+
+
+def test_ranks_that_share_a_learner_sum_their_gradients_and_no_others_take_part(done: Any, ranks: Any) -> None:
+    natural, first, second = ([each for each in sent if each["job"] == 1 and each["step"] >= 0] for sent in ranks.sent)
+    assert len(first) == len(second) > len(natural), "the natural learner's rank sums at redistributions only"
+    assert {each["step"] for each in natural} == {3, 6, 9, 12}
+    assert {each["step"] for each in first} == set(range(15))

@@ -1,0 +1,109 @@
+"""Two ranks, by learner and by data, against one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from poise.core.batches import Now
+from poise.core.errors import Interrupted
+from poise.data import Feed
+from poise.engine import Experiment, Run, resume, train
+from poise.engine.checkpoints import read_tensors
+from poise.learners import Learner
+
+Make = Callable[..., Experiment]
+STEPS, EPOCHS, REDISTRIBUTED = 15, 5, (3, 6, 9, 12)
+
+
+@pytest.fixture(scope="module")
+def done(ranks: Any, tiny: Make, smooth: Make, worker: Any) -> dict[str, Path]:
+    """All jobs of two ranks; first a run that one rank began."""
+    begun = ranks.folder / "begun_by_one"
+    with pytest.raises(Interrupted):
+        train(tiny(placement="by-learner"), begun, progress=worker.Stopping(7))
+    outs = {
+        "float32": ranks.train("float32", tiny(placement="by-learner")),
+        "float64": ranks.train("float64", tiny(placement="by-learner", precision="float64", epochs=4)),
+        "begun_by_two": ranks.train("begun_by_two", tiny(placement="by-learner"), stop_after=7),
+        "begun_by_one": begun,
+        "by_data": ranks.train("by_data", smooth(placement="by-data")),
+        "gradients": ranks.train("gradients", tiny(model=worker.PlainNet()), do="gradients"),
+    }
+    ranks.resume(begun)
+    assert ranks.start(2) == [(0, ""), (0, "")]
+    return outs
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory, tiny: Make) -> Path:
+    return train(tiny(placement="by-learner"), tmp_path_factory.mktemp("alone") / "run").path
+
+
+def test_by_learner_equals_serial_bit_for_bit_in_float32(done: Any, alone: Path, fingerprint: Any) -> None:
+    """Weights, averages, accumulators, momentum, deployed networks and metrics, over four redistributions."""
+    assert fingerprint(done["float32"]) == fingerprint(alone)
+
+
+def test_by_learner_equals_serial_bit_for_bit_in_float64(done: Any, tmp_path: Path, tiny: Make, fingerprint: Any) -> None:
+    serial = train(tiny(placement="by-learner", precision="float64", epochs=4), tmp_path / "run").path
+    assert fingerprint(done["float64"]) == fingerprint(serial)
+
+
+def test_runs_go_on_with_another_number_of_ranks(done: Any, alone: Path, fingerprint: Any) -> None:
+    saved = [path.name for path in Run.open(done["begun_by_two"]).states()]
+    assert saved == ["step-000000009", "step-000000006"], "several ranks stop together at the end of the epoch"
+    resume(done["begun_by_two"])
+    assert fingerprint(done["begun_by_two"]) == fingerprint(alone)
+    found, wanted = fingerprint(done["begun_by_one"]), fingerprint(alone)
+    assert {name: found[name] for name in wanted} == wanted
+
+
+def test_by_learner_sends_nothing_between_redistributions(done: Any, ranks: Any, tiny: Make) -> None:
+    """One sum of parameters and floating buffers per redistribution and validation, one of counters beside it."""
+    experiment = tiny()
+    data = experiment.data.load(None)
+    weights = experiment.model.build(data.shape, len(data.classes), 0).state_dict()
+    floats = sum(tensor.numel() * 4 for tensor in weights.values() if tensor.is_floating_point())
+    integers = sum(tensor.numel() * 8 for tensor in weights.values() if not tensor.is_floating_point())
+    for sent in ranks.sent:
+        sent = [each for each in sent if each["job"] == 0]
+        assert {each["step"] for each in sent} - {-1} == set(REDISTRIBUTED)
+        for step in REDISTRIBUTED:
+            found = [(each["name"], each["dtype"], each["bytes"]) for each in sent if each["step"] == step]
+            assert found == [("all_reduce", "torch.float32", floats), ("all_reduce", "torch.int64", integers)]
+        outside = [each for each in sent if each["step"] == -1]
+        assert sum(each["bytes"] == floats and each["name"] == "all_reduce" for each in outside) == EPOCHS, "one per validation"
+        small = [each["bytes"] for each in outside if each["name"] in ("all_reduce", "all_gather") and each["bytes"] != floats]
+        assert max(small) < 1000
+
+
+def test_by_data_sums_once_per_backward(done: Any, ranks: Any) -> None:
+    sent = [each for each in ranks.sent[0] if each["job"] == 3 and each["step"] >= 0]
+    assert {each["step"] for each in sent} == set(range(STEPS))
+    assert len(sent) == 3 * STEPS, "natural, robust, and the ascent of AWP"
+
+
+def test_by_data_equals_one_rank_without_batch_normalisation(done: Any, tmp_path: Path, smooth: Make, distance: Any) -> None:
+    serial = train(smooth(placement="by-data"), tmp_path / "run")
+    assert 0 < distance(done["by_data"], serial.path) < 1e-9
+    lines = [(path / "metrics.jsonl").read_text() for path in (done["by_data"], serial.path)]
+    assert lines[0].count("\n") == lines[1].count("\n") == EPOCHS
+
+
+def test_the_first_gradient_agrees_in_float32(done: Any, tiny: Make, worker: Any) -> None:
+    experiment = replace(tiny(), model=worker.PlainNet())
+    data = experiment.data.load(None)
+    policy = experiment.method.policies()["robust"]
+    learner = Learner("robust", policy, experiment.model.build(data.shape, len(data.classes), experiment.seed))
+    feed = Feed(experiment.method.streams()["robust"], data.train, 0)
+    now = Now(1, 0, 1, feed.steps_per_epoch, 0)
+    learner.descend(policy.objective, feed.batch(now), now)
+    found, _ = read_tensors(done["gradients"])
+    for name, parameter in learner.network.named_parameters():
+        torch.testing.assert_close(found[name], parameter.grad, atol=1e-4, rtol=1e-4)

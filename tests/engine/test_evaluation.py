@@ -1,0 +1,254 @@
+"""What evaluation says of weights, and what it leaves behind: records, adversarial images, exported networks."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+import poise
+from poise.attacks import PGD
+from poise.core.errors import CheckpointError, SettingsError
+from poise.core.records import EvaluationRecord
+from poise.core.settings import from_json, to_json
+from poise.data import Digits
+from poise.engine import Experiment, Run, train
+from poise.engine.checkpoints import read_facts
+from poise.engine.evaluations import evaluate_run, evaluate_weights, save_adversarial
+from poise.engine.exporting import export_network
+from poise.evaluation import Protocol, evaluate, standard, strict
+from poise.evaluation.predictions import predict, predict_under
+from poise.models import DigitsCNN
+from poise.threats import L2, Linf, Threat
+
+NETWORK_FILE = """
+from torch import nn
+
+def build():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+"""
+
+
+@pytest.fixture(scope="module")
+def record(trained: Run, tmp_path_factory: pytest.TempPathFactory) -> EvaluationRecord:
+    return EvaluationRecord.read(evaluate_run(trained))
+
+
+def test_the_record_says_what_was_evaluated_on_what_and_how(trained: Run, record: EvaluationRecord) -> None:
+    experiment, data = trained.experiment, trained.experiment.data.load()
+    assert (record.model, record.checkpoint, record.run) == (experiment.name, "selected", trained.name)
+    assert (record.group, record.seed, record.evaluation_seed) == (experiment.group, experiment.seed, 0)
+    assert (record.dataset, record.split, record.classes, record.protocol) == ("Digits", "test", list("0123456789"), "tiny")
+    assert record.labels == data.test.labels[:40].tolist()
+    assert record.attack_names == ["PGD-2", "PGD-margin-2"]
+    assert [from_json(poise.attacks.Attack, attack.settings) for attack in record.attacks] == list(experiment.protocol.attacks)
+    assert record.notes["epoch"] == trained.facts()["epoch"]
+    assert set(record.versions) == {"poise", "torch", "numpy", "python"}
+    assert record.started.endswith("+00:00")
+    assert record.seconds >= sum(attack.seconds for attack in record.attacks) > 0
+
+
+def test_predictions_are_those_of_the_network_and_the_worst_case_is_taken_per_example(trained: Run, record: EvaluationRecord) -> None:
+    network, split = trained.network(), trained.experiment.data.load().test.first(40)
+    with torch.no_grad():
+        assert record.natural == network(split.pixels()).argmax(1).tolist()
+    columns = [np.array(predicted) == np.array(record.labels) for predicted in (record.natural, *(a.predicted for a in record.attacks))]
+    assert record.worst_case() == np.logical_and.reduce(columns).tolist()
+    assert record.worst_case_accuracy == np.logical_and.reduce(columns).mean()
+    assert record.accuracy("PGD-2") == columns[1].mean()
+    assert 0 < record.worst_case_accuracy <= min(record.accuracy(name) for name in record.attack_names) <= record.natural_accuracy
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 40])
+def test_predictions_do_not_depend_on_the_batch_size(trained: Run, record: EvaluationRecord, batch_size: int) -> None:
+    network = trained.network().double()  # in float32 a sign step would amplify the last bit
+    split = trained.experiment.data.load().test.first(40)
+    attack = PGD(threat=Linf(epsilon=0.2), step_size=0.1, steps=2, restarts=2)
+    wanted = predict_under(network, split, attack, batch_size=13)
+    assert torch.equal(predict_under(network, split, attack, batch_size=batch_size), wanted)
+    assert torch.equal(predict(network, split, batch_size), predict(network, split, 13))
+    assert not torch.equal(wanted, predict(network, split))
+
+
+def state_of(model: nn.Module) -> dict[str, Any]:
+    modes = {name: module.training for name, module in model.named_modules()}
+    asks = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    return {"modes": modes, "asks": asks, "gradients": [parameter.grad for parameter in model.parameters()]}
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_evaluating_leaves_the_network_as_it_was(trained: Run, training: bool) -> None:
+    model = trained.network().train(training)
+    next(model.parameters()).requires_grad_(False)
+    next(iter(model.children())).eval()
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    before = state_of(model)
+    evaluate(model, trained.experiment.data.load(), trained.experiment.protocol)
+    assert state_of(model) == before
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
+
+
+def test_last_is_copied_only_where_it_would_be_evaluated_to_the_same(trained: Run, tmp_path: Path, tiny_experiment: Any) -> None:
+    run = train(tiny_experiment(criterion="last", epochs=1), tmp_path / "run")
+    first = EvaluationRecord.read(evaluate_run(run))
+    copied = EvaluationRecord.read(evaluate_run(run, "last"))
+    assert copied == dataclasses.replace(first, checkpoint="last")
+    protocol = run.experiment.protocol
+    for index, changed in enumerate(
+        (
+            dataclasses.replace(protocol, first=30, name="other"),
+            dataclasses.replace(protocol, attacks=(PGD(steps=2, step_size=0.1), *protocol.attacks[1:]), name="other"),
+        )
+    ):
+        evaluate_run(run, protocol=dataclasses.replace(protocol, name="other"))
+        again = EvaluationRecord.read(evaluate_run(run, "last", protocol=changed))
+        assert [attack.settings for attack in again.attacks] == [to_json(attack) for attack in changed.attacks], index
+        assert again.count == changed.first
+
+
+@pytest.fixture
+def own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A user's own network, its data and weights, in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_net_of_test.py").write_text(NETWORK_FILE)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    data = Digits().load()
+    with torch.no_grad():  # nearest class mean, as a linear rule
+        means = torch.stack([data.train.pixels()[data.train.labels == label].mean(0).flatten() for label in range(10)])
+        network.load_state_dict({"1.weight": means, "1.bias": -means.square().sum(1) / 2})
+    protocol = Protocol(name="quick", attacks=(PGD(threat=Linf(epsilon=0.05), step_size=0.02, steps=2),), first=50)
+    return SimpleNamespace(network=network, folder=tmp_path, protocol=protocol)
+
+
+WRAPPED: dict[str, Callable[[dict[str, Tensor]], Any]] = {
+    "plain": lambda state: state,
+    "state_dict": lambda state: {"state_dict": state, "epoch": 3},
+    "net": lambda state: {"net": state, "acc": 93.0},
+    "DataParallel": lambda state: {f"module.{name}": tensor for name, tensor in state.items()},
+    "Lightning": lambda state: {"state_dict": {f"model.{name}": tensor for name, tensor in state.items()}},
+    "both": lambda state: {"model": {f"module.model.{name}": tensor for name, tensor in state.items()}},
+}
+
+
+@pytest.mark.parametrize("form", [*WRAPPED, "safetensors"])
+def test_a_users_own_checkpoint_is_evaluated_whatever_it_is_wrapped_in(own_code: SimpleNamespace, form: str) -> None:
+    path = own_code.folder / ("mine.safetensors" if form == "safetensors" else "mine.pt")
+    state = own_code.network.state_dict()
+    if form == "safetensors":
+        path.write_bytes(safetensors.torch.save(state))
+    else:
+        torch.save(WRAPPED[form](state), path)
+    out = evaluate_weights(path, "my_net_of_test:build", "Digits", own_code.protocol, own_code.folder / "out.json")
+    record = EvaluationRecord.read(out)
+    split = Digits().load().test.first(50)
+    assert record.natural == own_code.network(split.pixels()).argmax(1).tolist()
+    assert record.natural_accuracy > 0.8
+    assert record.accuracy("PGD-2") < record.natural_accuracy
+    assert (record.model, record.checkpoint) == ("mine", str(path))
+
+
+@pytest.mark.parametrize(
+    ("model", "error", "words"),
+    [
+        ("my_net_of_test:missing", SettingsError, "missing"),
+        ("no_such_module_here:build", SettingsError, "no_such_module_here"),
+        (":build", SettingsError, "module:function"),
+        ("my_net_of_test:nn", SettingsError, "module:function"),
+        ("DigitCNN", SettingsError, "DigitsCNN"),
+        ("DigitsCNN", CheckpointError, "layers"),
+    ],
+)
+def test_a_network_that_cannot_be_built_or_loaded_is_refused(
+    own_code: SimpleNamespace, model: str, error: type[Exception], words: str
+) -> None:
+    path = own_code.folder / "mine.pt"
+    torch.save(own_code.network.state_dict(), path)
+    with pytest.raises(error, match=words):
+        evaluate_weights(path, model, "Digits", own_code.protocol, own_code.folder / "out.json")
+    assert not (own_code.folder / "out.json").exists()
+
+
+@pytest.mark.parametrize("threat", [Linf(epsilon=0.2), L2(epsilon=1.5)], ids=lambda threat: type(threat).__name__)
+def test_saved_adversarial_images_lie_in_the_threat_and_give_the_accuracy_reported(trained: Run, tmp_path: Path, threat: Threat) -> None:
+    attack = PGD(threat=threat, step_size=0.1, steps=3)
+    path = tmp_path / "adversarial.v2.safetensors"
+    natural, robust, count = save_adversarial(trained, attack, path, first=45, batch_size=20)
+    stored = safetensors.torch.load(path.read_bytes())
+    split = trained.experiment.data.load().test.first(45)
+    x, x_adv = split.pixels(), stored["x_adv"]
+    assert count == 45
+    assert torch.equal(stored["y"], split.labels)
+    assert torch.equal(stored["ids"], split.ids)
+    assert float(x_adv.min()) >= 0
+    assert float(x_adv.max()) <= 1
+    assert float(threat.norm(x_adv - x).max()) <= threat.epsilon + 1e-6
+    network = trained.network()
+    with torch.no_grad():
+        predicted = network(x_adv).argmax(1)
+        assert natural == pytest.approx(float((network(x).argmax(1) == split.labels).double().mean()), abs=1e-12)
+    assert torch.equal(predicted, stored["predicted"])
+    assert robust == pytest.approx(float((predicted == split.labels).double().mean()), abs=1e-12)
+    assert robust < natural
+    facts = read_facts(path.with_suffix(""))
+    assert from_json(poise.attacks.Attack, facts["attack"]) == attack
+    assert (facts["natural"], facts["robust"]) == (natural, robust)
+
+
+def test_adversarial_images_of_a_float64_run_are_those_of_its_record(tmp_path: Path, tiny_experiment: Callable[..., Experiment]) -> None:
+    run = train(tiny_experiment(precision="float64", epochs=1), tmp_path / "run")
+    record = EvaluationRecord.read(evaluate_run(run))
+    _, robust, _ = save_adversarial(run, run.experiment.protocol.attacks[0], tmp_path / "x.safetensors", first=40)
+    assert robust == record.accuracy("PGD-2")
+
+
+def test_an_exported_safetensors_file_gives_the_same_logits(trained: Run, tmp_path: Path) -> None:
+    to = tmp_path / "network.v1.safetensors"
+    export_network(trained, to)
+    assert {path.name for path in tmp_path.iterdir()} == {"network.v1.safetensors", "network.v1.json"}
+    facts = read_facts(tmp_path / "network.v1")
+    network = DigitsCNN().build(tuple(facts["shape"]), len(facts["classes"]), seed=9)
+    network.load_state_dict(safetensors.torch.load(to.read_bytes()))
+    x = trained.experiment.data.load().test.first(5).pixels()
+    with torch.no_grad():
+        assert torch.equal(network.eval()(x), trained.network()(x))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("onnxscript") is None, reason="needs the extra: pip install 'poise[onnx]'")
+@pytest.mark.parametrize("method", ["joint", "float64"])
+def test_an_exported_onnx_graph_gives_the_same_logits(
+    trained: Run, tmp_path: Path, method: str, tiny_experiment: Callable[..., Experiment]
+) -> None:
+    run = trained if method == "joint" else train(tiny_experiment(precision="float64", epochs=1), tmp_path / "run")
+    to = tmp_path / "network.onnx"
+    export_network(run, to)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the reference evaluator's own
+        from onnx.reference import ReferenceEvaluator
+
+        graph = ReferenceEvaluator(str(to))
+        for count in (1, 3):
+            x = run.experiment.data.load().test.first(count).pixels()
+            outputs: Any = graph.run(["logits"], {"images": x.numpy()})
+            logits = outputs[0]
+            with torch.no_grad():
+                wanted = run.network().float()(x)
+            assert np.allclose(logits, wanted.numpy(), atol=1e-5)
+            assert (logits.argmax(1) == wanted.argmax(1).numpy()).all()
+    assert {path.name for path in tmp_path.iterdir()} <= {"network.onnx", "run"}
+
+
+def test_the_standard_and_the_strict_protocol_are_what_their_names_say() -> None:
+    threat = Linf(epsilon=0.1)
+    assert [attack.name for attack in standard(threat, 0.01).attacks] == ["FGSM", "PGD-20", "PGD-100", "MIM-20", "CW-100"]
+    assert [attack.name for attack in strict(threat, 0.01).attacks] == ["PGD-20", "PGD-100x3", "PGD-margin-100"]
+    assert all(attack.threat == threat for protocol in (standard, strict) for attack in protocol(threat, 0.01).attacks)

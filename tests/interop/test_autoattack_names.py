@@ -1,0 +1,122 @@
+"""The names, defaults, return values and log lines of the `autoattack` package."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from poise.attacks.autoattack import AutoAttack as NativeAutoAttack
+from poise.core.errors import SettingsError
+from poise.interop.autoattack import AutoAttack
+from poise.threats import L2, Linf
+
+
+@pytest.fixture
+def net() -> nn.Module:
+    layer = nn.Linear(48, 10)
+    with torch.no_grad():
+        layer.weight.copy_(torch.randn(layer.weight.shape, generator=torch.Generator().manual_seed(0)))
+        layer.bias.copy_(-layer.weight.sum(1) / 2)
+    return nn.Sequential(nn.Flatten(), layer).eval()
+
+
+@pytest.fixture
+def batch(net: nn.Module) -> tuple[Tensor, Tensor]:
+    x = torch.rand(20, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        y = net(x).argmax(1)
+    y[3] = (y[3] + 1) % 10
+    return x, y
+
+
+def quick(net: nn.Module, **settings: object) -> AutoAttack:
+    adversary = AutoAttack(net, eps=0.05, **settings)  # type: ignore[arg-type]
+    adversary.apgd.n_iter = adversary.apgd_targeted.n_iter = adversary.fab.n_iter = 5
+    adversary.apgd_targeted.n_target_classes = adversary.fab.n_target_classes = 2
+    adversary.square.n_queries = 30
+    return adversary
+
+
+@pytest.mark.parametrize("version", ["standard", "plus", "rand"])
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_each_version_is_the_published_protocol(net: nn.Module, version: str, norm: str) -> None:
+    adversary = AutoAttack(net, norm=norm, eps=0.25, version=version)  # type: ignore[arg-type]
+    threat = Linf(epsilon=0.25) if norm == "Linf" else L2(epsilon=0.25)
+    native = NativeAutoAttack(version=version, threat=threat)  # type: ignore[arg-type]
+    assert tuple(adversary._native(name) for name in adversary.attacks_to_run) == native.components()
+
+
+def test_it_returns_images_and_labels_and_repeats_without_a_seed(net: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    x, y = batch
+    x_adv, labels = quick(net, verbose=False).run_standard_evaluation(x, y, bs=8, return_labels=True)
+    assert isinstance(x_adv, Tensor)
+    with torch.no_grad():
+        assert torch.equal(net(x_adv).argmax(1), labels)
+    assert (x_adv - x).abs().max() <= 0.05 + 1e-6
+    assert int((labels != y).sum()) > 0
+    assert torch.equal(quick(net, verbose=False).run_standard_evaluation(x, y, bs=8), x_adv)
+
+
+def test_each_attack_alone_gives_a_dictionary(net: nn.Module, batch: tuple[Tensor, Tensor], capsys: pytest.CaptureFixture[str]) -> None:
+    x, y = batch
+    images = quick(net).run_standard_evaluation_individual(x, y)
+    assert list(images) == ["apgd-ce", "apgd-t", "fab-t", "square"]
+    assert re.search(r"robust accuracy by FAB-T \t \d+\.\d\d% \t \(time attack: \d+\.\d s\)", capsys.readouterr().out)
+    pairs = quick(net, verbose=False).run_standard_evaluation_individual(x, y, return_labels=True)
+    for name, (x_adv, labels) in pairs.items():
+        alone = images[name]
+        assert isinstance(alone, Tensor)
+        assert torch.equal(x_adv, alone)
+        with torch.no_grad():
+            assert torch.equal(net(x_adv).argmax(1), labels)
+
+
+def test_the_log_has_the_lines_that_people_read(
+    net: nn.Module, batch: tuple[Tensor, Tensor], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    x, y = batch
+    log = tmp_path / "log.txt"
+    x_adv = quick(net, log_path=log).run_standard_evaluation(x, y)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == log.read_text().splitlines()
+    assert lines[0] == "using standard version including apgd-ce, apgd-t, fab-t, square."
+    assert lines[1] == "initial accuracy: 95.00%"
+    for place, name in enumerate(("APGD-CE", "APGD-T", "FAB-T", "SQUARE"), start=2):
+        assert re.fullmatch(rf"robust accuracy after {name}: \d+\.\d\d% \(total time \d+\.\d s\)", lines[place])
+    assert re.fullmatch(r"max Linf perturbation: 0\.0\d{4}, nan in tensor: 0, max: \d\.\d{5}, min: \d\.\d{5}", lines[-2])
+    with torch.no_grad():
+        accuracy = float((net(x_adv).argmax(1) == y).double().mean())
+    assert lines[-1] == f"robust accuracy: {accuracy:.2%}"
+
+
+def test_a_state_file_brings_back_images_too(net: nn.Module, batch: tuple[Tensor, Tensor], tmp_path: Path) -> None:
+    x, y = batch
+    first = quick(net, verbose=False).run_standard_evaluation(x, y, state_path=tmp_path / "state")
+    again = quick(net, verbose=False).run_standard_evaluation(x, y, state_path=tmp_path / "state")
+    assert torch.equal(first, again)
+
+
+def test_sub_attacks_run_on_their_own(net: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    x, y = batch
+    adversary = quick(net, version="custom")
+    assert adversary.apgd.n_restarts == 5
+    assert adversary.clean_accuracy(x, y, bs=7) == pytest.approx(0.95)
+    for part in (adversary.apgd, adversary.apgd_targeted, adversary.fab, adversary.square):
+        x_adv = part.perturb(x, y)
+        assert x_adv.shape == x.shape
+        assert (x_adv - x).abs().max() <= 0.05 + 1e-6
+
+
+def test_what_the_package_refuses_is_refused(net: nn.Module) -> None:
+    with pytest.raises(SettingsError, match="use version='custom'"):
+        AutoAttack(net, attacks_to_run=["square"])
+    with pytest.raises(SettingsError, match="norm = 'L1'"):
+        AutoAttack(net, norm="L1")
+    with pytest.raises(SettingsError, match="version = 'strong'"):
+        AutoAttack(net, version="strong")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="did you mean 'apgd-t'"):
+        AutoAttack(net, version="custom", attacks_to_run=["apgdt"])

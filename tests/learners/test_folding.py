@@ -1,0 +1,181 @@
+"""Crafting against the folded copy is crafting against the network."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from poise.core.batches import Batch, Now
+from poise.core.modes import crafting
+from poise.learners import Learner, Policy
+from poise.learners.folding import Folded, foldable
+from poise.models import VGG16, DigitsCNN, Ensemble, Network, PreActResNet18, ResNet18, ResNet20, SlimCNN, SmallCNN, WideResNet
+from poise.objectives import AT, TRADES, TwoExamples
+
+NOW = Now(epoch=1, step=0, epochs=2, steps_per_epoch=2, seed=5)
+NETWORKS: list[tuple[Network, int, int]] = [  # smallest image, convolutions folded
+    (ResNet20(width=4), 8, 21),
+    (ResNet20(width=4, shortcut="pad"), 8, 19),
+    (ResNet18(width=4, activation="silu"), 8, 20),
+    (PreActResNet18(width=4), 8, 8),
+    (WideResNet(depth=10, width=1), 8, 3),
+    (VGG16(), 32, 13),
+    (DigitsCNN(), 8, 3),
+    (SlimCNN(), 8, 2),
+    (SmallCNN(), 16, 0),
+    (Ensemble(member=DigitsCNN(), members=2, output="mean_logits"), 8, 6),
+]
+IDS = [type(network).__name__ + str(pairs) for network, _, pairs in NETWORKS]
+
+
+def lively(network: nn.Module, dtype: torch.dtype = torch.float64) -> nn.Module:
+    """With statistics, scales and shifts that are not those of initialisation."""
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for norm in network.modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                assert norm.running_mean is not None and norm.running_var is not None
+                for tensor, low in ((norm.running_mean, -0.2), (norm.running_var, 0.5), (norm.weight, 0.5), (norm.bias, -0.2)):
+                    tensor.copy_(low + torch.rand(tensor.shape, generator=generator))
+        for layer in network.modules():  # SmallCNN's head starts at zero
+            if isinstance(layer, nn.Linear) and not layer.weight.any():
+                layer.weight.copy_(torch.randn(layer.weight.shape, generator=generator))
+    return network.to(dtype)
+
+
+def images(size: int, count: int = 4, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(size)).to(dtype)
+
+
+def with_gradient(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits and the gradient of the cross-entropy with respect to the images."""
+    leaf = x.clone().requires_grad_(True)
+    with crafting(network, "evaluating"):
+        logits = network(leaf)
+        loss = F.cross_entropy(logits, torch.arange(len(x)), reduction="sum")
+    return logits.detach(), torch.autograd.grad(loss, leaf)[0]
+
+
+@pytest.mark.parametrize(("settings", "size", "pairs"), NETWORKS, ids=IDS)
+def test_the_folded_copy_equals_the_network(settings, size, pairs):
+    network = lively(settings.build((3, size, size), 5, seed=0))
+    assert len(foldable(network)) == pairs
+    folded = Folded(network).refreshed()
+    assert (
+        sum(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+        == sum(isinstance(module, nn.BatchNorm2d) for module in network.modules()) - pairs
+    )
+    for ours, plain in zip(with_gradient(folded, images(size)), with_gradient(network, images(size)), strict=True):
+        torch.testing.assert_close(ours, plain, atol=1e-11, rtol=1e-9)
+
+
+def test_the_copy_follows_weights_and_statistics_and_the_network_is_left_alone():
+    network = lively(ResNet20(width=4).build((3, 8, 8), 5, seed=0))
+    folded = Folded(network)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    folded.refreshed()(images(8))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert all(parameter.requires_grad for parameter in network.parameters()) and network.training
+    with torch.no_grad():
+        for tensor in [*network.parameters(), *network.buffers()]:
+            tensor.add_(torch.ones_like(tensor), alpha=1)
+    ours, plain = (with_gradient(model, images(8)) for model in (folded.refreshed(), network))
+    torch.testing.assert_close(ours, plain, atol=1e-9, rtol=1e-9)
+
+
+class Twice(nn.Module):
+    """The convolution's output is read by the normalisation and by the sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.conv(x)
+        return (self.bn(z) + z).mean((2, 3))
+
+
+class Shared(Twice):
+    """The same convolution under the normalisation and without it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(self.bn(self.conv(x))).mean((2, 3))
+
+
+class Undecided(Twice):
+    """Python looks at the values: there is no graph to read."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bn(self.conv(x if float(x.detach().sum()) > 0 else -x)).mean((2, 3))
+
+
+class Viewing(Twice):
+    """`view` needs activations in the usual order."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bn(self.conv(x)).view(-1, 3, 64).mean(2)
+
+
+@pytest.mark.parametrize(("kind", "pairs"), [(Twice, 0), (Shared, 0), (Undecided, 0), (Viewing, 1)])
+def test_networks_of_others_are_folded_only_where_that_is_sure(kind, pairs):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = lively(kind())
+    assert len(foldable(network)) == pairs
+    folded = Folded(network).refreshed()
+    for ours, plain in zip(with_gradient(folded, images(8, 3)), with_gradient(network, images(8, 3)), strict=True):
+        torch.testing.assert_close(ours, plain, atol=1e-12, rtol=1e-10)
+
+
+def test_hooks_stay_in_force():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    assert len(foldable(network)) == 1
+    network[1].register_forward_hook(lambda module, given, found: None)
+    assert foldable(network) == []
+
+
+@pytest.mark.parametrize("objective", [AT(), TRADES()], ids=["AT", "TRADES"])
+def test_a_learner_crafts_the_same_points_in_float64(objective):
+    network = lively(ResNet20(width=4).build((3, 8, 8), 5, seed=0))
+    batch = Batch.of(images(8), torch.arange(4))
+    learner = Learner("joint", Policy(objective=objective), network)
+    with crafting(network, "evaluating"):
+        plain = objective.craft(network, batch, NOW)
+        folded = objective.craft(learner._crafted_against(objective), batch, NOW)
+    torch.testing.assert_close(folded.x_adv, plain.x_adv, atol=1e-12, rtol=0)
+
+
+def test_in_float32_the_loss_at_the_crafted_points_is_the_same():
+    network = lively(ResNet20(width=8).build((3, 16, 16), 10, seed=0), torch.float32)
+    batch = Batch.of(images(16, 10, torch.float32), torch.arange(10))
+    with crafting(network, "evaluating"):
+        points = [AT().craft(model, batch, NOW).x_adv for model in (network, Folded(network).refreshed())]
+        losses = [F.cross_entropy(network(x_adv), batch.y) for x_adv in points]
+    torch.testing.assert_close(losses[1], losses[0], rtol=1e-4, atol=0)
+    assert float((points[0] == points[1]).float().mean()) > 0.99
+
+
+@pytest.mark.parametrize(("objective", "forwards"), [(TRADES(), 3), (TwoExamples(objective=AT()), 2)], ids=["TRADES", "two"])
+def test_what_the_network_is_trained_on_lies_in_the_usual_order(objective, forwards):
+    """In another order torch's weight gradients of 1x1 convolutions are not safe on CPUs (see `Folded`)."""
+    seen = []
+    network = lively(ResNet20(width=4).build((3, 8, 8), 5, seed=0), torch.float32)
+    network.register_forward_pre_hook(lambda module, given: seen.append(given[0].is_contiguous()) if module.training else None)
+    batch = Batch.of(images(8, 4, torch.float32).contiguous(memory_format=torch.channels_last), torch.arange(4))
+    Learner("joint", Policy(objective=objective), network).descend(objective, batch, NOW)
+    assert len(seen) == forwards and all(seen)
+
+
+def test_learners_with_folded_copies_can_be_copied():
+    policy = Policy(objective=AT())
+    learner = Learner("joint", policy, lively(DigitsCNN().build((3, 8, 8), 5, seed=0)))
+    batch = Batch.of(images(8), torch.arange(4))
+    learner.descend(policy.objective, batch, NOW)
+    again = copy.deepcopy(learner)
+    for each in (learner, again):
+        each.descend(policy.objective, batch, NOW)
+    assert all(torch.equal(tensor, again.weights[name]) for name, tensor in learner.weights.items())
