@@ -1,0 +1,433 @@
+"""Recipes: all build and survive JSON, their published rows are the papers', and small variants of every family train."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import pickle
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.io import savemat
+
+from poise.core.errors import SettingsError
+from poise.core.settings import from_json, override, to_json
+from poise.engine import Experiment, train
+from poise.recipes import experiment, recipes, register
+from poise.recipes.rows import forwards
+from poise.recipes.trades_matched import matched_beta, matched_trades, trades
+
+OURS = ("digits", "mnist_slim", "mnist_smallcnn", "ablation_", "at_adam_")
+PAPERS = [name for name in recipes() if not any(word in name for word in OURS)]
+KNOWN = {
+    *("natural", "FGSM", "PGD-20", "PGD-40", "PGD-100", "PGD-40x5", "MIM-20", "CW-100"),
+    *("APGD-CE", "APGD-DLR", "APGD-T", "FAB-T", "Square", "AA", "corruptions"),
+}
+
+
+def test_there_are_recipes_for_every_table() -> None:
+    tables = {experiment(name).published.table for name in PAPERS if experiment(name).published is not None}  # type: ignore[union-attr]
+    for wanted in (
+        *(f"Squeeze Training, {part}" for part in ("Table 1", "Table 3 ", "Table 4 ", "Table 5", "Table 6", "Appendix C", "Figure 6")),
+        *("Generalist, Table 1 (CIFAR-10, ResNet-18)", "Generalist, Table 1 (CIFAR-10, WRN-32-10)", "Zipper, Table 2 (MNIST"),
+        *("Zipper, Table 2 (SVHN", "Zipper, Table 3", "Zipper, Table 4", "Zipper, Table 5", "Zipper, Table 6", "Generalist, rebuttal"),
+    ):
+        assert any(table.startswith(wanted) for table in tables), wanted
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_every_recipe_builds_survives_json_and_has_a_small_variant_and_a_text(name: str) -> None:
+    made, quick = experiment(name), experiment(name, quick=True)
+    assert made.name == name
+    for each in (made, quick):
+        assert from_json(Experiment, to_json(each)) == each
+    assert quick != made
+    assert quick.name == f"{name}_quick"
+    assert quick.epochs <= 3
+    text = recipes()[name].text
+    assert f"poise train {name}" in text
+    assert "\n" not in recipes()[name].line
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_published_rows_are_whole_and_their_columns_known(name: str) -> None:
+    row = experiment(name).published
+    if row is None:
+        assert "no numbers" in recipes()[name].text
+        return
+    assert row.table
+    assert row.row
+    assert set(row.columns) <= KNOWN
+    assert all(value is None or 0 <= value <= 100 for value in row.values)
+    if row.columns:
+        measured = {attack.name for attack in experiment(name).protocol.attacks}
+        own = {column for column in row.columns if column.startswith(("FGSM", "PGD", "MIM", "CW"))}
+        assert own & measured or not own, "the protocol measures none of the paper's columns"
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_texts_say_the_published_numbers(name: str) -> None:
+    row = experiment(name).published
+    if row is not None and row.values and "Cost:" in recipes()[name].text:
+        for column in ("natural", "AA"):
+            if column in row.columns and (value := row.values[row.columns.index(column)]) is not None:
+                assert f"{value:.2f} {column}" in recipes()[name].line
+
+
+def test_names_are_unique_and_taken_ones_refused() -> None:
+    with pytest.raises(SettingsError, match="'at_digits' already"):
+        register("at_digits", "text", lambda quick: experiment("at_digits"))
+
+
+# recipe, column, value: typed from the papers' tables a second time
+PRINTED: tuple[tuple[str, str, float], ...] = (
+    ("at_cifar10_resnet18_st", "AA", 47.63),
+    ("trades_cifar10_resnet18_st", "natural", 82.41),
+    ("mart_cifar10_resnet18_st", "PGD-20", 54.02),
+    ("st_cifar10_resnet18", "natural", 83.10),
+    ("st_cifar10_resnet18", "FGSM", 59.51),
+    ("st_cifar10_resnet18", "CW-100", 51.43),
+    ("st_cifar10_resnet18", "AA", 50.50),
+    ("trades_awp_cifar10_resnet18_st", "AA", 50.31),
+    ("st_awp_cifar10_resnet18", "AA", 51.23),
+    ("at_cifar100_resnet18_st", "FGSM", 31.81),
+    ("st_cifar100_resnet18", "AA", 25.61),
+    ("st_awp_cifar100_resnet18", "PGD-100", 32.16),
+    ("at_svhn_resnet18_st", "natural", 89.21),
+    ("trades_svhn_resnet18_st", "PGD-20", 54.49),
+    ("st_svhn_resnet18", "AA", 50.54),
+    ("st_awp_svhn_resnet18", "natural", 90.77),
+    ("st_cifar10_wrn34-5", "PGD-20", 57.10),
+    ("trades_cifar10_wrn34-5_st", "AA", 51.33),
+    ("st_cifar10_wrn34-10", "AA", 53.54),
+    ("mart_cifar10_wrn34-10_st", "natural", 84.17),
+    ("rst_cifar10_wrn28-10", "PGD-40x5", 62.09),
+    ("bat_rst_cifar10_wrn28-10", "natural", 89.61),
+    ("gair_rst_cifar10_wrn28-10", "AA", 59.64),
+    ("awp_rst_cifar10_wrn28-10", "natural", 88.25),
+    ("rwp_rst_cifar10_wrn28-10", "AA", 60.36),
+    ("st_rst_cifar10_wrn28-10", "natural", 90.40),
+    ("nt_cifar100_wrn34-10_st", "natural", 79.42),
+    ("at_cifar10_wrn34-10_st", "AA", 48.31),
+    ("mart_cifar100_wrn34-10_st", "natural", 57.99),
+    ("two_at_cifar10_resnet18", "FGSM", 57.26),
+    ("two_trades_cifar100_resnet18", "PGD-100", 29.42),
+    ("two_mart_svhn_resnet18", "AA", 44.78),
+    ("two_trades_awp_svhn_resnet18", "CW-100", 54.72),
+    ("st_cifar10_resnet18_k5", "AA", 49.52),
+    ("trades_cifar10_resnet18_k20", "natural", 81.57),
+    ("fat_cifar10_resnet18", "AA", 43.14),
+    ("iat_cifar10_resnet18", "Square", 49.30),
+    ("rst_cifar10_resnet18", "FAB-T", 46.54),
+    ("at_cifar10_wrn32-10", "AA", 46.11),
+    ("trades_cifar10_wrn32-10", "APGD-DLR", 55.50),
+    ("trades1_cifar10_wrn32-10", "PGD-100", 51.65),
+    ("generalist_cifar10_wrn32-10", "AA", 52.91),
+    ("trades1_mnist_resnet18", "natural", 99.07),
+    ("fat_mnist_resnet18", "AA", 90.04),
+    ("fat_svhn_resnet18", "PGD-20", 53.61),
+    ("generalist_svhn_resnet18", "AA", 45.41),
+    ("at_half_cifar100_resnet18", "AA", 19.2),
+    ("generalist_cifar100_resnet18", "MIM-20", 30.35),
+    ("rst_cifar100_resnet18", "APGD-T", 21.66),
+    ("at_tinyimagenet_resnet18", "corruptions", 21.93),
+    ("trades1_tinyimagenet_resnet18", "Square", 24.55),
+    ("generalist_tinyimagenet_resnet18", "natural", 48.1),
+    ("at_cifar10_resnet18_l2", "CW-100", 60.77),
+    ("generalist_cifar10_resnet18_l2", "AA", 72.1),
+    ("trades_matched_cifar10_resnet18", "APGD-CE", 30.20),
+    ("gowal2020_cifar10_wrn32-10", "AA", 55.01),
+    ("gowal2020_cifar10_wrn32-10_clean90", "PGD-20", 51.28),
+)
+
+
+@pytest.mark.parametrize(("name", "column", "value"), PRINTED)
+def test_published_numbers_are_the_papers(name: str, column: str, value: float) -> None:
+    row = experiment(name).published
+    assert row is not None
+    assert row.values[row.columns.index(column)] == value
+
+
+SPREADS = (
+    ("st_cifar10_resnet18", (0.10, 0.22, 0.14, 0.16, 0.09, 0.07), 7),
+    ("at_cifar10_resnet18_st", (0.12, 0.17, 0.16, 0.26, 0.24, 0.08), 7),
+    ("trades_cifar10_resnet18_k20", (0.14, 0.09), None),
+    ("fat_mnist_resnet18", (0.03, 0.1, 0.68), 5),
+    ("trades1_svhn_resnet18", (None, 0.71, 0.37), 5),
+    ("trades_matched_cifar10_resnet18", (0.69, 0.56, 0.81), 5),
+)
+
+
+@pytest.mark.parametrize(("name", "spread", "runs"), SPREADS)
+def test_published_spreads_are_the_papers(name: str, spread: tuple[float | None, ...], runs: int | None) -> None:
+    row = experiment(name).published
+    assert row is not None
+    assert (row.spread, row.runs) == (spread, runs)
+
+
+# -- settings --------------------------------------------------------------------------------------------------------
+
+SETTINGS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("st_cifar10_resnet18", {"epochs": 120, "batch_size": 128, "rate": 0.1, "decay": 5e-4, "beta": 6, "epsilon": 8 / 255, "step": 2 / 255}),
+    ("st_cifar100_resnet18", {"beta": 4, "steps": 10}),
+    ("st_svhn_resnet18", {"epochs": 80, "rate": 0.01, "beta": 8, "step": 1 / 255, "augmentation": None, "at": (50, 65)}),
+    ("trades_svhn_resnet18_st", {"beta": 6, "step": 1 / 255, "start": "gaussian"}),
+    ("mart_cifar10_resnet18_st", {"beta": 5, "at": (80, 100)}),
+    (
+        "rst_cifar10_wrn28-10",
+        {"epochs": 200, "batch_size": 256, "nesterov": True, "epsilon": 0.031, "step": 0.007, "beta": 6, "share": 0.5},
+    ),
+    ("st_rst_cifar10_wrn28-10", {"start": "unclamped_uniform", "outer_order": "adversarial_first", "epsilon": 0.031}),
+    ("awp_rst_cifar10_wrn28-10", {"gamma": 0.005}),
+    ("at_cifar10_wrn32-10", {"rate": 0.1, "decay": 7e-4, "values": (1, 1, 0.1, 0.05), "epochs": 120}),
+    ("nt_cifar10_wrn32-10", {"rate": 0.1, "decay": 5e-4}),
+    ("fat_cifar10_resnet18", {"rate": 0.01, "decay": 3.5e-3, "values": (1, 1, 0.1, 0.01)}),
+    ("at_cifar100_resnet18", {"epochs": 200}),
+    ("trades1_mnist_resnet18", {"epsilon": 0.3, "step": 0.01, "steps": 40, "augmentation": None, "beta": 1}),
+    ("at_cifar10_resnet18_l2", {"epsilon": 128 / 255, "step": 15 / 255}),
+    ("fat_cifar10_resnet18_official", {"rate": 0.1, "decay": 2e-4, "at": (60, 90, 110), "epsilon": 0.031, "step": 0.007}),
+    ("trades_awp_cifar10_wrn34-10_official", {"gamma": 0.005, "from_epoch": 10, "epochs": 200}),
+    ("gowal2020_cifar10_wrn32-10", {"activation": "silu", "average": 0.995}),
+)
+
+
+def looked_up(made: Experiment) -> dict[str, Any]:
+    policy: Any = made.method.policies()["joint"]
+    objective = getattr(policy.objective, "objective", policy.objective)
+    inner = getattr(objective, "inner", None)
+    return {
+        "epochs": made.epochs,
+        "batch_size": made.method.batch_size,
+        "rate": policy.optimizer.learning_rate,
+        "decay": policy.optimizer.weight_decay,
+        "nesterov": policy.optimizer.nesterov,
+        "at": getattr(policy.schedule, "at", None),
+        "values": getattr(policy.schedule, "values", None),
+        "augmentation": policy.augmentation,
+        "share": policy.extra.share if policy.extra else None,
+        "gamma": getattr(policy.perturbation, "gamma", None),
+        "from_epoch": getattr(policy.perturbation, "from_epoch", None),
+        "average": getattr(policy.average, "decay", None),
+        "activation": getattr(made.model, "activation", None),
+        "beta": getattr(objective, "beta", None),
+        "outer_order": getattr(objective, "outer_order", None),
+        **({"epsilon": inner.threat.epsilon, "step": inner.step_size, "steps": inner.steps, "start": inner.start} if inner else {}),
+    }
+
+
+@pytest.mark.parametrize(("name", "wanted"), SETTINGS, ids=[name for name, _ in SETTINGS])
+def test_presets_are_the_papers(name: str, wanted: dict[str, Any]) -> None:
+    found = looked_up(experiment(name))
+    assert {key: found[key] for key in wanted} == wanted
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("nt_cifar10_resnet18", 3),
+        ("at_cifar10_resnet18", 23),
+        ("trades_cifar10_resnet18", 28),
+        ("st_cifar10_resnet18", 60),
+        ("generalist_cifar10_resnet18", 26),
+        ("two_at_cifar10_resnet18", 46),
+    ],
+)
+def test_costs_are_counted_in_forwards(name: str, count: int) -> None:
+    made = experiment(name)
+    assert sum(forwards(policy) for policy in made.method.policies().values()) == count
+    if "Cost:" in recipes()[name].text:
+        assert f"Cost: {count} forwards" in recipes()[name].text
+
+
+def test_figure_6_has_the_betas_of_the_paper() -> None:
+    families = {"trades_cifar10_resnet18_": 18, "st_cifar10_resnet18_": 14}
+    for prefix, count in families.items():
+        assert len([name for name in recipes() if name.startswith(prefix) and "_beta" in name]) == count
+    for name in [name for name in recipes() if name.startswith(tuple(families)) and "_beta" in name]:
+        objective: Any = experiment(name).method.policies()["joint"].objective
+        assert name.endswith(f"_{objective.divergence}_beta{objective.beta:g}")
+
+
+# -- the small variants train ----------------------------------------------------------------------------------------
+
+
+def pixels(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def write_cifar10(root: Path) -> None:
+    folder = root / "cifar-10-batches-py"
+    folder.mkdir()
+    for name in (*(f"data_batch_{index}" for index in range(1, 6)), "test_batch"):
+        (folder / name).write_bytes(pickle.dumps({"labels": [index % 10 for index in range(50)], "data": pixels(50, 3072)}, 2))
+
+
+def write_cifar100(root: Path) -> None:
+    folder = root / "cifar-100-python"
+    folder.mkdir()
+    for name, count in (("train", 200), ("test", 50)):
+        (folder / name).write_bytes(pickle.dumps({"fine_labels": [index % 100 for index in range(count)], "data": pixels(count, 3072)}, 2))
+
+
+def write_svhn(root: Path) -> None:
+    (root / "SVHN").mkdir()
+    for name, count in (("train", 200), ("test", 50)):
+        labels = np.arange(count)[:, None] % 10 + 1
+        savemat(root / "SVHN" / f"{name}_32x32.mat", {"X": pixels(32, 32, 3, count), "y": labels.astype(np.uint8)})
+
+
+def write_mnist(root: Path) -> None:
+    folder = root / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    for part, count in (("train", 200), ("t10k", 50)):
+        for kind, values in (("images-idx3", pixels(count, 28, 28)), ("labels-idx1", (np.arange(count) % 10).astype(np.uint8))):
+            head = struct.pack(f">{1 + values.ndim}I", 0x800 + values.ndim, *values.shape)
+            (folder / f"{part}-{kind}-ubyte").write_bytes(head + values.tobytes())
+
+
+def write_tiny(root: Path) -> None:
+    folder, names = root / "tiny-imagenet-200", [f"n{label:02d}" for label in range(10)]
+    lines = []
+    for label, name in enumerate(names):
+        for number in range(20):
+            path = folder / "train" / name / "images" / f"{name}_{number}.JPEG"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((64, 64, 3), 10 * label + number, dtype=np.uint8)).save(path)
+        for number in range(5):
+            (folder / "val" / "images").mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((64, 64, 3), 10 * label, dtype=np.uint8)).save(folder / "val" / "images" / f"val_{label}_{number}.JPEG")
+            lines.append(f"val_{label}_{number}.JPEG\t{name}\t0\t0\t63\t63")
+    (folder / "wnids.txt").write_text("\n".join(names) + "\n")
+    (folder / "val" / "val_annotations.txt").write_text("\n".join(lines) + "\n")
+
+
+def write_pool(root: Path) -> None:
+    content = {"data": pixels(60, 32, 32, 3), "extrapolated_targets": np.arange(60) % 10}
+    (root / "ti_500K_pseudo_labeled.pickle").write_bytes(pickle.dumps(content, 4))
+    np.savez(root / "nt_cifar10_resnet18_labels.npz", image=pixels(60, 32, 32, 3), label=np.arange(60) % 10)
+
+
+WRITERS: dict[str, tuple[Callable[[Path], None], ...]] = {
+    "cifar10": (write_cifar10, write_pool),
+    "cifar100": (write_cifar100,),
+    "svhn": (write_svhn,),
+    "mnist": (write_mnist,),
+    "tiny": (write_tiny,),
+}
+SAMPLE = (
+    "at_cifar100_resnet18_st",
+    "st_svhn_resnet18",
+    "st_awp_cifar10_resnet18",
+    "two_trades_cifar10_resnet18",
+    "trades_cifar10_wrn34-5_st",
+    "rst_cifar10_wrn28-10",
+    "gair_rst_cifar10_wrn28-10",
+    "rwp_rst_cifar10_wrn28-10",
+    "st_rst_cifar10_wrn28-10",
+    "collaborative_cifar10_resnet18",
+    "fat_cifar10_resnet18",
+    "rst_cifar10_resnet18",
+    "generalist_cifar10_wrn32-10",
+    "trades1_mnist_resnet18",
+    "generalist_svhn_resnet18",
+    "iat_cifar100_resnet18",
+    "generalist_tinyimagenet_resnet18",
+    "trades1_cifar10_resnet18_l2",
+    "trades_matched_cifar10_resnet18",
+    "gowal2020_cifar10_wrn32-10_clean90",
+    "gairat_cifar10_wrn32-10_official",
+    "at_rwp_cifar10_preactresnet18_official",
+)
+
+
+@pytest.mark.parametrize("name", SAMPLE)
+def test_the_small_variant_of_every_family_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """On synthetic files in the official formats; fewer images and steps than `--quick` has, for the test's sake."""
+    root = tmp_path / "data"
+    root.mkdir()
+    monkeypatch.setattr("poise.data.extra.cache_directory", lambda: tmp_path / "cache")
+    data = "cifar100" if "cifar100" in name else next(key for key in WRITERS if key in name)
+    for write in WRITERS[data]:
+        write(root)
+    quick: Any = experiment(name, quick=True)
+    few: dict[str, Any] = {"train_images": 24, "test_images": 20, "verify": False}
+    method: Any = dataclasses.replace(quick.method, batch_size=12)
+    changed = dataclasses.replace(quick, data=dataclasses.replace(quick.data, **few), method=method)
+    run = train(changed, tmp_path / "run", data_dir=root)
+    facts = run.facts("last")
+    assert facts["epoch"] == 2
+    assert math.isfinite(facts["monitors"]["monitor/natural"])
+
+
+# -- TRADES at a given natural accuracy ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", [0.88, 0.8991, 0.93])
+def test_the_matched_beta_is_found_by_halving(target: float) -> None:
+    asked: list[float] = []
+
+    def natural(beta: float) -> float:
+        asked.append(beta)
+        return 0.94 - 0.07 * beta**0.5
+
+    beta = matched_beta(natural, target, tolerance=0.0005, most=20)
+    assert abs(0.94 - 0.07 * beta**0.5 - target) <= 0.0005
+    assert len(asked) == len(set(asked)) <= 12
+
+
+def test_a_noisy_accuracy_ends_at_the_nearest_beta_seen() -> None:
+    seen: dict[float, float] = {}
+
+    def natural(beta: float) -> float:
+        seen[beta] = 0.95 - 0.1 * beta + 0.004 * math.sin(60 * beta)
+        return seen[beta]
+
+    beta = matched_beta(natural, 0.9, tolerance=0, most=4)
+    assert len(seen) == 6
+    assert abs(seen[beta] - 0.9) == min(abs(value - 0.9) for value in seen.values())
+
+
+@pytest.mark.parametrize(("target", "low", "high"), [(0.99, 0, 1), (0.5, 0, 1), (0.9, 0.5, 0.5), (0.9, -1, 1)])
+def test_accuracies_out_of_reach_are_refused(target: float, low: float, high: float) -> None:
+    with pytest.raises(SettingsError, match=r"reaches|must be 0 <= low < high"):
+        matched_beta(lambda beta: 0.95 - 0.1 * beta, target, low, high)
+
+
+def test_matched_trades_returns_the_run_nearest_to_the_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    accuracies = {0.0: 0.95, 0.5: 0.9, 1.0: 0.85}
+
+    class Finished:
+        def __init__(self, beta: float) -> None:
+            self.beta = beta
+
+        def facts(self) -> dict[str, Any]:
+            return {"monitors": {"monitor/natural": accuracies[self.beta]}}
+
+    def fake(made: Any, out: Path, **where: Any) -> Finished:
+        assert out.name == f"beta-{made:g}"
+        assert where == {"device": "cpu"}
+        return Finished(made)
+
+    monkeypatch.setattr("poise.recipes.trades_matched.train", fake)
+    run: Any = matched_trades(tmp_path, 0.9, lambda beta: beta, device="cpu")  # type: ignore[arg-type, return-value]
+    assert run.beta == 0.5
+
+
+def test_beta_is_the_only_thing_swept() -> None:
+    assert override(trades(0.3), {"method.beta": "0.5"}) == trades(0.5)
+
+
+def test_mnist_is_padded_where_the_recipe_says_so(tmp_path: Path) -> None:
+    from poise.data import MNIST
+
+    write_mnist(tmp_path)
+    plain, padded = (MNIST(padding=padding, verify=False).load(tmp_path) for padding in (0, 2))
+    assert padded.shape == (1, 32, 32)
+    assert padded.train.images[:, :, 2:-2, 2:-2].equal(plain.train.images)
+    assert int(padded.train.images.sum()) == int(plain.train.images.sum())
+    assert padded.train.labels.equal(plain.train.labels)
