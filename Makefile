@@ -17,7 +17,7 @@ setup: .venv/.developer
 	@touch $@
 
 demo: .venv/.user
-	OMP_NUM_THREADS=2 $(BIN)/poise demo
+	$(BIN)/poise demo
 
 check: setup
 	$(BIN)/ruff check .

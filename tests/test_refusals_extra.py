@@ -51,7 +51,7 @@ def images(count: int = 20, *shape: int) -> np.ndarray:
 
 def npz(**arrays: Any) -> Act:
     given: dict[str, Any] = {"image": images(), "label": np.arange(20) % 10, **arrays}
-    kept = {name: np.asarray(values) for name, values in given.items() if values is not None}
+    kept: dict[str, Any] = {name: np.asarray(values) for name, values in given.items() if values is not None}
     return lambda folder: np.savez(folder / "pool.npz", **kept)  # type: ignore[arg-type]
 
 
@@ -155,7 +155,7 @@ ROWS: dict[str, tuple[Act, Act, tuple[str, ...]]] = {
     "labels for some images": (npz(label=np.zeros(7, dtype=int)), with_pool(), ("pool.npz", "20 images but 7 labels")),
     "no labels": (npz(label=None), with_pool(), ("pool.npz", "lacks the array 'label'", "it has image")),
     "no images by that name": (npz(image=None, x=images()), with_pool(), ("lacks the array 'image'", "it has label, x")),
-    "images of another size": (npz(image=images(20, 9, 9, 1)), with_pool(), ("pool.npz", "[1, 9, 9]", "must be [1, 8, 8]", "digits")),
+    "images of another size": (npz(image=images(20, 9, 9, 1)), with_pool(), ("pool.npz", "[1, 9, 9]", "must be [1, 8, 8]", "Digits")),
     "images in colour": (npz(image=images(20, 8, 8, 3)), with_pool(), ("[3, 8, 8]", "must be [1, 8, 8]")),
     "images as floats": (npz(image=np.zeros((20, 8, 8, 1))), with_pool(), ("pool.npz", "must be uint8, not float64")),
     "images in a row": (npz(image=images(20, 64)), with_pool(), ("pool.npz", "3 or 4 axes", "[0, 64]")),
@@ -173,7 +173,7 @@ ROWS: dict[str, tuple[Act, Act, tuple[str, ...]]] = {
     "a folder for a pickle": (lambda folder: (folder / "pool.pickle").mkdir(), with_pickle, ("is a folder, must be a pickle",)),
     # extra data: folders
     "a folder without classes": (picture("pool/a.png"), with_folder, ("no subfolders", "poise pseudo-label")),
-    "a folder of another class": (picture("pool/zebra/a.png"), with_folder, ("zebra is no class of digits", "0, 1, 2")),
+    "a folder of another class": (picture("pool/zebra/a.png"), with_folder, ("zebra is no class of Digits", "0, 1, 2")),
     "a folder of larger images": (picture("pool/3/a.png", 9), with_folder, ("[1, 9, 9]", "must be [1, 8, 8]")),
     "a class without images": (lambda folder: (folder / "pool" / "3").mkdir(parents=True), with_folder, ("holds no images",)),
     # extra data: settings

@@ -26,12 +26,15 @@ def demo(
 
     Runs that are already in the folder are gone on with, so an interrupted demo can simply be started again.
     """
+    import torch
+
     from poise import engine
     from poise.core.records import write_text
     from poise.engine.evaluations import evaluate_run
     from poise.recipes import experiment
     from poise.reports import read_runs, table, to_markdown, write_picture, write_report
 
+    torch.set_num_threads(1)  # networks this small lose on several threads, badly so when another process wants a core
     progress = drawn()
     paths = []
     for name in RECIPES:

@@ -8,7 +8,7 @@ from typing import Any
 
 from poise.attacks import PGD, Attack
 from poise.data import CIFAR10, CIFAR100, MNIST, SVHN, DataSource, TinyImageNet
-from poise.engine.experiment import Experiment, Published
+from poise.engine.experiment import Experiment, Monitor, Published
 from poise.evaluation import Protocol
 from poise.learners import AWP, RWP, Policy
 from poise.models import VGG16, Network, PreActResNet18, ResNet18, WideResNet
@@ -105,11 +105,11 @@ def _parts(objective: Objective) -> tuple[int, int]:
 
 
 def small(made: Experiment) -> Experiment:
-    """Two epochs of a narrow network on the first 200 images: shows that everything runs, no more.
+    """Two epochs of a narrow network on the first 48 images: shows that everything runs, no more.
 
     What begins late in training (weight perturbations, re-weighting) begins at once. Extra images still come from their file.
     """
-    images: dict[str, Any] = {"train_images": 40 if isinstance(made.model, VGG16) else 200, "test_images": 50}
+    images: dict[str, Any] = {"train_images": 16 if isinstance(made.model, VGG16) else 48, "test_images": 50}
     attacks: tuple[Attack, ...] = tuple(_short(attack) for attack in made.protocol.attacks if isinstance(attack, PGD))[:1]
     return dataclasses.replace(
         made,
@@ -119,10 +119,15 @@ def small(made: Experiment) -> Experiment:
         method=_early(made.method),
         epochs=2,
         natural_floor=0.0,
-        monitors=tuple(dataclasses.replace(monitor, first=20) for monitor in made.monitors),
+        monitors=tuple(_quick(monitor) for monitor in made.monitors),
         monitor_every=2,
         protocol=Protocol(name="quick", attacks=attacks, first=20),
     )
+
+
+def _quick(monitor: Monitor) -> Monitor:
+    attack = _short(monitor.attack) if isinstance(monitor.attack, PGD) else monitor.attack
+    return dataclasses.replace(monitor, first=20, attack=attack)
 
 
 def narrow(model: Network) -> Network:
@@ -130,12 +135,12 @@ def narrow(model: Network) -> Network:
     if isinstance(model, WideResNet):
         return dataclasses.replace(model, depth=10, width=1)
     if isinstance(model, ResNet18 | PreActResNet18):
-        return dataclasses.replace(model, width=8)
+        return dataclasses.replace(model, width=4)
     return model
 
 
 def _short(attack: PGD) -> PGD:
-    return dataclasses.replace(attack, steps=min(attack.steps, 10), restarts=1)
+    return dataclasses.replace(attack, steps=min(attack.steps, 5), restarts=1)
 
 
 def _early(method: Any) -> Any:
