@@ -11,6 +11,7 @@ the batch, and `state_path` keeps the adversarial examples too, so a resumed run
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,7 +46,7 @@ def threat_of(norm: str, eps: float) -> Threat:
 
 
 @dataclass
-class _Part:
+class _Part(ABC):
     """What a sub-attack needs besides its own settings."""
 
     model: nn.Module
@@ -53,8 +54,9 @@ class _Part:
     eps: float
     seed: int | None
 
+    @abstractmethod
     def native(self) -> CompactAttack:
-        raise NotImplementedError
+        """The attack of ours with these settings."""
 
     def perturb(self, x: Tensor, y: Tensor) -> Tensor:
         """Adversarial images [B, C, H, W]; where none was found, the image itself."""
