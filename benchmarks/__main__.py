@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 
-NAMES = ("steps", "command")
+NAMES = ("steps", "synergy_steps", "growth", "placement", "command")
 
 
 def main() -> None:

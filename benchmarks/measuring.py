@@ -33,8 +33,12 @@ class Figure:
         return f"{self.median * scale:.{digits}f} ({self.low * scale:.{digits}f}-{self.high * scale:.{digits}f})"
 
 
-def interleaved(contenders: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 1) -> dict[str, list[float]]:
+def interleaved(
+    contenders: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 1, clock: Callable[[], float] = time.process_time
+) -> dict[str, list[float]]:
     """Seconds of processor time of each contender in each round (at one thread on a quiet machine: those on the clock).
+
+    clock: another clock, such as one that waits for a GPU.
 
     All run once per round, one after the other, so that they share whatever disturbs the machine; every other round goes
     backwards, so that none always follows the same neighbour.
@@ -45,9 +49,9 @@ def interleaved(contenders: Mapping[str, Callable[[], object]], rounds: int, war
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(rounds):
         for name in list(contenders)[:: 1 if number % 2 == 0 else -1]:
-            begun = time.process_time()
+            begun = clock()
             contenders[name]()
-            seconds[name].append(time.process_time() - begun)
+            seconds[name].append(clock() - begun)
     return seconds
 
 
@@ -77,12 +81,13 @@ def peak_bytes(run: Callable[[], object]) -> int:
 
 
 def machine() -> str:
-    """Number of cores, kind of processor, torch's version and threads."""
+    """Number of cores, kind of processor, torch's version and threads; the GPU where there is one."""
     import torch
 
     instructions = torch.backends.cpu.get_cpu_capability()
+    gpu = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else ""
     return (
-        f"{os.cpu_count()}-core {platform.machine().replace('_', '-')} CPU with {instructions}, "
+        f"{gpu}{os.cpu_count()}-core {platform.machine().replace('_', '-')} CPU with {instructions}, "
         f"torch {torch.__version__.split('+')[0]}, {torch.get_num_threads()} thread(s)"
     )
 

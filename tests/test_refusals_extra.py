@@ -202,7 +202,7 @@ ROWS: dict[str, tuple[Act, Act, tuple[str, ...]]] = {
         setting(lambda: Feed(Stream(batch_size=8, extra=Extra()), Digits().load().train, 0).batch(NOW)),
         ("feed was given no pool", "open_pools"),
     ),
-    "another pool when resuming": (changed_pool, lambda folder: resume(folder / "run"), ("pool.npz were changed", "start a new run")),
+    "another pool when resuming": (changed_pool, lambda folder: resume(folder / "run"), ("pool.npz was changed", "start a new run")),
     # pseudo-labels
     "labels into another format": (both(a_run, npz()), labelled("pool.npz", "out.npy"), ("out.npy", "suffix must be .npz")),
     "labels over the images": (both(a_run, npz()), labelled("pool.npz", "pool.npz"), ("pool.npz", "another file than --images")),
@@ -245,7 +245,11 @@ ROWS: dict[str, tuple[Act, Act, tuple[str, ...]]] = {
     "tau without its epoch": (nothing, setting(lambda: FAT(tau=(0, 1))), ("FAT.tau_from = (1, 51, 91)", "as long as tau = (0, 1)")),
     "tau from later on": (nothing, setting(lambda: FAT(tau_from=(2, 51, 91))), ("FAT.tau_from = (2, 51, 91)", "start at 1")),
     "an unknown weighting": (nothing, setting(lambda: GAIRAT(weighting="linear")), ("GAIRAT.weighting = 'linear'", "'tanh'")),  # type: ignore[arg-type]
-    "two examples of NT": (nothing, setting(lambda: TwoExamples(objective=NT())), ("TwoExamples.objective", "must be one of", "TRADES")),  # type: ignore[arg-type]
+    "two examples of NT": (
+        nothing,
+        setting(lambda: TwoExamples(objective=NT())),  # type: ignore[arg-type]
+        ("TwoExamples.objective = NT", "must show one adversarial example", "TRADES"),
+    ),
     "a smoothing above 1": (nothing, setting(lambda: NT(label_smoothing=1.1)), ("NT.label_smoothing = 1.1", "or equal to 1")),
     # perturbations and schedules
     "gamma below 0 in AWP": (nothing, setting(lambda: AWP(gamma=-0.01)), ("AWP.gamma = -0.01", "greater than or equal to 0")),

@@ -4,6 +4,7 @@ They are what Poise's steps are timed against; tests/benchmarks proves that both
 """
 
 from benchmarks.reference.generalist import GeneralistTrainer, Shadow
+from benchmarks.reference.squeeze import squeeze_step
 from benchmarks.reference.steps import at_step, mart_step, nt_step, trades_step
 
-__all__ = ["GeneralistTrainer", "Shadow", "at_step", "mart_step", "nt_step", "trades_step"]
+__all__ = ["GeneralistTrainer", "Shadow", "at_step", "mart_step", "nt_step", "squeeze_step", "trades_step"]

@@ -5,13 +5,14 @@ Larger is better for the attacker unless the docstring says otherwise. Logits ar
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Divergence = Literal["kl", "symmetric_kl", "js", "squared_l2"]
+Divergence = Literal["kl", "symmetric_kl", "js", "reversed_js", "squared_l2"]
 
 
 def cross_entropy(logits: Tensor, y: Tensor, label_smoothing: float = 0.0) -> Tensor:
@@ -58,7 +59,8 @@ def divergence(name: Divergence, p_logits: Tensor, q_logits: Tensor, detach_targ
         return symmetric_kl(p_logits, q_logits, detach_target=True)
     if detach_target:
         p_logits = p_logits.detach()
-    return {"kl": kl, "symmetric_kl": symmetric_kl, "js": js, "squared_l2": squared_l2}[name](p_logits, q_logits)
+    known = {"kl": kl, "symmetric_kl": symmetric_kl, "js": js, "reversed_js": partial(js, reverse=True), "squared_l2": squared_l2}
+    return known[name](p_logits, q_logits)
 
 
 def best_other(logits: Tensor, y: Tensor) -> Tensor:

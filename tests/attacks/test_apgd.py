@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from poise.attacks.apgd import APGD, APGDSearch, checkpoints
-from poise.attacks.compact import Examples
+from poise.attacks.search import Examples
 from poise.core.errors import SettingsError
 from poise.core.seeds import everyone
 from poise.losses import cross_entropy, dlr, margin, targeted_dlr

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from poise.attacks.apgd import APGD
 from poise.attacks.autoattack import MISCLASSIFIED, PUBLISHED, ROBUST, AutoAttack, Progress, Result
-from poise.attacks.compact import Examples, Lanes, Search, State, find_batch_size
 from poise.attacks.fab import FAB
+from poise.attacks.lanes import Lanes, find_batch_size
+from poise.attacks.search import Examples, Search, State
 from poise.attacks.square import Square
 from poise.core.errors import InputError, RunError, SettingsError
 from poise.core.seeds import everyone

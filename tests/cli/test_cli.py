@@ -19,7 +19,7 @@ from poise.core.records import EvaluationRecord
 from poise.core.settings import _FAMILIES
 from poise.recipes import recipes
 
-VERBS = ("demo", "train", "evaluate", "attack", "report", "list", "show", "export")
+VERBS = ("demo", "train", "evaluate", "attack", "report", "list", "show", "export", "pseudo-label", "sanity", "transfer", "embed")
 SMALL = (
     "data.train_images=150",
     "data.test_images=40",
@@ -104,7 +104,7 @@ def test_the_front_page_names_every_verb_and_the_version_is_printed(poise: Poise
 
 
 def test_train_leaves_a_run_folder_with_both_records(run: Path) -> None:
-    assert {path.name for path in run.iterdir()} == {"experiment.json", "run.json", "metrics.jsonl", "checkpoints", "records"}
+    assert {path.name for path in run.iterdir()} == {".lock", "experiment.json", "run.json", "metrics.jsonl", "checkpoints", "records"}
     records = {path.name for path in (run / "records").iterdir()}
     assert records == {"selected.json", "last.json", "gallery.npz"}
     assert EvaluationRecord.read(run / "records" / "last.json").attack_names == ["PGD-2"]
@@ -120,9 +120,9 @@ def test_what_train_wrote_can_be_trained_again_to_the_same_weights(poise: Poise,
 
 def test_evaluate_by_the_runs_own_and_by_a_named_protocol(poise: Poise, run: Path) -> None:
     before = files(run)["records/selected.json"]
-    status, out, _ = poise("evaluate", run, "--protocol", "standard", "--epsilon", "8/255", "--step-size", "2/255", "--first", 6)
+    status, out, _ = poise("evaluate", run, "--protocol", "gradient", "--epsilon", "8/255", "--step-size", "2/255", "--first", 6)
     assert status == 0
-    record = EvaluationRecord.read(run / "records" / "selected-standard-first6.json")
+    record = EvaluationRecord.read(run / "records" / "selected-gradient-first6.json")
     assert record.count == 6
     assert record.attacks[0].settings["threat"]["epsilon"] == 8 / 255
     assert "CW-100" in out
@@ -136,11 +136,11 @@ def test_evaluate_a_users_own_weights_and_network(poise: Poise, run: Path, tmp_p
     )
     weights = run / "checkpoints" / "last.safetensors"
     for model in ("net_of_cli_test:build", "DigitsCNN"):
-        arguments = ("--weights", weights, "--model", model, "--data", "Digits", "--first", 6, "--out", "mine.json")
-        status, _, _ = poise("evaluate", *arguments, "--epsilon", 0.2, "--step-size", 0.1)
+        arguments = ("--weights", weights, "--model", model, "--data", "Digits", "--first", 6, "--out", "mine.json", "--again")
+        status, _, _ = poise("evaluate", *arguments, "--protocol", "gradient", "--epsilon", 0.2, "--step-size", 0.1)
         assert status == 0
         record = EvaluationRecord.read("mine.json")
-        assert (record.count, record.model, record.protocol) == (6, "last", "standard")
+        assert (record.count, record.model, record.protocol) == (6, "last", "gradient-eps0.2-step0.1-first6")
 
 
 def test_attack_saves_adversarial_images(poise: Poise, run: Path, tmp_path: Path) -> None:

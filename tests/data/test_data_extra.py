@@ -278,7 +278,7 @@ class Calls:
 @pytest.mark.parametrize(
     ("content", "match"),
     [
-        ({"data": random_pixels(3, 8, 8, 3)}, "lacks 'data' or 'extrapolated_targets'"),
+        ({"data": random_pixels(3, 8, 8, 3)}, "lacks 'data' or 'extrapolated_targets'; it holds a dict of 'data'"),
         ([1, 2], "lacks 'data' or 'extrapolated_targets'"),
         ({"data": random_pixels(3, 8, 8, 3), "extrapolated_targets": np.array([0, 1, 9])}, "outside 0 to 4"),
         ({"data": [1, 2], "extrapolated_targets": np.array([0, 1])}, "must be uint8"),
@@ -335,6 +335,21 @@ def test_shares_outside_the_batch_are_refused(share: Any) -> None:
 def test_a_share_that_rounds_to_no_image_is_refused() -> None:
     with pytest.raises(SettingsError, match="at least one of batch_size = 16"):
         Stream(batch_size=16, extra=Extra(pool=NpzPool(path="x"), share=0.01))
+
+
+def test_without_a_pool_the_learners_own_images_stand_for_the_unlabelled_ones() -> None:
+    """Those it trains on, not the ones held out of them."""
+    split = data_of().train.subset(torch.arange(24))
+    stream = Stream(batch_size=12, extra=Extra(pool=None, share=0.5))
+    assert open_pools({"joint": stream}, data_of()) == {}
+    feed = Feed(stream, split, seed=0)
+    for step in range(4):
+        batch = feed.batch(Now(1, step, 2, feed.steps_per_epoch, 0))
+        assert int(batch.extra.sum()) == 6
+        rows = batch.ids
+        assert int(rows.max()) < 24
+        assert torch.equal(batch.y, split.labels[rows])
+        assert torch.equal(batch.x, split.pixels(rows, torch.float32))
 
 
 def test_a_feed_without_its_pool_refuses_to_give_a_batch() -> None:
@@ -510,7 +525,7 @@ def test_resuming_refuses_a_pool_that_was_changed_and_goes_on_with_the_same_one(
     run.states()[0].with_suffix(".safetensors").unlink()
     assert resume(run.path).facts("last")["sha256"] == wanted
     digits_pool(tmp_path, seed=5)
-    with pytest.raises(RunError, match=r"pool\.npz were changed"):
+    with pytest.raises(RunError, match=r"pool\.npz was changed"):
         resume(run.path)
 
 

@@ -16,7 +16,7 @@ from poise.engine import Experiment
 from poise.engine.placement import Placement, assigned, check_shares, forwards, placed, shares_changed, slowest
 from poise.learners import Learner, Policy
 from poise.methods import Generalist, Joint
-from poise.objectives import AT, IAT, NT, TRADES
+from poise.objectives import AT, NT, TRADES
 
 PAPER = {"natural": 3.0, "robust": 23.0}
 
@@ -90,11 +90,12 @@ def test_what_ranks_cannot_share_is_refused(tiny: Any) -> None:
     alone, both = (Placement(world, {"joint": world}, spread=False, shares={"joint": world.size}) for world in (ALONE, World(0, 2)))
     with pytest.raises(SettingsError, match="batch_size = 89: the last batch of 'joint' has 1 images for 2 ranks"):
         check_shares(both, Joint(), feeds)
-    mixed = Joint(policy=Policy(objective=IAT()))
-    with pytest.raises(SettingsError, match="learner 'joint': IAT pairs up examples of the whole batch"):
-        check_shares(both, mixed, {})
-    check_shares(alone, mixed, {})
-    check_shares(both, replace(mixed, policy=Policy()), {})
+    synchronised = replace(both, statistics="synchronised")
+    in_parts = Joint(policy=Policy(microbatch=8))
+    with pytest.raises(SettingsError, match="learner 'joint': microbatch = 8: must be none with statistics = 'synchronised'"):
+        check_shares(synchronised, in_parts, {})
+    check_shares(replace(alone, statistics="synchronised"), in_parts, {})
+    check_shares(both, in_parts, {})
 
 
 def test_a_process_by_itself_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:

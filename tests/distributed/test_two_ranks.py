@@ -10,15 +10,27 @@ from typing import Any
 import pytest
 import torch
 
+from poise.attacks import Ascent
 from poise.core.batches import Now
 from poise.core.errors import Interrupted
 from poise.data import Feed
 from poise.engine import Experiment, Run, resume, train
 from poise.engine.checkpoints import read_tensors
 from poise.learners import Learner
+from poise.methods import Generalist
+from poise.objectives import IAT
+from poise.threats import Linf
 
 Make = Callable[..., Experiment]
 STEPS, EPOCHS, REDISTRIBUTED = 15, 5, (3, 6, 9, 12)
+
+
+def interpolated(smooth: Make) -> Experiment:
+    """IAT, whose images meet in mixup."""
+    made = smooth(placement="by-data")
+    assert isinstance(made.method, Generalist)
+    robust = replace(made.method.robust, objective=IAT(inner=Ascent(threat=Linf(epsilon=0.2), step_size=0.1, steps=2)))
+    return replace(made, method=replace(made.method, robust=robust))
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +46,7 @@ def done(ranks: Any, tiny: Make, smooth: Make, worker: Any) -> dict[str, Path]:
         "begun_by_one": begun,
         "by_data": ranks.train("by_data", smooth(placement="by-data")),
         "gradients": ranks.train("gradients", tiny(model=worker.PlainNet()), do="gradients"),
+        "mixup": ranks.train("mixup", interpolated(smooth)),
     }
     ranks.resume(begun)
     assert ranks.start(2) == [(0, ""), (0, "")]
@@ -94,6 +107,11 @@ def test_by_data_equals_one_rank_without_batch_normalisation(done: Any, tmp_path
     assert 0 < distance(done["by_data"], serial.path) < 1e-9
     lines = [(path / "metrics.jsonl").read_text() for path in (done["by_data"], serial.path)]
     assert lines[0].count("\n") == lines[1].count("\n") == EPOCHS
+
+
+def test_partners_of_mixup_are_found_on_all_ranks(done: Any, tmp_path: Path, smooth: Make, distance: Any) -> None:
+    serial = train(interpolated(smooth), tmp_path / "run")
+    assert 0 < distance(done["mixup"], serial.path) < 1e-9
 
 
 def test_the_first_gradient_agrees_in_float32(done: Any, tiny: Make, worker: Any) -> None:

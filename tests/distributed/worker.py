@@ -6,12 +6,14 @@ The folder's plan.json is a list of jobs, done one after the other by all ranks 
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,18 +23,23 @@ import torch.distributed as dist
 from torch import nn
 
 import poise.recipes  # noqa: F401  (registers every class)
-from poise.core.batches import Now
-from poise.core.distributed import join
+from poise.attacks import Ascent
+from poise.core.batches import Batch, Now
+from poise.core.distributed import World, join
 from poise.core.errors import Interrupted, PoiseError
+from poise.core.modes import crafting
 from poise.core.settings import read_file, settings
 from poise.data import Feed
 from poise.engine import Experiment, resume, train
 from poise.engine.checkpoints import write_tensors
 from poise.engine.progress import Progress
 from poise.learners import Learner
+from poise.learners.synchronised import synchronise
 from poise.methods import Generalist
 from poise.models.network import Network, Shape
 from poise.models.small_cnn import PlainModule
+from poise.objectives import AT
+from poise.threats import L2
 
 
 @settings
@@ -105,6 +112,51 @@ def gradients(experiment: Experiment, out: Path) -> None:
         write_tensors(out, found, {})
 
 
+class Normed(nn.Module):
+    """Batch normalisation of images and of vectors, in float64."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(3)
+        self.conv, self.bn = nn.Conv2d(2, 3, 3, bias=False), nn.BatchNorm2d(3)
+        self.linear, self.norm = nn.Linear(12, 4), nn.BatchNorm1d(4, momentum=None, affine=False)
+        self.double()
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.linear(torch.tanh(self.bn(self.conv(x))).flatten(1)))
+
+
+def normed(world: World) -> dict[str, torch.Tensor]:
+    """All that a network and an attack on it see of 7 examples, of which the ranks hold parts of different sizes.
+
+    Outputs and gradients of the images are of this rank's part; gradients of weights, also through a gradient, are summed.
+    """
+    generator = torch.Generator().manual_seed(0)
+    everything = torch.rand(7, 2, 4, 4, generator=generator, dtype=torch.float64), torch.randint(4, (7,), generator=generator)
+    x, y = (each[world.share(7)] for each in everything)
+    network = Normed()
+    synchronise(network, world)
+    batch = replace(Batch.of(x, y), places=torch.arange(7)[world.share(7)])
+    objective = AT(inner=Ascent(threat=L2(epsilon=0.5), step_size=0.2, steps=3), craft_mode="frozen_statistics")
+    with crafting(network, "frozen_statistics"):
+        found = {"part/x_adv": objective.craft(network, batch, Now(1, 0, 1, 1, 0)).x_adv}
+    for step in range(2):
+        leaf = (x + step).requires_grad_()
+        logits = network(leaf)
+        loss = nn.functional.cross_entropy(logits, y, reduction="sum")
+        (slope,) = torch.autograd.grad(loss, leaf, create_graph=True)
+        gradients = list(torch.autograd.grad(loss + slope.square().sum(), list(network.parameters())))
+        world.sum_(gradients)
+        found |= {f"part/logits {step}": logits.detach(), f"part/slope {step}": slope.detach()}
+        found |= {f"gradient/{step}/{index}": gradient for index, gradient in enumerate(gradients)}
+    found |= {f"state/{name}": tensor.clone() for name, tensor in network.state_dict().items()}
+    found["part/evaluated"] = copy.deepcopy(network).eval()(x).detach()
+    return found
+
+
 def do(job: dict[str, Any], watch: Watch, rank: int) -> None:
     out = Path(job["out"])
     watch.die_at = job.get("die_at", -1) if rank == 1 else -1
@@ -112,6 +164,9 @@ def do(job: dict[str, Any], watch: Watch, rank: int) -> None:
         resume(out)
         return
     experiment = read_file(Experiment, Path(job["settings"]))
+    if job["do"] == "normed":
+        write_tensors(out.with_name(f"{out.name}-{rank}"), normed(join()), {})
+        return
     if job["do"] == "gradients":
         gradients(experiment, out)
         return

@@ -14,18 +14,21 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 import poise
 from poise.attacks import PGD
-from poise.core.errors import CheckpointError, SettingsError
+from poise.core.errors import CheckpointError, DataError, SettingsError
 from poise.core.records import EvaluationRecord
 from poise.core.settings import from_json, to_json
 from poise.data import Digits
 from poise.engine import Experiment, Run, train
 from poise.engine.checkpoints import read_facts
-from poise.engine.evaluations import evaluate_run, evaluate_weights, save_adversarial
+from poise.engine.evaluations import evaluate_run, save_adversarial
 from poise.engine.exporting import export_network
+from poise.engine.own_weights import data_named, evaluate_weights
+from poise.engine.progress import Progress
 from poise.evaluation import Protocol, evaluate, standard, strict
 from poise.evaluation.predictions import predict, predict_under
 from poise.models import DigitsCNN
@@ -249,6 +252,135 @@ def test_an_exported_onnx_graph_gives_the_same_logits(
 
 def test_the_standard_and_the_strict_protocol_are_what_their_names_say() -> None:
     threat = Linf(epsilon=0.1)
-    assert [attack.name for attack in standard(threat, 0.01).attacks] == ["FGSM", "PGD-20", "PGD-100", "MIM-20", "CW-100"]
+    gradient = ["FGSM", "PGD-20", "PGD-100", "MIM-20", "CW-100"]
+    searched = ["APGD-CE", "APGD-T", "FAB-T", "Square", "AutoAttack"]
+    assert [attack.name for attack in standard(threat, 0.01).attacks] == [*gradient, *searched]
     assert [attack.name for attack in strict(threat, 0.01).attacks] == ["PGD-20", "PGD-100x3", "PGD-margin-100"]
     assert all(attack.threat == threat for protocol in (standard, strict) for attack in protocol(threat, 0.01).attacks)
+
+
+def again_of(run: Run, **changed: Any) -> tuple[Path, list[str]]:
+    """The record's path, and what was said."""
+
+    class Told(Progress):
+        def __init__(self) -> None:
+            self.said: list[str] = []
+
+        def say(self, sentence: str) -> None:
+            self.said.append(sentence)
+
+    told = Told()
+    return evaluate_run(run, progress=told, **changed), told.said
+
+
+@pytest.fixture
+def own_run(tmp_path: Path, tiny_experiment: Callable[..., Experiment]) -> Run:
+    return train(tiny_experiment(epochs=1), tmp_path / "run")
+
+
+def test_a_record_that_is_there_is_kept_and_it_is_said(own_run: Run) -> None:
+    first, said = again_of(own_run)
+    content = first.read_bytes()
+    assert not said
+    path, said = again_of(own_run)
+    assert (path, path.read_bytes()) == (first, content)
+    assert len(said) == 1
+    assert f"{first} is there already" in said[0]
+    assert "--again" in said[0]
+    path, said = again_of(own_run, again=True)
+    assert not said
+    assert EvaluationRecord.read(path).natural == EvaluationRecord.read(first).natural
+    assert path.read_bytes() != content  # computed anew: another time
+
+
+def test_a_record_of_other_weights_or_a_damaged_one_is_made_anew(own_run: Run) -> None:
+    path = evaluate_run(own_run)
+    record = EvaluationRecord.read(path)
+    dataclasses.replace(record, model_digest="other", natural=[0] * record.count).write(path)
+    assert EvaluationRecord.read(evaluate_run(own_run)).natural == record.natural
+    path.write_text(path.read_text()[:100])
+    assert EvaluationRecord.read(evaluate_run(own_run)).natural == record.natural
+
+
+def test_two_protocols_of_one_name_do_not_overwrite_each_other(own_run: Run) -> None:
+    def of(epsilon: float) -> Protocol:
+        return Protocol(name="mine", attacks=(PGD(threat=Linf(epsilon=epsilon), step_size=0.05, steps=1),), first=10)
+
+    paths = [evaluate_run(own_run, protocol=of(epsilon)) for epsilon in (0.1, 0.2, 0.3)]
+    assert len(set(paths)) == 3
+    assert paths[0].name == "selected-mine.json"
+    for path, epsilon in zip(paths, (0.1, 0.2, 0.3), strict=True):
+        assert EvaluationRecord.read(path).attacks[0].settings["threat"]["epsilon"] == epsilon
+        assert evaluate_run(own_run, protocol=of(epsilon)) == path
+    assert {path.name for path in paths[0].parent.iterdir()} == {path.name for path in paths}  # and nothing unfinished
+
+
+def test_a_record_of_the_same_attacks_under_another_name_is_copied(own_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = EvaluationRecord.read(evaluate_run(own_run))
+    monkeypatch.setattr("poise.engine.evaluations.evaluate", None)
+    path = evaluate_run(own_run, protocol=dataclasses.replace(own_run.experiment.protocol, name="other"))
+    assert path.name == "selected-other.json"
+    assert EvaluationRecord.read(path) == dataclasses.replace(first, protocol="other")
+
+
+def test_a_run_is_tested_on_other_images_of_its_shape_and_classes_only(own_run: Run) -> None:
+    data = own_run.experiment.data.load()
+    other = dataclasses.replace(data, name="rows", test=data.test.subset(slice(10, 55)))
+    path = evaluate_run(own_run, other=other)
+    record = EvaluationRecord.read(path)
+    assert (path.name, record.dataset, record.labels) == ("selected-on-rows.json", "rows", data.test.labels[10:50].tolist())
+    with pytest.raises(DataError, match=r"rows: images are \[1, 8, 8\] of 11 classes, must be \[1, 8, 8\] and 10 classes"):
+        evaluate_run(own_run, other=dataclasses.replace(other, classes=(*data.classes, "more")))
+
+
+def picture(path: Path, shade: int, size: int = 8) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((size, size, 3), shade, dtype=np.uint8)).save(path)
+
+
+def test_a_folder_of_classes_is_tested_on_whole_and_one_with_train_and_test_on_its_test_images(tmp_path: Path) -> None:
+    for label, name in enumerate(("cat", "dog")):
+        for number in range(5):
+            picture(tmp_path / "plain" / name / f"{number}.png", 100 * label + number)
+            picture(tmp_path / "split" / "train" / name / f"{number}.png", 100 * label + number)
+            picture(tmp_path / "alone" / "test" / name / f"{number}.png", 100 * label + number)
+        picture(tmp_path / "split" / "val" / name / "x.png", 100 * label + 50)
+    plain, parts, alone = (data_named(str(tmp_path / name)) for name in ("plain", "split", "alone"))
+    shades = [0, 100, 1, 101, 2, 102, 3, 103, 4, 104]  # from every class in turn
+    assert plain.test.images[:, 0, 0, 0].tolist() == alone.test.images[:, 0, 0, 0].tolist() == shades
+    assert plain.test.labels.tolist() == [0, 1] * 5
+    assert (plain.name, plain.classes, alone.name) == ("plain", ("cat", "dog"), "alone")
+    assert parts.test.images[:, 0, 0, 0].tolist() == [50, 150]
+    assert data_named("plain", tmp_path).test.images.equal(plain.test.images)
+
+
+def test_data_are_named_by_type_archive_or_settings(tmp_path: Path) -> None:
+    images = np.arange(4 * 16, dtype=np.uint8).reshape(4, 4, 4, 1)
+    labels = np.array([0, 1, 0, 1])
+    np.savez(tmp_path / "mine.npz", x_train=images, y_train=labels, x_test=images[:2], y_test=labels[:2])
+    assert data_named(str(tmp_path / "mine.npz")).test.images.shape == (2, 1, 4, 4)
+    assert data_named("Digits").name == "Digits"
+    assert len(data_named('{"type": "Digits", "test_images": 7}').test) == 7
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "words"),
+    [
+        ("Digit", SettingsError, "'Digit' names no data set.*did you mean 'Digits'"),
+        ("Folder", SettingsError, "'Folder' names no data set"),
+        ("notes.txt", SettingsError, "must be an .npz archive with x_train"),
+        ("empty", DataError, "0 subfolders"),
+        ("bad.npz", DataError, "bad.npz is not an .npz archive"),
+        ('{"type": "Digits", "images": 7}', SettingsError, "no setting 'images'"),
+        ("{oops", SettingsError, "--data is not JSON"),
+    ],
+)
+def test_data_that_cannot_be_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, error: type[Exception], words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("notes.txt").write_text("x")
+    Path("bad.npz").write_text("x")
+    Path("empty").mkdir()
+    with pytest.raises(error, match=words):
+        data_named(text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,10 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from poise.core.errors import CheckpointError, Interrupted, RunError
 from poise.core.settings import to_json
+from poise.data import Npz
 from poise.engine import Experiment, Run, resume, train
 from poise.engine.progress import Progress
 
@@ -168,6 +171,26 @@ def test_changed_settings_are_refused(tmp_path: Path, tiny_experiment: Tiny, cha
     (run.path / "experiment.json").write_text(json.dumps(to_json(tiny_experiment(**change))))
     with pytest.raises(RunError, match=r"experiment\.json was changed"):
         resume(run.path)
+
+
+def test_a_data_set_that_was_changed_is_refused(tmp_path: Path, tiny_experiment: Tiny) -> None:
+    file = tmp_path / "own.npz"
+    images, labels = np.random.default_rng(0).integers(0, 256, (60, 8, 8), dtype=np.uint8), np.arange(60) % 3
+    np.savez(file, x_train=images, y_train=labels, x_test=images, y_test=labels)
+    run = train(tiny_experiment(data=Npz(path=str(file)), epochs=1), tmp_path / "run")
+    images[0, 0, 0] += 1
+    np.savez(file, x_train=images, y_train=labels, x_test=images, y_test=labels)
+    with pytest.raises(RunError, match=r"the data set .* was changed since the run was started"):
+        resume(run.path)
+
+
+def test_a_run_in_training_is_refused_to_a_second_process(tmp_path: Path, tiny_experiment: Tiny, fingerprint_of: Any, trained: Run) -> None:
+    run = Run.open(shutil.copytree(trained.path, tmp_path / "run"))
+    held = run.lock()
+    with pytest.raises(RunError, match="is being trained by another process"):
+        resume(run.path)
+    held.release()
+    assert fingerprint_of(resume(run.path)) == fingerprint_of(trained)
 
 
 def test_another_runs_checkpoint_is_refused(tmp_path: Path, tiny_experiment: Tiny) -> None:

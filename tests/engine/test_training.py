@@ -16,8 +16,10 @@ from poise.core.errors import CheckpointError, NumericalError, RunError, Setting
 from poise.data import Digits
 from poise.engine import Experiment, Monitor, Run, resume, train
 from poise.engine.checkpoints import read_tensors
-from poise.engine.loop import _prepare, _select, choose_device
+from poise.engine.devices import choose_device
+from poise.engine.monitoring import select
 from poise.engine.progress import Progress
+from poise.engine.training import prepare
 from poise.learners import SGD, Policy
 from poise.methods import Joint
 
@@ -67,10 +69,10 @@ def test_selection_follows_the_criterion_above_the_floor_and_ties_go_to_the_late
     tmp_path: Path, tiny_experiment: Tiny, criterion: str, floor: float, chosen: int
 ) -> None:
     experiment = tiny_experiment(criterion=criterion, natural_floor=floor, epochs=5)
-    training = _prepare(experiment, Run(tmp_path), experiment.data.load(), choose_device("cpu"), Progress(), None)
+    training = prepare(experiment, Run(tmp_path), experiment.data.load(), choose_device("cpu"), Progress(), None)
     network = experiment.method.deployed(training.learners)
     for epoch, (natural, robust) in enumerate(MEASURED, start=1):
-        _select(training, epoch, network, {"monitor/natural": natural, "monitor/pgd": robust})
+        select(training, epoch, network, {"monitor/natural": natural, "monitor/pgd": robust})
     assert training.best["epoch"] == Run(tmp_path).facts()["epoch"] == chosen
 
 
@@ -107,7 +109,7 @@ def test_held_out_images_are_never_trained_on(
     seen = shown_images(monkeypatch)
     experiment = tiny_experiment(selection=selection, epochs=1, held_out=0.25)
     data = experiment.data.load()
-    training = _prepare(experiment, Run(tmp_path / "x"), data, choose_device("cpu"), Progress(), None)
+    training = prepare(experiment, Run(tmp_path / "x"), data, choose_device("cpu"), Progress(), None)
     train(experiment, tmp_path / "run")
     selecting = training.splits["selection"]
     everything = set(data.train.ids.tolist())
@@ -157,7 +159,7 @@ def test_fine_tuning_starts_from_the_named_weights_and_records_their_digest(
     assert tuned.about["initial_digest"] == digest
     assert anew.about["initial_digest"] is None
     assert first_loss(tuned, lines_of(tuned)) < first_loss(anew, lines_of(anew))
-    training = _prepare(start, tuned, start.data.load(), choose_device("cpu"), Progress(), trained.network().state_dict())
+    training = prepare(start, tuned, start.data.load(), choose_device("cpu"), Progress(), trained.network().state_dict())
     loaded = training.learners["joint"].network.state_dict()
     assert all(torch.equal(tensor, loaded[name]) for name, tensor in trained.network().state_dict().items())
 
@@ -208,7 +210,7 @@ def test_a_run_that_diverges_ends_with_the_learner_and_its_learning_rate(tmp_pat
     method = Joint(policy=Policy(optimizer=SGD(learning_rate=1e30)), batch_size=32)
     with pytest.raises(NumericalError, match=r"learner 'joint': .* is no longer finite; lower optimizer.learning_rate \(now 1e\+30\)"):
         train(tiny_experiment(method=method), tmp_path / "run")
-    assert names_in(tmp_path / "run") == {"run.json", "experiment.json"}, "nothing is saved of weights that are no numbers"
+    assert names_in(tmp_path / "run") == {".lock", "run.json", "experiment.json"}, "nothing is saved of weights that are no numbers"
 
 
 def test_monitors_see_the_split_they_name(tmp_path: Path, tiny_experiment: Tiny, lines_of: Any) -> None:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import pytest
-import safetensors.torch
 import torch
-from torch import Tensor
 
-from poise.attacks import FGSM, PGD, Attack
-from poise.core.errors import DataError, InputError
-from poise.core.seeds import Draw, everyone, key_of
-from poise.core.settings import from_json
+from poise.attacks import FGSM, PGD
+from poise.core.errors import InputError
+from poise.core.seeds import everyone
 from poise.data.dataset import Split
-from poise.evaluation.ensembles import AdversarialSet, measure_ensemble, measures, transfer_matrix
+from poise.evaluation.experts import measure_ensemble, measures
 from poise.evaluation.predictions import accuracy, predict, predict_under
 from poise.models import Collaboration, CollaborationModule, DigitsCNN, Ensemble
 from poise.models.mixture import Mixture
@@ -80,69 +77,3 @@ def test_the_network_comes_back_as_it_was_and_one_network_is_refused():
     assert all(parameter.requires_grad for parameter in model.parameters())
     with pytest.raises(InputError, match="PlainModule, must be a Collaboration"):
         measure_ensemble(DigitsCNN().build(SHAPE, 10, 0), split(8))
-
-
-def test_transfer_matrix_is_each_attack_on_each_surrogate_shown_to_each_target():
-    images, attacks = split(), [FGSM(threat=Linf(epsilon=0.1)), ATTACK]
-    networks = {name: DigitsCNN().build(SHAPE, 10, seed).double() for seed, name in enumerate(("a", "b", "c"))}
-    surrogates, targets = {name: networks[name] for name in "ab"}, {name: networks[name] for name in "bc"}
-    matrix = transfer_matrix(surrogates, targets, images, attacks, batch_size=16)
-    assert matrix == transfer_matrix(surrogates, targets, images, attacks, batch_size=50)
-    x = images.pixels(dtype=torch.float64)
-    for target, network in targets.items():
-        everywhere = torch.ones(len(images), dtype=torch.bool)
-        for surrogate, source in surrogates.items():
-            stands = torch.ones(len(images), dtype=torch.bool)
-            for attack in attacks:
-                right = _shown(network.eval(), source.eval(), x, images, attack)
-                assert matrix.single[surrogate][target][attack.name] == pytest.approx(float(right.double().mean()))
-                stands &= right
-            assert matrix.all_or_nothing[surrogate][target] == pytest.approx(float(stands.double().mean()))
-            everywhere &= stands
-        assert matrix.worst[target] == pytest.approx(float(everywhere.double().mean()))
-        assert matrix.worst[target] <= min(row[target] for row in matrix.all_or_nothing.values()) + 1e-12
-
-
-def _shown(target, surrogate, x: Tensor, images: Split, attack) -> Tensor:
-    x_adv = attack(surrogate, x, images.labels, draw=Draw(key_of(0, "evaluate", attack.name), images.ids))
-    return target(x_adv).argmax(1) == images.labels
-
-
-def test_transfer_matrix_refuses_attacks_of_one_name():
-    with pytest.raises(InputError, match="must have another name"):
-        transfer_matrix({}, {}, split(4), [ATTACK, ATTACK])
-    with pytest.raises(InputError, match="at least one"):
-        transfer_matrix({}, {}, split(4), [])
-    with pytest.raises(InputError, match="surrogates is empty"):
-        transfer_matrix({}, {}, split(4), [ATTACK])
-
-
-def test_adversarial_sets_survive_the_disk_and_serve_any_target(tmp_path):
-    surrogate, target = (DigitsCNN().build(SHAPE, 10, seed) for seed in (0, 1))
-    made = AdversarialSet.made(surrogate, split(), ATTACK, seed=3, batch_size=16)
-    made.save(tmp_path / "set.safetensors")
-    read = AdversarialSet.load(tmp_path / "set.safetensors")
-    for name in ("x_adv", "labels", "ids"):
-        assert torch.equal(getattr(read, name), getattr(made, name))
-    assert (read.attack, read.surrogate, read.seed) == (made.attack, made.surrogate, 3)
-    assert from_json(Attack, read.attack) == ATTACK
-    matrix = transfer_matrix({"s": surrogate}, {"t": target}, split(), [ATTACK], seed=3)
-    assert float(read.survived_by(target, 7).double().mean()) == matrix.worst["t"]
-
-
-def test_damaged_sets_are_refused(tmp_path):
-    path = tmp_path / "set.safetensors"
-    made = AdversarialSet.made(DigitsCNN().build(SHAPE, 10, 0), split(8), ATTACK)
-    with pytest.raises(DataError, match="cannot be read"):
-        AdversarialSet.load(path)
-    made.save(path)
-    data = path.read_bytes()
-    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    with pytest.raises(DataError, match="was altered"):
-        AdversarialSet.load(path)
-    path.write_bytes(data[: len(data) // 2])
-    with pytest.raises(DataError, match="damaged"):
-        AdversarialSet.load(path)
-    path.write_bytes(safetensors.torch.save({"x": torch.zeros(1)}))
-    with pytest.raises(DataError, match="not a set of adversarial images"):
-        AdversarialSet.load(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,25 +13,8 @@ from torch import Tensor, nn
 from poise.attacks.autoattack import AutoAttack as NativeAutoAttack
 from poise.core.errors import SettingsError
 from poise.interop.autoattack import AutoAttack
+from poise.interop.autoattack_flags import flags
 from poise.threats import L2, Linf
-
-
-@pytest.fixture
-def net() -> nn.Module:
-    layer = nn.Linear(48, 10)
-    with torch.no_grad():
-        layer.weight.copy_(torch.randn(layer.weight.shape, generator=torch.Generator().manual_seed(0)))
-        layer.bias.copy_(-layer.weight.sum(1) / 2)
-    return nn.Sequential(nn.Flatten(), layer).eval()
-
-
-@pytest.fixture
-def batch(net: nn.Module) -> tuple[Tensor, Tensor]:
-    x = torch.rand(20, 3, 4, 4, generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        y = net(x).argmax(1)
-    y[3] = (y[3] + 1) % 10
-    return x, y
 
 
 def quick(net: nn.Module, **settings: object) -> AutoAttack:
@@ -120,3 +104,44 @@ def test_what_the_package_refuses_is_refused(net: nn.Module) -> None:
         AutoAttack(net, version="strong")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="did you mean 'apgd-t'"):
         AutoAttack(net, version="custom", attacks_to_run=["apgdt"])
+
+
+class Odd(nn.Module):
+    """A network whose logits are changed by `how`, which is told how often it was asked."""
+
+    def __init__(self, net: nn.Module, how: Callable[[Tensor, int], Tensor]) -> None:
+        super().__init__()
+        self.net, self.how, self.calls = net, how, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self.how(self.net(x), self.calls)
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        (lambda logits, calls: logits * (1 + 0.01 * (calls % 2) * torch.arange(10)), "randomized defense"),
+        (lambda logits, calls: logits.softmax(1), "probability distribution"),
+        (lambda logits, calls: logits.round(), "there are 20 points with zero gradient"),
+        (lambda logits, calls: logits.detach(), "there are 20 points with zero gradient"),
+    ],
+    ids=["random", "probabilities", "rounded", "without gradient"],
+)
+def test_signs_of_an_unreliable_evaluation_are_said(
+    net: nn.Module, batch: tuple[Tensor, Tensor], how: Callable[[Tensor, int], Tensor], words: str
+) -> None:
+    said = flags(Odd(net, how), *batch, "standard")
+    assert [words in sentence for sentence in said] == [True]
+    assert flags(net, *batch, "standard") == []
+
+
+def test_the_signs_stand_in_the_log_and_a_random_network_is_fit_for_rand(
+    net: nn.Module, batch: tuple[Tensor, Tensor], capsys: pytest.CaptureFixture[str]
+) -> None:
+    x, y = batch
+    adversary = AutoAttack(Odd(net, lambda logits, calls: logits.softmax(1)), eps=0.01, version="custom", attacks_to_run=["apgd-ce"])
+    adversary.apgd.n_iter = 2
+    adversary.run_standard_evaluation(x, y)
+    assert "Warning: the output seems to be a probability distribution" in capsys.readouterr().out
+    assert flags(Odd(net, lambda logits, calls: logits + calls * torch.arange(10)), x, y, "rand") == []

@@ -12,8 +12,20 @@ from torch import Tensor, nn
 from poise.core.batches import Batch, Now
 from poise.core.modes import crafting
 from poise.learners import Learner, Policy
-from poise.learners.folding import Folded, foldable
-from poise.models import VGG16, DigitsCNN, Ensemble, Network, PreActResNet18, ResNet18, ResNet20, SlimCNN, SmallCNN, WideResNet
+from poise.models import (
+    VGG16,
+    Collaboration,
+    DigitsCNN,
+    Ensemble,
+    Network,
+    PreActResNet18,
+    ResNet18,
+    ResNet20,
+    SlimCNN,
+    SmallCNN,
+    WideResNet,
+)
+from poise.models.folding import Folded, foldable
 from poise.objectives import AT, TRADES, TwoExamples
 
 NOW = Now(epoch=1, step=0, epochs=2, steps_per_epoch=2, seed=5)
@@ -28,6 +40,8 @@ NETWORKS: list[tuple[Network, int, int]] = [  # smallest image, convolutions fol
     (SlimCNN(), 8, 2),
     (SmallCNN(), 16, 0),
     (Ensemble(member=DigitsCNN(), members=2, output="mean_logits"), 8, 6),
+    (Ensemble(member=DigitsCNN(), members=2), 8, 6),  # these two cannot be traced whole
+    (Collaboration(member=ResNet20(width=4), members=2), 8, 42),
 ]
 IDS = [type(network).__name__ + str(pairs) for network, _, pairs in NETWORKS]
 

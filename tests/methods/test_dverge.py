@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from typing import Any
 
 import pytest
@@ -274,3 +275,17 @@ def test_settings_survive_json():
     method = DVERGE(adversarial=SHORT, include_logits=False)
     assert from_json(Method, to_json(method)) == method
     assert Distilled.__dataclass_params__.frozen  # type: ignore[attr-defined]
+
+
+def test_before_distilling_the_experts_train_by_themselves_on_natural_images():
+    """Two of three epochs; then the step is the one of an ensemble trained before."""
+    waiting = dataclasses.replace(SMALL, natural_until=2 / 3)
+    learners = started(waiting)
+    feeds = {name: Feed(stream, split(), 0, dtype=torch.float64) for name, stream in waiting.streams().items()}
+
+    def terms(epoch: int) -> set[str]:
+        per_epoch = feeds["source"].steps_per_epoch
+        now = Now(epoch, (epoch - 1) * per_epoch, 3, per_epoch, 0)
+        return {name.rpartition("/")[2] for name in waiting.step(learners, {name: feed.batch(now) for name, feed in feeds.items()}, now)}
+
+    assert [terms(epoch) for epoch in (1, 2, 3)] == [{"natural"}, {"natural"}, {"diversity"}]

@@ -15,10 +15,13 @@ from torch import Tensor, nn
 from poise.attacks import FGSM, PGD, Ascent
 from poise.core.batches import Batch, Now
 from poise.core.errors import SettingsError
+from poise.core.records import EvaluationRecord
 from poise.data import Digits, Split
 from poise.engine import Diagnosis, Experiment, Monitor, resume, train
-from poise.engine.diagnostics import accuracies, cosines, distances
+from poise.engine.diagnostics import accuracies, cosines, distances, theory
+from poise.engine.evaluations import evaluate_run
 from poise.engine.regret import deviation, regrets, subproblem_regret
+from poise.evaluation import Protocol
 from poise.learners import EMA, SGD, Learner, Policy
 from poise.methods import Generalist, Joint
 from poise.objectives import AT, NT
@@ -167,6 +170,7 @@ def experiment(**changes: object) -> Experiment:
         momentum="reset",
     )
     made = Experiment(
+        protocol=Protocol(name="natural", attacks=()),
         data=Digits(train_images=96, test_images=60),
         method=method,
         epochs=3,
@@ -194,17 +198,58 @@ def test_a_diagnosed_run_is_the_same_run_with_more_told_of_it(tmp_path: Path):
         assert {"diagnosis/distance/natural-robust", "diagnosis/cosine/natural-robust", "diagnosis/natural/on images of robust"} <= set(
             line
         )
-    natural = [1 - line["diagnosis/natural/natural"] for line in found]
-    seen = [1 - line[f"diagnosis/{name}/natural"] for line in found for name in ("natural", "robust", "global")]
+    natural = [line["diagnosis/natural/natural loss"] for line in found]
+    seen = [line[f"diagnosis/{name}/natural loss"] for line in found for name in ("natural", "robust", "global")]
+    assert 0 <= min(seen) <= max(seen) <= 1
     assert found[-1]["regret/natural"] == pytest.approx(sum(natural) - 3 * min(seen))
     assert found[-1]["regret/tradeoff"] == pytest.approx((found[-1]["regret/natural"] + found[-1]["regret/robust"]) / 2)
     assert found[-1]["regret/global"] <= found[-1]["regret/bound"]
+
+    record = EvaluationRecord.read(evaluate_run(told, "last"))
+    assert record.notes["theory"] == {
+        "epoch": 3,
+        "rounds": 3,
+        "loss": "clipped_cross_entropy",
+        "delta": 0.05,
+        **{name.removeprefix("regret/"): value for name, value in found[-1].items() if name.startswith("regret/")},
+    }
+    assert "theory" not in EvaluationRecord.read(evaluate_run(plain, "last")).notes
 
     for path in (told.path / "checkpoints").glob("step-000000009*"):
         path.unlink()
     resume(told.path)
     timeless = [[{key: value for key, value in line.items() if "second" not in key} for line in each] for each in (found, lines(told.path))]
     assert timeless[0] == timeless[1]
+
+
+def test_theory_is_what_was_known_at_an_epoch():
+    lines = [
+        {"epoch": 2, "diagnosis/global/natural": 0.5, "regret/tradeoff": 0.1},
+        {"epoch": 3},
+        {"epoch": 4, "diagnosis/global/natural": 0.6, "regret/tradeoff": 0.3},
+    ]
+    assert theory(lines, 1, Diagnosis()) == {}
+    told = theory(lines, 3, Diagnosis(loss="zero_one", delta=0.1))
+    assert told == {"epoch": 2, "rounds": 1, "loss": "zero_one", "delta": 0.1, "tradeoff": 0.1}
+    assert theory(lines, 4, Diagnosis())["rounds"] == 2
+
+
+@pytest.mark.parametrize("loss", ["zero_one", "clipped_cross_entropy"])
+def test_regrets_are_of_the_loss_asked_for(loss):
+    learners = {
+        "natural": Learner("natural", Policy(objective=NT()), linear(0)),
+        "robust": Learner("robust", Policy(objective=AT()), linear(1)),
+    }
+    diagnosis = Diagnosis(attack=FGSM(threat=Linf(epsilon=0.05)), images=20, geometry=False, loss=loss)
+    line = diagnosis.measure(learners, linear(2), images(), Now(1, 0, 1, 1, 0))
+    x, y = images().pixels(dtype=torch.float64)[:20], images().labels[:20]
+    logits = {name: linear(seed)(x).detach() for seed, name in enumerate(("natural", "robust", "global"))}
+    if loss == "zero_one":
+        wanted = {name: float((each.argmax(1) != y).double().mean()) for name, each in logits.items()}
+    else:
+        wanted = {name: float((-each.log_softmax(1)[range(20), y]).clamp(max=1).mean()) for name, each in logits.items()}
+    found = diagnosis.regrets([line], learners)
+    assert found["regret/natural"] == pytest.approx(wanted["natural"] - min(wanted.values()))
 
 
 def test_a_single_learner_can_be_diagnosed_too(tmp_path: Path):

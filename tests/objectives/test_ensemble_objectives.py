@@ -419,3 +419,17 @@ def test_a_mixture_weighs_its_experts_by_the_gate():
     assert from_json(Network, to_json(Mixture(member=DigitsCNN(), gate=DigitsCNN()))) == Mixture(member=DigitsCNN(), gate=DigitsCNN())
     with pytest.raises(SettingsError, match=r"Mixture\.members"):
         Mixture(member=DigitsCNN(), gate=DigitsCNN(), members=1)
+
+
+def test_a_vote_is_trained_against_attacks_on_the_members_mean_probabilities():
+    inner = Ascent(threat=Linf(epsilon=0.1), step_size=0.04, steps=3)
+    objective, now = ADP(alpha=0, beta=0, adversarial=inner, craft_mode="evaluating"), Now(1, 0, 1, 1, 0)
+    draw = everyone(0, "vote", count=6)
+    batch = Batch.of(draw.uniform(1, 8, 8, dtype=torch.float64), draw.within("labels").integers(10))
+    crafted = []
+    for output in ("vote", "mean_probabilities", "mean_logits"):
+        model = Ensemble(member=DigitsCNN(width=4), output=output).build((1, 8, 8), 10, 1).double()
+        with crafting(model, "evaluating"):
+            crafted.append(objective.craft(model, batch, now).x_adv)
+    assert torch.equal(crafted[0], crafted[1])
+    assert not torch.equal(crafted[0], crafted[2])

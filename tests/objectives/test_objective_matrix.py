@@ -16,6 +16,7 @@ from poise.core.batches import Batch, Now
 from poise.core.modes import MODES, CraftMode, crafting, frozen_statistics
 from poise.core.settings import from_json, registered, settings, to_json
 from poise.learners import AWP, RWP, SGD, Learner, Policy, WeightPerturbation
+from poise.losses import divergence
 from poise.methods import Generalist, Joint, Method
 from poise.objectives import (
     AT,
@@ -53,6 +54,7 @@ OBJECTIVES: dict[str, Objective] = {
     "SqueezeTraining-js-l2": SqueezeTraining(
         divergence="js", inner_divergence="squared_l2", inner=replace(UNIFORM, start="unclamped_uniform")
     ),
+    "SqueezeTraining-reversed": SqueezeTraining(divergence="reversed_js", inner=GAUSSIAN, released_swap=True),
     "FAT": FAT(objective=AT(inner=UNIFORM), tau=(0, 1), tau_from=(1, 2)),
     "FAT-TRADES": FAT(objective=TRADES(inner=GAUSSIAN), tau=(0, 1), tau_from=(1, 2)),
     "FAT-MART": FAT(objective=MART(inner=GAUSSIAN), tau=(0,), tau_from=(1,)),
@@ -66,6 +68,8 @@ OBJECTIVES: dict[str, Objective] = {
     "TwoExamples": TwoExamples(objective=TRADES(inner=GAUSSIAN)),
     "TwoExamples-AT-max": TwoExamples(objective=AT(inner=UNIFORM), reduce="max"),
     "TwoExamples-MART": TwoExamples(objective=MART(inner=GAUSSIAN)),
+    "TwoExamples-FAT": TwoExamples(objective=FAT(objective=AT(inner=UNIFORM), tau=(0, 1), tau_from=(1, 2))),
+    "TwoExamples-WeightedRST-max": TwoExamples(objective=WeightedRST(inner=GAUSSIAN), reduce="max"),
 }
 OF_ENSEMBLES = {"ADP", "GAL", "MoRE", "SynergyOfExperts"}
 """Objectives that need a network of several experts."""
@@ -159,12 +163,16 @@ def test_the_loss_is_the_same_when_taken_again_under_frozen_statistics(objective
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+def in_mode(objective: Any, mode: CraftMode) -> Any:
+    if isinstance(objective, FAT | TwoExamples):
+        return replace(objective, objective=in_mode(objective.objective, mode))
+    return replace(objective, craft_mode=mode)
+
+
 @pytest.mark.parametrize("mode", list(MODES))
 @every_objective
 def test_crafting_leaves_running_statistics_unless_in_training_mode(objective: Objective, mode: CraftMode) -> None:
-    inner = objective.objective if isinstance(objective, FAT | TwoExamples) else objective
-    changed = replace(inner, craft_mode=mode)  # pyright: ignore[reportArgumentType]
-    objective = replace(objective, objective=changed) if isinstance(objective, FAT | TwoExamples) else changed
+    objective = in_mode(objective, mode)
     assert objective.craft_mode == mode
     model = network()
     before = copy.deepcopy(model.state_dict())
@@ -209,6 +217,14 @@ def test_microbatches_equal_one_batch(objective: Objective, perturbation: Weight
 @every_objective
 def test_settings_survive_json(objective: Objective) -> None:
     assert from_json(Objective, json.loads(json.dumps(to_json(objective)))) == objective
+
+
+def test_the_jensen_shannon_divergences_differ_by_the_order_of_their_arguments() -> None:
+    p, q = (torch.randn(4, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) for seed in (0, 1))
+    mean = (p.softmax(1) + q.softmax(1)) / 2
+    reversed_js = torch.stack([(mean * (mean.log() - each.log_softmax(1))).sum(1) for each in (p, q)]).mean(0)
+    torch.testing.assert_close(divergence("reversed_js", p, q), reversed_js)
+    assert not torch.allclose(divergence("js", p, q), reversed_js)
 
 
 def test_every_objective_is_in_the_table() -> None:

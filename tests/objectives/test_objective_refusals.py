@@ -9,6 +9,7 @@ import pytest
 from poise.attacks import Ascent
 from poise.attacks.collaborative import Collaborative
 from poise.core.errors import SettingsError
+from poise.data import Extra
 from poise.learners import AWP, RWP
 from poise.objectives import (
     AT,
@@ -16,6 +17,7 @@ from poise.objectives import (
     FAT,
     GAIRAT,
     GAIRRST,
+    IAT,
     MART,
     NT,
     RST,
@@ -66,6 +68,13 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: RWP(steps=0), "RWP.steps = 0"),
     (lambda: RWP(step_size=0), "RWP.step_size = 0"),
     (lambda: RWP(from_epoch=0), "RWP.from_epoch = 0"),
+    (lambda: TwoExamples(objective=GAIRAT()), "TwoExamples.objective = GAIRAT: must show one adversarial example per image"),
+    (lambda: TwoExamples(objective=SqueezeTraining()), "TwoExamples.objective = SqueezeTraining: must show"),  # pyright: ignore[reportArgumentType]
+    (lambda: TwoExamples(objective=IAT()), "TwoExamples.objective = IAT: must show"),  # pyright: ignore[reportArgumentType]
+    (lambda: FAT(objective=GAIRAT()), "FAT.objective"),  # pyright: ignore[reportArgumentType]
+    (lambda: FAT(objective=TwoExamples()), "FAT.objective"),  # pyright: ignore[reportArgumentType]
+    (lambda: Extra(share=0), "Extra.share = 0: must be greater than 0"),
+    (lambda: Extra(share=1.5), "Extra.share = 1.5: must be less than or equal to 1"),
     (lambda: AT(craft_mode="eval"), "AT.craft_mode = 'eval'"),  # pyright: ignore[reportArgumentType]
 ]
 

@@ -27,6 +27,7 @@ PAPERS = [name for name in recipes() if not any(word in name for word in OURS)]
 KNOWN = {
     *("natural", "FGSM", "PGD-20", "PGD-40", "PGD-100", "PGD-40x5", "MIM-20", "CW-100"),
     *("APGD-CE", "APGD-DLR", "APGD-T", "FAB-T", "Square", "AA", "corruptions"),
+    *("PGD-50x5", "AdaptivePGD-50x5", "soe-transfer-3", "soe-transfer-30"),
 }
 
 

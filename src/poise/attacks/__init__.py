@@ -1,6 +1,7 @@
 """Attacks: `attack(model, x, y) -> x_adv`."""
 
 from poise.attacks.adaptive import AdaptivePGD, SoftMixturePGD, TransferFromExperts
+from poise.attacks.aimed import AimedPGD
 from poise.attacks.apgd import APGD
 from poise.attacks.ascent import Ascent, ascent
 from poise.attacks.attack import Attack
@@ -8,6 +9,7 @@ from poise.attacks.autoattack import AutoAttack
 from poise.attacks.collaborative import Collaborative
 from poise.attacks.fab import FAB
 from poise.attacks.pgd import CW, FGSM, MIM, PGD
+from poise.attacks.saved import AdversarialSet, Saved
 from poise.attacks.square import Square
 from poise.attacks.transfer import MDI2FGSM, MPGD, SGM
 
@@ -22,10 +24,13 @@ __all__ = [
     "PGD",
     "SGM",
     "AdaptivePGD",
+    "AdversarialSet",
+    "AimedPGD",
     "Ascent",
     "Attack",
     "AutoAttack",
     "Collaborative",
+    "Saved",
     "SoftMixturePGD",
     "Square",
     "TransferFromExperts",

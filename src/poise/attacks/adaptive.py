@@ -1,4 +1,7 @@
-"""Attacks aimed at a network that chooses among experts (Cui et al. 2022, Section 4.3; methods for any hard selection)."""
+"""Attacks aimed at a network that chooses among experts (Cui et al. 2022, Section 4.3; methods for any hard selection).
+
+Their gradients are those of `surrogate`, which equals the network up to rounding; success is judged on the network itself.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ from poise.core.seeds import Draw
 from poise.core.settings import NonNegative, Positive, PositiveCount, settings
 from poise.losses import cross_entropy, margin, targeted_margin
 from poise.models.ensemble import CollaborationModule, EnsembleModule
+from poise.models.folding import surrogate
 from poise.models.mixture import MixtureModule
 from poise.threats import Linf, Threat
 
@@ -56,12 +60,13 @@ class AdaptivePGD(Attack):
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, draw: Draw, target: Tensor | None = None) -> Tensor:
         whole = collaboration_of(model, "AdaptivePGD")
         untargeted(target, "AdaptivePGD")
+        asked = collaboration_of(surrogate(model), "AdaptivePGD")
         forms: list[tuple[Aim, float]] = [(aim, value) for value in self.lambdas for aim in self.aims if value > 0 or aim == self.aims[0]]
 
         def run(aim: Aim, weight: float, restart: int) -> Run:
             def once(x: Tensor, y: Tensor, draw: Draw, target: Tensor | None) -> Tensor:
                 z = started(self.start, self.threat, x, draw.within("restart", restart))
-                score = adaptive_score(whole, y, aim, weight)
+                score = adaptive_score(asked, y, aim, weight)
                 return ascent(score, x, z, threat=self.threat, step_size=self.step_size, steps=self.steps)
 
             return once
@@ -92,6 +97,7 @@ class TransferFromExperts(Attack):
         if not isinstance(model, CollaborationModule | EnsembleModule | MixtureModule):
             wanted = "a Collaboration, an Ensemble or a Mixture"
             raise InputError(f"TransferFromExperts attacks {wanted}, not {type(model).__name__}, which has no experts")
+        experts = [surrogate(member) for member in model.members]
 
         def run(expert: int, network: nn.Module, restart: int) -> Run:
             def once(x: Tensor, y: Tensor, draw: Draw, target: Tensor | None) -> Tensor:
@@ -101,7 +107,7 @@ class TransferFromExperts(Attack):
 
             return once
 
-        runs = [run(expert, network, restart) for expert, network in enumerate(model.members) for restart in range(self.restarts)]
+        runs = [run(expert, network, restart) for expert, network in enumerate(experts) for restart in range(self.restarts)]
         return worst_of(runs, model, x, y, draw, target)
 
 
@@ -128,11 +134,12 @@ class SoftMixturePGD(Attack):
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, draw: Draw, target: Tensor | None = None) -> Tensor:
         whole = collaboration_of(model, "SoftMixturePGD")
+        asked = collaboration_of(surrogate(model), "SoftMixturePGD")
 
         def run(restart: int) -> Run:
             def once(x: Tensor, y: Tensor, draw: Draw, target: Tensor | None) -> Tensor:
                 def score(z: Tensor) -> tuple[Tensor, Tensor]:
-                    logits = soft_mixture(whole, z, self.temperature)
+                    logits = soft_mixture(asked, z, self.temperature)
                     return (cross_entropy(logits, y) if target is None else -cross_entropy(logits, target)), logits
 
                 z = started(self.start, self.threat, x, draw.within("restart", restart))
@@ -199,7 +206,7 @@ def worst_of(runs: Sequence[Run], model: nn.Module, x: Tensor, y: Tensor, draw: 
         if not len(rows):
             break
         towards = None if target is None else target[rows]
-        z = run(x[rows], y[rows], draw[rows], towards)
+        z = run(x[rows], y[rows], draw[rows], towards).contiguous()
         with torch.no_grad():
             logits = model(z)
             lead = margin(logits, y[rows]) if towards is None else targeted_margin(logits, towards)

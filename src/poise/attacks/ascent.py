@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Literal
 
 import torch
@@ -23,7 +24,18 @@ StopRule = Callable[[Tensor], Tensor | None]
 """Logits at z_k [B, C] -> which examples take the step from z_k [B], bool; None for all. May count as it goes."""
 Rank = Callable[[Tensor, Tensor], Tensor]
 """(values [B], logits [B, C]) of an iterate -> its rank [B]; the iterate of largest rank is kept."""
+Move = Callable[[Threat, float, Tensor, Tensor, Tensor], Tensor]
+"""(threat, step size, z, gradient, x) -> the projected step from z."""
 Start = Literal["uniform", "unclamped_uniform", "gaussian", "zero"]
+
+
+def moved_by(threat: Threat, step_size: float, z: Tensor, gradient: Tensor, x: Tensor) -> Tensor:
+    """Project( z + step_size * steepest(gradient) )."""
+    return threat.project(threat.step(z, gradient, step_size), x)
+
+
+MOVE: ContextVar[Move] = ContextVar("MOVE", default=moved_by)
+"""How a step is computed: a learner that compiles puts the same function here, fused into one kernel."""
 
 
 def ascent(
@@ -60,10 +72,10 @@ def ascent(
             if velocity is not None:
                 size = gradient.flatten(1).abs().mean(1).clamp(min=1e-20)
                 gradient = velocity = momentum * velocity + gradient / size.view(-1, *[1] * (x.dim() - 1))
-            moved = threat.step(z, gradient, step_size)
-            if noise is not None:
-                moved = moved + noise(k)
-            moved = threat.project(moved, x)
+            if noise is None:
+                moved = MOVE.get()(threat, step_size, z, gradient, x)
+            else:
+                moved = threat.project(threat.step(z, gradient, step_size) + noise(k), x)
             if stop is not None and active is not None and (going := stop(logits)) is not None:
                 active = active & going
                 moved = torch.where(active.view(-1, *[1] * (x.dim() - 1)), moved, z)
@@ -109,7 +121,7 @@ class Ascent(Settings):
 
     def at(self, now: Now) -> Ascent:
         """The settings in force at this moment: those of the ramp."""
-        if now.step + 1 >= self.ramp * now.steps:
+        if self.ramp == 0 or now.step + 1 >= self.ramp * now.steps:
             return self
         share = (now.step + 1) / (self.ramp * now.steps)
         threat = dataclasses.replace(self.threat, epsilon=share * self.threat.epsilon)  # type: ignore[type-var]

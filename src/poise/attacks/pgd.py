@@ -1,4 +1,8 @@
-"""FGSM, PGD, MIM and the margin (CW) attack: four settings of the one ascent loop."""
+"""FGSM, PGD, MIM and the margin (CW) attack: four settings of the one ascent loop.
+
+Their gradients are those of `surrogate(model)`, which equals the model up to rounding; whether an example was reached is always
+asked of the model itself.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,7 @@ from poise.core import papers
 from poise.core.seeds import Draw
 from poise.core.settings import NonNegative, Number, Positive, PositiveCount, settings
 from poise.losses import cross_entropy, kl, margin, targeted_margin
+from poise.models.folding import surrogate
 from poise.threats import Linf, Threat
 
 Loss = Literal["cross_entropy", "kl", "margin"]
@@ -46,8 +51,8 @@ class FGSM(Attack):
     threat: Threat = Linf()
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, draw: Draw, target: Tensor | None = None) -> Tensor:
-        score = score_of("cross_entropy", model, x, y, target)
-        return ascent(score, x, x, threat=self.threat, step_size=self.threat.epsilon, steps=1)
+        score = score_of("cross_entropy", surrogate(model), x, y, target)
+        return ascent(score, x, x, threat=self.threat, step_size=self.threat.epsilon, steps=1).contiguous()
 
 
 @settings
@@ -70,7 +75,7 @@ class PGD(Attack):
         return f"{prefix}-{self.steps}" + (f"x{self.restarts}" if self.restarts > 1 else "")
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, draw: Draw, target: Tensor | None = None) -> Tensor:
-        score = score_of(self.loss, model, x, y, target)
+        score = score_of(self.loss, surrogate(model), x, y, target)
         rank: Rank | None = None
         if self.keep == "largest_loss":
             rank = lambda values, logits: values  # noqa: E731
@@ -79,7 +84,7 @@ class PGD(Attack):
 
         def once(restart: int) -> Tensor:
             z = started(self.start, self.threat, x, draw.within("restart", restart))
-            return ascent(score, x, z, threat=self.threat, step_size=self.step_size, steps=self.steps, keep=rank)
+            return ascent(score, x, z, threat=self.threat, step_size=self.step_size, steps=self.steps, keep=rank).contiguous()
 
         return strongest(model, y, target, once, self.restarts)
 
@@ -101,8 +106,8 @@ class MIM(Attack):
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, draw: Draw, target: Tensor | None = None) -> Tensor:
         z = started(self.start, self.threat, x, draw.within("restart", 0))
-        score = score_of("cross_entropy", model, x, y, target)
-        return ascent(score, x, z, threat=self.threat, step_size=self.step_size, steps=self.steps, momentum=self.momentum)
+        score = score_of("cross_entropy", surrogate(model), x, y, target)
+        return ascent(score, x, z, threat=self.threat, step_size=self.step_size, steps=self.steps, momentum=self.momentum).contiguous()
 
 
 @settings
@@ -123,8 +128,8 @@ class CW(Attack):
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, draw: Draw, target: Tensor | None = None) -> Tensor:
         z = started(self.start, self.threat, x, draw.within("restart", 0))
-        score = score_of("margin", model, x, y, target, self.confidence)
-        return ascent(score, x, z, threat=self.threat, step_size=self.step_size, steps=self.steps)
+        score = score_of("margin", surrogate(model), x, y, target, self.confidence)
+        return ascent(score, x, z, threat=self.threat, step_size=self.step_size, steps=self.steps).contiguous()
 
 
 def strongest(model: nn.Module, y: Tensor, target: Tensor | None, once: Callable[[int], Tensor], restarts: int) -> Tensor:

@@ -7,8 +7,9 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from poise.attacks.compact import CompactAttack, Examples, Network, Search, State, at, choose, spread, succeeds
+from poise.attacks.compact import CompactAttack
 from poise.attacks.fab_projection import pairs
+from poise.attacks.search import Examples, Network, Search, State, at, choose, spread, succeeds
 from poise.core import papers
 from poise.core.errors import InputError
 from poise.core.seeds import Draw
@@ -22,6 +23,7 @@ class Square(CompactAttack):
     """Square attack (Andriushchenko et al. 2020, Algorithms 1 to 3), black-box, on the margin loss."""
 
     paper = papers.SQUARE
+    lanes = 64
     threat: Threat = Linf()
     queries: PositiveCount = 5000
     """Forward passes per example and restart, that of the first proposal included."""

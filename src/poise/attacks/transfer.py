@@ -18,19 +18,14 @@ from poise.attacks.ascent import Start, ascent, started
 from poise.attacks.attack import Attack
 from poise.core import papers
 from poise.core.errors import InputError
-from poise.core.papers import Paper
 from poise.core.seeds import Draw
 from poise.core.settings import Count, NonNegative, Number, Positive, PositiveCount, UnitInterval, settings
 from poise.losses import cross_entropy, margin, targeted_margin
 from poise.models.ensemble import EnsembleModule
+from poise.models.folding import surrogate
 from poise.models.layers import pooled
 from poise.models.resnet import ResNetModule
 from poise.threats import Linf, Threat
-
-SKIP_GRADIENT = Paper(
-    "Wu et al. 2020b", "Skip Connections Matter: On the Transferability of Adversarial Examples Generated with ResNets", "ICLR 2020"
-)
-DIVERSE_INPUTS = Paper("Xie et al. 2019", "Improving Transferability of Adversarial Examples with Input Diversity", "CVPR 2019")
 
 Loss = Literal["cross_entropy", "cw"]
 View = Callable[[Tensor], Tensor]
@@ -62,14 +57,14 @@ class SurrogateAttack(Attack):
         """The surrogate as this attack differentiates it; called once per step, in order."""
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, draw: Draw, target: Tensor | None = None) -> Tensor:
-        view = self.view(model, draw)
+        view = self.view(surrogate(model), draw)
 
         def score(z: Tensor) -> tuple[Tensor, Tensor]:
             logits = view(z)
             return self._loss(logits, y, target), logits
 
         z = started(self.start, self.threat, x, draw)
-        return ascent(score, x, z, threat=self.threat, step_size=self.step_size, steps=self.steps, momentum=self.momentum)
+        return ascent(score, x, z, threat=self.threat, step_size=self.step_size, steps=self.steps, momentum=self.momentum).contiguous()
 
     def _loss(self, logits: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
         if self.loss == "cross_entropy":
@@ -112,7 +107,7 @@ class MPGD(SurrogateAttack):
 class SGM(SurrogateAttack):
     """Skip gradient method: PGD with the gradient through the residual branch of every block scaled by `gamma`."""
 
-    paper = SKIP_GRADIENT
+    paper = papers.SKIP_GRADIENT
     threat: Threat = Linf()
     gamma: UnitInterval = 0.2
 
@@ -124,7 +119,7 @@ class SGM(SurrogateAttack):
 class MDI2FGSM(SurrogateAttack):
     """Momentum and diverse inputs: before each gradient every image is, or is not, shrunk and put on black at a random place."""
 
-    paper = DIVERSE_INPUTS
+    paper = papers.DIVERSE_INPUTS
     threat: Threat = Linf()
     start: Start = "zero"
     momentum: NonNegative = 1.0

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from poise.cli import attack, demo, evaluate, export, listing, pseudo_label, report, show, train
+from poise.cli import attack, demo, embed, evaluate, export, listing, pseudo_label, report, sanity, show, train, transfer
 from poise.core.errors import Interrupted, PoiseError
 from poise.core.version import __version__
 
@@ -23,8 +23,11 @@ app = typer.Typer(
 
 app.command("demo")(demo.demo)
 app.command("train")(train.train)
+app.command("transfer")(transfer.transfer)
 app.command("evaluate")(evaluate.evaluate)
 app.command("attack")(attack.attack)
+app.command("embed")(embed.embed)
+app.command("sanity")(sanity.sanity)
 app.command("report")(report.report)
 app.command("list")(listing.listing)
 app.command("show")(show.show)

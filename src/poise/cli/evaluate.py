@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from poise.cli.shared import DataDir, Device, Imports, drawn, import_files, print_table
 from poise.core.errors import SettingsError
+
+if TYPE_CHECKING:
+    from poise.evaluation import Protocol
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What was typed, but for what is evaluated."""
+
+    protocol: str | None
+    threat: str | None
+    epsilon: str | None
+    step_size: str | None
+    first: int | None
+    corruptions: Path | None
+    again: bool
 
 
 def evaluate(
@@ -18,76 +36,139 @@ def evaluate(
     model: Annotated[
         str | None, typer.Option(help="With --weights: a network such as ResNet18, or module:function that builds yours.")
     ] = None,
-    data: Annotated[str, typer.Option(help="With --weights: the data set, such as CIFAR10.")] = "CIFAR10",
-    protocol: Annotated[str | None, typer.Option(help="Protocol by name; by default the run's own, 'standard' for --weights.")] = None,
-    epsilon: Annotated[str | None, typer.Option(help="Linf epsilon of a protocol named here; by default 8/255.")] = None,
-    step_size: Annotated[str | None, typer.Option(help="Step size of a protocol named here; by default 2/255.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="A data set such as CIFAR10, a folder of images, or an .npz archive; by default the run's own, else CIFAR10."),
+    ] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="Protocol by name (poise list protocols); by default the run's own, 'standard' for --weights.")
+    ] = None,
+    threat: Annotated[str | None, typer.Option(help="Linf or L2, for a protocol named here; by default its own.")] = None,
+    epsilon: Annotated[str | None, typer.Option(help="Epsilon of a protocol named here; by default its own.")] = None,
+    step_size: Annotated[str | None, typer.Option(help="Step size of a protocol named here; by default scaled with epsilon.")] = None,
     first: Annotated[int | None, typer.Option(min=1, help="Only the first n test images.")] = None,
+    corruptions: Annotated[
+        Path | None, typer.Option(help="Instead of attacks: an unpacked CIFAR-10-C, CIFAR-100-C or Tiny-ImageNet-C folder.")
+    ] = None,
+    again: Annotated[bool, typer.Option("--again", help="Evaluate anew what has a record already.")] = False,
     out: Annotated[Path | None, typer.Option(help="With --weights: the record to write.")] = None,
     device: Device = "auto",
     data_dir: DataDir = None,
     imports: Imports = None,
 ) -> None:
-    """Attack a trained classifier and write the record.
+    """Attack a trained classifier and write the record. What was stopped goes on when the same is typed again.
 
     Examples:
 
       poise evaluate runs/generalist
 
-      poise evaluate runs/generalist --protocol standard --epsilon 8/255
+      poise evaluate runs/generalist --protocol zipper-linf
+
+      poise evaluate runs/generalist --protocol standard --threat L2 --epsilon 128/255
+
+      poise evaluate runs/generalist --corruptions CIFAR-10-C
 
       poise evaluate --weights mine.pt --model mynets:build --data CIFAR10 --out mine.json
+
+      poise evaluate --weights mine.pt --model ResNet18 --data my_photos --protocol autoattack
     """
-    import dataclasses
-
-    from poise.core.settings import from_json
-    from poise.engine import Run
-    from poise.engine.evaluations import evaluate_run, evaluate_weights
-    from poise.evaluation import Protocol, standard, strict
-    from poise.threats import Linf
-
     import_files(imports)
     if (weights is None) == (not runs):
         raise SettingsError("name run folders, or --weights FILE with --model")
-    named = {"standard": standard, "strict": strict}
-    if protocol is not None and protocol not in named:
-        raise SettingsError(f"--protocol {protocol!r} is unknown; must be one of {', '.join(named)}")
-    chosen: Protocol | None = None
-    if protocol is not None or weights is not None:
-        threat, size = Linf(epsilon=epsilon or "8/255"), step_size or "2/255"  # type: ignore[arg-type]  # checked by the settings
-        chosen = named[protocol or "standard"](threat, size)  # type: ignore[arg-type]
-    elif epsilon is not None or step_size is not None:
-        raise SettingsError(
-            "--epsilon and --step-size belong to a protocol named here, and a run's own has its own; add --protocol standard"
-        )
-    if weights is None and (model is not None or out is not None):
-        raise SettingsError("--model and --out go with --weights; a run knows its network and keeps its records")
-    progress = drawn()
+    asked = _Asked(protocol, threat, epsilon, step_size, first, corruptions, again)
+    where: dict[str, Any] = {"device": device, "data_dir": data_dir}
     if weights is not None:
-        if model is None:
-            raise SettingsError("--weights needs --model: a network such as ResNet18, or module:function")
-        assert chosen is not None
-        if first is not None:
-            chosen = dataclasses.replace(chosen, first=first)
-        path = evaluate_weights(
-            weights, model, data, chosen, out or weights.with_suffix(".record.json"), device=device, data_dir=data_dir, progress=progress
-        )
-        print_table([path])
-        typer.echo(f"record: {path}", err=True)
+        paths = [_weights(weights, model, data or "CIFAR10", out, asked, where)]
+    elif model is not None or out is not None:
+        raise SettingsError("--model and --out go with --weights; a run knows its network and keeps its records")
+    else:
+        paths = _runs(runs or [], checkpoint, data, asked, where)
+    from poise.core.distributed import join
+
+    if not join().leads:  # under torchrun the first rank speaks
         return
-    paths = []
-    for folder in runs or []:
-        run = Run.open(folder)
-        use = chosen or run.experiment.protocol
-        if first is not None:
-            use = from_json(Protocol, {**_plain(use), "first": first, "name": f"{use.name}-first{first}"})
-        paths.append(evaluate_run(run, checkpoint, device=device, data_dir=data_dir, protocol=use, progress=progress))
     print_table(paths)
     for path in paths:
+        _print_corruptions(path)
         typer.echo(f"record: {path}", err=True)
 
 
-def _plain(protocol: object) -> dict[str, object]:
-    from poise.core.settings import to_json
+def _weights(weights: Path, model: str | None, data: str, out: Path | None, asked: _Asked, where: dict[str, Any]) -> Path:
+    from poise.engine.own_weights import corrupt_weights, evaluate_weights
 
-    return to_json(protocol)
+    chosen = _chosen(asked, "standard")
+    if model is None:
+        raise SettingsError("--weights needs --model: a network such as ResNet18, or module:function")
+    if asked.corruptions is not None:
+        out = out or weights.with_suffix(".corruptions.json")
+        return corrupt_weights(weights, model, data, asked.corruptions, out, first=asked.first, progress=drawn(), **where)
+    assert chosen is not None
+    out = out or weights.with_suffix(".record.json")
+    return evaluate_weights(weights, model, data, _cut(chosen, asked.first), out, again=asked.again, progress=drawn(), **where)
+
+
+def _runs(runs: list[Path], checkpoint: str, data: str | None, asked: _Asked, where: dict[str, Any]) -> list[Path]:
+    from poise.engine import Run
+    from poise.engine.evaluations import corrupt_run, evaluate_run
+    from poise.engine.own_weights import data_named
+
+    chosen, progress = _chosen(asked, None), drawn()
+    if asked.corruptions is not None and data is not None:
+        raise SettingsError("--corruptions are those of the run's own test images; leave --data out")
+    other = data_named(data, where["data_dir"]) if data is not None else None
+    paths = []
+    for run in [Run.open(folder) for folder in runs]:
+        if asked.corruptions is not None:
+            paths.append(corrupt_run(run, asked.corruptions, checkpoint, first=asked.first, progress=progress, **where))
+            continue
+        use = _cut(chosen or run.experiment.protocol, asked.first)
+        paths.append(evaluate_run(run, checkpoint, protocol=use, other=other, again=asked.again, progress=progress, **where))
+    return paths
+
+
+def _chosen(asked: _Asked, default: str | None) -> Protocol | None:
+    """The protocol that was named, scaled as asked; the default where none was."""
+    from poise.core.settings import from_json
+    from poise.evaluation import PROTOCOLS
+    from poise.threats import Threat
+
+    scaled = [name for name in ("threat", "epsilon", "step_size") if getattr(asked, name) is not None]
+    if asked.corruptions is not None and (asked.protocol is not None or scaled):
+        raise SettingsError("--corruptions is an evaluation of its own; leave --protocol and its settings out, and run it beside")
+    name = asked.protocol or default
+    if name is None and scaled:
+        option = f"--{scaled[0].replace('_', '-')}"
+        raise SettingsError(f"{option} belongs to a protocol named here, and a run's own has its own; add --protocol standard")
+    if name is None:
+        return None
+    if name not in PROTOCOLS:
+        raise SettingsError(f"--protocol {name!r} is unknown; must be one of {', '.join(PROTOCOLS)}")
+    own = PROTOCOLS[name].scales
+    given = {} if asked.epsilon is None else {"epsilon": asked.epsilon}
+    made = from_json(Threat, {"type": asked.threat or type(own[0][0]).__name__, **given})  # type: ignore[type-abstract]
+    if asked.epsilon is None:
+        made = next((known for known, _ in own if type(known) is type(made)), made)
+    return PROTOCOLS[name].at(made, asked.step_size)
+
+
+def _cut(protocol: Protocol, first: int | None) -> Protocol:
+    return protocol if first is None else dataclasses.replace(protocol, first=first, name=f"{protocol.name}-first{first}")
+
+
+def _print_corruptions(path: Path) -> None:
+    """The 15 x 5 accuracies of a record that has them."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from poise.core.records import EvaluationRecord
+
+    found = EvaluationRecord.read(path).notes.get("corruptions")
+    if found is None:
+        return
+    table = Table(title=f"accuracy in percent by severity; mean {100 * found['mean']:.2f}", box=None, padding=(0, 2, 0, 0))
+    table.add_column("corruption", style="cyan")
+    for severity in range(1, 6):
+        table.add_column(str(severity), justify="right")
+    for name, row in found["accuracies"].items():
+        table.add_row(name, *(f"{100 * value:.2f}" for value in row))
+    Console().print(table)

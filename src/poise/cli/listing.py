@@ -28,18 +28,22 @@ KINDS = {
 
 
 def listing(
-    kind: Annotated[str | None, typer.Argument(help=f"{', '.join(KINDS)}, recipes; all of them by default.")] = None,
+    kind: Annotated[str | None, typer.Argument(help=f"{', '.join(KINDS)}, protocols, recipes; all of them by default.")] = None,
     imports: Imports = None,
 ) -> None:
-    """List every method, objective, attack, data set, network and recipe, with one line and its paper."""
-    if kind is not None and kind not in (*KINDS, "recipes"):
-        raise SettingsError(f"there is nothing called {kind!r} to list{did_you_mean(kind, [*KINDS, 'recipes'])}")
+    """List every method, objective, attack, data set, network, protocol and recipe, with one line and its paper."""
+    kinds = [*KINDS, "protocols", "recipes"]
+    if kind is not None and kind not in kinds:
+        raise SettingsError(f"there is nothing called {kind!r} to list{did_you_mean(kind, kinds)}")
+    from poise.evaluation import PROTOCOLS
     from poise.recipes import recipes  # registers everything
 
     import_files(imports)
     console = Console()
-    for word in [kind] if kind is not None and kind != "recipes" else [] if kind else KINDS:
+    for word in [kind] if kind in KINDS else [] if kind else KINDS:
         console.print(_table(word, [(name, line_of(cls), paper_of(cls)) for name, cls in _members(word)]))
+    if kind in (None, "protocols"):
+        console.print(_table("protocols", [(name, made.line, str(made.paper or "")) for name, made in PROTOCOLS.items()]))
     if kind in (None, "recipes"):
         tables: dict[str, list[tuple[str, str, str]]] = {}
         for name, made in recipes().items():

@@ -26,13 +26,21 @@ def report(
     """
     from poise.core.records import write_text
     from poise.reports import read_runs, table, to_csv, to_latex, to_markdown, write_report
+    from poise.reports.experts import experts_markdown
+    from poise.reports.sanity import verdict_markdown
 
     if format == "html":
         print_table(runs)
         page = write_report(runs, out or (runs[0] if len(runs) == 1 and runs[0].is_dir() else runs[0].parent) / "report.html")
         typer.echo(f"page: {page}")
         return
-    text = {"markdown": to_markdown, "csv": to_csv, "latex": to_latex}[format](table(read_runs(runs)))
+    read = read_runs(runs)
+    results = table(read)
+    text = {"markdown": to_markdown, "csv": to_csv, "latex": to_latex}[format](results)
+    if format == "markdown" and (experts := experts_markdown(results)):
+        text += f"\n{experts}"
+    if format == "markdown":
+        text += "".join(f"\n{verdict_markdown(verdict)}" for run in read for verdict in run.verdicts)
     if out is None:
         typer.echo(text)
     elif out.is_dir():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -62,9 +63,11 @@ def drawn() -> Progress:
     class Drawn(Progress):
         def __init__(self) -> None:
             self.bars: Bars | None = None
+            self.what, self.told = "", time.monotonic()
 
         def begin(self, what: str, total: int, unit: str) -> Callable[[int], None]:
             self.end()
+            self.what = what
             if not console.is_terminal:  # a log file wants lines, not a bar
                 return lambda done: None
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
@@ -73,6 +76,13 @@ def drawn() -> Progress:
             task = bars.add_task(what, total=total, unit=unit)
             bars.start()
             return lambda done: bars.advance(task, done)
+
+        def note(self, text: str) -> None:
+            if self.bars is not None:
+                self.bars.update(self.bars.task_ids[0], description=f"{self.what} ({text})")
+            elif time.monotonic() - self.told >= 60:
+                self.told = time.monotonic()
+                console.print(f"{self.what}: {text}", markup=False, highlight=False, soft_wrap=True)
 
         def end(self) -> None:
             if self.bars is not None:
@@ -96,5 +106,9 @@ def drawn() -> Progress:
 def print_table(paths: list[Path]) -> None:
     """The table of runs or records, on stdout."""
     from poise.reports import read_runs, table, to_terminal
+    from poise.reports.experts import experts_terminal
 
-    Console().print(to_terminal(table(read_runs(paths))))
+    results = table(read_runs(paths))
+    Console().print(to_terminal(results))
+    if (experts := experts_terminal(results)) is not None:
+        Console().print(experts)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from poise.cli.shared import DataDir, Device, Imports, import_files
+
+if TYPE_CHECKING:
+    from poise.engine import Experiment
 
 
 def show(
@@ -30,7 +34,6 @@ def show(
     """
     from poise.core.settings import override, read_file, to_json
     from poise.engine import Experiment, Run
-    from poise.engine.estimate import estimate_cost
     from poise.recipes import experiment as of_recipe
     from poise.recipes import recipes
 
@@ -45,4 +48,18 @@ def show(
     made = override(made, settings or [])
     typer.echo(json.dumps(to_json(made), indent=2))
     if estimate:
-        typer.echo("\n" + str(estimate_cost(made, device=device, data_dir=data_dir)))
+        typer.echo("\n" + _cost(made, device, data_dir))
+
+
+def _cost(experiment: Experiment, device: str, data_dir: Path | None) -> str:
+    """The estimate, or why there is none: showing settings fetches no data."""
+    from poise.core.errors import DataError
+    from poise.data.downloads import PublishedSource
+    from poise.engine.estimate import estimate_cost
+
+    if isinstance(experiment.data, PublishedSource):
+        experiment = dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, download=False))
+    try:
+        return str(estimate_cost(experiment, device=device, data_dir=data_dir))
+    except DataError as error:
+        return f"no estimate of time and memory, as the data are not here: {error}"

@@ -30,6 +30,10 @@ AUTOATTACK = Paper(
 )
 FAB = Paper("Croce & Hein 2020b", "Minimally Distorted Adversarial Examples with a Fast Adaptive Boundary Attack", "ICML 2020")
 SQUARE = Paper("Andriushchenko et al. 2020", "Square Attack: a Query-efficient Black-box Adversarial Attack via Random Search", "ECCV 2020")
+SKIP_GRADIENT = Paper(
+    "Wu et al. 2020b", "Skip Connections Matter: On the Transferability of Adversarial Examples Generated with ResNets", "ICLR 2020"
+)
+DIVERSE_INPUTS = Paper("Xie et al. 2019", "Improving Transferability of Adversarial Examples with Input Diversity", "CVPR 2019")
 
 TRADES = Paper("Zhang et al. 2019", "Theoretically Principled Trade-off between Robustness and Accuracy", "ICML 2019")
 MART = Paper("Wang et al. 2020", "Improving Adversarial Robustness Requires Revisiting Misclassified Examples", "ICLR 2020")

@@ -101,6 +101,12 @@ class EvaluationRecord:
     def worst_case_accuracy(self) -> float:
         return _share(self.worst_case())
 
+    @property
+    def corruption_accuracy(self) -> float | None:
+        """Mean accuracy over 15 common corruptions of 5 severities in [0, 1], where it was measured."""
+        found = self.notes.get("corruptions")
+        return float(found["mean"]) if found else None
+
     def write(self, path: str | Path) -> Path:
         """Write as JSON, atomically."""
         return write_text(path, json.dumps(dataclasses.asdict(self), indent=1))

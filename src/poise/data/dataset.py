@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import ClassVar
 
@@ -96,6 +97,15 @@ class Data:
         """(C, H, W) of every image."""
         channels, height, width = self.train.images.shape[1:]
         return channels, height, width
+
+    @property
+    def digest(self) -> str:
+        """Of all pixels and labels of both splits, so that a run can tell that its data were changed."""
+        digest = blake2b(digest_size=16)
+        for split in (self.train, self.test):
+            for column in (split.images, split.labels):
+                digest.update(column.cpu().contiguous().numpy().data)
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)

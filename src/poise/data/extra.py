@@ -109,7 +109,8 @@ class PseudoLabelled500K(Pool):
         except IsADirectoryError:
             raise DataError(f"{path} is a folder, must be a pickle") from None
         if not isinstance(found, dict) or "data" not in found or "extrapolated_targets" not in found:
-            raise DataError(f"{path} is not the pseudo-labelled pool: it lacks 'data' or 'extrapolated_targets'")
+            has = f"a dict of {', '.join(map(repr, found)) or 'nothing'}" if isinstance(found, dict) else f"a {type(found).__name__}"
+            raise DataError(f"{path} is not the pseudo-labelled pool: it lacks 'data' or 'extrapolated_targets'; it holds {has}")
         return of_array(np.asarray(found["data"]), path), np.asarray(found["extrapolated_targets"])
 
 
@@ -157,7 +158,8 @@ class Extra(Settings):
     """How a stream mixes images of a pool into its batches: drawn uniformly with replacement (Carmon et al. 2019)."""
 
     transparent = "pool"
-    pool: Pool = PseudoLabelled500K()
+    pool: Pool | None = PseudoLabelled500K()
+    """None: the learner's own training images once more, under the labels they have (self-training without unlabelled images)."""
     share: Annotated[float, BeforeValidator(number), Field(gt=0, le=1)] = 0.5
     """Share of every batch that comes from the pool. An epoch has as many images, labelled and extra, as there are labelled ones."""
 

@@ -74,7 +74,8 @@ class Feed:
         self.stream, self.seed, self.dtype, self.rank, self.world = stream, seed, dtype, rank, world
         self.split = split.to(device)
         self.device = self.split.images.device
-        self.pool = None if pool is None else _near(pool, self.device)
+        own = stream.extra is not None and stream.extra.pool is None
+        self.pool = self.split if own else None if pool is None else _near(pool, self.device)
         self.steps_per_epoch = len(split) // size if stream.drop_last else math.ceil(len(split) / size)
         self._epoch, self._order = 0, torch.arange(len(split), device=self.device)
 
@@ -138,7 +139,8 @@ class Feed:
 
 def open_pools(streams: Mapping[str, Stream], data: Data, data_dir: Path | str | None = None) -> dict[str, OpenedPool]:
     """The pool of each stream that has one, opened once each. Raises: DataError, StorageError (see `Pool.open`)."""
-    wanted = {name: stream.extra.pool for name, stream in streams.items() if stream.extra is not None}
+    asked = {name: stream.extra.pool for name, stream in streams.items() if stream.extra is not None}
+    wanted = {name: pool for name, pool in asked.items() if pool is not None}
     opened: dict[Pool, OpenedPool] = {}
     for pool in wanted.values():
         if pool not in opened:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,9 @@ from poise.core.modes import evaluating
 from poise.core.settings import Number, PositiveCount, Settings, settings
 from poise.data import Split
 from poise.engine.regret import regrets
-from poise.evaluation.predictions import attacked, device_of, predict
+from poise.evaluation.predictions import attacked, device_of
 from poise.learners import Learner
+from poise.losses import cross_entropy
 from poise.objectives import NT
 
 GLOBAL = "global"
@@ -37,7 +38,9 @@ class Diagnosis(Settings):
     geometry: bool = True
     """Distances between learners, and cosines between the gradients of their losses, each at its own weights."""
     regret: bool = True
-    """Regrets and Theorem 1's bound, of 0-1 losses."""
+    """Regrets and Theorem 1's bound, of `loss`."""
+    loss: Literal["clipped_cross_entropy", "zero_one"] = "clipped_cross_entropy"
+    """The loss in [0, 1] that regrets are of: min(cross-entropy, 1), or 1 minus accuracy."""
     delta: Number = 0.05
     """The bound holds with probability 1 - delta."""
 
@@ -55,30 +58,46 @@ class Diagnosis(Settings):
         return {f"diagnosis/{name}": value for name, value in found.items()}
 
     def regrets(self, lines: Sequence[Mapping[str, Any]], learners: Mapping[str, Learner]) -> dict[str, float]:
-        """From the lines of metrics so far, those of epochs that were diagnosed. NT's task is natural accuracy, others' robust accuracy."""
+        """From the lines of metrics so far, those of epochs that were diagnosed. NT's task is the natural loss, others' the robust one."""
         tasks = {name: "natural" if isinstance(learner.policy.objective, NT) else "robust" for name, learner in learners.items()}
         diagnosed = [line for line in lines if f"diagnosis/{GLOBAL}/natural" in line]
         history = [
-            {name: {task: 1 - line[f"diagnosis/{name}/{task}"] for task in ("natural", "robust")} for name in (*learners, GLOBAL)}
+            {
+                name: {task: self._loss_of(line, f"diagnosis/{name}/{task}") for task in ("natural", "robust")}
+                for name in (*learners, GLOBAL)
+            }
             for line in diagnosed
         ]
         return {f"regret/{name}": value for name, value in regrets(history, tasks, self.delta).items()}
 
+    def _loss_of(self, line: Mapping[str, Any], accuracy: str) -> float:
+        return 1 - line[accuracy] if self.loss == "zero_one" else line[f"{accuracy} loss"]
+
 
 def accuracies(networks: Mapping[str, nn.Module], split: Split, attack: Attack, seed: int) -> dict[str, float]:
-    """For each network `a` "a/natural", "a/robust" (images made against itself) and, for every other b, "a/on images of b"."""
+    """For each network `a` "a/natural", "a/robust" (images made against itself) and, for every other b, "a/on images of b".
+
+    Beside the first two "a/natural loss" and "a/robust loss", the mean of min(cross-entropy, 1). All are in [0, 1].
+    """
     found = {}
     for name, network in networks.items():
-        found[f"{name}/natural"] = _share(predict(network, split), split)
-        batches = list(attacked(network, split, attack, seed=seed))
-        x_adv, predicted = (torch.cat(column) for column in zip(*batches, strict=True))
-        found[f"{name}/robust"] = _share(predicted.cpu(), split)
+        device, dtype = device_of(network)
+        labels = split.labels.to(device)
+        x_adv = torch.cat([images for images, _ in attacked(network, split, attack, seed=seed)])
+        for task, images in (("natural", split.pixels(dtype=dtype).to(device)), ("robust", x_adv)):
+            logits = _logits(network, images)
+            found[f"{name}/{task}"] = _accuracy(logits, labels)
+            found[f"{name}/{task} loss"] = float(cross_entropy(logits, labels).clamp(max=1).double().mean())
         for other, judge in networks.items():
             if other != name:
-                with evaluating(judge), torch.no_grad():
-                    labels = torch.cat([judge(part).argmax(1) for part in x_adv.split(256)])
-                found[f"{other}/on images of {name}"] = _share(labels.cpu(), split)
+                found[f"{other}/on images of {name}"] = _accuracy(_logits(judge, x_adv), labels)
     return found
+
+
+@torch.no_grad()
+def _logits(network: nn.Module, images: Tensor) -> Tensor:
+    with evaluating(network):
+        return torch.cat([network(part) for part in images.split(256)])
 
 
 def distances(networks: Mapping[str, nn.Module]) -> dict[str, float]:
@@ -98,8 +117,18 @@ def cosines(learners: Mapping[str, Learner], split: Split, now: Now) -> dict[str
     return {f"cosine/{a}-{b}": float(torch.nn.functional.cosine_similarity(gradients[a], gradients[b], dim=0)) for a, b in pairs}
 
 
-def _share(predicted: Tensor, split: Split) -> float:
-    return float((predicted == split.labels.cpu()).sum()) / len(split)
+def _accuracy(logits: Tensor, labels: Tensor) -> float:
+    return float((logits.argmax(1) == labels).sum()) / len(labels)
+
+
+def theory(lines: Sequence[Mapping[str, Any]], epoch: int, diagnosis: Diagnosis) -> dict[str, Any]:
+    """What a record says of the theory: regrets and bound as they stood at this epoch, of which loss and with which delta; or nothing."""
+    told = [line for line in lines if line.get("epoch", 0) <= epoch and "regret/tradeoff" in line]
+    if not told:
+        return {}
+    rounds = sum(f"diagnosis/{GLOBAL}/natural" in line for line in lines if line.get("epoch", 0) <= epoch)
+    numbers = {name.removeprefix("regret/"): value for name, value in told[-1].items() if name.startswith("regret/")}
+    return {"epoch": told[-1]["epoch"], "rounds": rounds, "loss": diagnosis.loss, "delta": diagnosis.delta, **numbers}
 
 
 def _flat(tensors: Sequence[Tensor]) -> Tensor:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from poise.core.batches import Batch, Now
 from poise.data import Feed
+from poise.engine.devices import choose_device
 from poise.engine.experiment import Experiment
-from poise.engine.loop import choose_device
 from poise.evaluation.protocol import device_name
 from poise.learners import Learner, Policy
 from poise.learners.precision import precision

@@ -1,29 +1,87 @@
-"""Evaluating weights, a run's or a user's own: records, galleries, adversarial images."""
+"""Evaluating a run: records, galleries, adversarial images."""
 
 from __future__ import annotations
 
 import dataclasses
-import importlib
+import hashlib
 import io
-import sys
+import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from poise.attacks import Attack
-from poise.core.errors import SettingsError
+from poise.attacks.compact import CompactAttack
+from poise.core.distributed import World, join
+from poise.core.errors import DataError, RunError, SettingsError
 from poise.core.records import EvaluationRecord, check_writable, write_bytes
-from poise.core.settings import from_json, to_json
-from poise.data import Data, DataSource
-from poise.engine.checkpoints import foreign_weights, load_into, write_tensors
-from poise.engine.loop import choose_device
+from poise.core.settings import to_json
+from poise.data import Data, Split
+from poise.engine.checkpoints import write_tensors
+from poise.engine.devices import choose_device
+from poise.engine.diagnostics import theory
+from poise.engine.experiment import Experiment
 from poise.engine.progress import Progress
 from poise.engine.runs import Run
+from poise.evaluation.columns import Watch
+from poise.evaluation.corruption import evaluate_corruptions
 from poise.evaluation.predictions import Advance, accuracy, attacked, predict
-from poise.evaluation.protocol import Protocol, digest_of, evaluate, gallery
-from poise.models import Network
+from poise.evaluation.protocol import Protocol, digest_of, digest_of_images, evaluate, gallery
+
+KEPT = "{} is there already, of the same weights, images and attacks; to evaluate anew: poise evaluate --again"
+
+
+class Shown(Watch):
+    """Draws an evaluation as progress of a run; `title` says whose."""
+
+    def __init__(self, progress: Progress, title: str) -> None:
+        self.progress, self.title = progress, title
+
+    def begin(self, name: str, count: int) -> Advance:
+        return self.progress.begin(f"{self.title}: {name}", count, "images")
+
+    def note(self, text: str) -> None:
+        self.progress.note(text)
+
+    def say(self, sentence: str) -> None:
+        self.progress.say(f"{self.title}: {sentence}")
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a record must say to be the record of these weights, images and attacks."""
+
+    weights: str
+    images: str
+    attacks: list[dict[str, Any]]
+
+    @classmethod
+    def of(cls, network: nn.Module, split: Split, attacks: tuple[Attack, ...]) -> Measurement:
+        return cls(digest_of(network), digest_of_images(split), to_json(attacks))
+
+    def done(self, path: Path) -> EvaluationRecord | None:
+        """The record at `path` if it is this measurement's; None for another one, a damaged one or none."""
+        try:
+            record = EvaluationRecord.read(path)
+        except RunError:
+            return None
+        found = (record.model_digest, record.notes.get("images"), [attack.settings for attack in record.attacks])
+        return record if found == (self.weights, self.images, self.attacks) else None
+
+    def place(self, path: Path) -> Path:
+        """`path`, or where a record of other attacks or images has taken it, one with a few digits more in its name."""
+        try:
+            record = EvaluationRecord.read(path)
+        except RunError:
+            return path
+        if (record.notes.get("images"), [attack.settings for attack in record.attacks]) == (self.images, self.attacks):
+            return path
+        digits = hashlib.sha256(json.dumps([self.images, self.attacks], sort_keys=True).encode()).hexdigest()[:6]
+        return path.with_name(f"{path.stem}-{digits}.json")
 
 
 def evaluate_run(
@@ -35,107 +93,110 @@ def evaluate_run(
     protocol: Protocol | None = None,
     progress: Progress | None = None,
     data: Data | None = None,
+    other: Data | None = None,
+    again: bool = False,
 ) -> Path:
     """Run the experiment's protocol (or another) on the weights `which`; returns the path of the record.
 
-    If "last" and "selected" are the same weights, the record is copied, not computed again.
-    Raises: RunError, CheckpointError, SettingsError, DataError, StorageError.
+    A record that is there already is kept unless `again`, and one of the same weights, images and attacks is copied; an evaluation
+    that was killed goes on. Under torchrun all ranks call this and share AutoAttack; the first one writes.
+    data: the run's own, if it is at hand; other: other images to test on, of the same shape and classes.
+    Raises: RunError, CheckpointError, SettingsError, DataError, InputError, StorageError.
     """
-    experiment, progress = run.experiment, progress or Progress()
-    protocol = protocol or experiment.protocol
-    suffix = "" if protocol == experiment.protocol else f"-{protocol.name}"
+    world, experiment, protocol = join(), run.experiment, protocol or run.experiment.protocol
+    progress = progress if progress is not None and world.leads else Progress()
+    suffix = ("" if protocol == experiment.protocol else f"-{protocol.name}") + ("" if other is None else f"-on-{other.name}")
     path = run.path / "records" / f"{which.replace(' ', '_')}{suffix}.json"
     check_writable(path)
-    network = run.network(which).to(choose_device(device))
-    data = data or experiment.data.load(data_dir)
-    if which == "last" and (same := _same_evaluation(path.with_name(f"selected{suffix}.json"), network, data, protocol)) is not None:
-        return dataclasses.replace(same, checkpoint=which).write(path)
-
-    def begin(name: str, count: int) -> Advance:
-        return progress.begin(f"{experiment.name} ({which}): {name}", count, "images")
-
-    notes: dict[str, object] = {"epoch": run.facts(which)["epoch"], "selection": experiment.selection, "data": list(data.notes)}
-    if experiment.published is not None:
-        row = experiment.published
-        columns = {name: value for name, value in zip(row.columns, row.values, strict=True) if value is not None}
-        spread = dict(zip(row.columns, row.spread, strict=False))
-        notes["published"] = {"table": row.table, "row": row.row, "columns": columns, "spread": spread, "runs": row.runs, "note": row.note}
-    record = evaluate(
-        network,
-        data,
-        protocol,
-        begin=begin,
-        named=experiment.title or experiment.name,
-        checkpoint=which,
-        run=run.name,
-        group=experiment.group,
-        seed=experiment.seed,
-        notes=notes,
-    )
+    network, about = run.network(which).to(choose_device(device)), _about(run, which, other)
+    data = _fitting(run, which, other) if other is not None else data or experiment.data.load(data_dir)
+    about["notes"]["data"] = list(data.notes)
+    wanted = Measurement.of(network, protocol.images(data.test), protocol.attacks)
+    path = wanted.place(path) if suffix else path
+    if not again and wanted.done(path) is not None:
+        progress.say(KEPT.format(path))
+        return path
+    same = None if again else next(filter(None, map(wanted.done, sorted(path.parent.glob("*.json")))), None)
+    if same is not None:
+        return _written(dataclasses.replace(same, checkpoint=which, protocol=protocol.name), path, world)
+    about |= {"watch": Shown(progress, f"{experiment.name} ({which})"), "named": experiment.title or experiment.name}
+    record = evaluate(network, data, protocol, journal=journal_of(path), world=world, **about)
     progress.end()
-    if protocol.attacks and not suffix:
-        shown = gallery(network, data.test, protocol.attacks[0])
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, **shown)  # type: ignore[arg-type]
-        write_bytes(run.path / "records" / "gallery.npz", buffer.getvalue())
-    return record.write(path)
+    if protocol.attacks and not suffix and world.leads:
+        _write_gallery(run, network, data, protocol)
+    return _written(record, path, world)
 
 
-def _same_evaluation(path: Path, network: nn.Module, data: Data, protocol: Protocol) -> EvaluationRecord | None:
-    """The record at `path` if it says what evaluating this network by this protocol would say."""
-    if not path.exists():
-        return None
-    record = EvaluationRecord.read(path)
-    found = (record.model_digest, [attack.settings for attack in record.attacks], record.count)
-    wanted = (digest_of(network), [to_json(attack) for attack in protocol.attacks], protocol.first or len(data.test))
-    return record if found == wanted else None
+def _written(record: EvaluationRecord, path: Path, world: World) -> Path:
+    """The path, to which the first rank has written the record."""
+    world.led(lambda: record.write(path))
+    return path
 
 
-def evaluate_weights(
-    weights: Path,
-    model: str,
-    data: str,
-    protocol: Protocol,
-    out: Path,
+def corrupt_run(
+    run: Run,
+    folder: Path,
+    which: str = "selected",
     *,
     device: str = "auto",
     data_dir: Path | None = None,
+    first: int | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """Evaluate a user's own checkpoint; `model` is a registered network or `module:function` that builds one.
+    """Mean accuracy over the common corruptions in `folder` (see `evaluate_corruptions`), as a record of the run.
 
-    Raises: SettingsError, CheckpointError, DataError; InputError when the network does not give logits.
+    Raises: RunError, CheckpointError, SettingsError, DataError, StorageError.
     """
-    progress = progress or Progress()
-    check_writable(out)
-    source = from_json(DataSource, {"type": data})  # type: ignore[type-abstract]
-    loaded = source.load(data_dir)
-    network = _built(model, loaded)
-    load_into(network, foreign_weights(weights), str(weights))
-    network = network.to(choose_device(device)).eval()
-
-    def begin(name: str, count: int) -> Advance:
-        return progress.begin(f"{weights.name}: {name}", count, "images")
-
-    record = evaluate(network, loaded, protocol, begin=begin, named=weights.stem, checkpoint=str(weights), group=weights.stem)
+    experiment, progress = run.experiment, progress or Progress()
+    path = run.path / "records" / f"{which.replace(' ', '_')}-corruptions{f'-first{first}' if first is not None else ''}.json"
+    check_writable(path)
+    network = run.network(which).to(choose_device(device))
+    data = experiment.data.load(data_dir)
+    watch, named = Shown(progress, f"{experiment.name} ({which})"), experiment.title or experiment.name
+    about = _about(run, which, None)
+    record = evaluate_corruptions(network, data, folder, first=first, watch=watch, journal=journal_of(path), named=named, **about)
     progress.end()
-    return record.write(out)
+    return record.write(path)
 
 
-def _built(model: str, data: Data) -> nn.Module:
-    if ":" not in model:
-        return from_json(Network, {"type": model}).build(data.shape, len(data.classes), seed=0)  # type: ignore[type-abstract]
-    module, _, function = model.partition(":")
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        made = getattr(importlib.import_module(module), function)()
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise SettingsError(f"--model {model!r} must be a network's name or module:function that builds one, but {error}") from None
-    finally:
-        sys.path.pop(0)
-    if not isinstance(made, nn.Module):
-        raise SettingsError(f"--model {model!r} returned {type(made).__name__}, must return a torch.nn.Module")
-    return made
+def _about(run: Run, which: str, other: Data | None) -> dict[str, Any]:
+    """What a record says of the run; a paper's row only on the run's own images."""
+    experiment, facts = run.experiment, run.facts(which)
+    notes: dict[str, Any] = {"epoch": facts["epoch"], "selection": experiment.selection}
+    if experiment.diagnosis is not None and (told := theory(run.metrics(), facts["epoch"], experiment.diagnosis)):
+        notes["theory"] = told
+    if experiment.published is not None and other is None:
+        notes["published"] = _published(experiment)
+    return {"checkpoint": which, "run": run.name, "group": experiment.group, "seed": experiment.seed, "notes": notes}
+
+
+def _published(experiment: Experiment) -> dict[str, Any]:
+    row = experiment.published
+    assert row is not None
+    columns = {name: value for name, value in zip(row.columns, row.values, strict=True) if value is not None}
+    spread = dict(zip(row.columns, row.spread, strict=False))
+    return {"table": row.table, "row": row.row, "columns": columns, "spread": spread, "runs": row.runs, "note": row.note}
+
+
+def _fitting(run: Run, which: str, data: Data) -> Data:
+    """The data. Raises: DataError unless they have the shape and the number of classes that the run was trained on."""
+    facts = run.facts(which)
+    if data.shape != tuple(facts["shape"]) or len(data.classes) != len(facts["classes"]):
+        trained = f"{list(facts['shape'])} and {len(facts['classes'])} classes, as {run.name} was trained on"
+        raise DataError(f"{data.name}: images are {list(data.shape)} of {len(data.classes)} classes, must be {trained}")
+    return data
+
+
+def journal_of(path: Path) -> Path:
+    """Where the evaluation whose record will be `path` keeps what it has finished."""
+    return path.with_name(f".{path.stem}.unfinished")
+
+
+def _write_gallery(run: Run, network: nn.Module, data: Data, protocol: Protocol) -> None:
+    attack = next((attack for attack in protocol.attacks if not isinstance(attack, CompactAttack)), protocol.attacks[0])
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **gallery(network, data.test, attack))  # type: ignore[arg-type]
+    write_bytes(run.path / "records" / "gallery.npz", buffer.getvalue())
 
 
 def save_adversarial(

@@ -14,7 +14,9 @@ from poise.engine.diagnostics import Diagnosis
 from poise.engine.placement import PlacementName
 from poise.evaluation import Protocol
 from poise.learners.averages import SWA
+from poise.learners.compiled import CompileName
 from poise.learners.precision import PrecisionName
+from poise.learners.synchronised import Statistics
 from poise.methods import Joint, Method
 from poise.models import DigitsCNN, Network
 
@@ -78,6 +80,8 @@ class Experiment(Settings):
     protocol: Protocol = Protocol()
     """The evaluation on the test set that ends the run."""
     precision: PrecisionName = "auto"
+    compile: CompileName = "auto"
+    """Compile crafting and losses, and record crafting as a CUDA graph: "auto" does so on GPUs. What fails is said and done without."""
     keep_last: PositiveCount = 2
     """Number of complete checkpoints kept to go on from."""
     keep_epochs: tuple[PositiveCount, ...] = ()
@@ -90,6 +94,10 @@ class Experiment(Settings):
     """A run folder or weights file to start from (fine-tuning); its digest is recorded."""
     placement: PlacementName = "auto"
     """Under torchrun: all learners on every rank, each with a part of the batch, or every learner on ranks of its own."""
+    statistics: Statistics = "averaged"
+    """Batch normalisation where several ranks share a learner. "local" and "averaged": over each rank's own part of a batch; the running
+    statistics that are evaluated, saved and gone on with from an epoch's end are the first rank's, or their mean over the ranks.
+    "synchronised": over the whole batch, with sums over the ranks in every forward, as one rank would do it."""
     deterministic: bool = True
     """On GPUs, use deterministic kernels only, so that the same seed gives the same bits."""
     published: Published | None = None

@@ -19,8 +19,8 @@ from poise.core.distributed import ALONE, World
 from poise.core.errors import SettingsError
 from poise.data import Feed
 from poise.learners import Learner, Policy
+from poise.learners.synchronised import Statistics, synchronise
 from poise.methods import Method
-from poise.objectives import Objective
 
 PlacementName = Literal["auto", "by-data", "by-learner"]
 WORTH_IT = 1.25
@@ -31,19 +31,23 @@ WORTH_IT = 1.25
 class Placement:
     """world: all ranks; groups: for each learner that lives on this rank, the ranks that share it; spread: whether by learner;
 
-    shares: for every learner of the run, how many ranks share it.
+    shares: for every learner of the run, how many ranks share it; statistics: what becomes of theirs of batch normalisation.
     """
 
     world: World
     groups: Mapping[str, World]
     spread: bool
     shares: Mapping[str, int]
+    statistics: Statistics = "averaged"
 
     def local(self, learners: Mapping[str, Learner]) -> dict[str, Learner]:
-        """The learners of this rank, told with whom they sum."""
+        """The learners of this rank, told with whom they sum. Raises: SettingsError for what cannot be synchronised."""
         here = {name: learner for name, learner in learners.items() if name in self.groups}
         for name, learner in here.items():
             learner.world, learner.across = self.groups[name], self.world if self.spread else ALONE
+            learner.statistics = self.statistics
+            if self.statistics == "synchronised":
+                synchronise(learner.network, learner.world)
         return here
 
     def group_of_stream(self, name: str) -> World | None:
@@ -88,14 +92,14 @@ def slowest(costs: Mapping[str, float], ranks: Mapping[str, list[int]], size: in
     return max(sum(costs[name] / len(held) for name, held in ranks.items() if rank in held) for rank in range(size))
 
 
-def placed(name: PlacementName, method: Method, world: World, diagnosing: bool = False) -> Placement:
+def placed(name: PlacementName, method: Method, world: World, diagnosing: bool = False, statistics: Statistics = "averaged") -> Placement:
     """Where the learners of `method` live. All ranks call this together.
 
-    diagnosing: learners are compared with each other while training, for which a rank needs all of them.
+    diagnosing: learners are compared with each other while training, for which a rank needs all of them; statistics: see `Experiment`.
     Raises: SettingsError where learners cannot be placed as asked.
     """
     policies = method.policies()
-    everywhere = Placement(world, dict.fromkeys(policies, world), spread=False, shares=dict.fromkeys(policies, world.size))
+    everywhere = Placement(world, dict.fromkeys(policies, world), False, dict.fromkeys(policies, world.size), statistics)
     reason = (
         f"{type(method).__name__}'s learners meet in every step" if not method.separable else "diagnosis compares learners" * diagnosing
     )
@@ -109,17 +113,16 @@ def placed(name: PlacementName, method: Method, world: World, diagnosing: bool =
         return everywhere
     groups = {learner: world.part(held) for learner, held in ranks.items()}
     here = {learner: group for learner, group in groups.items() if group is not None}
-    return Placement(world, here, spread=True, shares={learner: len(held) for learner, held in ranks.items()})
+    return Placement(world, here, True, {learner: len(held) for learner, held in ranks.items()}, statistics)
 
 
 def check_shares(placement: Placement, method: Method, feeds: Mapping[str, Feed]) -> None:
     """Raises: SettingsError where ranks that share a learner could not do what one rank does."""
     for name, group in placement.groups.items():
-        objective = method.policies()[name].objective
-        if group.size > 1 and type(objective).exchange is not Objective.exchange:
-            kind = type(objective).__name__
+        microbatch = method.policies()[name].microbatch
+        if group.size > 1 and placement.statistics == "synchronised" and microbatch is not None:
             raise SettingsError(
-                f"learner {name!r}: {kind} pairs up examples of the whole batch, so it must be on one rank, not {group.size}"
+                f"learner {name!r}: microbatch = {microbatch}: must be none with statistics = 'synchronised', which are of whole batches"
             )
     for name, feed in feeds.items():
         stream, left = feed.stream, len(feed.split) % feed.stream.batch_size
@@ -133,9 +136,11 @@ def check_shares(placement: Placement, method: Method, feeds: Mapping[str, Feed]
 def shares_changed(before: Mapping[str, int] | None, placement: Placement, learners: Mapping[str, Learner]) -> str:
     """What is to be said where a run goes on with its learners shared by another number of ranks, or nothing.
 
-    Each rank normalises by its own part of the batch and keeps its own running statistics, which are averaged over ranks at the end
-    of every epoch.
+    Where statistics are not synchronised, each rank normalises by its own part of the batch and gathers its own running statistics,
+    until at the end of every epoch they are averaged over ranks, or the first rank's are taken.
     """
+    if placement.statistics == "synchronised":
+        return ""
     normed = any(isinstance(module, _NormBase) for learner in learners.values() for module in learner.network.modules())
     if not normed or before is None or dict(before) == dict(placement.shares):
         return ""

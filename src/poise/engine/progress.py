@@ -12,6 +12,9 @@ class Progress:
         """A piece of work of `total` units begins; returns what is called with the units just done."""
         return lambda done: None
 
+    def note(self, text: str) -> None:
+        """How the work in progress stands, in a few words."""
+
     def end(self) -> None:
         """The piece of work is done."""
 

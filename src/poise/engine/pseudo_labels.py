@@ -20,7 +20,7 @@ from poise.core.records import check_writable, writing
 from poise.data.images import image_files
 from poise.data.parts import Parts, names_in, of_array, of_files, of_npy, of_npz
 from poise.data.pickles import read_pickle
-from poise.engine.loop import choose_device
+from poise.engine.devices import choose_device
 from poise.engine.progress import Progress
 from poise.engine.runs import Run
 
@@ -98,7 +98,8 @@ def parts_of(images: Path, channels: int) -> Parts:
     with images.open("rb") as file:
         found = read_pickle(file, images)
     if not isinstance(found, dict) or "data" not in found:
-        raise DataError(f"{images} is no .npz, .npy or pickle of images: it lacks 'data'")
+        has = f"a dict of {', '.join(map(repr, found)) or 'nothing'}" if isinstance(found, dict) else f"a {type(found).__name__}"
+        raise DataError(f"{images} is no .npz, .npy or pickle of images: it lacks 'data'; it holds {has}")
     return of_array(np.asarray(found["data"]), images)
 
 

@@ -1,7 +1,8 @@
 """Zipper's theory as numbers (Section 3.4): regrets of the base learners, and Theorem 1's bound on the global learner's error.
 
-Losses are 0-1 losses on fixed images, so that every function l_a^t is the same for all t; the infimum over all weights is replaced
-by the minimum over all networks seen. The theorem asks for convex losses, so for networks this is a diagnostic, not a guarantee.
+Losses lie in [0, 1] and are of fixed images, so that every function l_a^t is the same for all t; the infimum over all weights is
+replaced by the minimum over all networks seen. The theorem asks for convex losses, so for networks this is a diagnostic, not a
+guarantee.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def regrets(history: Sequence[Mapping[str, Losses]], tasks: Mapping[str, str], d
 
     history: for each round, the losses of every network by its name, "global" among them; tasks: each base learner's task.
     Returns the regret of every base learner, "tradeoff" R_T (Definition 1: their mean), "global" the global learner's present loss
-    on all tasks, "best" the least such loss of a network seen, and "bound" on the former: best + R_T / T + deviation.
+    on all tasks, "best" the least such loss of a network seen, "deviation" and "bound" on the former: best + R_T / T + deviation.
     """
     networks = [losses for moment in history for losses in moment.values()]
     found = {
@@ -41,5 +42,7 @@ def regrets(history: Sequence[Mapping[str, Losses]], tasks: Mapping[str, str], d
         return sum(losses[task] for task in tasks.values()) / len(tasks)
 
     best = min(map(overall, networks))
-    bound = best + tradeoff / len(history) + deviation(len(history), delta)
-    return {**found, "tradeoff": tradeoff, "global": overall(history[-1]["global"]), "best": best, "bound": bound}
+    chance = deviation(len(history), delta)
+    bound = best + tradeoff / len(history) + chance
+    present = overall(history[-1]["global"])
+    return {**found, "tradeoff": tradeoff, "global": present, "best": best, "deviation": chance, "bound": bound}

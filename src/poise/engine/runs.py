@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from poise.core.errors import CheckpointError, RunError, SettingsError, StorageError
@@ -81,6 +82,17 @@ class Run:
         if not isinstance(about, dict):
             raise RunError(f"{self.path / 'run.json'} is damaged: it must hold a JSON object")
         return about
+
+    def lock(self) -> FileLock:
+        """Keep other processes from training this run until the lock is released or this process ends. Raises: RunError."""
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise RunError(f"{self.path} is being trained by another process; wait for it, or stop it first") from None
+        except OSError as error:
+            raise StorageError(f"{self.path} cannot be written to: {error.strerror or error}") from None
+        return lock
 
     def check_unchanged(self, identity: dict[str, Any]) -> None:
         """`identity`: facts with the group and seed of an experiment. Raises: RunError when experiment.json is another one."""
@@ -181,7 +193,7 @@ class Run:
 
 def _counts(path: Path) -> bool:
     """Whether a file makes its folder occupied: what `Run.create` leaves when killed does not."""
-    return path.name != "run.json" and not path.name.endswith(".part")
+    return path.name not in ("run.json", ".lock") and not path.name.endswith(".part")
 
 
 def _kept_for_good(path: Path) -> bool:

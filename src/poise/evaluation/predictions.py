@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from poise.attacks.attack import Attack, check_labels, check_logits
+from poise.core.exact import exact
 from poise.core.modes import crafting, evaluating
 from poise.core.seeds import Draw, key_of
 from poise.data.dataset import Split
@@ -33,7 +34,7 @@ def _batches(model: nn.Module, split: Split, batch_size: int) -> Iterator[tuple[
 def predict(model: nn.Module, split: Split, batch_size: int = 256) -> Tensor:
     """Predicted labels on the natural images [N], int64, on the CPU. Raises: InputError for a network of the wrong shape."""
     predicted = []
-    with evaluating(model):
+    with evaluating(model), exact(device_of(model)[0]):
         for x, y, _ in _batches(model, split, batch_size):
             logits = model(x)
             classes = check_logits(logits, len(y))
@@ -54,7 +55,7 @@ def attacked(
     for x, y, ids in _batches(model, split, batch_size):
         with crafting(model, "evaluating"):
             x_adv = attack.perturb(model, x, y, Draw(key_of(seed, "evaluate", attack.name), ids)).detach()
-            with torch.no_grad():
+            with torch.no_grad(), exact(x_adv.device):
                 logits = model(x_adv)
         check_logits(logits, len(y))
         yield x_adv, logits.argmax(1)

@@ -7,54 +7,68 @@ import platform
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from poise.attacks import CW, FGSM, MIM, PGD, Attack
-from poise.core.errors import SettingsError
-from poise.core.records import AttackRecord, EvaluationRecord
+from poise.attacks import Attack
+from poise.core.distributed import ALONE, World
+from poise.core.errors import PoiseError, SettingsError, did_you_mean
+from poise.core.records import EvaluationRecord
 from poise.core.settings import PositiveCount, Settings, settings, to_json
 from poise.core.version import __version__
 from poise.data.dataset import Data, Split
-from poise.evaluation.predictions import Advance, attacked, device_of, predict, predict_under
-from poise.threats import Linf, Threat
+from poise.evaluation.columns import Watch, columns_of
+from poise.evaluation.experts import natural_notes
+from poise.evaluation.journal import Journal
+from poise.evaluation.predictions import attacked, device_of, predict
 
 
 @settings
 class Protocol(Settings):
-    """Attacks that are run one by one on every image; the worst case over all of them is taken per example."""
+    """Attacks that are run one by one on every image; the worst case over all of them is taken per example.
+
+    Wherever a protocol is expected its name may stand (`poise list protocols`): `protocol=zipper-linf`.
+    """
+
+    named: ClassVar[dict[str, Callable[[], Protocol]]] = {}
+    """The named protocols, each under its paper's threat."""
 
     name: str = "standard"
     attacks: tuple[Attack, ...] = ()
     first: PositiveCount | None = None
-    """Only the first n images of the split; None takes all."""
+    """Only n images of the split; None takes all."""
+    chosen: Literal["first", "dverge"] = "first"
+    """Which n: the first ones, or those of 10,000 that DVERGE and Synergy-of-Experts take (`published_subset`)."""
+    note: str = ""
+    """What a reader of its numbers must know; the record says it."""
+
+    @classmethod
+    def coerce(cls, value: object) -> object:
+        """The protocol of that name. Raises: SettingsError for an unknown one."""
+        if not isinstance(value, str) or value == cls.__name__:
+            return value
+        if value not in cls.named:
+            raise SettingsError(f"there is no protocol {value!r}{did_you_mean(value, cls.named)}")
+        return cls.named[value]()
 
     def __post_init__(self) -> None:
         names = [attack.name for attack in self.attacks]
         if len(set(names)) < len(names):
             raise SettingsError(f"Protocol.attacks = {names}: every attack must have another name")
 
+    def images(self, split: Split) -> Split:
+        """The images that are evaluated. Raises: InputError for more than there are."""
+        if self.first is None:
+            return split
+        if self.chosen == "first":
+            return split.first(self.first)
+        from poise.evaluation.transfer import published_subset  # it needs this module's digests
 
-def standard(threat: Threat | None = None, step_size: float = 2 / 255) -> Protocol:
-    """FGSM, PGD-20, PGD-100, MIM-20 and CW-100 with the step counts they are named after (uniform start, one restart)."""
-    threat = threat or Linf()
-    common: dict[str, Any] = {"threat": threat, "step_size": step_size}
-    attacks = (FGSM(threat=threat), PGD(**common), PGD(steps=100, **common), MIM(**common), CW(**common))
-    return Protocol(name="standard", attacks=attacks)
-
-
-def strict(threat: Threat, step_size: float) -> Protocol:
-    """PGD-20, and for the worst case PGD-100 with 3 restarts and PGD-100 on the margin: what small data needs to be honest."""
-    common: dict[str, Any] = {"threat": threat, "step_size": step_size}
-    attacks = (PGD(**common), PGD(steps=100, restarts=3, **common), PGD(steps=100, loss="margin", **common))
-    return Protocol(name="strict", attacks=attacks)
-
-
-Begin = Callable[[str, int], Advance]
-"""(attack's name, number of examples) -> what is called as they finish."""
+        return published_subset(split, self.first)
 
 
 def evaluate(
@@ -66,43 +80,61 @@ def evaluate(
     split_name: str = "test",
     seed: int = 0,
     batch_size: int = 256,
-    begin: Begin | None = None,
+    watch: Watch | None = None,
+    journal: Path | None = None,
     named: str = "",
+    world: World = ALONE,
     **about: Any,
 ) -> EvaluationRecord:
     """Run the protocol on `data.test` (or `split`) and write down every prediction.
 
+    batch_size: of attacks other than AutoAttack and its components, which choose their own. watch: is told how far it is. journal:
+    a folder that keeps what is finished, so that an evaluation killed and started again goes on; it is removed at the end.
+    world: ranks that call this together (`poise.core.distributed.join()`) share the work of AutoAttack and its components, and each
+    returns the record that one rank alone would.
     named: the record's display name; about: its fields that say what was evaluated: checkpoint, run, group, seed, notes.
+    Raises: InputError for a network or images that do not fit; StorageError where `journal` cannot be written.
     """
-    started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
-    split = split if split is not None else data.test
-    if protocol.first is not None:
-        split = split.first(protocol.first)
-    natural = predict(model, split, batch_size)
-    attacks = []
-    for attack in protocol.attacks:
-        tick = time.perf_counter()
-        advance = begin(attack.name, len(split)) if begin is not None else None
-        predicted = predict_under(model, split, attack, seed=seed, batch_size=batch_size, advance=advance)
-        attacks.append(AttackRecord(attack.name, to_json(attack), predicted.tolist(), time.perf_counter() - tick))
+    clock = time.perf_counter()
+    split = protocol.images(split if split is not None else data.test)
+    facts = {"model": digest_of(model), "images": digest_of_images(split), "attacks": to_json(protocol.attacks), "seed": seed}
+    record = about_record(model, data, split, facts["model"], batch_size, about)
+    kept = world.in_turn(lambda: Journal(journal, {**facts, "poise": __version__}))
+    shared: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "world": world}
+    try:
+        attacks = columns_of(model, split, protocol.attacks, journal=kept, watch=watch or Watch(), **shared)
+    except PoiseError:
+        if world.leads:
+            kept.drop_if_empty()
+        raise
+    record["notes"] |= {"images": facts["images"], **({"protocol": protocol.note} if protocol.note else {})}
+    record |= {"model": named or type(model).__name__, "evaluation_seed": seed, "split": split_name, "protocol": protocol.name}
+    made = EvaluationRecord(**record, attacks=attacks, seconds=time.perf_counter() - clock)
+    world.exchange("")  # no rank reads the journal any more
+    if world.leads:
+        kept.close()
+    return made
+
+
+def about_record(model: nn.Module, data: Data, split: Split, digest: str, batch_size: int, about: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a record that do not depend on attacks, with the predictions on the natural images; `about` goes first."""
     device, _ = device_of(model)
-    return EvaluationRecord(
-        model=named or type(model).__name__,
-        model_digest=digest_of(model),
-        evaluation_seed=seed,
-        dataset=data.name,
-        split=split_name,
-        classes=list(data.classes),
-        protocol=protocol.name,
-        labels=split.labels.tolist(),
-        natural=natural.tolist(),
-        attacks=attacks,
-        seconds=time.perf_counter() - clock,
-        started=started,
-        device=device_name(device),
-        versions={"poise": __version__, "torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()},
-        **{"checkpoint": "", "run": "", "group": "", "seed": 0, **about},
-    )
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "model_digest": digest,
+        "dataset": data.name,
+        "classes": list(data.classes),
+        "labels": split.labels.tolist(),
+        "natural": predict(model, split, batch_size).tolist(),
+        "device": device_name(device),
+        "versions": {"poise": __version__, "torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()},
+        "checkpoint": "",
+        "run": "",
+        "group": "",
+        "seed": 0,
+        **about,
+        "notes": {**about.get("notes", {}), **natural_notes(model, split, batch_size)},
+    }
 
 
 def gallery(model: nn.Module, split: Split, attack: Attack, *, seed: int = 0, count: int = 12) -> dict[str, np.ndarray]:
@@ -128,7 +160,15 @@ def digest_of(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())  # bytes: numpy has no bfloat16
+    return digest.hexdigest()
+
+
+def digest_of_images(split: Split) -> str:
+    """SHA-256 over shapes, pixels, labels and numbers of the images."""
+    digest = hashlib.sha256(str(list(split.images.shape)).encode())
+    for tensor in (split.images, split.labels, split.ids):
+        digest.update(tensor.cpu().contiguous().numpy().data)
     return digest.hexdigest()
 
 

@@ -21,14 +21,17 @@ import torch
 from torch import Tensor, nn
 
 from poise.attacks.apgd import APGD
+from poise.attacks.attack import check_images
 from poise.attacks.autoattack import PUBLISHED, Progress, Result, Version
 from poise.attacks.autoattack import AutoAttack as NativeAutoAttack
-from poise.attacks.compact import CompactAttack, find_batch_size
+from poise.attacks.compact import CompactAttack
 from poise.attacks.fab import FAB
+from poise.attacks.lanes import find_batch_size
 from poise.attacks.square import Square
 from poise.core.errors import SettingsError
 from poise.core.modes import evaluating
 from poise.core.seeds import everyone
+from poise.interop.autoattack_flags import flags
 from poise.threats import L2, Linf, Threat
 
 ORDER: dict[str, tuple[str, ...]] = {
@@ -182,6 +185,7 @@ class AutoAttack:
         Raises: InputError and RunError as `poise.attacks.AutoAttack.run`.
         """
         self._say(f"using {self.version} version including {', '.join(self.attacks_to_run)}.")
+        self._warn(x_orig[:bs], y_orig[:bs])
         result = self._run(self.attacks_to_run, x_orig, y_orig, bs, state_path, self._reporter(len(x_orig)))
         x_adv = result.x_adv.to(x_orig.device)
         return (x_adv, result.predicted.to(y_orig.device)) if return_labels else x_adv
@@ -239,6 +243,14 @@ class AutoAttack:
         if name == "fab-t":
             return replace(self.fab, targeted=True, n_restarts=1).native()  # one restart whatever is set, as in the package
         return self.apgd_targeted.native() if name == "apgd-t" else self.square.native()
+
+    def _warn(self, x: Tensor, y: Tensor) -> None:
+        if self.device is not None:
+            self.model.to(self.device)
+        device = self._device(x)
+        check_images(x, "x_orig")
+        for sentence in flags(self.model, x.to(device), y.to(device), self.version):
+            self._say(f"Warning: {sentence}.")
 
     def _device(self, x: Tensor) -> torch.device:
         return next((parameter.device for parameter in self.model.parameters()), x.device)

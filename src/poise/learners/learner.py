@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,11 +18,14 @@ from poise.core.settings import Positive, PositiveCount, Settings, registered, s
 from poise.data.augment import Augmentation
 from poise.data.extra import Extra
 from poise.learners.averages import Average, Weights, accumulate, copied, load_weights, weights_of
-from poise.learners.folding import Folded
-from poise.learners.optimizers import SGD, Optimizer
+from poise.learners.compiled import Compilation, FixedShape
+from poise.learners.optimizers import SGD, Optimizer, gradients_of
 from poise.learners.perturbations import Keep, WeightPerturbation, perturbed
 from poise.learners.precision import Precision, precision
+from poise.learners.recording import in_order
 from poise.learners.schedules import Constant, Schedule
+from poise.learners.synchronised import Statistics
+from poise.models.folding import Folded, any_layout
 from poise.objectives import NT, Examples, Objective, Terms
 from poise.objectives.watch import WATCH, minimised
 
@@ -60,7 +64,15 @@ class Policy(Settings):
 class Learner:
     """A network with all that changes while one loss trains it: optimizer, average, accumulators."""
 
-    def __init__(self, name: str, policy: Policy, network: nn.Module, world: World = ALONE, arithmetic: Precision | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        policy: Policy,
+        network: nn.Module,
+        world: World = ALONE,
+        arithmetic: Precision | None = None,
+        compilation: Compilation | None = None,
+    ) -> None:
         self.name = name
         self.policy = policy
         self.network = network
@@ -68,11 +80,17 @@ class Learner:
         """The ranks that hold this learner, each with its part of the batch."""
         self.across = ALONE
         """The ranks over which the run's learners are spread; alone where every rank holds all of them."""
+        self.statistics: Statistics = "averaged"
+        """What becomes of BatchNorm's running statistics where several ranks hold this learner (see `agree`)."""
         self.arithmetic = arithmetic or precision("float32", torch.device("cpu"))
+        self.layout = self.arithmetic.layout if any_layout(network) else torch.contiguous_format
+        """Order in memory of images, and of what the network computes from them."""
+        network.to(memory_format=self.layout)  # type: ignore[call-overload]
         self.optimizer = policy.optimizer.build(network.parameters())
         self.average: Weights | None = copied(weights_of(network)) if policy.average is not None else None
         self.accumulators: dict[str, Weights] = {}
         self._folded: Folded | None = None
+        self._fixed = None if compilation is None else FixedShape(name, self.arithmetic, compilation)
 
     @property
     def weights(self) -> Weights:
@@ -96,17 +114,14 @@ class Learner:
             group["lr"] = learning_rate
 
         self.optimizer.zero_grad(set_to_none=True)  # before crafting, which then has their memory
-        with crafting(self.network, objective.craft_mode), self.arithmetic.context():
-            parts = batch.split(self.policy.microbatch or max(1, len(batch)))
-            model = self._crafted_against(objective)
-            shown = objective.exchange([_in_order(objective.craft(model, part, now)) for part in parts], now)
+        parts, shown = self.craft(objective, batch, now)
         denominators = self._denominators(shown, batch)
 
         moves = self._perturb(objective, shown, denominators, now)
         with training(self.network):
-            metrics = self._backward(objective, shown, denominators, now)
-        gradients = [parameter.grad for parameter in self.network.parameters() if parameter.grad is not None]
-        self.world.sum_(gradients)
+            backward = partial(self._backward, objective, shown, denominators, now)
+            metrics = backward() if self._fixed is None else self._fixed.differentiated(self.network, parts, backward)
+        self.world.sum_(gradients_of(self.network))
         if self.policy.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.policy.clip)
         self.optimizer.step()
@@ -117,12 +132,21 @@ class Learner:
             self.policy.average.update(self.average, self.weights, now)
         return metrics
 
+    def craft(self, objective: Objective, batch: Batch, now: Now) -> tuple[list[Batch], Sequence[Examples]]:
+        """The microbatches of a batch and what the network is shown for each; nothing moves. `now` is within this learner."""
+        with crafting(self.network, objective.craft_mode), self.arithmetic.context():
+            batch = replace(batch, x=batch.x.contiguous(memory_format=self.layout))
+            parts = batch.split(self.policy.microbatch or max(1, len(batch)))
+            model = self._crafted_against(objective)
+            craft = objective.craft if self._fixed is None or isinstance(objective, NT) else partial(self._fixed.craft, objective)
+            return parts, objective.exchange([in_order(craft(model, part, now), self.layout) for part in parts], now, self.world)
+
     def _crafted_against(self, objective: Objective) -> nn.Module:
         """The network, or what equals it in evaluating mode and is faster. The copy is made once and refreshed at every step."""
         if objective.craft_mode != "evaluating" or isinstance(objective, NT):  # NT asks the network nothing
             return self.network
         if self._folded is None:
-            self._folded = Folded(self.network)
+            self._folded = Folded(self.network, torch.bfloat16 if self.arithmetic.autocast else None)
         return self._folded.refreshed()
 
     def _denominators(self, shown: Sequence[Examples], batch: Batch) -> dict[str, Tensor | int]:
@@ -205,11 +229,19 @@ class Learner:
             self.average = copied(weights)
 
     def agree(self) -> None:
-        """Average BatchNorm's running statistics over the ranks that share the learner; between two calls each gathers its own."""
+        """Make BatchNorm's running statistics the same on the ranks that share the learner; between two calls each gathers its own.
+
+        They become their mean over the ranks ("averaged") or the first rank's ("local"); synchronised ones are the same already.
+        """
+        if self.world.size == 1 or self.statistics == "synchronised":
+            return
         sets = [self.weights, *([self.average] if self.average is not None else []), *self.accumulators.values()]
         running = [tensor for each in sets for name, tensor in each.items() if name.endswith(("running_mean", "running_var"))]
-        if self.world.size > 1:
-            self.world.sum_(running)
+        if self.statistics == "local" and not self.world.leads:
+            for tensor in running:
+                tensor.zero_()
+        self.world.sum_(running)
+        if self.statistics == "averaged":
             for tensor in running:
                 tensor.div_(self.world.size)
 
@@ -249,19 +281,9 @@ class Learner:
         for name, tensor in state.items():
             if name.startswith("optimizer/"):
                 _, index, key = name.split("/", 2)
-                self.optimizer.state[parameters[int(index)]][key] = tensor.clone().to(tensor.device)
-
-
-def _in_order(examples: Any) -> Any:
-    """The same examples with images in the usual order in memory, whatever order the crafting network's gradients had (see `Folded`)."""
-    changes: dict[str, Any] = {}
-    for field in fields(examples):
-        value = getattr(examples, field.name)
-        if isinstance(value, Tensor):
-            changes[field.name] = value.contiguous()
-        elif is_dataclass(value):  # examples made of examples
-            changes[field.name] = _in_order(value)
-    return replace(examples, **changes)
+                parameter = parameters[int(index)]
+                kept = torch.empty_like(parameter, device=tensor.device) if tensor.shape == parameter.shape else torch.empty_like(tensor)
+                self.optimizer.state[parameter][key] = kept.copy_(tensor)
 
 
 def _reduced(terms: Terms, examples: Examples, denominators: dict[str, Any]) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Iterable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from poise.core.errors import SettingsError
 from poise.core.settings import NonNegative, Positive, Settings, UnitInterval, settings
@@ -36,7 +36,9 @@ class SGD(Optimizer):
             raise SettingsError("SGD.nesterov = True: needs momentum > 0")
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        return torch.optim.SGD(parameters, self.learning_rate, self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov)
+        given, fused = _fused(parameters)
+        decay = self.weight_decay
+        return torch.optim.SGD(given, self.learning_rate, self.momentum, weight_decay=decay, nesterov=self.nesterov, fused=fused)
 
 
 @settings
@@ -49,7 +51,8 @@ class Adam(Optimizer):
     """The constant added to the denominator (torch: eps)."""
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        return torch.optim.Adam(parameters, self.learning_rate, eps=self.stability, weight_decay=self.weight_decay)
+        given, fused = _fused(parameters)
+        return torch.optim.Adam(given, self.learning_rate, eps=self.stability, weight_decay=self.weight_decay, fused=fused)
 
 
 @settings
@@ -60,4 +63,21 @@ class AdamW(Optimizer):
     weight_decay: NonNegative = 1e-2
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(parameters, self.learning_rate, weight_decay=self.weight_decay)
+        given, fused = _fused(parameters)
+        return torch.optim.AdamW(given, self.learning_rate, weight_decay=self.weight_decay, fused=fused)
+
+
+def _fused(parameters: Iterable[nn.Parameter]) -> tuple[list[nn.Parameter], bool | None]:
+    """The parameters, and True where all lie on a GPU: there one kernel moves them all. None leaves the choice to torch."""
+    given = list(parameters)
+    return given, True if given and all(parameter.is_cuda for parameter in given) else None
+
+
+def gradients_of(network: nn.Module) -> list[Tensor]:
+    """The gradients that there are, on GPUs in their parameters' order in memory, on which fused optimizers insist."""
+    held = [parameter for parameter in network.parameters() if parameter.grad is not None]
+    for parameter in held:
+        assert parameter.grad is not None
+        if parameter.is_cuda and parameter.grad.stride() != parameter.stride():
+            parameter.grad = torch.empty_like(parameter).copy_(parameter.grad)
+    return [parameter.grad for parameter in held if parameter.grad is not None]

@@ -21,6 +21,11 @@ class Precision:
     autocast: bool
     device: torch.device
 
+    @property
+    def layout(self) -> torch.memory_format:
+        """Order of images and weights in memory: channels last on GPUs; on CPUs its weight gradients are not safe (see `Folded`)."""
+        return torch.channels_last if self.device.type == "cuda" else torch.contiguous_format
+
     def context(self) -> AbstractContextManager[object]:
         """Around every forward of training and crafting."""
         return torch.autocast(self.device.type, torch.bfloat16) if self.autocast else nullcontext()

@@ -19,7 +19,7 @@ from poise.core import papers, seeds
 from poise.core.batches import Batch, Now
 from poise.core.errors import SettingsError
 from poise.core.modes import CraftMode, crafting
-from poise.core.settings import NonNegative, PositiveCount, settings
+from poise.core.settings import NonNegative, PositiveCount, UnitInterval, settings
 from poise.data.stream import Stream
 from poise.learners import SGD, Learner, Metrics, Policy, Step
 from poise.learners.averages import load_weights
@@ -28,6 +28,7 @@ from poise.methods.method import Build, Method
 from poise.models.ensemble import EnsembleModule, Output
 from poise.models.resnet import ResNetModule
 from poise.models.small_cnn import PlainModule
+from poise.objectives.natural import NT
 from poise.objectives.objective import Examples, Objective, Terms
 from poise.threats import Linf
 
@@ -98,6 +99,8 @@ class DVERGE(Method):
     """PGD on each expert itself, for adversarial training; None: distilled images only."""
     diversity_weight: NonNegative = 1.0
     """Factor on the distilled images' loss."""
+    natural_until: UnitInterval = 0.0
+    """Share of the epochs in which every expert first trains by itself on natural images, where no trained ensemble is at hand."""
     craft_mode: CraftMode = "training"
     """Mode of the experts while images are distilled and attacked."""
     output: Output = "mean_probabilities"
@@ -137,6 +140,8 @@ class DVERGE(Method):
 
     def step(self, learners: Mapping[str, Learner], batches: Mapping[str, Batch], now: Now) -> Metrics:
         source, target = batches["source"], batches["target"]
+        if now.epoch <= self.natural_until * now.epochs + 1e-9:
+            return {key: value for name in self.names for key, value in learners[name].descend(NT(), source, now).items()}
         distilled = [self.distil(learners[name], source, target, now) for name in self.names]
         metrics: Metrics = {}
         for index, name in enumerate(self.names):

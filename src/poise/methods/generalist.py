@@ -24,6 +24,7 @@ from poise.learners import EMA, SGD, Constant, Learner, Metrics, PiecewiseLinear
 from poise.learners.averages import Weights, load_weights, warmed_up
 from poise.methods.idle import idle_epochs, moments
 from poise.methods.method import Build, Method
+from poise.methods.overlap import side_by_side
 from poise.objectives import AT, NT
 
 PAIR = ("natural", "robust")
@@ -77,6 +78,9 @@ class Generalist(Method):
     idle: bool = True
     """Leave out the epochs of a learner that cannot reach the global one: its share is zero until it is next overwritten, and the
     overwriting leaves nothing of its past (no momentum kept, no own average kept). The global learner's bits stay the same."""
+    overlap: bool = False
+    """On one GPU, let the learners' steps run side by side on two streams. The numbers stay the same; without a GPU nothing changes.
+    What it gains depends on how much of the GPU one learner leaves free, and has not been measured."""
 
     def __post_init__(self) -> None:
         names = [*PAIR, *(other.name for other in self.others)]
@@ -112,9 +116,11 @@ class Generalist(Method):
             self._redistribute(learners)
 
         metrics: Metrics = {}
-        for name, policy in self.policies().items():  # theta_n, then theta_r
-            if name in learners and not self.is_idle(name, now):
-                metrics |= learners[name].descend(policy.objective, batches[name], now)
+        with side_by_side(next(iter(learners.values())).arithmetic.device, self.overlap) as lane:
+            for name, policy in self.policies().items():  # theta_n, then theta_r
+                if name in learners and not self.is_idle(name, now):
+                    with lane():
+                        metrics |= learners[name].descend(policy.objective, batches[name], now)
 
         decay = warmed_up(self.decay, now.step) if self.decay_warmup else self.decay
         mixing = self.mixing(now)

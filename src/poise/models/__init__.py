@@ -10,6 +10,7 @@ from poise.models.ensemble import (
     log_votes,
     mean_logits,
 )
+from poise.models.folding import Folded, foldable, surrogate
 from poise.models.layers import Activation, Classifier, Shortcut, Standardise
 from poise.models.mixture import Mixture, MixtureModule
 from poise.models.network import CIFAR10_NORMALISATION, Collective, Network, Normalisation, Shape
@@ -33,6 +34,7 @@ __all__ = [
     "DualHeadModule",
     "Ensemble",
     "EnsembleModule",
+    "Folded",
     "Mixture",
     "MixtureModule",
     "Network",
@@ -51,7 +53,9 @@ __all__ = [
     "VGGModule",
     "WideResNet",
     "confidence_of",
+    "foldable",
     "log_mean_probabilities",
     "log_votes",
     "mean_logits",
+    "surrogate",
 ]

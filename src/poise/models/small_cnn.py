@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from poise.core import papers
 from poise.core.papers import Paper
-from poise.core.settings import settings
+from poise.core.settings import PositiveCount, settings
 from poise.models.layers import Classifier
 from poise.models.network import Network, Shape
 
@@ -39,10 +39,14 @@ class DigitsCNN(Network):
 
     smallest: ClassVar[int] = 2
 
+    width: PositiveCount = 16
+    """Channels of the first convolution; the others have twice as many."""
+
     def module(self, shape: Shape, classes: int) -> nn.Module:
         channels, height, width = shape
-        layers = [*conv_bn_relu(channels, 16, 3, 1), *conv_bn_relu(16, 32, 3, 2), *conv_bn_relu(32, 32, 3, 1), nn.Flatten()]
-        return PlainModule(layers, 32 * -(-height // 2) * -(-width // 2), classes)
+        first, wide = self.width, 2 * self.width
+        layers = [*conv_bn_relu(channels, first, 3, 1), *conv_bn_relu(first, wide, 3, 2), *conv_bn_relu(wide, wide, 3, 1), nn.Flatten()]
+        return PlainModule(layers, wide * -(-height // 2) * -(-width // 2), classes)
 
 
 @settings

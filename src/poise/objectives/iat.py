@@ -12,6 +12,7 @@ from poise.attacks.ascent import Ascent
 from poise.attacks.pgd import score_of
 from poise.core import papers
 from poise.core.batches import Batch, Now
+from poise.core.distributed import ALONE, World
 from poise.core.modes import CraftMode
 from poise.core.settings import settings
 from poise.losses import cross_entropy
@@ -43,7 +44,7 @@ class Interpolated(Examples):
 class IAT(Objective[Interpolated]):
     """Half mixup on images, half mixup on adversarial examples of the unmixed images, each with its own lambda ~ Beta(1, 1) and order.
 
-    Partners are found among all the microbatches of a step on this rank.
+    Partners are found in the whole batch, over all microbatches and ranks.
     """
 
     paper = papers.IAT
@@ -60,11 +61,11 @@ class IAT(Objective[Interpolated]):
 
         return Interpolated(batch.y, branch(batch.x, "natural"), branch(x_adv, "adversarial"))
 
-    def exchange(self, examples: Sequence[Interpolated], now: Now) -> Sequence[Interpolated]:
+    def exchange(self, examples: Sequence[Interpolated], now: Now, world: World = ALONE) -> Sequence[Interpolated]:
         """Mix each branch with its own permutation of the whole step."""
-        y, sizes = torch.cat([part.y for part in examples]), [len(part.y) for part in examples]
-        natural = _mixed([part.natural for part in examples], y, sizes)
-        adversarial = _mixed([part.adversarial for part in examples], y, sizes)
+        counts = [int(text) for text in world.exchange(str(sum(len(part.y) for part in examples)))]
+        natural = _mixed([part.natural for part in examples], counts, world)
+        adversarial = _mixed([part.adversarial for part in examples], counts, world)
         return [replace(part, natural=n, adversarial=a) for part, n, a in zip(examples, natural, adversarial, strict=True)]
 
     def loss(self, model: nn.Module, examples: Interpolated, now: Now) -> Terms:
@@ -75,11 +76,21 @@ class IAT(Objective[Interpolated]):
         }
 
 
-def _mixed(parts: Sequence[Mixture], y: Tensor, sizes: list[int]) -> list[Mixture]:
-    x, share = torch.cat([part.x for part in parts]), torch.cat([part.share for part in parts])
-    order = torch.argsort(torch.cat([part.key for part in parts]), stable=True)
-    own = share.view(-1, *[1] * (x.dim() - 1))
-    pieces = zip((own * x + (1 - own) * x[order]).split(sizes), y[order].split(sizes), parts, strict=True)
+def _mixed(parts: Sequence[Mixture], counts: list[int], world: World) -> list[Mixture]:
+    """The parts with their images mixed. counts: examples on each rank; the images of all ranks meet on every rank."""
+    here = slice(sum(counts[: world.rank]), sum(counts[: world.rank + 1]))
+    everyone = [torch.cat(each) for each in zip(*((part.x, part.other, part.key) for part in parts), strict=True)]
+    if world.size > 1:
+        whole = [each.new_zeros(sum(counts), *each.shape[1:]) for each in everyone]
+        for total, each in zip(whole, everyone, strict=True):
+            total[here] = each
+        world.sum_(whole)
+        everyone = whole
+    x, y, key = everyone
+    partner = torch.argsort(key, stable=True)[here]
+    own = torch.cat([part.share for part in parts]).view(-1, *[1] * (x.dim() - 1))
+    sizes = [len(part.x) for part in parts]
+    pieces = zip((own * x[here] + (1 - own) * x[partner]).split(sizes), y[partner].split(sizes), parts, strict=True)
     return [replace(part, x=images, other=others) for images, others, part in pieces]
 
 

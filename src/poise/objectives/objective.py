@@ -16,6 +16,7 @@ from typing import ClassVar, Generic, TypeVar
 from torch import Tensor, nn
 
 from poise.core.batches import Batch, Now
+from poise.core.distributed import ALONE, World
 from poise.core.modes import CraftMode
 from poise.core.papers import Paper
 from poise.core.settings import Settings
@@ -53,8 +54,11 @@ class Objective(Settings, Generic[E], family="objective"):
     def craft(self, model: nn.Module, batch: Batch, now: Now) -> E:
         """The examples the network is shown at this step. Weights are frozen; ALL random draws happen here."""
 
-    def exchange(self, examples: Sequence[E], now: Now) -> Sequence[E]:
-        """What the microbatches of one step take from each other once all are crafted (the partners of mixup); nothing by default."""
+    def exchange(self, examples: Sequence[E], now: Now, world: World = ALONE) -> Sequence[E]:
+        """What the microbatches of one step take from each other once all are crafted (the partners of mixup); nothing by default.
+
+        world: the ranks that hold the other parts of the batch; all of them call this together.
+        """
         return examples
 
     @abstractmethod

@@ -17,7 +17,8 @@ from poise.losses import cross_entropy, divergence
 from poise.objectives.objective import Examples, Objective, Terms
 from poise.objectives.watch import watched
 
-Symmetric = Literal["symmetric_kl", "js", "squared_l2"]
+Symmetric = Literal["symmetric_kl", "js", "reversed_js", "squared_l2"]
+"""The paper prints JS with its arguments in an order that reads either way; reversed, each half is the KL from the mean."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from poise.attacks.ascent import Ascent, Score
 from poise.core import papers
@@ -42,13 +44,17 @@ class TRADES(AdversarialObjective):
     def loss(self, model: nn.Module, examples: Adversarial, now: Now) -> Terms:
         """Three forwards, as released, each of which moves BatchNorm's statistics; nothing is detached.
 
+        The last one has the first one's logits, so it is taken only where statistics move, and without a graph.
         Watched: the cross-entropies of Squeeze Training's Fig. 5; the share of "collaborative" is that of examples of lower loss.
         """
         if self.outer_order == "natural_first":
             first, adversarial_logits = model(examples.x), model(examples.x_adv)
         else:
             adversarial_logits, first = model(examples.x_adv), model(examples.x)
-        robust = divergence(self.divergence, model(examples.x), adversarial_logits)
+        robust = divergence(self.divergence, first, adversarial_logits)
+        if _moves_statistics(model):
+            with torch.no_grad():
+                model(examples.x)
         natural, adversarial = cross_entropy(first, examples.y), cross_entropy(adversarial_logits, examples.y)
         collaborative = adversarial < natural
         return {
@@ -58,3 +64,7 @@ class TRADES(AdversarialObjective):
             **watched("adversarial", adversarial, ~collaborative),
             **watched("collaborative", adversarial, collaborative),
         }
+
+
+def _moves_statistics(model: nn.Module) -> bool:
+    return any(isinstance(part, _NormBase) and part.training and part.track_running_stats for part in model.modules())

@@ -10,10 +10,13 @@ from torch import Tensor, nn
 
 from poise.core import papers
 from poise.core.batches import Batch, Now
+from poise.core.errors import SettingsError
 from poise.core.modes import CraftMode
 from poise.core.settings import settings
 from poise.objectives.at import Adversarial, AdversarialObjective
+from poise.objectives.fat import FAT
 from poise.objectives.objective import Examples, Objective, Terms
+from poise.objectives.rst import RST, WeightedRST
 from poise.objectives.trades import TRADES
 from poise.objectives.watch import minimised
 
@@ -28,7 +31,7 @@ class Two(Examples):
 
 @settings
 class TwoExamples(Objective[Two]):
-    """The mean of an objective's loss over two independent adversarial examples, or per image the larger one.
+    """The mean of an objective's loss over two independent (or friendly) adversarial examples, or per image the larger one.
 
     What does not depend on the adversarial example (the natural term of TRADES) is the same in both, so that only the
     regularisation differs.
@@ -36,8 +39,16 @@ class TwoExamples(Objective[Two]):
 
     transparent = "objective"
     paper = papers.SQUEEZE_TRAINING
-    objective: AdversarialObjective = TRADES()
+    objective: Objective[Adversarial] = TRADES()
+    """One that shows one adversarial example per image, whose weight doesn't depend on it."""
     reduce: Literal["mean", "max"] = "mean"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.objective, AdversarialObjective | FAT | RST | WeightedRST):
+            raise SettingsError(
+                f"TwoExamples.objective = {type(self.objective).__name__}: must show one adversarial example per image whose weight "
+                "doesn't depend on it, as AT, TRADES, MART, BAT, CollaborativeTraining, RST, WeightedRST and FAT do"
+            )
 
     @property
     def craft_mode(self) -> CraftMode:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -45,7 +56,8 @@ class TwoExamples(Objective[Two]):
 
     def craft(self, model: nn.Module, batch: Batch, now: Now) -> Two:
         again = replace(now, scope=f"{now.scope}/second")
-        return Two(batch.y, self.objective.craft(model, batch, now), self.objective.craft(model, batch, again))
+        first, second = self.objective.craft(model, batch, now), self.objective.craft(model, batch, again)
+        return Two(batch.y, first, second, weights=first.weights)
 
     def loss(self, model: nn.Module, examples: Two, now: Now) -> Terms:
         """The objective's forwards for the first example, then for the second."""

@@ -2,6 +2,8 @@
 
 from poise.recipes import (
     digits,
+    ensembles_cifar10,
+    ensembles_digits,
     generalist_ablations,
     generalist_cifar10,
     gowal2020,
@@ -10,6 +12,7 @@ from poise.recipes import (
     squeeze_training,
     squeeze_training_ablations,
     squeeze_training_extra,
+    synergy_of_experts,
     trades_matched,
     zipper_baselines,
 )
@@ -18,6 +21,8 @@ from poise.recipes.registry import Recipe, experiment, recipe, recipes, register
 __all__ = [
     "Recipe",
     "digits",
+    "ensembles_cifar10",
+    "ensembles_digits",
     "experiment",
     "generalist_ablations",
     "generalist_cifar10",
@@ -30,6 +35,7 @@ __all__ = [
     "squeeze_training",
     "squeeze_training_ablations",
     "squeeze_training_extra",
+    "synergy_of_experts",
     "trades_matched",
     "zipper_baselines",
 ]

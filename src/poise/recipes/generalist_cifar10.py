@@ -11,7 +11,7 @@ import dataclasses
 from poise.attacks import PGD, Ascent
 from poise.data import CIFAR10, CropFlip
 from poise.engine.experiment import Experiment, Monitor, Published
-from poise.evaluation import Protocol, standard
+from poise.evaluation import Protocol, named
 from poise.learners import EMA, SGD, PiecewiseLinear, Policy, Schedule
 from poise.methods import Generalist, Joint, Method
 from poise.models import ResNet18
@@ -53,7 +53,7 @@ def cifar10(name: str, method: Method, row: Published | None, quick: bool) -> Ex
         selection="test",
         criterion="sum",
         monitors=(Monitor(), Monitor(name="PGD-20", attack=PGD())),
-        protocol=standard(),
+        protocol=named("zipper-linf").at(),
         published=row,
     )
     if not quick:

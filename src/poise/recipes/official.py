@@ -14,7 +14,7 @@ from poise.engine.experiment import Experiment, Monitor, Published
 from poise.evaluation import standard
 from poise.learners import AWP, RWP, SGD, Policy, Step, WeightPerturbation
 from poise.methods import Joint
-from poise.models import Network, PreActResNet18, ResNet18, WideResNet
+from poise.models import Network, Normalisation, PreActResNet18, ResNet18, WideResNet
 from poise.objectives import AT, FAT, GAIRAT, IAT, MART, TRADES, Objective
 from poise.recipes.rows import add
 from poise.threats import Linf
@@ -33,6 +33,7 @@ def experiment(
     model: Network | None = None,
     perturbation: WeightPerturbation | None = None,
     criterion: Literal["robust", "last"] = "robust",
+    select: PGD = SELECT,
     row: Published | None = None,
 ) -> Experiment:
     policy = Policy(objective=objective, optimizer=optimizer, schedule=schedule, perturbation=perturbation, augmentation=CropFlip())
@@ -43,7 +44,7 @@ def experiment(
         epochs=epochs,
         selection="test",
         criterion=criterion,
-        monitors=(Monitor(), Monitor(name="PGD-20", attack=SELECT)),
+        monitors=(Monitor(), Monitor(name="PGD-20", attack=select)),
         protocol=standard(),
         published=row,
     )
@@ -62,6 +63,8 @@ TRADES_200 = Step(at=(100, 150), factors=(0.1, 0.01))
 FAT_STEP = Step(at=(60, 90, 110), factors=(0.1, 0.01, 0.005))
 LIGHT = SGD(learning_rate=0.1, weight_decay=2e-4)
 TRAINING = Ascent()
+NORMALISED = Normalisation(mean=(0.4914, 0.4822, 0.4465), std=(0.2471, 0.2435, 0.2616))
+"""CIFAR-10's own mean and deviation, as in the code that AT-AWP and AT-RWP build on; epsilon stays in pixel space."""
 
 FORMS: tuple[tuple[str, str, dict[str, Any], str], ...] = (
     (
@@ -85,6 +88,7 @@ FORMS: tuple[tuple[str, str, dict[str, Any], str], ...] = (
             "optimizer": SGD(learning_rate=0.01, weight_decay=3.5e-3),
             "schedule": Step(at=(75, 90, 100), factors=(0.1, 0.01, 0.001)),
             "epochs": 120,
+            "select": PGD(threat=Linf(epsilon=0.031), step_size=0.003),
         },
         "",
     ),
@@ -155,8 +159,9 @@ FORMS: tuple[tuple[str, str, dict[str, Any], str], ...] = (
             "optimizer": SGD(learning_rate=0.1),
             "schedule": STEPS_AT,
             "epochs": 200,
-            "model": PreActResNet18(),
+            "model": PreActResNet18(normalise=NORMALISED),
             "perturbation": AWP(gamma=0.01),
+            "select": PGD(),
         },
         "the released code's forward for logging only, which moves running statistics, is left out",
     ),
@@ -170,6 +175,7 @@ FORMS: tuple[tuple[str, str, dict[str, Any], str], ...] = (
             "epochs": 200,
             "model": WIDE,
             "perturbation": AWP(gamma=0.005, from_epoch=10),
+            "criterion": "last",
             "row": _row("TRADES-AWP, WRN-34-10", AA, 85.36, 56.17),
         },
         "",
@@ -182,8 +188,9 @@ FORMS: tuple[tuple[str, str, dict[str, Any], str], ...] = (
             "optimizer": SGD(learning_rate=0.1),
             "schedule": STEPS_AT,
             "epochs": 200,
-            "model": PreActResNet18(),
+            "model": PreActResNet18(normalise=NORMALISED),
             "perturbation": RWP(gamma=0.01),
+            "select": PGD(),
         },
         "as AWP's",
     ),

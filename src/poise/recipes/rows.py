@@ -20,8 +20,17 @@ IMAGES: dict[type[DataSource], int] = {CIFAR10: 50_000, CIFAR100: 50_000, MNIST:
 
 
 def add(name: str, line: str, make: Callable[[], Experiment], note: str = "") -> None:
-    """Register a recipe whose text says what it is, how it is run, what it costs, what was published, and what the paper leaves open."""
-    made = make()
+    """Register a recipe with its text (see `text`) and its small variant."""
+
+    def build(quick: bool) -> Experiment:
+        full = dataclasses.replace(make(), name=name)
+        return small(full) if quick else full
+
+    register(name, text(name, line, make(), note), build)
+
+
+def text(name: str, line: str, made: Experiment, note: str = "") -> str:
+    """A recipe's text: what it is, how it is run, what it costs, what was published, and what the paper leaves open."""
     row = made.published
     printed = said(row) if row is not None else ""
     lines = [
@@ -36,12 +45,7 @@ def add(name: str, line: str, make: Callable[[], Experiment], note: str = "") ->
         lines.append("Published: no numbers.")
     if note:
         lines.append(f"Settings: {note}.")
-
-    def build(quick: bool) -> Experiment:
-        full = dataclasses.replace(make(), name=name)
-        return small(full) if quick else full
-
-    register(name, "\n".join(lines), build)
+    return "\n".join(lines)
 
 
 def said(row: Published) -> str:
@@ -58,7 +62,7 @@ def cost(made: Experiment) -> str:
     """What training costs, counted in forwards of the network."""
     each = sum(forwards(policy) for policy in made.method.policies().values())
     size = made.method.batch_size
-    count = IMAGES.get(type(made.data))
+    count = getattr(made.data, "train_images", None) or IMAGES.get(type(made.data))
     steps = f" of {-(-count // size)} steps" if count is not None else ""
     return f"{each} forwards an image (backward passes counted as one, as two with weights); {made.epochs} epochs{steps} of {size} images"
 
@@ -67,7 +71,13 @@ def forwards(policy: Policy) -> int:
     """Forwards that an image costs in a step: an ascent step 2, a forward with its backward in the outer loss 3."""
     inner, outer = _parts(policy.objective)
     again = {AWP: 1, RWP: getattr(policy.perturbation, "steps", 0)}.get(type(policy.perturbation), 0)  # type: ignore[arg-type]
-    return inner + outer * (1 + again)
+    return inner + outer + (outer - _moving(policy.objective)) * again
+
+
+def _moving(objective: Objective) -> int:
+    """Of the outer loss, the forwards that only move running statistics; weight perturbations leave them out."""
+    within = _moving(objective.objective) if isinstance(objective, FAT | TwoExamples) else int(isinstance(objective, TRADES))
+    return 2 * within if isinstance(objective, TwoExamples) else within
 
 
 def _parts(objective: Objective) -> tuple[int, int]:

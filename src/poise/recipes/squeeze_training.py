@@ -10,21 +10,21 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from poise.attacks import CW, FGSM, PGD, Ascent
+from poise.attacks import PGD, Ascent
 from poise.data import CIFAR10, CIFAR100, SVHN, CropFlip, DataSource
 from poise.engine.experiment import Experiment, Monitor, Published
-from poise.evaluation import Protocol
+from poise.evaluation import Protocol, plus_autoattack
+from poise.evaluation import named as protocol_named
 from poise.learners import AWP, SGD, Policy, Step, WeightPerturbation
 from poise.methods import Joint
 from poise.models import Network, ResNet18, WideResNet
 from poise.objectives import AT, MART, NT, TRADES, Objective, SqueezeTraining, TwoExamples
 from poise.recipes.rows import add
-from poise.threats import Linf
 
 Values = tuple[float | None, ...]
 COLUMNS = ("natural", "FGSM", "PGD-20", "PGD-100", "CW-100", "AA")
-PROTOCOL = Protocol(name="squeeze-training", attacks=(FGSM(), PGD(), PGD(steps=100), CW()))
-TRADES_EVALUATION = Protocol(name="trades", attacks=(PGD(threat=Linf(epsilon=0.031), step_size=0.003),))
+PROTOCOL = protocol_named("squeeze").at()
+TRADES_EVALUATION = plus_autoattack(protocol_named("pgd-trades").at())
 AWP_005 = AWP(gamma=0.005, from_epoch=10)
 DATA: dict[str, DataSource] = {"cifar10": CIFAR10(), "cifar100": CIFAR100(), "svhn": SVHN()}
 TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "svhn": "SVHN"}

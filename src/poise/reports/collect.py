@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from poise.core.errors import RunError
 from poise.core.records import EvaluationRecord
+from poise.core.verdicts import Verdict
 
 _DEPTH = 3  # how far below a folder of runs a run folder may lie
 _NOT_CURVES = {"epoch", "step"}
@@ -27,6 +28,8 @@ class Run:
     """The lines of `metrics.jsonl`."""
     records: dict[str, EvaluationRecord] = field(default_factory=dict)
     gallery: Path | None = None
+    verdicts: list[Verdict] = field(default_factory=list)
+    """What `poise sanity` wrote, the selected weights first."""
 
     def curves(self) -> dict[str, list[tuple[float, float]]]:
         """{metric: [(epoch, value)]}; an epoch that was written twice (before and after a resume) counts once, as written last."""
@@ -61,7 +64,7 @@ def read_runs(paths: str | Path | Iterable[str | Path]) -> list[Run]:
             held = runs.get(run.path)
             merged = {**held.records, **run.records} if held else run.records
             whole = held if held and held.experiment else run
-            runs[run.path] = Run(whole.path, whole.name, whole.experiment, whole.metrics, merged, whole.gallery)
+            runs[run.path] = replace(whole, records=merged)
     return list(runs.values())
 
 
@@ -98,7 +101,7 @@ def _read_record_file(path: Path) -> Run:
     folder = path.parent.parent if path.parent.name == "records" else path.parent
     if (folder / "experiment.json").is_file():
         whole = _read_folder(folder, records=False)
-        return Run(whole.path, whole.name, whole.experiment, whole.metrics, {path.stem: record}, whole.gallery)
+        return replace(whole, records={path.stem: record})
     return Run(path.resolve(), record.run or path.stem, records={path.stem: record})
 
 
@@ -111,9 +114,14 @@ def _read_folder(path: Path, records: bool = True) -> Run:
         name=str(experiment.get("name") or path.name),
         experiment=experiment,
         metrics=_read_metrics(path / "metrics.jsonl"),
-        records={file.stem: EvaluationRecord.read(file) for file in files},
+        records={file.stem: EvaluationRecord.read(file) for file in files if not _holds_verdict(file)},
         gallery=gallery if gallery.is_file() else None,
+        verdicts=[Verdict.read(file) for file in files if _holds_verdict(file)],
     )
+
+
+def _holds_verdict(file: Path) -> bool:
+    return file.stem == "sanity" or file.stem.startswith("sanity-")
 
 
 def _rank(name: str) -> int:

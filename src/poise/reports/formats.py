@@ -46,17 +46,17 @@ def to_markdown(table: Table) -> str:
     """GitHub's Markdown; best values bold, second best in italics."""
     names = heads(table)
     lines = [
-        "| " + " | ".join(_markdown(text) for text in [*names, *(column.label for column in table.columns)]) + " |",
+        "| " + " | ".join(escape_markdown(text) for text in [*names, *(column.label for column in table.columns)]) + " |",
         "|" + "|".join([" --- "] * len(names) + [" ---: "] * len(table.columns)) + "|",
     ]
     for row in table.rows:
         cells = [{"best": "**{}**", "second": "*{}*", "": "{}"}[cell.mark].format(cell.text) for cell in row.cells]
-        lines.append("| " + " | ".join([*map(_markdown, _lead(row, names)), *cells]) + " |")
+        lines.append("| " + " | ".join([*map(escape_markdown, _lead(row, names)), *cells]) + " |")
     lines += ["", *table.notes] if table.notes else []
     return "\n".join(lines) + "\n"
 
 
-def _markdown(text: str) -> str:
+def escape_markdown(text: str) -> str:
     for special in "\\`*_[]|":
         text = text.replace(special, f"\\{special}")
     return " ".join(text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").split())

@@ -10,8 +10,11 @@ from typing import Any
 from poise.core.errors import RunError
 from poise.core.records import EvaluationRecord, write_text
 from poise.reports.collect import Run, read_runs
+from poise.reports.diagnostics import diagnosed
+from poise.reports.experts import COLUMNS, experts_rows
 from poise.reports.gallery import Gallery, read_gallery
 from poise.reports.plots import class_panels, curve_panels, group_of, tradeoff
+from poise.reports.sanity import verdict_sections
 from poise.reports.statistics import Group, PairedInterval, paired_interval
 from poise.reports.svg import marker, wrap
 from poise.reports.tables import Checkpoints, Table, group_labels, table
@@ -52,12 +55,15 @@ def render(runs: Sequence[Run], title: str | None = None, checkpoints: Checkpoin
         keys={key: wrap(16, 16, labels[key], [marker(place, 8, 8, 5)]) for key, place in places.items()},
         labels=labels,
         comparison=compare(groups, labels, results),
+        experts={"columns": COLUMNS, "rows": experts_rows(results.groups)},
         protocol=_protocol(results, runs),
         curves=curve_panels(runs, places, labels),
+        diagnosed=diagnosed(runs, labels),
         scatter=tradeoff(results, places),
         classes=class_panels(groups, places, labels),
         galleries=_galleries(runs, labels),
         findings=_findings(runs),
+        verdicts=verdict_sections(runs, labels),
         runs=[_about(run, labels, places) for run in runs],
     )
 

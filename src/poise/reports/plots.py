@@ -15,6 +15,7 @@ from poise.reports.svg import Chart, colour_class, marker, number, ticks, wrap
 from poise.reports.tables import Cell, Row, Table
 
 _CLASSES_SHOWN = 20
+_ELSEWHERE = ("diagnosis/", "regret/")  # diagnostics.py shows these
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ def curve_panels(runs: Sequence[Run], places: Mapping[str, int], labels: Mapping
     for run in runs:
         for metric, points in run.curves().items():
             finite = [(x, y) for x, y in points if math.isfinite(y)]
-            if finite:
+            if finite and not metric.startswith(_ELSEWHERE):
                 by_metric.setdefault(metric, []).append((run, finite))
     panels: dict[str, list[Panel]] = {"monitor": [], "other": []}
     for metric in sorted(by_metric):

@@ -15,7 +15,7 @@ import numpy as np
 from poise.core.errors import RunError
 from poise.core.records import EvaluationRecord
 
-NATURAL, WORST = "natural", "worst case"
+NATURAL, WORST, CORRUPTED = "natural", "worst case", "corruptions"
 _Z = 1.959963984540054  # 97.5 % point of the normal distribution
 
 
@@ -92,7 +92,7 @@ def _merge(first: EvaluationRecord, second: EvaluationRecord) -> EvaluationRecor
     known = {(attack.name, settings_key(attack.settings)) for attack in first.attacks}
     added = [attack for attack in second.attacks if (attack.name, settings_key(attack.settings)) not in known]
     if not added:
-        return first
+        return dataclasses.replace(first, notes={**second.notes, **first.notes})
     protocol = first.protocol if first.protocol == second.protocol else f"{first.protocol} + {second.protocol}"
     notes = {**second.notes, **first.notes}
     return dataclasses.replace(

@@ -11,11 +11,11 @@ from typing import Any, Literal
 from poise.core.errors import RunError
 from poise.core.records import AttackRecord, EvaluationRecord
 from poise.reports.collect import Run
-from poise.reports.statistics import NATURAL, WORST, Group, Summary, examples_of, group_records, settings_key, summary
+from poise.reports.statistics import CORRUPTED, NATURAL, WORST, Group, Summary, examples_of, group_records, settings_key, summary
 from poise.reports.wording import flatten
 
 Checkpoints = Literal["selected", "last", "both", "all"]
-_ALIASES = {"clean": NATURAL, "nat": NATURAL, "standard": NATURAL, "worst": WORST}
+_ALIASES = {"clean": NATURAL, "nat": NATURAL, "standard": NATURAL, "worst": WORST, "aa": "autoattack", "nrob": CORRUPTED}
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,8 @@ def _columns(groups: Sequence[Group]) -> list[Column]:
         same = [other.settings for other in found.values() if other.name == attack.name]
         extra = "" if names.count(attack.name) == 1 else f" [{_told_apart(attack.settings, same)}]"
         attacks.append(Column(attack.name + extra, attack.name, attack.settings))
-    return [Column(NATURAL), *attacks, *([Column(WORST)] if attacks else [])]
+    corrupted = any(record.corruption_accuracy is not None for group in groups for record in group.records)
+    return [Column(NATURAL), *([Column(CORRUPTED)] if corrupted else []), *attacks, *([Column(WORST)] if attacks else [])]
 
 
 def _told_apart(settings: dict[str, Any], others: Sequence[dict[str, Any]]) -> str:
@@ -172,6 +173,8 @@ def values_of(group: Group, column: Column) -> list[float]:
         return [record.natural_accuracy for record in group.records]
     if column.label == WORST and column.attack is None:
         return [record.worst_case_accuracy for record in _with_common_attacks(group)]
+    if column.label == CORRUPTED and column.attack is None:
+        return [mean for record in group.records if (mean := record.corruption_accuracy) is not None]
     if column.attack is None:
         return []
     found = [dataclasses.replace(record, attacks=[attack]) for record in group.records if (attack := column.of(record))]
@@ -199,6 +202,8 @@ def _cell(group: Group, column: Column) -> Cell:
     detail = _detail(s, group)
     if column.label == WORST and column.attack is None:
         detail += f"; wrong on the natural image or after any of {len(attacks_of(group))} attacks counts as wrong"
+    if column.label == CORRUPTED and column.attack is None:
+        detail += "; mean over 15 common corruptions of 5 severities"
     return Cell(100 * s.mean, spread, s.n, detail, 100 * s.low, 100 * s.high)
 
 
@@ -233,12 +238,11 @@ def _simple(name: str) -> str:
 def _place(name: str, columns: Sequence[Column], group: Group) -> str | None:
     """Label of the column that a paper's column `name` means, if the table has it."""
     wanted = _simple(name)
-    if wanted in ("aa", "autoattack") and _simple(group.first.protocol).startswith("autoattack"):
-        wanted = _simple(WORST)
     for column in columns:
         if wanted in (_simple(column.label), _simple(column.attack or column.label)):
             return column.label
-    return None
+    by_autoattack = wanted == "autoattack" and _simple(group.first.protocol).startswith("autoattack")
+    return WORST if by_autoattack and any(column.label == WORST for column in columns) else None
 
 
 def _columns_of_papers(columns: Sequence[Column], groups: Sequence[Group], printed: Mapping[str, dict[str, Any] | None]) -> list[Column]:

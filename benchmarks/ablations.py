@@ -1,0 +1,219 @@
+"""Generalist's ablations on digits: which recipes, and the trend that the paper claims for each.
+
+    python -m benchmarks.cross_validation ablations           five folds, three seeds; the trend claimed beside the one seen
+    python -m benchmarks.ablations regret --out runs/regret   does lower tradeoff regret go with lower error? (diagnosed runs)
+    python -m benchmarks.ablations untuned --out runs/untuned what gamma and c chosen on digits cost on MNIST (needs POISE_DATA)
+
+The headline on digits has c = 2 and no own averages, so it stands for `c_2` and `wa_none`. All can be stopped and started again. The
+last two write results/DATE-digits_NAME.md; --quick trains small variants and writes nothing. Figures 2 to 4 are plots without
+numbers, so for them only what the text says is a claim. Learning rates keep the paper's ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from benchmarks.cross_validation import NATURAL, WORST, Claim, Suite
+from benchmarks.measuring import page, table, write
+from benchmarks.objectives import DIGITS_PROTOCOL, DIGITS_SECOND
+from poise import engine, recipes
+from poise.attacks import PGD
+from poise.engine import Diagnosis, Experiment, Run
+from poise.engine.evaluations import evaluate_run
+from poise.recipes.digits import THREAT
+from poise.recipes.generalist_transfer import candidates
+from poise.reports import read_runs
+from poise.reports.across import agreement, regrets_and_errors, untuned
+
+HEADLINE = "generalist_digits"
+BOTH = (NATURAL, WORST)
+
+
+def named(*ablations: str) -> tuple[str, ...]:
+    return tuple(HEADLINE if name == "headline" else name if name.endswith("_digits") else f"ablation_{name}_digits" for name in ablations)
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """recipes: what is compared, the headline among them; claim: the paper's trend in words, empty where it states none;
+
+    column: what the trend is about, "natural", "worst case" or "sum" of both; orderings: (better, worse, column) that it implies.
+    """
+
+    recipes: tuple[str, ...]
+    claim: str
+    column: str
+    source: str
+    orderings: tuple[tuple[str, str, str], ...] = ()
+
+    def claims(self) -> tuple[Claim, ...]:
+        """The orderings as `cross_validation` takes them."""
+        return tuple(Claim(named(better)[0], named(worse)[0], column, self.source) for better, worse, column in self.orderings)
+
+
+def above(better: str, *worse: str, columns: Sequence[str] = (WORST,)) -> tuple[tuple[str, str, str], ...]:
+    return tuple((better, other, column) for other in worse for column in columns)
+
+
+ABLATIONS: dict[str, Ablation] = {
+    "gamma, table": Ablation(
+        named("headline", "gamma_rising", "gamma_late"),
+        "a gamma that ends at 1 costs natural accuracy and gains robust accuracy over one that falls to .5",
+        "sum",
+        "Zipper, Table 9",
+        (
+            *above("headline", "gamma_rising", "gamma_late", columns=(NATURAL,)),
+            *(("gamma_rising", "headline", WORST), ("gamma_late", "headline", WORST)),
+            *(("gamma_late", "gamma_rising", NATURAL), ("gamma_rising", "gamma_late", WORST)),
+        ),
+    ),
+    "gamma, last breakpoint": Ablation(
+        named("gamma_0", "gamma_25", "gamma_40", "headline", "gamma_75", "gamma_half", "gamma_early"),
+        "(1, 1, 1, 0) is the best trade-off",
+        "sum",
+        "Zipper, Section 4.2 and Figures 2 and 3",
+    ),
+    "c": Ablation(
+        named("c_1", "headline", *(f"c_{c}" for c in range(3, 16))),
+        "every 5 epochs of 120 is the best trade-off (of 45 epochs: 2), rarer is worse",
+        "sum",
+        "Zipper, Section 4.2 and Figures 2 and 3",
+    ),
+    "t'": Ablation(named("from_0", "from_25", "from_50", "headline", "from_75"), "", "sum", "75 epochs of 120; no other is reported"),
+    "learning rates": Ablation(
+        named("headline", "lr_0.1_0.1", "lr_0.1_0.001", "lr_0.01_0.01", "lr_0.01_0.1"),
+        ".1 for the natural and .01 for the robust learner is the best trade-off",
+        "sum",
+        "Zipper, Table 7",
+        (
+            *(("lr_0.1_0.1", "headline", NATURAL), ("lr_0.1_0.001", "headline", NATURAL), ("lr_0.01_0.01", "headline", WORST)),
+            *above("headline", "lr_0.1_0.1", "lr_0.1_0.001", "lr_0.01_0.1"),
+            *above("headline", "lr_0.01_0.01", "lr_0.01_0.1", columns=(NATURAL,)),
+        ),
+    ),
+    "EMA of the global learner": Ablation(
+        named("headline", "no_ema"),
+        "the global average helps both accuracies",
+        "sum",
+        "Zipper, Table 8",
+        above("headline", "no_ema", columns=BOTH),
+    ),
+    "weight averaging": Ablation(
+        named("headline", "wa_natural", "wa_robust", "wa_both"),
+        "averages of both learners help most",
+        "sum",
+        "Zipper, Figures 3a and 4a",
+        above("wa_both", "headline", "wa_natural", "wa_robust"),
+    ),
+    "optimizers": Ablation(
+        (*named("headline", "adam_natural", "adam_robust", "adam_both"), "at_digits", "at_adam_digits"),
+        "",
+        "sum",
+        "Zipper, Figures 3b and 4b (plots; which pair is best is not stated)",
+    ),
+    "redistribution": Ablation(
+        named("headline", "never", "after_first_step", "every_step"),
+        "redistribution from the global learner is part of the method; the released code does it after every step",
+        "worst case",
+        "Zipper, Section 3.3",
+        above("headline", "never"),
+    ),
+    "nested averages": Ablation(named("headline", "wa_both", "averages_reset"), "", "sum", "released code: nested; Algorithm 1: single"),
+    "momentum": Ablation(named("headline", "momentum_reset"), "", "sum", "released code: kept; the paper says nothing"),
+    "BatchNorm buffers": Ablation(named("headline", "buffers"), "", "sum", "released code: mixed; the paper says nothing"),
+}
+
+RECIPES = tuple(dict.fromkeys(recipe for ablation in ABLATIONS.values() for recipe in ablation.recipes))
+CLAIMS = tuple(claim for ablation in ABLATIONS.values() for claim in ablation.claims())
+SUITE = Suite(recipes=RECIPES, baseline=HEADLINE, protocol=DIGITS_PROTOCOL, second=DIGITS_SECOND, claims=CLAIMS)
+DIAGNOSIS = Diagnosis(attack=PGD(threat=THREAT, step_size=0.05, steps=10), geometry=False)
+
+
+def trained(made: Experiment, path: Path) -> Run:
+    """Train, or go on, and evaluate the last weights."""
+    if not (path / "experiment.json").exists():
+        run = engine.train(made, path)
+    else:
+        run = Run.open(path)
+        run = run if engine.finished(run) else engine.resume(path)
+    if not (path / "records" / "last.json").exists():
+        evaluate_run(run, "last")
+    return run
+
+
+def regret(out: Path, seeds: int, quick: bool, wanted: Sequence[str] = RECIPES) -> dict[str, str]:
+    """Diagnosed runs of every Generalist among the ablations: R_T / T beside the error, and whether they go together."""
+    paths = []
+    for seed in range(seeds):
+        for recipe in wanted:
+            made = recipes.experiment(recipe, quick)
+            if len(made.method.policies()) > 1:
+                paths.append(out / recipe / f"seed-{seed}")
+                trained(dataclasses.replace(made, seed=seed, diagnosis=DIAGNOSIS), paths[-1])
+                print(f"{recipe} seed {seed}: done", flush=True)
+    regrets, errors = regrets_and_errors(read_runs(paths))
+    rows = [[name, f"{regrets[name]:.4f}", f"{100 * errors[name]:.2f}"] for name in sorted(regrets, key=lambda name: regrets[name])]
+    sentence = f"{agreement(regrets, errors).text}.".capitalize()
+    body = f"{table(['recipe', 'R_T / T', 'error, %'], rows)}\n\n{sentence} Kendall's tau-b over the recipes."
+    about = f"R_T is of {DIAGNOSIS.loss.replace('_', ' ')} against the best network seen; the error is that of the last global learner,"
+    return {"Tradeoff regret and error": f"{about}\nnatural and worst case alike. Means over {seeds} seed(s).\n\n{body}"}
+
+
+def untuned_on(target: str, out: Path, seeds: int, quick: bool) -> dict[str, str]:
+    """The regret of taking gamma and c over from the source."""
+    choices, measured = candidates(target), []
+    for side in (0, 1):
+        records = {}
+        for choice, names in choices.items():
+            paths = [out / names[side] / f"seed-{seed}" for seed in range(seeds)]
+            for seed, path in enumerate(paths):
+                trained(dataclasses.replace(recipes.experiment(names[side], quick), seed=seed), path)
+                print(f"{names[side]} seed {seed}: done", flush=True)
+            records[choice] = [run.records["last"] for run in read_runs(paths)]
+        measured.append(records)
+    found = untuned(*measured)
+    rows = [
+        [choice, *(f"{100 * sum(getattr(each, name) for each in side[choice]) / seeds:.2f}" for side in measured for name in SCORED)]
+        for choice in choices
+    ]
+    words = [
+        f"Chosen on the source: {found.chosen}; best on {target}: {found.best}; regret {100 * found.regret:.2f} points of natural plus"
+    ]
+    words += [f"worst-case accuracy, where the choices differ by up to {100 * found.spread:.2f}."]
+    for column, interval in ((NATURAL, found.natural), (WORST, found.worst)):
+        if interval is not None:
+            shown = f"{100 * interval.difference:+.2f} ({100 * interval.low:+.2f} to {100 * interval.high:+.2f})"
+            words.append(f"Best minus chosen, {column}: {shown}.")
+    heads = ["choice", "source: natural", "source: worst", "target: natural", "target: worst"]
+    return {f"Parameters chosen on the source, applied to {target}": f"{table(heads, rows)}\n\n{' '.join(words)}"}
+
+
+SCORED = ("natural_accuracy", "worst_case_accuracy")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["regret", "untuned"])
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path("runs/ablations"))
+    parser.add_argument("--quick", action="store_true", help="small variants; shows that it runs, writes nothing")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    if given.what == "regret":
+        sections = regret(given.out, given.seeds, given.quick)
+    else:
+        sections = untuned_on("mnist_slim", given.out, given.seeds, given.quick)
+    text = page("Generalist's ablations on digits", f"python -m benchmarks.ablations {given.what} --seeds {given.seeds}", sections)
+    print(text)
+    if not given.quick:
+        print(f"written: {write(f'digits_{given.what}', text)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""Synergy-of-Experts, the ensembles and one network of as many parameters, on digits: white-box, adaptive, transfer, AutoAttack.
+
+    python -m benchmarks.ensembles --out runs/cv                      surrogates of every fold, attacked (some minutes; once)
+    python -m benchmarks.cross_validation ensembles --out runs/cv     five folds, three seeds
+
+The surrogates are three networks of another seed, trained on natural images of the same fold. What is made on them is one set of all
+1,797 images for each attack, found by the image's number, so that every fold looks up its own. SUITE has transfer columns if the sets
+lie in runs/cv/surrogates when it is imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from benchmarks.cross_validation import NATURAL, WORST, Claim, Suite
+from poise import engine, recipes
+from poise.attacks import AdversarialSet, Saved
+from poise.core.settings import override
+from poise.data.digits import FOLDS
+from poise.engine.runs import Run
+from poise.evaluation import make_set, soe_benchmark, soe_transfer
+from poise.recipes.digits import THREAT
+from poise.recipes.ensembles_digits import BENCHMARK
+
+RECIPE, SEED, SURROGATE = "surrogate_ensembles_digits", 1000, "three networks"
+HERE = Path("runs/cv/surrogates")
+ATTACKS = soe_transfer("soe-transfer-30", THREAT, residual=False).attacks
+"""Both losses, three starts of M-PGD, and M-DI2-FGSM; SGM needs residual blocks."""
+PAPER = "Synergy-of-Experts, Tables 1 to 3"
+
+
+def joined(sets: Sequence[AdversarialSet]) -> AdversarialSet:
+    """One set of the sets' images, which one attack made on surrogates of different folds."""
+    parts = {name: torch.cat([getattr(part, name) for part in sets]) for name in ("x_adv", "labels", "ids")}
+    return AdversarialSet(**parts, attack=sets[0].attack, surrogate=" ".join(part.surrogate[:12] for part in sets), seed=sets[0].seed)
+
+
+def surrogates(out: Path) -> list[Run]:
+    """The trained surrogate of every fold; those that are there are taken."""
+    trained = []
+    for fold in range(FOLDS):
+        path = out / f"fold-{fold}"
+        if (path / "checkpoints" / "last.safetensors").exists():
+            trained.append(Run.open(path))
+            continue
+        made = override(recipes.experiment(RECIPE, False), [f"data.fold={fold}", f"seed={SEED}"])
+        made = dataclasses.replace(made, monitor_every=made.epochs, save_every=made.epochs)
+        trained.append(engine.train(made, path))
+    return trained
+
+
+def prepare(out: Path) -> None:
+    """Make the sets that are not there."""
+    trained = surrogates(out)
+    for attack in ATTACKS:
+        path = out / f"{attack.name}.safetensors"
+        if not path.exists():
+            sets = [make_set(run.network("last"), run.experiment.data.load().test, attack) for run in trained]
+            joined(sets).save(path)
+            print(f"made: {path}", flush=True)
+
+
+def transferred(out: Path = HERE) -> tuple[Saved, ...]:
+    """What shows the sets in `out`; nothing where they are not all there."""
+    paths = [out / f"{attack.name}.safetensors" for attack in ATTACKS]
+    if not all(path.exists() for path in paths):
+        return ()
+    return tuple(Saved.of(path, AdversarialSet.load(path), SURROGATE) for path in paths)
+
+
+CLAIMS = tuple(
+    Claim("soe_ensembles_digits", f"{other}_ensembles_digits", column, PAPER)
+    for other in ("gal", "dverge", "more", "adp", "vote", "wide")
+    for column in (NATURAL, WORST)
+)
+SUITE = Suite(recipes=BENCHMARK, baseline="wide_ensembles_digits", protocol=soe_benchmark(THREAT, transferred()), claims=CLAIMS)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=HERE.parent)
+    torch.set_num_threads(1)
+    prepare(parser.parse_args().out / "surrogates")

@@ -1,0 +1,94 @@
+"""The file from which a stopped AutoAttack goes on; of several ranks each has its own."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterable
+from hashlib import blake2b
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from poise.attacks.autoattack_job import Job
+from poise.core.distributed import World
+from poise.core.errors import RunError
+from poise.core.records import write_bytes
+
+_FORMAT = "poise.autoattack.1"
+
+
+def fingerprint_of(settings: list[object], tensors: Iterable[Tensor]) -> str:
+    """What a run's outcome follows from, as a digest."""
+    digest = blake2b(json.dumps(settings).encode())
+    for tensor in tensors:
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:32]
+
+
+class StateFile:
+    """Writes a job to its file, atomically, and reads it back. Several ranks write PATH.0-of-2 and so on."""
+
+    def __init__(self, path: str | Path, seconds: float, fingerprint: str, world: World) -> None:
+        self.named, self.seconds, self.fingerprint, self.world = Path(path), seconds, fingerprint, world
+        self.path = self.named if world.size == 1 else self.named.with_name(f"{self.named.name}.{world.rank}-of-{world.size}")
+        self.last = time.monotonic()
+
+    def save_if_due(self, job: Job) -> None:
+        if time.monotonic() - self.last >= self.seconds:
+            self.save(job)
+
+    def save(self, job: Job) -> None:
+        """Raises: StorageError."""
+        tensors = {name: values.detach().cpu().clone().contiguous() for name, values in job.snapshot().items()}
+        facts = {"format": _FORMAT, "fingerprint": self.fingerprint}
+        write_bytes(self.path, safetensors.torch.save(tensors, metadata=facts))
+        self.last = time.monotonic()
+
+    def load(self, job: Job) -> None:
+        """Let the job go on from the file; does nothing where there is none yet. All ranks call this together.
+
+        Raises: RunError on every rank if the file of one is damaged, belongs to another run or was written by another number of ranks.
+        """
+        problem, tensors = None, None
+        try:
+            tensors = self._read()
+        except RunError as error:
+            problem = error
+        job.ranks.agree(problem)
+        if tensors is not None:
+            job.restore(tensors)
+        job.ranks.recall()
+
+    def _read(self) -> dict[str, Tensor] | None:
+        self._check_size()
+        if not self.path.exists():
+            return None
+        try:
+            with safetensors.safe_open(self.path, framework="pt") as file:
+                facts = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
+        except (safetensors.SafetensorError, OSError) as error:
+            raise RunError(f"state_path = {self.path} cannot be read ({error}); remove it to start anew") from None
+        if facts.get("format") != _FORMAT or facts.get("fingerprint") != self.fingerprint:
+            raise RunError(
+                f"state_path = {self.path} belongs to another run: model, images, labels, settings, seed and batch size must be the same"
+            )
+        return tensors
+
+    def _check_size(self) -> None:
+        """Raises: RunError if another number of ranks began this."""
+        sizes = {1} if self.named.exists() else set()
+        form = re.compile(re.escape(self.named.name) + r"\.\d+-of-(\d+)")
+        beside = self.named.parent.iterdir() if self.named.parent.is_dir() else ()
+        sizes |= {int(match[1]) for file in beside if (match := form.fullmatch(file.name))}
+        if others := sizes - {self.world.size}:
+            begun = min(others)
+            raise RunError(
+                f"state_path = {self.named} was begun by {begun} rank{'s' * (begun > 1)} and this run has {self.world.size}: "
+                f"go on with {begun}, or remove {self.named.name}* to start anew"
+            )

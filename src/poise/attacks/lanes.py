@@ -1,0 +1,176 @@
+"""Compact search: examples sit in the lanes of one batch of fixed shape; whoever is fooled or done leaves, and the next moves in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from poise.attacks.search import Examples, Search
+from poise.core.errors import InputError
+
+Leave = Literal["at once", "after the run", "never"]
+CPU_LANES = 64  # more only leave lanes empty at the end
+ACCELERATOR_LANES = 1024
+_ACCELERATOR_ROUND = 8  # steps queued between two looks at the flags
+
+
+class Lanes:
+    """Drives a search over a pool of examples at one shape, `width` lanes; `advance` until it returns False.
+
+    fooled [N], found [N, ...], finished [N]: what has come out so far, for each example of the pool. `leave`: when
+    fooled examples leave; at once unless an attack refines what it found.
+    """
+
+    def __init__(self, search: Search, pool: Examples, width: int, leave: Leave = "at once") -> None:
+        self.search, self.pool, self.width, self.leave = search, pool, width, leave
+        device = pool.x.device
+        self.fooled = torch.zeros(len(pool), dtype=torch.bool, device=device)
+        self.found = pool.x.clone()
+        self.finished = np.zeros(len(pool), dtype=bool)
+        self.lane_steps = 0
+        """Steps done times lanes; `useful_steps` counts those of occupied lanes."""
+        self.useful_steps = 0
+        self._next = min(width, len(pool))
+        self._example = np.where(np.arange(width) < len(pool), np.arange(width), -1)
+        self._run = np.zeros(width, dtype=np.int64)
+        self._age = np.zeros(width, dtype=np.int64)
+        filling = torch.arange(width, device=device).clamp(max=len(pool) - 1)  # unused lanes repeat the last example
+        self._state = search.begin(pool[filling], torch.zeros(width, dtype=torch.int64, device=device))
+        self._seen: tuple[Tensor, torch.cuda.Event, np.ndarray] | None = None
+
+    def advance(self) -> bool:
+        """A few steps of all lanes, then refill; whether examples are left."""
+        occupied = self._example >= 0
+        if not occupied.any():
+            return False
+        steps = 1 if self.pool.x.device.type == "cpu" else _ACCELERATOR_ROUND
+        steps = int(min(steps, (self.search.steps - self._age[occupied]).min()))
+        for _ in range(steps):
+            self._state = self.search.step(self._state)
+        self._age += steps
+        self.lane_steps += steps * self.width
+        self.useful_steps += steps * int(occupied.sum())
+        ended = occupied & (self._age >= self.search.steps)
+        leaving = ended & (self._run + 1 >= self.search.runs)
+        if self.leave == "at once":
+            leaving |= occupied & self._known_fooled()
+        elif self.leave == "after the run" and ended.any():
+            leaving |= ended & self._state["fooled"].cpu().numpy()
+        going_on = ended & ~leaving
+        if going_on.any():
+            self._run[going_on] += 1
+            self._enter(np.flatnonzero(going_on), self.search.kept)
+        if leaving.any():
+            self._exchange(np.flatnonzero(leaving))
+        return True
+
+    def _known_fooled(self) -> np.ndarray:
+        """Flags per lane [W]; on an accelerator those of the previous round, so that the host never waits for the queue."""
+        flags = self._state["fooled"]
+        if flags.device.type == "cpu":
+            return flags.numpy()
+        known = np.zeros(self.width, dtype=bool)
+        if self._seen is not None:
+            copy, event, example = self._seen
+            event.synchronize()
+            known = copy.numpy() & (example == self._example)  # a lane refilled since belongs to another example
+        buffer = torch.empty(self.width, dtype=torch.bool, pin_memory=True)
+        buffer.copy_(flags, non_blocking=True)
+        event = torch.cuda.Event()
+        event.record()
+        self._seen = (buffer, event, self._example.copy())
+        return known
+
+    def _exchange(self, rows: np.ndarray) -> None:
+        """The examples of these lanes are done; the next of the pool take their places."""
+        lanes, examples = self._tensor(rows), self._tensor(self._example[rows])
+        self.fooled[examples] = self._state["fooled"][lanes]
+        self.found[examples] = self._state["found"][lanes]
+        self.finished[self._example[rows]] = True
+        count = min(len(rows), len(self.pool) - self._next)
+        self._example[rows[count:]] = -1
+        self._age[rows], self._run[rows] = 0, 0
+        if count:
+            self._example[rows[:count]] = np.arange(self._next, self._next + count)
+            self._next += count
+            self._enter(rows[:count], ())
+
+    def _enter(self, rows: np.ndarray, kept: tuple[str, ...]) -> None:
+        lanes = self._tensor(rows)
+        fresh = self.search.begin(self.pool[self._tensor(self._example[rows])], self._tensor(self._run[rows]))
+        for name, values in fresh.items():
+            if name not in kept:
+                self._state[name] = self._state[name].index_copy(0, lanes, values)
+        self._age[rows] = 0
+
+    def _tensor(self, values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values.astype(np.int64)).to(self.pool.x.device)
+
+    def share_done(self) -> float:
+        """Share of the work done, taking for granted that examples in lanes use their whole budget."""
+        budget = self.search.runs * self.search.steps
+        inside = (self._run * self.search.steps + self._age)[self._example >= 0].sum() / budget
+        return float(self.finished.sum() + inside) / len(self.pool)
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """Everything needed to go on later, as tensors."""
+        host = {"finished": self.finished, "example": self._example, "run": self._run, "age": self._age}
+        counters = torch.tensor([self._next, self.lane_steps, self.useful_steps])
+        saved = {f"host.{name}": torch.from_numpy(values.copy()) for name, values in host.items()} | {"host.counters": counters}
+        done = self._tensor(np.flatnonzero(self.finished & self.fooled.cpu().numpy()))
+        saved |= {"done.rows": done, "done.found": self.found[done]}
+        return saved | {f"state.{name}": values for name, values in self._state.items()}
+
+    def restore(self, saved: Mapping[str, Tensor]) -> None:
+        """Go on where `snapshot` was taken, in lanes of the same search, pool and width."""
+        device = self.pool.x.device
+        self.finished, self._example, self._run, self._age = (
+            saved[f"host.{name}"].numpy().copy() for name in ("finished", "example", "run", "age")
+        )
+        self._next, self.lane_steps, self.useful_steps = saved["host.counters"].tolist()
+        self.fooled[saved["done.rows"].to(device)] = True
+        self.found[saved["done.rows"].to(device)] = saved["done.found"].to(device)
+        self._state = {name: saved[f"state.{name}"].to(device).clone() for name in self._state}
+
+
+def on_cpu(lanes: int, x: Tensor) -> int:
+    """So many lanes for images of some 32 x 32 pixels; up to four times as many for smaller ones, where overhead weighs more."""
+    return lanes * min(4, max(1, 1024 // x[0, 0].numel()))
+
+
+def fitting(count: int, most: int) -> int:
+    """Lanes for so many examples, at most `most`: the rounds that they need are equally full; 4 or a multiple of 8."""
+    rounds = -(-count // most)
+    each = -(-count // rounds)
+    return min(most, 4 if each <= 4 else -(-each // 8) * 8)
+
+
+def find_batch_size(model: nn.Module, x: Tensor, memory_limit: int | None = None) -> int:
+    """A power of two of lanes: on a CPU at most 64 (more of small images), on an accelerator at most 1024, and within `memory_limit` bytes.
+
+    By default the limit is 70 % of the accelerator's free memory. What one example takes is measured on one gradient.
+    Raises: InputError if not even one example fits.
+    """
+    if memory_limit is None and x.device.type == "cuda":
+        memory_limit = int(0.7 * torch.cuda.mem_get_info(x.device)[0])
+    most = on_cpu(CPU_LANES, x) if x.device.type == "cpu" else ACCELERATOR_LANES
+    if memory_limit is None:
+        return most
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), torch.enable_grad():
+        model(x[:1].detach().requires_grad_(True)).sum()
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()} | {b.untyped_storage().data_ptr() for b in model.buffers()}
+    activations = sum(size for pointer, size in kept.items() if pointer not in own)
+    each = 3 * activations + 40 * x[0].numel() * x.element_size()  # gradients beside activations; an attack's state
+    if each > memory_limit:
+        raise InputError(f"memory_limit = {memory_limit} bytes, must be at least {each}, what one image of this network takes")
+    return min(most, 1 << (memory_limit // each).bit_length() - 1)

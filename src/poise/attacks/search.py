@@ -1,0 +1,124 @@
+"""Attacks written for lanes: each row of a batch carries one example, its own iteration number and its own run.
+
+A run is a restart or a target class. Random numbers are keyed by the example, so what becomes of it depends neither on its lane nor
+on its batch mates, as long as the network treats the rows of a batch alike (evaluation mode).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from poise.core.errors import InputError
+from poise.core.exact import exact
+from poise.core.seeds import Draw
+
+State = dict[str, Tensor]
+Network = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Images x [B, ...], labels y [B], their natural logits [B, C], their draw; target: the class to reach [B], or None."""
+
+    x: Tensor
+    y: Tensor
+    natural: Tensor
+    draw: Draw
+    target: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def __getitem__(self, rows: Tensor) -> Examples:
+        target = None if self.target is None else self.target[rows]
+        return Examples(self.x[rows], self.y[rows], self.natural[rows], self.draw[rows], target)
+
+    def fooled(self, logits: Tensor) -> Tensor:
+        """Where `logits` [B, C] mean success: another class than y, or with targets the target [B]."""
+        return succeeds(logits, self.y, self.target)
+
+    def class_of_rank(self, rank: Tensor) -> Tensor:
+        """The class of this rank [B] by natural logits among the classes other than y, 0 the most likely; or the target to reach."""
+        if self.target is not None:
+            return self.target
+        others = self.natural.scatter(1, self.y[:, None], float("-inf"))
+        return others.sort(dim=1, descending=True, stable=True).indices.gather(1, rank[:, None])[:, 0]
+
+
+class Search(ABC):
+    """An attack for lanes. `runs` runs of `steps` steps for each example; a run ends early once the example is fooled.
+
+    The state has for each lane at least `fooled` [W], latched, and `found` [W, ...], the image to return.
+    """
+
+    runs: int
+    steps: int
+    kept: ClassVar[tuple[str, ...]] = ("fooled", "found")
+    """What an example takes along from one of its runs to the next."""
+
+    @abstractmethod
+    def begin(self, examples: Examples, run: Tensor) -> State:
+        """The state of these examples at the beginning of their runs of number `run` [B]."""
+
+    @abstractmethod
+    def step(self, state: State) -> State:
+        """The state after one step of every lane; lanes already fooled keep `fooled` and `found`."""
+
+
+def at(draw: Draw, *counters: Tensor) -> Draw:
+    """The draw of each example at its own counters, each [B] and below 2^12 (run), 2^20 (step): independent numbers for each."""
+    index = draw.index
+    for counter, bits in zip(counters, (12, 20), strict=False):
+        index = (index << bits) + counter
+    return Draw(draw.key, index)
+
+
+@torch.no_grad()
+def logits_of(model: Network, x: Tensor, width: int) -> Tensor:
+    """Logits [N, C] of images x [N, ...], always computed in batches of exactly `width` (the last padded with repetitions).
+
+    They decide: no autocast, no TF32.
+
+    Raises: InputError where the network returns NaN.
+    """
+    parts = []
+    with exact(x.device):
+        for start in range(0, len(x), width):
+            rows = torch.arange(start, start + width, device=x.device).clamp(max=len(x) - 1)
+            parts.append(model(x[rows])[: len(x) - start])
+    logits = torch.cat(parts)
+    if bool(logits.isnan().any()):
+        raise InputError("the network returned NaN, must return finite floating logits")
+    return logits
+
+
+def succeeds(logits: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
+    """Where logits [B, C] predict another class than y, or with targets the target [B]."""
+    guess = logits.argmax(1)
+    return guess != y if target is None else guess == target
+
+
+def gradient_of(model: Network, loss: Callable[[Tensor], Tensor], z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(loss(model(z)) [B], its gradient with respect to z, logits [B, C]), all detached."""
+    leaf = z.detach().requires_grad_(True)
+    with torch.enable_grad():
+        logits = model(leaf)
+        values = loss(logits)
+        (gradient,) = torch.autograd.grad(values.sum(), leaf)
+    return values.detach(), gradient, logits.detach()
+
+
+def spread(values: Tensor, like: Tensor) -> Tensor:
+    """[B] -> [B, 1, ..., 1] with as many axes as `like`."""
+    return values.view(-1, *[1] * (like.dim() - 1))
+
+
+def choose(where: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Per example, a where `where` [B] else b; a and b are [B, ...]."""
+    return torch.where(spread(where, a), a, b)

@@ -1,0 +1,36 @@
+"""poise embed"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from poise.cli.shared import DataDir, Device, Imports, console, drawn, import_files
+
+
+def embed(
+    run: Annotated[Path, typer.Argument(help="Run folder whose training kept complete checkpoints (keep_epochs).")],
+    images: Annotated[int, typer.Option(min=3, help="Test images to embed.")] = 200,
+    perplexity: Annotated[float, typer.Option(help="About how many neighbours each point has.")] = 30.0,
+    device: Device = "auto",
+    data_dir: DataDir = None,
+    imports: Imports = None,
+) -> None:
+    """Embed the base learners' features in the plane (t-SNE), at every epoch kept; `poise report` then draws them.
+
+    Examples:
+
+      poise train generalist_digits 'keep_epochs=[29,30,31,32]' --out runs/generalist
+
+      poise embed runs/generalist
+
+      poise report runs/generalist
+    """
+    from poise.engine import Run
+    from poise.engine.embedding import embed as make
+
+    import_files(imports)
+    written = make(Run.open(run), images=images, perplexity=perplexity, device=device, data_dir=data_dir, progress=drawn())
+    console.print(f"embedded features: {written}", highlight=False)

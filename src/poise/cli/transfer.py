@@ -1,0 +1,119 @@
+"""poise transfer"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from poise.cli.shared import Console, DataDir, Device, Imports, drawn, import_files
+from poise.core.errors import SettingsError
+
+if TYPE_CHECKING:
+    import torch
+
+    from poise.attacks import Attack, Saved
+    from poise.data import Data, Split
+    from poise.engine import Run
+    from poise.engine.progress import Progress
+
+
+def transfer(
+    targets: Annotated[list[Path], typer.Argument(help="Run folders of the networks to be judged.")],
+    surrogate: Annotated[list[Path], typer.Option(help="Run folder of a network the attacks are made on; may be repeated.")],
+    protocol: Annotated[
+        str, typer.Option(help="soe-transfer-3 or soe-transfer-30: the attacks made on each surrogate.")
+    ] = "soe-transfer-3",
+    epsilon: Annotated[str, typer.Option(help="Linf epsilon; the step size is a fifth of it.")] = "8/255",
+    out: Annotated[Path, typer.Option(help="Folder for the adversarial images, which are found again, and for the matrix.")] = Path(
+        "transfer"
+    ),
+    compat: Annotated[bool, typer.Option("--compat-cw", help="The CW loss as in the code behind the published tables.")] = False,
+    subset: Annotated[bool, typer.Option(help="Of 10,000 test images, only the 1,000 of the published evaluations.")] = True,
+    first: Annotated[int | None, typer.Option(min=1, help="Only the first n of these.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of every attack in place of 100.")] = None,
+    sgm: Annotated[bool, typer.Option(help="SGM too; it needs surrogates of residual blocks.")] = True,
+    every_attack: Annotated[bool, typer.Option("--every-attack", help="A column for each attack, not for each surrogate.")] = False,
+    checkpoint: Annotated[str, typer.Option(help="selected, last, or 'epoch N', of surrogates and targets.")] = "selected",
+    device: Device = "auto",
+    data_dir: DataDir = None,
+    imports: Imports = None,
+) -> None:
+    """Make adversarial images on surrogates, or take those made before, show them to targets, and print who is right.
+
+    A target's record goes into its run folder; an image counts only if the target is right under every attack.
+
+    Examples:
+
+      poise transfer runs/soe runs/adp --surrogate runs/baseline3 --epsilon 0.03
+
+      poise transfer runs/* --surrogate runs/s3 --surrogate runs/s5 --surrogate runs/s8 --protocol soe-transfer-30 --out transfer
+    """
+    import dataclasses
+
+    from poise.core.records import EvaluationRecord, write_text
+    from poise.engine.devices import choose_device
+    from poise.engine.evaluations import evaluate_run
+    from poise.evaluation import Protocol, soe_transfer
+    from poise.reports.heatmap import matrix, matrix_markdown, matrix_terminal, write_heatmap
+    from poise.threats import Linf
+
+    import_files(imports)
+    threat = Linf(epsilon=epsilon)  # type: ignore[arg-type]  # checked by the settings
+    chosen = soe_transfer(protocol, threat, compat, residual=sgm)
+    attacks = [attack if steps is None else dataclasses.replace(attack, steps=steps) for attack in chosen.attacks]  # type: ignore[call-arg]
+    sources, judged = _opened(surrogate), _opened(targets)
+    progress = drawn()
+    shown: list[Saved] = []
+    for run in sources:
+        images = _images(run.experiment.data.load(data_dir).test, subset, first)
+        shown += _sets(run, attacks, images, out, checkpoint, choose_device(device), progress)
+    kind = f"{protocol}{'-compat' if compat else ''}-{threat.epsilon:g}" + (f"-first{first}" if first else "")
+    records = []
+    for run in judged:
+        data: Data = run.experiment.data.load(data_dir)
+        data = dataclasses.replace(data, test=_images(data.test, subset, first))
+        whole = Protocol(name=kind, attacks=tuple(shown))
+        path = evaluate_run(run, checkpoint, device=device, protocol=whole, progress=progress, data=data)
+        records.append(EvaluationRecord.read(path))
+        typer.echo(f"record: {path}", err=True)
+    found = matrix(records, every_attack)
+    Console().print(matrix_terminal(found))
+    typer.echo(f"matrix: {write_text(out / f'{kind}.md', matrix_markdown(found))}", err=True)
+    typer.echo(f"heat map: {write_heatmap(found, out / f'{kind}.svg')}", err=True)
+
+
+def _opened(paths: list[Path]) -> list[Run]:
+    """The runs. Raises: SettingsError for two of one name, whose columns could not be told apart."""
+    from poise.engine import Run
+
+    names = [path.resolve().name for path in paths]
+    if len(set(names)) < len(names):
+        raise SettingsError(f"runs {', '.join(names)}: every run must have another folder name")
+    return [Run.open(path) for path in paths]
+
+
+def _images(test: Split, subset: bool, first: int | None) -> Split:
+    from poise.evaluation import published_subset
+
+    images = published_subset(test) if subset and len(test) == 10_000 else test
+    return images if first is None else images.first(first)
+
+
+def _sets(
+    run: Run, attacks: list[Attack], images: Split, out: Path, checkpoint: str, device: torch.device, progress: Progress
+) -> list[Saved]:
+    """What shows the images that each attack makes on the run's network; they are made where they are not found."""
+    from poise.attacks import Saved
+    from poise.evaluation import made_or_kept
+
+    network, shown = run.network(checkpoint).to(device), []
+    for attack in attacks:
+        path = out / "sets" / run.name / f"{attack.name}-{attack.threat.epsilon:g}.safetensors"
+        advance = progress.begin(f"{run.name}: {attack.name}", len(images), "images")
+        kept, found = made_or_kept(path, network, images, attack, advance=advance)
+        progress.end()
+        typer.echo(f"{'found' if found else 'made'}: {path}", err=True)
+        shown.append(Saved.of(path, kept, run.name))
+    return shown

@@ -1,0 +1,35 @@
+"""The arithmetic in which verdicts are taken: the numbers' own precision, whatever is allowed elsewhere for speed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+
+@contextmanager
+def exact(device: torch.device) -> Iterator[None]:
+    """No autocast, and on GPUs no TF32: float32 products keep 24 bits, in convolutions too (torch allows them 11 by default)."""
+    with torch.autocast(device.type, enabled=False):
+        if device.type != "cuda":
+            yield
+            return
+        found = [(place, name, getattr(place, name)) for place, name in _switches()]
+        try:
+            for place, name, _ in found:
+                setattr(place, name, "ieee" if name == "fp32_precision" else False)
+            yield
+        finally:
+            for place, name, value in found:
+                setattr(place, name, value)
+
+
+def _switches() -> list[tuple[Any, str]]:
+    """Where this version of torch keeps them: since 2.9 by operation, and mixing both ways is an error there."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    parts = [matmul, getattr(cudnn, "conv", None), getattr(cudnn, "rnn", None)]
+    if all(hasattr(part, "fp32_precision") for part in parts):
+        return [(part, "fp32_precision") for part in parts]
+    return [(matmul, "allow_tf32"), (cudnn, "allow_tf32")]

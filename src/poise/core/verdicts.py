@@ -1,0 +1,127 @@
+"""The verdict on an evaluation: what each check saw on a network, what that means and what to run next, as JSON, without torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from poise.core.errors import RunError
+from poise.core.records import write_text
+
+FORMAT = "poise.verdict.1"
+Judgement = Literal["pass", "warning", "flaw", "not applicable"]
+"""A flaw makes an accuracy under attack meaningless as it stands; a warning asks for a further run before it is believed."""
+SEVERITY: dict[Judgement, int] = {"not applicable": 0, "pass": 1, "warning": 2, "flaw": 3}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check saw. `means` and `then` are empty where it passed; `numbers` holds what `seen` says, as plain JSON data."""
+
+    check: str
+    """Name in lower case with underscores, such as "black_box"."""
+    judgement: Judgement
+    seen: str
+    means: str = ""
+    then: str = ""
+    """What to run next."""
+    numbers: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """The check's name as a person reads it."""
+        return self.check.replace("_", " ")
+
+    @property
+    def alarming(self) -> bool:
+        return self.judgement in ("warning", "flaw")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Every finding about one network, with all that says what was inspected, and how (module docstring)."""
+
+    model: str
+    """Display name."""
+    checkpoint: str
+    model_digest: str
+    run: str
+    """Name of the run folder, or empty."""
+    dataset: str
+    split: str
+    count: int
+    """Number of images."""
+    natural_accuracy: float
+    """On these images, in [0, 1]."""
+    threat: dict[str, Any]
+    effort: dict[str, Any]
+    """Settings of the inspection: budgets of the attacks and level of the tests."""
+    seed: int
+    findings: list[Finding]
+    attacks: dict[str, float]
+    """Accuracy under each attack that was run on all images, in [0, 1], by name."""
+    seconds: float
+    started: str
+    """UTC, ISO 8601."""
+    device: str
+    versions: dict[str, str]
+    format: str = FORMAT
+
+    @property
+    def judgement(self) -> Judgement:
+        """The worst judgement of all checks."""
+        found: list[Judgement] = [finding.judgement for finding in self.findings]
+        return max(found, key=lambda kind: SEVERITY[kind]) if found else "not applicable"
+
+    @property
+    def alarms(self) -> list[Finding]:
+        """Flaws, then warnings, each in the order of the checks."""
+        return [finding for kind in ("flaw", "warning") for finding in self.findings if finding.judgement == kind]
+
+    def __getitem__(self, check: str) -> Finding:
+        """The finding of one check. Raises: KeyError for one that was not made."""
+        for finding in self.findings:
+            if finding.check == check:
+                return finding
+        raise KeyError(f"the verdict has no check {check!r}; it has {', '.join(finding.check for finding in self.findings)}")
+
+    def write(self, path: str | Path) -> Path:
+        """Write as JSON, atomically."""
+        return write_text(path, json.dumps(dataclasses.asdict(self), indent=1))
+
+    @classmethod
+    def read(cls, path: str | Path) -> Verdict:
+        """Raises: RunError when the file is missing, damaged or not a verdict."""
+        path = Path(path)
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise RunError(f"there is no verdict {path}") from None
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path} cannot be read as a verdict: {error}") from None
+        if not is_verdict(data):
+            raise RunError(f"{path} is not a verdict of format {FORMAT!r}")
+        try:
+            made = cls(**{**data, "findings": [Finding(**finding) for finding in data["findings"]]})
+        except (TypeError, KeyError) as error:
+            raise RunError(f"{path} is not a complete verdict: {error}") from None
+        if strange := [finding.judgement for finding in made.findings if finding.judgement not in get_args(Judgement)]:
+            raise RunError(f"{path} holds the judgement {strange[0]!r}, must be one of {', '.join(get_args(Judgement))}")
+        return made
+
+
+def is_verdict(data: object) -> bool:
+    """Whether JSON data was written by `Verdict.write`."""
+    return isinstance(data, dict) and data.get("format") == FORMAT
+
+
+def summary(findings: Sequence[Finding]) -> str:
+    """ "2 flaws, 1 warning, 11 passed", leaving out what there is none of."""
+    counted = {kind: sum(finding.judgement == kind for finding in findings) for kind in ("flaw", "warning", "pass")}
+    words = {"flaw": "flaw", "warning": "warning", "pass": "passed"}
+    parts = [f"{n} {words[kind]}{'s' if n > 1 and kind != 'pass' else ''}" for kind, n in counted.items() if n]
+    return ", ".join(parts) or "nothing was checked"

@@ -1,0 +1,22 @@
+"""Where a run computes."""
+
+from __future__ import annotations
+
+import torch
+
+from poise.core.distributed import local_rank
+from poise.core.errors import SettingsError
+
+
+def choose_device(name: str) -> torch.device:
+    """ "auto" is the first GPU, else the CPU. Raises: SettingsError for a device that is not there."""
+    if name == "auto":
+        here = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        return torch.device("cuda", local_rank() % here) if here and local_rank() else torch.device("cuda" if here else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        first = str(error).splitlines()[0]
+        raise SettingsError(f"device = {name!r} is not available here ({first}); must be 'auto', 'cpu' or one that is there") from None
+    return device

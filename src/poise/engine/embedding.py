@@ -1,0 +1,106 @@
+"""t-SNE of what base learners make of the same images, at the epochs whose complete checkpoints a run kept (Zipper, Appendix C.1)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from poise.core.errors import RunError, SettingsError
+from poise.core.modes import evaluating
+from poise.core.records import check_writable, write_text
+from poise.data import Split
+from poise.engine.checkpoints import load_into, read_tensors
+from poise.engine.devices import choose_device
+from poise.engine.progress import Progress
+from poise.engine.runs import Run
+from poise.evaluation.predictions import device_of
+from poise.models import Classifier
+
+EMBEDDING = "t-sne.json"
+"""The file in the run folder, which the page draws."""
+
+
+def embed(
+    run: Run,
+    *,
+    images: int = 200,
+    perplexity: float = 30.0,
+    device: str = "auto",
+    data_dir: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Embed the features of the first `images` test images, of all learners of an epoch together; returns the JSON file written.
+
+    The page draws it. With few images the perplexity is lowered to a third of the points.
+    Raises: RunError where no epoch was kept, SettingsError for a network without penultimate features or too few images.
+    """
+    path, progress = run.path / EMBEDDING, progress or Progress()
+    check_writable(path)
+    if images < 3 or perplexity <= 0:
+        raise SettingsError(f"images = {images}, perplexity = {perplexity}: must be at least 3, and above 0")
+    kept, experiment = kept_epochs(run), run.experiment
+    data, where = experiment.data.load(data_dir), choose_device(device)
+    split = data.test.first(min(images, len(data.test)))
+    advance = progress.begin(f"{experiment.name}: t-SNE", len(kept), "epochs")
+    epochs = []
+    for epoch, checkpoint in kept.items():
+        clouds = {}
+        for name, weights in learners_of(read_tensors(checkpoint)[0]).items():
+            network = experiment.model.build(data.shape, len(data.classes), experiment.seed)
+            network = network.to(next(tensor.dtype for tensor in weights.values() if tensor.is_floating_point()))
+            load_into(network, weights, str(checkpoint))
+            clouds[name] = features(network.to(where), split).double().cpu().numpy()
+        epochs.append({"epoch": epoch, "points": placed(clouds, perplexity, experiment.seed)})
+        advance(1)
+    progress.end()
+    about = {"images": len(split), "perplexity": perplexity, "seed": experiment.seed}
+    told = {**about, "labels": split.labels.tolist(), "classes": list(data.classes), "epochs": epochs}
+    return write_text(path, json.dumps(told))
+
+
+def kept_epochs(run: Run) -> dict[int, Path]:
+    """The epochs whose complete checkpoint was kept for good, with its path. Raises: RunError where there is none."""
+    steps = {line["step"]: line["epoch"] for line in run.metrics()}
+    wanted = set(run.experiment.keep_epochs)
+    found = {steps.get(int(path.name.removeprefix("step-")), 0): path for path in run.states()}
+    kept = {epoch: found[epoch] for epoch in sorted(found) if epoch in wanted}
+    if not kept:
+        raise RunError(f"{run.path} kept no complete checkpoint to embed; train with, for example, keep_epochs=79,80,84,85")
+    return kept
+
+
+def learners_of(state: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Each learner's raw weights in a complete checkpoint."""
+    weights: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in state.items():
+        kind, _, rest = key.partition("/")
+        name, _, rest = rest.partition("/")
+        if kind == "learner" and rest.startswith("network/"):
+            weights.setdefault(name, {})[rest.removeprefix("network/")] = tensor
+    return dict(sorted(weights.items()))
+
+
+@torch.no_grad()
+def features(network: nn.Module, split: Split) -> Tensor:
+    """Penultimate features [N, F]. Raises: SettingsError for a network that is no `Classifier`."""
+    if not isinstance(network, Classifier):
+        raise SettingsError(f"t-SNE needs a network with penultimate features; {type(network).__name__} has none")
+    device, dtype = device_of(network)
+    with evaluating(network):
+        return torch.cat([network.features(part.to(device)) for part in split.pixels(dtype=dtype).split(256)])
+
+
+def placed(clouds: dict[str, np.ndarray[Any, Any]], perplexity: float, seed: int) -> dict[str, list[list[float]]]:
+    """Points in the plane for features [N, F] of each network, embedded together."""
+    from sklearn.manifold import TSNE
+
+    together = np.concatenate(list(clouds.values()))
+    near = min(perplexity, max(1.0, (len(together) - 1) / 3))
+    flat = TSNE(2, perplexity=near, init="pca", random_state=seed, n_jobs=1).fit_transform(together)
+    cuts = np.cumsum([len(cloud) for cloud in clouds.values()])[:-1]
+    return {name: np.round(part, 3).tolist() for name, part in zip(clouds, np.split(flat, cuts), strict=True)}

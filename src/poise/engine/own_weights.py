@@ -1,0 +1,138 @@
+"""Evaluating a user's own checkpoint on data by name, folder or archive."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from poise.core.errors import SettingsError, did_you_mean
+from poise.core.records import check_writable
+from poise.core.settings import from_json, read_json, registered
+from poise.data import Data, DataSource, Folder, Npz, Split, data_directory
+from poise.engine.checkpoints import foreign_weights, load_into
+from poise.engine.devices import choose_device
+from poise.engine.evaluations import KEPT, Measurement, Shown, journal_of
+from poise.engine.progress import Progress
+from poise.evaluation.corruption import evaluate_corruptions
+from poise.evaluation.protocol import Protocol, evaluate
+from poise.models import Network
+
+
+def data_named(text: str, data_dir: Path | None = None) -> Data:
+    """The data of `--data`: a data set's name, a folder of images, an .npz archive, or a data source's settings as JSON.
+
+    A folder with train and test (or val) beside each other gives its test images; one of classes only gives all of them.
+    Raises: SettingsError for something else, DataError for images that cannot be read.
+    """
+    if text.lstrip().startswith("{"):
+        return read_json(DataSource, text, "--data").load(data_dir)  # type: ignore[type-abstract]
+    known = registered(DataSource)  # type: ignore[type-abstract]
+    if text in known and text not in ("Folder", "Npz"):
+        return from_json(DataSource, {"type": text}).load(data_dir)  # type: ignore[type-abstract]
+    given = Path(text).expanduser()
+    path = given if given.exists() else data_directory(data_dir) / given
+    if path.is_dir():
+        return _of_folder(path)
+    if path.is_file() and path.suffix == ".npz":
+        return Npz(path=str(path)).load(data_dir)
+    if path.is_file():
+        raise SettingsError(f"--data {text}: a file must be an .npz archive with x_train, y_train, x_test and y_test")
+    hint = did_you_mean(text, known)
+    raise SettingsError(f"--data {text!r} names no data set, and there is no such folder of images or .npz archive{hint}")
+
+
+def _of_folder(path: Path) -> Data:
+    """Folder/train with Folder/test or /val, one of the two alone, or one subfolder per class."""
+    alone = next((path / name for name in ("test", "val") if (path / name).is_dir()), None)
+    if (path / "train").is_dir():
+        return Folder(path=str(path)).load()
+    found = Folder(path=str(alone or path)).load()
+    parts = (found.train, found.test)
+    images, labels, ids = (torch.cat([getattr(part, name) for part in parts]) for name in ("images", "labels", "ids"))
+    order = ids.argsort()
+    whole = Split(images[order], labels[order], ids[order])
+    return dataclasses.replace(found, name=path.name, test=whole, notes=(*found.notes, "all images of the folder"))
+
+
+def evaluate_weights(
+    weights: Path,
+    model: str,
+    data: str | Data,
+    protocol: Protocol,
+    out: Path,
+    *,
+    device: str = "auto",
+    data_dir: Path | None = None,
+    progress: Progress | None = None,
+    again: bool = False,
+) -> Path:
+    """Evaluate a user's own checkpoint; `model` is a registered network or `module:function` that builds one, data as `data_named`.
+
+    A record of the same weights, images and attacks at `out` is kept unless `again`.
+    Raises: SettingsError, CheckpointError, DataError; InputError when the network does not give logits.
+    """
+    progress = progress or Progress()
+    check_writable(out)
+    loaded = data_named(data, data_dir) if isinstance(data, str) else data
+    network = network_of(weights, model, loaded).to(choose_device(device))
+    if not again and Measurement.of(network, protocol.images(loaded.test), protocol.attacks).done(out) is not None:
+        progress.say(KEPT.format(out))
+        return out
+    about: dict[str, Any] = {"checkpoint": str(weights), "group": weights.stem, "notes": {"data": list(loaded.notes)}}
+    watch = Shown(progress, weights.name)
+    record = evaluate(network, loaded, protocol, watch=watch, journal=journal_of(out), named=weights.stem, **about)
+    progress.end()
+    return record.write(out)
+
+
+def corrupt_weights(
+    weights: Path,
+    model: str,
+    data: str | Data,
+    folder: Path,
+    out: Path,
+    *,
+    device: str = "auto",
+    data_dir: Path | None = None,
+    first: int | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """`corrupt_run` for a user's own checkpoint (see `evaluate_weights`)."""
+    progress = progress or Progress()
+    check_writable(out)
+    loaded = data_named(data, data_dir) if isinstance(data, str) else data
+    network = network_of(weights, model, loaded).to(choose_device(device))
+    about: dict[str, Any] = {"checkpoint": str(weights), "group": weights.stem, "notes": {"data": list(loaded.notes)}}
+    watch, journal = Shown(progress, weights.name), journal_of(out)
+    record = evaluate_corruptions(network, loaded, folder, first=first, watch=watch, journal=journal, named=weights.stem, **about)
+    progress.end()
+    return record.write(out)
+
+
+def network_of(weights: Path, model: str, data: Data) -> nn.Module:
+    """The network of a user's own checkpoint, in evaluating mode; see `evaluate_weights`."""
+    network = _built(model, data)
+    load_into(network, foreign_weights(weights), str(weights))
+    return network.eval()
+
+
+def _built(model: str, data: Data) -> nn.Module:
+    if ":" not in model:
+        return from_json(Network, {"type": model}).build(data.shape, len(data.classes), seed=0)  # type: ignore[type-abstract]
+    module, _, function = model.partition(":")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        made = getattr(importlib.import_module(module), function)()
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
+        raise SettingsError(f"--model {model!r} must be a network's name or module:function that builds one, but {error}") from None
+    finally:
+        sys.path.pop(0)
+    if not isinstance(made, nn.Module):
+        raise SettingsError(f"--model {model!r} returned {type(made).__name__}, must return a torch.nn.Module")
+    return made

@@ -1,0 +1,165 @@
+"""A run in progress: what is fixed, what moves, how it is begun, written down and read back."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from poise.core.batches import Now
+from poise.core.distributed import ALONE, World
+from poise.core.errors import SettingsError
+from poise.data import Data, Feed, Split, held_out
+from poise.data.extra import OpenedPool
+from poise.engine.checkpoints import foreign_weights, load_into
+from poise.engine.experiment import Experiment
+from poise.engine.placement import Placement, check_shares, placed
+from poise.engine.progress import Progress
+from poise.engine.ranks import whole_state
+from poise.engine.runs import Run
+from poise.learners import Learner, Policy
+from poise.learners.compiled import compilation
+from poise.learners.precision import Precision, precision
+from poise.methods import Method
+
+
+@dataclass
+class Meters:
+    """Sums of the step metrics of the epoch in progress; tensors, so that no step waits for the device."""
+
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    steps: int = 0
+
+    def add(self, metrics: dict[str, Tensor]) -> None:
+        self.steps += 1
+        for name, value in metrics.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+
+    def means(self) -> dict[str, float]:
+        return {name: float(value) / self.steps for name, value in self.sums.items()}
+
+
+@dataclass
+class Training:
+    """A run in progress: what is fixed (settings, data, feeds) and what moves (this rank's learners, step, meters, best epoch)."""
+
+    experiment: Experiment
+    run: Run
+    data: Data
+    splits: dict[str, Split]
+    feeds: dict[str, Feed]
+    learners: dict[str, Learner]
+    arithmetic: Precision
+    progress: Progress
+    placement: Placement
+    step: int = 0
+    """Steps done."""
+    meters: Meters = field(default_factory=Meters)
+    best: dict[str, Any] = field(default_factory=dict)
+    """Epoch, criterion's value and monitors of the selected weights; empty before the first monitored epoch."""
+
+    @cached_property
+    def method(self) -> Method:
+        """The experiment's method; with a diagnosis every learner is trained throughout."""
+        method = self.experiment.method
+        return method if self.experiment.diagnosis is None else method.diagnosed()
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return max(feed.steps_per_epoch for feed in self.feeds.values())
+
+    def now(self) -> Now:
+        """The moment of the next step."""
+        per_epoch, experiment = self.steps_per_epoch, self.experiment
+        return Now(self.step // per_epoch + 1, self.step, experiment.epochs, per_epoch, experiment.seed)
+
+
+def prepare(
+    experiment: Experiment,
+    run: Run,
+    data: Data,
+    device: torch.device,
+    progress: Progress,
+    initial: dict[str, Tensor] | None,
+    pools: Mapping[str, OpenedPool] | None = None,
+    world: World = ALONE,
+) -> Training:
+    """Data on the device, learners at their first step. Raises: SettingsError, InputError, CheckpointError for what does not fit."""
+    if experiment.protocol.first is not None and experiment.protocol.first > len(data.test):
+        raise SettingsError(f"Protocol.first = {experiment.protocol.first}: must be at most {len(data.test)}, the number of test images")
+    arithmetic = precision(experiment.precision, device)
+    compiling = compilation(experiment.compile, device, progress.say)
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = not experiment.deterministic
+    if device.type == "cuda" and experiment.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first matrix product
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010  unknown to its stubs; nothing reads unwritten memory
+    if experiment.selection == "held-out":
+        training_split, selection_split = held_out(data.train, experiment.held_out, experiment.seed)
+    else:
+        training_split, selection_split = data.train, data.test
+    splits = {"train": training_split, "selection": selection_split, "test": data.test}
+
+    def build(name: str, policy: Policy) -> Learner:
+        network = experiment.model.build(data.shape, len(data.classes), experiment.seed)
+        if initial is not None:
+            load_into(network, initial, str(experiment.initial))
+        return Learner(name, policy, network.to(device, arithmetic.dtype), arithmetic=arithmetic, compilation=compiling)
+
+    method = experiment.method
+    placement = placed(experiment.placement, method, world, experiment.diagnosis is not None, experiment.statistics)
+    learners = placement.local(method.learners(build))
+    extra = {name: pool.split for name, pool in (pools or {}).items()}
+    feeds = {}
+    for name, stream in method.streams().items():
+        group = placement.group_of_stream(name) or ALONE
+        part = {"rank": group.rank, "world": group.size, "pool": extra.get(name)}
+        feeds[name] = Feed(stream, training_split, experiment.seed, device, arithmetic.dtype, **part)
+    check_shares(placement, method, feeds)
+    return Training(experiment, run, data, splits, feeds, learners, arithmetic, progress, placement)
+
+
+def save(training: Training, step: int, for_good: bool) -> None:
+    state = whole_state(training.placement, training.learners)
+    if not training.placement.world.leads:
+        return
+    state |= {f"meter/{name}": value for name, value in training.meters.sums.items()}
+    experiment = training.experiment
+    facts: dict[str, Any] = {
+        "shares": dict(training.placement.shares),
+        "meter_steps": training.meters.steps,
+        "best": training.best,
+        "group": experiment.group,
+        "seed": experiment.seed,
+    }
+    training.run.save_state(step, state, facts, experiment.keep_last, for_good)
+
+
+def restore(training: Training, state: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    device = training.arithmetic.device
+    for name, learner in training.learners.items():
+        prefix = f"learner/{name}/"
+        learner.load_state({key.removeprefix(prefix): value.to(device) for key, value in state.items() if key.startswith(prefix)})
+    leading = {f"/{name}/" for name, group in training.placement.groups.items() if group.leads}  # sums are added up over ranks
+    mine = [key for key in state if key.startswith("meter/") and any(name in key for name in leading)]
+    sums = {key.removeprefix("meter/"): state[key].to(device) for key in mine}
+    training.step, training.meters, training.best = facts["step"], Meters(sums, facts["meter_steps"]), facts["best"]
+
+
+def initial_weights(experiment: Experiment) -> tuple[dict[str, Tensor] | None, str | None]:
+    """The weights that training starts from and their digest; (None, None) where it starts anew."""
+    if experiment.initial is None:
+        return None, None
+    path = Path(experiment.initial)
+    if path.is_dir():
+        run = Run.open(path)
+        return run.network().state_dict(), run.facts()["sha256"]
+    return foreign_weights(path), hashlib.sha256(path.read_bytes()).hexdigest()

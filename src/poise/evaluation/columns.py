@@ -1,0 +1,203 @@
+"""From attacks to the columns of a record: the labels predicted after each, as it is finished.
+
+AutoAttack runs by its survivor rule. A component of it that is also a column of its own (that attack alone, on all images) takes
+over what AutoAttack's record says of the examples that reached it; it is run only on those that an earlier component had broken.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from poise.attacks import Attack, AutoAttack
+from poise.attacks.autoattack import Progress, Result
+from poise.attacks.compact import CompactAttack
+from poise.attacks.lanes import find_batch_size
+from poise.core.distributed import ALONE, World
+from poise.core.records import AttackRecord
+from poise.core.settings import to_json
+from poise.data.dataset import Split
+from poise.evaluation import experts
+from poise.evaluation.journal import Journal
+from poise.evaluation.predictions import Advance, device_of
+
+
+class Watch:
+    """Is told how far an evaluation is; says nothing itself."""
+
+    def begin(self, name: str, count: int) -> Advance:
+        """Work on `count` examples begins; returns what is called with the number just finished."""
+        return lambda done: None
+
+    def note(self, text: str) -> None:
+        """How the work in progress stands, in words."""
+
+    def say(self, sentence: str) -> None:
+        """Something the user should know."""
+
+
+def columns_of(
+    model: nn.Module,
+    split: Split,
+    attacks: Sequence[Attack],
+    *,
+    seed: int,
+    batch_size: int,
+    journal: Journal,
+    watch: Watch,
+    world: World = ALONE,
+) -> list[AttackRecord]:
+    """One column per attack, in their order; computed cheap ones first, then AutoAttack, then its components.
+
+    world: ranks that call this together share the work of AutoAttack and its components; the first one keeps the journal.
+    """
+    work = _Work(model, split, seed, batch_size, journal, watch, world)
+    order = sorted(range(len(attacks)), key=lambda place: _turn(attacks[place]))
+    done: dict[int, AttackRecord] = {}
+    for place in order:
+        attack = attacks[place]
+        kept = json.loads(world.exchange(json.dumps(journal.get(str(place)) if world.leads else None))[0])
+        if kept is not None:
+            done[place] = AttackRecord(**kept)
+            continue
+        rules = [(rule, done[at]) for at in done if isinstance(rule := attacks[at], AutoAttack)]
+        done[place] = work.column(attack, str(place), rules)
+        if world.leads:
+            journal.keep(str(place), dataclasses.asdict(done[place]))
+    return [done[place] for place in range(len(attacks))]
+
+
+def _turn(attack: Attack) -> int:
+    return 1 if isinstance(attack, AutoAttack) else 2 if isinstance(attack, CompactAttack) else 0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Work:
+    model: nn.Module
+    split: Split
+    seed: int
+    batch_size: int
+    journal: Journal
+    watch: Watch
+    world: World
+
+    def column(self, attack: Attack, key: str, rules: Sequence[tuple[AutoAttack, AttackRecord]]) -> AttackRecord:
+        """rules: the finished AutoAttacks with their records."""
+        tick = time.perf_counter()
+        if isinstance(attack, AutoAttack):
+            predicted, notes = self.by_rule(attack, key)
+        elif isinstance(attack, CompactAttack):
+            predicted, notes = self.alone(attack, key, rules)
+        else:
+            shared: dict[str, Any] = {"seed": self.seed, "batch_size": self.batch_size}
+            advance = self.watch.begin(attack.name, len(self.split))
+            labels, notes = experts.predict_and_measure(self.model, self.split, attack, advance=advance, **shared)
+            predicted = labels.tolist()
+        return AttackRecord(attack.name, to_json(attack), predicted, time.perf_counter() - tick, notes)
+
+    def by_rule(self, attack: AutoAttack, key: str) -> tuple[list[int], dict[str, Any]]:
+        """AutoAttack's labels and, in the notes, what each component left standing and which one broke each example."""
+        result = self.searched(attack, attack.name, self.split, key)
+        notes: dict[str, Any] = {
+            "components": list(result.attacks),
+            "survivors": list(result.survivors),
+            "seconds": [round(seconds, 3) for seconds in result.seconds],
+            "broken_by": result.broken_by.tolist(),
+            **({"rules": list(result.notes)} if result.notes else {}),
+            **self.measured(result),
+        }
+        return result.predicted.tolist(), notes
+
+    def alone(self, attack: CompactAttack, key: str, rules: Sequence[tuple[AutoAttack, AttackRecord]]) -> tuple[list[int], dict[str, Any]]:
+        """The labels of a component alone on all images, as far as possible from the record of an AutoAttack that has it."""
+        predicted, rows, notes = list(range(0)), list(range(len(self.split))), dict[str, Any]()
+        for rule, record in rules:
+            if attack in rule.components():
+                place = rule.components().index(attack)
+                predicted, rows = known(record, self.split.labels.tolist(), place)
+                said = [line for line in record.notes.get("rules", []) if line.startswith(f"{attack.name}:")]
+                notes = {"from": rule.name, "run_on": len(rows), **({"rules": said} if said else {})}
+                break
+        if not rows:
+            return predicted, notes
+        part = self.split.subset(torch.tensor(rows, device=self.split.labels.device)) if predicted else self.split
+        single = AutoAttack(threat=attack.threat, version="custom", attacks=(attack,))
+        result = self.searched(single, attack.name, part, key)
+        if not predicted:
+            return result.predicted.tolist(), {**({"rules": list(result.notes)} if result.notes else {}), **self.measured(result)}
+        for row, label in zip(rows, result.predicted.tolist(), strict=True):
+            predicted[row] = label
+        return predicted, notes
+
+    def searched(self, attack: AutoAttack, name: str, split: Split, key: str) -> Result:
+        device, dtype = device_of(self.model)
+        x = split.pixels(dtype=dtype).to(device)
+        path, width = self.journal.state(key, find_batch_size(self.model, x))
+        report = _Report(name, len(split), self.watch)
+        labels, ids = split.labels.to(device), split.ids.to(device)
+        how: dict[str, Any] = {"batch_size": width, "state_path": path, "progress": report, "world": self.world}
+        result = attack.run(self.model, x, labels, seed=self.seed, ids=ids, **how)
+        report.over(list(zip(result.attacks, result.survivors, result.seconds, strict=True)))
+        return result
+
+    def measured(self, result: Result) -> dict[str, Any]:
+        """What the experts of a network of several say of the images found."""
+        if not experts.has_experts(self.model):
+            return {}
+        device, _ = device_of(self.model)
+        seen = experts.Watch(self.model, result.y)
+        for part in result.x_adv.split(self.batch_size):
+            seen.see(part.to(device))
+        return {"experts": dataclasses.asdict(seen.measures())}
+
+
+def known(record: AttackRecord, labels: Sequence[int], place: int) -> tuple[list[int], list[int]]:
+    """From an AutoAttack's record the labels predicted after its component number `place` alone, and the rows it says nothing about.
+
+    An example that no earlier component broke was attacked by this one: it was fooled, or it kept its label.
+    """
+    broken_by: list[int] = record.notes["broken_by"]
+    predicted = [
+        guess if by in (place, -2) else label for guess, by, label in zip(record.predicted, broken_by, labels, strict=True)
+    ]  # -2: misclassified before any attack
+    return predicted, [row for row, by in enumerate(broken_by) if 0 <= by < place]
+
+
+class _Report:
+    """Tells a watch how an AutoAttack goes: a piece of work per component, survivors and time left beside it, a sentence at its end."""
+
+    def __init__(self, name: str, count: int, watch: Watch) -> None:
+        self.name, self.count, self.watch = name, count, watch
+        self.number, self.done, self.said, self.components = 0, 0, 0, 1
+        self.advance: Advance = lambda done: None
+
+    def __call__(self, now: Progress) -> None:
+        self.components = now.attacks
+        if now.number != self.number:
+            self.over(now.over)
+            what = f"{self.name}, {now.number} of {now.attacks}: {now.attack}" if now.attacks > 1 else self.name
+            self.number, self.done, self.advance = now.number, 0, self.watch.begin(what, now.entered)
+        self.advance(now.done - self.done)
+        self.done = now.done
+        left = "" if now.eta is None else f", {clock(now.eta)} left"
+        self.watch.note(f"{now.survivors:,} stand{left}")
+
+    def over(self, components: Sequence[tuple[str, int, float]]) -> None:
+        if self.components > 1:
+            for attack, survivors, seconds in components[self.said :]:
+                self.watch.say(f"{self.name}: {survivors:,} of {self.count:,} images stand after {attack} ({clock(seconds)})")
+        self.said = len(components)
+
+
+def clock(seconds: float) -> str:
+    """ "48 s", "3:05 min", "2:41 h"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    return f"{whole // 60}:{whole % 60:02} min" if whole < 3600 else f"{whole // 3600}:{whole // 60 % 60:02} h"

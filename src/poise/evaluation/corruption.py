@@ -1,0 +1,100 @@
+"""Accuracy under common corruptions: the mean over 15 corruptions of 5 severities each (Hendrycks & Dietterich 2019; NROB)."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from poise.core.errors import DataError
+from poise.core.records import EvaluationRecord
+from poise.core.version import __version__
+from poise.data.corruptions import CORRUPTIONS, SEVERITIES, corrupted
+from poise.data.dataset import Data, Split
+from poise.evaluation.columns import Watch
+from poise.evaluation.journal import Journal
+from poise.evaluation.predictions import accuracy, predict
+from poise.evaluation.protocol import about_record, digest_of, digest_of_images
+
+
+@dataclass(frozen=True)
+class CorruptionAccuracy:
+    """accuracies[corruption]: for the severities 1 to 5, in [0, 1]; images: of each of the 75; folder: its name; mean: over all 75."""
+
+    accuracies: dict[str, list[float]]
+    images: int
+    folder: str
+    mean: float
+
+
+def evaluate_corruptions(
+    model: nn.Module,
+    data: Data,
+    folder: Path | str,
+    *,
+    first: int | None = None,
+    batch_size: int = 256,
+    watch: Watch | None = None,
+    journal: Path | None = None,
+    named: str = "",
+    **about: Any,
+) -> EvaluationRecord:
+    """A record whose note "corruptions" is the `CorruptionAccuracy` on an unpacked CIFAR-10-C, CIFAR-100-C or Tiny-ImageNet-C.
+
+    Its predictions are those on the natural test images, of which `data` must be the uncorrupted form. first: only so many images,
+    of each severity too. journal, named, about: as in `evaluate`, but that parts are corruptions.
+    Raises: DataError for a missing or malformed part, before anything is computed where a corruption is missing; InputError.
+    """
+    clock, root = time.perf_counter(), Path(folder).expanduser()
+    check_whole(root)
+    split = data.test if first is None else data.test.first(first)
+    watch = watch or Watch()
+    digest, images = digest_of(model), digest_of_images(split)
+    record = about_record(model, data, split, digest, batch_size, about)
+    kept = Journal(journal, {"model": digest, "images": images, "corruptions": str(root.resolve()), "poise": __version__})
+    rows: dict[str, list[float]] = {}
+    for corruption in CORRUPTIONS:
+        row = kept.get(corruption)
+        if row is None:
+            advance = watch.begin(corruption, len(split) * len(SEVERITIES))
+            row = []
+            for severity in SEVERITIES:
+                part = _part(root, corruption, severity, data, split)
+                row.append(accuracy(predict(model, part, batch_size), part))
+                advance(len(part))
+            kept.keep(corruption, row)
+        rows[corruption] = row
+    every = [value for row in rows.values() for value in row]
+    found = CorruptionAccuracy(rows, len(split), root.name, sum(every) / len(every))
+    record["notes"] |= {"images": images, "corruptions": asdict(found)}
+    seconds, model_name = time.perf_counter() - clock, named or type(model).__name__
+    made = EvaluationRecord(
+        **record, model=model_name, evaluation_seed=0, split="test", protocol="corruptions", attacks=[], seconds=seconds
+    )
+    kept.close()
+    return made
+
+
+def check_whole(root: Path) -> None:
+    """Raises: DataError where the folder, or one of the 15 corruptions in it, is missing."""
+    if not root.is_dir():
+        raise DataError(f"there is no folder {root} of corrupted images")
+    missing = [name for name in CORRUPTIONS if not (root / f"{name}.npy").is_file() and not (root / name).is_dir()]
+    if missing:
+        raise DataError(f"{root} lacks {len(missing)} of the {len(CORRUPTIONS)} corruptions: {', '.join(missing)}")
+
+
+def _part(root: Path, corruption: str, severity: int, data: Data, split: Split) -> Split:
+    """As many images as `split` has. Raises: DataError unless their labels are those of the natural images."""
+    part = corrupted(root, corruption, severity, data)
+    if len(part) < len(split):
+        raise DataError(f"{root}: {corruption} of severity {severity} has {len(part)} images, the natural test set {len(split)}")
+    whole, part = len(part) == len(split), part.first(len(split))
+    found, wanted = part.labels.tolist(), split.labels.tolist()
+    in_order = (root / f"{corruption}.npy").is_file()  # folders are read class by class, so only all of their labels can be compared
+    if found != wanted and (in_order or (whole and sorted(found) != sorted(wanted))):
+        raise DataError(f"{root}: the labels of {corruption} are not those of {data.name}'s test images")
+    return part

@@ -1,0 +1,174 @@
+"""Measures of several experts on the same images: where all of them are fooled, and how well one of them is chosen."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from poise.attacks.attack import Attack
+from poise.core.errors import InputError
+from poise.core.modes import evaluating
+from poise.data.dataset import Split
+from poise.evaluation.predictions import attacked, device_of
+from poise.losses import cross_entropy
+from poise.models.ensemble import CollaborationModule, EnsembleModule
+from poise.models.mixture import MixtureModule
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How well the experts' own confidence chooses among them; all are shares of the examples, in [0, 1].
+
+    right: the chosen expert is right; best: it is the one of lowest loss; missed: it is wrong although another is right;
+    won: how often each expert is chosen, which sums to 1.
+    """
+
+    right: float
+    best: float
+    missed: float
+    won: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class EnsembleMeasures:
+    """Measures of several experts on the same images; all are shares of the examples, in [0, 1].
+
+    members: each expert's accuracy; overlap: share fooled in every expert, so that no choice whatever could be right;
+    oracle: accuracy of the true best expert, that of lowest cross-entropy (Cui et al. 2022, Definition 1);
+    best: how often each expert is that one; accuracy: of the whole; choice: None where nothing is chosen.
+
+    oracle <= 1 - overlap. With three classes or more the two can differ: an expert may be right with less probability on the true
+    class than another has that is wrong.
+    """
+
+    members: tuple[float, ...]
+    overlap: float
+    oracle: float
+    best: tuple[float, ...]
+    accuracy: float
+    choice: Choice | None
+
+
+def measures(logits: Tensor, y: Tensor, output: Tensor, chosen: Tensor | None = None) -> EnsembleMeasures:
+    """Measures from the experts' logits [M, N, C], labels [N], the whole's logits [N, C] and the expert chosen per example [N]."""
+    right = logits.argmax(-1) == y
+    best = torch.stack([cross_entropy(each.double(), y) for each in logits]).argmin(0)
+    choice = None
+    if chosen is not None:
+        chosen_right = _picked(right, chosen)
+        missed = right.any(0) & ~chosen_right
+        choice = Choice(_share(chosen_right), _share(chosen == best), _share(missed), _shares(chosen, len(logits)))
+    return EnsembleMeasures(
+        members=tuple(_share(each) for each in right),
+        overlap=_share(~right.any(0)),
+        oracle=_share(_picked(right, best)),
+        best=_shares(best, len(logits)),
+        accuracy=_share(output.argmax(1) == y),
+        choice=choice,
+    )
+
+
+def has_experts(model: nn.Module) -> bool:
+    """Whether the network is a collaboration, an ensemble or a mixture."""
+    return isinstance(model, CollaborationModule | EnsembleModule | MixtureModule)
+
+
+class Watch:
+    """Collects what the experts of `model` say of batches of images, in the order of `labels` [N].
+
+    Raises: InputError for a network that is not several.
+    """
+
+    def __init__(self, model: nn.Module, labels: Tensor) -> None:
+        if not has_experts(model):
+            raise InputError(f"model is {type(model).__name__}, must be a Collaboration, an Ensemble or a Mixture")
+        self.model, self.labels = model, labels.cpu()
+        self._seen: list[tuple[Tensor, Tensor, Tensor | None]] = []
+
+    @torch.no_grad()
+    def see(self, x: Tensor) -> None:
+        """Ask the experts about the next images [B, C, H, W]."""
+        with evaluating(self.model):
+            if isinstance(self.model, CollaborationModule):
+                each, evaluator = self.model.all_heads(x)
+                confidences = self.model.confidences(each, evaluator)
+                output, chosen = self.model.select(each, confidences), self.model.winners(confidences).cpu()
+            else:
+                assert isinstance(self.model, EnsembleModule | MixtureModule)
+                each, chosen = self.model.all_logits(x), None
+                output = self.model(x) if isinstance(self.model, MixtureModule) else self.model.combine(each)
+        self._seen.append((each.cpu(), output.cpu(), chosen))
+
+    def measures(self) -> EnsembleMeasures:
+        """Of all images seen, which must be as many as the labels."""
+        logits, outputs, chosen = zip(*self._seen, strict=True)
+        picked = [part for part in chosen if part is not None]
+        return measures(torch.cat(logits, 1), self.labels, torch.cat(outputs), torch.cat(picked) if picked else None)
+
+
+def measure_ensemble(
+    model: nn.Module, split: Split, attack: Attack | None = None, *, seed: int = 0, batch_size: int = 256
+) -> EnsembleMeasures:
+    """Measures on the split's images, natural or under an attack on the whole (draws as in `predict_under`).
+
+    Raises: InputError for a network that is not several.
+    """
+    watch = Watch(model, split.labels)
+    if attack is None:
+        _see_natural(watch, split, batch_size)
+    else:
+        for x_adv, _ in attacked(model, split, attack, seed=seed, batch_size=batch_size):
+            watch.see(x_adv)
+    return watch.measures()
+
+
+def natural_notes(model: nn.Module, split: Split, batch_size: int = 256) -> dict[str, Any]:
+    """{"experts": measures on the natural images} for a network of several, else nothing: what a record's notes say."""
+    return {"experts": dataclasses.asdict(measure_ensemble(model, split, batch_size=batch_size))} if has_experts(model) else {}
+
+
+def predict_and_measure(
+    model: nn.Module,
+    split: Split,
+    attack: Attack,
+    *,
+    seed: int = 0,
+    batch_size: int = 256,
+    advance: Callable[[int], None] | None = None,
+) -> tuple[Tensor, dict[str, Any]]:
+    """`predict_under` [N] with the notes of the attack's record: the experts' measures on the images the attack made, if there are any.
+
+    The attack is made once; what is added is one forward of the experts.
+    """
+    watch = Watch(model, split.labels) if has_experts(model) else None
+    predicted = []
+    for x_adv, labels in attacked(model, split, attack, seed=seed, batch_size=batch_size, advance=advance):
+        predicted.append(labels)
+        if watch is not None:
+            watch.see(x_adv)
+    notes = {} if watch is None else {"experts": dataclasses.asdict(watch.measures())}
+    return torch.cat(predicted).cpu(), notes
+
+
+def _see_natural(watch: Watch, split: Split, batch_size: int) -> None:
+    device, dtype = device_of(watch.model)
+    for start in range(0, len(split), batch_size):
+        watch.see(split.pixels(slice(start, start + batch_size), dtype).to(device))
+
+
+def _picked(flags: Tensor, expert: Tensor) -> Tensor:
+    """flags [M, N] of each example's expert [N] -> [N]."""
+    return flags.gather(0, expert[None])[0]
+
+
+def _share(flags: Tensor) -> float:
+    return float(flags.double().mean())
+
+
+def _shares(expert: Tensor, count: int) -> tuple[float, ...]:
+    return tuple((torch.bincount(expert, minlength=count).double() / len(expert)).tolist())

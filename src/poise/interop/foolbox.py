@@ -1,0 +1,156 @@
+"""The names of the `foolbox` package over Poise's attacks.
+
+    from poise.interop.foolbox import PGD, PyTorchModel
+    fmodel = PyTorchModel(model, bounds=(0, 1))
+    raw, clipped, success = PGD()(fmodel, images, labels, epsilons=[0.01, 0.03])
+
+For a list of epsilons `raw` and `clipped` are lists and `success` is [epsilons, B]; for one epsilon they are single tensors. Any
+attack of Poise's takes part as `FixedEpsilon(APGD())`. What differs: starts are seeded (a new attack's first call always draws the
+same, each further call draws anew), and inputs are tensors of torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
+
+from poise.attacks import pgd as ours
+from poise.attacks.ascent import Start
+from poise.attacks.attack import Attack as NativeAttack
+from poise.core.errors import SettingsError
+from poise.interop.foolbox_base import Attack, Misclassification, PyTorchModel, TargetedMisclassification, accuracy
+from poise.threats import L2, Linf
+
+
+@dataclass(eq=False)
+class FixedEpsilon(Attack):
+    """An attack of Poise's under foolbox's call; the epsilon of its threat is replaced by each of those asked for."""
+
+    attack: NativeAttack
+
+    def native(self, epsilon: float, scale: float) -> NativeAttack:
+        threat = dataclasses.replace(cast(Any, self.attack.threat), epsilon=epsilon / scale)
+        return dataclasses.replace(cast(Any, self.attack), threat=threat)
+
+
+@dataclass(kw_only=True, eq=False)
+class GradientDescent(Attack):
+    """Projected gradient ascent of the cross-entropy. Steps of `abs_stepsize`, or if that is None of `rel_stepsize` times epsilon."""
+
+    rel_stepsize: float
+    abs_stepsize: float | None = None
+    steps: int
+    random_start: bool
+    norm: ClassVar[type[Linf] | type[L2]] = Linf
+
+    def settings(self, epsilon: float, scale: float) -> dict[str, Any]:
+        step = self.rel_stepsize * epsilon if self.abs_stepsize is None else self.abs_stepsize
+        threat = self.norm(epsilon=epsilon / scale)
+        start = "uniform" if self.random_start else "zero"
+        return {"threat": threat, "step_size": step / scale, "steps": self.steps, "start": start}
+
+    def native(self, epsilon: float, scale: float) -> NativeAttack:
+        return ours.PGD(**self.settings(epsilon, scale))
+
+
+@dataclass(kw_only=True, eq=False)
+class LinfProjectedGradientDescentAttack(GradientDescent):
+    """PGD in Linf."""
+
+    rel_stepsize: float = 0.01 / 0.3
+    steps: int = 40
+    random_start: bool = True
+
+
+@dataclass(kw_only=True, eq=False)
+class L2ProjectedGradientDescentAttack(GradientDescent):
+    """PGD in L2."""
+
+    norm = L2
+    rel_stepsize: float = 0.025
+    steps: int = 50
+    random_start: bool = True
+
+
+@dataclass(kw_only=True, eq=False)
+class LinfBasicIterativeAttack(GradientDescent):
+    """PGD in Linf from the image itself."""
+
+    rel_stepsize: float = 0.2
+    steps: int = 10
+    random_start: bool = False
+
+
+@dataclass(kw_only=True, eq=False)
+class L2BasicIterativeAttack(LinfBasicIterativeAttack):
+    """PGD in L2 from the image itself."""
+
+    norm = L2
+
+
+@dataclass(kw_only=True, eq=False)
+class LinfFastGradientAttack(Attack):
+    """FGSM, one step of epsilon."""
+
+    norm: ClassVar[type[Linf] | type[L2]] = Linf
+    random_start: bool = False
+
+    def native(self, epsilon: float, scale: float) -> NativeAttack:
+        start: Start = "uniform" if self.random_start else "zero"
+        return ours.PGD(threat=self.norm(epsilon=epsilon / scale), step_size=epsilon / scale, steps=1, start=start)
+
+
+@dataclass(kw_only=True, eq=False)
+class L2FastGradientAttack(LinfFastGradientAttack):
+    """One step of length epsilon along the gradient."""
+
+    norm = L2
+
+
+@dataclass(kw_only=True, eq=False)
+class LinfMomentumIterativeFastGradientMethod(GradientDescent):
+    """MIM in Linf."""
+
+    momentum: float = 1.0
+    rel_stepsize: float = 0.2
+    steps: int = 10
+    random_start: bool = False
+
+    def native(self, epsilon: float, scale: float) -> NativeAttack:
+        return ours.MIM(**self.settings(epsilon, scale), momentum=self.momentum)
+
+
+FGSM, FGM = LinfFastGradientAttack, L2FastGradientAttack
+PGD = LinfPGD = LinfProjectedGradientDescentAttack
+L2PGD = L2ProjectedGradientDescentAttack
+MIFGSM = LinfMomentumIterativeFastGradientMethod
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("_"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    raise SettingsError(f"poise.interop.foolbox has no attack {name!r}; it has {', '.join(__all__)}")
+
+
+__all__ = [
+    "FGM",
+    "FGSM",
+    "L2PGD",
+    "MIFGSM",
+    "PGD",
+    "Attack",
+    "FixedEpsilon",
+    "L2BasicIterativeAttack",
+    "L2FastGradientAttack",
+    "L2ProjectedGradientDescentAttack",
+    "LinfBasicIterativeAttack",
+    "LinfFastGradientAttack",
+    "LinfMomentumIterativeFastGradientMethod",
+    "LinfPGD",
+    "LinfProjectedGradientDescentAttack",
+    "Misclassification",
+    "PyTorchModel",
+    "TargetedMisclassification",
+    "accuracy",
+]

@@ -1,0 +1,177 @@
+"""What `poise.interop.foolbox` stands on: the model within bounds, the criteria, the call for lists of epsilons."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, overload
+
+import torch
+from torch import Tensor, nn
+
+from poise.attacks.attack import Attack as NativeAttack
+from poise.attacks.attack import check_images
+from poise.core.errors import InputError, SettingsError
+from poise.core.modes import evaluating
+from poise.core.seeds import everyone
+from poise.models.layers import Standardise
+
+
+class PyTorchModel:
+    """A network of images within `bounds`, one number for the smallest and one for the largest pixel.
+
+    preprocessing: {"mean": ..., "std": ..., "axis": -3}, one value per channel, in units of the bounds. The network is moved to
+    `device` if one is given, and asked in evaluation mode. Raises: SettingsError for other preprocessing or empty bounds.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        bounds: tuple[float, float] = (0, 1),
+        device: torch.device | str | None = None,
+        preprocessing: Mapping[str, Any] | None = None,
+    ) -> None:
+        low, high = bounds
+        if not low < high:
+            raise SettingsError(f"bounds = {bounds!r}, must be (smallest pixel, largest pixel)")
+        self.model = model if device is None else model.to(device)
+        self.bounds = (float(low), float(high))
+        self.device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+        layers = OrderedDict[str, nn.Module]()
+        if self.bounds != (0, 1):
+            layers["unit"] = Standardise([-low / (high - low)], [1 / (high - low)])
+        if preprocessing is not None:
+            layers["normalise"] = _preprocessing(preprocessing)
+        self.network = nn.Sequential(OrderedDict(**layers, network=model)).to(self.device)
+        """The same as a function of pixels in [0, 1]."""
+
+    @torch.no_grad()
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Logits [B, C] of images within the bounds [B, C, H, W]."""
+        with evaluating(self.network):
+            return self.network(self.to_unit(inputs))
+
+    def to_unit(self, inputs: Tensor) -> Tensor:
+        """Pixels in [0, 1]."""
+        low, high = self.bounds
+        return inputs if self.bounds == (0, 1) else (inputs - low) / (high - low)
+
+    def from_unit(self, x: Tensor) -> Tensor:
+        """Pixels within the bounds."""
+        low, high = self.bounds
+        return x if self.bounds == (0, 1) else (x * (high - low) + low).clamp(low, high)
+
+
+def _preprocessing(given: Mapping[str, Any]) -> Standardise:
+    if left := sorted(set(given) - {"mean", "std", "axis"}):
+        raise SettingsError(f"preprocessing has {left[0]!r}, must have nothing but mean, std and axis")
+    if given.get("axis", -3) != -3:
+        raise SettingsError(f"preprocessing has axis = {given['axis']}, must be -3, the channels of [B, C, H, W]")
+    mean, std = (torch.as_tensor(given.get(name, default)).view(-1).tolist() for name, default in (("mean", 0.0), ("std", 1.0)))
+    return Standardise(mean, std)
+
+
+def accuracy(fmodel: PyTorchModel, inputs: Tensor, labels: Tensor) -> float:
+    """Share of images classified correctly, in [0, 1]."""
+    return float((fmodel(inputs).argmax(1) == labels.to(fmodel.device)).double().mean())
+
+
+@dataclass(frozen=True)
+class Misclassification:
+    """Any class but the labels [B] is a success."""
+
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class TargetedMisclassification:
+    """The target classes [B] are to be reached."""
+
+    target_classes: Tensor
+
+
+Criterion = Tensor | Misclassification | TargetedMisclassification
+
+
+class Attack(ABC):
+    """An attack at a fixed epsilon: `attack(fmodel, images, labels, epsilons=...)`."""
+
+    times: int = 1
+    _calls: int = 0
+
+    @abstractmethod
+    def native(self, epsilon: float, scale: float) -> NativeAttack:
+        """The attack of ours at this epsilon; both epsilon and step sizes are in units of the bounds, which are `scale` apart."""
+
+    @overload
+    def __call__(self, model: PyTorchModel, inputs: Tensor, criterion: Criterion, *, epsilons: float) -> tuple[Tensor, Tensor, Tensor]: ...
+    @overload
+    def __call__(
+        self, model: PyTorchModel, inputs: Tensor, criterion: Criterion, *, epsilons: Iterable[float]
+    ) -> tuple[list[Tensor], list[Tensor], Tensor]: ...
+    def __call__(
+        self, model: PyTorchModel, inputs: Tensor, criterion: Criterion, *, epsilons: float | Iterable[float]
+    ) -> tuple[Tensor, Tensor, Tensor] | tuple[list[Tensor], list[Tensor], Tensor]:
+        """(what the attack returned, the same clipped to epsilon and bounds, whether that is a success), each like `inputs` or [B].
+
+        Raises: InputError for images outside the bounds or labels that do not fit; SettingsError for an epsilon of None.
+        """
+        several = isinstance(epsilons, Iterable)
+        each = list(epsilons) if isinstance(epsilons, Iterable) else [epsilons]
+        if any(epsilon is None for epsilon in each):
+            raise SettingsError("epsilons = None asks for the smallest perturbation, must be numbers here; FAB().nearest finds it")
+        x = model.to_unit(inputs.to(model.device))
+        check_images(x, "(inputs - lower bound) / (upper bound - lower bound)")
+        found = [self._at(model, x, criterion, float(epsilon)) for epsilon in each]
+        self._calls += 1
+        raw, clipped, success = (list(column) for column in zip(*found, strict=True))
+        return (raw, clipped, torch.stack(success)) if several else (raw[0], clipped[0], success[0])
+
+    def run(self, model: PyTorchModel, inputs: Tensor, criterion: Criterion, *, epsilon: float) -> Tensor:
+        """What the attack returned, unclipped."""
+        return self(model, inputs, criterion, epsilons=epsilon)[0]
+
+    def repeat(self, times: int) -> Attack:
+        """The attack repeated with other random numbers; of each example the first success is kept."""
+        other = dataclasses.replace(self)  # type: ignore[type-var]  # attacks are dataclasses
+        other.times, other._calls = self.times * times, self._calls
+        return other
+
+    def _at(self, model: PyTorchModel, x: Tensor, criterion: Criterion, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
+        labels, target = _wanted(model, x, criterion)
+        if epsilon == 0:
+            return model.from_unit(x), model.from_unit(x), _succeeds(model, x, labels, target)
+        low, high = model.bounds
+        attack = self.native(epsilon, high - low)
+        raw, clipped = x, x
+        success = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        for time in range(self.times):
+            draw = everyone(0, "foolbox", type(self).__name__, self._calls, time, count=len(x), device=x.device)
+            found = attack(model.network, x, labels, target=target, draw=draw)
+            inside = attack.threat.project(found, x)
+            reached = _succeeds(model, inside, labels, target)
+            first = (reached & ~success if time else torch.ones_like(success)).view(-1, *[1] * (x.dim() - 1))
+            raw, clipped = torch.where(first, found, raw), torch.where(first, inside, clipped)
+            success |= reached
+        return model.from_unit(raw), model.from_unit(clipped), success
+
+
+def _wanted(model: PyTorchModel, x: Tensor, criterion: Criterion) -> tuple[Tensor, Tensor | None]:
+    """Labels and, for a targeted criterion, classes to reach."""
+    if isinstance(criterion, TargetedMisclassification):
+        with torch.no_grad(), evaluating(model.network):
+            return model.network(x).argmax(1), criterion.target_classes.to(x.device)
+    labels = criterion.labels if isinstance(criterion, Misclassification) else criterion
+    if not isinstance(labels, Tensor):
+        raise InputError(f"criterion is {type(labels).__name__}, must be labels, Misclassification or TargetedMisclassification")
+    return labels.to(x.device), None
+
+
+@torch.no_grad()
+def _succeeds(model: PyTorchModel, x: Tensor, labels: Tensor, target: Tensor | None) -> Tensor:
+    with evaluating(model.network):
+        guess = model.network(x).argmax(1)
+    return guess != labels if target is None else guess == target

@@ -1,0 +1,227 @@
+"""The names of the `torchattacks` package over Poise's attacks.
+
+    from poise.interop.torchattacks import PGD
+    atk = PGD(model, eps=8 / 255, alpha=2 / 255, steps=10)
+    adv_images = atk(images, labels)
+
+Arguments, defaults and modes are those of the package; images are [B, C, H, W] in [0, 1], or normalised after
+`set_normalization_used`. What differs: draws are seeded (a new attack's first call always draws the same and each further call
+draws anew; attacks with a `seed` draw the same in every call), APGD, FAB, Square and AutoAttack give back an image that they do not
+fool as it was, and AutoAttack has its paper's budgets, where the package cuts APGD and FAB to 10 steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from poise.attacks import apgd as ours_apgd
+from poise.attacks import autoattack as ours_autoattack
+from poise.attacks import fab as ours_fab
+from poise.attacks import pgd as ours
+from poise.attacks import square as ours_square
+from poise.attacks.ascent import Start
+from poise.attacks.attack import Attack as NativeAttack
+from poise.core.errors import SettingsError
+from poise.interop.autoattack import threat_of
+from poise.interop.torchattacks_base import Attack
+from poise.threats import L2, Linf
+
+Norm = Literal["Linf", "L2"]
+
+
+def start_of(random_start: bool) -> Start:
+    return "uniform" if random_start else "zero"
+
+
+@dataclass(eq=False)
+class FGSM(Attack):
+    """One step of the gradient's sign."""
+
+    eps: float = 8 / 255
+
+    def native(self) -> NativeAttack:
+        return ours.FGSM(threat=Linf(epsilon=self.eps))
+
+
+@dataclass(eq=False)
+class BIM(Attack):
+    """PGD from the image itself; steps=0 chooses their number by epsilon, as in its paper."""
+
+    eps: float = 8 / 255
+    alpha: float = 2 / 255
+    steps: int = 10
+
+    def native(self) -> NativeAttack:
+        steps = self.steps or int(min(self.eps * 255 + 4, 1.25 * self.eps * 255))
+        return ours.PGD(threat=Linf(epsilon=self.eps), step_size=self.alpha, steps=steps, start="zero")
+
+
+@dataclass(eq=False)
+class PGD(Attack):
+    """PGD in Linf."""
+
+    eps: float = 8 / 255
+    alpha: float = 2 / 255
+    steps: int = 10
+    random_start: bool = True
+
+    def native(self) -> NativeAttack:
+        return ours.PGD(threat=Linf(epsilon=self.eps), step_size=self.alpha, steps=self.steps, start=start_of(self.random_start))
+
+
+@dataclass(eq=False)
+class PGDL2(Attack):
+    """PGD in L2. `eps_for_division` is accepted and not needed."""
+
+    eps: float = 1.0
+    alpha: float = 0.2
+    steps: int = 10
+    random_start: bool = True
+    eps_for_division: float = 1e-10
+
+    def native(self) -> NativeAttack:
+        return ours.PGD(threat=L2(epsilon=self.eps), step_size=self.alpha, steps=self.steps, start=start_of(self.random_start))
+
+
+@dataclass(eq=False)
+class TPGD(Attack):
+    """TRADES' inner maximisation: PGD on the divergence from the natural prediction, from a little normal noise. Needs no labels."""
+
+    supported_mode: ClassVar[tuple[str, ...]] = ("default",)
+    eps: float = 8 / 255
+    alpha: float = 2 / 255
+    steps: int = 10
+
+    def native(self) -> NativeAttack:
+        return ours.PGD(threat=Linf(epsilon=self.eps), step_size=self.alpha, steps=self.steps, start="gaussian", loss="kl")
+
+
+@dataclass(eq=False)
+class MIFGSM(Attack):
+    """The momentum iterative method, from the image itself."""
+
+    eps: float = 8 / 255
+    alpha: float = 2 / 255
+    steps: int = 10
+    decay: float = 1.0
+
+    def native(self) -> NativeAttack:
+        return ours.MIM(threat=Linf(epsilon=self.eps), step_size=self.alpha, steps=self.steps, momentum=self.decay, start="zero")
+
+
+@dataclass(eq=False)
+class APGD(Attack):
+    """APGD on cross-entropy ("ce") or DLR ("dlr")."""
+
+    supported_mode: ClassVar[tuple[str, ...]] = ("default",)
+    norm: Norm = "Linf"
+    eps: float = 8 / 255
+    steps: int = 10
+    n_restarts: int = 1
+    seed: int | None = 0
+    loss: Literal["ce", "dlr"] = "ce"
+    eot_iter: int = 1
+    rho: float = 0.75
+    verbose: bool = False
+
+    def native(self) -> NativeAttack:
+        if self.loss not in ("ce", "dlr"):
+            raise SettingsError(f"loss = {self.loss!r}, must be 'ce' or 'dlr'")
+        loss: ours_apgd.Loss = "cross_entropy" if self.loss == "ce" else "dlr"
+        rest: dict[str, Any] = {"restarts": self.n_restarts, "eot_iterations": self.eot_iter, "rho": self.rho}
+        return ours_apgd.APGD(threat=threat_of(self.norm, self.eps), steps=self.steps, loss=loss, **rest)
+
+
+@dataclass(eq=False)
+class APGDT(Attack):
+    """APGD on the targeted DLR, towards the n_classes - 1 likeliest classes."""
+
+    supported_mode: ClassVar[tuple[str, ...]] = ("default",)
+    norm: Norm = "Linf"
+    eps: float = 8 / 255
+    steps: int = 10
+    n_restarts: int = 1
+    seed: int | None = 0
+    eot_iter: int = 1
+    rho: float = 0.75
+    verbose: bool = False
+    n_classes: int = 10
+
+    def native(self) -> NativeAttack:
+        rest: dict[str, Any] = {"restarts": self.n_restarts, "eot_iterations": self.eot_iter, "rho": self.rho}
+        targets, threat = self.n_classes - 1, threat_of(self.norm, self.eps)
+        return ours_apgd.APGD(threat=threat, steps=self.steps, loss="targeted_dlr", targets=targets, **rest)
+
+
+@dataclass(eq=False)
+class FAB(Attack):
+    """FAB, and with `multi_targeted` FAB-T towards the n_classes - 1 likeliest classes."""
+
+    norm: Norm = "Linf"
+    eps: float = 8 / 255
+    steps: int = 10
+    n_restarts: int = 1
+    alpha_max: float = 0.1
+    eta: float = 1.05
+    beta: float = 0.9
+    verbose: bool = False
+    seed: int | None = 0
+    multi_targeted: bool = False
+    n_classes: int = 10
+
+    def native(self) -> NativeAttack:
+        rest: dict[str, Any] = {"alpha_max": self.alpha_max, "eta": self.eta, "beta": self.beta, "restarts": self.n_restarts}
+        rest |= {"targeted": self.multi_targeted, "targets": self.n_classes - 1}
+        return ours_fab.FAB(threat=threat_of(self.norm, self.eps), steps=self.steps, **rest)
+
+
+@dataclass(eq=False)
+class Square(Attack):
+    """Square on the margin loss."""
+
+    norm: Norm = "Linf"
+    eps: float = 8 / 255
+    n_queries: int = 5000
+    n_restarts: int = 1
+    p_init: float = 0.8
+    loss: Literal["margin"] = "margin"
+    resc_schedule: bool = True
+    seed: int | None = 0
+    verbose: bool = False
+
+    def native(self) -> NativeAttack:
+        if self.loss != "margin":
+            raise SettingsError(f"loss = {self.loss!r}, must be 'margin'")
+        rest: dict[str, Any] = {"restarts": self.n_restarts, "p_init": self.p_init, "rescale": self.resc_schedule}
+        return ours_square.Square(threat=threat_of(self.norm, self.eps), queries=self.n_queries, **rest)
+
+
+@dataclass(eq=False)
+class AutoAttack(Attack):
+    """AutoAttack, version "standard", "plus" or "rand"; the number of classes is read off the model."""
+
+    supported_mode: ClassVar[tuple[str, ...]] = ("default",)
+    norm: Norm = "Linf"
+    eps: float = 8 / 255
+    version: Literal["standard", "plus", "rand"] = "standard"
+    n_classes: int = 10
+    seed: int | None = None
+    verbose: bool = False
+
+    def native(self) -> NativeAttack:
+        if self.version not in ("standard", "plus", "rand"):
+            raise SettingsError(f"version = {self.version!r}, must be 'standard', 'plus' or 'rand'")
+        return ours_autoattack.AutoAttack(threat=threat_of(self.norm, self.eps), version=self.version)
+
+
+NAMES = ("APGD", "APGDT", "BIM", "FAB", "FGSM", "MIFGSM", "PGD", "PGDL2", "TPGD", "AutoAttack", "Square")
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("_"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    raise SettingsError(f"poise.interop.torchattacks has no attack {name!r}; it has {', '.join(sorted(NAMES))}")
+
+
+__all__ = ["APGD", "APGDT", "BIM", "FAB", "FGSM", "MIFGSM", "PGD", "PGDL2", "TPGD", "Attack", "AutoAttack", "Square"]

@@ -1,0 +1,101 @@
+"""Generalist beyond the published pair: three base learners (the paper's |A| > 2), customised policies, and runs that are diagnosed.
+
+No numbers are published for these. Diagnosed runs keep the epochs before and after redistributions, for the t-SNE figure of Zipper's
+Appendix C.1 (`poise embed`); all their learners are trained throughout.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from poise.attacks import PGD, Ascent
+from poise.engine.diagnostics import Diagnosis
+from poise.engine.experiment import Experiment
+from poise.learners import Adam, Constant, Policy
+from poise.methods import BaseLearner, Generalist
+from poise.objectives import AT, NT, SqueezeTraining
+from poise.recipes import digits
+from poise.recipes.generalist_cifar10 import generalist_cifar10_resnet18
+from poise.recipes.registry import register
+from poise.recipes.rows import text
+from poise.threats import L2
+
+SHARE = 1 / 3
+"""Of the third learner; gamma divides the rest."""
+ROUND_DIGITS, ROUND_CIFAR10 = L2(epsilon=0.8), Ascent(threat=L2(epsilon=128 / 255), step_size=15 / 255)
+AROUND_REDISTRIBUTIONS = {"digits": (29, 30, 31, 32), "cifar10": (79, 80, 84, 85)}
+
+
+def generalist_of(made: Experiment) -> Generalist:
+    assert isinstance(made.method, Generalist)
+    return made.method
+
+
+def three(made: Experiment, inner: Ascent) -> Experiment:
+    """With a learner that is robust in L2 beside the natural and the Linf one."""
+    method = generalist_of(made)
+    flat = dataclasses.replace(method.robust, objective=AT(inner=inner))
+    method = dataclasses.replace(method, others=(BaseLearner(name="l2", policy=flat, share=Constant(at=SHARE)),))
+    return dataclasses.replace(made, method=method, title="Generalist, three learners")
+
+
+def customised(made: Experiment, rate: float) -> Experiment:
+    """A natural learner by Adam with smoothed labels, a robust one by Squeeze Training."""
+    method = generalist_of(made)
+    assert isinstance(method.robust.objective, AT)
+    inner = dataclasses.replace(method.robust.objective.inner, start="gaussian")
+    natural: Policy = dataclasses.replace(method.natural, objective=NT(label_smoothing=0.1), optimizer=Adam(learning_rate=rate))
+    robust = dataclasses.replace(method.robust, objective=SqueezeTraining(inner=inner))
+    return dataclasses.replace(made, method=dataclasses.replace(method, natural=natural, robust=robust), title="Generalist (Adam NT, ST)")
+
+
+def diagnosed(made: Experiment, attack: PGD, kept: tuple[int, ...]) -> Experiment:
+    """Measured after every epoch, with complete checkpoints around redistributions."""
+    last = min(2, made.epochs)
+    epochs = kept if max(kept) <= made.epochs else tuple(range(1, last + 1))
+    return dataclasses.replace(made, diagnosis=Diagnosis(attack=attack), monitor_every=1, keep_epochs=epochs)
+
+
+def _register(name: str, line: str, make: Callable[[bool], Experiment]) -> None:
+    def build(quick: bool) -> Experiment:
+        return dataclasses.replace(make(quick), name=f"{name}_quick" if quick else name, published=None)
+
+    register(name, text(name, line, build(False)), build)
+
+
+def _on_digits(quick: bool) -> Experiment:
+    return digits.generalist_digits(quick)
+
+
+ON_DIGITS = PGD(threat=digits.THREAT, step_size=0.05, steps=10)
+FLAT_DIGITS = Ascent(threat=ROUND_DIGITS, step_size=0.4 * ROUND_DIGITS.epsilon, steps=5)
+
+_register(
+    "generalist_three_digits", "Generalist of a natural, an Linf and an L2 learner, on digits", lambda q: three(_on_digits(q), FLAT_DIGITS)
+)
+_register(
+    "generalist_three_cifar10_resnet18",
+    "Generalist of a natural, an Linf and an L2 learner, ResNet-18 on CIFAR-10",
+    lambda q: three(generalist_cifar10_resnet18(q), ROUND_CIFAR10),
+)
+_register(
+    "generalist_customised_digits",
+    "Generalist of a natural learner by Adam with smoothed labels and a robust one by Squeeze Training, on digits",
+    lambda q: customised(_on_digits(q), 1e-3),
+)
+_register(
+    "generalist_customised_cifar10_resnet18",
+    "Generalist of a natural learner by Adam with smoothed labels and a robust one by Squeeze Training, ResNet-18 on CIFAR-10",
+    lambda q: customised(generalist_cifar10_resnet18(q), 1e-4),
+)
+_register(
+    "generalist_diagnosed_digits",
+    "Generalist on digits, its base learners measured after every epoch and kept around redistributions",
+    lambda q: diagnosed(_on_digits(q), ON_DIGITS, AROUND_REDISTRIBUTIONS["digits"]),
+)
+_register(
+    "generalist_diagnosed_cifar10_resnet18",
+    "Generalist, ResNet-18 on CIFAR-10, its base learners measured after every epoch and kept around redistributions",
+    lambda q: diagnosed(generalist_cifar10_resnet18(q), PGD(), AROUND_REDISTRIBUTIONS["cifar10"]),
+)

@@ -1,0 +1,89 @@
+"""Synergy-of-Experts on CIFAR-10 (Cui et al. 2022): the grid of epsilon, the number of experts, the phases, what the paper leaves open.
+
+100 epochs of phase I at learning rate .1 (times .1 after 50 and 75, as the released milestones say), then 50 of phase II at .01 (times
+.1 after 25); how long each phase lasts is printed nowhere. Evaluate a run by
+  poise evaluate runs/... --protocol soe-lambdas --epsilon .03       accuracy against lambda, Figure 5
+  poise transfer runs/... --surrogate runs/ensemble3_cifar10_resnet20 --epsilon .03       Table 2; soe-transfer-30: Table 3
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from poise.core.errors import SettingsError
+from poise.core.records import EvaluationRecord
+from poise.engine.experiment import Experiment
+from poise.evaluation import named
+from poise.learners import SGD, Policy, Step
+from poise.methods import Joint
+from poise.models import Collaboration
+from poise.objectives import SynergyOfExperts
+from poise.recipes.ensembles_cifar10 import AUGMENTATION, EPSILONS, MEMBER, add, cifar10, inner, published
+from poise.threats import Linf
+
+EPOCHS = 150
+SCHEDULE = Step(at=(51, 76, 101, 126), factors=(0.1, 0.01, 0.1, 0.01))
+ABLATED = 0.03
+"""The epsilon of all but the grid."""
+MEMBERS_GRID = (0.01, 0.03, 0.05, 0.07)
+
+
+def soe(epsilon: float, members: int = 3, **changes: Any) -> Experiment:
+    """SoE at one epsilon; changes: settings of the objective, and `confidence` of the network."""
+    model = Collaboration(member=MEMBER, members=members, confidence=changes.pop("confidence", "rectified"))
+    row = published("SoE", epsilon) if members == 3 and not changes and model.confidence == "rectified" else None
+    objective = SynergyOfExperts(inner=inner(epsilon), **changes)
+    policy = Policy(objective=objective, optimizer=SGD(learning_rate=0.1, weight_decay=1e-4), schedule=SCHEDULE, augmentation=AUGMENTATION)
+    protocol = named("soe-adaptive").at(Linf(epsilon=epsilon))
+    made = cifar10(model, Joint(policy=policy), EPOCHS, epsilon, protocol, row)
+    return dataclasses.replace(made, title=f"SoE, {members} experts" if members != 3 else "SoE")
+
+
+def gains(records: Sequence[EvaluationRecord]) -> list[tuple[float, float]]:
+    """(accuracy, gain over the network of one expert fewer), both in [0, 1], of the worst case over each record's attacks.
+
+    records: of 1, 2, 3 ... experts under the same transfer protocol. Raises: SettingsError where their attacks or images differ.
+    """
+    sets = {tuple((attack.name, str(attack.settings.get("digest"))) for attack in record.attacks) for record in records}
+    if len(sets) != 1 or len({tuple(record.labels) for record in records}) != 1:
+        raise SettingsError("records must be of the same attacks on the same images; make them with: poise transfer")
+    values = [record.worst_case_accuracy for record in records]
+    return [(value, value - before) for value, before in zip(values, [values[0], *values], strict=False)]
+
+
+def _cost(members: int = 3) -> str:
+    return f"{members} x {20 + 3 * (members + 1)} forwards an image in phase I, {members} x 26 in phase II"
+
+
+def _add(name: str, line: str, epsilon: float, note: str = "", members: int = 3, **changes: Any) -> None:
+    add(name, line, _cost(members), lambda: soe(epsilon, members, **changes), note)
+
+
+for _epsilon in EPSILONS:
+    _line = f"Synergy-of-Experts, 3 x ResNet-20 on CIFAR-10, epsilon {_epsilon:g}"
+    _add(f"soe_cifar10_resnet20x3_eps{_epsilon:g}", _line, _epsilon, "phase I for 100 epochs, phase II for 50: ours")
+for _epsilon in MEMBERS_GRID:
+    for _members in (1, 2, 4, 5):
+        _what = f"Synergy-of-Experts with {_members} expert{'s' * (_members > 1)}, epsilon {_epsilon:g}"
+        _line = f"{_what}: the gain per added expert under transfer"
+        _add(f"soe_cifar10_resnet20x{_members}_eps{_epsilon:g}", _line, _epsilon, members=_members)
+
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "phase1": ("phase I only, for as many epochs", {"phase_two_from": 1.0}),
+    "phase2": ("phase II only, for as many epochs", {"phase_two_from": 0.0}),
+    "hard": ("the hard minimum (Eq. 5)", {"surrogate": "hard"}),
+    "released": ("the released code's weights by predicted confidence", {"surrogate": "released"}),
+    "sigma0.1": ("sigma .1", {"sigma": 0.1}),
+    "sigma0.5": ("sigma .5", {"sigma": 0.5}),
+    "sigma2": ("sigma 2", {"sigma": 2.0}),
+    "noclean": ("without the natural term, as the paper's algorithms", {"clean_term": False}),
+    "evaluator": ("the evaluator alone as confidence, as the paper", {"confidence": "evaluator"}),
+    "persource": ("an update after each source, as Algorithm 1", {"update": "per_source"}),
+    "detached": ("the evaluators' loss trains evaluators only, as Algorithm 1", {"detach_features": True}),
+}
+"""What differs between paper and released code, and what neither prints: the name's ending, in words, the settings."""
+
+for _ending, (_what, _changes) in VARIANTS.items():
+    _add(f"soe_cifar10_resnet20x3_eps{ABLATED:g}_{_ending}", f"Synergy-of-Experts at epsilon {ABLATED:g}, {_what}", ABLATED, **_changes)

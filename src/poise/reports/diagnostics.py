@@ -1,0 +1,168 @@
+"""What a diagnosed run told of its base learners, as panels of the page (Zipper, Appendix C.1 and Section 3.4).
+
+Curves come from `metrics.jsonl`, the t-SNE figure from the file that `poise embed` writes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from poise.core.errors import RunError
+from poise.reports.collect import Run
+from poise.reports.plots import Panel, group_of
+from poise.reports.svg import Chart, colour_class, marker, number, ticks, wrap
+
+EMBEDDING = "t-sne.json"
+"""Where a run keeps its embedded features (written by the engine, which this package doesn't know)."""
+_ROW, _SIDE = 16, 300
+_FAMILIES = (
+    # title, is a share, which metrics
+    ("natural accuracy", True, lambda name: name.startswith("diagnosis/") and name.endswith("/natural")),
+    ("robust accuracy", True, lambda name: name.startswith("diagnosis/") and name.endswith("/robust")),
+    ("accuracy on another's adversarial images", True, lambda name: "/on images of " in name),
+    ("distance between weights", False, lambda name: name.startswith("diagnosis/distance/")),
+    ("cosine between gradients", False, lambda name: name.startswith("diagnosis/cosine/")),
+    ("regret", False, lambda name: name.startswith("regret/") and name.removeprefix("regret/") not in (*_BOUND, "deviation")),
+    ("Theorem 1", False, lambda name: name.removeprefix("regret/") in _BOUND and name.startswith("regret/")),
+)
+_BOUND = ("global", "best", "bound")
+_TOLD = {
+    "tradeoff": "tradeoff regret",
+    "global": "global learner's loss",
+    "best": "least loss seen",
+    "bound": "bound on the former",
+}
+
+
+@dataclass(frozen=True)
+class Diagnosed:
+    """A run's panels, and what is to be said of them."""
+
+    label: str
+    panels: list[Panel]
+    notes: list[str] = field(default_factory=list)
+
+
+def diagnosed(runs: Sequence[Run], labels: Mapping[str, str]) -> list[Diagnosed]:
+    """The runs that were diagnosed or whose features were embedded. labels: of each group's key. Raises: RunError for a damaged file."""
+    found = []
+    for run in runs:
+        panels = [*curves(run), *embedded(run.path / EMBEDDING)]
+        if panels:
+            name = f"{labels.get(group_of(run), run.name)}, seed {run.experiment.get('seed', '-')}"
+            found.append(Diagnosed(name, panels, _notes(run)))
+    return found
+
+
+def redistributions(experiment: Mapping[str, Any]) -> list[int]:
+    """The epochs at which Generalist's learners become the global one, from a run's settings; none for other methods."""
+    method, epochs = experiment.get("method", {}), experiment.get("epochs", 0)
+    if not isinstance(method, Mapping) or method.get("type") != "Generalist" or method.get("redistribute") == "never":
+        return []
+    first, every = method["redistribute_from"] * epochs - 1e-9, method["redistribute_every"]
+    return [epoch for epoch in range(1, epochs + 1) if epoch >= first and epoch % every == 0]
+
+
+def curves(run: Run) -> list[Panel]:
+    """A panel for each kind of diagnosis, with a line for each learner or pair; upright lines are redistributions."""
+    metrics = {
+        name: [(x, y) for x, y in points if math.isfinite(y)]
+        for name, points in run.curves().items()
+        if name.startswith(("diagnosis/", "regret/"))
+    }
+    panels = []
+    for title, share, belongs in _FAMILIES:
+        lines = {_line_name(name): points for name, points in metrics.items() if belongs(name) and points}
+        if lines:
+            panels.append(_panel(title, share, lines, redistributions(run.experiment)))
+    return panels
+
+
+def _line_name(metric: str) -> str:
+    last = metric.removeprefix("diagnosis/").removeprefix("regret/")
+    last = last.removeprefix("distance/").removeprefix("cosine/").removesuffix("/natural").removesuffix("/robust")
+    return _TOLD.get(last, last.replace("/on images of ", " on images of "))
+
+
+def _panel(title: str, share: bool, lines: Mapping[str, Sequence[tuple[float, float]]], marked: Sequence[int]) -> Panel:
+    scale = 100 if share else 1
+    values = [scale * y for points in lines.values() for _, y in points]
+    last = max(x for points in lines.values() for x, _ in points)
+    across, up = ticks(0, max(last, 1), 5), ticks(min(values), max(values), 4)
+    chart = Chart(280, 190 + _ROW * len(lines), across, up, f"{title} by epoch", (44, 24 + _ROW * len(lines)))
+    for epoch in marked:
+        if epoch <= across[-1]:
+            chart.segment((epoch, up[0]), (epoch, up[-1]), "grid")
+    for place, (name, points) in enumerate(lines.items()):
+        scaled = [(x, scale * y) for x, y in points]
+        told = f"{name}: {scaled[-1][1]:.4g} at epoch {scaled[-1][0]:g}"
+        chart.line(scaled, colour_class(place), told)
+        px, py = chart.at(*scaled[-1])
+        chart.parts.append(marker(place, px, py, 3.2, title=told))
+        below = chart.height - _ROW * (len(lines) - place) + 6
+        chart.parts.append(marker(place, chart.left + 4, below, 4))
+        chart.text(chart.left + 14, below + 4, name)
+    return Panel(title, chart.svg(), "% by epoch" if share else "by epoch")
+
+
+def _notes(run: Run) -> list[str]:
+    """What the theory's numbers are of."""
+    told = run.experiment.get("diagnosis")
+    if not isinstance(told, Mapping) or not any(name.startswith("regret/") for name in run.curves()):
+        return []
+    rounds = len(run.curves().get("regret/tradeoff", []))
+    loss = {"zero_one": "0-1 loss", "clipped_cross_entropy": "cross-entropy, clipped at 1"}.get(str(told.get("loss")), "loss")
+    return [
+        f"Regrets and bound are of the {loss}, on fixed images, after {rounds} measured epochs (T); the infimum over all weights is "
+        f"replaced by the best network seen, and delta is {told.get('delta')}. The theorem asks for convex losses: for networks the "
+        f"bound is a diagnostic, not a guarantee."
+    ]
+
+
+# -- t-SNE ------------------------------------------------------------------------------------------------------------
+
+
+def embedded(path: Path) -> list[Panel]:
+    """One panel for each embedded epoch: colours are classes, shapes are learners. None without the file. Raises: RunError."""
+    if not path.is_file():
+        return []
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        labels, classes = [int(label) for label in data["labels"]], [str(name) for name in data["classes"]]
+        return [_cloud(each["epoch"], each["points"], labels, classes) for each in data["epochs"]]
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise RunError(f"{path} is damaged ({type(error).__name__}: {error}); make it again with: poise embed {path.parent}") from None
+
+
+def _cloud(epoch: int, points: Mapping[str, Sequence[Sequence[float]]], labels: Sequence[int], classes: Sequence[str]) -> Panel:
+    everything = [(float(x), float(y)) for cloud in points.values() for x, y in cloud]
+    if any(len(cloud) != len(labels) for cloud in points.values()):
+        raise ValueError(f"{len(labels)} labels for clouds of {[len(cloud) for cloud in points.values()]} points")
+    low = [min(point[axis] for point in everything) for axis in (0, 1)]
+    size = max(max(point[axis] for point in everything) - low[axis] for axis in (0, 1)) or 1.0
+    parts = []
+    for place, (name, cloud) in enumerate(points.items()):
+        for (x, y), label in zip(cloud, labels, strict=True):
+            px, py = (8 + (_SIDE - 16) * (value - least) / size for value, least in zip((x, y), low, strict=True))
+            parts.append(_dot(place, label, px, py))
+        below = _SIDE + 12 + _ROW * place
+        parts.append(_dot(place, -1, 12, below))
+        parts.append(f'<text x="24" y="{number(below + 4)}">{escape(name)}</text>')
+    label = f"t-SNE of features of {' and '.join(points)} after epoch {epoch}; colours are {len(classes)} classes"
+    return Panel(f"t-SNE of features, epoch {epoch}", wrap(_SIDE, _SIDE + 8 + _ROW * len(points), label, parts))
+
+
+def _dot(shape: int, colour: int, x: float, y: float) -> str:
+    """A circle for the first learner, a square for the second, a triangle for the others; in the colour of the class."""
+    kind = f"{colour_class(colour)} mark"
+    if shape == 0:
+        return f'<circle class="{kind}" cx="{number(x)}" cy="{number(y)}" r="3"/>'
+    corners = [(-2.7, -2.7), (2.7, -2.7), (2.7, 2.7), (-2.7, 2.7)] if shape == 1 else [(0, -3.6), (3.4, 2.6), (-3.4, 2.6)]
+    path = " ".join(f"{number(x + dx)},{number(y + dy)}" for dx, dy in corners)
+    return f'<polygon class="{kind}" points="{path}"/>'

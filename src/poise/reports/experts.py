@@ -1,0 +1,105 @@
+"""What records say of the experts inside a network: a table beside that of accuracies, in percent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from poise.core.records import EvaluationRecord
+from poise.reports.formats import escape_markdown
+from poise.reports.statistics import NATURAL, Group
+from poise.reports.tables import Table, group_labels
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
+COLUMNS = ("images", "whole", "best expert", "all fooled", "choice is best", "right one missed", "experts", "shares won")
+"""whole, best expert (the one of lowest loss), each expert: accuracy; all fooled: vulnerability overlap; shares won: chosen how often."""
+
+
+@dataclass(frozen=True)
+class ExpertsRow:
+    """One method on natural images or on those of one attack; `cells` has a text for each of COLUMNS, "-" where nothing is chosen."""
+
+    label: str
+    checkpoint: str
+    cells: tuple[str, ...]
+
+
+def experts_rows(groups: Sequence[Group]) -> list[ExpertsRow]:
+    """A row for each group and kind of images of which its records hold measures; means over the group's runs."""
+    labels = group_labels(groups)
+    rows = []
+    for group in groups:
+        for images, found in _measured(group).items():
+            rows.append(ExpertsRow(labels[group.key], group.checkpoint, (images, *_cells(found))))
+    return rows
+
+
+def _measured(group: Group) -> dict[str, list[Mapping[str, Any]]]:
+    """The measures of every record of the group, by kind of images."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for record in group.records:
+        for images, notes in _notes(record):
+            measures = notes.get("experts")
+            if isinstance(measures, Mapping) and measures.get("members"):
+                found.setdefault(images, []).append(measures)
+    return found
+
+
+def _notes(record: EvaluationRecord) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    yield NATURAL, record.notes
+    for attack in record.attacks:
+        yield attack.name, attack.notes
+
+
+def _cells(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Experts of different runs are not the same ones, so theirs are sorted, largest first, before the mean is taken."""
+    choices = [measures["choice"] for measures in found if measures.get("choice")]
+    accuracies = [[measures[name] for measures in found] for name in ("accuracy", "oracle", "overlap")]
+    chosen = [[choice[name] for choice in choices] for name in ("best", "missed")] if choices else []
+    return [
+        *_percent(*accuracies),
+        *(_percent(*chosen) if choices else ["-", "-"]),
+        " ".join(_percent(*_ranked([measures["members"] for measures in found]))),
+        " ".join(_percent(*_ranked([choice["won"] for choice in choices]))) if choices else "-",
+    ]
+
+
+def _ranked(lists: Sequence[Sequence[float]]) -> list[list[float]]:
+    """For each rank, the values of all runs; runs with fewer experts end earlier."""
+    ordered = [sorted(values, reverse=True) for values in lists]
+    return [[values[rank] for values in ordered if rank < len(values)] for rank in range(max(map(len, ordered)))]
+
+
+def _percent(*columns: Sequence[float]) -> list[str]:
+    return [f"{100 * sum(values) / len(values):.2f}" for values in columns]
+
+
+def experts_markdown(table: Table) -> str:
+    """GitHub's Markdown; empty where no network has experts."""
+    rows = experts_rows(table.groups)
+    if not rows:
+        return ""
+    lines = ["| method | checkpoint | " + " | ".join(COLUMNS) + " |", "| --- | --- | --- |" + " ---: |" * (len(COLUMNS) - 1)]
+    lines += ["| " + " | ".join(map(escape_markdown, (row.label, row.checkpoint, *row.cells))) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def experts_terminal(table: Table) -> RichTable | None:
+    """A rich table; None where no network has experts."""
+    from rich import box
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    rows = experts_rows(table.groups)
+    if not rows:
+        return None
+    shown = RichTable(box=box.SIMPLE_HEAD, caption="experts, in percent", caption_justify="left")
+    shown.add_column("method", overflow="fold")
+    for place, name in enumerate(COLUMNS):
+        shown.add_column(name, justify="right" if place else "left")
+    for row in rows:
+        shown.add_row(Text(row.label), *map(Text, row.cells))
+    return shown

@@ -1,0 +1,138 @@
+"""Transfer between networks: the surrogate x target matrix of records, as a table and as a heat map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from poise.core.errors import RunError
+from poise.core.records import AttackRecord, EvaluationRecord, write_text
+from poise.reports.formats import escape_markdown
+from poise.reports.svg import number, wrap
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
+TRANSFERRED = "Saved"
+"""Type of the attack that shows a target what was made on a surrogate."""
+ALL = "all surrogates"
+NATURAL = "natural"
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Accuracy in [0, 1] of targets (rows) under the attacks of surrogates (columns).
+
+    A cell of a surrogate is all-or-nothing: right under every attack made on it; "all surrogates" is right under every attack on
+    every one of them; "natural" is on the same images as they are. A column of one attack is that attack alone.
+    """
+
+    targets: tuple[str, ...]
+    columns: tuple[str, ...]
+    cells: tuple[tuple[float, ...], ...]
+
+
+def matrix(records: Sequence[EvaluationRecord], every_attack: bool = False) -> Matrix:
+    """The matrix of records of different targets under the same transferred attacks.
+
+    every_attack: a column for each attack on each surrogate, in place of one for each surrogate.
+    Raises: RunError where a record has no transferred attack, or the records' attacks or images differ.
+    """
+    shown = [[attack for attack in record.attacks if attack.settings.get("type") == TRANSFERRED] for record in records]
+    if not records or not all(shown):
+        raise RunError("the matrix needs records of attacks made on surrogates; make them with: poise transfer")
+    sets = [[(attack.name, attack.settings.get("digest")) for attack in row] for row in shown]
+    if any(row != sets[0] for row in sets) or any(record.labels != records[0].labels for record in records):
+        raise RunError("the records were made by different attacks or on different images; evaluate all targets with the same sets")
+    columns = _columns(shown[0], every_attack)
+    cells = [
+        (record.natural_accuracy, *(_all_right(record, names) for names in columns.values()), _all_right(record, [a.name for a in row]))
+        for record, row in zip(records, shown, strict=True)
+    ]
+    return Matrix(_told_apart(records), (NATURAL, *columns, ALL), tuple(cells))
+
+
+def _columns(attacks: Sequence[AttackRecord], every_attack: bool) -> dict[str, list[str]]:
+    """{column: names of its attacks}."""
+    columns: dict[str, list[str]] = {}
+    for attack in attacks:
+        columns.setdefault(attack.name if every_attack else str(attack.settings["surrogate"]), []).append(attack.name)
+    return columns
+
+
+def _all_right(record: EvaluationRecord, names: Sequence[str]) -> float:
+    """Share of the examples that are right under all of these attacks."""
+    rows = zip(*(record.correct_under(name) for name in names), strict=True)
+    return sum(map(all, rows)) / record.count
+
+
+def _told_apart(records: Sequence[EvaluationRecord]) -> tuple[str, ...]:
+    names = [record.model for record in records]
+    return tuple(
+        name if names.count(name) == 1 else f"{name} ({record.run or record.seed})" for name, record in zip(names, records, strict=True)
+    )
+
+
+def matrix_markdown(shown: Matrix) -> str:
+    """GitHub's Markdown, in percent."""
+    lines = ["| target | " + " | ".join(map(escape_markdown, shown.columns)) + " |", "| --- |" + " ---: |" * len(shown.columns)]
+    for target, row in zip(shown.targets, shown.cells, strict=True):
+        lines.append(f"| {escape_markdown(target)} | " + " | ".join(f"{100 * value:.2f}" for value in row) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def matrix_terminal(shown: Matrix) -> RichTable:
+    """A rich table, in percent."""
+    from rich import box
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    table = RichTable(box=box.SIMPLE_HEAD, caption="accuracy in percent, all-or-nothing over a column's attacks", caption_justify="left")
+    table.add_column("target", overflow="fold")
+    for name in shown.columns:
+        table.add_column(Text(name), justify="right")
+    for target, row in zip(shown.targets, shown.cells, strict=True):
+        table.add_row(Text(target), *(Text(f"{100 * value:.2f}") for value in row))
+    return table
+
+
+WIDE, HIGH, LEFT, TOP = 76, 34, 190, 96
+
+
+def heatmap(shown: Matrix) -> str:
+    """SVG: one square per cell, the darker the more of the images the target gets right; percent inside, full names on hovering."""
+    parts = [_turned(name, LEFT + WIDE * (place + 0.5)) for place, name in enumerate(shown.columns)]
+    for place, (target, row) in enumerate(zip(shown.targets, shown.cells, strict=True)):
+        y = TOP + HIGH * place
+        parts.append(
+            f'<text x="{LEFT - 8}" y="{y + 21}" text-anchor="end">{escape(_short(target, 28))}<title>{escape(target)}</title></text>'
+        )
+        for column, (name, value) in enumerate(zip(shown.columns, row, strict=True)):
+            x = LEFT + WIDE * column
+            title = f"<title>{escape(f'{target}, {name}: {100 * value:.2f} %')}</title>"
+            fill = f'fill="var(--accent)" fill-opacity="{number(0.04 + 0.5 * value)}"'
+            parts.append(f'<g>{title}<rect x="{x + 1}" y="{y + 1}" width="{WIDE - 2}" height="{HIGH - 2}" rx="3" {fill}/>')
+            parts.append(f'<text class="value" x="{x + WIDE // 2}" y="{y + 21}" text-anchor="middle">{100 * value:.1f}</text></g>')
+    width, height = LEFT + WIDE * len(shown.columns) + 40, TOP + HIGH * len(shown.targets) + 8
+    return wrap(width, height, "accuracy of each target under the attacks made on each surrogate", parts)
+
+
+def _turned(name: str, x: float) -> str:
+    at = f"translate({number(x)} {TOP - 8}) rotate(-35)"
+    return f'<text class="name" transform="{at}">{escape(_short(name, 20))}<title>{escape(name)}</title></text>'
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def write_heatmap(shown: Matrix, out: Path) -> Path:
+    """Write the heat map as a self-contained SVG that follows the viewer's light or dark scheme."""
+    style = (files("poise.reports") / "templates" / "report.css").read_text()
+    paper = '<rect width="100%" height="100%" fill="var(--card)"/>'
+    head, _, body = heatmap(shown).partition(">")
+    return write_text(out, f'{head} xmlns="http://www.w3.org/2000/svg"><style>{style}</style>{paper}{body}')

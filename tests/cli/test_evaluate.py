@@ -1,0 +1,180 @@
+"""poise evaluate: protocols by name and epsilon, own data, corruptions, records that are kept."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from poise.cli import main
+from poise.core.records import EvaluationRecord
+from poise.data import CORRUPTIONS, Digits
+from poise.evaluation import PROTOCOLS
+
+SMALL = (
+    "data.train_images=100",
+    "data.test_images=30",
+    "epochs=1",
+    "monitors.1.first=10",
+    'protocol.attacks=[{"type": "PGD", "threat": {"type": "Linf", "epsilon": "0.2"}, "step_size": 0.1, "steps": 1}]',
+)
+Poise = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def poise(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Poise:
+    """Types `poise ARGUMENTS`; gives the exit status, what came on stdout and on stderr."""
+
+    def typed(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["poise", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "200")
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return typed
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run, not evaluated by the command that made it."""
+    out = tmp_path_factory.mktemp("cli") / "run"
+    with pytest.MonkeyPatch.context() as patched:
+        command = ["poise", "train", "at_digits", "--quick", *SMALL, "--out", str(out), "--device", "cpu", "--no-evaluate"]
+        patched.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit):
+            main()
+    return out
+
+
+def record_of(err: str) -> Path:
+    return Path(err.split("record: ")[-1].strip())
+
+
+def test_list_names_every_protocol_with_its_paper(poise: Poise) -> None:
+    status, out, _ = poise("list", "protocols")
+    assert status == 0
+    assert all(f"\n{name} " in out for name in PROTOCOLS)
+    assert "the 11 columns of Zipper's Table 5 at L2 128/255" in out
+    assert "zipper-linf" in poise("list")[1]
+
+
+def test_two_epsilons_and_norms_of_one_protocol_make_records_of_their_own(poise: Poise, run: Path) -> None:
+    made = []
+    for scale in ((), ("--epsilon", "0.2"), ("--threat", "L2", "--epsilon", "0.5")):
+        status, out, err = poise("evaluate", run, "--protocol", "gradient", "--first", 3, *scale)
+        assert status == 0, err
+        assert "CW-100" in out
+        made.append(record_of(err))
+    assert [path.name for path in made] == [f"selected-gradient{scale}-first3.json" for scale in ("", "-eps0.2", "-l2-eps0.5")]
+    settings = [EvaluationRecord.read(path).attacks[1].settings for path in made]
+    epsilons = [(each["threat"]["type"], each["threat"]["epsilon"]) for each in settings]
+    assert epsilons == [("Linf", 8 / 255), ("Linf", 0.2), ("L2", 0.5)]
+    assert [each["step_size"] for each in settings] == pytest.approx([2 / 255, 0.05, 0.5 * 15 / 128])
+    _, _, err = poise("evaluate", run, "--protocol", "gradient", "--first", 3, "--epsilon", "0.2")
+    assert "is there already" in err
+    assert record_of(err) == made[1]
+    before = made[1].read_bytes()
+    assert "is there already" not in poise("evaluate", run, "--protocol", "gradient", "--first", 3, "--epsilon", "0.2", "--again")[2]
+    assert made[1].read_bytes() != before
+
+
+def test_autoattack_by_name_says_its_survivors_and_has_a_column_for_each_component(poise: Poise, run: Path) -> None:
+    status, out, err = poise("evaluate", run, "--protocol", "autoattack", "--epsilon", "0.9", "--first", 2)
+    assert status == 0, err
+    assert "of 2 images stand after APGD-CE" in err
+    record = EvaluationRecord.read(record_of(err))
+    assert record.attack_names == ["APGD-CE", "APGD-T", "FAB-T", "Square", "AutoAttack"]
+    assert record.accuracy("AutoAttack") == record.worst_case_accuracy
+    assert all(name in out for name in record.attack_names)
+
+
+def test_a_protocol_may_be_named_as_a_setting(poise: Poise) -> None:
+    status, out, err = poise("show", "at_digits", "protocol=zipper-l2", "--no-estimate")
+    assert status == 0, err
+    assert json.loads(out[out.index("{") :])["protocol"]["name"] == "zipper-l2"
+
+
+def test_own_weights_are_tested_on_a_folder_and_an_archive(
+    poise: Poise, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    test = Digits().load().test.first(20)
+    images, labels = test.images.numpy(), test.labels.numpy()
+    everyone = np.arange(10)
+    np.savez("mine.npz", x_train=images[:10], y_train=everyone, x_test=images, y_test=labels)
+    weights = ("--weights", run / "checkpoints" / "last.safetensors", "--model", "DigitsCNN", "--protocol", "gradient", "--first", 4)
+    status, _, err = poise("evaluate", *weights, "--data", "mine.npz", "--out", "mine.json")
+    assert status == 0, err
+    record = EvaluationRecord.read("mine.json")
+    assert (record.dataset, record.labels) == ("mine", labels[:4].tolist())
+    assert "is there already" in poise("evaluate", *weights, "--data", "mine.npz", "--out", "mine.json")[2]
+    Path("photos").mkdir()
+    status, out, err = poise("evaluate", *weights, "--data", "photos")
+    assert (status, out) == (2, "")
+    assert "photos holds 0 subfolders" in " ".join(err.split())
+
+
+def digits_c(folder: Path) -> Path:
+    """The test digits themselves under 15 names, but for fog, which is all black."""
+    folder.mkdir()
+    test = Digits().load().test.first(30)
+    images = np.tile(test.images.permute(0, 2, 3, 1).numpy(), (5, 1, 1, 1))
+    for name in CORRUPTIONS:
+        np.save(folder / f"{name}.npy", images * (name != "fog"))
+    np.save(folder / "labels.npy", np.tile(test.labels.numpy(), 5))
+    return folder
+
+
+def test_corruptions_make_a_record_a_matrix_and_a_column(poise: Poise, run: Path, tmp_path: Path) -> None:
+    folder = digits_c(tmp_path / "Digits-C")
+    status, out, err = poise("evaluate", run, "--corruptions", folder)
+    assert status == 0, err
+    path = record_of(err)
+    assert path == run / "records" / "selected-corruptions.json"
+    record = EvaluationRecord.read(path)
+    rows = record.notes["corruptions"]["accuracies"]
+    black = record.labels.count(max(set(record.labels), key=record.labels.count)) / 30
+    assert rows["snow"] == [pytest.approx(record.natural_accuracy)] * 5
+    assert rows["fog"][0] <= black
+    assert record.corruption_accuracy == pytest.approx((14 * record.natural_accuracy + rows["fog"][0]) / 15)
+    assert "corruptions" in out
+    assert "gaussian_noise" in out
+    assert "corruptions" in poise("report", run, "--format", "markdown")[1]
+    weights = ("--weights", run / "checkpoints" / "last.safetensors", "--model", "DigitsCNN", "--data")
+    given = '{"type": "Digits", "test_images": 30}'
+    status, _, err = poise("evaluate", *weights, given, "--corruptions", folder, "--out", tmp_path / "c.json")
+    assert status == 0, err
+    assert EvaluationRecord.read(tmp_path / "c.json").notes["corruptions"]["accuracies"] == rows
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--protocol", "zipper"), "must be one of standard, gradient, strict"),
+        (("--protocol", "zipper-l2", "--threat", "Linf"), "'zipper-l2' is defined for L2 only, not for Linf"),
+        (("--protocol", "standard", "--threat", "L1"), "'L1'"),
+        (("--protocol", "standard", "--epsilon", "8"), "less than or equal to 1"),
+        (("--protocol", "autoattack", "--step-size", "0.1"), "no step size"),
+        (("--threat", "L2"), "--threat belongs to a protocol named here"),
+        (("--corruptions", "nowhere"), "no folder nowhere"),
+        (("--corruptions", "nowhere", "--protocol", "standard"), "leave --protocol"),
+        (("--corruptions", "nowhere", "--data", "Digits"), "leave --data out"),
+        (("--data", "CIFAR11"), "did you mean 'CIFAR10'"),
+        (("--data", "{oops"), "--data is not JSON"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_what_cannot_be_evaluated_is_refused_in_a_sentence(poise: Poise, run: Path, arguments: tuple[str, ...], words: str) -> None:
+    before = sorted(path.name for path in (run / "records").glob("*")) if (run / "records").exists() else []
+    status, out, err = poise("evaluate", run, *arguments)
+    assert (status, out) == (2, "")
+    assert words in " ".join(err.split())
+    assert err.count("\n") == 1
+    assert (sorted(path.name for path in (run / "records").glob("*")) if (run / "records").exists() else []) == before

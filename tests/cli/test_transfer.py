@@ -1,0 +1,122 @@
+"""`poise transfer`: sets made once and found again, records in the targets' folders, the matrix as table and heat map."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from poise.attacks import PGD
+from poise.cli import main
+from poise.core.records import EvaluationRecord
+from poise.data import Digits
+from poise.engine import Experiment, train
+from poise.evaluation import Protocol
+from poise.learners import SGD, Policy
+from poise.methods import Joint
+from poise.models import Collaboration, DigitsCNN, Network
+from poise.objectives import NT
+from poise.threats import Linf
+
+Poise = Callable[..., tuple[int, str, str]]
+COMMON = ("--no-sgm", "--epsilon", "0.2", "--steps", 2, "--first", 12, "--device", "cpu")
+
+
+@pytest.fixture
+def poise(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Poise:
+    """Types `poise ARGUMENTS`; gives the exit status, stdout and stderr."""
+
+    def typed(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["poise", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "200")
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return typed
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Two networks trained for a moment; the collaboration's experts show in its record."""
+    folder = tmp_path_factory.mktemp("runs")
+    policy = Policy(objective=NT(), optimizer=SGD(learning_rate=0.05))
+    attack = PGD(threat=Linf(epsilon=0.1), step_size=0.05, steps=1)
+    networks: dict[str, Network] = {"plain": DigitsCNN(width=4), "several": Collaboration(member=DigitsCNN(width=4), members=2)}
+    made = Experiment(
+        data=Digits(train_images=60, test_images=20),
+        method=Joint(policy=policy, batch_size=30),
+        epochs=1,
+        criterion="last",
+        protocol=Protocol(name="toy", attacks=(attack,)),
+    )
+    return {
+        name: train(dataclasses.replace(made, name=name, model=network), folder / name, device="cpu").path
+        for name, network in networks.items()
+    }
+
+
+def test_sets_are_made_once_and_the_matrix_is_written(poise: Poise, runs: dict[str, Path], tmp_path: Path) -> None:
+    command = ("transfer", *runs.values(), "--surrogate", runs["plain"], "--out", tmp_path, *COMMON)
+    status, out, err = poise(*command)
+    assert status == 0, err
+    assert err.count("made:") == 2
+    assert "all surrogates" in out
+    assert {path.name for path in (tmp_path / "sets" / "plain").iterdir()} == {
+        "MPGD-2-0.2.safetensors",
+        "MDI2FGSM-2-0.2.safetensors",
+    }
+    record = EvaluationRecord.read(runs["several"] / "records" / "selected-soe-transfer-3-0.2-first12.json")
+    assert (record.count, record.attack_names) == (12, ["plain: MPGD-2", "plain: MDI2FGSM-2"])
+    assert len(record.notes["experts"]["members"]) == len(record.attacks[0].notes["experts"]["members"]) == 2
+    name = "soe-transfer-3-0.2-first12"
+    assert f"{100 * record.natural_accuracy:.2f}" in (tmp_path / f"{name}.md").read_text()
+    assert (tmp_path / f"{name}.svg").read_text().startswith("<svg ")
+    table = (tmp_path / f"{name}.md").read_bytes()
+    status, _, err = poise(*command)
+    assert (status, err.count("found:"), err.count("made:")) == (0, 2, 0)
+    assert (tmp_path / f"{name}.md").read_bytes() == table
+    out = poise("report", runs["several"], "--format", "markdown")[1]
+    assert "all fooled" in out
+
+
+def test_thirty_variants_and_the_compatible_loss(poise: Poise, runs: dict[str, Path], tmp_path: Path) -> None:
+    command = ("transfer", runs["several"], "--surrogate", runs["plain"], "--out", tmp_path, *COMMON)
+    assert poise(*command, "--protocol", "soe-transfer-30", "--compat-cw", "--every-attack")[0] == 0
+    names = {path.name for path in (tmp_path / "sets" / "plain").iterdir()}
+    assert len(names) == 8  # 2 losses x (3 starts of M-PGD, M-DI2-FGSM)
+    assert "MPGD-2-CW-compat-start2-0.2.safetensors" in names
+    assert "plain: MPGD-2-CW-compat-start1" in (tmp_path / "soe-transfer-30-compat-0.2-first12.md").read_text().replace("\\", "")
+
+
+@pytest.mark.parametrize(
+    ("extra", "sentence"),
+    [
+        (("--protocol", "soe-transfer"), "no transfer protocol 'soe-transfer'"),
+        (("--epsilon", "2"), "epsilon"),
+        (("--surrogate", "{plain}"), "every run must have another folder name"),
+        (("--surrogate", "{nowhere}"), "no run folder"),
+        (("--sgm",), "SGM needs a ResNet"),
+        (("--first", 99), "99"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_what_cannot_be_done_is_one_sentence(
+    poise: Poise, runs: dict[str, Path], tmp_path: Path, extra: tuple[object, ...], sentence: str
+) -> None:
+    given = [str(part).format(plain=runs["plain"], nowhere=tmp_path / "nowhere") for part in extra]
+    status, _, err = poise("transfer", runs["several"], "--surrogate", runs["plain"], "--out", tmp_path, *COMMON, *given)
+    assert status == 2
+    assert sentence in " ".join(err.split())
+
+
+def test_help_teaches_by_example(poise: Poise) -> None:
+    status, out, _ = poise("transfer", "--help")
+    assert status == 0
+    assert "Examples:" in out
+    assert "poise transfer runs/soe runs/adp --surrogate" in out

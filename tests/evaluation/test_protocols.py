@@ -1,0 +1,180 @@
+"""The named protocols are the papers', scale with the threat, and can be named wherever a protocol is expected."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, cast
+
+import pytest
+import torch
+
+from poise.attacks import AutoAttack
+from poise.core.errors import InputError, SettingsError
+from poise.core.settings import from_json, override, to_json
+from poise.data import Split
+from poise.engine import Experiment
+from poise.evaluation import PROTOCOLS, Protocol, named, plus_autoattack, standard, strict
+from poise.recipes import experiment
+from poise.threats import L2, Linf
+
+COMPONENTS = ["APGD-CE", "APGD-T", "FAB-T", "Square"]
+WITH_DLR = ["APGD-CE", "APGD-DLR", "APGD-T", "FAB-T", "Square", "AutoAttack"]
+NAMES: dict[str, list[str]] = {
+    "standard": ["FGSM", "PGD-20", "PGD-100", "MIM-20", "CW-100", *COMPONENTS, "AutoAttack"],
+    "gradient": ["FGSM", "PGD-20", "PGD-100", "MIM-20", "CW-100"],
+    "strict": ["PGD-20", "PGD-100x3", "PGD-margin-100"],
+    "autoattack": [*COMPONENTS, "AutoAttack"],
+    "zipper-linf": ["PGD-20", "PGD-100", "MIM-20", "CW-100", *WITH_DLR],
+    "zipper-l2": ["PGD-20", "PGD-100", "MIM-20", "CW-100", *WITH_DLR],
+    "zipper-mnist": ["PGD-40", "PGD-100", "MIM-40", "AutoAttack"],
+    "zipper-compat": ["PGD-10", "MIM-10", "CW-10", *WITH_DLR],
+    "squeeze": ["FGSM", "PGD-20", "PGD-100", "CW-100", "AutoAttack"],
+    "pgd-trades": ["PGD-20"],
+    "pgd-rst": ["PGD-40x5"],
+    "soe-whitebox": ["PGD-50x5", "APGD-CE"],
+    "soe-blackbox": ["Square"],
+}
+SCALES: dict[str, tuple[type, float, float | None]] = {
+    "standard": (Linf, 8 / 255, 2 / 255),
+    "zipper-linf": (Linf, 8 / 255, 2 / 255),
+    "zipper-l2": (L2, 128 / 255, 15 / 255),
+    "zipper-mnist": (Linf, 0.3, 0.01),
+    "zipper-compat": (Linf, 0.031, 0.007),
+    "squeeze": (Linf, 8 / 255, 2 / 255),
+    "pgd-trades": (Linf, 0.031, 0.003),
+    "pgd-rst": (Linf, 0.031, 0.01),
+    "soe-whitebox": (Linf, 0.03, 0.006),
+    "soe-blackbox": (Linf, 0.03, None),
+}
+"""Norm, epsilon and step size, typed from the papers' settings a second time."""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_protocol_has_the_columns_of_its_paper(name: str) -> None:
+    assert [attack.name for attack in named(name).at().attacks] == NAMES[name]
+
+
+@pytest.mark.parametrize("name", SCALES)
+def test_every_attack_of_a_protocol_has_the_papers_epsilon_and_step_size(name: str) -> None:
+    norm, epsilon, step_size = SCALES[name]
+    made = named(name).at()
+    assert made.name == name
+    assert all(type(attack.threat) is norm and attack.threat.epsilon == epsilon for attack in made.attacks)
+    assert {step for attack in made.attacks if (step := getattr(attack, "step_size", None)) is not None} == ({step_size} - {None})
+
+
+def attack_of(protocol: Protocol, name: str) -> Any:
+    return next(attack for attack in protocol.attacks if attack.name == name)
+
+
+def test_details_that_change_numbers_are_the_papers() -> None:
+    rst = attack_of(named("pgd-rst").at(), "PGD-40x5")
+    assert (rst.steps, rst.restarts, rst.keep, rst.start) == (40, 5, "largest_margin", "uniform")
+    compat = attack_of(named("zipper-compat").at(), "CW-10")
+    assert (compat.confidence, compat.start, compat.steps) == (50, "unclamped_uniform", 10)
+    assert attack_of(named("zipper-linf").at(), "CW-100").confidence is None
+    assert attack_of(named("zipper-linf").at(), "APGD-DLR").restarts == 1
+    for name in ("standard", "soe-blackbox"):
+        square = attack_of(named(name).at(), "Square")
+        assert (square.queries, square.rescale) == (5000, False)
+    white = attack_of(named("soe-whitebox").at(), "PGD-50x5")
+    assert (white.loss, white.start, white.restarts) == ("cross_entropy", "uniform", 5)
+
+
+@pytest.mark.parametrize("name", ["standard", "zipper-linf", "zipper-l2", "zipper-compat", "autoattack"])
+def test_the_components_beside_an_autoattack_are_its_own(name: str) -> None:
+    made = named(name).at()
+    whole = attack_of(made, "AutoAttack")
+    assert isinstance(whole, AutoAttack)
+    assert set(whole.components()) <= set(made.attacks)
+
+
+@pytest.mark.parametrize("name", [name for name in PROTOCOLS if name not in ("autoattack", "soe-blackbox")])
+def test_step_sizes_scale_with_epsilon_and_the_name_says_it(name: str) -> None:
+    plain = named(name).at()
+    threat, step = named(name).scales[0]
+    half = named(name).at(dataclasses.replace(cast(Any, threat), epsilon=threat.epsilon / 2))
+    assert half.name == f"{name}-eps{threat.epsilon / 2:.4g}"
+    for before, after in zip(plain.attacks, half.attacks, strict=True):
+        assert after.threat.epsilon == before.threat.epsilon / 2
+        if hasattr(before, "step_size"):
+            assert after.step_size == pytest.approx(before.step_size / 2)  # type: ignore[attr-defined]
+    given = named(name).at(threat, step / 4) if not name.startswith("soe-") else plain
+    assert given.name == (f"{name}-step{step / 4:.4g}" if not name.startswith("soe-") else name)
+
+
+def test_no_two_epsilons_norms_or_steps_have_one_name() -> None:
+    threats = [None, Linf(epsilon=0.1), Linf(epsilon=0.2), L2(epsilon=0.1), L2()]
+    names = [named("standard").at(threat, step).name for threat in threats for step in (None, 0.01)]
+    assert len(set(names)) == len(names)
+    assert named("standard").at(L2()).name == "standard-l2"
+
+
+def test_a_protocol_is_had_by_its_name_wherever_one_is_expected() -> None:
+    made = override(experiment("at_digits"), ["protocol=zipper-l2"])
+    assert made.protocol == named("zipper-l2").at()
+    assert from_json(Experiment, to_json(made)) == made
+    with pytest.raises(SettingsError, match=r"no protocol 'zipper-linff'; did you mean 'zipper-linf'\?"):
+        override(experiment("at_digits"), ["protocol=zipper-linff"])
+
+
+@pytest.mark.parametrize(
+    ("act", "words"),
+    [
+        (lambda: named("zipper-linf").at(L2()), "'zipper-linf' is defined for Linf only, not for L2"),
+        (lambda: named("zipper").at(), "no protocol 'zipper'"),
+        (lambda: named("autoattack").at(None, 0.01), "'autoattack' has no step size"),
+        (lambda: named("soe-adaptive").at(None, 0.01), "'soe-adaptive' has no step size"),
+        (lambda: named("standard").at(Linf(), -1.0), "step_size"),
+        (lambda: named("autoattack").at(None, "small"), "step_size = 'small': must be a number"),
+        (lambda: named("standard").at(None, "1/0"), "step_size = '1/0': must be a number"),
+    ],
+)
+def test_what_a_protocol_cannot_be_is_refused(act: Any, words: str) -> None:
+    with pytest.raises(SettingsError, match=words):
+        act()
+
+
+def test_autoattack_is_added_at_another_epsilon() -> None:
+    made = plus_autoattack(named("pgd-rst").at())
+    assert (made.name, [attack.name for attack in made.attacks]) == ("pgd-rst+aa", ["PGD-40x5", "AutoAttack"])
+    assert [attack.threat.epsilon for attack in made.attacks] == [0.031, 8 / 255]
+
+
+def test_the_functions_are_the_named_protocols() -> None:
+    assert standard() == named("standard").at()
+    assert strict(Linf(), 2 / 255) == named("strict").at()
+
+
+RECIPES = {
+    "generalist_cifar10_resnet18": "zipper-linf",
+    "fat_cifar100_resnet18": "zipper-linf",
+    "generalist_tinyimagenet_resnet18": "zipper-linf",
+    "trades1_cifar10_resnet18_l2": "zipper-l2",
+    "fat_mnist_resnet18": "zipper-mnist",
+    "st_cifar10_resnet18": "squeeze",
+    "st_svhn_resnet18": "squeeze",
+    "st_cifar10_wrn34-10": "pgd-trades+aa",
+    "st_rst_cifar10_wrn28-10": "pgd-rst+aa",
+    "trades_cifar10_wrn34-10_official": "standard",
+    "at_digits": "strict",
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_are_evaluated_by_their_papers_protocol_and_quick_ones_cheaply(name: str) -> None:
+    assert experiment(name).protocol.name == RECIPES[name]
+    quick = experiment(name, quick=True).protocol
+    assert not any(isinstance(attack, AutoAttack) for attack in quick.attacks)
+
+
+def test_the_images_of_a_protocol_are_the_first_ones_or_the_published_thousand() -> None:
+    split = Split.of(torch.zeros(10_000, 1, 1, 1, dtype=torch.uint8), torch.zeros(10_000, dtype=torch.int64))
+    assert Protocol().images(split) is split
+    assert Protocol(first=3).images(split).ids.tolist() == [0, 1, 2]
+    drawn = named("soe-whitebox").at().images(split).ids
+    assert drawn[:5].tolist() == [6311, 6890, 663, 4242, 8376]  # Python: random.seed(0); random.sample(range(10000), 1000)
+    assert len(drawn.unique()) == 1000
+    assert named("soe-blackbox").at().images(split).ids.tolist() == list(range(1000))
+    with pytest.raises(InputError, match="10,000"):
+        named("soe-whitebox").at().images(split.first(2000))

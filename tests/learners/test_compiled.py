@@ -1,0 +1,173 @@
+"""What is recorded and what is compiled says what the plain step says."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import nullcontext
+from dataclasses import dataclass, is_dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from poise.attacks import Ascent
+from poise.core.batches import Batch, Now
+from poise.core.modes import crafting
+from poise.learners import EMA, SGD, Learner, Policy
+from poise.learners.compiled import FixedShape, compilation
+from poise.learners.precision import precision
+from poise.learners.recording import Recording, Uncapturable, copied
+from poise.models import DigitsCNN
+from poise.objectives import AT, BAT, FAT, GAIRAT, IAT, MART, TRADES, Adversarial, Objective, SqueezeTraining, TwoExamples
+
+CPU = torch.device("cpu")
+NOW = Now(epoch=1, step=0, epochs=2, steps_per_epoch=8, seed=5, scope="joint")
+INNER = Ascent(steps=3)
+OBJECTIVES: list[Objective] = [
+    AT(inner=INNER),
+    AT(inner=replace(INNER, jitter=0.01)),
+    TRADES(inner=replace(INNER, start="gaussian")),
+    MART(inner=INNER),
+    BAT(inner=INNER),
+    FAT(objective=AT(inner=INNER), tau=(0, 1), tau_from=(1, 2)),
+    GAIRAT(inner=INNER),
+    IAT(inner=INNER),
+    SqueezeTraining(inner=INNER),
+    TwoExamples(objective=AT(inner=INNER)),
+]
+
+
+def network() -> nn.Module:
+    return DigitsCNN().build((1, 8, 8), 10, seed=0)
+
+
+def batch(step: int, count: int = 6) -> Batch:
+    generator = torch.Generator().manual_seed(step)
+    return Batch.of(torch.rand(count, 1, 8, 8, generator=generator), torch.randint(10, (count,), generator=generator))
+
+
+def at(step: int) -> Now:
+    return replace(NOW, step=step, epoch=step // 8 + 1)
+
+
+def tensors(examples: Any) -> list[Tensor]:
+    found: list[Tensor] = []
+    for value in vars(examples).values():
+        found += [value] if isinstance(value, Tensor) else list(value.values()) if isinstance(value, dict) else []
+        found += tensors(value) if is_dataclass(value) else []
+    return found
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=[f"{number}-{type(each).__name__}" for number, each in enumerate(OBJECTIVES)])
+def test_a_recording_follows_batch_and_draws(objective):
+    """On a CPU a recording runs the call again, on the memory and with the bits that a graph would use."""
+    model = network()
+    with crafting(model, objective.craft_mode):
+        recording = Recording.of(objective, model, batch(0), at(0), nullcontext)
+        for step in (1, 2):
+            assert recording.serves(objective, batch(step), at(step))
+            ours, plain = recording.replay(batch(step), at(step)), objective.craft(model, batch(step), at(step))
+            assert len(tensors(plain)) >= 3
+            assert all(torch.equal(*pair) for pair in zip(tensors(ours), tensors(plain), strict=True))
+
+
+def test_what_was_replayed_is_not_overwritten_by_the_next_replay():
+    objective, model = AT(inner=INNER), network()
+    with crafting(model, "evaluating"):
+        recording = Recording.of(objective, model, batch(0), at(0), nullcontext)
+        first = recording.replay(batch(1), at(1))
+        kept = tensors(first)[-1].clone()
+        recording.replay(batch(2), at(2))
+    assert torch.equal(tensors(first)[-1], kept)
+
+
+def test_a_recording_serves_one_shape_one_objective_and_what_it_read_of_the_moment():
+    objective = FAT(objective=AT(inner=INNER), tau=(0, 1), tau_from=(1, 2))
+    with crafting(model := network(), "evaluating"):
+        recording = Recording.of(objective, model, batch(0), at(0), nullcontext)
+    assert recording.serves(objective, batch(1), at(7))
+    assert not recording.serves(objective, batch(1), at(8))  # another epoch may have another tau
+    assert not recording.serves(objective, batch(1, 4), at(1))
+    assert not recording.serves(AT(inner=INNER), batch(1), at(1))
+    assert not recording.serves(objective, batch(1), at(1).within("other"))
+
+
+def test_what_depends_on_the_step_is_not_recorded():
+    objective = AT(inner=replace(INNER, ramp=0.5))
+    with crafting(model := network(), "evaluating"), pytest.raises(Uncapturable, match="step"):
+        Recording.of(objective, model, batch(0), at(0), nullcontext)
+
+
+@dataclass(frozen=True)
+class Odd(Adversarial):
+    what: object
+
+
+def test_examples_that_hold_what_a_graph_cannot_renew_are_refused():
+    x = torch.zeros(1)
+    assert copied(Odd(x, x, x, what=(x, 3))).what == (x, 3)
+    with pytest.raises(Uncapturable, match="hold a object"):
+        copied(Odd(x, x, x, what=object()))
+
+
+def learner(model: nn.Module, objective: Objective, said: list[str] | None) -> Learner:
+    policy = Policy(objective=objective, optimizer=SGD(learning_rate=0.05), average=EMA(decay=0.9))
+    wanted = None if said is None else compilation("on", CPU, said.append)
+    return Learner("joint", policy, model, compilation=wanted)
+
+
+def steps(trained: Learner, counts: tuple[int, ...]) -> dict[str, Tensor]:
+    for step, count in enumerate(counts):
+        trained.descend(trained.policy.objective, batch(step, count), at(step))
+    return trained.state()
+
+
+def test_where_nothing_can_be_compiled_it_is_said_once_and_the_step_is_the_plain_one(monkeypatch):
+    def refused(function):
+        def call(*args, **kwargs):
+            raise RuntimeError("no compiler\nand more")
+
+        return call
+
+    monkeypatch.setattr("poise.learners.compiled.compiled_call", refused)
+    said: list[str] = []
+    counts = (6, 6, 6, 4, 6)
+    ours = steps(learner(network(), AT(inner=INNER), said), counts)
+    plain = steps(learner(network(), AT(inner=INNER), None), counts)
+    assert all(torch.equal(tensor, plain[name]) for name, tensor in ours.items())
+    assert said == [
+        "joint: crafting cannot be compiled (RuntimeError: no compiler); it is done step by step",
+        "joint: the loss cannot be compiled (RuntimeError: no compiler); it is computed as it is",
+    ]
+
+
+def test_auto_compiles_on_gpus_only():
+    assert compilation("auto", CPU) is None and compilation("off", torch.device("cuda")) is None
+    assert compilation("auto", torch.device("cuda")) is not None and compilation("on", CPU) is not None
+
+
+def test_copied_learners_prepare_their_own_network():
+    fixed = FixedShape("joint", precision("float32", CPU), compilation("on", CPU))  # type: ignore[arg-type]
+    fixed._calls[1] = print
+    assert copy.deepcopy(fixed)._calls == {}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_compiled_steps_move_the_weights_where_plain_steps_do():
+    """In float64, through an odd batch; about a minute: the C++ compiler runs."""
+    objective, counts = AT(inner=INNER), (6, 6, 6, 4, 6)
+
+    def moved(messages: list[str] | None) -> dict[str, Tensor]:
+        trained = learner(network().double(), objective, messages)
+        for step, count in enumerate(counts):
+            part = batch(step, count)
+            trained.descend(objective, replace(part, x=part.x.double()), at(step))
+        return trained.state()
+
+    said: list[str] = []
+    ours, plain = moved(said), moved(None)
+    for name, tensor in plain.items():
+        torch.testing.assert_close(ours[name], tensor, atol=1e-9, rtol=1e-9, msg=lambda text, name=name: f"{name}: {text}")
+    assert [sentence.split(" in ")[0] for sentence in said] == ["joint: crafting was compiled", "joint: the loss was compiled"]

@@ -1,0 +1,88 @@
+"""Training under bfloat16 autocast learns; verdicts are taken without it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from poise.attacks import PGD
+from poise.core.batches import Now
+from poise.core.exact import exact
+from poise.data import Digits, Feed
+from poise.evaluation.predictions import accuracy, attacked, predict
+from poise.learners import Learner
+from poise.learners.precision import PrecisionName, precision
+from poise.methods import Generalist
+from poise.models import DigitsCNN
+from poise.recipes.digits import THREAT, policy
+from poise.recipes.registry import experiment
+
+CPU, EPOCHS = torch.device("cpu"), 4
+
+
+def trained(name: PrecisionName) -> tuple[float, float]:
+    """Natural and robust accuracy on test digits after a few epochs of Generalist."""
+    data = Digits().load()
+    method = experiment("generalist_digits").method
+    assert isinstance(method, Generalist)
+    arithmetic = precision(name, CPU)
+    network = DigitsCNN()
+    learners = method.learners(
+        lambda name, policy: Learner(name, policy, network.build(data.shape, 10, seed=0).to(arithmetic.dtype), arithmetic=arithmetic)
+    )
+    feeds = {name: Feed(stream, data.train, 0, CPU, arithmetic.dtype) for name, stream in method.streams().items()}
+    per_epoch = feeds["robust"].steps_per_epoch
+    for step in range(EPOCHS * per_epoch):
+        now = Now(step // per_epoch + 1, step, EPOCHS, per_epoch, 0)
+        method.step(learners, {name: feed.batch(now) for name, feed in feeds.items()}, now)
+    deployed, test = method.deployed(learners), data.test
+    ((_, robust),) = attacked(deployed, test, PGD(threat=THREAT, step_size=0.05, steps=5), batch_size=len(test))
+    return accuracy(predict(deployed, test), test), accuracy(robust, test)
+
+
+@pytest.mark.slow
+def test_bfloat16_learns_digits_as_float32_does():
+    ours, plain = trained("bfloat16"), trained("float32")
+    assert plain[0] > 0.8 and plain[1] > 0.4
+    assert abs(ours[0] - plain[0]) < 0.05 and abs(ours[1] - plain[1]) < 0.08
+
+
+def test_a_bfloat16_step_lowers_the_loss_and_keeps_float32_weights():
+    data, objective = Digits().load(), policy(experiment("at_digits").method.policies()["joint"].objective)
+    given = dataclasses.replace(objective, average=None, augmentation=None)
+    learner = Learner("joint", given, DigitsCNN().build(data.shape, 10, seed=0), arithmetic=precision("bfloat16", CPU))
+    feed = Feed(experiment("at_digits").method.streams()["joint"], data.train.first(32), 0)
+    losses = [
+        float(learner.descend(given.objective, feed.batch(Now(1, 0, 20, 1, 0)), Now(1, step, 20, 1, 0))["loss/joint/robust"])
+        for step in range(5)
+    ]
+    assert losses[-1] < losses[0] - 0.1
+    assert {tensor.dtype for tensor in learner.weights.values() if tensor.is_floating_point()} == {torch.float32}
+
+
+def test_verdicts_ignore_autocast_around_them():
+    x, weight = torch.rand(4, 8), torch.rand(3, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert (x @ weight.T).dtype == torch.bfloat16
+        with exact(CPU):
+            assert (x @ weight.T).dtype == torch.float32
+        assert (x @ weight.T).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_tf32_is_off_while_verdicts_are_taken_and_as_before_after(monkeypatch, fails):
+    """The switches of convolutions and matrix products, which exist without a GPU too."""
+    place = getattr(torch.backends.cudnn, "conv", torch.backends.cudnn)
+    name = "fp32_precision" if hasattr(torch.backends.cudnn, "conv") else "allow_tf32"
+    before = getattr(place, name)
+    monkeypatch.setattr("torch.autocast", lambda *args, **kwargs: torch.no_grad())  # a GPU's needs one
+    try:
+        with exact(torch.device("cuda")):
+            assert getattr(place, name) in ("ieee", False)
+            if fails:
+                raise ValueError
+    except ValueError:
+        pass
+    assert getattr(place, name) == before and torch.backends.cudnn.allow_tf32

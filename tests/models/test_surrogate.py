@@ -1,0 +1,88 @@
+"""Attacks search on the folded copy; what they find is what they would find on the network, and verdicts are the network's."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from poise.attacks import CW, FGSM, MIM, PGD, Attack
+from poise.data import Split
+from poise.evaluation.predictions import attacked
+from poise.models import ResNet20, surrogate
+
+ATTACKS: list[Attack] = [FGSM(), PGD(steps=5), PGD(steps=3, keep="largest_margin", restarts=2), MIM(steps=5), CW(steps=5)]
+
+
+def network(dtype: torch.dtype = torch.float64) -> nn.Module:
+    """A ResNet whose statistics are not those of initialisation."""
+    made = ResNet20(width=4).build((3, 8, 8), 5, seed=0).to(dtype)
+    made(torch.rand(32, 3, 8, 8, generator=torch.Generator().manual_seed(1)).to(dtype))
+    return made.eval()
+
+
+def images(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    return torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(2)).to(dtype), torch.arange(6) % 5
+
+
+def on_the_network_itself(monkeypatch: pytest.MonkeyPatch, attack: Attack, net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    with monkeypatch.context() as patched:
+        patched.setattr("poise.attacks.pgd.surrogate", lambda model: model)
+        return attack(net, x, y)
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: type(attack).__name__ + str(getattr(attack, "restarts", "")))
+def test_in_float64_the_found_images_are_the_same(monkeypatch, attack):
+    net, (x, y) = network(), images()
+    assert surrogate(net) is not net
+    plain = on_the_network_itself(monkeypatch, attack, net, x, y)
+    torch.testing.assert_close(attack(net, x, y), plain, atol=1e-12, rtol=0)
+
+
+def test_in_float32_losses_at_the_found_images_agree_to_1e_4(monkeypatch):
+    net, (x, y) = network(torch.float32), images(torch.float32)
+    found = [PGD(steps=10)(net, x, y), on_the_network_itself(monkeypatch, PGD(steps=10), net, x, y)]
+    losses = [nn.functional.cross_entropy(net(x_adv), y) for x_adv in found]
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-4, atol=0)
+    assert float((found[0] == found[1]).float().mean()) > 0.99
+    assert found[0].is_contiguous()
+
+
+def test_verdicts_are_the_networks_own(monkeypatch):
+    """A surrogate that is always wrong moves the images, and changes no verdict on them."""
+    net, (x, y) = network(torch.float32), images(torch.float32)
+    wrong = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 5))
+    monkeypatch.setattr("poise.attacks.pgd.surrogate", lambda model: wrong)
+    split = Split.of((x * 255).to(torch.uint8), y)
+    ((x_adv, predicted),) = attacked(net, split, PGD(steps=3, restarts=2))
+    assert torch.equal(predicted, net(x_adv).argmax(1))
+
+
+def test_the_copy_is_kept_follows_the_weights_and_goes_with_the_network():
+    net, (x, _) = network(), images()
+    first = surrogate(net)
+    assert surrogate(net) is first
+    with torch.no_grad():
+        for tensor in [*net.parameters(), *net.buffers()]:
+            tensor.mul_(2)
+    torch.testing.assert_close(surrogate(net)(x), net(x), atol=1e-9, rtol=1e-9)
+    gone = weakref.ref(first)
+    del net, first
+    gc.collect()
+    assert gone() is None
+
+
+def shifted(module: nn.Module, given: tuple[Tensor, ...], found: Tensor) -> Tensor:
+    return found + 1
+
+
+def test_a_hook_that_came_later_is_asked_too_and_a_network_in_training_mode_is_its_own():
+    net, (x, _) = network(), images()
+    surrogate(net)
+    net.get_submodule("bn1").register_forward_hook(shifted)
+    torch.testing.assert_close(surrogate(net)(x), net(x), atol=1e-9, rtol=1e-9)
+    net.train()
+    assert surrogate(net) is net

@@ -1,0 +1,147 @@
+"""Recipes of Synergy-of-Experts and the ensembles: rows typed a second time, settings, small variants that train, gains per expert."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from torch import nn
+
+from poise.core.errors import SettingsError
+from poise.core.records import AttackRecord, EvaluationRecord
+from poise.engine import train
+from poise.objectives import SynergyOfExperts
+from poise.recipes import experiment, recipes
+from poise.recipes.ensembles_cifar10 import EPSILONS
+from poise.recipes.ensembles_digits import BENCHMARK
+from poise.recipes.synergy_of_experts import VARIANTS, gains, soe
+
+# recipe, natural, PGD-50x5, adaptive, 3 variants, 30 variants: typed from the paper's tables a second time
+PRINTED = (
+    ("soe_cifar10_resnet20x3_eps0.01", 88.8, 72.0, 70.9, 85.2, 83.1),
+    ("soe_cifar10_resnet20x3_eps0.04", 80.0, 38.7, 38.7, 76.6, 70.8),
+    ("soe_cifar10_resnet20x3_eps0.07", 74.1, 24.0, 21.8, 70.2, 61.1),
+    ("gal_adv_cifar10_resnet20x3_eps0.02", 85.4, 31.4, None, 48.7, 64.1),
+    ("dverge_adv_cifar10_resnet20x3_eps0.03", 79.7, 41.1, None, 77.3, 73.5),
+    ("more_adv_cifar10_resnet20x3_eps0.05", 78.2, 24.0, None, 73.2, 67.6),
+    ("adp_adv_cifar10_resnet20x3_eps0.06", 66.4, 23.4, None, 60.4, 56.7),
+)
+
+
+@pytest.mark.parametrize("row", PRINTED, ids=[row[0] for row in PRINTED])
+def test_published_numbers_are_the_papers(row: tuple[Any, ...]) -> None:
+    name, *values = row
+    found = experiment(name).published
+    assert found is not None
+    assert found.values == tuple(values)
+    assert f"epsilon {name.rpartition('eps')[2]}" in found.table
+
+
+def test_every_epsilon_has_the_method_and_every_baseline() -> None:
+    for epsilon in EPSILONS:
+        for name in ("soe", "gal_adv", "dverge_adv", "more_adv", "adp_adv", "vote_adv"):
+            made: Any = experiment(f"{name}_cifar10_resnet20x3_eps{epsilon:g}")
+            assert (made.published is None) == (name == "vote_adv")
+            assert {attack.threat.epsilon for attack in made.protocol.attacks} == {epsilon}
+            policy = next(iter(made.method.policies().values()))
+            attack = (
+                made.method.adversarial
+                if name == "dverge_adv"
+                else getattr(policy.objective, "adversarial", None) or policy.objective.inner
+            )
+            assert (attack.threat.epsilon, attack.step_size, attack.steps) == (epsilon, epsilon / 4, 10)
+    for name in ("gal", "dverge", "more", "adp", "vote"):
+        assert experiment(f"{name}_cifar10_resnet20x3").published is None
+
+
+def test_phases_have_equal_epochs_and_all_repeats_are_named() -> None:
+    whole, first, second = (experiment(f"soe_cifar10_resnet20x3_eps0.03{ending}") for ending in ("", "_phase1", "_phase2"))
+    assert whole.epochs == first.epochs == second.epochs == 150
+    shares = [made.method.policies()["joint"].objective.phase_two_from for made in (first, whole, second)]  # type: ignore[attr-defined]
+    assert shares == [1, 2 / 3, 0]
+    assert all("seed=2" in made.text for name, made in recipes().items() if name.startswith("soe_cifar10"))
+
+
+@pytest.mark.parametrize("ending", VARIANTS)
+def test_a_variant_changes_what_it_says_and_nothing_else(ending: str) -> None:
+    plain, changed = soe(0.03), experiment(f"soe_cifar10_resnet20x3_eps0.03_{ending}")
+    ours, theirs = (made.method.policies()["joint"].objective for made in (plain, changed))
+    assert isinstance(theirs, SynergyOfExperts)
+    different = {field.name for field in dataclasses.fields(theirs) if getattr(ours, field.name) != getattr(theirs, field.name)}
+    assert different == set(VARIANTS[ending][1]) - {"confidence"}
+    assert (plain.model != changed.model) == (ending == "evaluator")
+
+
+def parameters(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def test_what_is_compared_on_digits_has_about_as_many_parameters() -> None:
+    counts = {name: parameters(experiment(name).model.build((1, 8, 8), 10, 0)) for name in BENCHMARK}
+    assert set(counts.values()) <= set(range(18_500, 20_100)), counts
+    assert {(experiment(name).epochs, experiment(name).method.batch_size) for name in BENCHMARK} == {(45, 128)}
+
+
+@pytest.mark.parametrize("name", ["soe_ensembles_digits", "dverge_ensembles_digits", "vote_ensembles_digits"])
+def test_the_small_variant_on_digits_trains(tmp_path: Path, name: str) -> None:
+    made: Any = experiment(name, quick=True)
+    made = dataclasses.replace(made, data=dataclasses.replace(made.data, train_images=130, test_images=20), monitor_every=3)
+    run = train(made, tmp_path / "run")
+    assert math.isfinite(run.facts("last")["monitors"]["monitor/natural"])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ensemble3_cifar10_resnet20",
+        "soe_cifar10_resnet20x2_eps0.03",
+        "gal_adv_cifar10_resnet20x3_eps0.01",
+        "more_cifar10_resnet20x3",
+        "dverge_adv_cifar10_resnet20x3_eps0.07",
+    ],
+)
+def test_the_small_variant_on_cifar10_trains(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "data" / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 3072), dtype=np.uint8)
+    for part in (*(f"data_batch_{index}" for index in range(1, 6)), "test_batch"):
+        (folder / part).write_bytes(pickle.dumps({"labels": [index % 10 for index in range(50)], "data": pixels}, 2))
+    made: Any = experiment(name, quick=True)
+    data = dataclasses.replace(made.data, train_images=16, test_images=20, verify=False)
+    method = dataclasses.replace(made.method, batch_size=16)
+    run = train(dataclasses.replace(made, data=data, method=method), tmp_path / "run", data_dir=tmp_path / "data")
+    assert run.facts("last")["epoch"] == 2
+    assert math.isfinite(run.facts("last")["monitors"]["monitor/natural"])
+
+
+def of(wrong: list[int], digest: str = "a") -> EvaluationRecord:
+    labels = [0] * 10
+    attack = AttackRecord("s: MPGD-100", {"type": "Saved", "digest": digest}, [int(place in wrong) for place in range(10)], 0.1)
+    fixed: dict[str, Any] = dict.fromkeys(
+        ("model", "checkpoint", "model_digest", "run", "group", "dataset", "split", "started", "device"), ""
+    )
+    return EvaluationRecord(
+        **fixed,
+        seed=0,
+        evaluation_seed=0,
+        classes=["0", "1"],
+        protocol="t",
+        labels=labels,
+        natural=labels,
+        attacks=[attack],
+        seconds=0,
+        versions={},
+    )
+
+
+def test_gain_per_added_expert() -> None:
+    found = gains([of([0, 1, 2, 3, 4]), of([0, 1]), of([0])])
+    assert [value for value, _ in found] == [0.5, 0.8, 0.9]
+    assert [gain for _, gain in found] == pytest.approx([0, 0.3, 0.1])
+    with pytest.raises(SettingsError, match="same attacks on the same images"):
+        gains([of([0]), of([0], digest="b")])
