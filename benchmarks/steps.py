@@ -160,7 +160,7 @@ def main(quick: bool, rounds: int) -> str:
         + "\nMust hold: AT at least 1.5 times faster (the aim: 1.7).",
         "Peak of tensors allocated during a step": table(memory, [row for _, rows in measured for row in rows])
         + "\n\nBeyond what is there before the step: weights, momentum, averages, images, the last gradients; see `measuring.peak_bytes`.",
-        "A Generalist epoch beside an AT epoch": table(epoch, [epochs(settings[0], rounds)])
+        "A Generalist epoch beside an AT epoch": table(epoch, [epochs(setting, rounds) for setting in settings])
         + "\n\nFour batches with augmentation, averages, and one redistribution; the steps alternate. Must hold: at most 1.17.",
     }
     return page("Training steps against straightforward ones", "python -m benchmarks steps", sections)

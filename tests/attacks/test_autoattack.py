@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from poise.attacks.apgd import APGD
 from poise.attacks.autoattack import MISCLASSIFIED, PUBLISHED, ROBUST, AutoAttack, Progress, Result
 from poise.attacks.fab import FAB
-from poise.attacks.lanes import Lanes, find_batch_size
+from poise.attacks.lanes import Lanes, find_batch_size, fitting
 from poise.attacks.search import Examples, Search, State
 from poise.attacks.square import Square
 from poise.core.errors import InputError, RunError, SettingsError
@@ -385,3 +385,13 @@ def test_the_batch_size_follows_the_memory_limit() -> None:
     assert sizes[0] < sizes[1]
     assert sizes[2] == find_batch_size(net, x)
     assert all(size & (size - 1) == 0 for size in sizes)
+
+
+@pytest.mark.parametrize("most", [4, 8, 64, 1024])
+def test_lanes_hold_what_enters_in_as_few_and_equally_full_rounds_as_can_be(most: int) -> None:
+    for count in (1, 4, 5, 63, 64, 65, 80, 129, 1000):
+        width = fitting(count, most)
+        rounds = -(-count // most)
+        assert 4 <= width <= most
+        assert rounds * width >= count, "nobody waits for one round more"
+        assert width in (4, most) or width - -(-count // rounds) < 8, "no more than seven lanes are empty in a round"

@@ -134,13 +134,15 @@ class Viewing(Twice):
         return self.bn(self.conv(x)).view(-1, 3, 64).mean(2)
 
 
-@pytest.mark.parametrize(("kind", "pairs"), [(Twice, 0), (Shared, 0), (Undecided, 0), (Viewing, 1)])
-def test_networks_of_others_are_folded_only_where_that_is_sure(kind, pairs):
+@pytest.mark.parametrize(("kind", "pairs", "relaid"), [(Twice, 0, True), (Shared, 0, True), (Undecided, 0, False), (Viewing, 1, False)])
+def test_networks_of_others_are_folded_and_relaid_only_where_that_is_sure(kind, pairs, relaid):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = lively(kind())
     assert len(foldable(network)) == pairs
-    folded = Folded(network).refreshed()
+    copied = Folded(network)
+    assert copied.relaid == relaid
+    folded = copied.refreshed()
     for ours, plain in zip(with_gradient(folded, images(8, 3)), with_gradient(network, images(8, 3)), strict=True):
         torch.testing.assert_close(ours, plain, atol=1e-12, rtol=1e-10)
 

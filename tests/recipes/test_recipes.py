@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
+from poise import recipes as package
 from poise.core.errors import SettingsError
 from poise.core.settings import from_json, override, to_json
 from poise.engine import Experiment, train
@@ -432,3 +433,9 @@ def test_mnist_is_padded_where_the_recipe_says_so(tmp_path: Path) -> None:
     assert padded.train.images[:, :, 2:-2, 2:-2].equal(plain.train.images)
     assert int(padded.train.images.sum()) == int(plain.train.images.sum())
     assert padded.train.labels.equal(plain.train.labels)
+
+
+def test_every_module_of_recipes_registers_its_recipes_on_import() -> None:
+    folder = Path(package.__file__).parent
+    modules = {path.stem for path in folder.glob("*.py")} - {"__init__", "compared", "registry", "rows"}
+    assert modules <= set(package.__all__)

@@ -13,6 +13,7 @@ from poise.cli.shared import DataDir, Device, Imports, drawn, import_files, prin
 from poise.core.errors import SettingsError
 
 if TYPE_CHECKING:
+    from poise.engine import Experiment
     from poise.evaluation import Protocol
 
 
@@ -27,6 +28,15 @@ class _Asked:
     first: int | None
     corruptions: Path | None
     again: bool
+
+    def __post_init__(self) -> None:
+        if self.corruptions is not None and (self.protocol is not None or self.scaled):
+            raise SettingsError("--corruptions is an evaluation of its own; leave --protocol and its settings out, and run it beside")
+
+    @property
+    def scaled(self) -> list[str]:
+        """The settings of a protocol that were given."""
+        return [name for name in ("threat", "epsilon", "step_size") if getattr(self, name) is not None]
 
 
 def evaluate(
@@ -44,7 +54,9 @@ def evaluate(
         str | None, typer.Option(help="Protocol by name (poise list protocols); by default the run's own, 'standard' for --weights.")
     ] = None,
     threat: Annotated[str | None, typer.Option(help="Linf or L2, for a protocol named here; by default its own.")] = None,
-    epsilon: Annotated[str | None, typer.Option(help="Epsilon of a protocol named here; by default its own.")] = None,
+    epsilon: Annotated[
+        str | None, typer.Option(help="Epsilon of a protocol named here; by default its own, or a run's for one of no paper.")
+    ] = None,
     step_size: Annotated[str | None, typer.Option(help="Step size of a protocol named here; by default scaled with epsilon.")] = None,
     first: Annotated[int | None, typer.Option(min=1, help="Only the first n test images.")] = None,
     corruptions: Annotated[
@@ -112,7 +124,7 @@ def _runs(runs: list[Path], checkpoint: str, data: str | None, asked: _Asked, wh
     from poise.engine.evaluations import corrupt_run, evaluate_run
     from poise.engine.own_weights import data_named
 
-    chosen, progress = _chosen(asked, None), drawn()
+    progress = drawn()
     if asked.corruptions is not None and data is not None:
         raise SettingsError("--corruptions are those of the run's own test images; leave --data out")
     other = data_named(data, where["data_dir"]) if data is not None else None
@@ -121,29 +133,32 @@ def _runs(runs: list[Path], checkpoint: str, data: str | None, asked: _Asked, wh
         if asked.corruptions is not None:
             paths.append(corrupt_run(run, asked.corruptions, checkpoint, first=asked.first, progress=progress, **where))
             continue
-        use = _cut(chosen or run.experiment.protocol, asked.first)
+        use = _cut(_chosen(asked, None, run.experiment) or run.experiment.protocol, asked.first)
         paths.append(evaluate_run(run, checkpoint, protocol=use, other=other, again=asked.again, progress=progress, **where))
     return paths
 
 
-def _chosen(asked: _Asked, default: str | None) -> Protocol | None:
-    """The protocol that was named, scaled as asked; the default where none was."""
+def _chosen(asked: _Asked, default: str | None, experiment: Experiment | None = None) -> Protocol | None:
+    """The protocol that was named, scaled as asked; the default where none was.
+
+    One of no paper's table is scaled to the threat that the experiment is evaluated under.
+    """
     from poise.core.settings import from_json
+    from poise.engine.inspections import threat_of
     from poise.evaluation import PROTOCOLS
     from poise.threats import Threat
 
-    scaled = [name for name in ("threat", "epsilon", "step_size") if getattr(asked, name) is not None]
-    if asked.corruptions is not None and (asked.protocol is not None or scaled):
-        raise SettingsError("--corruptions is an evaluation of its own; leave --protocol and its settings out, and run it beside")
     name = asked.protocol or default
-    if name is None and scaled:
-        option = f"--{scaled[0].replace('_', '-')}"
+    if name is None and asked.scaled:
+        option = f"--{asked.scaled[0].replace('_', '-')}"
         raise SettingsError(f"{option} belongs to a protocol named here, and a run's own has its own; add --protocol standard")
     if name is None:
         return None
     if name not in PROTOCOLS:
         raise SettingsError(f"--protocol {name!r} is unknown; must be one of {', '.join(PROTOCOLS)}")
     own = PROTOCOLS[name].scales
+    if PROTOCOLS[name].general and experiment is not None and asked.threat is None and asked.epsilon is None:
+        return PROTOCOLS[name].at(threat_of(experiment), asked.step_size)
     given = {} if asked.epsilon is None else {"epsilon": asked.epsilon}
     made = from_json(Threat, {"type": asked.threat or type(own[0][0]).__name__, **given})  # type: ignore[type-abstract]
     if asked.epsilon is None:

@@ -116,7 +116,8 @@ class _Work:
 
     def alone(self, attack: CompactAttack, key: str, rules: Sequence[tuple[AutoAttack, AttackRecord]]) -> tuple[list[int], dict[str, Any]]:
         """The labels of a component alone on all images, as far as possible from the record of an AutoAttack that has it."""
-        predicted, rows, notes = list(range(0)), list(range(len(self.split))), dict[str, Any]()
+        predicted: list[int] = []
+        rows, notes = list(range(len(self.split))), dict[str, Any]()
         for rule, record in rules:
             if attack in rule.components():
                 place = rule.components().index(attack)

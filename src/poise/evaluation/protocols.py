@@ -38,6 +38,8 @@ class NamedProtocol:
     paper: Paper | None = None
     rest: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Other settings of the Protocol: first, chosen, note."""
+    general: bool = False
+    """Whether it is of no paper's table: then it is meant for the threat that a network was trained under."""
 
     def at(self, threat: Threat | None = None, step_size: float | str | None = None) -> Protocol:
         """The protocol under this threat; what differs from the default is in its name, so that records do not collide.
@@ -176,11 +178,25 @@ PROTOCOLS: dict[str, NamedProtocol] = {
     made.name: made
     for made in (
         NamedProtocol(
-            "standard", "FGSM, PGD-20, PGD-100, MIM-20, CW-100, AutoAttack and each component alone", (LINF, EUCLIDEAN), _standard
+            "standard",
+            "FGSM, PGD-20, PGD-100, MIM-20, CW-100, AutoAttack and each component alone",
+            (LINF, EUCLIDEAN),
+            _standard,
+            general=True,
         ),
-        NamedProtocol("gradient", "FGSM, PGD-20, PGD-100, MIM-20, CW-100: no AutoAttack, so a first look only", (LINF, EUCLIDEAN), _cheap),
-        NamedProtocol("strict", "PGD-20, PGD-100 with 3 restarts, PGD-100 on the margin: for small data", (LINF, EUCLIDEAN), _strict),
-        NamedProtocol("autoattack", "AutoAttack (standard) and each component alone", (LINF, EUCLIDEAN), _autoattack, papers.AUTOATTACK),
+        NamedProtocol(
+            "gradient",
+            "FGSM, PGD-20, PGD-100, MIM-20, CW-100: no AutoAttack, so a first look only",
+            (LINF, EUCLIDEAN),
+            _cheap,
+            general=True,
+        ),
+        NamedProtocol(
+            "strict", "PGD-20, PGD-100 with 3 restarts, PGD-100 on the margin: for small data", (LINF, EUCLIDEAN), _strict, general=True
+        ),
+        NamedProtocol(
+            "autoattack", "AutoAttack (standard) and each component alone", (LINF, EUCLIDEAN), _autoattack, papers.AUTOATTACK, general=True
+        ),
         NamedProtocol("zipper-linf", "the 11 columns of Zipper's tables at Linf 8/255", (LINF,), _zipper, papers.GENERALIST),
         NamedProtocol("zipper-l2", "the 11 columns of Zipper's Table 5 at L2 128/255", (EUCLIDEAN,), _zipper, papers.GENERALIST),
         NamedProtocol(

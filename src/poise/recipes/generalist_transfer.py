@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 
+import poise.recipes.mnist
+import poise.recipes.zipper_baselines  # noqa: F401  these two register the targets
 from poise.core.settings import override
 from poise.engine.experiment import Experiment
 from poise.recipes.generalist_ablations import ABLATIONS
