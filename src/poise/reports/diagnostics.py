@@ -85,9 +85,12 @@ def curves(run: Run) -> list[Panel]:
 
 
 def _line_name(metric: str) -> str:
-    last = metric.removeprefix("diagnosis/").removeprefix("regret/")
+    if metric.startswith("regret/"):
+        last = metric.removeprefix("regret/")
+        return _TOLD.get(last, last)
+    last = metric.removeprefix("diagnosis/")
     last = last.removeprefix("distance/").removeprefix("cosine/").removesuffix("/natural").removesuffix("/robust")
-    return _TOLD.get(last, last.replace("/on images of ", " on images of "))
+    return last.replace("/on images of ", " on images of ")
 
 
 def _panel(title: str, share: bool, lines: Mapping[str, Sequence[tuple[float, float]]], marked: Sequence[int]) -> Panel:
