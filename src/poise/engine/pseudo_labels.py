@@ -23,6 +23,7 @@ from poise.data.pickles import read_pickle
 from poise.engine.devices import choose_device
 from poise.engine.progress import Progress
 from poise.engine.runs import Run
+from poise.engine.training import divided
 
 BATCH = 256
 
@@ -49,7 +50,7 @@ def pseudo_label(
     """Write `image` uint8 [N, H, W, C], `label` int64 [N] and `confidence` float32 [N] as .npz, a part at a time.
 
     images: an .npz archive (array `image`, or its only array of images), an .npy file, a pickle with `data`, or a folder of image
-    files, all its subfolders included; None labels the run's own training images, its known labels unused.
+    files, all its subfolders included; None labels the run's own training images but those held out, their known labels unused.
     The label is the arg max of the logits, the confidence the largest softmax probability.
     Raises: SettingsError for another suffix of `out`, DataError for images that are missing, damaged or of another shape than the
     run's, RunError, CheckpointError, StorageError.
@@ -105,7 +106,8 @@ def parts_of(images: Path, channels: int) -> Parts:
 
 def _training_images(run: Run, data_dir: Path | None) -> Parts:
     data = run.experiment.data.load(data_dir)
-    return of_array(data.train.images.numpy(), f"{data.name}, training images", layout="NCHW")
+    own, _ = divided(run.experiment, data)  # held-out images stay unseen by what is trained on these labels
+    return of_array(own.images.numpy(), f"{data.name}, training images", layout="NCHW")
 
 
 @torch.no_grad()

@@ -81,6 +81,13 @@ class Training:
         return Now(self.step // per_epoch + 1, self.step, experiment.epochs, per_epoch, experiment.seed)
 
 
+def divided(experiment: Experiment, data: Data) -> tuple[Split, Split]:
+    """(the images to train on, those that weights are selected by)."""
+    if experiment.selection == "held-out":
+        return held_out(data.train, experiment.held_out, experiment.seed)
+    return data.train, data.test
+
+
 def prepare(
     experiment: Experiment,
     run: Run,
@@ -102,10 +109,7 @@ def prepare(
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first matrix product
         torch.use_deterministic_algorithms(True, warn_only=True)
         setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010  unknown to its stubs; nothing reads unwritten memory
-    if experiment.selection == "held-out":
-        training_split, selection_split = held_out(data.train, experiment.held_out, experiment.seed)
-    else:
-        training_split, selection_split = data.train, data.test
+    training_split, selection_split = divided(experiment, data)
     splits = {"train": training_split, "selection": selection_split, "test": data.test}
 
     def build(name: str, policy: Policy) -> Learner:
