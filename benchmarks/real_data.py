@@ -20,26 +20,29 @@ from poise.engine.evaluations import evaluate_run
 from poise.engine.runs import Run
 from poise.reports import paired_interval, read_runs, table, to_markdown
 
-SUITES = {
-    # name: (recipes, seeds, quick)
-    "mnist_slim": (["nt_mnist_slim", "at_mnist_slim", "trades_mnist_slim", "generalist_mnist_slim"], 3, False),
-    "mnist_smallcnn": (["nt_mnist_smallcnn", "at_mnist_smallcnn", "trades_mnist_smallcnn", "generalist_mnist_smallcnn"], 1, False),
-    "cifar10_quick": (
-        ["nt_cifar10_resnet18", "at_cifar10_resnet18", "trades_cifar10_resnet18", "generalist_cifar10_resnet18"],
+CIFAR10 = ["nt_cifar10_resnet18", "at_cifar10_resnet18", "trades_cifar10_resnet18", "generalist_cifar10_resnet18"]
+SUITES: dict[str, tuple[list[str], int, bool, list[str]]] = {
+    # name: (recipes, seeds, quick, settings changed)
+    "mnist_slim": (["nt_mnist_slim", "at_mnist_slim", "trades_mnist_slim", "generalist_mnist_slim"], 3, False, []),
+    "mnist_smallcnn": (["nt_mnist_smallcnn", "at_mnist_smallcnn", "trades_mnist_smallcnn", "generalist_mnist_smallcnn"], 1, False, []),
+    "cifar10_quick": (CIFAR10, 1, True, []),  # 8 steps: shows that everything runs, no more
+    "cifar10_small": (  # the quick variant, long enough to learn something
+        CIFAR10,
         1,
         True,
+        ["data.train_images=2000", "data.test_images=500", "protocol.first=500", "epochs=12", "criterion=last", "monitor_every=12"],
     ),
 }
 
 
 def run_suite(name: str, out: Path) -> list[Run]:
     """Train (or go on with) every recipe of a suite and evaluate its last weights."""
-    names, seeds, quick = SUITES[name]
+    names, seeds, quick, changed = SUITES[name]
     runs = []
     for recipe in names:
         for seed in range(seeds):
             path = out / recipe / f"seed-{seed}"
-            experiment = override(recipes.experiment(recipe, quick), {"seed": str(seed)})
+            experiment = override(recipes.experiment(recipe, quick), [*changed, f"seed={seed}"])
             run = engine.resume(path) if (path / "experiment.json").exists() else engine.train(experiment, path)
             evaluate_run(run, "selected")
             print(f"{recipe} seed {seed}: done", flush=True)
@@ -74,6 +77,7 @@ def main() -> None:
         f"# {arguments.suite}, {today}",
         "",
         f"Command: `python -m benchmarks.real_data {arguments.suite}`.",
+        *([f"Quick variants with {' '.join(SUITES[arguments.suite][3])}."] if SUITES[arguments.suite][3] else []),
         f"Machine: {platform.machine()} CPU, one thread, torch {torch.__version__}.",
         "",
         to_markdown(table(read_runs([run.path for run in runs]))),
