@@ -125,6 +125,9 @@ def _runs(runs: list[Path], checkpoint: str, data: str | None, asked: _Asked, wh
     from poise.engine.own_weights import data_named
 
     progress = drawn()
+    if asked.protocol is None and asked.scaled:
+        option = f"--{asked.scaled[0].replace('_', '-')}"
+        raise SettingsError(f"{option} belongs to a protocol named here, and a run's own has its own; add --protocol standard")
     if asked.corruptions is not None and data is not None:
         raise SettingsError("--corruptions are those of the run's own test images; leave --data out")
     other = data_named(data, where["data_dir"]) if data is not None else None
@@ -149,9 +152,6 @@ def _chosen(asked: _Asked, default: str | None, experiment: Experiment | None = 
     from poise.threats import Threat
 
     name = asked.protocol or default
-    if name is None and asked.scaled:
-        option = f"--{asked.scaled[0].replace('_', '-')}"
-        raise SettingsError(f"{option} belongs to a protocol named here, and a run's own has its own; add --protocol standard")
     if name is None:
         return None
     if name not in PROTOCOLS:
