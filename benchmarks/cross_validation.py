@@ -146,7 +146,7 @@ def page(name: str, seeds: int, out: Path) -> list[str]:
     if chosen.baseline not in found:
         raise SystemExit(f"no whole seed of {chosen.baseline} is there yet under {out}")
     base, second = found[chosen.baseline], others[0] if others else {}
-    beside = [f"{chosen.second.name}, {_images(second)} images"] if chosen.second is not None else []
+    beside = [f"{chosen.second.name}, {_images(second)} images"] if chosen.second is not None and second else []
     names = ["recipe", "seeds", "natural", "worst case", *beside, f"natural minus {chosen.baseline}", f"worst case minus {chosen.baseline}"]
     lines = [f"| {' | '.join(names)} |", "|---" + "|---:" * (len(names) - 3) + "|---|---|"]
     for recipe, records in found.items():
