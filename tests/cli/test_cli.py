@@ -54,22 +54,6 @@ class ToyOfTest(Objective[Natural]):
 Poise = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture
-def poise(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Poise:
-    """Types `poise ARGUMENTS`; gives the exit status, what came on stdout and, with line breaks undone, on stderr."""
-
-    def typed(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["poise", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "200")
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return typed
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run made by the command, evaluated; to be read only."""

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from poise.attacks import PGD
-from poise.cli import main
 from poise.core.records import EvaluationRecord
 from poise.data import Digits
 from poise.engine import Experiment, train
@@ -23,22 +21,6 @@ from poise.threats import Linf
 
 Poise = Callable[..., tuple[int, str, str]]
 COMMON = ("--no-sgm", "--epsilon", "0.2", "--steps", 2, "--first", 12, "--device", "cpu")
-
-
-@pytest.fixture
-def poise(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Poise:
-    """Types `poise ARGUMENTS`; gives the exit status, stdout and stderr."""
-
-    def typed(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["poise", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "200")
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return typed
 
 
 @pytest.fixture(scope="module")
