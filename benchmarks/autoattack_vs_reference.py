@@ -1,12 +1,14 @@
 """AutoAttack, standard version: Poise's verdicts and seconds beside those of `pyautoattack`, on published networks.
 
     OMP_NUM_THREADS=1 python benchmarks/autoattack_vs_reference.py --models MODELS --data DATA --reference REF/bin/python \
-        --cases lenet5-adversarial resnet20-8 --images 100 --seeds 0 1 2 --out result.json
+        --cases lenet5-adversarial resnet20-8 --images 500 --seeds 0 1 2 --out runs/autoattack --run runs/at_mnist_slim
 
 MODELS holds mnist_lenet5_advtrained.pt, mnist_lenet5_clntrained.pt and resnet20-12fca82f.th; DATA holds MNIST/ and
-cifar-10-batches-py/; REF is an environment with torch and pyautoattack. Both sides run one after the other on one thread, on the
-same images, and seconds are those of the processor, so that other work on the machine counts little; Poise's seed 0 is timed
-against the median of the reference's seeds. Prints a table in Markdown.
+cifar-10-batches-py/; REF is an environment with torch and pyautoattack; a run of Poise's is attacked on its own test images, within
+its own Linf threat, the reference asking an exported copy. Both sides run one after the other on one thread, on the same images,
+and seconds are those of the processor, so that other work on the machine counts little; Poise's seed 0 is timed against the
+median of the reference's seeds. Every side's result is kept in --out, where a run that was stopped goes on. Prints a table in
+Markdown, and each example that is judged differently with its margin.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -80,6 +83,44 @@ class ResNet20(nn.Module):
         return self.linear(self.layer3(self.layer2(self.layer1(z))).mean((2, 3)))
 
 
+@dataclass(frozen=True)
+class Problem:
+    """What both sides attack."""
+
+    title: str
+    network: nn.Module
+    x: Tensor
+    y: Tensor
+    epsilon: float
+    options: list[str]
+    """How the reference's process finds the same network."""
+
+
+def published(args: argparse.Namespace, case: str) -> Problem:
+    from poise.data import CIFAR10, MNIST
+
+    test = (MNIST() if CASES[case][0] == "mnist" else CIFAR10()).load(args.data).test.first(args.images)
+    options = ["--models", str(args.models), "--case", case]
+    return Problem(case, network(args.models, case), test.pixels(), test.labels, CASES[case][2], options)
+
+
+def trained(args: argparse.Namespace) -> Problem:
+    """A run of Poise's, its network exported for an environment without Poise."""
+    from poise.engine.inspections import threat_of
+    from poise.engine.runs import Run
+    from poise.threats import Linf
+
+    run = Run.open(args.run)
+    net, threat = run.network("last").eval(), threat_of(run.experiment)
+    if not isinstance(threat, Linf):
+        raise SystemExit(f"{args.run} was trained against {threat}; the comparison is in Linf")
+    test = run.experiment.data.load(args.data).test.first(args.images)
+    x, y = test.pixels(), test.labels
+    path = args.out / f"{run.name}.pt2"
+    torch.export.save(torch.export.export(net, (x[:2],), dynamic_shapes=({0: torch.export.Dim("batch")},)), path)
+    return Problem(run.name, net, x, y, threat.epsilon, ["--exported", str(path), "--epsilon", str(threat.epsilon)])
+
+
 def network(models: Path, case: str) -> nn.Module:
     data, name, _ = CASES[case]
     saved = torch.load(models / name, map_location="cpu", weights_only=True)
@@ -97,7 +138,9 @@ def reference(args: argparse.Namespace) -> dict[str, Any]:
     from pyautoattack import AutoAttack  # pyright: ignore[reportMissingImports]  # of the reference's environment
 
     batch = torch.load(args.batch, weights_only=True)
-    attack = AutoAttack(network(args.models, args.case), eps=CASES[args.case][2], norm="Linf", seed=args.seed, version="standard")
+    net = torch.export.load(args.exported).module() if args.exported else network(args.models, args.case)
+    epsilon = args.epsilon if args.exported else CASES[args.case][2]
+    attack = AutoAttack(net, eps=epsilon, norm="Linf", seed=args.seed, version="standard")
     if args.cut:
         attack.apgd.n_iter = attack.apgd_targeted.n_iter = attack.fab.n_iter = CUT["steps"]
         attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = CUT["targets"]
@@ -190,33 +233,60 @@ def floors(net: nn.Module, x: Tensor, y: Tensor) -> tuple[float, float, float, f
     return cost["gradient"], cost["gradient"], cost["gradient"] + cost["forward"], cost["forward"]
 
 
-def compare(args: argparse.Namespace, case: str) -> dict[str, Any]:
-    from poise.data import CIFAR10, MNIST
-
-    test = (MNIST() if CASES[case][0] == "mnist" else CIFAR10()).load(args.data).test.first(args.images)
-    x, y = test.pixels(), test.labels
-    net = network(args.models, case)
-    results = {"case": case, "images": args.images, "ours": ours(net, x, y, CASES[case][2], 0, args.cut), "reference": []}
+def compare(args: argparse.Namespace, problem: Problem) -> dict[str, Any]:
+    """Both sides, each result kept as soon as it is there."""
+    path = args.out / f"{problem.title}-{args.images}{'-cut' if args.cut else ''}.json"
+    results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"reference": {}}
+    if "ours" not in results:
+        results["ours"] = ours(problem.network, problem.x, problem.y, problem.epsilon, 0, args.cut)
+        path.write_text(json.dumps(results))
     with tempfile.TemporaryDirectory() as folder:
         batch = Path(folder) / "batch.pt"
-        torch.save({"x": x, "y": y}, batch)
-        for seed in args.seeds:
-            command = [args.reference, __file__, "--models", args.models, "--side", "reference", "--batch", batch]
-            command += ["--case", case, "--seed", seed, *(["--cut"] if args.cut else [])]
+        torch.save({"x": problem.x, "y": problem.y}, batch)
+        for seed in map(str, args.seeds):
+            if seed in results["reference"]:
+                continue
+            command = [args.reference, __file__, "--side", "reference", "--batch", batch, "--seed", seed, *problem.options]
+            command += ["--cut"] if args.cut else []
             out = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=True)
             run = json.loads(out.stdout.splitlines()[-1])
             if run["budgets"] != results["ours"]["budgets"]:
                 raise SystemExit(f"budgets differ, nothing to compare: {results['ours']['budgets']} here, {run['budgets']} there")
-            results["reference"].append(run)
-    return results
+            results["reference"][seed] = run
+            path.write_text(json.dumps(results))
+    return {
+        "case": problem.title,
+        "images": args.images,
+        "ours": results["ours"],
+        "reference": [results["reference"][str(seed)] for seed in args.seeds],
+    }
+
+
+def apart(results: dict[str, Any], problem: Problem) -> list[str]:
+    """A line for each example that some seed of the reference judges differently: who broke it, and its margin."""
+    verdicts = [run["robust"] for run in results["reference"]]
+    with torch.no_grad():
+        logits = torch.cat([problem.network(part) for part in problem.x.split(100)])
+    own = logits.gather(1, problem.y[:, None])[:, 0]
+    margins = own - logits.scatter(1, problem.y[:, None], -torch.inf).amax(1)
+    lines = []
+    for place, mine in enumerate(results["ours"]["robust"]):
+        theirs = [verdict[place] for verdict in verdicts]
+        if any(verdict != mine for verdict in theirs):
+            said = "robust" if mine else "broken"
+            broken = sum(not verdict for verdict in theirs)
+            lines.append(
+                f"- image {place}: {said} here, broken by {broken} of {len(theirs)} seeds; its margin unattacked {margins[place]:.3f}"
+            )
+    return lines
 
 
 def table(results: dict[str, Any]) -> str:
     mine, theirs = results["ours"], results["reference"]
     counts = [sum(run["robust"]) for run in theirs]
-    apart = [sum(a != b for a, b in zip(mine["robust"], run["robust"], strict=True)) for run in theirs]
+    differing = [sum(a != b for a, b in zip(mine["robust"], run["robust"], strict=True)) for run in theirs]
     lines = [f"**{results['case']}**, {results['images']} images: robust {sum(mine['robust'])} (reference {counts}, "]
-    lines[0] += f"examples judged differently {apart}); left after each attack: {list(mine['survivors'])}"
+    lines[0] += f"examples judged differently {differing}); left after each attack: {list(mine['survivors'])}"
     lines += ["", "| | Poise s | reference s | ratio | floor s |", "|---|---|---|---|---|"]
     for name in ATTACKS:
         other = statistics.median(run["seconds"].get(name, 0.0) for run in theirs)
@@ -235,29 +305,30 @@ def row(name: str, mine: float, other: float, floor: float) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", type=Path, required=True)
+    parser.add_argument("--models", type=Path)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--reference", help="python of the environment with pyautoattack")
-    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--cases", nargs="*", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--run", type=Path, help="a run of Poise's own, attacked besides")
     parser.add_argument("--images", type=int, default=100)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("runs/autoattack"), help="folder of the results")
     parser.add_argument("--cut", action="store_true", help="10 steps, 2 targets, 50 queries on both sides: ratios, not verdicts")
     parser.add_argument("--side", choices=["both", "reference"], default="both", help=argparse.SUPPRESS)
     parser.add_argument("--batch", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--case", help=argparse.SUPPRESS)
+    parser.add_argument("--exported", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--epsilon", type=float, help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.side == "reference":
         print(json.dumps(reference(args)))
         return
-    everything = []
-    for case in args.cases:
-        everything.append(compare(args, case))
-        print(table(everything[-1]), end="\n\n", flush=True)
-        if args.out:
-            args.out.write_text(json.dumps(everything))
+    args.out.mkdir(parents=True, exist_ok=True)
+    for problem in [*(published(args, case) for case in args.cases), *([trained(args)] if args.run else [])]:
+        results = compare(args, problem)
+        print("\n".join([table(results), "", *apart(results, problem)]), end="\n\n", flush=True)
 
 
 if __name__ == "__main__":
