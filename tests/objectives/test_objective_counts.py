@@ -29,6 +29,7 @@ from poise.objectives import (
     TwoExamples,
     WeightedRST,
 )
+from poise.objectives import squeeze
 from poise.recipes.rows import forwards
 
 LATE = Now(epoch=200, step=199, epochs=200, steps_per_epoch=1, seed=0)
@@ -126,6 +127,12 @@ TABLE: list[tuple[Objective, int, int, int]] = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def somebody_chooses_the_natural_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Squeeze Training's full price: where no example does, it goes without that backward pass."""
+    monkeypatch.setattr(squeeze, "_idle", lambda worst, best: False)
+
+
 @pytest.mark.parametrize(("objective", "passes", "to_images", "to_weights"), TABLE, ids=lambda value: type(value).__name__)
 def test_a_step_takes_as_many_passes_as_the_algorithm(objective: Objective, passes: int, to_images: int, to_weights: int) -> None:
     assert counted(objective) == Counts(passes, to_images, to_weights)
@@ -168,3 +175,14 @@ def test_trades_moves_statistics_three_times_and_nothing_else_asks_again() -> No
     learner = Learner("joint", Policy(objective=TRADES(inner=Ascent(start="gaussian", steps=1))), network)
     learner.descend(TRADES(inner=Ascent(start="gaussian", steps=1)), batch(), LATE)
     assert network.norm.num_batches_tracked is not None and int(network.norm.num_batches_tracked) == 3
+
+
+def test_squeeze_training_crafts_the_same_pair_without_the_gradient_nobody_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, objective = Counted(), SqueezeTraining()
+    whole = objective.craft(network.train(), batch(), LATE)
+    assert network.counts.to_images == 30
+    network.counts.reset()
+    monkeypatch.undo()
+    spared = objective.craft(network, batch(), LATE)
+    assert torch.equal(spared.x_adv, whole.x_adv) and torch.equal(spared.x_col, whole.x_col)
+    assert network.counts.to_images < 30

@@ -91,7 +91,8 @@ class SqueezeTraining(Objective[Pair]):
             worst, best = selected(logits, y)
             gap = self._gap(self.inner_divergence or self.divergence, taken(logits, worst), taken(logits, best))
         towards, *candidates = torch.autograd.grad(gap.sum(), [leaf, z_col, z_adv])
-        gradients = torch.stack([*torch.autograd.grad(natural, x, towards, retain_graph=True), *candidates])
+        at_x = torch.zeros_like(x) if _idle(worst, best) else torch.autograd.grad(natural, x, towards, retain_graph=True)[0]
+        gradients = torch.stack([at_x, *candidates])
         points = torch.stack([x.detach(), z_col.detach(), z_adv.detach()])
         moved = []
         for choice, unmoved in ((worst, z_adv), (best, z_col)):
@@ -103,6 +104,11 @@ class SqueezeTraining(Objective[Pair]):
 
     def _gap(self, name: Symmetric, adversarial: Tensor, collaborative: Tensor) -> Tensor:
         return divergence(name, adversarial, collaborative, detach_target=self.detach_target and name == "symmetric_kl")
+
+
+def _idle(worst: Tensor, best: Tensor) -> bool:
+    """Whether no example chose x, so that nobody takes the gradient there. An accelerator isn't asked: that would wait for it."""
+    return worst.device.type == "cpu" and not bool(((worst == 0) | (best == 0)).any())
 
 
 def selected(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
