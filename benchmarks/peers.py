@@ -26,7 +26,11 @@ from torch import Tensor, nn
 
 EPSILON, STEP_SIZE, STEPS = 8 / 255, 2 / 255, 10
 PEERS = ("torchattacks", "foolbox")
-CASES = {"ResNet-20, batch 32": (16, (1, 2, 4), 3, 32, 32), "ResNet-18, batch 16": (64, (1, 2, 4, 8), 2, 32, 16)}
+CASES = {
+    "ResNet-20, batch 32": (16, (1, 2, 4), 3, 32, 32),
+    "ResNet-18, batch 16": (64, (1, 2, 4, 8), 2, 32, 16),
+    "ResNet-18, batch 128": (64, (1, 2, 4, 8), 2, 32, 128),
+}
 QUICK = {"ResNet-20 of width 4, 8x8, batch 4": (4, (1, 2, 4), 3, 8, 4)}
 """Width, its factors by stage, blocks a stage, image size, batch."""
 

@@ -131,7 +131,7 @@ class World:
             reason = str(error).splitlines()[0][:200]
             raise RankError(
                 f"rank {self.rank} of {self.size} waited in vain: another rank ended or does not answer ({reason}); "
-                f"what was saved is whole, and any number of ranks can go on from it with: poise train --resume RUN"
+                f"what was saved is whole, and any number of ranks can go on from it: poise train --resume RUN, or the same poise evaluate"
             ) from None
 
 
