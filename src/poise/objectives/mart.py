@@ -11,7 +11,7 @@ from poise.core import papers
 from poise.core.batches import Batch, Now
 from poise.core.modes import CraftMode
 from poise.core.settings import NonNegative, settings
-from poise.losses import boosted_ce
+from poise.losses import boosted_ce, log_probabilities
 from poise.objectives.at import Adversarial, AdversarialObjective
 from poise.objectives.objective import Terms
 
@@ -30,9 +30,9 @@ class MART(AdversarialObjective):
 
     def loss(self, model: nn.Module, examples: Adversarial, now: Now) -> Terms:
         """Two forwards: natural, adversarial. The constants are those of the released code; nothing is detached."""
-        p = F.softmax(model(examples.x), 1)
+        log_p = log_probabilities(model(examples.x))
         adversarial_logits = model(examples.x_adv)
         log_q = (F.softmax(adversarial_logits, 1) + 1e-12).log()
-        robust = F.kl_div(log_q, p, reduction="none").sum(1)
-        misclassified = 1.0000001 - p.gather(1, examples.y[:, None])[:, 0]
+        robust = F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(1)  # p log p has no gradient where p underflows to 0
+        misclassified = 1.0000001 - log_p.gather(1, examples.y[:, None])[:, 0].exp()
         return {"natural": boosted_ce(adversarial_logits, examples.y), "robust": self.beta * robust * misclassified}
