@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +19,7 @@ from poise.core.errors import InputError
 from poise.core.modes import crafting
 from poise.core.seeds import everyone
 from poise.learners import AWP, RWP, Learner, Policy, WeightPerturbation
+from poise.learners.perturbations import Uphill
 from poise.losses import cross_entropy, margin
 from poise.objectives import (
     AT,
@@ -263,6 +265,29 @@ def test_rst_takes_no_cross_entropy_where_there_is_no_label(plain: nn.Module, ba
     expected = cross_entropy(plain(batch.x), batch.y)[~unlabelled].mean()
     metrics = learner.descend(RST(inner=GAUSSIAN), replace(batch, y=torch.where(unlabelled, -1, batch.y)), moment())
     torch.testing.assert_close(metrics["loss/net/natural"], expected.detach())
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_what_an_example_has_no_weight_in_is_no_part_of_the_loss_rwp_compares(weight: float, plain: nn.Module, batch: Batch) -> None:
+    compared = []
+
+    def keep(values: Tensor) -> Tensor:
+        compared.append(values)
+        return torch.ones_like(values)
+
+    class Comparing(RWP):
+        def move(self, weights: Sequence[Tensor], uphill: Uphill) -> list[Tensor]:
+            uphill(keep)
+            return [torch.zeros_like(each) for each in weights]
+
+    objective = RST(inner=GAUSSIAN, entropy_weight=weight)
+    unlabelled = torch.arange(len(batch)) % 2 == 0
+    given = replace(batch, y=torch.where(unlabelled, -1, batch.y))
+    with torch.no_grad():
+        terms = objective.loss(plain, shown(objective, plain, given, moment().within("net")), moment())
+    expected = terms["robust"] + torch.where(unlabelled, terms.get("entropy", torch.zeros(())), terms["natural"])
+    Learner("net", Policy(perturbation=Comparing()), plain).descend(objective, given, moment())
+    torch.testing.assert_close(compared, [expected])
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.5])

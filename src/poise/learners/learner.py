@@ -184,7 +184,7 @@ class Learner:
                 with torch.enable_grad(), self.arithmetic.context():
                     terms = minimised(objective.loss(self.network, examples, now))
                     if keep is not None:
-                        kept = keep(torch.stack(list(terms.values())).sum(0).detach())
+                        kept = keep(torch.stack(list(_counted(terms, examples).values())).sum(0).detach())
                         terms = {name: values * kept for name, values in terms.items()}
                     total = torch.stack(list(_reduced(terms, examples, denominators).values())).sum()
                 gradients = torch.autograd.grad(total, parameters)
@@ -284,6 +284,12 @@ class Learner:
                 parameter = parameters[int(index)]
                 kept = torch.empty_like(parameter, device=tensor.device) if tensor.shape == parameter.shape else torch.empty_like(tensor)
                 self.optimizer.state[parameter][key] = kept.copy_(tensor)
+
+
+def _counted(terms: Terms, examples: Examples) -> Terms:
+    """The terms with zeros where an example has no weight: what is no part of its loss may be made up (RST without a label)."""
+    weights = examples.weights
+    return {name: torch.where(weights[name] > 0, values, 0.0) if name in weights else values for name, values in terms.items()}
 
 
 def _reduced(terms: Terms, examples: Examples, denominators: dict[str, Any]) -> dict[str, Tensor]:
