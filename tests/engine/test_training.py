@@ -12,14 +12,16 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from poise.core.distributed import ALONE
 from poise.core.errors import CheckpointError, NumericalError, RunError, SettingsError
 from poise.data import Digits
 from poise.engine import Experiment, Monitor, Run, resume, train
 from poise.engine.checkpoints import read_tensors
 from poise.engine.devices import choose_device
 from poise.engine.monitoring import select
+from poise.engine.placement import Placement
 from poise.engine.progress import Progress
-from poise.engine.training import prepare
+from poise.engine.training import prepare, restore
 from poise.learners import SGD, Policy
 from poise.methods import Joint
 
@@ -190,6 +192,19 @@ def test_float64_trains_evaluates_and_deploys_float64(tmp_path: Path, tiny_exper
     assert floating
     assert {tensor.dtype for tensor in floating} == {torch.float64}
     assert {parameter.dtype for parameter in run.network().parameters()} == {torch.float64}
+
+
+def test_a_rank_takes_back_the_sums_of_its_own_learners_only(tmp_path: Path, tiny_experiment: Tiny) -> None:
+    """Also where one learner watches a quantity that is called like another."""
+    experiment = tiny_experiment("generalist")
+    training = prepare(experiment, Run(tmp_path), experiment.data.load(), choose_device("cpu"), Progress(), None)
+    names = ("loss/natural/natural", "loss/robust/natural", "watch/robust/natural/share", "watch/natural/robust/share")
+    state = {f"learner/{name}/{key}": value for name, learner in training.learners.items() for key, value in learner.state().items()}
+    state |= {f"meter/{name}": torch.ones(()) for name in names}
+    for learner in ("natural", "robust"):
+        training.placement = Placement(ALONE, {learner: ALONE}, True, {"natural": 1, "robust": 1})
+        restore(training, state, {"step": 1, "meter_steps": 1, "best": {}})
+        assert set(training.meters.sums) == {name for name in names if name.split("/")[1] == learner}
 
 
 def test_what_does_not_fit_is_refused_before_the_folder_exists(tmp_path: Path, tiny_experiment: Tiny, trained: Run) -> None:

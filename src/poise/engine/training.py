@@ -152,8 +152,8 @@ def restore(training: Training, state: dict[str, Tensor], facts: dict[str, Any])
     for name, learner in training.learners.items():
         prefix = f"learner/{name}/"
         learner.load_state({key.removeprefix(prefix): value.to(device) for key, value in state.items() if key.startswith(prefix)})
-    leading = {f"/{name}/" for name, group in training.placement.groups.items() if group.leads}  # sums are added up over ranks
-    mine = [key for key in state if key.startswith("meter/") and any(name in key for name in leading)]
+    leading = [name for name, group in training.placement.groups.items() if group.leads]  # sums are added up over ranks
+    mine = [key for key in state if key.startswith(tuple(f"meter/{kind}/{name}/" for kind in ("loss", "watch") for name in leading))]
     sums = {key.removeprefix("meter/"): state[key].to(device) for key in mine}
     training.step, training.meters, training.best = facts["step"], Meters(sums, facts["meter_steps"]), facts["best"]
 
