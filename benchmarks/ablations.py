@@ -19,9 +19,9 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.cross_validation import NATURAL, WORST, Claim, Suite
+from benchmarks.cross_validation import Claim, Suite, Trend
 from benchmarks.measuring import page, table, write
-from benchmarks.objectives import DIGITS_PROTOCOL, DIGITS_SECOND
+from benchmarks.objectives import DIGITS_PROTOCOL
 from poise import engine, recipes
 from poise.attacks import PGD
 from poise.engine import Diagnosis, Experiment, Run
@@ -30,6 +30,7 @@ from poise.recipes.digits import THREAT
 from poise.recipes.generalist_transfer import candidates
 from poise.reports import read_runs
 from poise.reports.across import agreement, regrets_and_errors, untuned
+from poise.reports.statistics import NATURAL, SUM, WORST
 
 HEADLINE = "generalist_digits"
 BOTH = (NATURAL, WORST)
@@ -43,7 +44,7 @@ def named(*ablations: str) -> tuple[str, ...]:
 class Ablation:
     """recipes: what is compared, the headline among them; claim: the paper's trend in words, empty where it states none;
 
-    column: what the trend is about, "natural", "worst case" or "sum" of both; orderings: (better, worse, column) that it implies.
+    column: what the trend is about, `SUM` being the paper's trade-off; orderings: (better, worse, column) that it implies.
     """
 
     recipes: tuple[str, ...]
@@ -65,7 +66,7 @@ ABLATIONS: dict[str, Ablation] = {
     "gamma, table": Ablation(
         named("headline", "gamma_rising", "gamma_late"),
         "a gamma that ends at 1 costs natural accuracy and gains robust accuracy over one that falls to .5",
-        "sum",
+        SUM,
         "Zipper, Table 9",
         (
             *above("headline", "gamma_rising", "gamma_late", columns=(NATURAL,)),
@@ -76,20 +77,22 @@ ABLATIONS: dict[str, Ablation] = {
     "gamma, last breakpoint": Ablation(
         named("gamma_0", "gamma_25", "gamma_40", "headline", "gamma_75", "gamma_half", "gamma_early"),
         "(1, 1, 1, 0) is the best trade-off",
-        "sum",
+        SUM,
         "Zipper, Section 4.2 and Figures 2 and 3",
+        above("gamma_0", "gamma_25", "gamma_40", "headline", "gamma_75", "gamma_half", "gamma_early", columns=(SUM,)),
     ),
     "c": Ablation(
         named("c_1", "headline", *(f"c_{c}" for c in range(3, 16))),
         "every 5 epochs of 120 is the best trade-off (of 45 epochs: 2), rarer is worse",
-        "sum",
+        SUM,
         "Zipper, Section 4.2 and Figures 2 and 3",
+        above("headline", *(f"c_{c}" for c in range(8, 16)), columns=(SUM,)),
     ),
-    "t'": Ablation(named("from_0", "from_25", "from_50", "headline", "from_75"), "", "sum", "75 epochs of 120; no other is reported"),
+    "t'": Ablation(named("from_0", "from_25", "from_50", "headline", "from_75"), "", SUM, "75 epochs of 120; no other is reported"),
     "learning rates": Ablation(
         named("headline", "lr_0.1_0.1", "lr_0.1_0.001", "lr_0.01_0.01", "lr_0.01_0.1"),
         ".1 for the natural and .01 for the robust learner is the best trade-off",
-        "sum",
+        SUM,
         "Zipper, Table 7",
         (
             *(("lr_0.1_0.1", "headline", NATURAL), ("lr_0.1_0.001", "headline", NATURAL), ("lr_0.01_0.01", "headline", WORST)),
@@ -100,21 +103,21 @@ ABLATIONS: dict[str, Ablation] = {
     "EMA of the global learner": Ablation(
         named("headline", "no_ema"),
         "the global average helps both accuracies",
-        "sum",
+        SUM,
         "Zipper, Table 8",
         above("headline", "no_ema", columns=BOTH),
     ),
     "weight averaging": Ablation(
         named("headline", "wa_natural", "wa_robust", "wa_both"),
         "averages of both learners help most",
-        "sum",
+        SUM,
         "Zipper, Figures 3a and 4a",
         above("wa_both", "headline", "wa_natural", "wa_robust"),
     ),
     "optimizers": Ablation(
         (*named("headline", "adam_natural", "adam_robust", "adam_both"), "at_digits", "at_adam_digits"),
         "",
-        "sum",
+        SUM,
         "Zipper, Figures 3b and 4b (plots; which pair is best is not stated)",
     ),
     "redistribution": Ablation(
@@ -124,14 +127,16 @@ ABLATIONS: dict[str, Ablation] = {
         "Zipper, Section 3.3",
         above("headline", "never"),
     ),
-    "nested averages": Ablation(named("headline", "wa_both", "averages_reset"), "", "sum", "released code: nested; Algorithm 1: single"),
-    "momentum": Ablation(named("headline", "momentum_reset"), "", "sum", "released code: kept; the paper says nothing"),
-    "BatchNorm buffers": Ablation(named("headline", "buffers"), "", "sum", "released code: mixed; the paper says nothing"),
+    "nested averages": Ablation(named("headline", "wa_both", "averages_reset"), "", SUM, "released code: nested; Algorithm 1: single"),
+    "momentum": Ablation(named("headline", "momentum_reset"), "", SUM, "released code: kept; the paper says nothing"),
+    "BatchNorm buffers": Ablation(named("headline", "buffers"), "", SUM, "released code: mixed; the paper says nothing"),
 }
 
 RECIPES = tuple(dict.fromkeys(recipe for ablation in ABLATIONS.values() for recipe in ablation.recipes))
 CLAIMS = tuple(claim for ablation in ABLATIONS.values() for claim in ablation.claims())
-SUITE = Suite(recipes=RECIPES, baseline=HEADLINE, protocol=DIGITS_PROTOCOL, second=DIGITS_SECOND, claims=CLAIMS)
+TRENDS = tuple(Trend(name, each.recipes, each.claim, each.column, each.source) for name, each in ABLATIONS.items())
+SUITE = Suite(recipes=RECIPES, baseline=HEADLINE, protocol=DIGITS_PROTOCOL, claims=CLAIMS, trends=TRENDS)
+SUITES = {"ablations": lambda out: SUITE}
 DIAGNOSIS = Diagnosis(attack=PGD(threat=THREAT, step_size=0.05, steps=10), geometry=False)
 
 

@@ -4,8 +4,8 @@
     python -m benchmarks.cross_validation ensembles --out runs/cv     five folds, three seeds
 
 The surrogates are three networks of another seed, trained on natural images of the same fold. What is made on them is one set of all
-1,797 images for each attack, found by the image's number, so that every fold looks up its own. SUITE has transfer columns if the sets
-lie in runs/cv/surrogates when it is imported.
+1,797 images for each attack, found by the image's number, so that every fold looks up its own. The suite looks for the sets in
+surrogates/ under its --out and refuses to begin without them.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.cross_validation import NATURAL, WORST, Claim, Suite
+from benchmarks.cross_validation import AUTOATTACK, Claim, Suite
 from poise import engine, recipes
 from poise.attacks import AdversarialSet, Saved
 from poise.core.settings import override
 from poise.data.digits import FOLDS
 from poise.engine.runs import Run
-from poise.evaluation import make_set, soe_benchmark, soe_transfer
+from poise.evaluation import Protocol, make_set, soe_benchmark, soe_transfer
 from poise.recipes.digits import THREAT
 from poise.recipes.ensembles_digits import BENCHMARK
+from poise.reports.statistics import NATURAL, WORST
 
 RECIPE, SEED, SURROGATE = "surrogate_ensembles_digits", 1000, "three networks"
-HERE = Path("runs/cv/surrogates")
 ATTACKS = soe_transfer("soe-transfer-30", THREAT, residual=False).attacks
 """Both losses, three starts of M-PGD, and M-DI2-FGSM; SGM needs residual blocks."""
 PAPER = "Synergy-of-Experts, Tables 1 to 3"
@@ -65,24 +65,33 @@ def prepare(out: Path) -> None:
             print(f"made: {path}", flush=True)
 
 
-def transferred(out: Path = HERE) -> tuple[Saved, ...]:
-    """What shows the sets in `out`; nothing where they are not all there."""
+def transferred(out: Path) -> tuple[Saved, ...]:
+    """What shows the sets in `out`. Raises: SystemExit with the command that makes them, where they are not all there."""
     paths = [out / f"{attack.name}.safetensors" for attack in ATTACKS]
     if not all(path.exists() for path in paths):
-        return ()
+        raise SystemExit(f"the transfer sets are not in {out}; make them: python -m benchmarks.ensembles --out {out.parent}")
     return tuple(Saved.of(path, AdversarialSet.load(path), SURROGATE) for path in paths)
 
 
+WHITE_BOX, ADAPTIVE, TRANSFER = "white-box", "adaptive", "transfer"
+COLUMNS = {WHITE_BOX: ("PGD-50",), ADAPTIVE: ("AimedPGD-50",), TRANSFER: (SURROGATE,)}
+"""An image stands transfer if it stands every set."""
 CLAIMS = tuple(
     Claim("soe_ensembles_digits", f"{other}_ensembles_digits", column, PAPER)
     for other in ("gal", "dverge", "more", "adp", "vote", "wide")
-    for column in (NATURAL, WORST)
+    for column in (NATURAL, *COLUMNS, AUTOATTACK, WORST)
 )
-SUITE = Suite(recipes=BENCHMARK, baseline="wide_ensembles_digits", protocol=soe_benchmark(THREAT, transferred()), claims=CLAIMS)
+
+
+def suite(protocol: Protocol) -> Suite:
+    return Suite(recipes=BENCHMARK, baseline="wide_ensembles_digits", protocol=protocol, columns=COLUMNS, claims=CLAIMS)
+
+
+SUITES = {"ensembles": lambda out: suite(soe_benchmark(THREAT, transferred(out / "surrogates")))}
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=HERE.parent)
+    parser.add_argument("--out", type=Path, default=Path("runs/cv"))
     torch.set_num_threads(1)
     prepare(parser.parse_args().out / "surrogates")

@@ -1,13 +1,14 @@
 """Which objectives are compared on small data, under what, and which orderings their papers claim.
 
-    python -m benchmarks.cross_validation objectives      on digits: five folds, three seeds
+    python -m benchmarks.cross_validation objectives            on digits: five folds, three seeds
+    python -m benchmarks.cross_validation objectives_mnist      on MNIST: one seed, AutoAttack on 500 images (needs POISE_DATA)
 
 The recipes are those of `poise.recipes.compared` on digits and on 10,000 images of MNIST with the slim net.
 """
 
 from __future__ import annotations
 
-from benchmarks.cross_validation import NATURAL, WORST, Claim, Suite
+from benchmarks.cross_validation import AUTOATTACK, NATURAL, WORST, Claim, Suite
 from poise.attacks import AutoAttack
 from poise.evaluation import Protocol, strict
 from poise.recipes import digits, mnist
@@ -66,10 +67,21 @@ ORDERINGS: tuple[tuple[str, str, str, str], ...] = (
 
 
 def claims(data: str) -> tuple[Claim, ...]:
-    """The orderings among the recipes on "digits" or "mnist_slim"."""
-    return tuple(Claim(f"{better}_{data}", f"{worse}_{data}", column, source) for better, worse, column, source in ORDERINGS)
+    """The orderings among the recipes on "digits" or "mnist_slim".
+
+    Under AutoAttack, which is the worst case on MNIST and a column of its own on digits, whatever the papers do not except from it.
+    """
+    found = []
+    for better, worse, column, source in ORDERINGS:
+        found.append(Claim(f"{better}_{data}", f"{worse}_{data}", column, source))
+        if column == WORST and data == "digits" and "not AA" not in source:
+            found.append(Claim(f"{better}_{data}", f"{worse}_{data}", AUTOATTACK, source))
+    return tuple(found)
 
 
 CLAIMS = claims("digits")
 SUITE = Suite(recipes=OBJECTIVES_DIGITS, baseline="at_digits", protocol=DIGITS_PROTOCOL, second=DIGITS_SECOND, claims=CLAIMS)
-SUITE_MNIST = Suite(recipes=OBJECTIVES_MNIST, baseline="at_mnist_slim", protocol=MNIST_PROTOCOL, claims=claims("mnist_slim"))
+SUITE_MNIST = Suite(
+    recipes=OBJECTIVES_MNIST, baseline="at_mnist_slim", protocol=MNIST_PROTOCOL, claims=claims("mnist_slim"), folds=1, seeds=1
+)
+SUITES = {"objectives": lambda out: SUITE, "objectives_mnist": lambda out: SUITE_MNIST}

@@ -15,7 +15,7 @@ import numpy as np
 from poise.core.errors import RunError
 from poise.core.records import EvaluationRecord
 
-NATURAL, WORST, CORRUPTED = "natural", "worst case", "corruptions"
+NATURAL, WORST, CORRUPTED, SUM = "natural", "worst case", "corruptions", "natural + worst case"
 _Z = 1.959963984540054  # 97.5 % point of the normal distribution
 
 
@@ -140,7 +140,8 @@ def paired_interval(
     """95 % percentile bootstrap interval of the difference in accuracy between two groups of runs, paired by image.
 
     Each draw resamples the images (the same for both groups) and, independently, each group's runs. With one run in a group,
-    the interval speaks about that network only, not about other seeds. `column`: "natural", "worst case" or an attack's name.
+    the interval speaks about that network only, not about other seeds. `column`: "natural", "worst case", "natural + worst case" or
+    an attack's name.
 
     Raises: RunError when the records are not of the same images, or the attack is absent or not the same.
     """
@@ -151,18 +152,20 @@ def paired_interval(
         raise RunError("the records cannot be paired: they are not of the same data set, split and labels")
     _same_attack(records, column)
     rng = np.random.default_rng(seed)
-    flags = np.array([correct(record, column) for record in records], dtype=bool)
+    parts = (NATURAL, WORST) if column == SUM else (column,)
+    flags = np.array([correct(record, part) for part in parts for record in records], dtype=bool)
     # Images on which all runs agree are exchangeable, so drawing counts of such patterns is drawing images, at far less cost.
     packed, counts = np.unique(np.packbits(flags, axis=0), axis=1, return_counts=True)
-    patterns = np.unpackbits(packed, axis=0, count=len(records)).astype(np.float64)
+    patterns = np.unpackbits(packed, axis=0, count=len(flags)).astype(np.float64)
     n, runs_a = flags.shape[1], len(records_a)
-    images = rng.multinomial(n, counts / n, size=draws) @ patterns.T / n
+    images = (rng.multinomial(n, counts / n, size=draws) @ patterns.T / n).reshape(draws, len(parts), len(records)).sum(1)
     weights_a = rng.multinomial(runs_a, np.full(runs_a, 1 / runs_a), size=draws) / runs_a
     runs_b = len(records_b)
     weights_b = rng.multinomial(runs_b, np.full(runs_b, 1 / runs_b), size=draws) / runs_b
     drawn = (weights_a * images[:, :runs_a]).sum(1) - (weights_b * images[:, runs_a:]).sum(1)
     low, high = np.percentile(drawn, [2.5, 97.5])
-    difference = flags[:runs_a].mean() - flags[runs_a:].mean()
+    shares = flags.mean(1).reshape(len(parts), len(records)).sum(0)
+    difference = shares[:runs_a].mean() - shares[runs_a:].mean()
     return PairedInterval(float(difference), float(low), float(high))
 
 
@@ -170,7 +173,7 @@ def _same_attack(records: Sequence[EvaluationRecord], column: str) -> None:
     if column == NATURAL:
         return
     used = [
-        sorted((attack.name, settings_key(attack.settings)) for attack in record.attacks if column in (WORST, attack.name))
+        sorted((attack.name, settings_key(attack.settings)) for attack in record.attacks if column in (WORST, SUM, attack.name))
         for record in records
     ]
     if any(attacks != used[0] for attacks in used):

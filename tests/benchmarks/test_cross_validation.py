@@ -1,0 +1,85 @@
+"""What the page of a cross-validation is made of: folds joined, attacks pooled, columns looked up, claims judged."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from benchmarks import cross_validation
+from benchmarks.cross_validation import AUTOATTACK, Claim, Suite, Table, Trend, pooled, trends, verdicts, whole
+
+from poise.core.records import AttackRecord, EvaluationRecord
+from poise.evaluation import Protocol
+from poise.reports import paired_interval
+from poise.reports.statistics import NATURAL, SUM, WORST
+
+LABELS = [0, 1] * 20
+
+
+def record(natural: int, **stands: list[int]) -> EvaluationRecord:
+    """40 images, the first `natural` of them right; by attack, the places that stand it."""
+
+    def guesses(right: list[int]) -> list[int]:
+        return [label if place in right else 1 - label for place, label in enumerate(LABELS)]
+
+    attacks = [AttackRecord(name=name, settings={"of": name}, predicted=guesses(right), seconds=0.0) for name, right in stands.items()]
+    values = {each.name: "" for each in dataclasses.fields(EvaluationRecord) if each.default is dataclasses.MISSING}
+    known = {"labels": LABELS, "natural": guesses(list(range(natural))), "attacks": attacks, "classes": 2, "versions": {}, "seconds": 0.0}
+    return EvaluationRecord(**{**values, **known, "dataset": "d", "split": "test", "seed": 0})  # type: ignore[arg-type]
+
+
+def table(**by_recipe: EvaluationRecord) -> Table:
+    return Table({name: [each] for name, each in by_recipe.items()}, {})
+
+
+def test_folds_are_joined_in_order():
+    first, second = record(40, a=[0, 1]), record(0, a=list(range(40)))
+    both = whole([first, second])
+    assert both.count == 80 and both.natural_accuracy == 0.5
+    assert both.correct_under("a") == first.correct_under("a") + second.correct_under("a")
+
+
+def test_an_image_stands_a_pooled_column_if_it_stands_every_member():
+    one = pooled(record(40, sets_1=[0, 1, 2], sets_2=[1, 2, 3], other=[]), {"transfer": ("sets",)})
+    assert [place for place, right in enumerate(one.correct_under("transfer")) if right] == [1, 2]
+    assert one.worst_case_accuracy == 0
+
+
+def test_the_sum_of_both_accuracies_has_an_interval_around_the_sum_of_the_differences():
+    a, b = record(40, pgd=list(range(30))), record(36, pgd=list(range(10)))
+    found = paired_interval([a], [b], SUM)
+    assert found.difference == pytest.approx(0.1 + 0.5)
+    parts = [paired_interval([a], [b], column) for column in (NATURAL, WORST)]
+    assert found.low < found.difference < found.high
+    assert found.high - found.low < sum(part.high - part.low for part in parts) + 1e-9
+    assert table(a=a, b=b).mean("a", SUM) == pytest.approx(175)
+
+
+def test_autoattack_is_the_second_protocols_worst_case_or_else_the_attack_of_that_name():
+    main, second = record(40, pgd=list(range(40))), record(40, apgd=list(range(4)))
+    assert Table({"r": [main]}, {"r": [second]}).mean("r", AUTOATTACK) == pytest.approx(10)
+    assert table(r=record(40, AutoAttack=list(range(8)), pgd=[])).mean("r", AUTOATTACK) == pytest.approx(20)
+    assert Table({"r": [main]}, {}).records("r", AUTOATTACK) == []
+
+
+@pytest.mark.parametrize(("better", "worse", "seen"), [(40, 10, "yes"), (10, 40, "the opposite"), (20, 20, "no difference")])
+def test_a_claim_is_seen_reversed_or_undecided(better: int, worse: int, seen: str):
+    measured = table(a=record(better, pgd=[]), b=record(worse, pgd=[]))
+    (line,) = verdicts([Claim("a", "b", NATURAL, "a paper")], measured)[2:]
+    assert line.split(" | ")[3] == seen
+
+
+def test_a_trend_names_the_best_of_its_recipes():
+    suite = Suite(("a", "b"), "a", Protocol(name="p", attacks=()), trends=(Trend("t", ("a", "b"), "a is best", SUM, "a paper"),))
+    (line,) = trends(suite, table(a=record(20, pgd=[]), b=record(40, pgd=[])))[3:]
+    assert "a 50.00, b 100.00 | b |" in line
+
+
+@pytest.mark.parametrize("name", [name for name in cross_validation.MODULES if name != "ensembles"])
+def test_every_suite_compares_recipes_on_the_data_it_names(name: str, tmp_path):
+    chosen = cross_validation.suite(name, tmp_path)
+    assert chosen.baseline in chosen.recipes
+    claimed = {recipe for claim in chosen.claims for recipe in (claim.better, claim.worse)}
+    assert claimed <= set(chosen.recipes) and np.all([recipe in chosen.recipes for trend in chosen.trends for recipe in trend.recipes])
+    assert ("data.fold=0" in chosen.overrides(0, 1)) == (chosen.folds > 1)
