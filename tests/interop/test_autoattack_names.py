@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from poise.attacks import APGD, Square
 from poise.attacks.autoattack import AutoAttack as NativeAutoAttack
-from poise.core.errors import SettingsError
+from poise.core.errors import InputError, SettingsError
 from poise.interop.autoattack import AutoAttack
 from poise.interop.autoattack_flags import flags
 from poise.threats import L2, Linf
 
 
-def quick(net: nn.Module, **settings: object) -> AutoAttack:
+def quick(net: Any, **settings: object) -> AutoAttack:
     adversary = AutoAttack(net, eps=0.05, **settings)  # type: ignore[arg-type]
     adversary.apgd.n_iter = adversary.apgd_targeted.n_iter = adversary.fab.n_iter = 5
     adversary.apgd_targeted.n_target_classes = adversary.fab.n_target_classes = 2
@@ -93,6 +97,67 @@ def test_sub_attacks_run_on_their_own(net: nn.Module, batch: tuple[Tensor, Tenso
         x_adv = part.perturb(x, y)
         assert x_adv.shape == x.shape
         assert (x_adv - x).abs().max() <= 0.05 + 1e-6
+
+
+def test_any_function_of_images_is_attacked(net: nn.Module, batch: tuple[Tensor, Tensor], tmp_path: Path) -> None:
+    x, y = batch
+    wanted = quick(net, verbose=False).run_standard_evaluation(x, y)
+    for model in (lambda z: net(z), net.forward, partial(lambda scale, z: scale * net(z), 1)):
+        adversary = quick(model, verbose=False, device="cpu", log_path=tmp_path / "log.txt")
+        assert torch.equal(adversary.run_standard_evaluation(x, y), wanted)
+        assert adversary.clean_accuracy(x, y) == pytest.approx(0.95)
+        assert torch.equal(adversary.get_logits(x), net(x))
+        assert adversary.fab.perturb(x, y).shape == x.shape
+    assert "robust accuracy after SQUARE" in (tmp_path / "log.txt").read_text()
+    with pytest.raises(SettingsError, match="model is str, must be a network or a function"):
+        quick("net")
+
+
+def test_attributes_that_users_read_and_set_are_there(
+    net: nn.Module, batch: tuple[Tensor, Tensor], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    x, y = batch
+    adversary = quick(net, seed=5, device="cpu", log_path=tmp_path / "log.txt")
+    assert (adversary.get_seed(), quick(net).get_seed()) == (5, 0)
+    adversary.logger.log("a line of one's own")
+    assert capsys.readouterr().out == (tmp_path / "log.txt").read_text() == "a line of one's own\n"
+    for part in (adversary.apgd, adversary.apgd_targeted, adversary.fab, adversary.square):
+        assert (part.device, part.verbose, part.eps) == ("cpu", False, 0.05)
+    assert adversary.apgd.thr_decr == 0.75
+    adversary.apgd.thr_decr = 0.5
+    assert adversary._native("apgd-ce") == APGD(threat=Linf(epsilon=0.05), steps=5, rho=0.5)
+    adversary.square.rescale_schedule, adversary.square.predict = True, net
+    assert adversary._native("square") == Square(threat=Linf(epsilon=0.05), queries=30)
+    adversary.apgd.verbose = True
+    adversary.apgd.perturb(x, y)
+    assert re.fullmatch(r"initial accuracy: 95.00%, robust accuracy: \d+\.\d\d%\n", capsys.readouterr().out)
+    said = []
+    adversary.logger, adversary.verbose = SimpleNamespace(log=said.append), True
+    adversary.clean_accuracy(x, y)
+    assert said == ["clean accuracy: 95.00%"]
+
+
+def test_what_is_assigned_to_the_whole_reaches_its_parts_and_nothing_is_ignored(net: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    adversary = quick(net, verbose=False)
+    adversary.epsilon, adversary.norm, adversary.seed = 0.5, "L2", 3
+    assert adversary._native("fab-t").threat == L2(epsilon=0.5)
+    assert (adversary.square.seed, adversary.apgd.eps) == (3, 0.5)
+    adversary.apgd_targeted.eps = 0.1
+    with pytest.raises(SettingsError, match=r"apgd_targeted has norm 'L2' and eps 0.1, must be the whole's, 'L2' and 0.5"):
+        adversary.run_standard_evaluation(*batch)
+    for owner, name, words in (
+        (adversary, "eps", "AutoAttack has no attribute 'eps'; did you mean 'epsilon'?"),
+        (adversary.apgd, "n_iters", "APGDAttack has no attribute 'n_iters'; did you mean 'n_iter'?"),
+        (adversary.square, "use_rs", "SquareAttack has no attribute 'use_rs'; known: "),
+    ):
+        for act in (lambda owner=owner, name=name: setattr(owner, name, 1), lambda owner=owner, name=name: getattr(owner, name)):
+            with pytest.raises(AttributeError) as refused:
+                act()
+            assert words in str(refused.value)
+            assert isinstance(refused.value, SettingsError)
+        assert not hasattr(owner, name)
+    with pytest.raises(InputError, match="bs = 0, must be at least 1"):
+        quick(net, verbose=False).run_standard_evaluation(*batch, bs=0)
 
 
 def test_what_the_package_refuses_is_refused(net: nn.Module) -> None:

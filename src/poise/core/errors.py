@@ -15,6 +15,10 @@ class SettingsError(PoiseError, ValueError):
     """A setting has the wrong name, type or range."""
 
 
+class UnknownNameError(SettingsError, AttributeError):
+    """A module or object has no such name; `hasattr` says so too."""
+
+
 class InputError(PoiseError, ValueError):
     """Images, labels or a network's output do not have the required shape, type or range."""
 

@@ -11,133 +11,82 @@ the batch, and `state_path` keeps the adversarial examples too, so a resumed run
 from __future__ import annotations
 
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
 
-from poise.attacks.apgd import APGD
 from poise.attacks.attack import check_images
 from poise.attacks.autoattack import PUBLISHED, Progress, Result, Version
 from poise.attacks.autoattack import AutoAttack as NativeAutoAttack
 from poise.attacks.compact import CompactAttack
-from poise.attacks.fab import FAB
 from poise.attacks.lanes import find_batch_size
-from poise.attacks.square import Square
-from poise.core.errors import SettingsError
+from poise.core.errors import InputError, SettingsError
 from poise.core.modes import evaluating
-from poise.core.seeds import everyone
 from poise.interop.autoattack_flags import flags
-from poise.threats import L2, Linf, Threat
+from poise.interop.autoattack_parts import (
+    APGDAttack,
+    APGDTargeted,
+    FABAttack,
+    Function,
+    Model,
+    Named,
+    SquareAttack,
+    as_network,
+    device_of,
+    threat_of,
+)
 
 ORDER: dict[str, tuple[str, ...]] = {
     "standard": ("apgd-ce", "apgd-t", "fab-t", "square"),
     "plus": ("apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"),
     "rand": ("apgd-ce", "apgd-dlr"),
 }
-
-
-def threat_of(norm: str, eps: float) -> Threat:
-    """Raises: SettingsError for another norm than Linf and L2, or an eps out of range."""
-    if norm not in ("Linf", "L2"):
-        raise SettingsError(f"norm = {norm!r}, must be 'Linf' or 'L2'")
-    return Linf(epsilon=eps) if norm == "Linf" else L2(epsilon=eps)
+PARTS = ("apgd", "apgd_targeted", "fab", "square")
+SHARED = {"model": "model", "norm": "norm", "epsilon": "eps", "seed": "seed", "device": "device"}
+"""What the sub-attacks are told of the whole, and under which name they have it."""
 
 
 @dataclass
-class _Part(ABC):
-    """What a sub-attack needs besides its own settings."""
+class Logger:
+    """Lines on the screen, and at the end of a file if one is named."""
 
-    model: nn.Module
-    norm: str
-    eps: float
-    seed: int | None
+    log_path: str | Path | None = None
 
-    @abstractmethod
-    def native(self) -> CompactAttack:
-        """The attack of ours with these settings."""
+    def log(self, str_to_log: str) -> None:
+        """Print the line and keep it."""
+        print(str_to_log, flush=True)
+        self.keep(str_to_log)
 
-    def perturb(self, x: Tensor, y: Tensor) -> Tensor:
-        """Adversarial images [B, C, H, W]; where none was found, the image itself."""
-        return self.native()(self.model, x, y, draw=everyone(self.seed or 0, "perturb", count=len(x), device=x.device))
-
-
-@dataclass
-class APGDAttack(_Part):
-    """APGD under the package's names."""
-
-    n_restarts: int = 5
-    n_iter: int = 100
-    loss: Literal["ce", "dlr"] = "ce"
-    eot_iter: int = 1
-    rho: float = 0.75
-
-    def native(self) -> APGD:
-        loss = "cross_entropy" if self.loss == "ce" else "dlr"
-        rest = {"steps": self.n_iter, "restarts": self.n_restarts, "eot_iterations": self.eot_iter, "rho": self.rho}
-        return APGD(threat=threat_of(self.norm, self.eps), loss=loss, **rest)
+    def keep(self, line: str) -> None:
+        """Write it into the file only."""
+        if self.log_path is not None:
+            with Path(self.log_path).open("a") as file:
+                file.write(line + "\n")
 
 
-@dataclass
-class APGDTargeted(_Part):
-    """APGD-T under the package's names."""
-
-    n_restarts: int = 1
-    n_iter: int = 100
-    n_target_classes: int = 9
-    eot_iter: int = 1
-    rho: float = 0.75
-
-    def native(self) -> APGD:
-        rest = {"steps": self.n_iter, "restarts": self.n_restarts, "eot_iterations": self.eot_iter, "rho": self.rho}
-        return APGD(threat=threat_of(self.norm, self.eps), loss="targeted_dlr", targets=self.n_target_classes, **rest)
-
-
-@dataclass
-class FABAttack(_Part):
-    """FAB and FAB-T under the package's names."""
-
-    n_restarts: int = 5
-    n_iter: int = 100
-    alpha_max: float = 0.1
-    eta: float = 1.05
-    beta: float = 0.9
-    targeted: bool = False
-    n_target_classes: int = 9
-
-    def native(self) -> FAB:
-        shape = {"alpha_max": self.alpha_max, "eta": self.eta, "beta": self.beta}
-        budget = {"steps": self.n_iter, "restarts": self.n_restarts, "targets": self.n_target_classes}
-        return FAB(threat=threat_of(self.norm, self.eps), targeted=self.targeted, **shape, **budget)
-
-
-@dataclass
-class SquareAttack(_Part):
-    """Square under the package's names."""
-
-    n_restarts: int = 1
-    n_queries: int = 5000
-    p_init: float = 0.8
-    resc_schedule: bool = False
-
-    def native(self) -> Square:
-        budget = {"queries": self.n_queries, "restarts": self.n_restarts}
-        return Square(threat=threat_of(self.norm, self.eps), p_init=self.p_init, rescale=self.resc_schedule, **budget)
-
-
-class AutoAttack:
+class AutoAttack(Named):
     """`autoattack.AutoAttack`: constructor, sub-attacks (`apgd`, `apgd_targeted`, `fab`, `square`) and evaluation methods.
 
-    Raises: SettingsError for an unknown norm, version or attack, or for attacks chosen without version='custom'.
+    model: a network, or any function from images to logits, such as `lambda z: net(z)` (see `Function`). Its attributes may be
+    assigned afterwards; the sub-attacks are told. Those have their own budgets, and the whole's norm and epsilon.
+    Raises: SettingsError for an unknown norm, version or attack, or for attacks chosen without version='custom'; UnknownNameError,
+    an AttributeError too, where an attribute that there is not is read or assigned.
     """
+
+    apgd: APGDAttack
+    apgd_targeted: APGDTargeted
+    fab: FABAttack
+    square: SquareAttack
+    logger: Any
+    """Whatever has `log(text)`; every line that is printed goes there."""
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Model,
         norm: str = "Linf",
         eps: float = 0.3,
         seed: int | None = None,
@@ -148,16 +97,35 @@ class AutoAttack:
         log_path: str | Path | None = None,
     ) -> None:
         self.model, self.norm, self.epsilon, self.seed, self.verbose = model, norm, eps, seed, verbose
-        self.version, self.device, self.log_path = version, device, log_path
+        self.version, self.device, self.logger = version, device, Logger(log_path)
         self.attacks_to_run = list(attacks_to_run)
         threat_of(norm, eps)
+        as_network(model)
         if attacks_to_run:
             NativeAutoAttack(version=version, attacks_to_run=tuple(attacks_to_run))  # refuses what cannot be
-        shared = (model, norm, eps, seed)
+        shared = (model, norm, eps, seed, device)
         self.apgd, self.apgd_targeted = APGDAttack(*shared), APGDTargeted(*shared)
         self.fab, self.square = FABAttack(*shared), SquareAttack(*shared)
         if version != "custom":
             self.set_version(version)
+
+    @classmethod
+    def names(cls) -> list[str]:
+        return [*SHARED, "verbose", "version", "logger", "attacks_to_run", *PARTS]
+
+    def __setattr__(self, name: str, value: object) -> None:
+        super().__setattr__(name, value)
+        for part in PARTS if name in SHARED else ():
+            if part in vars(self):
+                setattr(vars(self)[part], SHARED[name], value)
+
+    def get_logits(self, x: Tensor) -> Tensor:
+        """Logits [B, C] of images x [B, C, H, W], in the mode the network is in."""
+        return self.model(x)
+
+    def get_seed(self) -> int:
+        """The seed in use: 0 where the package takes the clock."""
+        return self.seed or 0
 
     def set_version(self, version: Literal["standard", "plus", "rand"]) -> None:
         """Order and budgets of a published version."""
@@ -185,7 +153,7 @@ class AutoAttack:
         Raises: InputError and RunError as `poise.attacks.AutoAttack.run`.
         """
         self._say(f"using {self.version} version including {', '.join(self.attacks_to_run)}.")
-        self._warn(x_orig[:bs], y_orig[:bs])
+        self._warn(x_orig[: max(bs, 1)], y_orig[: max(bs, 1)])
         result = self._run(self.attacks_to_run, x_orig, y_orig, bs, state_path, self._reporter(len(x_orig)))
         x_adv = result.x_adv.to(x_orig.device)
         return (x_adv, result.predicted.to(y_orig.device)) if return_labels else x_adv
@@ -206,10 +174,10 @@ class AutoAttack:
 
     def clean_accuracy(self, x_orig: Tensor, y_orig: Tensor, bs: int = 250) -> float:
         """Share of images classified correctly, in [0, 1]."""
-        device = self._device(x_orig)
-        with evaluating(self.model), torch.no_grad():
+        network, device = self._network(x_orig)
+        with evaluating(network), torch.no_grad():
             parts = zip(x_orig.split(bs), y_orig.split(bs), strict=True)
-            right = sum(int((self.model(x.to(device)).argmax(1) == y.to(device)).sum()) for x, y in parts)
+            right = sum(int((network(x.to(device)).argmax(1) == y.to(device)).sum()) for x, y in parts)
         accuracy = right / len(x_orig)
         self._say(f"clean accuracy: {accuracy:.2%}")
         return accuracy
@@ -223,12 +191,14 @@ class AutoAttack:
         state_path: str | Path | None,
         progress: Callable[[Progress], None] | None,
     ) -> Result:
+        if bs < 1:
+            raise InputError(f"bs = {bs}, must be at least 1")
         parts = tuple(self._native(name) for name in names)
         native = NativeAutoAttack(threat=threat_of(self.norm, self.epsilon), version="custom", attacks=parts)
-        if self.device is not None:
-            self.model.to(self.device)
-        size = min(bs, find_batch_size(self.model, x[:1].to(self._device(x))))
-        result = native.run(self.model, x, y, batch_size=size, seed=self.seed or 0, state_path=state_path, progress=progress)
+        network, device = self._network(x)
+        size = min(bs, find_batch_size(network, x[:1].to(device)))
+        images = x.to(device) if isinstance(network, Function) else x  # of a function nobody else knows where it computes
+        result = native.run(network, images, y, batch_size=size, seed=self.get_seed(), state_path=state_path, progress=progress)
         if progress is not None:
             self._conclude(result, x)
         return result
@@ -236,24 +206,31 @@ class AutoAttack:
     def _native(self, name: str) -> CompactAttack:
         if name not in PUBLISHED:
             raise SettingsError(f"attacks_to_run has no attack {name!r}; known: {', '.join(PUBLISHED)}")
-        if name in ("apgd-ce", "apgd-dlr"):
-            return replace(self.apgd, loss="ce" if name == "apgd-ce" else "dlr").native()
-        if name == "fab":
-            return replace(self.fab, targeted=False).native()
-        if name == "fab-t":
-            return replace(self.fab, targeted=True, n_restarts=1).native()  # one restart whatever is set, as in the package
-        return self.apgd_targeted.native() if name == "apgd-t" else self.square.native()
+        kind = "apgd_targeted" if name == "apgd-t" else name.partition("-")[0]
+        part = vars(self)[kind]
+        if (part.norm, part.eps) != (self.norm, self.epsilon):
+            raise SettingsError(
+                f"{kind} has norm {part.norm!r} and eps {part.eps}, must be the whole's, {self.norm!r} and {self.epsilon}; "
+                "set norm and epsilon of the AutoAttack, which tells its sub-attacks"
+            )
+        if kind == "apgd":
+            part = replace(self.apgd, loss="ce" if name == "apgd-ce" else "dlr")
+        if kind == "fab":  # fab-t: one restart whatever is set, as in the package
+            part = replace(self.fab, targeted=True, n_restarts=1) if name == "fab-t" else replace(self.fab, targeted=False)
+        return part.native()
 
     def _warn(self, x: Tensor, y: Tensor) -> None:
-        if self.device is not None:
-            self.model.to(self.device)
-        device = self._device(x)
+        network, device = self._network(x)
         check_images(x, "x_orig")
-        for sentence in flags(self.model, x.to(device), y.to(device), self.version):
+        for sentence in flags(network, x.to(device), y.to(device), self.version):
             self._say(f"Warning: {sentence}.")
 
-    def _device(self, x: Tensor) -> torch.device:
-        return next((parameter.device for parameter in self.model.parameters()), x.device)
+    def _network(self, x: Tensor) -> tuple[nn.Module, torch.device]:
+        """The model as a network, on the device that was asked for, and which that is."""
+        network = as_network(self.model)
+        if self.device is not None:
+            network.to(self.device)
+        return network, device_of(network, self.device, x)
 
     def _reporter(self, count: int) -> Callable[[Progress], None]:
         """Says the package's line whenever an attack is over."""
@@ -292,10 +269,9 @@ class AutoAttack:
 
     def _say(self, line: str) -> None:
         if self.verbose:
-            print(line, flush=True)
-        if self.log_path is not None:
-            with Path(self.log_path).open("a") as file:
-                file.write(line + "\n")
+            self.logger.log(line)
+        elif isinstance(self.logger, Logger):
+            self.logger.keep(line)
 
 
 __all__ = ["AutoAttack"]

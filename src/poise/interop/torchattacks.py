@@ -23,7 +23,7 @@ from poise.attacks import square as ours_square
 from poise.attacks.ascent import Start
 from poise.attacks.attack import Attack as NativeAttack
 from poise.core.errors import SettingsError
-from poise.interop.autoattack import threat_of
+from poise.interop.autoattack_parts import threat_of
 from poise.interop.torchattacks_base import Attack
 from poise.threats import L2, Linf
 
