@@ -151,3 +151,21 @@ def test_restarts_only_help_and_results_do_not_depend_on_batch_mates(net10: nn.M
     assert not torch.equal(thrice, once)
     order = torch.arange(len(y)).flip(0)
     assert torch.equal(attack.nearest(net10, x[order], y[order], draw=draw[order]), thrice[order])
+
+
+@THREATS
+def test_rows_without_a_gradient_do_not_hold_up_the_projection_of_the_others(threat: Threat, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    z, w = torch.rand(6, 400, generator=generator).double(), torch.randn(6, 400, generator=generator).double()
+    b = (w * torch.rand(6, 400, generator=generator)).sum(1)
+    alone = onto_plane(z[:3], w[:3], b[:3], threat)
+    w[3], b[3] = 0, 0  # on its plane already: 0 / 0
+    w[4], b[4] = 0, 1
+    w[5] = torch.nan
+    rounds: list[bool] = []
+    equal = torch.equal
+    monkeypatch.setattr("poise.attacks.fab_projection.torch.equal", lambda a, b: rounds.append(equal(a, b)) or rounds[-1])
+    move = onto_plane(z, w, b, threat)
+    assert len(rounds) < 15, "not one round for each of 400 pixels"
+    assert torch.equal(move[:3], alone)
+    assert not move[3:5].any()

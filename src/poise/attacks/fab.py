@@ -123,6 +123,8 @@ class FABSearch(Search):
             crossed = succeeds(self.model(z), s["y"], s["target"] if self.reach else None)
         distance = attack.threat.norm(z - x)
         nearer = crossed & (distance < s["distance"])
+        if not self.refines:
+            nearer = nearer & ~s["fooled"]
         s["found"] = choose(nearer, z, s["found"])
         s["distance"] = torch.where(nearer, distance, s["distance"])
         s["fooled"] = s["distance"] <= attack.threat.epsilon

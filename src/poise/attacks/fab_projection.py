@@ -53,14 +53,19 @@ def _root(size: Tensor, slope: Tensor, room: Tensor, gap: Tensor) -> Tensor:
     """
     rate, filled = size * slope, size * room
     reach = torch.where(slope > 0, room / slope, torch.zeros_like(room))
-    r = gap / rate.sum(1)
+    r = _or_infinity(gap / rate.sum(1))  # NaN equals nothing, itself neither: one row would keep the whole batch from converging
     for _ in range(_STEPS if size.device.type != "cpu" else size.shape[1] + 1):
         free = reach > r[:, None]
         zero = torch.zeros_like(rate)
         closed = torch.where(free, zero, filled).sum(1)
-        following = (gap - closed) / torch.where(free, rate, zero).sum(1)
+        following = _or_infinity((gap - closed) / torch.where(free, rate, zero).sum(1))
         following = torch.maximum(torch.where(free.any(1), following, torch.full_like(r, torch.inf)), r)
         if size.device.type == "cpu" and torch.equal(following, r):
             break
         r = following
+    return r
+
+
+def _or_infinity(r: Tensor) -> Tensor:
+    """r [B] with infinity for NaN, which 0 / 0 gives in a row of zero weights."""
     return torch.where(r.isnan(), torch.full_like(r, torch.inf), r)

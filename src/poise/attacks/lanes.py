@@ -18,6 +18,11 @@ ACCELERATOR_LANES = 1024
 _ACCELERATOR_ROUND = 8  # steps queued between two looks at the flags
 
 
+def queued(device: torch.device) -> bool:
+    """Whether the host only queues steps: it then looks at the flags every few steps, and at those of the round before."""
+    return device.type != "cpu"
+
+
 class Lanes:
     """Drives a search over a pool of examples at one shape, `width` lanes; `advance` until it returns False.
 
@@ -27,6 +32,7 @@ class Lanes:
 
     def __init__(self, search: Search, pool: Examples, width: int, leave: Leave = "at once") -> None:
         self.search, self.pool, self.width, self.leave = search, pool, width, leave
+        search.refines = leave != "at once"
         device = pool.x.device
         self.fooled = torch.zeros(len(pool), dtype=torch.bool, device=device)
         self.found = pool.x.clone()
@@ -40,14 +46,14 @@ class Lanes:
         self._age = np.zeros(width, dtype=np.int64)
         filling = torch.arange(width, device=device).clamp(max=len(pool) - 1)  # unused lanes repeat the last example
         self._state = search.begin(pool[filling], torch.zeros(width, dtype=torch.int64, device=device))
-        self._seen: tuple[Tensor, torch.cuda.Event, np.ndarray] | None = None
+        self._seen: tuple[Tensor, torch.cuda.Event | None, np.ndarray] | None = None
 
     def advance(self) -> bool:
         """A few steps of all lanes, then refill; whether examples are left."""
         occupied = self._example >= 0
         if not occupied.any():
             return False
-        steps = 1 if self.pool.x.device.type == "cpu" else _ACCELERATOR_ROUND
+        steps = _ACCELERATOR_ROUND if queued(self.pool.x.device) else 1
         steps = int(min(steps, (self.search.steps - self._age[occupied]).min()))
         for _ in range(steps):
             self._state = self.search.step(self._state)
@@ -69,20 +75,17 @@ class Lanes:
         return True
 
     def _known_fooled(self) -> np.ndarray:
-        """Flags per lane [W]; on an accelerator those of the previous round, so that the host never waits for the queue."""
+        """Flags per lane [W]; where steps are queued those of the previous round, so that the host never waits for the queue."""
         flags = self._state["fooled"]
-        if flags.device.type == "cpu":
+        if not queued(flags.device):
             return flags.numpy()
         known = np.zeros(self.width, dtype=bool)
         if self._seen is not None:
             copy, event, example = self._seen
-            event.synchronize()
+            if event is not None:
+                event.synchronize()
             known = copy.numpy() & (example == self._example)  # a lane refilled since belongs to another example
-        buffer = torch.empty(self.width, dtype=torch.bool, pin_memory=True)
-        buffer.copy_(flags, non_blocking=True)
-        event = torch.cuda.Event()
-        event.record()
-        self._seen = (buffer, event, self._example.copy())
+        self._seen = (*_copied(flags), self._example.copy())
         return known
 
     def _exchange(self, rows: np.ndarray) -> None:
@@ -135,6 +138,17 @@ class Lanes:
         self.fooled[saved["done.rows"].to(device)] = True
         self.found[saved["done.rows"].to(device)] = saved["done.found"].to(device)
         self._state = {name: saved[f"state.{name}"].to(device).clone() for name in self._state}
+
+
+def _copied(flags: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
+    """The flags on the host, and on a GPU the event after which they are there."""
+    if flags.device.type != "cuda":
+        return flags.cpu().clone(), None
+    buffer = torch.empty(flags.shape, dtype=torch.bool, pin_memory=True)
+    buffer.copy_(flags, non_blocking=True)
+    event = torch.cuda.Event()
+    event.record()
+    return buffer, event
 
 
 def on_cpu(lanes: int, x: Tensor) -> int:

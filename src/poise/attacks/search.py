@@ -61,6 +61,8 @@ class Search(ABC):
     steps: int
     kept: ClassVar[tuple[str, ...]] = ("fooled", "found")
     """What an example takes along from one of its runs to the next."""
+    refines: bool = False
+    """Whether fooled examples stay for a better image; set by the lanes, whose number of steps past success is otherwise chance."""
 
     @abstractmethod
     def begin(self, examples: Examples, run: Tensor) -> State:
@@ -68,7 +70,7 @@ class Search(ABC):
 
     @abstractmethod
     def step(self, state: State) -> State:
-        """The state after one step of every lane; lanes already fooled keep `fooled` and `found`."""
+        """The state after one step of every lane; lanes already fooled keep `fooled` and, unless the search refines, `found`."""
 
 
 def at(draw: Draw, *counters: Tensor) -> Draw:
