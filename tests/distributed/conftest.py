@@ -135,6 +135,18 @@ def fingerprint() -> Callable[[Path], dict[str, str]]:
 
 
 @pytest.fixture(scope="session")
+def torchrun() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """The command under torchrun: `torchrun(2, "train", ...)`, on the CPU with a thread each."""
+
+    def started(size: int, verb: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={size}", "--no-python"]
+        command += [sys.executable, "-c", "from poise.cli import main; main()", verb, *arguments, "--device", "cpu"]
+        return subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120)
+
+    return started
+
+
+@pytest.fixture(scope="session")
 def distance() -> Callable[[Path, Path], float]:
     """Largest difference between the last complete checkpoints of two runs, over all tensors of all learners."""
 

@@ -30,11 +30,9 @@ class Ranks:
     def _meeting(self) -> Iterator[None]:
         try:
             yield
-        except RankError:
-            raise RankError(
-                f"rank {self.world.rank} of {self.world.size} waited in vain: another rank ended or does not answer; "
-                "what was saved at state_path is whole, and the same number of ranks goes on from it"
-            ) from None
+        except RankError as error:
+            hint = "what was saved at state_path is whole, and the same number of ranks goes on from it"
+            raise RankError(error.reason, hint) from None
 
     def told(self, text: str) -> list[str]:
         """Every rank's text, in the order of ranks. Raises: RankError."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import typer
@@ -43,12 +44,19 @@ def version(show_version: bool = typer.Option(False, "--version", help="Print th
 
 
 def main() -> None:
-    """Run the command; what Poise refuses is one sentence on stderr and exit status 2, an interrupted run 130."""
+    """Run the command; what Poise refuses is one sentence on stderr and exit status 2, an interrupted run 130.
+
+    Under torchrun one rank says it for all.
+    """
     try:
         app()
-    except Interrupted as error:
-        typer.echo(f"poise: {error}", err=True)
-        sys.exit(130)
     except PoiseError as error:
-        typer.echo(f"poise: {error}", err=True)
-        sys.exit(2)
+        if "RANK" not in os.environ or _speaks(error):
+            typer.echo(f"poise: {error}", err=True)
+        sys.exit(130 if isinstance(error, Interrupted) else 2)
+
+
+def _speaks(error: PoiseError) -> bool:
+    from poise.core.distributed import speaks
+
+    return speaks(error)

@@ -64,20 +64,19 @@ def train(
         for number in range(seeds or 1):
             path = out / f"seed-{number}" if seeds else out
             each = override(experiment, {"seed": str(number)}) if seeds else experiment
-            begun = bool(seeds) and "yes" in world.exchange("yes" if (path / "experiment.json").exists() else "no")[:1]
+            begun = bool(seeds) and world.decided((path / "experiment.json").exists())
             if not begun:
                 runs.append(engine.train(each, path, imports=digests, **where))
             elif engine.Run.open(path).experiment == each:
                 runs.append(engine.resume(path, imports=digests, **where))
             else:
                 raise RunError(f"{path} was started with other settings; give another --out, or go on with it: poise train --resume {out}")
-    leave()
-    if not world.leads:  # under torchrun the first rank evaluates
-        return
     for run in runs:
         if evaluate:
             for which in ("selected", "last"):
                 evaluate_run(run, which, **where)
-        typer.echo(f"run folder: {run.path}", err=True)
-    if evaluate:
+        if world.leads:
+            typer.echo(f"run folder: {run.path}", err=True)
+    leave()
+    if evaluate and world.leads:
         print_table([run.path for run in runs])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -23,10 +24,20 @@ from poise.core.errors import PoiseError
 T = TypeVar("T")
 TIMEOUT = timedelta(hours=2)
 """How long a rank waits for the others; longer than an epoch, as learners placed apart meet only once per epoch."""
+ANSWERS = timedelta(seconds=10)
+"""How long a rank that ends tries to learn whether another has said why."""
 
 
 class RankError(PoiseError, RuntimeError):
-    """Another rank ended, no longer answers, or refused its part."""
+    """Another rank ended, no longer answers, or refused its part. hint: how to go on, for those who know."""
+
+    def __init__(self, reason: str, hint: str = "") -> None:
+        super().__init__(f"{reason}; {hint}" if hint else reason)
+        self.reason = reason
+
+
+class RefusedError(RankError):
+    """The first rank refused its part, and says so itself."""
 
 
 @dataclass(frozen=True)
@@ -85,10 +96,14 @@ class World:
                 found.append(bytes(part.numpy()))
         return found
 
+    def decided(self, answer: bool) -> bool:
+        """The first rank's answer, on every rank: of a file that it may be writing, the others are not to judge. Raises: RankError."""
+        return self.exchange("yes" if answer else "no")[0] == "yes"
+
     def led(self, work: Callable[[], T]) -> T | None:
         """The first rank does the work while the others wait; its result, None on the others.
 
-        Raises: what the work raises on the first rank, RankError with that sentence on the others.
+        Raises: what the work raises on the first rank, RefusedError with that sentence on the others.
         """
         if self.size == 1:
             return work()
@@ -102,7 +117,7 @@ class World:
         if problem is not None:
             raise problem
         if sentence:
-            raise RankError(f"the first rank refused: {sentence}")
+            raise RefusedError(f"the first rank refused: {sentence}")
         return result
 
     def in_turn(self, work: Callable[[], T]) -> T:
@@ -128,14 +143,47 @@ class World:
         try:
             yield
         except RuntimeError as error:
-            reason = str(error).splitlines()[0][:200]
-            raise RankError(
-                f"rank {self.rank} of {self.size} waited in vain: another rank ended or does not answer ({reason}); "
-                f"what was saved is whole, and any number of ranks can go on from it: poise train --resume RUN, or the same poise evaluate"
-            ) from None
+            who = f"rank {dist.get_rank()} of {dist.get_world_size()}"  # of the job, of which this world may be a part
+            raise RankError(f"{who} waited in vain: another rank ended or does not answer{clause(str(error))}") from None
 
 
 ALONE = World()
+_MEETING = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+
+
+@contextlib.contextmanager
+def going_on(hint: str) -> Iterator[None]:
+    """Say how to go on where another rank ends; whoever knows the whole command has the last word."""
+    try:
+        yield
+    except RefusedError:
+        raise
+    except RankError as error:
+        raise RankError(error.reason, hint) from None
+
+
+def speaks(error: Exception) -> bool:
+    """Whether this process is to say why it ends. Of the ranks of a job one does: the first that comes to it.
+
+    Nobody knows which ranks are left, so they leave word at the address where they met, which torchrun keeps while ranks die. Where
+    nothing answers there, each speaks for itself.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or not _MEETING.issubset(os.environ) or not dist.is_available():
+        return True
+    if isinstance(error, RefusedError):
+        return False
+    try:
+        store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=ANSWERS)
+        return store.add(f"poise/said/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", 1) == 1
+    except (RuntimeError, ValueError):
+        return True
+
+
+def clause(text: str) -> str:
+    """What a library says of a broken connection, in brackets: the first clause, without addresses and places in its source."""
+    bare = re.sub(r"\[?\S+\.(cc|cpp|h|hpp):\d+\]?|\s\[[\w.:]*\]:\d+", "", text.strip().partition("\n")[0])
+    first = re.split(r"[.;,]\s|\s\(|[.;,:]$", bare.strip(), maxsplit=1)[0].strip()
+    return f" ({first})" if first else ""
 
 
 def _bytes(data: bytes) -> Tensor:

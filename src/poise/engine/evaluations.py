@@ -16,7 +16,7 @@ from torch import nn
 
 from poise.attacks import Attack
 from poise.attacks.compact import CompactAttack
-from poise.core.distributed import World, join
+from poise.core.distributed import going_on, join
 from poise.core.errors import DataError, RunError, SettingsError
 from poise.core.records import EvaluationRecord, check_writable, write_bytes
 from poise.core.settings import to_json
@@ -113,23 +113,20 @@ def evaluate_run(
     about["notes"]["data"] = list(data.notes)
     wanted = Measurement.of(network, protocol.images(data.test), protocol.attacks)
     path = wanted.place(path) if suffix else path
-    if not again and wanted.done(path) is not None:
-        progress.say(KEPT.format(path))
-        return path
-    same = None if again else next(filter(None, map(wanted.done, sorted(path.parent.glob("*.json")))), None)
-    if same is not None:
-        return _written(dataclasses.replace(same, checkpoint=which, protocol=protocol.name), path, world)
-    about |= {"watch": Shown(progress, f"{experiment.name} ({which})"), "named": experiment.title or experiment.name}
-    record = evaluate(network, data, protocol, journal=journal_of(path), world=world, **about)
-    progress.end()
-    if protocol.attacks and not suffix and world.leads:
-        _write_gallery(run, network, data, protocol)
-    return _written(record, path, world)
-
-
-def _written(record: EvaluationRecord, path: Path, world: World) -> Path:
-    """The path, to which the first rank has written the record."""
-    world.led(lambda: record.write(path))
+    with going_on(f"what was finished is kept, and as many ranks go on with it: poise evaluate {run.path}, with the same options"):
+        if world.decided(not again and wanted.done(path) is not None):
+            progress.say(KEPT.format(path))
+            return path
+        same = None if again else next(filter(None, map(wanted.done, sorted(path.parent.glob("*.json")))), None)
+        if world.decided(same is not None):
+            made = same and dataclasses.replace(same, checkpoint=which, protocol=protocol.name)
+        else:
+            about |= {"watch": Shown(progress, f"{experiment.name} ({which})"), "named": experiment.title or experiment.name}
+            made = evaluate(network, data, protocol, journal=journal_of(path), world=world, **about)
+            progress.end()
+            if protocol.attacks and not suffix:
+                world.led(lambda: _write_gallery(run, network, data, protocol))
+        world.led(lambda: made and made.write(path))
     return path
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from poise.core.batches import Now
-from poise.core.distributed import World, join
+from poise.core.distributed import World, going_on, join
 from poise.core.errors import Interrupted, RunError
 from poise.core.version import __version__
 from poise.data import open_pools
@@ -126,7 +126,8 @@ def _alone(run: Run, world: World) -> Iterator[None]:
     """Hold the run folder's lock: two processes that train one run would write over each other."""
     lock = world.led(run.lock)
     try:
-        yield
+        with going_on(f"what was saved is whole, and any number of ranks can go on from it: poise train --resume {run.path}"):
+            yield
     finally:
         if lock is not None:
             lock.release()
@@ -166,10 +167,9 @@ def _epochs(training: Training) -> None:
             stopping = _end_epoch(training, epoch, images / (time.perf_counter() - clock), bool(stop))
             if stopping and training.step < total:
                 raise Interrupted(f"stopped at step {training.step} of {total}; to go on: poise train --resume {run.path}")
-    if "no" in placement.world.exchange("yes" if finished(run) else "no")[:1]:
+    if not placement.world.decided(finished(run)):
         network = deployed(training)
-        if placement.world.leads:
-            run.save_weights("last", network, facts_of(training, experiment.epochs, {}))
+        placement.world.led(lambda: run.save_weights("last", network, facts_of(training, experiment.epochs, {})))
     if stop:
         raise Interrupted(f"stopped when all {total} steps were done; to evaluate the run: poise evaluate {run.path}")
 
