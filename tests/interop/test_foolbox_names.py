@@ -131,6 +131,7 @@ def test_what_is_not_supported_is_refused_in_one_sentence(net: nn.Module, batch:
     fmodel, attack = theirs.PyTorchModel(net), theirs.PGD()
     calls: list[tuple[type[Exception], str, Callable[[], object]]] = [
         (SettingsError, "has no attack 'BoundaryAttack'; it has FGM", lambda: theirs.BoundaryAttack),
+        (AttributeError, "has no attack 'BoundaryAttack'; it has FGM", lambda: theirs.attacks.BoundaryAttack),
         (SettingsError, "epsilons = None asks for the smallest", lambda: attack(fmodel, *batch, epsilons=[0.1, None])),  # type: ignore[list-item]
         (SettingsError, "bounds = ", lambda: theirs.PyTorchModel(net, bounds=(1, 1))),
         (SettingsError, "axis = -1, must be -3", lambda: theirs.PyTorchModel(net, preprocessing={"axis": -1})),
@@ -141,3 +142,18 @@ def test_what_is_not_supported_is_refused_in_one_sentence(net: nn.Module, batch:
     for error, words, call in calls:
         with pytest.raises(error, match=words):
             call()
+    assert not hasattr(theirs, "BoundaryAttack") and not hasattr(theirs, "_nothing")
+
+
+def test_the_packages_usual_paths_lead_to_the_same_names(net: nn.Module, batch: Batch) -> None:
+    from poise.interop.foolbox.attacks import LinfPGD
+    from poise.interop.foolbox.criteria import Misclassification, TargetedMisclassification
+
+    assert theirs.attacks.LinfPGD is theirs.attacks.LinfProjectedGradientDescentAttack is theirs.PGD is LinfPGD
+    assert theirs.criteria.TargetedMisclassification is theirs.TargetedMisclassification is TargetedMisclassification
+    assert set(theirs.attacks.__all__) <= set(theirs.__all__)
+    x, y = batch
+    fmodel = theirs.models.PyTorchModel(net)
+    _, clipped, success = LinfPGD(steps=2)(fmodel, x, Misclassification(y), epsilons=0.05)
+    assert torch.equal(Misclassification(y)(clipped, fmodel(clipped)), success)
+    assert torch.equal(TargetedMisclassification(y)(clipped, fmodel(clipped)), ~success)

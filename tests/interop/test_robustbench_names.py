@@ -17,6 +17,7 @@ from poise.core.errors import CheckpointError, RunError, SettingsError
 from poise.data import CIFAR10, Data, Split
 from poise.data.corruptions import CORRUPTIONS
 from poise.interop import robustbench
+from poise.interop.autoattack import AutoAttack as AutoAttackByName
 from poise.interop.robustbench import ModelInfo, benchmark, clean_accuracy, load_model, new_model_issue
 from poise.models import Network, Normalisation, PreActResNet18, ResNet18, ResNet20, WideResNet
 from poise.threats import L2, Linf
@@ -152,7 +153,7 @@ def labelled(data: Data, net: nn.Module) -> Data:
     return Data("tiny", split, split, data.classes)
 
 
-class Quick(robustbench.AutoAttack):
+class Quick(AutoAttackByName):
     """With budgets for tests."""
 
     def __init__(self, *args: Any, **settings: Any) -> None:
@@ -166,7 +167,7 @@ def test_benchmark_is_autoattack_on_the_first_images(
     net: nn.Module, tiny: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threat_model: str, threat: Any, capsys: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(robustbench, "AutoAttack", Quick)
+    monkeypatch.setattr(robustbench.eval, "AutoAttack", Quick)
     data = labelled(tiny, net)
     x, y = data.test.first(6).pixels(), data.test.labels[:6]
     options: dict[str, Any] = {"threat_model": threat_model, "eps": 16 / 255, "to_disk": True, "model_name": "Own2026Net"}
@@ -260,6 +261,11 @@ def test_what_is_not_supported_is_refused_before_any_work(net: nn.Module, tiny: 
         (SettingsError, "eps = 0.1, must be None", lambda: benchmark(net, threat_model="corruptions", **linf)),
         (SettingsError, "model_name is None", lambda: benchmark(net, to_disk=True, **linf)),
         (SettingsError, "preprocessing = 'Res256'", lambda: benchmark(net, preprocessing="Res256", **linf)),
+        (
+            SettingsError,
+            "dataset = 'cifa10' is unknown, and there is no folder .*; did you mean 'cifar10'",
+            lambda: load_model("A", "m", "cifa10"),
+        ),
         (CheckpointError, "are not downloaded", lambda: load_model("Nobody2020Nothing", model_dir=tmp_path)),
         (CheckpointError, "give your own module as network=", lambda: load_model("", custom_checkpoint=saved(tmp_path, net.state_dict()))),
         (CheckpointError, "lacks 1.weight", lambda: load_model("", custom_checkpoint=saved(tmp_path, {"a": torch.ones(1)}), network=net)),
@@ -287,3 +293,23 @@ def test_the_data_readers_give_pixels_and_labels(monkeypatch: pytest.MonkeyPatch
     assert torch.equal(y, tiny.test.labels[:5])
     assert len(robustbench.load_cifar10()[0]) == 24
     assert asked == [Path("here"), Path("data")]
+
+
+def test_the_packages_usual_paths_lead_to_the_same_names() -> None:
+    from poise.interop.robustbench.data import load_cifar10
+    from poise.interop.robustbench.eval import benchmark as whole
+    from poise.interop.robustbench.utils import clean_accuracy as accuracy
+    from poise.interop.robustbench.utils import load_model as load
+
+    assert (load_cifar10, whole, accuracy, load) == (robustbench.load_cifar10, benchmark, clean_accuracy, load_model)
+
+
+def test_norm_is_the_former_name_of_the_threat_model(tmp_path: Path) -> None:
+    network = built(ResNet20(width=4))
+    for folder in ("cifar10/L2", "own/L2"):  # a folder of one's own is a data set, too
+        (tmp_path / folder).mkdir(parents=True)
+        torch.save(network.state_dict(), tmp_path / folder / "Some2020Paper.pt")
+    with pytest.warns(DeprecationWarning, match="threat_model='L2'"):
+        found = load_model("Some2020Paper", model_dir=tmp_path, threat_model="Linf", norm="L2")
+    assert found.state_dict().keys() == network.state_dict().keys()
+    assert load_model("Some2020Paper", tmp_path, "own", "L2").training is False

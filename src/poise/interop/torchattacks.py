@@ -22,7 +22,7 @@ from poise.attacks import pgd as ours
 from poise.attacks import square as ours_square
 from poise.attacks.ascent import Start
 from poise.attacks.attack import Attack as NativeAttack
-from poise.core.errors import SettingsError
+from poise.core.errors import SettingsError, UnknownNameError
 from poise.interop.autoattack_parts import threat_of
 from poise.interop.torchattacks_base import Attack
 from poise.threats import L2, Linf
@@ -221,7 +221,7 @@ NAMES = ("APGD", "APGDT", "BIM", "FAB", "FGSM", "MIFGSM", "PGD", "PGDL2", "TPGD"
 def __getattr__(name: str) -> Any:
     if name.startswith("_"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    raise SettingsError(f"poise.interop.torchattacks has no attack {name!r}; it has {', '.join(sorted(NAMES))}")
+    raise UnknownNameError(f"poise.interop.torchattacks has no attack {name!r}; it has {', '.join(sorted(NAMES))}")
 
 
 __all__ = ["APGD", "APGDT", "BIM", "FAB", "FGSM", "MIFGSM", "PGD", "PGDL2", "TPGD", "Attack", "AutoAttack", "Square"]

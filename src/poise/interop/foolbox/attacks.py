@@ -1,13 +1,4 @@
-"""The names of the `foolbox` package over Poise's attacks.
-
-    from poise.interop.foolbox import PGD, PyTorchModel
-    fmodel = PyTorchModel(model, bounds=(0, 1))
-    raw, clipped, success = PGD()(fmodel, images, labels, epsilons=[0.01, 0.03])
-
-For a list of epsilons `raw` and `clipped` are lists and `success` is [epsilons, B]; for one epsilon they are single tensors. Any
-attack of Poise's takes part as `FixedEpsilon(APGD())`. What differs: starts are seeded (a new attack's first call always draws the
-same, each further call draws anew), and inputs are tensors of torch.
-"""
+"""`foolbox.attacks`: the package's names and defaults over Poise's attacks; `FixedEpsilon` gives any other one of ours its call."""
 
 from __future__ import annotations
 
@@ -18,8 +9,8 @@ from typing import Any, ClassVar, cast
 from poise.attacks import pgd as ours
 from poise.attacks.ascent import Start
 from poise.attacks.attack import Attack as NativeAttack
-from poise.core.errors import SettingsError
-from poise.interop.foolbox_base import Attack, Misclassification, PyTorchModel, TargetedMisclassification, accuracy
+from poise.core.errors import UnknownNameError
+from poise.interop.foolbox.base import Attack
 from poise.threats import L2, Linf
 
 
@@ -130,7 +121,7 @@ MIFGSM = LinfMomentumIterativeFastGradientMethod
 def __getattr__(name: str) -> Any:
     if name.startswith("_"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    raise SettingsError(f"poise.interop.foolbox has no attack {name!r}; it has {', '.join(__all__)}")
+    raise UnknownNameError(f"poise.interop.foolbox has no attack {name!r}; it has {', '.join(__all__)}")
 
 
 __all__ = [
@@ -149,8 +140,4 @@ __all__ = [
     "LinfMomentumIterativeFastGradientMethod",
     "LinfPGD",
     "LinfProjectedGradientDescentAttack",
-    "Misclassification",
-    "PyTorchModel",
-    "TargetedMisclassification",
-    "accuracy",
 ]

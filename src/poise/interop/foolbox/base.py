@@ -1,99 +1,22 @@
-"""What `poise.interop.foolbox` stands on: the model within bounds, the criteria, the call for lists of epsilons."""
+"""What the attacks of `poise.interop.foolbox` share: the call for lists of epsilons."""
 
 from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections import OrderedDict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, overload
+from collections.abc import Iterable
+from typing import overload
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from poise.attacks.attack import Attack as NativeAttack
 from poise.attacks.attack import check_images
 from poise.core.errors import InputError, SettingsError
 from poise.core.modes import evaluating
 from poise.core.seeds import everyone
-from poise.models.layers import Standardise
-
-
-class PyTorchModel:
-    """A network of images within `bounds`, one number for the smallest and one for the largest pixel.
-
-    preprocessing: {"mean": ..., "std": ..., "axis": -3}, one value per channel, in units of the bounds. The network is moved to
-    `device` if one is given, and asked in evaluation mode. Raises: SettingsError for other preprocessing or empty bounds.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        bounds: tuple[float, float] = (0, 1),
-        device: torch.device | str | None = None,
-        preprocessing: Mapping[str, Any] | None = None,
-    ) -> None:
-        low, high = bounds
-        if not low < high:
-            raise SettingsError(f"bounds = {bounds!r}, must be (smallest pixel, largest pixel)")
-        self.model = model if device is None else model.to(device)
-        self.bounds = (float(low), float(high))
-        self.device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-        layers = OrderedDict[str, nn.Module]()
-        if self.bounds != (0, 1):
-            layers["unit"] = Standardise([-low / (high - low)], [1 / (high - low)])
-        if preprocessing is not None:
-            layers["normalise"] = _preprocessing(preprocessing)
-        self.network = nn.Sequential(OrderedDict(**layers, network=model)).to(self.device)
-        """The same as a function of pixels in [0, 1]."""
-
-    @torch.no_grad()
-    def __call__(self, inputs: Tensor) -> Tensor:
-        """Logits [B, C] of images within the bounds [B, C, H, W]."""
-        with evaluating(self.network):
-            return self.network(self.to_unit(inputs))
-
-    def to_unit(self, inputs: Tensor) -> Tensor:
-        """Pixels in [0, 1]."""
-        low, high = self.bounds
-        return inputs if self.bounds == (0, 1) else (inputs - low) / (high - low)
-
-    def from_unit(self, x: Tensor) -> Tensor:
-        """Pixels within the bounds."""
-        low, high = self.bounds
-        return x if self.bounds == (0, 1) else (x * (high - low) + low).clamp(low, high)
-
-
-def _preprocessing(given: Mapping[str, Any]) -> Standardise:
-    if left := sorted(set(given) - {"mean", "std", "axis"}):
-        raise SettingsError(f"preprocessing has {left[0]!r}, must have nothing but mean, std and axis")
-    if given.get("axis", -3) != -3:
-        raise SettingsError(f"preprocessing has axis = {given['axis']}, must be -3, the channels of [B, C, H, W]")
-    mean, std = (torch.as_tensor(given.get(name, default)).view(-1).tolist() for name, default in (("mean", 0.0), ("std", 1.0)))
-    return Standardise(mean, std)
-
-
-def accuracy(fmodel: PyTorchModel, inputs: Tensor, labels: Tensor) -> float:
-    """Share of images classified correctly, in [0, 1]."""
-    return float((fmodel(inputs).argmax(1) == labels.to(fmodel.device)).double().mean())
-
-
-@dataclass(frozen=True)
-class Misclassification:
-    """Any class but the labels [B] is a success."""
-
-    labels: Tensor
-
-
-@dataclass(frozen=True)
-class TargetedMisclassification:
-    """The target classes [B] are to be reached."""
-
-    target_classes: Tensor
-
-
-Criterion = Tensor | Misclassification | TargetedMisclassification
+from poise.interop.foolbox.criteria import Criterion, Misclassification, TargetedMisclassification
+from poise.interop.foolbox.models import PyTorchModel
 
 
 class Attack(ABC):

@@ -1,0 +1,65 @@
+"""The names of the `foolbox` package over Poise's attacks.
+
+    import poise.interop.foolbox as fb
+    fmodel = fb.PyTorchModel(model, bounds=(0, 1))
+    raw, clipped, success = fb.attacks.LinfPGD()(fmodel, images, labels, epsilons=[0.01, 0.03])
+
+For a list of epsilons `raw` and `clipped` are lists and `success` is [epsilons, B]; for one epsilon they are single tensors. The
+attacks can be had from here too, and any attack of Poise's takes part as `FixedEpsilon(APGD())`. What differs: starts are seeded (a
+new attack's first call always draws the same, each further call draws anew), and inputs are tensors of torch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from poise.interop.foolbox import attacks, criteria, models
+from poise.interop.foolbox.attacks import (
+    FGM,
+    FGSM,
+    L2PGD,
+    MIFGSM,
+    PGD,
+    Attack,
+    FixedEpsilon,
+    L2BasicIterativeAttack,
+    L2FastGradientAttack,
+    L2ProjectedGradientDescentAttack,
+    LinfBasicIterativeAttack,
+    LinfFastGradientAttack,
+    LinfMomentumIterativeFastGradientMethod,
+    LinfPGD,
+    LinfProjectedGradientDescentAttack,
+)
+from poise.interop.foolbox.criteria import Misclassification, TargetedMisclassification
+from poise.interop.foolbox.models import PyTorchModel, accuracy
+
+
+def __getattr__(name: str) -> Any:
+    return getattr(attacks, name)  # which says what there is
+
+
+__all__ = [
+    "FGM",
+    "FGSM",
+    "L2PGD",
+    "MIFGSM",
+    "PGD",
+    "Attack",
+    "FixedEpsilon",
+    "L2BasicIterativeAttack",
+    "L2FastGradientAttack",
+    "L2ProjectedGradientDescentAttack",
+    "LinfBasicIterativeAttack",
+    "LinfFastGradientAttack",
+    "LinfMomentumIterativeFastGradientMethod",
+    "LinfPGD",
+    "LinfProjectedGradientDescentAttack",
+    "Misclassification",
+    "PyTorchModel",
+    "TargetedMisclassification",
+    "accuracy",
+    "attacks",
+    "criteria",
+    "models",
+]

@@ -1,0 +1,74 @@
+"""`robustbench.utils`: networks from files, and their accuracy."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from poise.core.errors import CheckpointError, SettingsError, did_you_mean
+from poise.core.modes import evaluating
+from poise.engine.checkpoints import foreign_weights
+from poise.interop.robustbench.released_weights import loaded
+from poise.models import Normalisation
+
+DATASETS = ("cifar10", "cifar100", "imagenet")
+THREAT_MODELS = ("Linf", "L2", "corruptions")
+_SUFFIXES = (".pt", ".pth", ".safetensors")
+
+
+def load_model(
+    model_name: str,
+    model_dir: str | Path = "./models",
+    dataset: str = "cifar10",
+    threat_model: str = "Linf",
+    custom_checkpoint: str | Path = "",
+    norm: str | None = None,
+    *,
+    network: nn.Module | None = None,
+    normalise: Normalisation | None = None,
+) -> nn.Module:
+    """The network saved at <model_dir>/<dataset>/<threat_model>/<model_name>.pt, or at `custom_checkpoint`, in evaluation mode.
+
+    The state dict may lie under "state_dict" and its names may begin with "module." or "model.". network: your own module, where
+    the weights are not those of a WideResNet, ResNet-18, PreAct-ResNet-18 or ResNet-20. normalise: the model's input constants,
+    where they do not lie among the weights. norm: the package's former name of `threat_model`, before which it goes.
+    Raises: CheckpointError for a file that is missing, would run code, or does not fit; SettingsError for an unknown threat model
+    or a data set that neither the package knows nor `model_dir` has a folder of.
+    """
+    if norm is not None:
+        warnings.warn(f"norm is deprecated: write threat_model={norm!r}", DeprecationWarning, stacklevel=2)
+        threat_model = norm
+    check_threat(threat_model)
+    if dataset not in DATASETS and not (Path(model_dir) / dataset).is_dir():
+        raise SettingsError(
+            f"dataset = {dataset!r} is unknown, and there is no folder {Path(model_dir) / dataset}{did_you_mean(dataset, DATASETS)}"
+        )
+    path = Path(custom_checkpoint) if custom_checkpoint else _found(Path(model_dir) / dataset / threat_model, model_name)
+    return loaded(foreign_weights(path), str(path), network, normalise)
+
+
+def _found(folder: Path, name: str) -> Path:
+    for suffix in _SUFFIXES:
+        if (path := folder / f"{name}{suffix}").is_file():
+            return path
+    raise CheckpointError(f"there is no weights file {folder / name}.pt, and weights are not downloaded; put it there")
+
+
+def clean_accuracy(model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 100, device: torch.device | str | None = None) -> float:
+    """Share of images x [N, C, H, W] classified correctly in evaluation mode, in [0, 1]; the model must be on `device`."""
+    device = x.device if device is None else device
+    with evaluating(model), torch.no_grad():
+        parts = zip(x.split(batch_size), y.split(batch_size), strict=True)
+        return sum(int((model(images.to(device)).argmax(1) == labels.to(device)).sum()) for images, labels in parts) / len(x)
+
+
+def check_threat(threat_model: str) -> None:
+    """Raises: SettingsError."""
+    if threat_model not in THREAT_MODELS:
+        raise SettingsError(f"threat_model = {threat_model!r}, must be one of {', '.join(THREAT_MODELS)}")
+
+
+__all__ = ["clean_accuracy", "load_model"]
