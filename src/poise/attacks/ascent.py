@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from poise.attacks.gradients import image_gradient
 from poise.core.batches import Now
 from poise.core.seeds import Draw
 from poise.core.settings import Count, NonNegative, Positive, Settings, UnitInterval, settings
@@ -56,6 +57,7 @@ def ascent(
     start: z_0, used as it is; momentum: decay of the accumulated gradient, each normalised by its mean absolute value
     (Dong et al. 2018, Eq. 6); noise(k): added to step k before projection; stop: see `StopRule` (Zhang et al. 2020, Alg. 1).
     The model inside `score` should have frozen parameters, so that gradients are taken with respect to images only.
+    Raises: InputError where the score has no gradient.
     """
     z = start.detach()
     velocity = torch.zeros_like(x) if momentum else None
@@ -65,7 +67,7 @@ def ascent(
         leaf = z.detach().requires_grad_(True)
         with torch.enable_grad():
             values, logits = score(leaf)
-            (gradient,) = torch.autograd.grad(values.sum(), leaf)
+            gradient = image_gradient(values, leaf)
         with torch.no_grad():
             if best is not None and keep is not None:
                 best = _better(best, keep(values, logits), z)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from poise.attacks.attack import check_images, check_labels
 from poise.attacks.compact import CompactAttack
 from poise.attacks.fab_projection import dual_norm, onto_plane, pairs
+from poise.attacks.gradients import image_gradient
 from poise.attacks.search import Examples, Network, Search, State, at, choose, gradient_of, spread, succeeds
 from poise.core import papers
 from poise.core.modes import crafting
@@ -147,7 +148,7 @@ class FABSearch(Search):
             logits = self.model(leaf)
             gaps = logits - logits.gather(1, s["y"][:, None])
             classes = range(logits.shape[1])
-            normals = [torch.autograd.grad(gaps[:, c].sum(), leaf, retain_graph=c < classes[-1])[0].flatten(1) for c in classes]
+            normals = [image_gradient(gaps[:, c], leaf, retain=c < classes[-1]).flatten(1) for c in classes]
         levels = gaps.detach()
         planes = torch.stack(normals, 1)
         away = torch.stack([dual_norm(normal, self.attack.threat) for normal in normals], 1)

@@ -14,6 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from poise.attacks.gradients import image_gradient
 from poise.core.errors import InputError
 from poise.core.exact import exact
 from poise.core.seeds import Draw
@@ -107,12 +108,15 @@ def succeeds(logits: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
 
 
 def gradient_of(model: Network, loss: Callable[[Tensor], Tensor], z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(loss(model(z)) [B], its gradient with respect to z, logits [B, C]), all detached."""
+    """(loss(model(z)) [B], its gradient with respect to z, logits [B, C]), all detached.
+
+    Raises: InputError for a network without such a gradient.
+    """
     leaf = z.detach().requires_grad_(True)
     with torch.enable_grad():
         logits = model(leaf)
         values = loss(logits)
-        (gradient,) = torch.autograd.grad(values.sum(), leaf)
+        gradient = image_gradient(values, leaf)
     return values.detach(), gradient, logits.detach()
 
 
