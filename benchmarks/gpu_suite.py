@@ -217,7 +217,7 @@ def summary(out: Path) -> str:
             numbers = f"{100 * found['natural']:.2f} / {100 * found['robust']:.2f}"
             rows.append([f"fp16 weights, {which} (epoch {found['epoch']}): natural / AutoAttack, %", numbers])
     run = out / "run"
-    if (run / "experiment.json").exists() and (published := Run.open(run).experiment.published) is not None:
+    if (run / "experiment.json").exists() and (published := Run.open(run).experiment.published) is not None and published.columns:
         known = dict(zip(published.columns, published.values, strict=True))
         rows.append(["published: natural / AA, %", f"{known['natural']} / {known['AA']}"])
     place = speed_found.get("machine") or trained.get("machine") or machine()

@@ -51,7 +51,7 @@ def reference() -> str:
             parts.append(f"| `{cls.__name__}` | {_cell(line_of(cls))} | {settings} | {paper_of(cls)} |")
         parts.append("")
     parts += ["## Recipes", "", "`poise show NAME` prints all settings; `poise train NAME --quick` runs the small variant.", ""]
-    parts += ["| name | what | published table |", "|---|---|---|"]
+    parts += ["| name | what | paper and table |", "|---|---|---|"]
     for name, recipe in recipes().items():
         row = recipe.make(False).published
         parts.append(f"| `{name}` | {_cell(recipe.line)} | {_cell(row.table) if row else ''} |")

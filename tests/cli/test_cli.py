@@ -156,6 +156,16 @@ def test_list_names_everything_of_a_kind(poise: Poise, kind: str) -> None:
         assert name in out
 
 
+def test_recipes_are_listed_by_paper_and_table(poise: Poise) -> None:
+    out = poise("list", "recipes")[1]
+    titles = [line.removeprefix("recipes: ").strip() for line in out.splitlines() if line.startswith("recipes: ")]
+    ours = [title for title in titles if title.startswith("our own, on ")]
+    assert ours == titles[: len(ours)] and {title.rpartition(" ")[2] for title in ours} == {"CIFAR10", "Digits", "MNIST"}
+    assert titles[len(ours) :] == sorted(titles[len(ours) :])
+    for wanted in ("Squeeze Training, Equation 5 (CIFAR-10)", "Zipper, Figure 2 (CIFAR-10, ResNet-18)", "Authors' repositories (CIFAR-10)"):
+        assert wanted in titles
+
+
 def test_show_prints_settings_that_can_be_trained_and_what_they_cost(poise: Poise, tmp_path: Path) -> None:
     status, out, _ = poise("show", "at_digits", "--quick", *SMALL)
     assert status == 0

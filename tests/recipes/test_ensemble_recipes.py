@@ -56,7 +56,8 @@ def test_every_epsilon_has_the_method_and_every_baseline() -> None:
             )
             assert (attack.threat.epsilon, attack.step_size, attack.steps) == (epsilon, epsilon / 4, 10)
     for name in ("gal", "dverge", "more", "adp", "vote"):
-        assert experiment(f"{name}_cifar10_resnet20x3").published is None
+        alone = experiment(f"{name}_cifar10_resnet20x3").published
+        assert alone is None if name == "vote" else alone is not None and not alone.columns
 
 
 def test_phases_have_equal_epochs_and_all_repeats_are_named() -> None:

@@ -110,6 +110,13 @@ def test_a_published_row_is_found_in_the_settings_too(make_record, tmp_path):
     assert [cell.text for cell in table([run]).rows[1].cells] == ["90.00", "-", "-"]
 
 
+def test_a_paper_that_prints_no_numbers_has_no_row(make_record, tmp_path):
+    paper = {"table": "Figure 6", "columns": [], "values": [], "spread": [], "runs": None, "note": "no numbers are printed"}
+    noted = make_record(notes={"published": {**paper, "columns": {}, "spread": {}}})
+    for run in (Run(tmp_path, "x", {"published": paper}, records={"selected": make_record()}), *runs_of(tmp_path, noted)):
+        assert [row.kind for row in table([run]).rows] == ["measured"]
+
+
 def test_models_of_the_same_name_are_told_apart(make_record, tmp_path):
     shown = table(runs_of(tmp_path, make_record(group="TRADES-1111"), make_record(group="TRADES-2222")))
     assert [row.label for row in shown.rows] == ["TRADES-1111", "TRADES-2222"]

@@ -17,6 +17,7 @@ KINDS = {
     "objectives": "objective",
     "attacks": "attack",
     "data": "data",
+    "pools": "pool",
     "models": "network",
     "threats": "threat",
     "perturbations": "perturbation",
@@ -45,12 +46,14 @@ def listing(
     if kind in (None, "protocols"):
         console.print(_table("protocols", [(name, made.line, str(made.paper or "")) for name, made in PROTOCOLS.items()]))
     if kind in (None, "recipes"):
-        tables: dict[str, list[tuple[str, str, str]]] = {}
+        tables: dict[tuple[bool, str], list[tuple[str, str, str]]] = {}
         for name, made in recipes().items():
-            row = made.make(False).published
-            tables.setdefault(row.table if row is not None else "", []).append((name, made.line, row.row if row is not None else ""))
-        for title in sorted(tables):  # by paper, then table; those without a published row first
-            console.print(_table(f"recipes: {title}" if title else "recipes", tables[title], "row" if title else ""))
+            experiment = made.make(False)
+            row = experiment.published
+            title = f"our own, on {type(experiment.data).__name__}" if row is None else row.table
+            tables.setdefault((row is not None, title), []).append((name, made.line, row.row if row is not None else ""))
+        for printed, title in sorted(tables):  # ours by data set, then those of papers by paper and table
+            console.print(_table(f"recipes: {title}", tables[printed, title], "row" if printed else ""))
 
 
 def _members(word: str) -> list[tuple[str, type]]:

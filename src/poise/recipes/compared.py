@@ -56,8 +56,8 @@ def compared(inner: Ascent, epochs: int, learning_rate: float, rwp_steps: int = 
         return epochs * after // of + 1
 
     at, trades, mart, st = AT(inner=inner), TRADES(inner=gaussian), MART(inner=gaussian), SqueezeTraining(inner=gaussian)
-    tau_from = (1, first(50, 120), first(90, 120))
-    fat = FAT(objective=at, tau_from=tau_from)
+    starts = {first(0, 120): 0, first(50, 120): 1, first(90, 120): 2}  # in very few epochs a later tau takes an earlier one's place
+    fat = FAT(objective=at, tau=tuple(starts.values()), tau_from=tuple(starts))
     late = first(9, 200)
     return {
         "nt": Row("NT", "Natural training", NT()),

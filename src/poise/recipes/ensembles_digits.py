@@ -15,6 +15,7 @@ from poise.models import Collaboration, DigitsCNN, Ensemble, Mixture, Network
 from poise.objectives import ADP, AT, GAL, MoRE, Objective, SynergyOfExperts
 from poise.recipes.digits import EPOCHS, INNER, QUICK_EPOCHS, THREAT, digits, policy
 from poise.recipes.registry import register
+from poise.recipes.rows import text
 
 EXPERT, SMALLER = DigitsCNN(width=8), DigitsCNN(width=7)
 THREE = Ensemble(member=EXPERT)
@@ -22,12 +23,13 @@ THREE = Ensemble(member=EXPERT)
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A method to compare: its name in tables, what it is in words, the network and the method."""
+    """A method to compare: its name in tables, what it is in words, the network, the method and its cost in forwards of one member."""
 
     title: str
     line: str
     model: Network
     method: Method
+    each: str = ""
 
 
 def _joint(objective: Objective) -> Joint:
@@ -39,21 +41,40 @@ ATTACKED: dict[str, Any] = {"adversarial": INNER, "craft_mode": "evaluating"}
 """The baselines' papers attack in training mode; here all methods attack in the mode of Synergy-of-Experts."""
 INDEPENDENT = ADP(alpha=0, beta=0, **ATTACKED)
 ROWS: dict[str, Row] = {
-    "soe": Row("SoE", "Synergy-of-Experts", Collaboration(member=EXPERT), _joint(SynergyOfExperts(inner=INNER))),
-    "adp": Row("ADP", "ADP in adversarial training", THREE, _joint(ADP(**ATTACKED))),
-    "gal": Row("GAL", "GAL in adversarial training", THREE, _joint(GAL(**ATTACKED))),
+    "soe": Row(
+        "SoE",
+        "Synergy-of-Experts",
+        Collaboration(member=EXPERT),
+        _joint(SynergyOfExperts(inner=INNER)),
+        "3 x 22 forwards an image in phase I, 3 x 16 in phase II",
+    ),
+    "adp": Row("ADP", "ADP in adversarial training", THREE, _joint(ADP(**ATTACKED)), "3 x 16 forwards an image"),
+    "gal": Row("GAL", "GAL in adversarial training", THREE, _joint(GAL(**ATTACKED)), "3 x 22 forwards an image"),
     "dverge": Row(
         "DVERGE",
         "DVERGE in adversarial training, the first third on natural images",
         THREE,
         DVERGE(policy=policy(AT()), distillation=DISTILLATION, natural_until=1 / 3, **ATTACKED),
+        "3 x 3 forwards an image in the first third, then 3 x 22 to 30, with the depth of the epoch's layer",
     ),
-    "more": Row("MoRE", "MoRE", Mixture(member=SMALLER, gate=SMALLER), _joint(MoRE(**ATTACKED))),
-    "vote": Row("Vote", "An ensemble that votes, in adversarial training", dataclasses.replace(THREE, output="vote"), _joint(INDEPENDENT)),
+    "more": Row("MoRE", "MoRE", Mixture(member=SMALLER, gate=SMALLER), _joint(MoRE(**ATTACKED)), "4 x 16 forwards an image"),
+    "vote": Row(
+        "Vote",
+        "An ensemble that votes, in adversarial training",
+        dataclasses.replace(THREE, output="vote"),
+        _joint(INDEPENDENT),
+        "3 x 16 forwards an image",
+    ),
     "wide": Row("One network", "Adversarial training of one network of as many parameters", DigitsCNN(), _joint(AT(beta=0.5, inner=INNER))),
 }
 """All see natural and adversarial images, as the ensembles do."""
-SURROGATE = Row("Three networks", "Three networks trained independently on natural images", THREE, _joint(ADP(alpha=0, beta=0)))
+SURROGATE = Row(
+    "Three networks",
+    "Three networks trained independently on natural images",
+    THREE,
+    _joint(ADP(alpha=0, beta=0)),
+    "3 x 3 forwards an image",
+)
 """What the transfer attacks are made on."""
 BENCHMARK = tuple(f"{name}_ensembles_digits" for name in ROWS)
 """Names of the recipes that are compared."""
@@ -66,8 +87,8 @@ def on_digits(name: str, row: Row, quick: bool) -> Experiment:
 
 
 def _register(name: str, row: Row) -> None:
-    text = f"{row.line}, on digits (Linf {THREAT.epsilon:g}).\n\nCommand: poise train {name} --out runs/{name}\nPublished: no numbers."
-    register(name, text, lambda quick: on_digits(name, row, quick))
+    described = text(name, f"{row.line}, on digits (Linf {THREAT.epsilon:g})", on_digits(name, row, False), each=row.each)
+    register(name, described, lambda quick: on_digits(name, row, quick))
 
 
 for _name, _row in ROWS.items():

@@ -1,6 +1,6 @@
 """Generalist's ablations: one change of settings each, on CIFAR-10 as published and on digits, where they run in seconds.
 
-Tables and figures are those of Zipper (Generalist's first version). Figures 2, 3 and 4 are plots, so their recipes carry no row;
+Tables and figures are those of Zipper (Generalist's first version). Figures 2, 3 and 4 are plots, so their recipes carry no numbers;
 Tables 7, 8 and 9 carry theirs. On digits learning rates keep the paper's ratios to the headline's.
 """
 
@@ -16,7 +16,8 @@ from poise.methods import Joint
 from poise.objectives import AT
 from poise.recipes.digits import INNER, digits, generalist_digits, policy
 from poise.recipes.generalist_cifar10 import AUGMENTATION, COLUMNS, SCHEDULE, cifar10, generalist_cifar10_resnet18, robust
-from poise.recipes.registry import recipe, register
+from poise.recipes.registry import register
+from poise.recipes.rows import own, text, unprinted
 
 Pair = tuple[tuple[str, ...], tuple[str, ...]]
 """Settings on CIFAR-10 and on digits."""
@@ -30,6 +31,8 @@ class Ablation:
     cifar10: tuple[str, ...]
     digits: tuple[str, ...] | None = None
     published: Published | None = None
+    figure: str = "Algorithm 1, what it leaves open"
+    """Where the paper has what has no numbers."""
 
     @property
     def on_digits(self) -> tuple[str, ...]:
@@ -38,6 +41,10 @@ class Ablation:
 
 def row(table: str, name: str, columns: tuple[str, ...], *values: float, note: str = "") -> Published:
     return Published(table=f"Zipper, Table {table} (CIFAR-10, ResNet-18)", row=name, columns=columns, values=values, note=note)
+
+
+def plotted(where: str, name: str) -> Published:
+    return unprinted(f"Zipper, {where} (CIFAR-10, ResNet-18)", name)
 
 
 def _gamma(*values: float) -> tuple[str, ...]:
@@ -67,16 +74,17 @@ def _adam(*learners: str) -> Pair:
 
 
 RATES = ("natural", "AA")
+GAMMA, AVERAGES, OPTIMIZERS = "Figure 2", "Figure 3a", "Figure 3b"
 NO_EMA = "not defined in the paper; read as alpha' = 0. The row is inconsistent: AA lies above APGD-T"
 
 ABLATIONS: dict[str, Ablation] = {
     # the mixing ratio: Figure 2 and Table 9
-    "gamma_half": Ablation("gamma = .5 throughout (Fig. 2)", ("method.gamma=Constant", "method.gamma.at=0.5")),
-    "gamma_0": Ablation("gamma (1, 1, 1, 0), the text's best (Fig. 2)", _gamma(1, 1, 1, 0)),
-    "gamma_25": Ablation("gamma (1, 1, 1, .25): the sweep of the last breakpoint (Fig. 2)", _gamma(1, 1, 1, 0.25)),
+    "gamma_half": Ablation("gamma = .5 throughout (Fig. 2)", ("method.gamma=Constant", "method.gamma.at=0.5"), figure=GAMMA),
+    "gamma_0": Ablation("gamma (1, 1, 1, 0), the text's best (Fig. 2)", _gamma(1, 1, 1, 0), figure=GAMMA),
+    "gamma_25": Ablation("gamma (1, 1, 1, .25): the sweep of the last breakpoint (Fig. 2)", _gamma(1, 1, 1, 0.25), figure=GAMMA),
     "gamma_40": Ablation("gamma (1, 1, 1, .4), the released code's", _gamma(1, 1, 1, 0.4)),
-    "gamma_75": Ablation("gamma (1, 1, 1, .75): the sweep of the last breakpoint (Fig. 2)", _gamma(1, 1, 1, 0.75)),
-    "gamma_early": Ablation("gamma (1, 1, .8, .2) (Fig. 2)", _gamma(1, 1, 0.8, 0.2)),
+    "gamma_75": Ablation("gamma (1, 1, 1, .75): the sweep of the last breakpoint (Fig. 2)", _gamma(1, 1, 1, 0.75), figure=GAMMA),
+    "gamma_early": Ablation("gamma (1, 1, .8, .2) (Fig. 2)", _gamma(1, 1, 0.8, 0.2), figure=GAMMA),
     "gamma_rising": Ablation(
         "gamma (.25, .5, .75, 1) (Table 9)",
         _gamma(0.25, 0.5, 0.75, 1),
@@ -92,7 +100,10 @@ ABLATIONS: dict[str, Ablation] = {
         ),
     ),
     # the frequency of redistribution: Figure 2
-    **{f"c_{c}": Ablation(f"redistribution every {c} epochs (Fig. 2)", (f"method.redistribute_every={c}",)) for c in range(1, 16)},
+    **{
+        f"c_{c}": Ablation(f"redistribution every {c} epochs (Fig. 2)", (f"method.redistribute_every={c}",), figure=GAMMA)
+        for c in range(1, 16)
+    },
     # when redistribution begins: t'
     **{
         f"from_{percent}": Ablation(f"redistribution from {percent} % of training on", (f"method.redistribute_from={percent / 100}",))
@@ -110,10 +121,10 @@ ABLATIONS: dict[str, Ablation] = {
     ),
     "buffers": Ablation("BatchNorm statistics estimated anew instead of mixed", ("reestimate=10240",), ("reestimate=1280",)),
     # averages: Figure 3a (of base learners) and Table 8 (of the global one)
-    "wa_none": Ablation("no own average on either learner (Fig. 3a)", *_averages()),
-    "wa_natural": Ablation("own average on the natural learner only (Fig. 3a)", *_averages("natural")),
-    "wa_robust": Ablation("own average on the robust learner only (Fig. 3a)", *_averages("robust")),
-    "wa_both": Ablation("own averages on both learners (Fig. 3a)", *_averages("natural", "robust")),
+    "wa_none": Ablation("no own average on either learner (Fig. 3a)", *_averages(), figure=AVERAGES),
+    "wa_natural": Ablation("own average on the natural learner only (Fig. 3a)", *_averages("natural"), figure=AVERAGES),
+    "wa_robust": Ablation("own average on the robust learner only (Fig. 3a)", *_averages("robust"), figure=AVERAGES),
+    "wa_both": Ablation("own averages on both learners (Fig. 3a)", *_averages("natural", "robust"), figure=AVERAGES),
     "no_ema": Ablation(
         "no EMA of the global learner, alpha' = 0 (Table 8)",
         ("method.decay=0",),
@@ -135,9 +146,9 @@ ABLATIONS: dict[str, Ablation] = {
         "learning rates .01 and .1 (Table 7)", *_rates(0.01, 0.1), published=row("7", "NT=0.01, AT=0.1", RATES, 88.25, 42.98)
     ),
     # optimizers: Figure 3b (the pair of two SGDs is the headline)
-    "adam_natural": Ablation("Adam for the natural learner, SGD for the robust one (Fig. 3b)", *_adam("natural")),
-    "adam_robust": Ablation("SGD for the natural learner, Adam for the robust one (Fig. 3b)", *_adam("robust")),
-    "adam_both": Ablation("Adam for both learners (Fig. 3b)", *_adam("natural", "robust")),
+    "adam_natural": Ablation("Adam for the natural learner, SGD for the robust one (Fig. 3b)", *_adam("natural"), figure=OPTIMIZERS),
+    "adam_robust": Ablation("SGD for the natural learner, Adam for the robust one (Fig. 3b)", *_adam("robust"), figure=OPTIMIZERS),
+    "adam_both": Ablation("Adam for both learners (Fig. 3b)", *_adam("natural", "robust"), figure=OPTIMIZERS),
 }
 
 
@@ -145,45 +156,46 @@ def _named(made: Experiment, name: str, title: str, quick: bool) -> Experiment:
     return dataclasses.replace(made, name=f"{name}_quick" if quick else name, title=title)
 
 
-def _register(name: str, line: str, where: str, build: Callable[[bool], Experiment]) -> None:
-    """A recipe whose docstring says what is changed and how it is run."""
+def _register(name: str, line: str, where: str, build: Callable[[bool], Experiment], headline: Experiment) -> None:
+    """A recipe whose text says what is changed, beside how it is run, its cost, which is the headline's, and what was published."""
+    described = text(name, f"Generalist on {where}, {line}", headline)
+    register(name, described, lambda quick: _named(build(quick), name, f"Generalist: {line}", quick))
 
-    text = f"Generalist on {where}, {line}.\n\nCommand: poise train {name} --out runs/{name}\n"
-    register(name, text, lambda quick: _named(build(quick), name, f"Generalist: {line}", quick))
+
+def _headline(ablation: Ablation, quick: bool = False) -> Experiment:
+    """The experiment on CIFAR-10 that the ablation changes, with the ablation's row."""
+    row = ablation.published or plotted(ablation.figure, ablation.line)
+    return dataclasses.replace(generalist_cifar10_resnet18(quick), published=row)
 
 
 def _on_cifar10(ablation: Ablation) -> Callable[[bool], Experiment]:
-    def build(quick: bool) -> Experiment:
-        made = dataclasses.replace(generalist_cifar10_resnet18(quick), published=ablation.published)
-        return override(made, list(ablation.cifar10))
-
-    return build
+    return lambda quick: override(_headline(ablation, quick), list(ablation.cifar10))
 
 
 def _on_digits(ablation: Ablation) -> Callable[[bool], Experiment]:
     return lambda quick: override(generalist_digits(quick), list(ablation.on_digits))
 
 
+_DIGITS = generalist_digits(False)
 for _name, _ablation in ABLATIONS.items():
-    _register(f"ablation_{_name}_digits", _ablation.line, "digits", _on_digits(_ablation))
-    _register(f"ablation_{_name}_cifar10", _ablation.line, "CIFAR-10 (ResNet-18)", _on_cifar10(_ablation))
+    _register(f"ablation_{_name}_digits", _ablation.line, "digits", _on_digits(_ablation), _DIGITS)
+    _register(f"ablation_{_name}_cifar10", _ablation.line, "CIFAR-10 (ResNet-18)", _on_cifar10(_ablation), _headline(_ablation))
 
 
-@recipe
 def at_adam_digits(quick: bool) -> Experiment:
-    """Adversarial training by Adam on digits: the joint baseline of Fig. 3b (the one by SGD is at_digits).
-
-    Command: poise train at_adam_digits --out runs/at-adam
-    """
+    """The joint baseline of Fig. 3b on digits."""
     adam = dataclasses.replace(policy(AT(inner=INNER)), optimizer=Adam(learning_rate=1e-3))
     return digits("at_adam_digits", "AT, Adam", Joint(policy=adam), quick)
 
 
-@recipe
 def at_adam_cifar10_resnet18(quick: bool) -> Experiment:
-    """Adversarial training by Adam, ResNet-18 on CIFAR-10: the joint baseline of Fig. 3b (by SGD: at_cifar10_resnet18).
-
-    Command: poise train at_adam_cifar10_resnet18 --out runs/at-adam
-    """
+    """The joint baseline of Fig. 3b."""
     adam = dataclasses.replace(robust(AT()), optimizer=Adam(learning_rate=1e-4), schedule=SCHEDULE, augmentation=AUGMENTATION)
-    return cifar10("at_adam_cifar10_resnet18", Joint(policy=adam), None, quick)
+    return cifar10("at_adam_cifar10_resnet18", Joint(policy=adam), plotted(OPTIMIZERS, "AT by Adam"), quick)
+
+
+own(at_adam_digits, "Adversarial training by Adam on digits: the joint baseline of Fig. 3b (the one by SGD is at_digits)")
+own(
+    at_adam_cifar10_resnet18,
+    "Adversarial training by Adam, ResNet-18 on CIFAR-10: the joint baseline of Fig. 3b (by SGD: at_cifar10_resnet18)",
+)

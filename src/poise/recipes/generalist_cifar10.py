@@ -16,7 +16,8 @@ from poise.learners import EMA, SGD, PiecewiseLinear, Policy, Schedule
 from poise.methods import Generalist, Joint, Method
 from poise.models import ResNet18
 from poise.objectives import AT, NT, TRADES, Objective
-from poise.recipes.registry import recipe
+from poise.recipes.registry import register
+from poise.recipes.rows import own, text
 from poise.threats import Linf
 
 AUGMENTATION = CropFlip()
@@ -71,83 +72,83 @@ def cifar10(name: str, method: Method, row: Published | None, quick: bool) -> Ex
     )
 
 
-@recipe
-def nt_cifar10_resnet18(quick: bool) -> Experiment:
-    """Natural training (preset zipper-NT), ResNet-18 on CIFAR-10; published 93.04 natural, 0.00 AA.
+@dataclasses.dataclass(frozen=True)
+class Baseline:
+    """A row of Table 1 beside Generalist: what it is in words and in print, its policy, what the paper leaves open, the numbers."""
 
-    Command: poise train nt_cifar10_resnet18 --out runs/nt
-    Published: Generalist, Table 1. The configuration of the row is not stated; ResNet-18 normally reaches 94 to 95 %.
-    """
-    row = published("NT", 93.04, *[0.0] * 10, note="the configuration of this row is not stated in the paper")
-    return cifar10("nt_cifar10_resnet18", Joint(policy=natural()), row, quick)
-
-
-@recipe
-def at_cifar10_resnet18(quick: bool) -> Experiment:
-    """Adversarial training (preset zipper-AT), ResNet-18 on CIFAR-10; published 84.32 natural, 44.37 AA.
-
-    Command: poise train at_cifar10_resnet18 --out runs/at
-    Published: Generalist, Table 1, AT (beta = 1).
-    """
-    row = published("AT (beta=1)", 84.32, 48.29, 48.12, 47.95, 49.57, 47.47, 48.57, 45.14, 46.17, 54.21, 44.37)
-    return cifar10("at_cifar10_resnet18", Joint(policy=robust(AT())), row, quick)
+    line: str
+    row: str
+    policy: Policy
+    note: str
+    values: tuple[float, ...]
+    remark: str = ""
 
 
-@recipe
-def at_half_cifar10_resnet18(quick: bool) -> Experiment:
-    """Half-half adversarial training (preset zipper-AT), ResNet-18 on CIFAR-10; published 87.84 natural, 40.06 AA.
+NOT_STATED = "the paper does not state the baselines' settings; those of Generalist's robust learner (preset zipper-AT)"
+BASELINES: dict[str, Baseline] = {
+    "nt": Baseline(
+        "Natural training (preset zipper-NT)",
+        "NT",
+        natural(),
+        "not stated for this row; those of Generalist's natural learner. ResNet-18 normally reaches 94 to 95 %",
+        (93.04, *[0.0] * 10),
+        "the configuration of this row is not stated in the paper",
+    ),
+    "at": Baseline(
+        "Adversarial training (preset zipper-AT)",
+        "AT (beta=1)",
+        robust(AT()),
+        NOT_STATED,
+        (84.32, 48.29, 48.12, 47.95, 49.57, 47.47, 48.57, 45.14, 46.17, 54.21, 44.37),
+    ),
+    "at_half": Baseline(
+        "Half-half adversarial training (preset zipper-AT)",
+        "AT (beta=1/2)",
+        robust(AT(beta=0.5)),
+        f"{NOT_STATED}, adversarial and natural batch forwarded one after the other",
+        (87.84, 44.51, 44.53, 47.30, 44.93, 40.58, 42.55, 40.20, 44.56, 50.76, 40.06),
+    ),
+    "trades": Baseline(
+        "TRADES, beta 6 (preset zipper-AT)",
+        "TRADES (lambda=6)",
+        robust(TRADES()),
+        f"{NOT_STATED}. The paper's lambda is beta",
+        (83.91, 54.25, 52.21, 55.65, 52.22, 53.47, 50.89, 48.23, 48.53, 55.75, 48.20),
+    ),
+    "trades1": Baseline(
+        "TRADES, beta 1 (preset zipper-AT)",
+        "TRADES (lambda=1)",
+        robust(TRADES(beta=1)),
+        f"{NOT_STATED}. The paper's lambda is beta",
+        (87.88, 45.58, 45.60, 47.91, 45.05, 42.95, 42.49, 40.38, 43.89, 53.49, 40.32),
+    ),
+}
 
-    Command: poise train at_half_cifar10_resnet18 --out runs/at-half
-    Published: Generalist, Table 1, AT (beta = 1/2).
-    """
-    row = published("AT (beta=1/2)", 87.84, 44.51, 44.53, 47.30, 44.93, 40.58, 42.55, 40.20, 44.56, 50.76, 40.06)
-    return cifar10("at_half_cifar10_resnet18", Joint(policy=robust(AT(beta=0.5))), row, quick)
+
+def _baseline(name: str, baseline: Baseline) -> None:
+    full, row = f"{name}_cifar10_resnet18", published(baseline.row, *baseline.values, note=baseline.remark)
+
+    def make(quick: bool) -> Experiment:
+        return cifar10(full, Joint(policy=baseline.policy), row, quick)
+
+    register(full, text(full, f"{baseline.line}, ResNet-18 on CIFAR-10", make(False), baseline.note), make)
 
 
-@recipe
-def trades_cifar10_resnet18(quick: bool) -> Experiment:
-    """TRADES, beta 6 (preset zipper-AT), ResNet-18 on CIFAR-10; published 83.91 natural, 48.20 AA.
-
-    Command: poise train trades_cifar10_resnet18 --out runs/trades
-    Published: Generalist, Table 1, "TRADES (lambda = 6)", which is beta = 6. The paper does not state the baselines' settings.
-    """
-    row = published("TRADES (lambda=6)", 83.91, 54.25, 52.21, 55.65, 52.22, 53.47, 50.89, 48.23, 48.53, 55.75, 48.20)
-    return cifar10("trades_cifar10_resnet18", Joint(policy=robust(TRADES())), row, quick)
-
-
-@recipe
-def trades1_cifar10_resnet18(quick: bool) -> Experiment:
-    """TRADES, beta 1 (preset zipper-AT), ResNet-18 on CIFAR-10; published 87.88 natural, 40.32 AA.
-
-    Command: poise train trades1_cifar10_resnet18 --out runs/trades1
-    Published: Generalist, Table 1, "TRADES (lambda = 1)".
-    """
-    row = published("TRADES (lambda=1)", 87.88, 45.58, 45.60, 47.91, 45.05, 42.95, 42.49, 40.38, 43.89, 53.49, 40.32)
-    return cifar10("trades1_cifar10_resnet18", Joint(policy=robust(TRADES(beta=1))), row, quick)
+for _name, _baseline_of in BASELINES.items():
+    _baseline(_name, _baseline_of)
 
 
 GENERALIST = published("Generalist", 89.09, 50.01, 50.00, 52.19, 50.04, 46.53, 48.70, 46.37, 47.32, 56.68, 46.07)
 
 
-@recipe
 def generalist_cifar10_resnet18(quick: bool) -> Experiment:
-    """Generalist, ResNet-18 on CIFAR-10; published 89.09 natural, 46.07 AA.
-
-    Command: poise train generalist_cifar10_resnet18 --out runs/generalist
-    Published: Generalist, Table 1. Natural learner .1, robust learner .01, gamma (1, 1, 1, .5), t' = 75, c = 5, EMA .999 per step on
-    both learners and on the global one, redistribution once at the start of epochs 75, 80, ...
-    """
+    """Generalist's own row."""
     method = Generalist(natural=dataclasses.replace(natural(), average=EMA()), robust=dataclasses.replace(robust(AT()), average=EMA()))
     return cifar10("generalist_cifar10_resnet18", method, GENERALIST, quick)
 
 
-@recipe
 def generalist_cifar10_resnet18_code(quick: bool) -> Experiment:
-    """Generalist as its released code does it: equal learning rates, gamma to .4, redistribution every step, epsilon .031.
-
-    Command: poise train generalist_cifar10_resnet18_code --out runs/generalist-code
-    Published: Generalist, Table 1 and, for equal learning rates, Table 7: 88.40 natural, 48.03 AA.
-    """
+    """Generalist as its released code does it."""
     threat = Linf(epsilon=0.031)
     inner = Ascent(threat=threat, step_size=0.007)
     slow = SGD(learning_rate=0.01)
@@ -161,3 +162,16 @@ def generalist_cifar10_resnet18_code(quick: bool) -> Experiment:
     select = Monitor(name="PGD-10", attack=PGD(threat=threat, step_size=0.007, steps=10), first=made.monitors[1].first)
     floor = 0.0 if quick else 0.88
     return dataclasses.replace(made, monitors=(made.monitors[0], select), natural_floor=floor)
+
+
+own(
+    generalist_cifar10_resnet18,
+    "Generalist, ResNet-18 on CIFAR-10",
+    "natural learner .1, robust learner .01, gamma (1, 1, 1, .5), t' = 75, c = 5, EMA .999 per step on both learners and on the global "
+    "one, redistribution once at the start of epoch 75 and every fifth after it",
+)
+own(
+    generalist_cifar10_resnet18_code,
+    "Generalist as its released code does it: equal learning rates, gamma to .4, redistribution every step, epsilon .031",
+    "the released code's. Zipper's Table 7 prints 88.40 natural, 48.03 AA for equal learning rates",
+)

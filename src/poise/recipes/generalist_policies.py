@@ -11,14 +11,14 @@ from collections.abc import Callable
 
 from poise.attacks import PGD, Ascent
 from poise.engine.diagnostics import Diagnosis
-from poise.engine.experiment import Experiment
+from poise.engine.experiment import Experiment, Published
 from poise.learners import Adam, Constant, Policy
 from poise.methods import BaseLearner, Generalist
 from poise.objectives import AT, NT, SqueezeTraining
 from poise.recipes import digits
 from poise.recipes.generalist_cifar10 import generalist_cifar10_resnet18
 from poise.recipes.registry import register
-from poise.recipes.rows import text
+from poise.recipes.rows import text, unprinted
 from poise.threats import L2
 
 SHARE = 1 / 3
@@ -57,9 +57,9 @@ def diagnosed(made: Experiment, attack: PGD, kept: tuple[int, ...]) -> Experimen
     return dataclasses.replace(made, diagnosis=Diagnosis(attack=attack), monitor_every=1, keep_epochs=epochs)
 
 
-def _register(name: str, line: str, make: Callable[[bool], Experiment]) -> None:
+def _register(name: str, line: str, make: Callable[[bool], Experiment], row: Published | None = None) -> None:
     def build(quick: bool) -> Experiment:
-        return dataclasses.replace(make(quick), name=f"{name}_quick" if quick else name, published=None)
+        return dataclasses.replace(make(quick), name=f"{name}_quick" if quick else name, published=row)
 
     register(name, text(name, line, build(False)), build)
 
@@ -78,6 +78,7 @@ _register(
     "generalist_three_cifar10_resnet18",
     "Generalist of a natural, an Linf and an L2 learner, ResNet-18 on CIFAR-10",
     lambda q: three(generalist_cifar10_resnet18(q), ROUND_CIFAR10),
+    unprinted("Generalist, more than two base learners (CIFAR-10, ResNet-18)", "natural, Linf and L2"),
 )
 _register(
     "generalist_customised_digits",
@@ -88,6 +89,7 @@ _register(
     "generalist_customised_cifar10_resnet18",
     "Generalist of a natural learner by Adam with smoothed labels and a robust one by Squeeze Training, ResNet-18 on CIFAR-10",
     lambda q: customised(generalist_cifar10_resnet18(q), 1e-4),
+    unprinted("Generalist, customised policies (CIFAR-10, ResNet-18)", "NT by Adam, Squeeze Training"),
 )
 _register(
     "generalist_diagnosed_digits",
@@ -98,4 +100,5 @@ _register(
     "generalist_diagnosed_cifar10_resnet18",
     "Generalist, ResNet-18 on CIFAR-10, its base learners measured after every epoch and kept around redistributions",
     lambda q: diagnosed(generalist_cifar10_resnet18(q), PGD(), AROUND_REDISTRIBUTIONS["cifar10"]),
+    unprinted("Zipper, Appendix C.1 (CIFAR-10, ResNet-18)", "Generalist", "figures; no numbers are printed"),
 )

@@ -17,11 +17,13 @@ from poise.engine.experiment import Experiment
 from poise.recipes.generalist_ablations import ABLATIONS
 from poise.recipes.generalist_policies import generalist_of
 from poise.recipes.registry import experiment, register
-from poise.recipes.rows import text
+from poise.recipes.rows import text, unprinted
 
 GAMMAS = ("gamma_half", "gamma_0", "gamma_25", "gamma_75", "gamma_early")
 SOURCES = {"digits": "generalist_digits", "cifar10": "generalist_cifar10_resnet18"}
 """The headline recipe where parameters are chosen; the other choices are its ablations."""
+TITLES = {"svhn_resnet18": "SVHN, ResNet-18", "cifar100_resnet18": "CIFAR-100, ResNet-18"}
+"""Targets that the paper has too."""
 TARGETS = {"mnist_slim": "digits", "svhn_resnet18": "cifar10", "cifar100_resnet18": "cifar10"}
 """Where they are applied, with the source."""
 CHOICES = {
@@ -42,12 +44,18 @@ def candidates(target: str) -> dict[str, tuple[str, str]]:
     }
 
 
-def _on_target(target: str, choice: str, quick: bool) -> Experiment:
-    """The target's headline with the source's gamma and c, or with another choice of one of them."""
+def _headline(target: str, choice: str, quick: bool = False) -> Experiment:
+    """The target's headline with the source's gamma and c, and the row of the choice."""
     made = experiment(f"generalist_{target}", quick)
     source, method = generalist_of(experiment(SOURCES[TARGETS[target]])), generalist_of(made)
     method = dataclasses.replace(method, gamma=source.gamma, redistribute_every=source.redistribute_every)
-    made = dataclasses.replace(made, method=method, published=None)
+    row = unprinted(f"Generalist, Section 4.2.3 ({TITLES[target]})", choice.replace("_", " ")) if target in TITLES else None
+    return dataclasses.replace(made, method=method, published=row)
+
+
+def _on_target(target: str, choice: str, quick: bool) -> Experiment:
+    """The headline, or another choice of one of the parameters."""
+    made = _headline(target, choice, quick)
     if choice == "headline":
         return made
     ablation = ABLATIONS[choice]
@@ -62,7 +70,7 @@ def _register(target: str, choice: str) -> None:
         title = f"Generalist, {choice.replace('_', ' ')}"
         return dataclasses.replace(_on_target(target, choice, quick), name=f"{name}_quick" if quick else name, title=title)
 
-    register(name, text(name, f"Generalist on {target} with gamma and c as on {TARGETS[target]}: {what}", build(False)), build)
+    register(name, text(name, f"Generalist on {target} with gamma and c as on {TARGETS[target]}: {what}", _headline(target, choice)), build)
 
 
 for _target in TARGETS:

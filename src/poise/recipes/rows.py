@@ -7,15 +7,22 @@ from collections.abc import Callable
 from typing import Any
 
 from poise.attacks import PGD, Attack
-from poise.data import CIFAR10, CIFAR100, MNIST, SVHN, DataSource, TinyImageNet
+from poise.data import CIFAR10, CIFAR100, MNIST, SVHN, DataSource, Digits, TinyImageNet
 from poise.engine.experiment import Experiment, Monitor, Published
 from poise.evaluation import Protocol
 from poise.learners import AWP, RWP, Policy
 from poise.models import VGG16, Network, PreActResNet18, ResNet18, WideResNet
 from poise.objectives import AT, BAT, FAT, GAIRAT, GAIRRST, IAT, MART, NT, RST, TRADES, Objective, SqueezeTraining, TwoExamples, WeightedRST
-from poise.recipes.registry import register
+from poise.recipes.registry import Make, register
 
-IMAGES: dict[type[DataSource], int] = {CIFAR10: 50_000, CIFAR100: 50_000, MNIST: 60_000, SVHN: 73_257, TinyImageNet: 100_000}
+IMAGES: dict[type[DataSource], int] = {
+    CIFAR10: 50_000,
+    CIFAR100: 50_000,
+    Digits: 1_437,
+    MNIST: 60_000,
+    SVHN: 73_257,
+    TinyImageNet: 100_000,
+}
 """Training images."""
 
 
@@ -29,15 +36,25 @@ def add(name: str, line: str, make: Callable[[], Experiment], note: str = "") ->
     register(name, text(name, line, make(), note), build)
 
 
-def text(name: str, line: str, made: Experiment, note: str = "") -> str:
-    """A recipe's text: what it is, how it is run, what it costs, what was published, and what the paper leaves open."""
+def own(make: Make, line: str, note: str = "") -> None:
+    """Register a function that builds both variants itself, under its own name, with its text."""
+    register(make.__name__, text(make.__name__, line, make(False), note), make)
+
+
+def unprinted(table: str, row: str, note: str = "no numbers are printed") -> Published:
+    """A row of a paper that has no numbers: a figure, a form that is only described. It says where the experiment belongs."""
+    return Published(table=table, row=row, note=note)
+
+
+def text(name: str, line: str, made: Experiment, note: str = "", each: str = "") -> str:
+    """A recipe's text: what it is, how it is run, what it costs, what was published, and what the paper leaves open. each: see `cost`."""
     row = made.published
     printed = said(row) if row is not None else ""
     lines = [
         f"{line}{f'; published {printed}' if printed else ''}.",
         "",
         f"Command: poise train {name} --out runs/{name}",
-        f"Cost: {cost(made)}.",
+        f"Cost: {cost(made, each)}.",
     ]
     if row is not None:
         lines.append(f"Published: {row.table}{f', {row.row}' if row.row else ''}." + (f" Note: {row.note}." if row.note else ""))
@@ -58,13 +75,13 @@ def said(row: Published) -> str:
 # -- cost ------------------------------------------------------------------------------------------------------------
 
 
-def cost(made: Experiment) -> str:
-    """What training costs, counted in forwards of the network."""
-    each = sum(forwards(policy) for policy in made.method.policies().values())
+def cost(made: Experiment, each: str = "") -> str:
+    """What training costs, counted in forwards of the network. each: the forwards an image in words, where `forwards` can't tell."""
+    each = each or f"{sum(forwards(policy) for policy in made.method.policies().values())} forwards an image"
     size = made.method.batch_size
     count = getattr(made.data, "train_images", None) or IMAGES.get(type(made.data))
     steps = f" of {-(-count // size)} steps" if count is not None else ""
-    return f"{each} forwards an image (backward passes counted as one, as two with weights); {made.epochs} epochs{steps} of {size} images"
+    return f"{each} (backward passes counted as one, as two with weights); {made.epochs} epochs{steps} of {size} images"
 
 
 def forwards(policy: Policy) -> int:
@@ -117,7 +134,7 @@ def _parts(objective: Objective) -> tuple[int, int]:
 def small(made: Experiment) -> Experiment:
     """Two epochs of a narrow network on the first 48 images: shows that everything runs, no more.
 
-    What begins late in training (weight perturbations, re-weighting) begins at once. Extra images still come from their file.
+    What begins late in training (weight perturbations, re-weighting, a larger tau) begins at once. Extra images still come from their file.
     """
     images: dict[str, Any] = {"train_images": 16 if isinstance(made.model, VGG16) else 48, "test_images": 50}
     attacks: tuple[Attack, ...] = tuple(_short(attack) for attack in made.protocol.attacks if isinstance(attack, PGD))[:1]
@@ -162,6 +179,8 @@ def _at_once(policy: Policy) -> Policy:
     objective: Any = policy.objective
     if isinstance(objective, GAIRAT | GAIRRST):
         objective = dataclasses.replace(objective, from_epoch=2)
+    if isinstance(objective, FAT):
+        objective = dataclasses.replace(objective, tau=objective.tau[:2], tau_from=(1, 2)[: len(objective.tau)])
     perturbation: Any = policy.perturbation
     if perturbation is not None:
         perturbation = dataclasses.replace(perturbation, from_epoch=1)

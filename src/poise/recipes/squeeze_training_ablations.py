@@ -1,4 +1,4 @@
-"""Squeeze Training (Li et al. 2023): the numbers of inner steps of Appendix C, the families of Figure 6, and Equation 5."""
+"""Squeeze Training (Li et al. 2023): Appendix C (inner steps, two examples on wide networks), the families of Figure 6, and Equation 5."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any
 
 from poise.engine.experiment import Experiment, Published
 from poise.models import VGG16, Network, ResNet18, WideResNet
-from poise.objectives import TRADES, CollaborativeTraining, SqueezeTraining
+from poise.objectives import TRADES, CollaborativeTraining, SqueezeTraining, TwoExamples
 from poise.recipes.rows import add
-from poise.recipes.squeeze_training import METHODS, NATURAL_AND_AA, inner, published, squeezed
+from poise.recipes.squeeze_training import METHODS, NATURAL_AND_AA, TRADES_EVALUATION, inner, published, squeezed
 
 # -- Appendix C: the number of inner steps ---------------------------------------------------------------------------
 
@@ -30,6 +30,27 @@ add(
         row=published("Appendix C (CIFAR-10, ResNet-18)", "TRADES, K = 20", (81.57, 49.76), NATURAL_AND_AA, spread=(0.14, 0.09)),
     ),
 )
+
+# -- Appendix C: two adversarial examples on wide networks -----------------------------------------------------------
+
+TWO_NOTE = "only the difference to one example is printed: {natural} natural, {autoattack} AA"
+"""No numbers of their own: the appendix says how far TRADES moves."""
+
+
+def _two(width: int, natural: str, autoattack: str) -> None:
+    note = TWO_NOTE.format(natural=natural, autoattack=autoattack)
+    row = published("Appendix C (CIFAR-10, wide networks)", f"WRN-34-{width}, TRADES, two examples", (), (), note=note)
+
+    def make() -> Experiment:
+        both = TwoExamples(objective=TRADES(inner=inner("cifar10")))
+        return squeezed("cifar10", both, model=WideResNet(width=width), row=row, protocol=TRADES_EVALUATION)
+
+    line = f"TRADES with the mean over two adversarial examples (preset st), WRN-34-{width} on CIFAR-10"
+    add(f"two_trades_cifar10_wrn34-{width}", line, make)
+
+
+_two(5, "-.02", "-.12")
+_two(10, "-.71", "-1.18")
 
 # -- Figure 6: divergences and their weights -------------------------------------------------------------------------
 
@@ -66,7 +87,8 @@ for _method, _family in FIGURE_6.items():
 
 def _collaborative(name: str, title: str, model: Network) -> None:
     def make() -> Experiment:
-        return squeezed("cifar10", CollaborativeTraining(), model=model)
+        row = published("Equation 5 (CIFAR-10)", f"{title}, collaborative examples", (), (), note="no numbers are printed")
+        return squeezed("cifar10", CollaborativeTraining(), model=model, row=row)
 
     add(
         f"collaborative_cifar10_{name}",

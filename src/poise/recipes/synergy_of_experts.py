@@ -21,6 +21,7 @@ from poise.methods import Joint
 from poise.models import Collaboration
 from poise.objectives import SynergyOfExperts
 from poise.recipes.ensembles_cifar10 import AUGMENTATION, EPSILONS, MEMBER, add, cifar10, inner, published
+from poise.recipes.rows import unprinted
 from poise.threats import Linf
 
 EPOCHS = 150
@@ -53,12 +54,27 @@ def gains(records: Sequence[EvaluationRecord]) -> list[tuple[float, float]]:
     return [(value, value - before) for value, before in zip(values, [values[0], *values], strict=False)]
 
 
-def _cost(members: int = 3) -> str:
-    return f"{members} x {20 + 3 * (members + 1)} forwards an image in phase I, {members} x 26 in phase II"
+def cost(made: Experiment) -> str:
+    """Forwards an image in each phase that there is, for `rows.cost`: attacks on every expert alone, or one on all of them together."""
+    model, objective = made.model, made.method.policies()["joint"].objective
+    assert isinstance(model, Collaboration) and isinstance(objective, SynergyOfExperts)
+    members, attack, natural = model.members, 2 * objective.inner.steps, int(objective.clean_term)
+    sources = 1 if objective.update == "per_source" else members
+    first = f"{members} x {attack * sources / members + 3 * (sources + natural):.3g} forwards an image"
+    second = f"{members} x {attack + 3 * (1 + natural)}"
+    if objective.phase_two_from in (0, 1):
+        return first if objective.phase_two_from else f"{second} forwards an image"
+    return f"{first} in phase I, {second} in phase II"
 
 
 def _add(name: str, line: str, epsilon: float, note: str = "", members: int = 3, **changes: Any) -> None:
-    add(name, line, _cost(members), lambda: soe(epsilon, members, **changes), note)
+    def make() -> Experiment:
+        made = soe(epsilon, members, **changes)
+        where = "the number of experts" if members != 3 else "variants"
+        row = unprinted(f"Synergy-of-Experts, {where} (CIFAR-10, ResNet-20)", line.removeprefix("Synergy-of-Experts "))
+        return made if made.published is not None else dataclasses.replace(made, published=row)
+
+    add(name, line, cost(make()), make, note)
 
 
 for _epsilon in EPSILONS:

@@ -168,7 +168,8 @@ TITLES = {
 }
 RST_NOTE = (
     "the paper says no more than RST with labelled data; here the unlabelled half of each batch are the training images under "
-    "a naturally trained network's labels. Make them first: poise train nt_{name} --out runs/nt_{name}, then "
+    "a naturally trained network's labels, and batches are 128 + 128, which halves the optimizer steps that the other rows take: both "
+    "are our choice. Make the labels first: poise train nt_{name} --out runs/nt_{name}, then "
     "poise pseudo-label runs/nt_{name} --out nt_{name}_labels.npz"
 )
 OPEN = {

@@ -103,7 +103,7 @@ def table(runs: Sequence[Run], checkpoints: Checkpoints = "selected") -> Table:
         cells = [_cell(group, column) for column in columns]
         rows.append(Row(labels[group.key], group.checkpoint, data, cells, "measured", group))
         paper = printed.pop(group.key, None)
-        if paper is not None:
+        if paper is not None and paper["columns"]:  # of a figure no numbers are printed
             rows.append(
                 Row(_paper_label(labels[group.key], paper), group.checkpoint, data, _paper_cells(paper, columns, group), "published")
             )
