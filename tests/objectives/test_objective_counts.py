@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from poise.attacks import Ascent
 from poise.core.batches import Batch, Now
 from poise.learners import AWP, RWP, Learner, Policy, WeightPerturbation
+from poise.learners.costs import forwards
 from poise.methods import Generalist
 from poise.objectives import (
     AT,
@@ -28,9 +29,8 @@ from poise.objectives import (
     SqueezeTraining,
     TwoExamples,
     WeightedRST,
+    squeeze,
 )
-from poise.objectives import squeeze
-from poise.recipes.rows import forwards
 
 LATE = Now(epoch=200, step=199, epochs=200, steps_per_epoch=1, seed=0)
 """Every schedule has begun."""

@@ -7,18 +7,17 @@ redistribution and when the deployed network is made, and nothing is sent in bet
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from torch.nn.modules.batchnorm import _NormBase
 
-from poise.attacks.ascent import Ascent
 from poise.core.distributed import ALONE, World
 from poise.core.errors import SettingsError
 from poise.data import Feed
-from poise.learners import Learner, Policy
+from poise.learners import Learner
+from poise.learners.costs import forwards
 from poise.learners.synchronised import Statistics, synchronise
 from poise.methods import Method
 
@@ -53,19 +52,6 @@ class Placement:
     def group_of_stream(self, name: str) -> World | None:
         """The ranks that share a stream's batches; None where this rank does not see them."""
         return self.groups.get(name) if self.spread else self.world
-
-
-def forwards(policy: Policy) -> int:
-    """Cost of one example of a step in forward passes: 3 to descend, 2 for each step of an inner maximisation (Generalist: 3 and 23)."""
-    return 3 + 2 * sum(ascent.steps for ascent in _ascents(policy.objective))
-
-
-def _ascents(part: object) -> list[Ascent]:
-    if isinstance(part, Ascent):
-        return [part]
-    if not dataclasses.is_dataclass(part):
-        return []
-    return [found for field in dataclasses.fields(part) for found in _ascents(getattr(part, field.name))]
 
 
 def assigned(costs: Mapping[str, float], size: int) -> dict[str, list[int]]:
