@@ -10,9 +10,10 @@ from poise.attacks import PGD, Attack
 from poise.data import CIFAR10, CIFAR100, MNIST, SVHN, DataSource, Digits, TinyImageNet
 from poise.engine.experiment import Experiment, Monitor, Published
 from poise.evaluation import Protocol
-from poise.learners import AWP, RWP, Policy
+from poise.learners import Policy
+from poise.learners.costs import forwards
 from poise.models import VGG16, Network, PreActResNet18, ResNet18, WideResNet
-from poise.objectives import AT, BAT, FAT, GAIRAT, GAIRRST, IAT, MART, NT, RST, TRADES, Objective, SqueezeTraining, TwoExamples, WeightedRST
+from poise.objectives import FAT, GAIRAT, GAIRRST
 from poise.recipes.registry import Make, register
 
 IMAGES: dict[type[DataSource], int] = {
@@ -82,50 +83,6 @@ def cost(made: Experiment, each: str = "") -> str:
     count = getattr(made.data, "train_images", None) or IMAGES.get(type(made.data))
     steps = f" of {-(-count // size)} steps" if count is not None else ""
     return f"{each} (backward passes counted as one, as two with weights); {made.epochs} epochs{steps} of {size} images"
-
-
-def forwards(policy: Policy) -> int:
-    """Forwards that an image costs in a step: an ascent step 2, a forward with its backward in the outer loss 3."""
-    inner, outer = _parts(policy.objective)
-    again = {AWP: 1, RWP: getattr(policy.perturbation, "steps", 0)}.get(type(policy.perturbation), 0)  # type: ignore[arg-type]
-    return inner + outer + (outer - _moving(policy.objective)) * again
-
-
-def _moving(objective: Objective) -> int:
-    """Of the outer loss, the forwards that only move running statistics; weight perturbations leave them out."""
-    within = _moving(objective.objective) if isinstance(objective, FAT | TwoExamples) else int(isinstance(objective, TRADES))
-    return 2 * within if isinstance(objective, TwoExamples) else within
-
-
-def _parts(objective: Objective) -> tuple[int, int]:
-    """(crafting, outer loss) in forwards."""
-    steps = getattr(getattr(objective, "inner", None), "steps", 0)
-    match objective:
-        case NT():
-            return 0, 3
-        case FAT():  # at most
-            return _parts(objective.objective)
-        case TwoExamples():
-            inner, outer = _parts(objective.objective)
-            return 2 * inner, 2 * outer
-        case AT():
-            return 2 * steps, 3 if objective.beta == 1 else 6
-        case TRADES():  # the third forward moves running statistics only
-            return 2 * steps + 1, 7
-        case BAT():
-            return 2 * steps, 3 * (objective.bridges + 1)
-        case GAIRAT():
-            return 2 * steps, 3
-        case GAIRRST():
-            return 4 * steps + 1, 9
-        case SqueezeTraining():  # the natural graph is kept, so each step costs two forwards and three backwards
-            return 5 * steps + 1, 9
-        case RST():
-            return 2 * steps + 1, 6
-        case MART() | IAT() | WeightedRST():
-            return 2 * steps, 6
-        case _:
-            return 2 * steps, 6
 
 
 # -- the small variant -----------------------------------------------------------------------------------------------
