@@ -92,8 +92,11 @@ def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     return gap / (ranked[:, 0] - (ranked[:, 2] + ranked[:, 3]) / 2 + 1e-12)
 
 
-def boosted_ce(adversarial_logits: Tensor, y: Tensor) -> Tensor:
-    """MART's boosted cross-entropy [B]: -log p_y - log(1 - max_{k != y} p_k), with the released constants (Wang et al. 2020, Eq. 9)."""
+def boosted_ce(adversarial_logits: Tensor, y: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """MART's boosted cross-entropy [B]: -log p_y - log(1 - max_{k != y} p_k), with the released constants (Wang et al. 2020, Eq. 9).
+
+    Smoothing acts on the first term only.
+    """
     p = F.softmax(adversarial_logits, 1)
     wrong = p.scatter(1, y[:, None], float("-inf")).amax(1)
-    return cross_entropy(adversarial_logits, y) - torch.log(1.0001 - wrong + 1e-12)
+    return cross_entropy(adversarial_logits, y, label_smoothing) - torch.log(1.0001 - wrong + 1e-12)

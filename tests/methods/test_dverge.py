@@ -166,8 +166,10 @@ def test_source_and_target_are_shuffled_independently():
     assert not torch.equal(source.ids, target.ids)
 
 
-def test_a_step_is_the_papers_loop_written_out():
-    method = DVERGE(distillation=SHORT, adversarial=SHORT, diversity_weight=0.5, batch_size=8, policy=Policy(optimizer=SGD(momentum=0)))
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_step_is_the_papers_loop_written_out(smoothing):
+    policy = Policy(optimizer=SGD(momentum=0))
+    method = DVERGE(distillation=SHORT, adversarial=SHORT, diversity_weight=0.5, batch_size=8, policy=policy, label_smoothing=smoothing)
     learners, plain = started(method), started(method)
     x, y = split().pixels(dtype=torch.float64), split().labels
     source, target, moment = Batch.of(x[:8], y[:8]), Batch.of(x[8:16], y[8:16]), Now(1, 0, 3, 2, 0)
@@ -182,8 +184,8 @@ def test_a_step_is_the_papers_loop_written_out():
                 lambda z, network=network: (cross_entropy(network(z), source.y), z), source.x, moment.within(name).draw("craft", source)
             )
         network.train()
-        loss = torch.stack([0.5 * cross_entropy(network(found[j]), source.y) for j in range(3) if j != i]).sum(0).mean()
-        loss = loss + cross_entropy(network(x_adv), source.y).mean()
+        loss = torch.stack([0.5 * cross_entropy(network(found[j]), source.y, smoothing) for j in range(3) if j != i]).sum(0).mean()
+        loss = loss + cross_entropy(network(x_adv), source.y, smoothing).mean()
         gradients = torch.autograd.grad(loss, list(network.parameters()))
         with torch.no_grad():
             for parameter, gradient in zip(network.parameters(), gradients, strict=True):

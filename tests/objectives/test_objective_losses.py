@@ -1,7 +1,8 @@
-"""Losses on given examples: gradients where a softmax underflows."""
+"""Losses on given examples: gradients where a softmax underflows, label smoothing."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from poise.attacks import Ascent
 from poise.core.batches import Batch, Now
+from poise.core.settings import registered
 from poise.models import Classifier, CollaborationModule, DualHeadModule, EnsembleModule, MixtureModule
 from poise.objectives import (
     ADP,
@@ -35,7 +37,7 @@ from poise.objectives import (
     TwoExamples,
     WeightedRST,
 )
-from poise.objectives.synergy import Sources
+from poise.objectives.synergy import Sources, combined
 from poise.objectives.watch import minimised
 from poise.threats import Linf
 
@@ -143,3 +145,107 @@ def test_marts_value_is_that_of_the_released_form() -> None:
     model = Linear(torch.eye(7, dtype=torch.float64))
     examples = Adversarial(y, natural, adversarial)
     torch.testing.assert_close(MART(beta=1).loss(model, examples, NOW)["robust"], robust, rtol=1e-9, atol=1e-12)
+
+
+# -- label smoothing --------------------------------------------------------------------------------------------------
+
+CrossEntropy = Callable[[Tensor, Tensor], Tensor]
+Expected = Callable[[Any, Any, Any, CrossEntropy], dict[str, Any]]
+"""(objective, model, examples, cross-entropy of logits and labels) -> the terms with a cross-entropy in them, written out."""
+
+
+def both(o: Any, m: Any, e: Any, ce: CrossEntropy) -> dict[str, Any]:
+    return {"natural": (1 - o.beta) * ce(m(e.x), e.y), "robust": o.beta * ce(m(e.x_adv), e.y)}
+
+
+def boosted(o: Any, m: Any, e: Any, ce: CrossEntropy) -> dict[str, Any]:
+    wrong = m(e.x_adv).softmax(1).scatter(1, e.y[:, None], 0.0).amax(1)
+    return {"natural": ce(m(e.x_adv), e.y) - (1.0001 - wrong + 1e-12).log()}
+
+
+def mixed(o: Any, m: Any, e: Any, ce: CrossEntropy) -> dict[str, Any]:
+    parts = {"natural": e.natural, "robust": e.adversarial}
+    return {name: (each.share * ce(m(each.x), e.y) + (1 - each.share) * ce(m(each.x), each.other)) / 2 for name, each in parts.items()}
+
+
+def over_members(o: Any, m: Any, e: Any, ce: CrossEntropy) -> dict[str, Any]:
+    divisor = len(m.members) if isinstance(o, GAL) else 1
+    return {name: sum(ce(member(x), e.y) for member in m.members) / divisor for name, x in (("natural", e.x), ("robust", e.x_adv))}
+
+
+def of_experts(o: Any, m: Any, e: Any, ce: CrossEntropy) -> dict[str, Any]:
+    def fit(x: Tensor) -> Tensor:
+        logits, evaluator = m.all_heads(x)
+        return combined(o.surrogate, torch.stack([ce(each, e.y) for each in logits]), o.sigma, m.confidences(logits, evaluator))
+
+    return {"natural": fit(e.x), "robust": torch.stack([fit(x) for x in e.x_adv.unbind(1)]).mean(0)}
+
+
+EXPECTED: dict[str, Expected] = {
+    **dict.fromkeys(
+        ("NT", "TRADES", "BAT", "CollaborativeTraining", "SqueezeTraining", "GAIRRST"), lambda o, m, e, ce: {"natural": ce(m(e.x), e.y)}
+    ),
+    **dict.fromkeys(("AT", "WeightedRST"), both),
+    "FAT": lambda o, m, e, ce: expected(o.objective, m, e, ce),
+    "TwoExamples": lambda o, m, e, ce: expected(o.objective, m, e.first, ce),  # the same natural term in both
+    "MART": boosted,
+    "IAT": mixed,
+    "RST": lambda o, m, e, ce: {"natural": ce(m(e.x), e.y.clamp(min=0))},
+    "GAIRAT": lambda o, m, e, ce: {"robust": ce(m(e.x_adv), e.y)},
+    "ADP": over_members,
+    "GAL": over_members,
+    "MoRE": lambda o, m, e, ce: {"natural": ce(m(e.x), e.y), "robust": ce(m(e.x_adv), e.y)},
+    "SynergyOfExperts": of_experts,
+}
+
+
+def expected(objective: Any, model: nn.Module, examples: Any, ce: CrossEntropy) -> dict[str, Any]:
+    return EXPECTED[type(objective).__name__](objective, model, examples, ce)
+
+
+def smoothed(objective: Any, smoothing: float) -> Any:
+    if isinstance(objective, FAT | TwoExamples):
+        return replace(objective, objective=smoothed(objective.objective, smoothing))
+    return replace(objective, label_smoothing=smoothing)
+
+
+def tensors(found: Any) -> list[Tensor]:
+    """All tensors of crafted examples, those inside their parts too."""
+    if isinstance(found, Tensor):
+        return [found]
+    inside = found.values() if isinstance(found, dict) else [getattr(found, field.name) for field in fields(found)]
+    return [tensor for each in inside if each is not None for tensor in tensors(each)]
+
+
+@every_objective
+def test_label_smoothing_mixes_into_the_cross_entropy_of_the_loss_alone(objective: Objective[Any]) -> None:
+    source = torch.Generator().manual_seed(0)
+    model = network_for(objective, *(4 * torch.randn(5, 9, generator=source, dtype=torch.float64) for _ in range(3)))
+    batch = Batch.of(torch.rand(24, 1, 3, 3, generator=source, dtype=torch.float64), torch.randint(5, (24,), generator=source))
+    if isinstance(objective, RST):
+        batch = replace(batch, y=torch.where(torch.arange(24) % 3 == 0, -1, batch.y))
+    assert smoothed(objective, 0.0) == objective
+    shown = [each.exchange([each.craft(model, batch, NOW)], NOW)[0] for each in (objective, smoothed(objective, 0.1))]
+    assert all(torch.equal(*pair) for pair in zip(tensors(shown[0]), tensors(shown[1]), strict=True))
+
+    terms = {smoothing: smoothed(objective, smoothing).loss(model, shown[0], NOW) for smoothing in (0.0, 0.1)}
+    changed = set()
+    for smoothing, found in terms.items():
+
+        def ce(logits: Tensor, y: Tensor, smoothing: float = smoothing) -> Tensor:
+            surprise = -logits.log_softmax(1)
+            return (1 - smoothing) * surprise.gather(1, y[:, None])[:, 0] + smoothing * surprise.mean(1)
+
+        by_hand = {name: values for name, values in expected(objective, model, shown[0], ce).items() if name in found}
+        assert by_hand
+        for name, values in by_hand.items():
+            torch.testing.assert_close(found[name], values, rtol=1e-10, atol=1e-12)
+        changed |= by_hand.keys()
+    assert all(not torch.equal(terms[0.0][name], terms[0.1][name]) for name in changed)
+    kept = terms[0.0].keys() - changed - {"coherence"}  # that of the gradients of the members' losses
+    assert all(torch.equal(terms[0.0][name], terms[0.1][name]) for name in kept)
+
+
+def test_every_objective_is_in_the_table() -> None:
+    ours = {name for name, member in registered(Objective).items() if member.__module__.startswith("poise.objectives.")}
+    assert ours == {type(objective).__name__ for objective in OBJECTIVES.values()} == EXPECTED.keys()

@@ -56,6 +56,7 @@ class Diversified(Objective[Distilled]):
     diversity_weight: float
     adversarial: Ascent | None
     craft_mode: CraftMode
+    label_smoothing: float = 0.0
 
     def craft(self, model: nn.Module, batch: Batch, now: Now) -> Distilled:
         others = self.others[batch.places - self.first]
@@ -68,10 +69,10 @@ class Diversified(Objective[Distilled]):
         """Forwards: the other experts' images in their order, then the adversarial ones."""
         terms: Terms = {}
         if examples.others.shape[1]:
-            each = [cross_entropy(model(others), examples.y) for others in examples.others.unbind(1)]
+            each = [cross_entropy(model(others), examples.y, self.label_smoothing) for others in examples.others.unbind(1)]
             terms["diversity"] = self.diversity_weight * torch.stack(each).sum(0)
         if self.adversarial is not None:
-            terms["robust"] = cross_entropy(model(examples.x_adv), examples.y)
+            terms["robust"] = cross_entropy(model(examples.x_adv), examples.y, self.label_smoothing)
         return terms
 
 
@@ -101,6 +102,7 @@ class DVERGE(Method):
     """Factor on the distilled images' loss."""
     natural_until: UnitInterval = 0.0
     """Share of the epochs in which every expert first trains by itself on natural images, where no trained ensemble is at hand."""
+    label_smoothing: UnitInterval = 0.0
     craft_mode: CraftMode = "training"
     """Mode of the experts while images are distilled and attacked."""
     output: Output = "mean_probabilities"
@@ -141,7 +143,8 @@ class DVERGE(Method):
     def step(self, learners: Mapping[str, Learner], batches: Mapping[str, Batch], now: Now) -> Metrics:
         source, target = batches["source"], batches["target"]
         if now.epoch <= self.natural_until * now.epochs + 1e-9:
-            return {key: value for name in self.names for key, value in learners[name].descend(NT(), source, now).items()}
+            natural = NT(label_smoothing=self.label_smoothing)
+            return {key: value for name in self.names for key, value in learners[name].descend(natural, source, now).items()}
         distilled = [self.distil(learners[name], source, target, now) for name in self.names]
         metrics: Metrics = {}
         for index, name in enumerate(self.names):
@@ -152,6 +155,7 @@ class DVERGE(Method):
                 diversity_weight=self.diversity_weight,
                 adversarial=self.adversarial,
                 craft_mode=self.craft_mode,
+                label_smoothing=self.label_smoothing,
             )
             metrics |= learners[name].descend(objective, source, now)
         return metrics

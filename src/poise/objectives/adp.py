@@ -12,7 +12,7 @@ from poise.core import papers
 from poise.core.batches import Batch, Now
 from poise.core.errors import SettingsError
 from poise.core.modes import CraftMode
-from poise.core.settings import NonNegative, settings
+from poise.core.settings import NonNegative, UnitInterval, settings
 from poise.losses import cross_entropy
 from poise.models.ensemble import EnsembleModule, log_mean_probabilities
 from poise.objectives.at import Adversarial
@@ -77,6 +77,7 @@ class ADP(Objective[Adversarial]):
     beta: NonNegative = 0.5
     adversarial: Ascent | None = None
     """PGD on the ensemble, for adversarial training; None: natural images only."""
+    label_smoothing: UnitInterval = 0.0
     craft_mode: CraftMode = "training"
 
     def craft(self, model: nn.Module, batch: Batch, now: Now) -> Adversarial:
@@ -88,16 +89,16 @@ class ADP(Objective[Adversarial]):
         logits = ensemble.all_logits(examples.x)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # no determinant in half precision
         with torch.autocast(logits.device.type, enabled=False):
-            terms = {"natural": sum_of_losses(logits, examples.y)}
+            terms = {"natural": sum_of_losses(logits, examples.y, self.label_smoothing)}
             if self.alpha > 0:
                 terms["entropy"] = -self.alpha * entropy_of_mean(logits)
             if self.beta > 0:
                 terms["diversity"] = -self.beta * log_determinant(logits, examples.y)
         if self.adversarial is not None:
-            terms["robust"] = sum_of_losses(ensemble.all_logits(examples.x_adv), examples.y)
+            terms["robust"] = sum_of_losses(ensemble.all_logits(examples.x_adv), examples.y, self.label_smoothing)
         return terms
 
 
-def sum_of_losses(logits: Tensor, y: Tensor) -> Tensor:
+def sum_of_losses(logits: Tensor, y: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """Sum of the members' cross-entropies [B] from logits [M, B, C]."""
-    return torch.stack([cross_entropy(each, y) for each in logits]).sum(0)
+    return torch.stack([cross_entropy(each, y, label_smoothing) for each in logits]).sum(0)

@@ -13,7 +13,7 @@ from poise.attacks.pgd import score_of
 from poise.core import papers
 from poise.core.batches import Batch, Now
 from poise.core.modes import CraftMode
-from poise.core.settings import NonNegative, PositiveCount, settings
+from poise.core.settings import NonNegative, PositiveCount, UnitInterval, settings
 from poise.losses import cross_entropy, kl
 from poise.objectives.at import Adversarial, AdversarialObjective
 from poise.objectives.objective import Terms
@@ -29,6 +29,7 @@ class BAT(AdversarialObjective):
     """m."""
     maximised: Literal["cross_entropy", "kl"] = "cross_entropy"
     inner: Ascent = Ascent()
+    label_smoothing: UnitInterval = 0.0
     craft_mode: CraftMode = "evaluating"
 
     def score(self, model: nn.Module, batch: Batch) -> Score:
@@ -39,4 +40,4 @@ class BAT(AdversarialObjective):
         delta = examples.x_adv - examples.x
         logits: list[Tensor] = [model(examples.x + k / self.bridges * delta) for k in range(self.bridges + 1)]
         robust = torch.stack([kl(left, right) for left, right in pairwise(logits)]).sum(0)
-        return {"natural": cross_entropy(logits[0], examples.y), "robust": self.beta * robust}
+        return {"natural": cross_entropy(logits[0], examples.y, self.label_smoothing), "robust": self.beta * robust}

@@ -8,7 +8,7 @@ from poise.attacks.ascent import Ascent, Score
 from poise.core import papers
 from poise.core.batches import Batch, Now
 from poise.core.modes import CraftMode
-from poise.core.settings import NonNegative, settings
+from poise.core.settings import NonNegative, UnitInterval, settings
 from poise.losses import cross_entropy, kl
 from poise.objectives.at import Adversarial, AdversarialObjective
 from poise.objectives.objective import Terms
@@ -22,6 +22,7 @@ class CollaborativeTraining(AdversarialObjective):
     beta: NonNegative = 6.0
     """The paper gives none."""
     inner: Ascent = Ascent(start="zero")
+    label_smoothing: UnitInterval = 0.0
     craft_mode: CraftMode = "evaluating"
 
     def score(self, model: nn.Module, batch: Batch) -> Score:
@@ -34,4 +35,5 @@ class CollaborativeTraining(AdversarialObjective):
     def loss(self, model: nn.Module, examples: Adversarial, now: Now) -> Terms:
         """Two forwards: natural, collaborative; nothing is detached."""
         natural, collaborative = model(examples.x), model(examples.x_adv)
-        return {"natural": cross_entropy(natural, examples.y), "robust": self.beta * kl(natural, collaborative)}
+        loss = cross_entropy(natural, examples.y, self.label_smoothing)
+        return {"natural": loss, "robust": self.beta * kl(natural, collaborative)}

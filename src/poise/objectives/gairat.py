@@ -14,7 +14,7 @@ from poise.attacks.pgd import score_of
 from poise.core import papers
 from poise.core.batches import Batch, Now
 from poise.core.modes import CraftMode
-from poise.core.settings import NonNegative, Number, PositiveCount, settings
+from poise.core.settings import NonNegative, Number, PositiveCount, UnitInterval, settings
 from poise.losses import cross_entropy, kl
 from poise.objectives.at import Adversarial
 from poise.objectives.objective import Examples, Objective, Terms
@@ -52,6 +52,7 @@ class GAIRAT(Objective[Adversarial]):
     from_epoch: PositiveCount = 60
     """1-based; AT before."""
     inner: Ascent = Ascent()
+    label_smoothing: UnitInterval = 0.0
     craft_mode: CraftMode = "evaluating"
 
     def craft(self, model: nn.Module, batch: Batch, now: Now) -> Adversarial:
@@ -62,7 +63,7 @@ class GAIRAT(Objective[Adversarial]):
         return Adversarial(batch.y, batch.x, x_adv, weights={"robust": weight if now.epoch >= self.from_epoch else torch.ones_like(weight)})
 
     def loss(self, model: nn.Module, examples: Adversarial, now: Now) -> Terms:
-        return {"robust": cross_entropy(model(examples.x_adv), examples.y)}
+        return {"robust": cross_entropy(model(examples.x_adv), examples.y, self.label_smoothing)}
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ class GAIRRST(Objective[TwoAttacks]):
     """1-based; w = 1 before."""
     inner: Ascent = Ascent(threat=Linf(epsilon=0.031), step_size=0.007, start="gaussian")
     confidence: Number = 50.0
+    label_smoothing: UnitInterval = 0.0
     craft_mode: CraftMode = "evaluating"
 
     def craft(self, model: nn.Module, batch: Batch, now: Now) -> TwoAttacks:
@@ -110,4 +112,4 @@ class GAIRRST(Objective[TwoAttacks]):
         robust = kl(natural, adversarial)
         if by_margin is not None:
             robust = examples.share * robust + (1 - examples.share) * kl(natural, by_margin)
-        return {"natural": cross_entropy(natural, examples.y), "robust": self.beta * robust}
+        return {"natural": cross_entropy(natural, examples.y, self.label_smoothing), "robust": self.beta * robust}

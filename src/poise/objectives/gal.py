@@ -43,6 +43,8 @@ class GAL(Objective[Adversarial]):
     """Share of the images that are noised, drawn per image."""
     adversarial: Ascent | None = None
     """PGD on the ensemble, for adversarial training; None: natural images only."""
+    label_smoothing: UnitInterval = 0.0
+    """Of the members' losses, and so of the gradients whose coherence is measured."""
     craft_mode: CraftMode = "training"
 
     def craft(self, model: nn.Module, batch: Batch, now: Now) -> Adversarial:
@@ -55,12 +57,13 @@ class GAL(Objective[Adversarial]):
         losses, gradients = [], []
         for member in ensemble.members:
             x = examples.x.detach().requires_grad_(True)
-            losses.append(cross_entropy(member(x), examples.y))
+            losses.append(cross_entropy(member(x), examples.y, self.label_smoothing))
             (gradient,) = torch.autograd.grad(losses[-1].sum(), x, create_graph=True)
             gradients.append(gradient.flatten(1))
         terms = {"natural": torch.stack(losses).mean(0), "coherence": self.weight * coherence(torch.stack(gradients))}
         if self.adversarial is not None:
-            terms["robust"] = sum_of_losses(ensemble.all_logits(examples.x_adv), examples.y) / len(ensemble.members)
+            robust = sum_of_losses(ensemble.all_logits(examples.x_adv), examples.y, self.label_smoothing)
+            terms["robust"] = robust / len(ensemble.members)
         return terms
 
     def _noised(self, batch: Batch, now: Now) -> Tensor:

@@ -14,7 +14,7 @@ from poise.core import papers
 from poise.core.batches import Batch, Now
 from poise.core.distributed import ALONE, World
 from poise.core.modes import CraftMode
-from poise.core.settings import settings
+from poise.core.settings import UnitInterval, settings
 from poise.losses import cross_entropy
 from poise.objectives.objective import Examples, Objective, Terms
 
@@ -49,6 +49,8 @@ class IAT(Objective[Interpolated]):
 
     paper = papers.IAT
     inner: Ascent = Ascent()
+    label_smoothing: UnitInterval = 0.0
+    """Of both labels of a mixture alike."""
     craft_mode: CraftMode = "evaluating"
 
     def craft(self, model: nn.Module, batch: Batch, now: Now) -> Interpolated:
@@ -71,8 +73,8 @@ class IAT(Objective[Interpolated]):
     def loss(self, model: nn.Module, examples: Interpolated, now: Now) -> Terms:
         """Two forwards: natural, adversarial."""
         return {
-            "natural": _mixup(model, examples.natural, examples.y) / 2,
-            "robust": _mixup(model, examples.adversarial, examples.y) / 2,
+            "natural": _mixup(model, examples.natural, examples.y, self.label_smoothing) / 2,
+            "robust": _mixup(model, examples.adversarial, examples.y, self.label_smoothing) / 2,
         }
 
 
@@ -94,6 +96,7 @@ def _mixed(parts: Sequence[Mixture], counts: list[int], world: World) -> list[Mi
     return [replace(part, x=images, other=others) for images, others, part in pieces]
 
 
-def _mixup(model: nn.Module, mixture: Mixture, y: Tensor) -> Tensor:
+def _mixup(model: nn.Module, mixture: Mixture, y: Tensor, label_smoothing: float) -> Tensor:
     logits = model(mixture.x)
-    return mixture.share * cross_entropy(logits, y) + (1 - mixture.share) * cross_entropy(logits, mixture.other)
+    own, other = (cross_entropy(logits, labels, label_smoothing) for labels in (y, mixture.other))
+    return mixture.share * own + (1 - mixture.share) * other

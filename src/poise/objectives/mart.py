@@ -10,7 +10,7 @@ from poise.attacks.pgd import score_of
 from poise.core import papers
 from poise.core.batches import Batch, Now
 from poise.core.modes import CraftMode
-from poise.core.settings import NonNegative, settings
+from poise.core.settings import NonNegative, UnitInterval, settings
 from poise.losses import boosted_ce, log_probabilities
 from poise.objectives.at import Adversarial, AdversarialObjective
 from poise.objectives.objective import Terms
@@ -23,6 +23,8 @@ class MART(AdversarialObjective):
     paper = papers.MART
     beta: NonNegative = 5.0
     inner: Ascent = Ascent(start="gaussian")
+    label_smoothing: UnitInterval = 0.0
+    """Of BCE's first term, the cross-entropy of x_adv; its second, the margin, has no labels to smooth."""
     craft_mode: CraftMode = "evaluating"
 
     def score(self, model: nn.Module, batch: Batch) -> Score:
@@ -35,4 +37,4 @@ class MART(AdversarialObjective):
         log_q = (F.softmax(adversarial_logits, 1) + 1e-12).log()
         robust = F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(1)  # p log p has no gradient where p underflows to 0
         misclassified = 1.0000001 - log_p.gather(1, examples.y[:, None])[:, 0].exp()
-        return {"natural": boosted_ce(adversarial_logits, examples.y), "robust": self.beta * robust * misclassified}
+        return {"natural": boosted_ce(adversarial_logits, examples.y, self.label_smoothing), "robust": self.beta * robust * misclassified}

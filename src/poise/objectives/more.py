@@ -9,7 +9,7 @@ from poise.core import papers
 from poise.core.batches import Batch, Now
 from poise.core.errors import SettingsError
 from poise.core.modes import CraftMode
-from poise.core.settings import settings
+from poise.core.settings import UnitInterval, settings
 from poise.losses import cross_entropy
 from poise.models.mixture import MixtureModule
 from poise.objectives.adp import attacked
@@ -24,6 +24,7 @@ class MoRE(Objective[Adversarial]):
     paper = papers.MORE
     adversarial: Ascent | None = Ascent()
     """PGD on the mixture, for adversarial training; None: natural images only."""
+    label_smoothing: UnitInterval = 0.0
     craft_mode: CraftMode = "training"
 
     def craft(self, model: nn.Module, batch: Batch, now: Now) -> Adversarial:
@@ -32,9 +33,9 @@ class MoRE(Objective[Adversarial]):
     def loss(self, model: nn.Module, examples: Adversarial, now: Now) -> Terms:
         """Forwards of the mixture: natural, then adversarial."""
         mixture = _mixture(model)
-        terms = {"natural": cross_entropy(mixture(examples.x), examples.y)}
+        terms = {"natural": cross_entropy(mixture(examples.x), examples.y, self.label_smoothing)}
         if self.adversarial is not None:
-            terms["robust"] = cross_entropy(mixture(examples.x_adv), examples.y)
+            terms["robust"] = cross_entropy(mixture(examples.x_adv), examples.y, self.label_smoothing)
         return terms
 
 

@@ -30,6 +30,7 @@ class RST(Objective[Adversarial]):
     entropy_weight: NonNegative = 0.0
     """Weight of the mean entropy of the natural predictions of images without label."""
     inner: Ascent = Ascent(threat=Linf(epsilon=0.031), step_size=0.007, start="gaussian")
+    label_smoothing: UnitInterval = 0.0
     craft_mode: CraftMode = "evaluating"
 
     def craft(self, model: nn.Module, batch: Batch, now: Now) -> Adversarial:
@@ -40,7 +41,10 @@ class RST(Objective[Adversarial]):
     def loss(self, model: nn.Module, examples: Adversarial, now: Now) -> Terms:
         """Two forwards: adversarial, natural; nothing is detached."""
         adversarial, natural = model(examples.x_adv), model(examples.x)
-        terms = {"natural": cross_entropy(natural, examples.y.clamp(min=0)), "robust": self.beta * kl(natural, adversarial)}
+        terms = {
+            "natural": cross_entropy(natural, examples.y.clamp(min=0), self.label_smoothing),
+            "robust": self.beta * kl(natural, adversarial),
+        }
         if self.entropy_weight > 0:
             terms["entropy"] = self.entropy_weight * entropy(natural)
         return terms
@@ -60,6 +64,7 @@ class WeightedRST(Objective[Adversarial]):
     extra_robust: UnitInterval = 0.5
     """w of the robust term."""
     inner: Ascent = Ascent(threat=Linf(epsilon=0.031), step_size=0.007, start="gaussian")
+    label_smoothing: UnitInterval = 0.0
     craft_mode: CraftMode = "evaluating"
 
     def craft(self, model: nn.Module, batch: Batch, now: Now) -> Adversarial:
@@ -77,8 +82,8 @@ class WeightedRST(Objective[Adversarial]):
 
     def loss(self, model: nn.Module, examples: Adversarial, now: Now) -> Terms:
         """Two forwards: adversarial, natural."""
-        robust = cross_entropy(model(examples.x_adv), examples.y)
-        natural = cross_entropy(model(examples.x), examples.y)
+        robust = cross_entropy(model(examples.x_adv), examples.y, self.label_smoothing)
+        natural = cross_entropy(model(examples.x), examples.y, self.label_smoothing)
         return {"natural": (1 - self.beta) * natural, "robust": self.beta * robust}
 
 

@@ -12,7 +12,7 @@ from poise.attacks.ascent import Ascent, started
 from poise.core import papers
 from poise.core.batches import Batch, Now
 from poise.core.modes import CraftMode, frozen_statistics
-from poise.core.settings import NonNegative, settings
+from poise.core.settings import NonNegative, UnitInterval, settings
 from poise.losses import cross_entropy, divergence
 from poise.objectives.objective import Examples, Objective, Terms
 from poise.objectives.watch import watched
@@ -42,6 +42,8 @@ class SqueezeTraining(Objective[Pair]):
     inner_divergence: Symmetric | None = None
     """What the pair maximises; None: the same. Another one masks gradients (Sec. 4.2)."""
     inner: Ascent = Ascent(start="gaussian")
+    label_smoothing: UnitInterval = 0.0
+    """Of the natural term only; selections and what is watched stay plain cross-entropy."""
     outer_order: Literal["natural_first", "adversarial_first"] = "natural_first"
     """Order of the two forwards that move BatchNorm's statistics; the released code with extra data takes the adversarial first."""
     released_swap: bool = False
@@ -55,7 +57,7 @@ class SqueezeTraining(Objective[Pair]):
         with torch.enable_grad():
             natural = model(x)  # x and the weights stay, so one forward and its graph serve all steps
         for _ in range(inner.steps):
-            z_adv, z_col = self._ascend(model, batch.y, (x, natural), z_col.detach(), z_adv.detach(), inner)
+            z_adv, z_col = self._ascend(model, batch.y, (x, natural), z_col, z_adv, inner)
         return Pair(batch.y, batch.x, z_adv.clamp(0, 1), z_col.clamp(0, 1))
 
     def loss(self, model: nn.Module, examples: Pair, now: Now) -> Terms:
@@ -69,11 +71,10 @@ class SqueezeTraining(Objective[Pair]):
         logits = torch.stack([natural, collaborative, adversarial])
         worst, best = selected(logits, examples.y)
         adversarial, collaborative = taken(logits, worst), taken(logits, best)
-        loss = cross_entropy(natural, examples.y)
         return {
-            "natural": loss,
+            "natural": cross_entropy(natural, examples.y, self.label_smoothing),
             "robust": self.beta * self._gap(self.divergence, adversarial, collaborative),
-            **watched("natural", loss),
+            **watched("natural", cross_entropy(natural, examples.y)),
             **watched("adversarial", cross_entropy(adversarial, examples.y)),
             **watched("collaborative", cross_entropy(collaborative, examples.y)),
         }
@@ -83,9 +84,7 @@ class SqueezeTraining(Objective[Pair]):
     ) -> tuple[Tensor, Tensor]:
         """One joint step: select, take the gradient at the selected points, move both up the divergence and project."""
         x, natural = kept
-        leaf = natural.detach().requires_grad_(True)
-        z_col.requires_grad_(True)
-        z_adv.requires_grad_(True)
+        leaf, z_col, z_adv = (each.detach().requires_grad_(True) for each in (natural, z_col, z_adv))
         with torch.enable_grad():
             logits = torch.stack([leaf, model(z_col), model(z_adv)])
             worst, best = selected(logits, y)

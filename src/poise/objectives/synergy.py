@@ -62,6 +62,8 @@ class SynergyOfExperts(Objective[Sources]):
     """True: the evaluators' loss trains evaluators only (Algorithm 1, line 6); the released code lets it reach features and predictors."""
     inner: Ascent = Ascent()
     """The released step is a fixed 0.01, from the image itself; here it is epsilon / 4 from a uniform start."""
+    label_smoothing: UnitInterval = 0.0
+    """Of the experts' cross-entropies inside the surrogate; which expert is watched as the best one goes by the plain ones."""
     craft_mode: CraftMode = "evaluating"
 
     def phase(self, now: Now) -> Literal[1, 2]:
@@ -101,10 +103,11 @@ class SynergyOfExperts(Objective[Sources]):
     def _losses(self, whole: CollaborationModule, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The surrogate, the mean of the experts' BCE and whether the most confident expert is the best one, each [B]."""
         logits, evaluator, for_trust = heads(whole, x, self.detach_features)
-        losses = torch.stack([cross_entropy(each, y) for each in logits])
+        losses = torch.stack([cross_entropy(each, y, self.label_smoothing) for each in logits])
         with torch.no_grad():
             confidences = whole.confidences(logits, evaluator)
-            chose_best = (whole.winners(confidences) == losses.argmin(0)).to(losses.dtype)
+            best = torch.stack([cross_entropy(each, y) for each in logits]).argmin(0)
+            chose_best = (whole.winners(confidences) == best).to(losses.dtype)
         trust = torch.stack([confidence_loss(whole.confidence, *pair, y) for pair in zip(for_trust, evaluator, strict=True)])
         return combined(self.surrogate, losses, self.sigma, confidences), trust.mean(0), chose_best
 

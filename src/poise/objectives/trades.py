@@ -12,7 +12,7 @@ from poise.attacks.ascent import Ascent, Score
 from poise.core import papers
 from poise.core.batches import Batch, Now
 from poise.core.modes import CraftMode
-from poise.core.settings import NonNegative, settings
+from poise.core.settings import NonNegative, UnitInterval, settings
 from poise.losses import Divergence, cross_entropy, divergence
 from poise.objectives.at import Adversarial, AdversarialObjective
 from poise.objectives.objective import Terms
@@ -28,6 +28,8 @@ class TRADES(AdversarialObjective):
     """1 / lambda of the paper."""
     divergence: Divergence = "kl"
     inner: Ascent = Ascent(start="gaussian")
+    label_smoothing: UnitInterval = 0.0
+    """Of the loss; what is watched stays plain cross-entropy."""
     outer_order: Literal["natural_first", "adversarial_first"] = "natural_first"
     """Order of the forwards: natural, adversarial, natural (released code), or adversarial, natural, natural (TRADES-AWP's)."""
     craft_mode: CraftMode = "evaluating"
@@ -58,7 +60,7 @@ class TRADES(AdversarialObjective):
         natural, adversarial = cross_entropy(first, examples.y), cross_entropy(adversarial_logits, examples.y)
         collaborative = adversarial < natural
         return {
-            "natural": natural,
+            "natural": cross_entropy(first, examples.y, self.label_smoothing),
             "robust": self.beta * robust,
             **watched("natural", natural),
             **watched("adversarial", adversarial, ~collaborative),
