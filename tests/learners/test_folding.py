@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from poise.core.batches import Batch, Now
-from poise.core.modes import crafting
+from poise.core.modes import CraftMode, crafting
 from poise.learners import Learner, Policy
 from poise.models import (
     VGG16,
@@ -26,7 +26,7 @@ from poise.models import (
     WideResNet,
 )
 from poise.models.folding import Folded, foldable
-from poise.objectives import AT, TRADES, TwoExamples
+from poise.objectives import AT, TRADES, SqueezeTraining, TwoExamples
 
 NOW = Now(epoch=1, step=0, epochs=2, steps_per_epoch=2, seed=5)
 NETWORKS: list[tuple[Network, int, int]] = [  # smallest image, convolutions folded
@@ -195,3 +195,23 @@ def test_learners_with_folded_copies_can_be_copied():
     for each in (learner, again):
         each.descend(policy.objective, batch, NOW)
     assert all(torch.equal(tensor, again.weights[name]) for name, tensor in learner.weights.items())
+
+
+@pytest.mark.parametrize("mode", ["frozen_statistics", "training"])
+@pytest.mark.parametrize("network", [ResNet20(width=4), ResNet18(width=4), DigitsCNN()], ids=lambda value: type(value).__name__)
+def test_crafting_in_training_mode_on_a_relaid_copy_is_crafting_on_the_network(network: Network, mode: CraftMode):
+    """The same pair up to rounding, and the running statistics that the mode asks for."""
+    objective = SqueezeTraining(craft_mode=mode)
+    one, other = (lively(network.build((3, 8, 8), 5, seed=0)) for _ in range(2))
+    found = {name: tensor.clone() for name, tensor in one.named_buffers()}
+    batch = Batch.of(images(8), torch.arange(4))
+    learner = Learner("joint", Policy(objective=objective), one)
+    _, (shown,) = learner.craft(objective, batch, NOW)
+    assert [copied.relaid for copied in learner._copies.values()] == [True]
+    with crafting(other, mode):
+        expected = objective.craft(other, batch, NOW)
+    assert torch.allclose(shown.x_adv, expected.x_adv, atol=1e-12) and torch.allclose(shown.x_col, expected.x_col, atol=1e-12)
+    buffers = dict(other.named_buffers())
+    for name, tensor in one.named_buffers():
+        assert torch.allclose(tensor, buffers[name], atol=1e-12)
+        assert torch.equal(tensor, found[name]) == (mode == "frozen_statistics")

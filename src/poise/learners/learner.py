@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from poise.core.batches import Batch, Now
 from poise.core.distributed import ALONE, World
 from poise.core.errors import CheckpointError, NumericalError
-from poise.core.modes import crafting, frozen_statistics, training
+from poise.core.modes import MODES, crafting, frozen_statistics, training
 from poise.core.settings import Positive, PositiveCount, Settings, registered, settings
 from poise.data.augment import Augmentation
 from poise.data.extra import Extra
@@ -83,13 +83,14 @@ class Learner:
         self.statistics: Statistics = "averaged"
         """What becomes of BatchNorm's running statistics where several ranks hold this learner (see `agree`)."""
         self.arithmetic = arithmetic or precision("float32", torch.device("cpu"))
-        self.layout = self.arithmetic.layout if any_layout(network) else torch.contiguous_format
+        self._any_layout = any_layout(network)
+        self.layout = self.arithmetic.layout if self._any_layout else torch.contiguous_format
         """Order in memory of images, and of what the network computes from them."""
         network.to(memory_format=self.layout)  # type: ignore[call-overload]
         self.optimizer = policy.optimizer.build(network.parameters())
         self.average: Weights | None = copied(weights_of(network)) if policy.average is not None else None
         self.accumulators: dict[str, Weights] = {}
-        self._folded: Folded | None = None
+        self._copies: dict[bool, Folded] = {}  # by whether batch normalisation is folded
         self._fixed = None if compilation is None else FixedShape(name, self.arithmetic, compilation)
 
     @property
@@ -139,15 +140,24 @@ class Learner:
             parts = batch.split(self.policy.microbatch or max(1, len(batch)))
             model = self._crafted_against(objective)
             craft = objective.craft if self._fixed is None or isinstance(objective, NT) else partial(self._fixed.craft, objective)
-            return parts, objective.exchange([in_order(craft(model, part, now), self.layout) for part in parts], now, self.world)
+            with MODES[objective.craft_mode](model):
+                crafted = [in_order(craft(model, part, now), self.layout) for part in parts]
+            return parts, objective.exchange(crafted, now, self.world)
 
     def _crafted_against(self, objective: Objective) -> nn.Module:
-        """The network, or what equals it in evaluating mode and is faster. The copy is made once and refreshed at every step."""
-        if objective.craft_mode != "evaluating" or isinstance(objective, NT):  # NT asks the network nothing
+        """The network, or a copy that equals it in the mode of crafting and is faster; made once and refreshed at every step."""
+        evaluating = objective.craft_mode == "evaluating"
+        if isinstance(objective, NT) or not (evaluating or self._relays):  # NT asks the network nothing
             return self.network
-        if self._folded is None:
-            self._folded = Folded(self.network, torch.bfloat16 if self.arithmetic.autocast else None)
-        return self._folded.refreshed()
+        if evaluating not in self._copies:
+            self._copies[evaluating] = Folded(self.network, torch.bfloat16 if self.arithmetic.autocast else None, fold=evaluating)
+        return self._copies[evaluating].refreshed()
+
+    @property
+    def _relays(self) -> bool:
+        """Whether a copy whose activations lie channels last pays in training mode: on CPUs, where the network's own may not."""
+        plain = self._fixed is None and self.layout is torch.contiguous_format and self._any_layout
+        return plain and all(parameter.device.type == "cpu" for parameter in self.network.parameters())
 
     def _denominators(self, shown: Sequence[Examples], batch: Batch) -> dict[str, Tensor | int]:
         """What each weighted term is divided by; "" stands for the plain mean over the global batch."""

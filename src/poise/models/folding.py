@@ -79,15 +79,18 @@ class Folded:
     not be trained: in torch 2.13.0 on CPUs the float32 weight gradient of a 1x1 convolution in that order writes out of bounds.
     """
 
-    def __init__(self, network: nn.Module, dtype: torch.dtype | None = None) -> None:
-        """dtype: of the copy's convolutions where it will run under autocast, which would otherwise convert them at every forward."""
+    def __init__(self, network: nn.Module, dtype: torch.dtype | None = None, fold: bool = True) -> None:
+        """dtype: of the copy's convolutions where it will run under autocast, which would otherwise convert them at every forward.
+
+        fold: False for a copy that serves in training mode too: batch normalisation stays, only the order in memory changes.
+        """
         shared = [*network.parameters(), *network.buffers()]
         self._copy = copy.deepcopy(network, {id(tensor): tensor for tensor in shared}).eval()
         self._convolutions: list[tuple[nn.Conv2d, nn.BatchNorm2d | None, nn.Conv2d]] = []
         self.relaid = any_layout(network)
         """Whether convolutions, and what they make, lie channels last."""
         layout = torch.channels_last if self.relaid else torch.preserve_format
-        behind = dict(foldable(network))
+        behind = dict(foldable(network)) if fold else {}
         for name, conv in list(network.named_modules()):
             if not _plain(conv):
                 continue
