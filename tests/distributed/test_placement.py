@@ -13,10 +13,10 @@ from poise.core.distributed import ALONE, World, join
 from poise.core.errors import SettingsError
 from poise.data import Feed
 from poise.engine import Experiment
-from poise.engine.placement import Placement, assigned, check_shares, placed, shares_changed, slowest
+from poise.engine.placement import Placement, assigned, check_shares, described, placed, shares_changed, slowest
 from poise.learners import Learner, Policy
 from poise.learners.costs import forwards
-from poise.methods import Generalist, Joint
+from poise.methods import DVERGE, Generalist, Joint
 from poise.objectives import AT, NT, TRADES
 
 PAPER = {"natural": 3.0, "robust": 23.0}
@@ -117,6 +117,29 @@ def test_another_number_of_ranks_is_said_where_batch_normalisation_makes_it_anot
 
     assert "natural: 2 -> 1, robust: 2 -> 1" in said(tiny().model, 2) and "another, valid run" in said(tiny().model, 2)
     assert said(tiny().model, 1) == said(worker.PlainNet(), 2) == ""
+
+
+def test_what_is_said_at_the_start(tiny: Any, worker: Any) -> None:
+    method = replace(tiny().method, batch_size=128)
+
+    def said(size: int, name: Any, statistics: Any = "averaged", model: Any = None, method: Any = method) -> str:
+        placement = placed(name, method, Pretended(rank=0, size=size), statistics=statistics)
+        learners = method.learners(lambda name, policy: Learner(name, policy, (model or tiny().model).build((1, 8, 8), 10, 0)))
+        return described(placement, method, learners)
+
+    rank, averaged = "batch normalisation over each rank's", "statistics averaged each epoch"
+    assert said(2, "by-data") == f"2 ranks, by data; {rank} 64 images, {averaged}"
+    assert said(3, "by-data", "local") == f"3 ranks, by data; {rank} 42 or 43 images, the first rank's statistics kept each epoch"
+    whole = "batch normalisation over whole batches, synchronised in every forward"
+    assert said(2, "by-data", "synchronised") == f"2 ranks, by data; {whole}"
+    assert said(2, "by-data", model=worker.PlainNet()) == "2 ranks, by data"
+    assert said(2, "by-learner") == "2 ranks, by learner (natural: 1, robust: 1)"
+    assert said(3, "by-learner") == f"3 ranks, by learner (natural: 1, robust: 2); {rank} 64 images of robust, {averaged}"
+    small = replace(method, robust=replace(method.robust, microbatch=20))
+    assert said(2, "by-data", method=small) == f"2 ranks, by data; {rank} 64 images of natural and 20 images of robust, {averaged}"
+    ensemble = placed("auto", DVERGE(), Pretended(rank=0, size=2))
+    expert = Learner("expert-1", Policy(), tiny().model.build((1, 8, 8), 10, 0))
+    assert described(ensemble, DVERGE(), {"expert-1": expert}) == f"2 ranks, by data; {rank} 64 images, {averaged}"
 
 
 def test_running_statistics_are_averaged_over_ranks_and_nothing_else_is(tiny: Any) -> None:

@@ -160,6 +160,8 @@ def _about(run: Run, which: str, other: Data | None) -> dict[str, Any]:
     """What a record says of the run; a paper's row only on the run's own images."""
     experiment, facts = run.experiment, run.facts(which)
     notes: dict[str, Any] = {"epoch": facts["epoch"], "selection": experiment.selection}
+    if "placement" in facts:
+        notes["placement"] = facts["placement"]
     if experiment.diagnosis is not None and (told := theory(run.metrics(), facts["epoch"], experiment.diagnosis)):
         notes["theory"] = told
     if experiment.published is not None and other is None:

@@ -20,7 +20,7 @@ from poise.engine.checkpoints import facts_file
 from poise.engine.devices import choose_device
 from poise.engine.experiment import Experiment
 from poise.engine.monitoring import deployed, facts_of, monitor_epoch
-from poise.engine.placement import shares_changed
+from poise.engine.placement import described, shares_changed
 from poise.engine.progress import Progress
 from poise.engine.ranks import epoch_facts
 from poise.engine.runs import Run
@@ -61,8 +61,10 @@ def train(
         "pool_digests": {name: pool.digest for name, pool in pools.items()},
         "initial_digest": digest,
         "ranks": world.size,
+        **({"placement": training.placement.facts} if world.size > 1 else {}),
     }
     world.led(lambda: run.create(experiment, about))
+    _say_placement(training)
     with _alone(run, world):
         _epochs(training)
     return run
@@ -113,7 +115,14 @@ def _again(run: Run, world: World, device: str, data_dir: str | Path | None, imp
         if changed := shares_changed(facts.get("shares"), training.placement, training.learners):
             progress.say(changed)
     world.led(lambda: run.truncate_metrics(training.step))
+    _say_placement(training)
     return training
+
+
+def _say_placement(training: Training) -> None:
+    placement = training.placement
+    if placement.world.size > 1:
+        training.progress.say(described(placement, training.method, training.learners))
 
 
 def _same(what: str, digest: str | None, recorded: str | None) -> None:

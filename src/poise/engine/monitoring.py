@@ -61,7 +61,7 @@ def select(training: Training, epoch: int, network: nn.Module, measured: dict[st
 
 def facts_of(training: Training, epoch: int, measured: dict[str, float]) -> dict[str, Any]:
     """What is written beside deployed weights."""
-    data, experiment = training.data, training.experiment
+    data, experiment, placement = training.data, training.experiment, training.placement
     return {
         "epoch": epoch,
         "monitors": measured,
@@ -69,4 +69,5 @@ def facts_of(training: Training, epoch: int, measured: dict[str, float]) -> dict
         "seed": experiment.seed,
         "shape": list(data.shape),
         "classes": list(data.classes),
+        **({"placement": placement.facts} if placement.world.size > 1 else {}),
     }

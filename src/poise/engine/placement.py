@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch.nn.modules.batchnorm import _NormBase
 
@@ -48,6 +48,12 @@ class Placement:
             if self.statistics == "synchronised":
                 synchronise(learner.network, learner.world)
         return here
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What run.json, checkpoints and records say of it."""
+        by = "learner" if self.spread else "data"
+        return {"by": by, "ranks": self.world.size, "shares": dict(self.shares), "statistics": self.statistics}
 
     def group_of_stream(self, name: str) -> World | None:
         """The ranks that share a stream's batches; None where this rank does not see them."""
@@ -119,6 +125,33 @@ def check_shares(placement: Placement, method: Method, feeds: Mapping[str, Feed]
             )
 
 
+def described(placement: Placement, method: Method, learners: Mapping[str, Learner]) -> str:
+    """How the ranks divide the work and, of learners that several share, what batch normalisation is taken over, in a line."""
+    shares = placement.shares
+    counts = f" ({', '.join(f'{name}: {count}' for name, count in shares.items())})" if placement.spread else ""
+    line = f"{placement.world.size} ranks, by {placement.facts['by']}{counts}"
+    shared = [name for name, count in shares.items() if count > 1]
+    if not shared or not _normed(learners):
+        return line
+    if placement.statistics == "synchronised":
+        return f"{line}; batch normalisation over whole batches, synchronised in every forward"
+    policies, sizes = method.policies(), dict[str, list[str]]()
+    for name in shared:
+        small, larger = divmod(method.batch_size, shares[name])
+        most = policies[name].microbatch or small + 1
+        each = sorted({min(most, small), min(most, small + (larger > 0))})
+        sizes.setdefault(" or ".join(map(str, each)), []).append(name)
+    only = len(sizes) > 1 or len(shared) < len(shares)
+    parts = " and ".join(f"{size} images{' of ' + ' and '.join(names) if only else ''}" for size, names in sizes.items())
+    after = "statistics averaged" if placement.statistics == "averaged" else "the first rank's statistics kept"
+    return f"{line}; batch normalisation over each rank's {parts}, {after} each epoch"
+
+
+def _normed(learners: Mapping[str, Learner]) -> bool:
+    """Whether a network has batch normalisation."""
+    return any(isinstance(module, _NormBase) for learner in learners.values() for module in learner.network.modules())
+
+
 def shares_changed(before: Mapping[str, int] | None, placement: Placement, learners: Mapping[str, Learner]) -> str:
     """What is to be said where a run goes on with its learners shared by another number of ranks, or nothing.
 
@@ -127,8 +160,7 @@ def shares_changed(before: Mapping[str, int] | None, placement: Placement, learn
     """
     if placement.statistics == "synchronised":
         return ""
-    normed = any(isinstance(module, _NormBase) for learner in learners.values() for module in learner.network.modules())
-    if not normed or before is None or dict(before) == dict(placement.shares):
+    if not _normed(learners) or before is None or dict(before) == dict(placement.shares):
         return ""
     counts = ", ".join(f"{name}: {before.get(name, 1)} -> {count}" for name, count in placement.shares.items())
     return (
