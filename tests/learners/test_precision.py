@@ -9,8 +9,11 @@ import torch
 
 from poise.attacks import PGD
 from poise.core.batches import Now
+from poise.core.errors import SettingsError
 from poise.core.exact import exact
+from poise.core.overrides import override
 from poise.data import Digits, Feed
+from poise.engine import Experiment
 from poise.evaluation.predictions import accuracy, attacked, predict
 from poise.learners import Learner
 from poise.learners.precision import PrecisionName, precision
@@ -86,3 +89,12 @@ def test_tf32_is_off_while_verdicts_are_taken_and_as_before_after(monkeypatch, f
     except ValueError:
         pass
     assert getattr(place, name) == before and torch.backends.cudnn.allow_tf32
+
+
+def test_an_experiment_takes_short_names_of_precisions_and_refuses_unknown_ones():
+    assert [Experiment(precision=name).precision for name in ("fp32", "bf16", "auto")] == ["float32", "bfloat16", "auto"]  # type: ignore[arg-type]
+    assert override(Experiment(), ["precision=bf16"]) == Experiment(precision="bfloat16")
+    assert precision("fp64", CPU) == precision("float64", CPU)  # type: ignore[arg-type]
+    for refused in (lambda: Experiment(precision="fp16"), lambda: precision("fp16", CPU)):  # type: ignore[arg-type]
+        with pytest.raises(SettingsError, match=r"precision = 'fp16'.* must be 'auto', 'float32', 'bfloat16' or 'float64'"):
+            refused()

@@ -42,8 +42,7 @@ class Attack(Settings, family="attack"):
         """
         check_images(x)
         with crafting(model, "evaluating"):
-            with torch.no_grad():
-                classes = check_logits(model(x[:1]), 1)
+            classes = count_classes(model, x[:1])
             check_labels(y, len(x), classes)
             if target is not None:
                 check_labels(target, len(x), classes, "target")
@@ -77,6 +76,20 @@ def check_labels(y: Tensor, count: int, classes: int, name: str = "y") -> None:
     low, high = (int(value) for value in torch.aminmax(y))
     if low < 0 or high >= classes:
         raise InputError(f"{name} has labels in [{low}, {high}], must be in [0, {classes - 1}] for a network with {classes} classes")
+
+
+@torch.no_grad()
+def count_classes(model: nn.Module, x: Tensor) -> int:
+    """By the logits of images x on the model's device. Raises: InputError for bad logits, or a dtype of x that the model cannot take."""
+    try:
+        logits = model(x)
+    except RuntimeError:
+        dtypes = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
+        if not dtypes or x.dtype in dtypes:
+            raise
+        wanted = " or ".join(sorted(map(str, dtypes)))
+        raise InputError(f"x has dtype {x.dtype}, must be {wanted} as the network's weights: x.to({wanted.partition(' ')[0]})") from None
+    return check_logits(logits, len(x))
 
 
 def check_logits(logits: object, count: int) -> int:

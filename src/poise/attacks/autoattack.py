@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from poise.attacks.apgd import APGD
-from poise.attacks.attack import Attack, check_images, check_labels, check_logits
+from poise.attacks.attack import Attack, check_images, check_labels, count_classes
 from poise.attacks.autoattack_job import MISCLASSIFIED, ROBUST, Job, Plan, Progress, Result
 from poise.attacks.autoattack_ranks import Ranks
 from poise.attacks.autoattack_state import StateFile, fingerprint_of
@@ -25,13 +25,16 @@ from poise.attacks.lanes import find_batch_size
 from poise.attacks.square import Square
 from poise.core import papers
 from poise.core.distributed import ALONE, World
-from poise.core.errors import InputError, SettingsError, did_you_mean
+from poise.core.errors import InputError, Interrupted, RunError, SettingsError, did_you_mean
+from poise.core.exact import arithmetic_named
 from poise.core.modes import crafting
+from poise.core.records import check_writable
 from poise.core.seeds import Draw
 from poise.core.settings import settings, to_json
 from poise.threats import Linf, Threat
 
 Version = Literal["standard", "plus", "rand", "custom"]
+SearchPrecision = Literal["auto", "float32", "bfloat16", "fp32", "bf16"]
 
 PUBLISHED: dict[str, CompactAttack] = {
     "apgd-ce": APGD(),
@@ -106,7 +109,7 @@ class AutoAttack(Attack):
         batch_size: int | None = None,
         memory_limit: int | None = None,
         fixed_shape: bool = False,
-        precision: Literal["float32", "bfloat16"] = "float32",
+        precision: SearchPrecision = "float32",
         seed: int = 0,
         ids: Tensor | None = None,
         state_path: str | Path | None = None,
@@ -117,21 +120,23 @@ class AutoAttack(Attack):
         """Attack images x [N, C, H, W] in [0, 1] with labels y [N], wherever they lie, on the model's device.
 
         batch_size: most lanes of the padded batch, by default what serves the device and fits `memory_limit` (bytes). Each attack
-        takes what it and the examples that enter it need of them, unless `fixed_shape`. precision: of the search; verdicts
-        are taken without autocast. ids: each example's number in its data set [N], which keys its draws. state_path: a file that
-        is written at least every `save_seconds` and from which a stopped run goes on. progress: called after rounds of steps.
+        takes what it and the examples that enter it need of them, unless `fixed_shape`. precision: of the search (see
+        `search_precision`); verdicts are taken without autocast. ids: each example's number in its data set [N], which keys its draws.
+        state_path: a file from which a stopped run goes on, written at least every `save_seconds`, where an attack is over, and where
+        `progress`, which is called after rounds of steps, raises Interrupted.
         world: ranks that call this together with the same arguments (`poise.core.distributed.join()`); each attacks a share (of
         fewer images than ranks each attacks all), and each returns the result that one rank alone would.
-        Raises: InputError for bad x, y or ids; RunError if `state_path` is damaged or belongs to another run or number of ranks;
-        RankError if another rank ended.
+        Raises: InputError for bad x, y or ids; SettingsError for other arguments out of range; StorageError or RunError if there is
+        no place for `state_path`, or it is damaged or belongs to another run or number of ranks; RankError if another rank ended.
         """
         check_images(x)
+        _check(batch_size, save_seconds, state_path)
         world = world if len(x) >= world.size else ALONE
         ranks, part = Ranks(world, 2 * len(self.components())), world.share(len(x))
         device = next((p.device for p in model.parameters()), x.device)
+        precision = search_precision(precision, device)
         with crafting(model, "evaluating"):
-            with torch.no_grad():
-                classes = check_logits(model(x[:1].to(device)), 1)
+            classes = count_classes(model, x[:1].to(device))
             check_labels(y, len(x), classes)
             ids = torch.arange(len(x)) if ids is None else ids
             if ids.shape != y.shape or len(ids.unique()) != len(ids):
@@ -146,10 +151,40 @@ class AutoAttack(Attack):
             state = None if state_path is None else StateFile(state_path, save_seconds, fingerprint, world)
             if state is not None:
                 state.load(job)
-            job.work(progress, None if state is None else state.save_if_due)
-            if state is not None:
-                state.save(job)
+            try:
+                job.work(progress, None if state is None else state.keep)
+            except Interrupted:
+                if state is not None:
+                    state.save(job)
+                raise
             return job.result(x, y)
+
+
+def _check(batch_size: int | None, save_seconds: float, state_path: str | Path | None) -> None:
+    """What `run` was given, before any work."""
+    if batch_size is not None and batch_size < 1:
+        raise SettingsError(f"batch_size = {batch_size}, must be at least 1")
+    if not save_seconds >= 0:
+        raise SettingsError(f"save_seconds = {save_seconds}, must be at least 0")
+    if state_path is not None:
+        if not Path(state_path).parent.is_dir():
+            raise RunError(f"state_path = {state_path}: there is no folder {Path(state_path).parent}")
+        check_writable(state_path)
+
+
+def search_precision(name: str, device: torch.device) -> Literal["float32", "bfloat16"]:
+    """The arithmetic of a search: "auto" is bfloat16 on a GPU that has it and float32 elsewhere.
+
+    Raises: SettingsError for an unknown name ("fp32" and "bf16" are known), or bfloat16 on a GPU without it.
+    """
+    able = device.type != "cuda" or torch.cuda.is_bf16_supported()
+    known = {"auto": "bfloat16" if device.type == "cuda" and able else "float32", "float32": "float32", "bfloat16": "bfloat16"}
+    full = str(arithmetic_named(name))
+    if full not in known:
+        raise SettingsError(f"precision = {name!r}, must be 'auto', 'float32' or 'bfloat16'")
+    if full == "bfloat16" and not able:
+        raise SettingsError("precision = 'bfloat16': this GPU does not support it, must be 'auto' or 'float32'")
+    return cast(Literal["float32", "bfloat16"], known[full])
 
 
 __all__ = ["MISCLASSIFIED", "PUBLISHED", "ROBUST", "VERSIONS", "AutoAttack", "Progress", "Result", "Version"]

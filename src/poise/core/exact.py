@@ -8,6 +8,13 @@ from typing import Any
 
 import torch
 
+SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp64": "float64"}
+
+
+def arithmetic_named(value: object) -> object:
+    """The full name of an arithmetic where `value` is a short one, else `value`."""
+    return SHORT.get(value, value) if isinstance(value, str) else value
+
 
 @contextmanager
 def exact(device: torch.device) -> Iterator[None]:

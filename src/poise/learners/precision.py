@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal, cast
 
 import torch
+from pydantic import BeforeValidator
 
 from poise.core.errors import SettingsError
+from poise.core.exact import arithmetic_named
 
-PrecisionName = Literal["auto", "float32", "bfloat16", "float64"]
+PrecisionName = Annotated[Literal["auto", "float32", "bfloat16", "float64"], BeforeValidator(arithmetic_named)]
+"""In settings "fp32", "bf16" and "fp64" stand for the same."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +37,11 @@ class Precision:
 def precision(name: PrecisionName, device: torch.device) -> Precision:
     """ "auto" is bfloat16 autocast on a GPU that supports it and float32 elsewhere (on CPUs it is many times slower).
 
-    Raises: SettingsError when the device cannot do what is asked.
+    Raises: SettingsError for an unknown name or when the device cannot do what is asked.
     """
+    name = cast(PrecisionName, arithmetic_named(name))
+    if name not in ("auto", "float32", "bfloat16", "float64"):
+        raise SettingsError(f"precision = {name!r}, must be 'auto', 'float32', 'bfloat16' or 'float64'")
     able = device.type == "cuda" and torch.cuda.is_bf16_supported()
     if name == "bfloat16" and device.type == "cuda" and not able:
         raise SettingsError("precision = 'bfloat16': this GPU does not support it, must be 'auto', 'float32' or 'float64'")
