@@ -22,7 +22,7 @@ from poise.engine import Experiment, Run, resume, train
 from poise.engine.pseudo_labels import pseudo_label
 from poise.learners import AWP, EMA, RWP, SGD, SWA, Policy, Step
 from poise.methods import Generalist, Joint
-from poise.objectives import AT, BAT, FAT, GAIRAT, MART, NT, RST, TRADES, Objective, SqueezeTraining, TwoExamples, WeightedRST
+from poise.objectives import AT, BAT, FAT, GAIRAT, GAIRRST, MART, NT, RST, TRADES, Objective, SqueezeTraining, TwoExamples, WeightedRST
 from poise.recipes import experiment as recipe
 from poise.recipes import register
 from poise.recipes.trades_matched import matched_beta
@@ -225,6 +225,29 @@ ROWS: dict[str, tuple[Act, Act, tuple[str, ...]]] = {
         nothing,
         setting(lambda: override(tiny(average=SWA(from_epoch=2)), ["epochs=1"])),
         ("SWA.from_epoch = 2", "must be at most epochs = 1"),
+    ),
+    # what begins after the last epoch
+    "GAIRAT's weights after the last epoch": (
+        nothing,
+        setting(lambda: tiny(GAIRAT())),
+        ("learner 'joint'", "GAIRAT.from_epoch = 60", TWO_EPOCHS, "begin earlier or set epochs to 60 or more"),
+    ),
+    "GAIR-RST's margins after the last epoch": (nothing, setting(lambda: tiny(GAIRRST())), ("GAIRRST.from_epoch = 100", TWO_EPOCHS)),
+    "AWP after the last epoch": (nothing, setting(lambda: tiny(perturbation=AWP(from_epoch=3))), ("AWP.from_epoch = 3", TWO_EPOCHS)),
+    "RWP of one base learner after the last epoch": (
+        nothing,
+        setting(lambda: Experiment(method=Generalist(robust=Policy(perturbation=RWP(from_epoch=46))), epochs=45)),
+        ("learner 'robust'", "RWP.from_epoch = 46", "must be at most epochs = 45"),
+    ),
+    "a tau after the last epoch": (
+        nothing,
+        setting(lambda: override(tiny(FAT(tau_from=(1, 30, 60)), epochs=60), ["epochs=59"])),
+        ("FAT.tau_from = (1, 30, 60)", "must be at most epochs = 59", "set epochs to 60 or more"),
+    ),
+    "a tau inside of two examples after the last epoch": (
+        nothing,
+        setting(lambda: tiny(TwoExamples(objective=FAT()))),
+        ("FAT.tau_from = (1, 51, 91)", TWO_EPOCHS),
     ),
     "SWA from epoch 0": (nothing, setting(lambda: SWA(from_epoch=0)), ("SWA.from_epoch = 0", "greater than or equal to 1")),
     "SWA every 0 epochs": (nothing, setting(lambda: SWA(every=0)), ("SWA.every = 0", "greater than or equal to 1")),

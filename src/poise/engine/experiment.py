@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
+from collections.abc import Iterator
 from typing import Literal
 
 from poise.attacks import Attack
@@ -13,12 +15,26 @@ from poise.data import DataSource, Digits
 from poise.engine.diagnostics import Diagnosis
 from poise.engine.placement import PlacementName
 from poise.evaluation import Protocol
-from poise.learners.averages import SWA
 from poise.learners.compiled import CompileName
 from poise.learners.precision import PrecisionName
 from poise.learners.synchronised import Statistics
 from poise.methods import Joint, Method
 from poise.models import DigitsCNN, Network
+
+
+def beginnings(part: object) -> Iterator[tuple[str, object, int]]:
+    """What begins at an epoch of training, in a policy or a part of one: (setting's name, value, last 1-based epoch in it).
+
+    GAIRAT, GAIR-RST, AWP, RWP and SWA have `from_epoch`, FAT has `tau_from`; what begins after the last epoch would be left out silently.
+    """
+    if not isinstance(part, Settings) or not dataclasses.is_dataclass(part):
+        return
+    for field in dataclasses.fields(part):
+        value = getattr(part, field.name)
+        if field.name in ("from_epoch", "tau_from"):
+            yield f"{type(part).__name__}.{field.name}", value, max(value) if isinstance(value, tuple) else value
+        else:
+            yield from beginnings(value)
 
 
 @settings
@@ -113,9 +129,10 @@ class Experiment(Settings):
         if any(epoch > self.epochs for epoch in self.keep_epochs):
             raise SettingsError(f"Experiment.keep_epochs = {self.keep_epochs}: must be at most epochs = {self.epochs}")
         for name, policy in self.method.policies().items():
-            if isinstance(policy.average, SWA) and policy.average.from_epoch > self.epochs:
-                where = f"learner {name!r}: SWA.from_epoch = {policy.average.from_epoch}"
-                raise SettingsError(f"{where}: must be at most epochs = {self.epochs}")
+            for what, value, begins in beginnings(policy):
+                if begins > self.epochs:
+                    wanted = f"must be at most epochs = {self.epochs}; begin earlier or set epochs to {begins} or more"
+                    raise SettingsError(f"learner {name!r}: {what} = {value}: {wanted}")
         if self.selection == "held-out" and not 0 < self.held_out < 1:
             raise SettingsError(f"Experiment.held_out = {self.held_out}: must be above 0 and below 1")
 
