@@ -94,6 +94,11 @@ def test_the_page_has_curves_redistributions_and_the_picture(run: Run, tmp_path:
     assert embedding.EMBEDDING == diagnostics.EMBEDDING
 
 
+def test_a_line_of_another_threat_says_which() -> None:
+    names = ("diagnosis/l2/robust", "diagnosis/l2/robust L2 0.5", "diagnosis/l2/natural", "diagnosis/l2/on images of robust")
+    assert [diagnostics._line_name(name) for name in names] == ["l2", "l2 (L2 0.5)", "l2", "l2 on images of robust"]
+
+
 def test_redistribution_epochs_are_the_methods() -> None:
     def epochs(**method: object) -> list[int]:
         settings = {"type": "Generalist", "redistribute": "epoch_start", "redistribute_from": 0.625, "redistribute_every": 5, **method}

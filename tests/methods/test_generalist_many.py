@@ -116,6 +116,8 @@ def test_a_learner_state_goes_on_where_it_was():
     ("make", "message"),
     [
         (lambda: BaseLearner(name="robust"), r"BaseLearner\.name = 'robust': must be one word other than"),
+        (lambda: BaseLearner(name="global"), r"BaseLearner\.name = 'global': must be one word other than .*'global'"),
+        (lambda: BaseLearner(name="bound"), r"BaseLearner\.name = 'bound'"),
         (lambda: BaseLearner(name="l 2"), r"BaseLearner\.name = 'l 2'"),
         (lambda: Generalist(others=(BaseLearner(), BaseLearner())), r"Generalist\.others = \['third', 'third'\]"),
         (lambda: Generalist(gamma=Constant(at=1.2)), r"Generalist\.gamma: at epoch 1 of 240 the mix is .*must be in \[0, 1\]"),

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from poise.attacks import FGSM, PGD, Ascent
 from poise.core.batches import Batch, Now
+from poise.core.distributed import ALONE, World
 from poise.core.errors import SettingsError
 from poise.core.records import EvaluationRecord
 from poise.data import Digits, Split
@@ -24,8 +26,8 @@ from poise.engine.regret import deviation, regrets, subproblem_regret
 from poise.evaluation import Protocol
 from poise.learners import EMA, SGD, Learner, Policy
 from poise.methods import Generalist, Joint
-from poise.objectives import AT, NT
-from poise.threats import Linf
+from poise.objectives import AT, GAIRAT, NT, TwoExamples
+from poise.threats import L2, Linf
 
 THREAT = Linf(epsilon=0.2)
 ATTACK = PGD(threat=THREAT, step_size=0.1, steps=2)
@@ -157,6 +159,22 @@ def test_observing_a_gradient_moves_nothing():
     assert all(parameter.grad is None for parameter in network.parameters()) and network.training
 
 
+def test_an_observed_gradient_is_not_divided_by_the_ranks_which_all_hold_the_whole_batch():
+    class Twice(World):
+        """A second rank that sends the same."""
+
+        def sum_(self, tensors: Sequence[Tensor]) -> None:
+            for tensor in tensors:
+                tensor.mul_(2)
+
+    objective = GAIRAT(inner=INNER, from_epoch=1)
+    whole = Batch.of(images().pixels(dtype=torch.float64), images().labels)
+    learners = [Learner("robust", Policy(objective=objective), linear(0), world) for world in (ALONE, Twice(0, 2))]
+    alone, shared = (learner.gradient(objective, whole, Now(1, 0, 1, 1, 0)) for learner in learners)
+    assert any(bool(each.any()) for each in alone)
+    assert all(torch.equal(one, two) for one, two in zip(alone, shared, strict=True))
+
+
 def experiment(**changes: object) -> Experiment:
     policy = Policy(objective=NT(), optimizer=SGD(learning_rate=0.05), average=EMA(decay=0.8))
     robust = dataclasses.replace(policy, objective=AT(inner=INNER), average=None)
@@ -250,6 +268,34 @@ def test_regrets_are_of_the_loss_asked_for(loss):
         wanted = {name: float((-each.log_softmax(1)[range(20), y]).clamp(max=1).mean()) for name, each in logits.items()}
     found = diagnosis.regrets([line], learners)
     assert found["regret/natural"] == pytest.approx(wanted["natural"] - min(wanted.values()))
+
+
+def test_a_robust_learner_under_another_threat_is_judged_under_its_own():
+    flat = Ascent(threat=L2(epsilon=0.5), step_size=0.2, steps=2)
+    objectives = {"natural": NT(), "robust": AT(inner=INNER), "l2": TwoExamples(objective=AT(inner=flat))}
+    learners = {name: Learner(name, Policy(objective=each), linear(seed)) for seed, (name, each) in enumerate(objectives.items())}
+    diagnosis = Diagnosis(attack=ATTACK, images=20, geometry=False)
+    assert diagnosis.own({name: learners[name] for name in ("natural", "l2")}) == {}, "one robust learner: as it was asked for"
+    (own,) = diagnosis.own(learners).values()
+    assert own == dataclasses.replace(ATTACK, threat=flat.threat, step_size=flat.step_size)
+
+    line = diagnosis.measure(learners, linear(3), images(), Now(1, 0, 1, 1, 0))
+    task, names = "robust L2 0.5", [*learners, "global"]
+    part = images().first(20)
+    for seed, name in enumerate(names):
+        plain = accuracies({name: linear(seed)}, part, own, seed=0)
+        assert line[f"diagnosis/{name}/{task}"] == plain[f"{name}/robust"]
+        assert line[f"diagnosis/{name}/{task} loss"] == plain[f"{name}/robust loss"]
+    assert (
+        line["diagnosis/natural/on images of l2"]
+        == accuracies({"natural": linear(0), "l2": linear(2)}, part, own, 0)["natural/on images of l2"]
+    )
+    found = diagnosis.regrets([line], learners)
+    least = {each: min(line[f"diagnosis/{name}/{each} loss"] for name in names) for each in ("robust", task)}
+    assert found["regret/l2"] == pytest.approx(line[f"diagnosis/l2/{task} loss"] - least[task])
+    assert found["regret/robust"] == pytest.approx(line["diagnosis/robust/robust loss"] - least["robust"])
+    tasks = ("natural", "robust", task)
+    assert found["regret/global"] == pytest.approx(sum(line[f"diagnosis/global/{each} loss"] for each in tasks) / 3)
 
 
 def test_a_single_learner_can_be_diagnosed_too(tmp_path: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -9,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from poise.attacks import PGD, Attack
+from poise.attacks import PGD, Ascent, Attack
 from poise.core.batches import Batch, Now
 from poise.core.errors import SettingsError
 from poise.core.modes import evaluating
@@ -19,7 +20,7 @@ from poise.engine.regret import regrets
 from poise.evaluation.predictions import attacked, device_of
 from poise.learners import Learner
 from poise.losses import cross_entropy
-from poise.objectives import NT
+from poise.objectives import NT, Objective
 
 GLOBAL = "global"
 
@@ -32,7 +33,8 @@ class Diagnosis(Settings):
     """
 
     attack: Attack = PGD()
-    """Against each learner and the global one; its images are also shown to the others (cross-attack accuracy)."""
+    """Against each learner and the global one; its images are also shown to the others (cross-attack accuracy). Where several learners
+    are robust, one that trains under another threat brings this attack under its own: all networks meet it, its regret is of it."""
     images: PositiveCount = 256
     """The first so many images of the split on which epochs are selected."""
     geometry: bool = True
@@ -52,42 +54,74 @@ class Diagnosis(Settings):
         """Accuracies in [0, 1], distances, cosines; of networks by name, the deployed one being "global"."""
         images = split.first(min(self.images, len(split)))
         networks = {**{name: learner.network for name, learner in learners.items()}, GLOBAL: deployed}
-        found = accuracies(networks, images, self.attack, now.seed)
+        found = accuracies(networks, images, self.attack, now.seed, self.own(learners))
         if self.geometry:
             found |= distances(networks) | cosines(learners, images, now)
         return {f"diagnosis/{name}": value for name, value in found.items()}
 
     def regrets(self, lines: Sequence[Mapping[str, Any]], learners: Mapping[str, Learner]) -> dict[str, float]:
-        """From the lines of metrics so far, those of epochs that were diagnosed. NT's task is the natural loss, others' the robust one."""
+        """From the lines of metrics so far, those of epochs that were diagnosed.
+
+        NT's task is the natural loss, others' the robust one, or that under a threat of their own.
+        """
         tasks = {name: "natural" if isinstance(learner.policy.objective, NT) else "robust" for name, learner in learners.items()}
-        diagnosed = [line for line in lines if f"diagnosis/{GLOBAL}/natural" in line]
+        tasks |= {name: task_of(attack) for name, attack in self.own(learners).items()}
+        judged = sorted({"natural", "robust", *tasks.values()})
+        diagnosed = [line for line in lines if all(f"diagnosis/{GLOBAL}/{task}" in line for task in judged)]
         history = [
-            {
-                name: {task: self._loss_of(line, f"diagnosis/{name}/{task}") for task in ("natural", "robust")}
-                for name in (*learners, GLOBAL)
-            }
+            {name: {task: self._loss_of(line, f"diagnosis/{name}/{task}") for task in judged} for name in (*learners, GLOBAL)}
             for line in diagnosed
         ]
         return {f"regret/{name}": value for name, value in regrets(history, tasks, self.delta).items()}
+
+    def own(self, learners: Mapping[str, Learner]) -> dict[str, Attack]:
+        """The attack under its own threat, of each learner that has another one; nothing where only one learner is robust."""
+        inner = {name: _inner(learner.policy.objective) for name, learner in learners.items()}
+        robust = {name: ascent for name, ascent in inner.items() if ascent is not None}
+        others = {name: ascent for name, ascent in robust.items() if ascent.threat != self.attack.threat and len(robust) > 1}
+        return {name: _under(self.attack, ascent) for name, ascent in others.items()}
 
     def _loss_of(self, line: Mapping[str, Any], accuracy: str) -> float:
         return 1 - line[accuracy] if self.loss == "zero_one" else line[f"{accuracy} loss"]
 
 
-def accuracies(networks: Mapping[str, nn.Module], split: Split, attack: Attack, seed: int) -> dict[str, float]:
+def task_of(attack: Attack) -> str:
+    """A task beyond "natural" and "robust", such as "robust L2 0.5"."""
+    return f"robust {type(attack.threat).__name__} {attack.threat.epsilon:g}"
+
+
+def _inner(part: object) -> Ascent | None:
+    """The inner maximisation of an objective, or of the one that it wraps."""
+    values = [getattr(part, field.name) for field in dataclasses.fields(part)] if isinstance(part, Objective) else []  # type: ignore[arg-type]
+    ascents = (value if isinstance(value, Ascent) else _inner(value) for value in values)
+    return next((ascent for ascent in ascents if ascent is not None), None)
+
+
+def _under(attack: Attack, inner: Ascent) -> Attack:
+    """The same attack under the threat of an inner maximisation, with its step size if it has one."""
+    changed: dict[str, Any] = {"threat": inner.threat, **({"step_size": inner.step_size} if hasattr(attack, "step_size") else {})}
+    return dataclasses.replace(attack, **changed)
+
+
+def accuracies(
+    networks: Mapping[str, nn.Module], split: Split, attack: Attack, seed: int, own: Mapping[str, Attack] | None = None
+) -> dict[str, float]:
     """For each network `a` "a/natural", "a/robust" (images made against itself) and, for every other b, "a/on images of b".
 
     Beside the first two "a/natural loss" and "a/robust loss", the mean of min(cross-entropy, 1). All are in [0, 1].
+    own: networks whose images are made by another attack than `attack`; each such attack is a task of all networks (see `task_of`).
     """
-    found = {}
+    found, own = {}, own or {}
+    attacks = {"robust": attack, **{task_of(other): other for other in own.values()}}
     for name, network in networks.items():
         device, dtype = device_of(network)
         labels = split.labels.to(device)
-        x_adv = torch.cat([images for images, _ in attacked(network, split, attack, seed=seed)])
-        for task, images in (("natural", split.pixels(dtype=dtype).to(device)), ("robust", x_adv)):
+        made = {task: torch.cat([x for x, _ in attacked(network, split, each, seed=seed)]) for task, each in attacks.items()}
+        for task, images in {"natural": split.pixels(dtype=dtype).to(device), **made}.items():
             logits = _logits(network, images)
             found[f"{name}/{task}"] = _accuracy(logits, labels)
             found[f"{name}/{task} loss"] = float(cross_entropy(logits, labels).clamp(max=1).double().mean())
+        x_adv = made[task_of(own[name]) if name in own else "robust"]
         for other, judge in networks.items():
             if other != name:
                 found[f"{other}/on images of {name}"] = _accuracy(_logits(judge, x_adv), labels)

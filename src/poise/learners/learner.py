@@ -116,7 +116,7 @@ class Learner:
 
         self.optimizer.zero_grad(set_to_none=True)  # before crafting, which then has their memory
         parts, shown = self.craft(objective, batch, now)
-        denominators = self._denominators(shown, batch)
+        denominators = self._denominators(shown, batch, self.world)
 
         moves = self._perturb(objective, shown, denominators, now)
         with training(self.network):
@@ -159,11 +159,11 @@ class Learner:
         plain = self._fixed is None and self.layout is torch.contiguous_format and self._any_layout
         return plain and all(parameter.device.type == "cpu" for parameter in self.network.parameters())
 
-    def _denominators(self, shown: Sequence[Examples], batch: Batch) -> dict[str, Tensor | int]:
+    def _denominators(self, shown: Sequence[Examples], batch: Batch, world: World) -> dict[str, Tensor | int]:
         """What each weighted term is divided by; "" stands for the plain mean over the global batch."""
         names = sorted({name for examples in shown for name in examples.weights})
         sums = [torch.stack([examples.weights[name].sum() for examples in shown]).sum() for name in names]
-        self.world.sum_(sums)
+        world.sum_(sums)
         positive = [total.clamp(min=torch.finfo(total.dtype).tiny) for total in sums]  # a mean of nothing is 0
         return {"": batch.total, **dict(zip(names, positive, strict=True))}
 
@@ -209,14 +209,17 @@ class Learner:
         return list(zip(parameters, moves, strict=True))
 
     def gradient(self, objective: Objective, batch: Batch, now: Now) -> list[Tensor]:
-        """The gradient of the loss on a batch in the batch's own statistics, one tensor per parameter; nothing moves."""
+        """The gradient of the loss on a batch in the batch's own statistics, one tensor per parameter; nothing moves.
+
+        Every rank that asks holds the whole batch, so nothing is summed over ranks.
+        """
         mode = "evaluating" if objective.craft_mode == "evaluating" else "frozen_statistics"
         now = now.within(f"{self.name} observed")
         with crafting(self.network, mode), self.arithmetic.context():
             shown = objective.exchange([objective.craft(self.network, batch, now)], now)
         with frozen_statistics(self.network), torch.enable_grad(), self.arithmetic.context():
             terms = minimised(objective.loss(self.network, shown[0], now))
-            total = torch.stack(list(_reduced(terms, shown[0], self._denominators(shown, batch)).values())).sum()
+            total = torch.stack(list(_reduced(terms, shown[0], self._denominators(shown, batch, ALONE)).values())).sum()
         found = torch.autograd.grad(total, list(self.network.parameters()), allow_unused=True, materialize_grads=True)
         return [gradient.detach() for gradient in found]
 

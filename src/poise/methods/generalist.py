@@ -28,6 +28,8 @@ from poise.methods.overlap import side_by_side
 from poise.objectives import AT, NT
 
 PAIR = ("natural", "robust")
+TAKEN = (*PAIR, "global", "tradeoff", "best", "bound", "deviation", "distance", "cosine")
+"""No names of further learners: metrics and diagnoses have them for the pair, the global learner, regrets and geometry."""
 
 
 @settings
@@ -41,8 +43,9 @@ class BaseLearner(Settings):
     """Weight in the mix; what all shares leave over is divided between robust and natural by gamma."""
 
     def __post_init__(self) -> None:
-        if not self.name.isidentifier() or self.name in PAIR:
-            raise SettingsError(f"BaseLearner.name = {self.name!r}: must be one word other than 'natural' and 'robust'")
+        if not self.name.isidentifier() or self.name in TAKEN:
+            taken = f"{', '.join(map(repr, TAKEN[:-1]))} and {TAKEN[-1]!r}"
+            raise SettingsError(f"BaseLearner.name = {self.name!r}: must be one word other than {taken}")
 
 
 @settings

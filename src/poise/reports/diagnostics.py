@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -21,10 +22,11 @@ from poise.reports.svg import Chart, colour_class, marker, number, ticks, wrap
 EMBEDDING = "t-sne.json"
 """Where a run keeps its embedded features (written by the engine, which this package doesn't know)."""
 _ROW, _SIDE = 16, 300
+_ROBUST = re.compile(r"/robust( (\w+) ([\d.e-]+))?$")  # with a threat, where learners have several
 _FAMILIES = (
     # title, is a share, which metrics
     ("natural accuracy", True, lambda name: name.startswith("diagnosis/") and name.endswith("/natural")),
-    ("robust accuracy", True, lambda name: name.startswith("diagnosis/") and name.endswith("/robust")),
+    ("robust accuracy", True, lambda name: name.startswith("diagnosis/") and _ROBUST.search(name) is not None),
     ("accuracy on another's adversarial images", True, lambda name: "/on images of " in name),
     ("distance between weights", False, lambda name: name.startswith("diagnosis/distance/")),
     ("cosine between gradients", False, lambda name: name.startswith("diagnosis/cosine/")),
@@ -89,7 +91,8 @@ def _line_name(metric: str) -> str:
         last = metric.removeprefix("regret/")
         return _TOLD.get(last, last)
     last = metric.removeprefix("diagnosis/")
-    last = last.removeprefix("distance/").removeprefix("cosine/").removesuffix("/natural").removesuffix("/robust")
+    last = _ROBUST.sub(lambda found: f" ({found[1].strip()})" if found[1] else "", last)
+    last = last.removeprefix("distance/").removeprefix("cosine/").removesuffix("/natural")
     return last.replace("/on images of ", " on images of ")
 
 
