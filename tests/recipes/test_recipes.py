@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import pickle
 import re
+import signal
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -17,9 +19,10 @@ from PIL import Image
 from scipy.io import savemat
 
 from poise import recipes as package
-from poise.core.errors import SettingsError
+from poise.core.errors import Interrupted, RunError, SettingsError
 from poise.core.settings import from_json, override, to_json
-from poise.engine import Experiment, train
+from poise.engine import Experiment, Run, finished, train
+from poise.engine.progress import Progress
 from poise.recipes import experiment, recipes, register
 from poise.recipes.rows import cost, forwards
 from poise.recipes.trades_matched import matched_beta, matched_trades, trades
@@ -432,24 +435,53 @@ def test_accuracies_out_of_reach_are_refused(target: float, low: float, high: fl
         matched_beta(lambda beta: 0.95 - 0.1 * beta, target, low, high)
 
 
-def test_matched_trades_returns_the_run_nearest_to_the_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    accuracies = {0.0: 0.95, 0.5: 0.9, 1.0: 0.85}
+def on_digits(beta: float) -> Experiment:
+    """TRADES at this beta on so few digits that two epochs take less than a second."""
+    made: Any = experiment("trades_digits", quick=True)
+    policy = made.method.policy
+    policy = dataclasses.replace(policy, objective=dataclasses.replace(policy.objective, beta=beta), average=None)
+    data = dataclasses.replace(made.data, train_images=60, test_images=40)
+    method = dataclasses.replace(made.method, policy=policy, batch_size=30)
+    return dataclasses.replace(made, data=data, method=method, epochs=2, monitors=made.monitors[:1])
 
-    class Finished:
-        def __init__(self, beta: float) -> None:
-            self.beta = beta
 
-        def facts(self) -> dict[str, Any]:
-            return {"monitors": {"monitor/natural": accuracies[self.beta]}}
+def contents(folder: Path) -> dict[str, tuple[int, int]]:
+    return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
 
-    def fake(made: Any, out: Path, **where: Any) -> Finished:
-        assert out.name == f"beta-{made:g}"
-        assert where == {"device": "cpu"}
-        return Finished(made)
 
-    monkeypatch.setattr("poise.recipes.trades_matched.train", fake)
-    run: Any = matched_trades(tmp_path, 0.9, lambda beta: beta, device="cpu")  # type: ignore[arg-type, return-value]
-    assert run.beta == 0.5
+def test_matched_trades_returns_the_run_nearest_to_the_target_and_takes_finished_runs_as_they_are(tmp_path: Path) -> None:
+    low, high = (train(on_digits(beta), tmp_path / f"beta-{beta:g}") for beta in (0.0, 1.0))
+    natural = [run.facts()["monitors"]["monitor/natural"] for run in (low, high)]
+    before = contents(tmp_path)
+    for target, wanted in ((natural[0] + 0.001, low), (natural[1] - 0.001, high)):
+        nearest = matched_trades(tmp_path, target, on_digits, tolerance=1, device="cpu")  # whatever the two reach is near enough
+        assert nearest.path in ([wanted.path] if natural[0] != natural[1] else [low.path, high.path])
+    assert contents(tmp_path) == before
+
+
+def test_matched_trades_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
+    wanted = train(on_digits(1.0), tmp_path / "unbroken").facts("last")["sha256"]
+
+    class Stops(Progress):
+        """Asks to stop in the first epoch of the second run, as ctrl-c does."""
+
+        def epoch(self, epoch: int, epochs: int, numbers: Any) -> None:
+            if (tmp_path / "beta-1").exists():
+                os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        matched_trades(tmp_path, 0.5, on_digits, tolerance=1, progress=Stops())
+    first = contents(tmp_path / "beta-0")
+    assert not finished(Run.open(tmp_path / "beta-1"))
+    matched_trades(tmp_path, 0.5, on_digits, tolerance=1)
+    assert contents(tmp_path / "beta-0") == first
+    assert Run.open(tmp_path / "beta-1").facts("last")["sha256"] == wanted
+
+
+def test_matched_trades_refuses_runs_of_another_experiment(tmp_path: Path) -> None:
+    matched_trades(tmp_path, 0.5, on_digits, tolerance=1)
+    with pytest.raises(RunError, match=r"beta-0 holds another experiment \(trades_digits_quick, seed 0\).*take another folder"):
+        matched_trades(tmp_path, 0.5, lambda beta: dataclasses.replace(on_digits(beta), seed=1), tolerance=1)
 
 
 def test_beta_is_the_only_thing_swept() -> None:
