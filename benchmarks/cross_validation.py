@@ -24,8 +24,9 @@ from statistics import fmean
 import torch
 
 from poise import engine, recipes
+from poise.core.overrides import override
 from poise.core.records import EvaluationRecord
-from poise.core.settings import override, to_json
+from poise.core.settings import to_json
 from poise.data.digits import FOLDS
 from poise.engine.evaluations import evaluate_run
 from poise.engine.runs import Run

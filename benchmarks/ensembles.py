@@ -20,7 +20,7 @@ import torch
 from benchmarks.cross_validation import AUTOATTACK, Claim, Suite
 from poise import engine, recipes
 from poise.attacks import AdversarialSet, Saved
-from poise.core.settings import override
+from poise.core.overrides import override
 from poise.data.digits import FOLDS
 from poise.engine.runs import Run
 from poise.evaluation import Protocol, make_set, soe_benchmark, soe_transfer

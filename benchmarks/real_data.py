@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from poise import engine, recipes
-from poise.core.settings import override
+from poise.core.overrides import override
 from poise.engine.evaluations import evaluate_run
 from poise.engine.runs import Run
 from poise.reports import paired_interval, read_runs, table, to_markdown

@@ -30,8 +30,9 @@ from poise.cli.report import report
 from poise.cli.shared import import_files
 from poise.cli.train import train as train_command
 from poise.core.errors import PoiseError
+from poise.core.overrides import override
 from poise.core.records import EvaluationRecord
-from poise.core.settings import from_json, override, read_file, to_json
+from poise.core.settings import from_json, read_file, to_json
 from poise.data import CIFAR10, MNIST, Digits, Folder, Npz
 from poise.engine import Experiment, Monitor, Run, load, resume, train
 from poise.engine.checkpoints import foreign_weights, load_into

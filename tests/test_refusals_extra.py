@@ -16,7 +16,8 @@ from PIL import Image
 
 from poise.core.batches import Now
 from poise.core.errors import PoiseError
-from poise.core.settings import from_json, override, to_json
+from poise.core.overrides import override
+from poise.core.settings import from_json, to_json
 from poise.data import Digits, Extra, Feed, FolderPool, NpzPool, PseudoLabelled500K, Stream
 from poise.engine import Experiment, Run, resume, train
 from poise.engine.pseudo_labels import pseudo_label

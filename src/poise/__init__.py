@@ -19,14 +19,16 @@ from poise.core.version import __version__
 
 if TYPE_CHECKING:
     from poise import attacks, data, evaluation, learners, losses, methods, models, objectives, recipes, reports, threats
-    from poise.core.settings import from_json, override, settings, to_json
+    from poise.core.overrides import override
+    from poise.core.settings import from_json, settings, to_json
     from poise.engine import Experiment, Run, load, resume, train
     from poise.evaluation import evaluate
     from poise.recipes import experiment as recipe
 
 _HOME = {
     **{name: ("poise.engine", name) for name in ("Experiment", "Run", "load", "resume", "train")},
-    **{name: ("poise.core.settings", name) for name in ("from_json", "override", "settings", "to_json")},
+    **{name: ("poise.core.settings", name) for name in ("from_json", "settings", "to_json")},
+    "override": ("poise.core.overrides", "override"),
     "evaluate": ("poise.evaluation", "evaluate"),
     "recipe": ("poise.recipes", "experiment"),
 }

@@ -7,9 +7,12 @@ import json
 
 import pytest
 
+from poise.attacks import Ascent
 from poise.core.errors import SettingsError
-from poise.core.settings import Settings, from_json, override, read_json, registered, settings, to_json
+from poise.core.overrides import override
+from poise.core.settings import Settings, from_json, read_json, registered, settings, to_json
 from poise.engine import Experiment
+from poise.engine.experiment import Published
 from poise.learners import SGD, Policy
 from poise.methods import Generalist, Joint
 from poise.objectives import AT, NT, TRADES, Objective
@@ -48,6 +51,38 @@ def test_override_resolves_the_class_before_its_settings_whatever_the_order():
 def test_override_reaches_through_a_method_of_one_policy():
     experiment = override(Experiment(), {"method.objective": "AT", "method.beta": "0.5", "method.optimizer.learning_rate": "1/4"})
     assert experiment.method == Joint(policy=Policy(objective=AT(beta=0.5), optimizer=SGD(learning_rate=0.25)))
+
+
+def test_a_class_put_in_anothers_place_takes_over_where_it_searches():
+    """Threat, step size, steps and ramp are the run's; the start and all else are the new objective's."""
+    inner = Ascent(threat=Linf(epsilon=0.2), step_size=0.05, steps=5, ramp=0.3)
+    base = Experiment(title="AT", method=Joint(policy=Policy(objective=AT(inner=inner))), published=Published(table="a table"))
+    for name in ("TRADES", "SqueezeTraining", "FAT", "TwoExamples", "GAIRRST"):
+        schedule = {"FAT": ["method.tau_from=1,2,3"], "GAIRRST": ["method.from_epoch=9"]}.get(name, [])
+        made = override(base, [f"method.objective={name}", *schedule])
+        new = made.method.policies()["joint"].objective
+        found = getattr(getattr(new, "objective", new), "inner", None)
+        assert isinstance(found, Ascent)
+        assert type(new).__name__ == name
+        assert (found.threat, found.step_size, found.steps, found.ramp) == (Linf(epsilon=0.2), 0.05, 5, 0.3)
+        assert made.title == name and made.published is None
+    trades = override(base, ["method.objective=TRADES", "method.inner.steps=9"]).method.policies()["joint"].objective
+    assert isinstance(trades, TRADES) and trades.inner.start == TRADES().inner.start and trades.inner.steps == 9
+
+
+def test_a_title_stays_where_objectives_do_and_where_it_is_given():
+    base = Experiment(title="AT", method=Joint(policy=Policy(objective=AT())))
+    assert override(base, ["method.objective=AT", "epochs=3"]).title == "AT"
+    assert override(base, ["method.objective=TRADES", "title=mine"]).title == "mine"
+    assert override(base, ["method=Generalist"]).title == "Generalist (natural: NT, robust: AT)"
+
+
+def test_settings_between_a_class_and_its_own_need_not_fit_yet():
+    """GAIRAT's published schedule begins at epoch 60; only what stands at the end is judged."""
+    made = override(Experiment(epochs=30), ["method.objective=GAIRAT", "method.objective.from_epoch=20"])
+    assert made.method.policies()["joint"].objective.from_epoch == 20  # type: ignore[attr-defined]
+    with pytest.raises(SettingsError, match=r"GAIRAT\.from_epoch = 60: must be at most epochs = 30"):
+        override(Experiment(epochs=30), ["method.objective=GAIRAT"])
 
 
 def test_override_reads_lists_none_and_elements():

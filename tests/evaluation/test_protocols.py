@@ -10,7 +10,8 @@ import torch
 
 from poise.attacks import AutoAttack
 from poise.core.errors import InputError, SettingsError
-from poise.core.settings import from_json, override, to_json
+from poise.core.overrides import override
+from poise.core.settings import from_json, to_json
 from poise.data import Split
 from poise.engine import Experiment
 from poise.evaluation import PROTOCOLS, Protocol, named, plus_autoattack, standard, strict

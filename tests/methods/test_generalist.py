@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from poise.core.batches import Batch, Now
 from poise.core.errors import SettingsError
-from poise.core.settings import from_json, override, to_json
+from poise.core.overrides import override
+from poise.core.settings import from_json, to_json
 from poise.learners import EMA, SGD, Adam, Constant, Learner, PiecewiseLinear, Policy
 from poise.learners.averages import weights_of
 from poise.methods import Generalist, Joint

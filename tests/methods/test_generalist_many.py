@@ -11,7 +11,8 @@ from torch import nn
 from poise.attacks import Ascent
 from poise.core.batches import Batch, Now
 from poise.core.errors import SettingsError
-from poise.core.settings import from_json, override, to_json
+from poise.core.overrides import override
+from poise.core.settings import from_json, to_json
 from poise.learners import EMA, SGD, Adam, Constant, Learner, PiecewiseLinear, Policy
 from poise.learners.averages import weights_of
 from poise.methods import BaseLearner, Generalist

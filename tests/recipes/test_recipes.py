@@ -20,7 +20,8 @@ from scipy.io import savemat
 
 from poise import recipes as package
 from poise.core.errors import Interrupted, RunError, SettingsError
-from poise.core.settings import from_json, override, to_json
+from poise.core.overrides import override
+from poise.core.settings import from_json, to_json
 from poise.engine import Experiment, Run, finished, train
 from poise.engine.progress import Progress
 from poise.recipes import experiment, recipes, register

@@ -31,7 +31,8 @@ def attack(
       poise attack runs/at CW --first 100
     """
     from poise.attacks import Attack
-    from poise.core.settings import from_json, override
+    from poise.core.overrides import override
+    from poise.core.settings import from_json
     from poise.engine import Run
     from poise.engine.evaluations import save_adversarial
 

@@ -42,7 +42,7 @@ def sanity(
     """
     from rich.console import Console
 
-    from poise.core.settings import override
+    from poise.core.overrides import override
     from poise.core.verdicts import Verdict
     from poise.engine import Run
     from poise.engine.inspections import inspect_run, inspect_weights

@@ -32,7 +32,8 @@ def show(
 
       poise show generalist_digits method.robust=TRADES --no-estimate
     """
-    from poise.core.settings import override, read_file, to_json
+    from poise.core.overrides import override
+    from poise.core.settings import read_file, to_json
     from poise.engine import Experiment, Run
     from poise.recipes import experiment as of_recipe
     from poise.recipes import recipes

@@ -39,7 +39,8 @@ def train(
     """
     from poise import engine
     from poise.core.distributed import join, leave
-    from poise.core.settings import override, read_file
+    from poise.core.overrides import override
+    from poise.core.settings import read_file
     from poise.engine.evaluations import evaluate_run
     from poise.recipes import experiment as of_recipe
 

@@ -14,7 +14,7 @@ import dataclasses
 import json
 import math
 from abc import ABC
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar, dataclass_transform
 
@@ -69,6 +69,10 @@ class Settings(ABC):
     def coerce(cls, value: object) -> object:
         """Turn a convenient stand-in for this class into one, or return it as it is (see `Policy`)."""
         return value
+
+    def hand_on(self, new: Any) -> Any:
+        """What takes this object's place under `override`, with what it should keep of this one; by default as it is."""
+        return new
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
@@ -211,70 +215,3 @@ def read_file(cls: type[S], path: Path) -> S:
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"the settings file {path} cannot be read: {error}") from None
     return read_json(cls, text, str(path))
-
-
-def override(base: S, assignments: Mapping[str, str] | list[str]) -> S:
-    """`base` with settings replaced by dotted paths: `override(run, ["method.robust=TRADES", "method.robust.beta=6"])`.
-
-    Shorter paths are applied first, so that a class is chosen before its settings, whatever the order given.
-    Values are JSON, fractions ("8/255"), comma-separated lists, or bare words.
-    """
-    if not isinstance(assignments, Mapping):
-        pairs = [_split(assignment) for assignment in assignments]
-    else:
-        pairs = list(assignments.items())
-    for path, text in sorted(pairs, key=lambda pair: pair[0].count(".")):
-        data = to_json(base)
-        _assign(data, base, path.split("."), path, _value(text))
-        base = from_json(type(base), data)
-    return base
-
-
-def _split(assignment: str) -> tuple[str, str]:
-    path, equals, text = assignment.partition("=")
-    if not equals or not path:
-        raise SettingsError(f"{assignment!r} is not of the form name.name=value")
-    return path.strip(), text.strip()
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        pass
-    if "," in text and not text.startswith(("{", "[")):
-        return [_value(part.strip()) for part in text.split(",")]
-    return {"none": None, "None": None, "True": True, "False": False}.get(text, text)
-
-
-def _assign(data: Any, owner: Any, keys: list[str], path: str, value: Any, above: Sequence[str] = ()) -> None:
-    """Set `data[keys...] = value`, checking names against the settings object `owner` that `data` mirrors.
-
-    above: names that would have been known to the objects through which `owner` was reached.
-    """
-    key, rest = keys[0], keys[1:]
-    at: Any = key
-    if isinstance(data, list) and key.isdigit() and int(key) < len(data):
-        at = int(key)
-        inner = owner[at]
-    else:
-        names = field_names(type(owner)) if dataclasses.is_dataclass(owner) else []
-        through = getattr(type(owner), "transparent", None)
-        if key not in names and through is not None:
-            _assign(data[through], getattr(owner, through), keys, path, value, [*above, *names])
-            return
-        if key not in names:
-            hint = did_you_mean(key, [*above, *names])
-            raise SettingsError(f"there is no setting {path!r}: {type(owner).__name__} has no {key!r}{hint}")
-        inner = getattr(owner, key)
-    through = getattr(type(inner), "transparent", None)
-    if rest:
-        _assign(data[at], inner, rest, path, value)
-    elif isinstance(value, str) and through is not None and value in _members(getattr(inner, through)):
-        data[at][through] = {"type": value}
-    else:
-        data[at] = value
-
-
-def _members(value: Any) -> Mapping[str, type]:
-    return _FAMILIES.get(getattr(type(value), "family", None) or "", {})

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 from poise.attacks import Attack
 from poise.core.errors import SettingsError
@@ -135,6 +135,19 @@ class Experiment(Settings):
                     raise SettingsError(f"learner {name!r}: {what} = {value}: {wanted}")
         if self.selection == "held-out" and not 0 < self.held_out < 1:
             raise SettingsError(f"Experiment.held_out = {self.held_out}: must be above 0 and below 1")
+
+    def hand_on(self, new: Any) -> Any:
+        """With another method or objective the experiment is another one: its title says which, and no published row is its own."""
+        if self._kinds == new._kinds:
+            return new
+        objectives = {name: type(policy.objective).__name__ for name, policy in new.method.policies().items()}
+        shown = ", ".join(f"{name}: {kind}" for name, kind in objectives.items())
+        title = next(iter(objectives.values())) if len(objectives) == 1 else f"{type(new.method).__name__} ({shown})"
+        return dataclasses.replace(new, title=title if new.title == self.title else new.title, published=None)
+
+    @property
+    def _kinds(self) -> list[type]:
+        return [type(self.method), *(type(policy.objective) for policy in self.method.policies().values())]
 
     @property
     def group(self) -> str:

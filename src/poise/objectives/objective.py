@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import ClassVar, Generic, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Generic, TypeVar
 
 from torch import Tensor, nn
 
@@ -61,6 +61,27 @@ class Objective(Settings, Generic[E], family="objective"):
         """
         return examples
 
+    def hand_on(self, new: Any) -> Any:
+        """Where one searches belongs to the run, where one starts to the objective: threat, step size, steps and ramp stay."""
+        mine = _ascent(self)
+        return new if mine is None or not isinstance(new, Objective) else _searching(new, mine)
+
     @abstractmethod
     def loss(self, model: nn.Module, examples: E, now: Now) -> Terms:
         """The loss per example. Draws nothing; its only side effect is on BatchNorm's running statistics."""
+
+
+def _ascent(objective: Objective[Any]) -> Any:
+    """The settings of an objective's inner maximisation, or of the objective inside it; None where there is none."""
+    inside = getattr(objective, "objective", None)
+    return _ascent(inside) if isinstance(inside, Objective) else getattr(objective, "inner", None)
+
+
+def _searching(objective: Any, like: Any) -> Any:
+    """The objective with an inner maximisation within the same threat, by the same steps."""
+    inside, inner = getattr(objective, "objective", None), getattr(objective, "inner", None)
+    if isinstance(inside, Objective):
+        return replace(objective, objective=_searching(inside, like))
+    if inner is None:
+        return objective
+    return replace(objective, inner=replace(inner, **{name: getattr(like, name) for name in ("threat", "step_size", "steps", "ramp")}))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from poise.core.settings import override
+from poise.core.overrides import override
 from poise.engine.experiment import Experiment, Published
 from poise.learners import Adam
 from poise.methods import Joint

@@ -12,7 +12,7 @@ import dataclasses
 
 import poise.recipes.mnist
 import poise.recipes.zipper_baselines  # noqa: F401  these two register the targets
-from poise.core.settings import override
+from poise.core.overrides import override
 from poise.engine.experiment import Experiment
 from poise.recipes.generalist_ablations import ABLATIONS
 from poise.recipes.generalist_policies import generalist_of

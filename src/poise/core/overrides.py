@@ -1,0 +1,107 @@
+"""Settings changed by dotted paths, as the command line gives them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from poise.core.errors import SettingsError, did_you_mean
+from poise.core.settings import Settings, families, field_names, from_json, to_json
+
+S = TypeVar("S", bound=Settings)
+
+
+def override(base: S, assignments: Mapping[str, str] | list[str]) -> S:
+    """`base` with settings replaced by dotted paths: `override(run, ["method.robust=TRADES", "method.robust.beta=6"])`.
+
+    Shorter paths are applied first, so that a class is chosen before its settings, whatever the order given. A class chosen in place
+    of another of its family takes over what that one hands on (see `Settings.hand_on`).
+    Values are JSON, fractions ("8/255"), comma-separated lists, or bare words.
+    """
+    if not isinstance(assignments, Mapping):
+        pairs = [_split(assignment) for assignment in assignments]
+    else:
+        pairs = list(assignments.items())
+    data = to_json(base)
+    for path, text in sorted(pairs, key=lambda pair: pair[0].count(".")):
+        _assign(data, path.split("."), path, _value(text))
+    return base.hand_on(from_json(type(base), data))
+
+
+def _split(assignment: str) -> tuple[str, str]:
+    path, equals, text = assignment.partition("=")
+    if not equals or not path:
+        raise SettingsError(f"{assignment!r} is not of the form name.name=value")
+    return path.strip(), text.strip()
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        pass
+    if "," in text and not text.startswith(("{", "[")):
+        return [_value(part.strip()) for part in text.split(",")]
+    return {"none": None, "None": None, "True": True, "False": False}.get(text, text)
+
+
+def _assign(data: Any, keys: list[str], path: str, value: Any, above: Sequence[str] = ()) -> None:
+    """Set `data[keys...] = value` in what `to_json` made, checking names against the classes that the data name.
+
+    above: names that would have been known to the objects through which `data` was reached.
+    """
+    key, rest = keys[0], keys[1:]
+    at: Any = key
+    if isinstance(data, list) and key.isdigit() and int(key) < len(data):
+        at = int(key)
+    else:
+        owner = _class_of(data)
+        names = field_names(owner) if owner is not None else []
+        through = getattr(owner, "transparent", None)
+        if key not in names and through is not None:
+            data[through] = _opened(data[through])
+            _assign(data[through], keys, path, value, [*above, *names])
+            return
+        if key not in names:
+            hint = did_you_mean(key, [*above, *names])
+            called = owner.__name__ if owner is not None else type(data).__name__
+            raise SettingsError(f"there is no setting {path!r}: {called} has no {key!r}{hint}")
+    inner: Any = data.get(at) if isinstance(data, dict) else data[at]
+    through = getattr(_class_of(inner), "transparent", None)
+    if rest:
+        data[at] = _opened(inner)
+        _assign(data[at], rest, path, value)
+    elif through is not None and isinstance(value, str) and value in _relatives(inner[through]):
+        inner[through] = _succeeded(inner[through], _relatives(inner[through])[value])
+    elif isinstance(value, str) and value in _relatives(inner):
+        data[at] = _succeeded(inner, _relatives(inner)[value])
+    else:
+        data[at] = value
+
+
+def _class_of(data: Any) -> type | None:
+    """The class that a piece of JSON names."""
+    name = data.get("type") if isinstance(data, Mapping) else None
+    return next((members[name] for members in families().values() if name in members), None)
+
+
+def _relatives(data: Any) -> Mapping[str, type]:
+    """The classes that may stand in the place of this one."""
+    return families().get(getattr(_class_of(data), "family", None) or "", {})
+
+
+def _opened(data: Any) -> Any:
+    """A class's bare name as JSON of its defaults; all else as it is."""
+    named = _class_of({"type": data}) if isinstance(data, str) else None
+    return {"type": data} if named is not None else data
+
+
+def _succeeded(old: Any, new: type) -> Any:
+    """JSON of a new object of another class, with what the old one hands on to it."""
+    before = _class_of(old)
+    assert before is not None and issubclass(before, Settings)
+    try:
+        return to_json(from_json(before, old).hand_on(new()))
+    except SettingsError:  # either needs settings that are still to come
+        return {"type": new.__name__}
