@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from poise.core.batches import Batch, Now
 from poise.learners import EMA, SGD, Constant, Learner, PiecewiseLinear, Policy
+from poise.learners.costs import forwards
 from poise.methods import Generalist
 from poise.methods.idle import idle_epochs
 from poise.objectives import AT, NT
+from poise.recipes import experiment, recipes
 
 EPOCHS, PER_EPOCH = 16, 2
 SMALL = Generalist(
@@ -130,3 +132,17 @@ def test_schedules_that_change_within_an_epoch_count_by_step():
     )
     assert late == {1, 2, 4}
     assert idle_epochs(now, weight=gamma.value, before=lambda moment: False, after=lambda moment: False) == frozenset()
+
+
+def test_a_recipe_idles_and_says_what_it_then_costs() -> None:
+    made = experiment("generalist_cifar10_resnet18_idle")
+    method = made.method
+    assert isinstance(method, Generalist)
+    costs = {name: forwards(policy) for name, policy in method.policies().items()}
+    nows = [Now(epoch, 391 * (epoch - 1), made.epochs, 391, 0) for epoch in range(1, made.epochs + 1)]
+    idle = [now.epoch for now in nows if method.is_idle("natural", now)]
+    assert idle == list(range(1, 80)) and not any(method.is_idle("robust", now) for now in nows)
+    mean = sum(cost for now in nows for name, cost in costs.items() if not method.is_idle(name, now)) / len(nows)
+    assert f"Cost: {mean:.1f} forwards an image on average, {sum(costs.values())} without idling" in recipes()[made.name].text
+    row = experiment("generalist_cifar10_resnet18").method
+    assert isinstance(row, Generalist) and not any(row.is_idle(name, now) for name in costs for now in nows), "the row's settings never do"
