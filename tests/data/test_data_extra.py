@@ -152,7 +152,7 @@ def test_the_images_are_mapped_and_writing_to_them_leaves_the_file_alone(tmp_pat
     write_npz(tmp_path / "pool.npz")
     pool = NpzPool(path="pool.npz").open(data_of(), tmp_path)
     (file,) = cache.glob("*[!s].npy")
-    found = _cached(file.with_suffix(""))
+    found = _cached(file.with_suffix(""), 5)
     assert found is not None
     assert isinstance(found[0], np.memmap)
     before = file.read_bytes()
@@ -207,6 +207,112 @@ def test_a_cache_that_cannot_be_written_is_said_and_leaves_nothing(tmp_path: Pat
 # -- refusals --------------------------------------------------------------------------------------------------------
 
 
+def only(cache: Path, suffix: str) -> Path:
+    """The one file of the cache that holds the pixels (.npy), the labels (.labels.npy) or the facts (.json)."""
+    (file,) = [path for path in cache.iterdir() if path.name.count(".") == suffix.count(".") and path.name.endswith(suffix)]
+    return file
+
+
+def inverted(path: Path, place: int) -> None:
+    """One byte is changed, and neither the size nor the time of the file."""
+    content, facts = bytearray(path.read_bytes()), path.stat()
+    content[place] ^= 0xFF
+    path.write_bytes(content)
+    os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+
+
+@pytest.mark.parametrize("place", [-8, -1], ids=["another class", "beyond the classes"])
+def test_labels_changed_in_the_cache_are_noticed_whatever_their_time_says(tmp_path: Path, cache: Path, place: int) -> None:
+    write_npz(tmp_path / "pool.npz")
+    first = NpzPool(path="pool.npz").open(data_of(), tmp_path)
+    inverted(only(cache, ".labels.npy"), place)
+    again = NpzPool(path="pool.npz").open(data_of(), tmp_path)
+    assert torch.equal(again.split.labels, first.split.labels)
+    assert again.digest == first.digest
+
+
+def test_labels_in_order_but_not_those_recorded_are_noticed(tmp_path: Path, cache: Path) -> None:
+    write_npz(tmp_path / "pool.npz")
+    NpzPool(path="pool.npz").open(data_of(), tmp_path)
+    np.save(only(cache, ".labels.npy"), np.zeros(30, dtype=np.int64))
+    assert NpzPool(path="pool.npz").open(data_of(), tmp_path).split.labels.tolist() == [number % 5 for number in range(30)]
+
+
+def test_labels_recorded_beyond_the_classes_are_not_used(tmp_path: Path, cache: Path) -> None:
+    write_npz(tmp_path / "pool.npz")
+    NpzPool(path="pool.npz").open(data_of(), tmp_path)
+    place = only(cache, ".json").with_suffix("")
+    assert _cached(place, 5) is not None
+    assert _cached(place, 4) is None
+
+
+def test_pixels_changed_in_the_cache_are_made_again(tmp_path: Path, cache: Path) -> None:
+    images = write_npz(tmp_path / "pool.npz")
+    first = NpzPool(path="pool.npz").open(data_of(), tmp_path)
+    pixels = only(cache, ".npy")
+    content = bytearray(pixels.read_bytes())
+    content[-5] ^= 0xFF
+    pixels.write_bytes(content)  # the size stays
+    again = NpzPool(path="pool.npz").open(data_of(), tmp_path)
+    np.testing.assert_array_equal(again.split.images.numpy(), images.transpose(0, 3, 1, 2))
+    assert again.digest == first.digest
+
+
+def test_pixels_of_another_time_are_read_through_once_and_kept_when_they_are_right(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_npz(tmp_path / "pool.npz")
+    first = NpzPool(path="pool.npz").open(data_of(), tmp_path)
+    os.utime(only(cache, ".npy"), ns=(1, 1))  # as a copied cache has it
+    monkeypatch.setattr(NpzPool, "read", lambda *_: pytest.fail("the source was read again"))
+    assert NpzPool(path="pool.npz").open(data_of(), tmp_path).digest == first.digest
+    monkeypatch.setattr("poise.data.extra._digest_of", lambda *_: pytest.fail("the pixels were read through again"))
+    assert NpzPool(path="pool.npz").open(data_of(), tmp_path).digest == first.digest
+
+
+def test_a_cache_of_before_labels_were_recorded_is_checked_whole(tmp_path: Path, cache: Path) -> None:
+    write_npz(tmp_path / "pool.npz")
+    first = NpzPool(path="pool.npz").open(data_of(), tmp_path)
+    facts = only(cache, ".json")
+    whole = json.loads(facts.read_text())
+    facts.write_text(json.dumps({name: whole[name] for name in ("shape", "sha256", "origin")}))
+    assert NpzPool(path="pool.npz").open(data_of(), tmp_path).digest == first.digest
+    assert json.loads(facts.read_text()) == whole
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".labels.npy"])
+def test_what_is_written_into_the_cache_is_whole_or_not_there(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    write_npz(tmp_path / "pool.npz")
+    replace = os.replace
+
+    def full(source: Path, target: Path) -> None:
+        if Path(target).name.endswith(suffix) and Path(target).name.count(".") == suffix.count("."):
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(StorageError, match="no space is left"):
+        NpzPool(path="pool.npz").open(data_of(), tmp_path)
+    monkeypatch.undo()
+    left = [path.name for path in cache.iterdir()]
+    assert not [name for name in left if name.endswith((".part", ".json")) or (name.endswith(suffix) and suffix != ".npy")]
+    assert suffix != ".npy" or not left
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_the_cache_has_the_mode_that_the_umask_makes(tmp_path: Path, cache: Path, umask: int) -> None:
+    write_npz(tmp_path / "pool.npz")
+    before = os.umask(umask)
+    try:
+        NpzPool(path="pool.npz").open(data_of(), tmp_path)
+    finally:
+        os.umask(before)
+    for suffix in (".npy", ".labels.npy"):
+        assert only(cache, suffix).stat().st_mode & 0o777 == 0o666 & ~umask
+
+
 def broken(path: Path, keep: float) -> None:
     content = path.read_bytes()
     path.write_bytes(content[: int(keep * len(content))])
@@ -217,10 +323,14 @@ def objects(path: Path) -> None:
 
 
 REFUSED: dict[str, tuple[Any, str, type[Exception]]] = {
-    "a label beyond the classes": (lambda path: write_npz(path, labels=[5] * 30), "labels run from 5 to 5, outside 0 to 4", DataError),
+    "a label beyond the classes": (
+        lambda path: write_npz(path, labels=[5] * 30),
+        r"pool\.npz, label: labels run from 5 to 5, outside 0 to 4",
+        DataError,
+    ),
     "a negative label": (lambda path: write_npz(path, labels=[-1] * 30), "labels run from -1 to -1, outside 0 to 4", DataError),
     "labels that are no whole numbers": (lambda path: write_npz(path, labels=[0.5] * 30), "one whole number per image", DataError),
-    "too few labels": (lambda path: write_npz(path, labels=[0] * 29), "30 images but 29 labels", DataError),
+    "too few labels": (lambda path: write_npz(path, labels=[0] * 29), r"pool\.npz: 30 images but 29 labels", DataError),
     "another size": (lambda path: write_npz(path, shape=(9, 9, 3)), r"\[3, 9, 9\], must be \[3, 8, 8\]", DataError),
     "another number of channels": (lambda path: write_npz(path, shape=(8, 8)), r"\[1, 8, 8\], must be \[3, 8, 8\]", DataError),
     "two axes": (lambda path: write_npz(path, shape=(8,)), "3 or 4 axes", DataError),
@@ -306,9 +416,16 @@ def test_a_truncated_pickle_is_refused(tmp_path: Path) -> None:
         PseudoLabelled500K(path="p.pickle").open(data_of(), tmp_path)
 
 
-@pytest.mark.parametrize("pool", [NpzPool(path="nothing"), FolderPool(path="nothing"), PseudoLabelled500K()])
-def test_a_missing_pool_says_where_it_was_looked_for(tmp_path: Path, pool: Pool) -> None:
-    with pytest.raises(DataError, match=rf"there is no {pool.path} \(looked in .* and {tmp_path}\)"):
+@pytest.mark.parametrize(
+    ("pool", "hint"),
+    [
+        (NpzPool(path="nothing.npz"), "set path to your data, or label images by a trained model: poise pseudo-label RUN --out FILE.npz"),
+        (FolderPool(path="nothing"), "set path to your data"),
+        (PseudoLabelled500K(), "its authors publish it at https://github.com/yaircarmon/semisup-adv; set path"),
+    ],
+)
+def test_a_missing_pool_says_where_it_was_looked_for_and_where_it_comes_from(tmp_path: Path, pool: Pool, hint: str) -> None:
+    with pytest.raises(DataError, match=rf"there is no {pool.path} \(looked in .* and {tmp_path}\); {hint}"):
         pool.open(data_of(), tmp_path)
 
 

@@ -5,28 +5,30 @@ A pool is read once, as a stream, into an .npy file in the user's cache, with it
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-import tempfile
+import secrets
 from abc import abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import IO, Annotated, Any, ClassVar
 
 import numpy as np
 import torch
 from pydantic import BeforeValidator, Field
 
 from poise.core import papers
-from poise.core.errors import DataError
+from poise.core.errors import DataError, StorageError
 from poise.core.papers import Paper
 from poise.core.records import write_text, writing
 from poise.core.settings import PositiveCount, Settings, number, settings, to_json
 from poise.data.dataset import Data, Split, cache_directory, data_directory, labels_from
 from poise.data.folder import Layout, located
 from poise.data.images import image_files, in_turn, subfolders
-from poise.data.parts import Parts, column, of_array, of_files, of_npz
+from poise.data.parts import PART, Parts, column, of_array, of_files, of_npz
 from poise.data.pickles import read_pickle
 
 _FORMAT = 1
@@ -51,6 +53,8 @@ class Pool(Settings, family="pool"):
     """Labelled images beside a data set's own: pseudo-labelled, generated or collected."""
 
     paper: ClassVar[Paper | None] = None
+    source: ClassVar[str] = "set path to your data"
+    """What to do where there is no such file."""
 
     path: Annotated[str, Field(min_length=1)]
     """The file or folder; a relative one is looked up here, then in the data folder."""
@@ -65,18 +69,18 @@ class Pool(Settings, family="pool"):
         Raises: DataError for a missing or damaged file, images of another shape or labels beyond the classes of `data`;
         StorageError when the cache cannot be written.
         """
-        path = located(self.path, data_directory(data_dir))
+        path = located(self.path, data_directory(data_dir), self.source)
         place = cache_directory() / "pools" / f"{type(self).__name__}-{self._key(path, data)}"
-        found = _cached(place)
+        found = _cached(place, len(data.classes))
         if found is None:
             parts, values = self.read(path, data)
             if parts.shape != data.shape:
                 raise DataError(f"{parts.origin}: images are {list(parts.shape)}, must be {list(data.shape)} as those of {data.name}")
-            labels = labels_from(values, len(data.classes), parts.origin).numpy()
+            labels = labels_from(values, len(data.classes), path).numpy()
             if len(labels) != parts.count:
-                raise DataError(f"{parts.origin}: {parts.count} images but {len(labels)} labels")
+                raise DataError(f"{path}: {parts.count} images but {len(labels)} labels")
             _keep(place, parts, labels)
-            found = _cached(place)
+            found = _cached(place, len(data.classes))
         if found is None:
             raise DataError(f"{place}.npy was changed while it was written; delete it and try again")
         images, labels, digest = found
@@ -100,6 +104,7 @@ class PseudoLabelled500K(Pool):
     """
 
     paper: ClassVar[Paper | None] = papers.RST_CARMON
+    source: ClassVar[str] = "its authors publish it at https://github.com/yaircarmon/semisup-adv; set path to where you keep it"
     path: Annotated[str, Field(min_length=1)] = "ti_500K_pseudo_labeled.pickle"
 
     def read(self, path: Path, data: Data) -> tuple[Parts, np.ndarray]:
@@ -118,6 +123,7 @@ class PseudoLabelled500K(Pool):
 class NpzPool(Pool):
     """An .npz archive of uint8 images and labels, as generated data are published and `poise pseudo-label` writes them."""
 
+    source: ClassVar[str] = "set path to your data, or label images by a trained model: poise pseudo-label RUN --out FILE.npz"
     images: str = "image"
     """Name of the array of images [N, H, W, C], [N, C, H, W] or [N, H, W]."""
     labels: str = "label"
@@ -126,7 +132,8 @@ class NpzPool(Pool):
     """Order of the axes; "auto" goes by which axis has 1 or 3 entries."""
 
     def read(self, path: Path, data: Data) -> tuple[Parts, np.ndarray]:
-        return of_npz(path, self.images, self.layout), column(path, self.labels)
+        images = of_npz(path, self.images, self.layout)
+        return images, labels_from(column(path, self.labels), len(data.classes), f"{path}, {self.labels}").numpy()
 
 
 @settings
@@ -179,15 +186,26 @@ def _files(place: Path) -> tuple[Path, Path, Path]:
     return place.with_name(f"{place.name}.npy"), place.with_name(f"{place.name}.labels.npy"), place.with_name(f"{place.name}.json")
 
 
-def _cached(place: Path) -> tuple[np.ndarray, np.ndarray, str] | None:
-    """(images memory-mapped, labels, digest), or None where the cache is missing, truncated or of another file."""
+def _cached(place: Path, classes: int) -> tuple[np.ndarray, np.ndarray, str] | None:
+    """(images memory-mapped, labels, digest), or None where the cache is missing, damaged, of another file or beyond the classes.
+
+    Labels are checked on every opening. Pixels are read through, which takes seconds a GB, only when the file is no longer the one written.
+    """
     pixels, numbers, facts = _files(place)
     try:
         known: dict[str, Any] = json.loads(facts.read_text())
+        written = _written(pixels)
         images = np.load(pixels, mmap_mode="c", allow_pickle=False)  # "c": torch wants arrays that may be written, the file may not
         labels = np.load(numbers, allow_pickle=False)
         if images.dtype != np.uint8 or list(images.shape) != known["shape"] or labels.shape != images.shape[:1]:
             return None
+        if labels.dtype != np.int64 or int(labels.min()) < 0 or int(labels.max()) >= classes:
+            return None
+        if (known.get("pixels"), known.get("labels")) != (written, _digest(labels)):
+            if _digest_of(images, labels) != known["sha256"]:
+                return None
+            with contextlib.suppress(StorageError):  # a cache that others own is checked each time
+                _note(facts, {**known, "pixels": written, "labels": _digest(labels)})
         return images, labels, known["sha256"]
     except (OSError, ValueError, EOFError, KeyError, TypeError):
         return None
@@ -199,23 +217,54 @@ def _keep(place: Path, parts: Parts, labels: np.ndarray) -> None:
     shape = (parts.count, *parts.shape)
     digest = hashlib.sha256(repr(shape).encode())
     head: Any = {"descr": "|u1", "fortran_order": False, "shape": shape}
-    with writing(pixels):
-        pixels.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=pixels.parent, prefix=f".{pixels.name}.", suffix=".part")
-    try:
-        with writing(pixels), os.fdopen(handle, "wb") as file:
-            np.lib.format.write_array_header_1_0(file, head)
-            for part in parts.read():
-                content = part.tobytes()
-                digest.update(content)
-                file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        with writing(numbers):
-            os.replace(temporary, pixels)
-            np.save(numbers, labels)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with _whole(pixels) as file:
+        np.lib.format.write_array_header_1_0(file, head)
+        for part in parts.read():
+            content = part.tobytes()
+            digest.update(content)
+            file.write(content)
+    with _whole(numbers) as file:
+        np.save(file, labels)
     digest.update(labels.tobytes())
-    write_text(facts, json.dumps({"shape": list(shape), "sha256": digest.hexdigest(), "origin": parts.origin}, indent=1))
+    found = {"shape": list(shape), "sha256": digest.hexdigest(), "origin": parts.origin}
+    _note(facts, {**found, "pixels": _written(pixels), "labels": _digest(labels)})
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[IO[bytes]]:
+    """A file to be written that stands at `path` whole or not at all: temporary, fsync, rename. Its mode is what the umask makes it."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+        try:
+            with temporary.open("xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def _note(facts: Path, known: dict[str, Any]) -> None:
+    write_text(facts, json.dumps(known, indent=1))
+
+
+def _written(path: Path) -> list[int]:
+    """[bytes, time of the last change in ns]: what tells a file that is as it was written."""
+    found = path.stat()
+    return [found.st_size, found.st_mtime_ns]
+
+
+def _digest(labels: np.ndarray) -> str:
+    return hashlib.sha256(labels.tobytes()).hexdigest()
+
+
+def _digest_of(images: np.ndarray, labels: np.ndarray) -> str:
+    """SHA-256 of shape, pixels and labels, the images read a part at a time."""
+    digest = hashlib.sha256(repr(images.shape).encode())
+    for start in range(0, len(images), PART):
+        digest.update(images[start : start + PART].tobytes())
+    digest.update(labels.tobytes())
+    return digest.hexdigest()

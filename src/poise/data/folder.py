@@ -19,13 +19,13 @@ ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 Layout = Literal["auto", "NHWC", "NCHW"]
 
 
-def located(path: str, data_dir: Path) -> Path:
-    """The path itself, or below the data folder. Raises DataError saying where it was looked for."""
+def located(path: str, data_dir: Path, hint: str = "set path to your data") -> Path:
+    """The path itself, or below the data folder. Raises DataError saying where it was looked for and, by `hint`, what to do."""
     given = Path(path).expanduser()
     for candidate in (given, data_dir / given):
         if candidate.exists():
             return candidate
-    raise DataError(f"there is no {given} (looked in {Path.cwd()} and {data_dir}); set path to your data")
+    raise DataError(f"there is no {given} (looked in {Path.cwd()} and {data_dir}); {hint}")
 
 
 @settings
