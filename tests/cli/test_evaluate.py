@@ -145,6 +145,7 @@ def test_corruptions_make_a_record_a_matrix_and_a_column(poise: Poise, run: Path
         (("--protocol", "zipper-l2", "--threat", "Linf"), "'zipper-l2' is defined for L2 only, not for Linf"),
         (("--protocol", "standard", "--threat", "L1"), "'L1'"),
         (("--protocol", "standard", "--epsilon", "8"), "less than or equal to 1"),
+        (("--protocol", "standard", "--epsilon", "0"), "--epsilon 0: must be positive"),
         (("--protocol", "autoattack", "--step-size", "0.1"), "no step size"),
         (("--threat", "L2"), "--threat belongs to a protocol named here"),
         (("--corruptions", "nowhere"), "no folder nowhere"),
@@ -162,3 +163,12 @@ def test_what_cannot_be_evaluated_is_refused_in_a_sentence(poise: Poise, run: Pa
     assert words in " ".join(err.split())
     assert err.count("\n") == 1
     assert (sorted(path.name for path in (run / "records").glob("*")) if (run / "records").exists() else []) == before
+
+
+def test_a_checkpoint_of_a_run_does_not_go_with_weights(poise: Poise, run: Path, tmp_path: Path) -> None:
+    weights = ("--weights", run / "checkpoints" / "last.safetensors", "--model", "DigitsCNN", "--data", "Digits")
+    for verb in ("evaluate", "sanity"):
+        status, _, err = poise(verb, *weights, "--out", tmp_path / "x.json", "--checkpoint", "last")
+        assert status == 2
+        assert "--checkpoint is one of a run's" in " ".join(err.split())
+    assert list(tmp_path.iterdir()) == []

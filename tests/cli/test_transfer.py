@@ -81,9 +81,10 @@ def test_thirty_variants_and_the_compatible_loss(poise: Poise, runs: dict[str, P
     [
         (("--protocol", "soe-transfer"), "no transfer protocol 'soe-transfer'"),
         (("--epsilon", "2"), "epsilon"),
+        (("--epsilon", "0"), "--epsilon 0: must be positive"),
         (("--surrogate", "{plain}"), "every run must have another folder name"),
         (("--surrogate", "{nowhere}"), "no run folder"),
-        (("--sgm",), "SGM needs a ResNet"),
+        (("--sgm",), "SGM needs a ResNet of basic blocks (ResNet18, ResNet20) or an Ensemble of them; leave it out with --no-sgm"),
         (("--first", 99), "99"),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
@@ -95,6 +96,7 @@ def test_what_cannot_be_done_is_one_sentence(
     status, _, err = poise("transfer", runs["several"], "--surrogate", runs["plain"], "--out", tmp_path, *COMMON, *given)
     assert status == 2
     assert sentence in " ".join(err.split())
+    assert list(tmp_path.iterdir()) == [], "nothing was made before it was refused"
 
 
 def test_help_teaches_by_example(poise: Poise) -> None:

@@ -28,6 +28,7 @@ from poise.models.resnet import ResNetModule
 from poise.threats import Linf, Threat
 
 Loss = Literal["cross_entropy", "cw"]
+SGM_NEEDS = "SGM needs a ResNet of basic blocks (ResNet18, ResNet20) or an Ensemble of them"
 View = Callable[[Tensor], Tensor]
 """Images -> logits as the attack sees the surrogate."""
 
@@ -137,6 +138,13 @@ class MDI2FGSM(SurrogateAttack):
         return logits
 
 
+def residual(model: nn.Module) -> bool:
+    """Whether `skip_gradient` knows the network's residual branches."""
+    if isinstance(model, EnsembleModule):
+        return all(residual(member) for member in model.members)
+    return isinstance(model, ResNetModule)
+
+
 def skip_gradient(model: nn.Module, x: Tensor, gamma: float) -> Tensor:
     """The network's own logits [B, C], whose gradient passes each residual branch scaled by `gamma` and each shortcut unscaled.
 
@@ -145,7 +153,7 @@ def skip_gradient(model: nn.Module, x: Tensor, gamma: float) -> Tensor:
     if isinstance(model, EnsembleModule):
         return model.combine(torch.stack([skip_gradient(member, x, gamma) for member in model.members]))
     if not isinstance(model, ResNetModule):
-        raise InputError(f"SGM needs a ResNet of basic blocks (ResNet18, ResNet20) or an Ensemble of them, not {type(model).__name__}")
+        raise InputError(f"{SGM_NEEDS}, not {type(model).__name__}")
     x = model.activation(model.bn1(model.conv1(model.normalise(x))))
     for block in model.blocks():
         residual = block.bn2(block.conv2(block.activation(block.first_layer(x))))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from poise.cli.shared import DataDir, Device, Imports, drawn, import_files, print_table
+from poise.cli.shared import DataDir, Device, Imports, drawn, import_files, positive, print_table, run_only
 from poise.core.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class _Asked:
 
 def evaluate(
     runs: Annotated[list[Path] | None, typer.Argument(help="Run folders.")] = None,
-    checkpoint: Annotated[str, typer.Option(help="selected, last, or 'epoch N'.")] = "selected",
+    checkpoint: Annotated[str | None, typer.Option(help="Of a run: selected (the default), last, or 'epoch N'.")] = None,
     weights: Annotated[Path | None, typer.Option(help="Your own checkpoint (.safetensors, or .pt read without executing code).")] = None,
     model: Annotated[
         str | None, typer.Option(help="With --weights: a network such as ResNet18, or module:function that builds yours.")
@@ -89,12 +89,13 @@ def evaluate(
         raise SettingsError("name run folders, or --weights FILE with --model")
     asked = _Asked(protocol, threat, epsilon, step_size, first, corruptions, again)
     where: dict[str, Any] = {"device": device, "data_dir": data_dir}
+    run_only(checkpoint, weights)
     if weights is not None:
         paths = [_weights(weights, model, data or "CIFAR10", out, asked, where)]
     elif model is not None or out is not None:
         raise SettingsError("--model and --out go with --weights; a run knows its network and keeps its records")
     else:
-        paths = _runs(runs or [], checkpoint, data, asked, where)
+        paths = _runs(runs or [], checkpoint or "selected", data, asked, where)
     from poise.core.distributed import join
 
     if not join().leads:  # under torchrun the first rank speaks
@@ -160,7 +161,8 @@ def _chosen(asked: _Asked, default: str | None, experiment: Experiment | None = 
     if PROTOCOLS[name].general and experiment is not None and asked.threat is None and asked.epsilon is None:
         return PROTOCOLS[name].at(threat_of(experiment), asked.step_size)
     given = {} if asked.epsilon is None else {"epsilon": asked.epsilon}
-    made = from_json(Threat, {"type": asked.threat or type(own[0][0]).__name__, **given})  # type: ignore[type-abstract]
+    made: Threat = from_json(Threat, {"type": asked.threat or type(own[0][0]).__name__, **given})  # type: ignore[type-abstract]
+    made = positive(made, asked.epsilon or "")
     if asked.epsilon is None:
         made = next((known for known, _ in own if type(known) is type(made)), made)
     return PROTOCOLS[name].at(made, asked.step_size)

@@ -7,13 +7,13 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from poise.cli.shared import DataDir, Device, Imports, drawn, import_files
+from poise.cli.shared import DataDir, Device, Imports, drawn, import_files, run_only
 from poise.core.errors import SettingsError
 
 
 def sanity(
     runs: Annotated[list[Path] | None, typer.Argument(help="Run folders.")] = None,
-    checkpoint: Annotated[str, typer.Option(help="selected, last, or 'epoch N'.")] = "selected",
+    checkpoint: Annotated[str | None, typer.Option(help="Of a run: selected (the default), last, or 'epoch N'.")] = None,
     weights: Annotated[Path | None, typer.Option(help="Your own checkpoint (.safetensors, or .pt read without executing code).")] = None,
     model: Annotated[
         str | None, typer.Option(help="With --weights: a network such as ResNet18, or module:function that builds yours.")
@@ -52,6 +52,7 @@ def sanity(
     import_files(imports)
     if (weights is None) == (not runs):
         raise SettingsError("name run folders, or --weights FILE with --model")
+    run_only(checkpoint, weights)
     if weights is None and (model is not None or data is not None or out is not None):
         raise SettingsError("--model, --data and --out go with --weights; a run knows its network and data and keeps its verdict")
     common: dict[str, Any] = {
@@ -70,7 +71,7 @@ def sanity(
         paths = [inspect_weights(weights, model, data or "CIFAR10", made, threat=_threat(threat, epsilon, None), **common)]
     else:
         opened = [Run.open(folder) for folder in runs or []]
-        paths = [inspect_run(run, checkpoint, threat=_threat(threat, epsilon, run), **common) for run in opened]
+        paths = [inspect_run(run, checkpoint or "selected", threat=_threat(threat, epsilon, run), **common) for run in opened]
     verdicts = [Verdict.read(path) for path in paths]
     for verdict, path in zip(verdicts, paths, strict=True):
         Console().print(verdict_terminal(verdict))

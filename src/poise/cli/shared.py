@@ -17,6 +17,7 @@ from poise.core.errors import SettingsError
 
 if TYPE_CHECKING:
     from poise.engine.progress import Progress
+    from poise.threats import Threat
 
 console = Console(stderr=True)
 
@@ -44,6 +45,19 @@ def import_files(paths: list[Path] | None) -> dict[str, str]:
         spec.loader.exec_module(module)
         digests[str(path)] = hashlib.sha256(path.read_bytes()).hexdigest()
     return digests
+
+
+def run_only(checkpoint: str | None, weights: Path | None) -> None:
+    """Raises: SettingsError for both."""
+    if weights is not None and checkpoint is not None:
+        raise SettingsError("--checkpoint is one of a run's, and --weights is a checkpoint already; leave one of them out")
+
+
+def positive(threat: Threat, typed: str) -> Threat:
+    """The threat made of `--epsilon typed`. Raises: SettingsError for an epsilon of 0, with which an attack has no steps."""
+    if threat.epsilon == 0:
+        raise SettingsError(f"--epsilon {typed}: must be positive")
+    return threat
 
 
 def drawn() -> Progress:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from poise.cli.shared import Console, DataDir, Device, Imports, drawn, import_files
+from poise.cli.shared import Console, DataDir, Device, Imports, drawn, import_files, positive
 from poise.core.errors import SettingsError
 
 if TYPE_CHECKING:
-    import torch
+    from torch import nn
 
     from poise.attacks import Attack, Saved
     from poise.data import Data, Split
@@ -52,6 +52,7 @@ def transfer(
     """
     import dataclasses
 
+    from poise.attacks.transfer import SGM_NEEDS, residual
     from poise.core.records import EvaluationRecord, write_text
     from poise.engine.devices import choose_device
     from poise.engine.evaluations import evaluate_run
@@ -60,15 +61,19 @@ def transfer(
     from poise.threats import Linf
 
     import_files(imports)
-    threat = Linf(epsilon=epsilon)  # type: ignore[arg-type]  # checked by the settings
+    threat = positive(Linf(epsilon=epsilon), epsilon)  # type: ignore[arg-type]  # checked by the settings
     chosen = soe_transfer(protocol, threat, compat, residual=sgm)
     attacks = [attack if steps is None else dataclasses.replace(attack, steps=steps) for attack in chosen.attacks]  # type: ignore[call-arg]
     sources, judged = _opened(surrogate), _opened(targets)
+    networks = {run.name: run.network(checkpoint) for run in sources}
+    for run in sources if sgm else ():
+        if not residual(networks[run.name]):
+            raise SettingsError(f"--surrogate {run.path}: {SGM_NEEDS}; leave it out with --no-sgm")
     progress = drawn()
     shown: list[Saved] = []
     for run in sources:
         images = _images(run.experiment.data.load(data_dir).test, subset, first)
-        shown += _sets(run, attacks, images, out, checkpoint, choose_device(device), progress)
+        shown += _sets(run.name, networks[run.name].to(choose_device(device)), attacks, images, out, progress)
     kind = f"{protocol}{'-compat' if compat else ''}-{threat.epsilon:g}" + (f"-first{first}" if first else "")
     records = []
     for run in judged:
@@ -101,19 +106,17 @@ def _images(test: Split, subset: bool, first: int | None) -> Split:
     return images if first is None else images.first(first)
 
 
-def _sets(
-    run: Run, attacks: list[Attack], images: Split, out: Path, checkpoint: str, device: torch.device, progress: Progress
-) -> list[Saved]:
-    """What shows the images that each attack makes on the run's network; they are made where they are not found."""
+def _sets(name: str, network: nn.Module, attacks: list[Attack], images: Split, out: Path, progress: Progress) -> list[Saved]:
+    """What shows the images that each attack makes on the surrogate of this name; they are made where they are not found."""
     from poise.attacks import Saved
     from poise.evaluation import made_or_kept
 
-    network, shown = run.network(checkpoint).to(device), []
+    shown = []
     for attack in attacks:
-        path = out / "sets" / run.name / f"{attack.name}-{attack.threat.epsilon:g}.safetensors"
-        advance = progress.begin(f"{run.name}: {attack.name}", len(images), "images")
+        path = out / "sets" / name / f"{attack.name}-{attack.threat.epsilon:g}.safetensors"
+        advance = progress.begin(f"{name}: {attack.name}", len(images), "images")
         kept, found = made_or_kept(path, network, images, attack, advance=advance)
         progress.end()
         typer.echo(f"{'found' if found else 'made'}: {path}", err=True)
-        shown.append(Saved.of(path, kept, run.name))
+        shown.append(Saved.of(path, kept, name))
     return shown

@@ -9,10 +9,15 @@ from poise.core.errors import SettingsError
 
 
 def choose_device(name: str) -> torch.device:
-    """ "auto" is the first GPU, else the CPU. Raises: SettingsError for a device that is not there."""
+    """ "auto" is the first GPU, else the CPU; under torchrun "auto" and "cuda" give each rank the GPU of its number on its machine.
+
+    Raises: SettingsError for a device that is not there.
+    """
+    here = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if here and name in ("auto", "cuda"):
+        return torch.device("cuda", local_rank() % here) if local_rank() else torch.device("cuda")
     if name == "auto":
-        here = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        return torch.device("cuda", local_rank() % here) if here and local_rank() else torch.device("cuda" if here else "cpu")
+        return torch.device("cpu")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

@@ -51,6 +51,8 @@ class NamedProtocol:
         if own is None:
             norms = " and ".join(type(known).__name__ for known, _ in self.scales)
             raise SettingsError(f"protocol {self.name!r} is defined for {norms} only, not for {type(threat).__name__}")
+        if threat.epsilon == 0:
+            raise SettingsError(f"epsilon = 0: protocol {self.name!r} needs a positive one")
         scaled = own[1] * (threat.epsilon / own[0].epsilon)  # exactly the default at the default
         chosen = scaled if step_size is None else _number(step_size)
         attacks = self.build(threat, chosen)
