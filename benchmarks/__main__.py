@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import subprocess
+import sys
+from pathlib import Path
 
+PEERS = ".venv-bench/bin/python"
 NAMES = ("steps", "synergy_steps", "growth", "placement", "command")
 
 
@@ -25,6 +29,18 @@ def main() -> None:
         print(text)
         if not given.quick:
             print(f"written: {write(name, text)}\n")
+    if not given.name:
+        beside_others(given.quick, given.rounds)
+
+
+def beside_others(quick: bool, rounds: int) -> None:
+    """PGD-10 beside the peers, where their environment is."""
+    if not Path(PEERS).exists():
+        print(f"left out: peers, as there is no {PEERS}; and autoattack_vs_reference, which is given its environment by hand")
+        return
+    command = [sys.executable, "-m", "benchmarks.peers", "--peers", PEERS, "--rounds", str(rounds), *(["--quick"] if quick else [])]
+    subprocess.run(command, check=True)
+    print("left out: autoattack_vs_reference, which is given its environment by hand")
 
 
 if __name__ == "__main__":

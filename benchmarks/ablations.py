@@ -5,7 +5,7 @@
     python -m benchmarks.ablations untuned --out runs/untuned what gamma and c chosen on digits cost on MNIST (needs POISE_DATA)
 
 The headline on digits has c = 2 and no own averages, so it stands for `c_2` and `wa_none`. All can be stopped and started again. The
-last two write results/DATE-digits_NAME.md; --quick trains small variants and writes nothing. Figures 2 to 4 are plots without
+last two write results/DATE-digits_NAME-MACHINE.md; --quick trains small variants and writes nothing. Figures 2 to 4 are plots without
 numbers, so for them only what the text says is a claim. Learning rates keep the paper's ratios.
 """
 

@@ -4,8 +4,8 @@
     python -m benchmarks.cross_validation objectives --seeds 1 --summary
 
 Suites: objectives, objectives_mnist, ablations, ensembles. Seeds are the outer loop, so that a run that was stopped has whole seeds
-to show. Writes results/DATE-SUITE.md: a line per recipe, each against the suite's baseline with a paired 95 % bootstrap interval over
-images and seeds, the orderings that the papers claim beside those seen, and the trends of ablations.
+to show. Writes results/DATE-SUITE-MACHINE.md: a line per recipe, each against the suite's baseline with a paired 95 % bootstrap
+interval over images and seeds, the orderings that the papers claim beside those seen, and the trends of ablations.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from statistics import fmean
 
 import torch
 
+from benchmarks.measuring import write
 from poise import engine, recipes
 from poise.core.overrides import override
 from poise.core.records import EvaluationRecord
@@ -293,9 +294,7 @@ def main() -> None:
         "",
     ]
     name = arguments.suite if chosen.folds == 1 else f"digits_{arguments.suite}"
-    target = Path(__file__).parent / "results" / f"{today}-{name}.md"
-    target.write_text("\n".join(lines))
-    print(f"wrote {target}")
+    print(f"wrote {write(name, chr(10).join(lines))}")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import datetime
 import itertools
 import os
 import platform
+import re
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -105,9 +106,17 @@ def page(title: str, command: str, sections: Mapping[str, str]) -> str:
     return "\n".join([head, *(f"## {heading}\n\n{body}\n" for heading, body in sections.items())])
 
 
+def chip() -> str:
+    """The machine's short name for files: the GPU's, else cores and processor."""
+    import torch
+
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()}-core {platform.machine()}"
+    return "-".join(re.findall(r"[a-z0-9]+", name.lower()))
+
+
 def write(name: str, text: str, folder: Path = RESULTS) -> Path:
-    """Write the results of today's run of benchmark `name`."""
+    """Write the results of today's run of benchmark `name` on this machine."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{datetime.date.today().isoformat()}-{name}.md"
+    path = folder / f"{datetime.date.today().isoformat()}-{name}-{chip()}.md"
     path.write_text(text)
     return path

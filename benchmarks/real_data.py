@@ -2,7 +2,7 @@
 
     python -m benchmarks.real_data mnist_slim --out runs/real       (resumable: start it again and it goes on)
 
-Needs POISE_DATA. Writes benchmarks/results/DATE-NAME.md.
+Needs POISE_DATA. Writes benchmarks/results/DATE-NAME-MACHINE.md.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.measuring import write
 from poise import engine, recipes
 from poise.core.overrides import override
 from poise.engine.evaluations import evaluate_run
@@ -85,10 +86,7 @@ def main() -> None:
         *differences(runs),
         "",
     ]
-    target = Path(__file__).parent / "results" / f"{today}-{arguments.suite}.md"
-    target.parent.mkdir(exist_ok=True)
-    target.write_text("\n".join(lines))
-    print(f"wrote {target}")
+    print(f"wrote {write(arguments.suite, chr(10).join(lines))}")
 
 
 if __name__ == "__main__":

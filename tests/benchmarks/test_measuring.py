@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 from benchmarks import measuring
 from benchmarks.measuring import Figure, interleaved, peak_bytes, ratio, table, write
@@ -32,9 +34,10 @@ def test_peak_counts_what_is_alive_at_one_moment():
     assert 12000 <= peak_bytes(run) < 13000
 
 
-def test_results_are_dated(tmp_path):
+def test_results_are_dated_and_name_the_machine(tmp_path):
     path = write("steps", table(["a", "b"], [["x", 1]]), tmp_path)
-    assert path.name.endswith("-steps.md") and path.name[:4].isdigit()
+    assert path.name.endswith(f"-steps-{measuring.chip()}.md") and path.name[:4].isdigit()
+    assert re.fullmatch(r"[a-z0-9-]+", measuring.chip())
     assert path.read_text() == "| a | b |\n| --- | ---: |\n| x | 1 |"
 
 
