@@ -84,6 +84,11 @@ def compared(inner: Ascent, epochs: int, learning_rate: float, rwp_steps: int = 
         "st_l2": Row(
             "ST, l2", "Squeeze Training with squared l2, beta 4", SqueezeTraining(divergence="squared_l2", beta=4, inner=gaussian)
         ),
+        "st_mixed": Row(
+            "ST, JS inside",
+            "Squeeze Training that maximises JS and minimises symmetric KL, which masks gradients (Sec. 4.2)",
+            dataclasses.replace(st, inner_divergence="js"),
+        ),
         "at_awp": Row("AT+AWP", "Adversarial training with adversarial weight perturbation", at, AWP(gamma=0.01)),
         "trades_awp": Row(
             "TRADES+AWP",
