@@ -48,15 +48,16 @@ def test_sets_are_made_once_and_the_matrix_is_written(poise: Poise, runs: dict[s
     status, out, err = poise(*command)
     assert status == 0, err
     assert err.count("made:") == 2
+    assert "soe-transfer-3 is 100 steps with SGM on surrogates of 3 members; here: 2 variants of 2 steps on surrogates of 1." in err
     assert "all surrogates" in out
     assert {path.name for path in (tmp_path / "sets" / "plain").iterdir()} == {
         "MPGD-2-0.2.safetensors",
         "MDI2FGSM-2-0.2.safetensors",
     }
-    record = EvaluationRecord.read(runs["several"] / "records" / "selected-soe-transfer-3-0.2-first12.json")
+    record = EvaluationRecord.read(runs["several"] / "records" / "selected-soe-transfer-3-part-0.2-first12.json")
     assert (record.count, record.attack_names) == (12, ["plain: MPGD-2", "plain: MDI2FGSM-2"])
     assert len(record.notes["experts"]["members"]) == len(record.attacks[0].notes["experts"]["members"]) == 2
-    name = "soe-transfer-3-0.2-first12"
+    name = "soe-transfer-3-part-0.2-first12"
     assert f"{100 * record.natural_accuracy:.2f}" in (tmp_path / f"{name}.md").read_text()
     assert (tmp_path / f"{name}.svg").read_text().startswith("<svg ")
     table = (tmp_path / f"{name}.md").read_bytes()
@@ -73,7 +74,7 @@ def test_thirty_variants_and_the_compatible_loss(poise: Poise, runs: dict[str, P
     names = {path.name for path in (tmp_path / "sets" / "plain").iterdir()}
     assert len(names) == 8  # 2 losses x (3 starts of M-PGD, M-DI2-FGSM)
     assert "MPGD-2-CW-compat-start2-0.2.safetensors" in names
-    assert "plain: MPGD-2-CW-compat-start1" in (tmp_path / "soe-transfer-30-compat-0.2-first12.md").read_text().replace("\\", "")
+    assert "plain: MPGD-2-CW-compat-start1" in (tmp_path / "soe-transfer-30-part-compat-0.2-first12.md").read_text().replace("\\", "")
 
 
 @pytest.mark.parametrize(

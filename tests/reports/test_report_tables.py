@@ -104,6 +104,18 @@ def test_autoattack_as_printed_stands_under_the_worst_case_of_that_protocol(make
     assert cell.value == 46.07
 
 
+@pytest.mark.parametrize(
+    ("protocol", "column"),
+    [("soe-transfer-30-0.03", "worst case"), ("soe-transfer-30-part-0.03", "soe-transfer-30"), ("soe-transfer-3-0.03", "soe-transfer-30")],
+)
+def test_a_published_protocol_is_its_worst_case_if_it_was_run_whole(make_record, tmp_path, protocol, column):
+    a = make_record(protocol=protocol, notes={"published": {"columns": {"soe-transfer-30": 61.1}}})
+    shown = table([Run(tmp_path, "x", {}, records={"selected": a})])
+    places = [each.label for each in shown.columns]
+    cell = next(row for row in shown.rows if row.kind == "published").cells[places.index(column)]
+    assert cell.value == 61.1
+
+
 def test_a_published_row_is_found_in_the_settings_too(make_record, tmp_path):
     paper = {"table": "T", "columns": ["natural", "PGD-20"], "values": [90.0, None], "spread": [], "runs": None}
     run = Run(tmp_path, "x", {"published": paper}, records={"selected": make_record()})

@@ -74,13 +74,19 @@ def transfer(
     for run in sources:
         images = _images(run.experiment.data.load(data_dir).test, subset, first)
         shown += _sets(run.name, networks[run.name].to(choose_device(device)), attacks, images, out, progress)
-    kind = f"{protocol}{'-compat' if compat else ''}-{threat.epsilon:g}" + (f"-first{first}" if first else "")
+    members = tuple(sorted(getattr(run.experiment.model, "members", 1) for run in sources))
+    whole = members == chosen.surrogates and steps is None and sgm
+    kind = f"{protocol}{'' if whole else '-part'}{'-compat' if compat else ''}-{threat.epsilon:g}" + (f"-first{first}" if first else "")
+    if not whole:
+        asked = f"100 steps with SGM on surrogates of {', '.join(map(str, chosen.surrogates))} members"
+        said = f"{len(shown)} variants of {attacks[0].steps} steps on surrogates of {', '.join(map(str, members))}"  # type: ignore[attr-defined]
+        typer.echo(f"{protocol} is {asked}; here: {said}. So the record is called {kind}.", err=True)
     records = []
     for run in judged:
         data: Data = run.experiment.data.load(data_dir)
         data = dataclasses.replace(data, test=_images(data.test, subset, first))
-        whole = Protocol(name=kind, attacks=tuple(shown))
-        path = evaluate_run(run, checkpoint, device=device, protocol=whole, progress=progress, data=data)
+        every = Protocol(name=kind, attacks=tuple(shown))
+        path = evaluate_run(run, checkpoint, device=device, protocol=every, progress=progress, data=data)
         records.append(EvaluationRecord.read(path))
         typer.echo(f"record: {path}", err=True)
     found = matrix(records, every_attack)

@@ -241,8 +241,10 @@ def _place(name: str, columns: Sequence[Column], group: Group) -> str | None:
     for column in columns:
         if wanted in (_simple(column.label), _simple(column.attack or column.label)):
             return column.label
-    by_autoattack = wanted == "autoattack" and _simple(group.first.protocol).startswith("autoattack")
-    return WORST if by_autoattack and any(column.label == WORST for column in columns) else None
+    protocol = group.first.protocol  # may end in its epsilon
+    whole = wanted == "autoattack" and _simple(protocol).startswith("autoattack")
+    whole = whole or name in (protocol, protocol.rpartition("-")[0])
+    return WORST if whole and any(column.label == WORST for column in columns) else None
 
 
 def _columns_of_papers(columns: Sequence[Column], groups: Sequence[Group], printed: Mapping[str, dict[str, Any] | None]) -> list[Column]:
