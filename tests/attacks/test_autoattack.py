@@ -20,7 +20,7 @@ from poise.attacks.fab import FAB
 from poise.attacks.lanes import Lanes, find_batch_size, fitting
 from poise.attacks.search import Examples, Search, State
 from poise.attacks.square import Square
-from poise.core.errors import InputError, RunError, SettingsError
+from poise.core.errors import InputError, Interrupted, RunError, SettingsError
 from poise.core.seeds import everyone
 from poise.core.settings import from_json, to_json
 from poise.threats import L2, Linf, Threat
@@ -319,6 +319,36 @@ def test_a_run_stopped_inside_an_attack_keeps_what_it_found(tmp_path: Path) -> N
         resumed = small().run(net, x, y, batch_size=8, state_path=state, progress=lambda report, rounds=rounds: rounds.append(report))
         assert same(resumed, unbroken)
         assert len(rounds) + before <= sum(done // shape for (done, _), shape in zip(unbroken.steps, unbroken.shapes, strict=True)) + 1
+
+
+@pytest.mark.parametrize("attack", [1, 2, 4])
+def test_what_an_attack_found_is_saved_when_it_is_over_and_what_is_in_progress_when_it_is_asked_to_stop(
+    tmp_path: Path, attack: int
+) -> None:
+    net = conv_net()
+    x, y = labelled(net, 48)
+    unbroken = small().run(net, x, y, batch_size=8)
+    rounds = [done // shape for (done, _), shape in zip(unbroken.steps, unbroken.shapes, strict=True)]
+
+    def until(stop: type[BaseException], seen: list[Progress]) -> Callable[[Progress], None]:
+        """Stops after the second round of this attack."""
+
+        def stopping(report: Progress) -> None:
+            seen.append(report)
+            if sum(each.number == attack for each in seen) == 2:
+                raise stop
+
+        return stopping
+
+    for stop in (KeyboardInterrupt, Interrupted):
+        state, before, after = tmp_path / f"{stop.__name__}.safetensors", list[Progress](), list[Progress]()
+        if attack == 1 and stop is KeyboardInterrupt:
+            continue  # nothing is over
+        with pytest.raises(stop):
+            small().run(net, x, y, batch_size=8, state_path=state, progress=until(stop, before))
+        assert same(small().run(net, x, y, batch_size=8, state_path=state, progress=after.append), unbroken)
+        assert len(before) == sum(rounds[: attack - 1]) + 2
+        assert len(after) == sum(rounds[attack - 1 :]) - 2 * (stop is Interrupted)
 
 
 def test_a_finished_state_answers_at_once_and_a_foreign_or_damaged_one_is_refused(tmp_path: Path) -> None:

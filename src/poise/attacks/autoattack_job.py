@@ -23,7 +23,8 @@ ROBUST, MISCLASSIFIED = -1, -2
 class Progress:
     """Where a run stands. survivors: examples not yet broken by any attack; eta: seconds left for this attack, None at first;
 
-    over: of each attack that is over its name, the survivors it left and its seconds. Of several ranks each tells of its own share.
+    over: of each attack that is over its name, the survivors it left and its seconds. Of several ranks each tells of its own share, but
+    for the survivors in `over`, which are those of all ranks.
     """
 
     attack: str
@@ -107,8 +108,11 @@ class Job:
         self.lanes: Lanes | None = None
         self.entering = torch.zeros(0, dtype=torch.int64, device=x.device)
 
-    def work(self, progress: Callable[[Progress], None] | None, keep: Callable[[Job], None] | None) -> None:
-        """Run all attacks to their end from where the job stands; both are called after rounds of steps."""
+    def work(self, progress: Callable[[Progress], None] | None, keep: Callable[[Job, bool], None] | None) -> None:
+        """Run all attacks to their end from where the job stands; both are called after rounds of steps.
+
+        `keep` is also called where an attack is over, and told so. What `progress` raises finds the job as it was after a whole round.
+        """
         while self.place < len(self.components):
             attack = self.components[self.place]
             if self.lanes is None and not self.again:
@@ -121,9 +125,13 @@ class Job:
                 if progress is not None:
                     progress(self.report(attack, self.lanes))
                 if keep is not None:
-                    keep(self)
+                    keep(self, False)
+            if keep is not None and self.ranks.world.size > 1:
+                keep(self, True)  # the harvest may wait for a rank that never comes
             self.harvest()
             self.log[self.place - (not self.again), 1] += time.perf_counter() - mark
+            if keep is not None:
+                keep(self, True)
 
     def enter(self, rows: Tensor) -> None:
         """Begin the attack in progress on these examples; `lanes` stays None where there are none."""
@@ -176,7 +184,8 @@ class Job:
         seconds = float(self.log[self.place, 1])
         survivors = int((self.broken_by == ROBUST).sum()) - int(lanes.fooled.sum())
         eta = seconds * (1 - part) / part if part > 0 else None
-        over = tuple((self.components[i].name, int(self.log[i, 0]), float(self.log[i, 1])) for i in range(self.place))
+        left = [self.ranks.known(2 * (i + 1), int(self.log[i, 0])) for i in range(self.place)]  # who entered the next attack
+        over = tuple((self.components[i].name, left[i], float(self.log[i, 1])) for i in range(self.place))
         return Progress(attack.name, self.place + 1, len(self.components), len(self.entering), done, survivors, seconds, eta, over)
 
     def snapshot(self) -> dict[str, Tensor]:

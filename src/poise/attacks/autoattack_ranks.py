@@ -65,6 +65,10 @@ class Ranks:
             self._totals[meeting] = sum(int(text) for text in self.told(str(own)))
         return int(self._totals[meeting])
 
+    def known(self, meeting: int, own: int) -> int:
+        """The total of a meeting that is over; alone, `own`."""
+        return own if self.world.size == 1 else int(self._totals[meeting])
+
     def snapshot(self) -> dict[str, Tensor]:
         return {} if self.world.size == 1 else {"totals": self._totals}
 

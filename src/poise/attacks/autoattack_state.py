@@ -38,8 +38,9 @@ class StateFile:
         self.path = self.named if world.size == 1 else self.named.with_name(f"{self.named.name}.{world.rank}-of-{world.size}")
         self.last = time.monotonic()
 
-    def save_if_due(self, job: Job) -> None:
-        if time.monotonic() - self.last >= self.seconds:
+    def keep(self, job: Job, over: bool) -> None:
+        """Save where an attack is over, and in between when it is due."""
+        if over or time.monotonic() - self.last >= self.seconds:
             self.save(job)
 
     def save(self, job: Job) -> None:

@@ -51,7 +51,7 @@ class MissingExtraError(PoiseError, ImportError):
 
 
 class Interrupted(PoiseError):
-    """Training was asked to stop (SIGINT or SIGTERM) and has saved its state; the message says how to go on."""
+    """Training or an evaluation was asked to stop (SIGINT or SIGTERM) and has saved its state; the message says how to go on."""
 
 
 class NumericalError(PoiseError, ArithmeticError):

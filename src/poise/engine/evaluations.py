@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import io
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from torch import nn
 from poise.attacks import Attack
 from poise.attacks.compact import CompactAttack
 from poise.core.distributed import going_on, join
-from poise.core.errors import DataError, RunError, SettingsError
+from poise.core.errors import DataError, Interrupted, RunError, SettingsError
 from poise.core.records import EvaluationRecord, check_writable, write_bytes
 from poise.core.settings import to_json
 from poise.data import Data, Split
@@ -27,6 +29,7 @@ from poise.engine.diagnostics import theory
 from poise.engine.experiment import Experiment
 from poise.engine.progress import Progress
 from poise.engine.runs import Run
+from poise.engine.signals import stop_requested
 from poise.evaluation.columns import Watch
 from poise.evaluation.corruption import evaluate_corruptions
 from poise.evaluation.predictions import Advance, accuracy, attacked, predict
@@ -36,19 +39,41 @@ KEPT = "{} is there already, of the same weights, images and attacks; to evaluat
 
 
 class Shown(Watch):
-    """Draws an evaluation as progress of a run; `title` says whose."""
+    """Draws an evaluation as progress; `title` says whose. Once `signals` are there it ends it, saying that `command` goes on."""
 
-    def __init__(self, progress: Progress, title: str) -> None:
-        self.progress, self.title = progress, title
+    def __init__(self, progress: Progress, title: str, command: str, signals: Sequence[int]) -> None:
+        self.progress, self.title, self.command, self.signals = progress, title, command, signals
 
     def begin(self, name: str, count: int) -> Advance:
-        return self.progress.begin(f"{self.title}: {name}", count, "images")
+        advance = self.progress.begin(f"{self.title}: {name}", count, "images")
+
+        def and_stop(done: int) -> None:
+            advance(done)
+            self._stop()
+
+        return and_stop
 
     def note(self, text: str) -> None:
         self.progress.note(text)
+        self._stop()
 
     def say(self, sentence: str) -> None:
         self.progress.say(f"{self.title}: {sentence}")
+
+    def _stop(self) -> None:
+        if self.signals:
+            raise Interrupted(f"stopped, with what was found kept; to go on: {self.command}, with the same options")
+
+
+@contextlib.contextmanager
+def shown(progress: Progress, title: str, command: str) -> Iterator[Shown]:
+    """The watch of an evaluation that `command` goes on with, options aside, if a signal or another rank's end stops it."""
+    hint = f"what was finished is kept, and as many ranks go on with it: {command}, with the same options"
+    try:
+        with going_on(hint), stop_requested() as signals:
+            yield Shown(progress, title, command, signals)
+    finally:
+        progress.end()
 
 
 @dataclass(frozen=True)
@@ -99,9 +124,9 @@ def evaluate_run(
     """Run the experiment's protocol (or another) on the weights `which`; returns the path of the record.
 
     A record that is there already is kept unless `again`, and one of the same weights, images and attacks is copied; an evaluation
-    that was killed goes on. Under torchrun all ranks call this and share AutoAttack; the first one writes.
+    that was stopped goes on. Under torchrun all ranks call this and share the work; the first one writes.
     data: the run's own, if it is at hand; other: other images to test on, of the same shape and classes.
-    Raises: RunError, CheckpointError, SettingsError, DataError, InputError, StorageError.
+    Raises: RunError, CheckpointError, SettingsError, DataError, InputError, StorageError; Interrupted after SIGINT or SIGTERM.
     """
     world, experiment, protocol = join(), run.experiment, protocol or run.experiment.protocol
     progress = progress if progress is not None and world.leads else Progress()
@@ -109,11 +134,11 @@ def evaluate_run(
     path = run.path / "records" / f"{which.replace(' ', '_')}{suffix}.json"
     check_writable(path)
     network, about = run.network(which).to(choose_device(device)), _about(run, which, other)
-    data = _fitting(run, which, other) if other is not None else data or experiment.data.load(data_dir)
+    data = _fitting(run, which, other) if other is not None else data or world.in_turn(lambda: experiment.data.load(data_dir))
     about["notes"]["data"] = list(data.notes)
     wanted = Measurement.of(network, protocol.images(data.test), protocol.attacks)
     path = wanted.place(path) if suffix else path
-    with going_on(f"what was finished is kept, and as many ranks go on with it: poise evaluate {run.path}, with the same options"):
+    with shown(progress, f"{experiment.name} ({which})", f"poise evaluate {run.path}") as watch:
         if world.decided(not again and wanted.done(path) is not None):
             progress.say(KEPT.format(path))
             return path
@@ -121,9 +146,8 @@ def evaluate_run(
         if world.decided(same is not None):
             made = same and dataclasses.replace(same, checkpoint=which, protocol=protocol.name)
         else:
-            about |= {"watch": Shown(progress, f"{experiment.name} ({which})"), "named": experiment.title or experiment.name}
+            about |= {"watch": watch, "named": experiment.title or experiment.name}
             made = evaluate(network, data, protocol, journal=journal_of(path), world=world, **about)
-            progress.end()
             if protocol.attacks and not suffix:
                 world.led(lambda: _write_gallery(run, network, data, protocol))
         world.led(lambda: made and made.write(path))
@@ -142,18 +166,20 @@ def corrupt_run(
 ) -> Path:
     """Mean accuracy over the common corruptions in `folder` (see `evaluate_corruptions`), as a record of the run.
 
-    Raises: RunError, CheckpointError, SettingsError, DataError, StorageError.
+    Under torchrun all ranks call this and share the work.
+    Raises: RunError, CheckpointError, SettingsError, DataError, StorageError; Interrupted after SIGINT or SIGTERM.
     """
-    experiment, progress = run.experiment, progress or Progress()
+    world, experiment = join(), run.experiment
+    progress = progress if progress is not None and world.leads else Progress()
     path = run.path / "records" / f"{which.replace(' ', '_')}-corruptions{f'-first{first}' if first is not None else ''}.json"
     check_writable(path)
     network = run.network(which).to(choose_device(device))
-    data = experiment.data.load(data_dir)
-    watch, named = Shown(progress, f"{experiment.name} ({which})"), experiment.title or experiment.name
-    about = _about(run, which, None)
-    record = evaluate_corruptions(network, data, folder, first=first, watch=watch, journal=journal_of(path), named=named, **about)
-    progress.end()
-    return record.write(path)
+    data = world.in_turn(lambda: experiment.data.load(data_dir))
+    about: dict[str, Any] = {"named": experiment.title or experiment.name, "journal": journal_of(path), **_about(run, which, None)}
+    with shown(progress, f"{experiment.name} ({which})", f"poise evaluate {run.path} --corruptions {folder}") as watch:
+        record = evaluate_corruptions(network, data, folder, first=first, watch=watch, world=world, **about)
+        world.led(lambda: record.write(path))
+    return path
 
 
 def _about(run: Run, which: str, other: Data | None) -> dict[str, Any]:

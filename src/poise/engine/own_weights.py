@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from poise.core.distributed import join
 from poise.core.errors import SettingsError, did_you_mean
 from poise.core.records import check_writable
 from poise.core.settings import from_json, read_json, registered
 from poise.data import Data, DataSource, Folder, Npz, Split, data_directory
 from poise.engine.checkpoints import foreign_weights, load_into
 from poise.engine.devices import choose_device
-from poise.engine.evaluations import KEPT, Measurement, Shown, journal_of
+from poise.engine.evaluations import KEPT, Measurement, journal_of, shown
 from poise.engine.progress import Progress
 from poise.evaluation.corruption import evaluate_corruptions
 from poise.evaluation.protocol import Protocol, evaluate
@@ -74,21 +75,24 @@ def evaluate_weights(
 ) -> Path:
     """Evaluate a user's own checkpoint; `model` is a registered network or `module:function` that builds one, data as `data_named`.
 
-    A record of the same weights, images and attacks at `out` is kept unless `again`.
-    Raises: SettingsError, CheckpointError, DataError; InputError when the network does not give logits.
+    A record of the same weights, images and attacks at `out` is kept unless `again`. Under torchrun all ranks call this and share the
+    work; the first one writes.
+    Raises: SettingsError, CheckpointError, DataError; InputError when the network does not give logits; Interrupted after SIGINT or
+    SIGTERM.
     """
-    progress = progress or Progress()
+    world = join()
+    progress = progress if progress is not None and world.leads else Progress()
     check_writable(out)
-    loaded = data_named(data, data_dir) if isinstance(data, str) else data
+    loaded = world.in_turn(lambda: data_named(data, data_dir)) if isinstance(data, str) else data
     network = network_of(weights, model, loaded).to(choose_device(device))
-    if not again and Measurement.of(network, protocol.images(loaded.test), protocol.attacks).done(out) is not None:
-        progress.say(KEPT.format(out))
-        return out
-    about: dict[str, Any] = {"checkpoint": str(weights), "group": weights.stem, "notes": {"data": list(loaded.notes)}}
-    watch = Shown(progress, weights.name)
-    record = evaluate(network, loaded, protocol, watch=watch, journal=journal_of(out), named=weights.stem, **about)
-    progress.end()
-    return record.write(out)
+    wanted = Measurement.of(network, protocol.images(loaded.test), protocol.attacks)
+    with shown(progress, weights.name, f"poise evaluate --weights {weights}") as watch:
+        if world.decided(not again and wanted.done(out) is not None):
+            progress.say(KEPT.format(out))
+            return out
+        record = evaluate(network, loaded, protocol, watch=watch, world=world, **_about(weights, out, loaded))
+        world.led(lambda: record.write(out))
+    return out
 
 
 def corrupt_weights(
@@ -104,15 +108,22 @@ def corrupt_weights(
     progress: Progress | None = None,
 ) -> Path:
     """`corrupt_run` for a user's own checkpoint (see `evaluate_weights`)."""
-    progress = progress or Progress()
+    world = join()
+    progress = progress if progress is not None and world.leads else Progress()
     check_writable(out)
-    loaded = data_named(data, data_dir) if isinstance(data, str) else data
+    loaded = world.in_turn(lambda: data_named(data, data_dir)) if isinstance(data, str) else data
     network = network_of(weights, model, loaded).to(choose_device(device))
-    about: dict[str, Any] = {"checkpoint": str(weights), "group": weights.stem, "notes": {"data": list(loaded.notes)}}
-    watch, journal = Shown(progress, weights.name), journal_of(out)
-    record = evaluate_corruptions(network, loaded, folder, first=first, watch=watch, journal=journal, named=weights.stem, **about)
-    progress.end()
-    return record.write(out)
+    with shown(progress, weights.name, f"poise evaluate --weights {weights} --corruptions {folder}") as watch:
+        about = _about(weights, out, loaded)
+        record = evaluate_corruptions(network, loaded, folder, first=first, watch=watch, world=world, **about)
+        world.led(lambda: record.write(out))
+    return out
+
+
+def _about(weights: Path, out: Path, data: Data) -> dict[str, Any]:
+    """What a record at `out` says of these weights, and where its evaluation keeps what is finished."""
+    facts = {"checkpoint": str(weights), "group": weights.stem, "notes": {"data": list(data.notes)}}
+    return {"named": weights.stem, "journal": journal_of(out), **facts}
 
 
 def network_of(weights: Path, model: str, data: Data) -> nn.Module:

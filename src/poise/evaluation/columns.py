@@ -26,10 +26,11 @@ from poise.data.dataset import Split
 from poise.evaluation import experts
 from poise.evaluation.journal import Journal
 from poise.evaluation.predictions import Advance, device_of
+from poise.evaluation.shares import share_of
 
 
 class Watch:
-    """Is told how far an evaluation is; says nothing itself."""
+    """Is told how far an evaluation is, each rank's of its own share; says nothing itself. May raise Interrupted to stop it."""
 
     def begin(self, name: str, count: int) -> Advance:
         """Work on `count` examples begins; returns what is called with the number just finished."""
@@ -55,7 +56,7 @@ def columns_of(
 ) -> list[AttackRecord]:
     """One column per attack, in their order; computed cheap ones first, then AutoAttack, then its components.
 
-    world: ranks that call this together share the work of AutoAttack and its components; the first one keeps the journal.
+    world: ranks that call this together share the work; the first one keeps the journal, and each the state of its own search.
     """
     work = _Work(model, split, seed, batch_size, journal, watch, world)
     order = sorted(range(len(attacks)), key=lambda place: _turn(attacks[place]))
@@ -95,8 +96,9 @@ class _Work:
         elif isinstance(attack, CompactAttack):
             predicted, notes = self.alone(attack, key, rules)
         else:
-            shared: dict[str, Any] = {"seed": self.seed, "batch_size": self.batch_size}
-            advance = self.watch.begin(attack.name, len(self.split))
+            shared: dict[str, Any] = {"seed": self.seed, "batch_size": self.batch_size, "world": self.world}
+            rows = share_of(self.world, len(self.split), self.batch_size)
+            advance = self.watch.begin(attack.name, rows.stop - rows.start)
             labels, notes = experts.predict_and_measure(self.model, self.split, attack, advance=advance, **shared)
             predicted = labels.tolist()
         return AttackRecord(attack.name, to_json(attack), predicted, time.perf_counter() - tick, notes)
@@ -139,8 +141,9 @@ class _Work:
     def searched(self, attack: AutoAttack, name: str, split: Split, key: str) -> Result:
         device, dtype = device_of(self.model)
         x = split.pixels(dtype=dtype).to(device)
-        path, width = self.journal.state(key, find_batch_size(self.model, x))
-        report = _Report(name, len(split), self.watch)
+        fits = min(int(text) for text in self.world.exchange(str(find_batch_size(self.model, x))))  # memory differs from rank to rank
+        path, width = self.journal.state(key, fits)
+        report = _Report(name, len(split), self.watch, self.world)
         labels, ids = split.labels.to(device), split.ids.to(device)
         how: dict[str, Any] = {"batch_size": width, "state_path": path, "progress": report, "world": self.world}
         result = attack.run(self.model, x, labels, seed=self.seed, ids=ids, **how)
@@ -171,10 +174,15 @@ def known(record: AttackRecord, labels: Sequence[int], place: int) -> tuple[list
 
 
 class _Report:
-    """Tells a watch how an AutoAttack goes: a piece of work per component, survivors and time left beside it, a sentence at its end."""
+    """Tells a watch how an AutoAttack goes: a piece of work per component, survivors and time left beside it, a sentence at its end.
 
-    def __init__(self, name: str, count: int, watch: Watch) -> None:
+    Survivors of a component in progress are of this rank's share, those of one that is over of all images.
+    """
+
+    def __init__(self, name: str, count: int, watch: Watch, world: World) -> None:
         self.name, self.count, self.watch = name, count, watch
+        share = world.share(count)
+        self.of = f" of the {share.stop - share.start:,} images of rank {world.rank}" if 1 < world.size <= count else ""
         self.number, self.done, self.said, self.components = 0, 0, 0, 1
         self.advance: Advance = lambda done: None
 
@@ -187,7 +195,7 @@ class _Report:
         self.advance(now.done - self.done)
         self.done = now.done
         left = "" if now.eta is None else f", {clock(now.eta)} left"
-        self.watch.note(f"{now.survivors:,} stand{left}")
+        self.watch.note(f"{now.survivors:,}{self.of} stand{left}")
 
     def over(self, components: Sequence[tuple[str, int, float]]) -> None:
         if self.components > 1:

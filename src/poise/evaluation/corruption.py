@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from poise.core.distributed import ALONE, World
 from poise.core.errors import DataError
 from poise.core.records import EvaluationRecord
 from poise.core.version import __version__
@@ -40,12 +42,13 @@ def evaluate_corruptions(
     watch: Watch | None = None,
     journal: Path | None = None,
     named: str = "",
+    world: World = ALONE,
     **about: Any,
 ) -> EvaluationRecord:
     """A record whose note "corruptions" is the `CorruptionAccuracy` on an unpacked CIFAR-10-C, CIFAR-100-C or Tiny-ImageNet-C.
 
     Its predictions are those on the natural test images, of which `data` must be the uncorrupted form. first: only so many images,
-    of each severity too. journal, named, about: as in `evaluate`, but that parts are corruptions.
+    of each severity too. watch, journal, named, world, about: as in `evaluate`, but that parts are corruptions.
     Raises: DataError for a missing or malformed part, before anything is computed where a corruption is missing; InputError.
     """
     clock, root = time.perf_counter(), Path(folder).expanduser()
@@ -53,19 +56,21 @@ def evaluate_corruptions(
     split = data.test if first is None else data.test.first(first)
     watch = watch or Watch()
     digest, images = digest_of(model), digest_of_images(split)
-    record = about_record(model, data, split, digest, batch_size, about)
-    kept = Journal(journal, {"model": digest, "images": images, "corruptions": str(root.resolve()), "poise": __version__})
+    record = about_record(model, data, split, digest, batch_size, about, world)
+    facts = {"model": digest, "images": images, "corruptions": str(root.resolve()), "poise": __version__}
+    kept = world.in_turn(lambda: Journal(journal, facts))
     rows: dict[str, list[float]] = {}
     for corruption in CORRUPTIONS:
-        row = kept.get(corruption)
+        row = json.loads(world.exchange(json.dumps(kept.get(corruption) if world.leads else None))[0])
         if row is None:
             advance = watch.begin(corruption, len(split) * len(SEVERITIES))
             row = []
             for severity in SEVERITIES:
                 part = _part(root, corruption, severity, data, split)
-                row.append(accuracy(predict(model, part, batch_size), part))
+                row.append(accuracy(predict(model, part, batch_size, world), part))
                 advance(len(part))
-            kept.keep(corruption, row)
+            if world.leads:
+                kept.keep(corruption, row)
         rows[corruption] = row
     every = [value for row in rows.values() for value in row]
     found = CorruptionAccuracy(rows, len(split), root.name, sum(every) / len(every))
@@ -74,7 +79,9 @@ def evaluate_corruptions(
     made = EvaluationRecord(
         **record, model=model_name, evaluation_seed=0, split="test", protocol="corruptions", attacks=[], seconds=seconds
     )
-    kept.close()
+    world.exchange("")  # no rank reads the journal any more
+    if world.leads:
+        kept.close()
     return made
 
 

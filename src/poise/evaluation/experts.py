@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from poise.attacks.attack import Attack
+from poise.core.distributed import ALONE, World
 from poise.core.errors import InputError
 from poise.core.modes import evaluating
 from poise.data.dataset import Split
 from poise.evaluation.predictions import attacked, device_of
+from poise.evaluation.shares import share_of, whole
 from poise.losses import cross_entropy
 from poise.models.ensemble import CollaborationModule, EnsembleModule
 from poise.models.mixture import MixtureModule
@@ -104,32 +106,38 @@ class Watch:
                 output = self.model(x) if isinstance(self.model, MixtureModule) else self.model.combine(each)
         self._seen.append((each.cpu(), output.cpu(), chosen))
 
-    def measures(self) -> EnsembleMeasures:
-        """Of all images seen, which must be as many as the labels."""
-        logits, outputs, chosen = zip(*self._seen, strict=True)
-        picked = [part for part in chosen if part is not None]
-        return measures(torch.cat(logits, 1), self.labels, torch.cat(outputs), torch.cat(picked) if picked else None)
+    def measures(self, world: World = ALONE, rows: slice = slice(None)) -> EnsembleMeasures:
+        """Of all images seen, which must be as many as the labels; of several ranks each has seen its `rows`. Raises: RankError."""
+
+        def joined(parts: list[Tensor], axis: int = 0) -> Tensor:
+            return whole(world, torch.cat(parts, axis) if parts else None, rows, len(self.labels), axis)
+
+        logits, outputs = joined([each for each, _, _ in self._seen], 1), joined([output for _, output, _ in self._seen])
+        picked = [part for _, _, part in self._seen if part is not None]
+        return measures(logits, self.labels, outputs, joined(picked) if isinstance(self.model, CollaborationModule) else None)
 
 
 def measure_ensemble(
-    model: nn.Module, split: Split, attack: Attack | None = None, *, seed: int = 0, batch_size: int = 256
+    model: nn.Module, split: Split, attack: Attack | None = None, *, seed: int = 0, batch_size: int = 256, world: World = ALONE
 ) -> EnsembleMeasures:
     """Measures on the split's images, natural or under an attack on the whole (draws as in `predict_under`).
 
-    Raises: InputError for a network that is not several.
+    Raises: InputError for a network that is not several, RankError.
     """
-    watch = Watch(model, split.labels)
+    watch, rows = Watch(model, split.labels), share_of(world, len(split), batch_size)
     if attack is None:
-        _see_natural(watch, split, batch_size)
+        _see_natural(watch, split.subset(rows), batch_size)
     else:
-        for x_adv, _ in attacked(model, split, attack, seed=seed, batch_size=batch_size):
+        for x_adv, _ in attacked(model, split.subset(rows), attack, seed=seed, batch_size=batch_size):
             watch.see(x_adv)
-    return watch.measures()
+    return watch.measures(world, rows)
 
 
-def natural_notes(model: nn.Module, split: Split, batch_size: int = 256) -> dict[str, Any]:
+def natural_notes(model: nn.Module, split: Split, batch_size: int = 256, world: World = ALONE) -> dict[str, Any]:
     """{"experts": measures on the natural images} for a network of several, else nothing: what a record's notes say."""
-    return {"experts": dataclasses.asdict(measure_ensemble(model, split, batch_size=batch_size))} if has_experts(model) else {}
+    if not has_experts(model):
+        return {}
+    return {"experts": dataclasses.asdict(measure_ensemble(model, split, batch_size=batch_size, world=world))}
 
 
 def predict_and_measure(
@@ -140,19 +148,21 @@ def predict_and_measure(
     seed: int = 0,
     batch_size: int = 256,
     advance: Callable[[int], None] | None = None,
+    world: World = ALONE,
 ) -> tuple[Tensor, dict[str, Any]]:
     """`predict_under` [N] with the notes of the attack's record: the experts' measures on the images the attack made, if there are any.
 
-    The attack is made once; what is added is one forward of the experts.
+    The attack is made once; what is added is one forward of the experts. The ranks of `world`, which all call this, share the work.
+    Raises: InputError, RankError.
     """
     watch = Watch(model, split.labels) if has_experts(model) else None
-    predicted = []
-    for x_adv, labels in attacked(model, split, attack, seed=seed, batch_size=batch_size, advance=advance):
+    predicted, rows = [], share_of(world, len(split), batch_size)
+    for x_adv, labels in attacked(model, split.subset(rows), attack, seed=seed, batch_size=batch_size, advance=advance):
         predicted.append(labels)
         if watch is not None:
             watch.see(x_adv)
-    notes = {} if watch is None else {"experts": dataclasses.asdict(watch.measures())}
-    return torch.cat(predicted).cpu(), notes
+    notes = {} if watch is None else {"experts": dataclasses.asdict(watch.measures(world, rows))}
+    return whole(world, torch.cat(predicted) if predicted else None, rows, len(split)), notes
 
 
 def _see_natural(watch: Watch, split: Split, batch_size: int) -> None:

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from poise.attacks.attack import Attack, check_labels, check_logits
+from poise.core.distributed import ALONE, World
 from poise.core.exact import exact
 from poise.core.modes import crafting, evaluating
 from poise.core.seeds import Draw, key_of
 from poise.data.dataset import Split
+from poise.evaluation.shares import share_of, whole
 
 Advance = Callable[[int], None]
 """Called with the number of examples just finished."""
@@ -31,17 +33,20 @@ def _batches(model: nn.Module, split: Split, batch_size: int) -> Iterator[tuple[
 
 
 @torch.no_grad()
-def predict(model: nn.Module, split: Split, batch_size: int = 256) -> Tensor:
-    """Predicted labels on the natural images [N], int64, on the CPU. Raises: InputError for a network of the wrong shape."""
-    predicted = []
+def predict(model: nn.Module, split: Split, batch_size: int = 256, world: World = ALONE) -> Tensor:
+    """Predicted labels on the natural images [N], int64, on the CPU; the ranks of `world`, which all call this, share the work.
+
+    Raises: InputError for a network of the wrong shape, RankError.
+    """
+    predicted, rows = [], share_of(world, len(split), batch_size)
     with evaluating(model), exact(device_of(model)[0]):
-        for x, y, _ in _batches(model, split, batch_size):
+        for x, y, _ in _batches(model, split.subset(rows), batch_size):
             logits = model(x)
             classes = check_logits(logits, len(y))
             if not predicted:
                 check_labels(split.labels, len(split), classes, "the data set")
             predicted.append(logits.argmax(1))
-    return torch.cat(predicted).cpu()
+    return whole(world, torch.cat(predicted) if predicted else None, rows, len(split))
 
 
 def attacked(

@@ -89,16 +89,17 @@ def evaluate(
     """Run the protocol on `data.test` (or `split`) and write down every prediction.
 
     batch_size: of attacks other than AutoAttack and its components, which choose their own. watch: is told how far it is. journal:
-    a folder that keeps what is finished, so that an evaluation killed and started again goes on; it is removed at the end.
-    world: ranks that call this together (`poise.core.distributed.join()`) share the work of AutoAttack and its components, and each
-    returns the record that one rank alone would.
+    a folder that keeps what is finished, so that an evaluation killed and started again goes on; it is removed at the end. A watch that
+    raises Interrupted stops the evaluation at once, with what AutoAttack has found until then kept too.
+    world: ranks that call this together (`poise.core.distributed.join()`) share the work, and each returns the record that one rank
+    alone would: of AutoAttack and its components they take images, of everything else whole batches.
     named: the record's display name; about: its fields that say what was evaluated: checkpoint, run, group, seed, notes.
     Raises: InputError for a network or images that do not fit; StorageError where `journal` cannot be written.
     """
     clock = time.perf_counter()
     split = protocol.images(split if split is not None else data.test)
     facts = {"model": digest_of(model), "images": digest_of_images(split), "attacks": to_json(protocol.attacks), "seed": seed}
-    record = about_record(model, data, split, facts["model"], batch_size, about)
+    record = about_record(model, data, split, facts["model"], batch_size, about, world)
     kept = world.in_turn(lambda: Journal(journal, {**facts, "poise": __version__}))
     shared: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "world": world}
     try:
@@ -116,7 +117,9 @@ def evaluate(
     return made
 
 
-def about_record(model: nn.Module, data: Data, split: Split, digest: str, batch_size: int, about: dict[str, Any]) -> dict[str, Any]:
+def about_record(
+    model: nn.Module, data: Data, split: Split, digest: str, batch_size: int, about: dict[str, Any], world: World = ALONE
+) -> dict[str, Any]:
     """The fields of a record that do not depend on attacks, with the predictions on the natural images; `about` goes first."""
     device, _ = device_of(model)
     return {
@@ -125,7 +128,7 @@ def about_record(model: nn.Module, data: Data, split: Split, digest: str, batch_
         "dataset": data.name,
         "classes": list(data.classes),
         "labels": split.labels.tolist(),
-        "natural": predict(model, split, batch_size).tolist(),
+        "natural": predict(model, split, batch_size, world).tolist(),
         "device": device_name(device),
         "versions": {"poise": __version__, "torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()},
         "checkpoint": "",
@@ -133,7 +136,7 @@ def about_record(model: nn.Module, data: Data, split: Split, digest: str, batch_
         "group": "",
         "seed": 0,
         **about,
-        "notes": {**about.get("notes", {}), **natural_notes(model, split, batch_size)},
+        "notes": {**about.get("notes", {}), **natural_notes(model, split, batch_size, world)},
     }
 
 
