@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,23 +12,22 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.measuring import Figure, interleaved, ratio
+from benchmarks import gpu_beside
+from benchmarks.gpu_setting import NOW, Numbers, Setting, Step, learner, no_tf32
+from benchmarks.measuring import Figure, ratio
 from benchmarks.reference import GeneralistTrainer, at_step, mart_step, nt_step, trades_step
 from benchmarks.reference.attacks import gaussian, uniform
 from benchmarks.reference.squeeze import squeeze_step
 from poise.core.batches import Batch, Now
-from poise.data import CropFlip, Feed, Split
+from poise.data import CropFlip, Feed
 from poise.data.stream import Stream
-from poise.learners import SGD, Learner, Policy
+from poise.learners import Learner
 from poise.learners.compiled import compilation
-from poise.learners.precision import PrecisionName, precision
+from poise.learners.precision import precision
 from poise.methods import Generalist
 from poise.models import Network, ResNet18, ResNet20, WideResNet
 from poise.objectives import AT, MART, NT, TRADES, Objective, SqueezeTraining
 
-Step = Callable[[], object]
-Numbers = dict[str, Any]
-NOW = Now(epoch=111, step=110 * 391, epochs=120, steps_per_epoch=391, seed=0)
 OBJECTIVES: dict[str, tuple[Objective, Callable[..., object]]] = {
     "AT": (AT(), partial(at_step, noise=uniform())),
     "NT": (NT(), nt_step),
@@ -37,61 +35,6 @@ OBJECTIVES: dict[str, tuple[Objective, Callable[..., object]]] = {
     "MART": (MART(), partial(mart_step, noise=gaussian)),
     "SqueezeTraining": (SqueezeTraining(), partial(squeeze_step, noise=(gaussian, gaussian))),
 }
-
-
-@dataclass(frozen=True)
-class Setting:
-    """A network, a batch and a device on which it is timed."""
-
-    network: Network
-    batch: int
-    device: torch.device
-    size: int = 32
-    rounds: int = 5
-    repeats: int = 3
-    """Steps in each round."""
-
-    def model(self) -> nn.Module:
-        return self.network.build((3, self.size, self.size), 10, seed=0).to(self.device)
-
-    def split(self) -> Split:
-        """Random images, one epoch of CIFAR-10's size on a GPU."""
-        count = 50_000 if self.device.type == "cuda" else 4 * self.batch
-        generator = torch.Generator().manual_seed(0)
-        images = torch.randint(256, (count, 3, self.size, self.size), generator=generator, dtype=torch.uint8)
-        return Split.of(images, torch.randint(10, (count,), generator=generator)).to(self.device)
-
-    def whole(self) -> Batch:
-        split = self.split().first(self.batch)
-        return Batch.of(split.pixels(), split.labels)
-
-    def clock(self) -> float:
-        """Seconds, once the device has done all it was given."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
-
-    def timed(self, contenders: dict[str, Step]) -> dict[str, list[float]]:
-        """Seconds a step, in each round. Three warm-up steps: the second compiles, the third is the first that counts."""
-
-        def several(step: Step) -> Step:
-            def run() -> None:
-                for _ in range(self.repeats):
-                    step()
-
-            return run
-
-        for step in contenders.values():
-            for _ in range(3):
-                step()
-        seconds = interleaved({name: several(step) for name, step in contenders.items()}, self.rounds, warmup=0, clock=self.clock)
-        return {name: [value / self.repeats for value in values] for name, values in seconds.items()}
-
-
-def learner(setting: Setting, objective: Objective, said: list[str], name: PrecisionName = "auto") -> Learner:
-    arithmetic = precision(name, setting.device)
-    policy = Policy(objective=objective, optimizer=SGD(learning_rate=0.01))
-    return Learner("joint", policy, setting.model(), arithmetic=arithmetic, compilation=compilation("auto", setting.device, said.append))
 
 
 def step_ratio(setting: Setting, name: str) -> Numbers:
@@ -144,13 +87,6 @@ def generalist_ratio(setting: Setting) -> Numbers:
         "over_AT": vars(ratio(seconds["ours"], seconds["AT"])),
         "said": said,
     }
-
-
-def no_tf32() -> Any:
-    """Strict float32 for the straightforward step."""
-    from poise.core.exact import exact
-
-    return exact(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def matrix_rate(device: torch.device, toy: bool) -> float:
@@ -274,6 +210,11 @@ def items(device: torch.device, toy: bool) -> dict[str, Callable[[], Numbers]]:
     made["epoch ResNet-18, 512"] = partial(epoch_seconds, large)
     made["epoch WRN-34-10, 512"] = partial(epoch_seconds, replace(large, network=wide))
     made["deterministic"] = partial(deterministic_cost, base)
+    made["PGD-10 ResNet-18"] = partial(gpu_beside.attack_ratio, base)
+    made["memory ResNet-18"] = partial(gpu_beside.memory, base)
+    members = replace(base, network=ResNet20(width=4) if toy else ResNet20())
+    for phase in (1, 2):
+        made[f"SoE 3 x ResNet-20, phase {phase}"] = partial(gpu_beside.synergy_ratio, members, phase)
     return made
 
 
@@ -289,6 +230,11 @@ def rows(found: dict[str, Any]) -> list[list[str]]:
             lines.append([f"{name}: times faster than fp32 as torch comes", Figure(**numbers["times"]).text()])
         if "times_strict_fp32" in numbers:
             lines.append([f"{name}: times faster than strict fp32", Figure(**numbers["times_strict_fp32"]).text()])
+        for peer in numbers.get("attack_times", {}):
+            lines.append([f"{name}: times faster than {peer}", Figure(**numbers["attack_times"][peer]).text()])
+        if "peak_mib" in numbers:
+            shown = ", ".join(f"{each} {value:.1f}" for each, value in numbers["peak_mib"].items())
+            lines.append([f"{name}: peak of an AT step, MiB", shown])
         if "over_AT" in numbers:
             lines.append([f"{name}: over an AT step", Figure(**numbers["over_AT"]).text(3)])
         if "share" in numbers:

@@ -7,7 +7,7 @@ import json
 
 import pytest
 import torch
-from benchmarks import gpu_archive, gpu_speed, gpu_suite
+from benchmarks import gpu_archive, gpu_beside, gpu_speed, gpu_suite
 from torch import nn
 
 CPU = torch.device("cpu")
@@ -47,15 +47,45 @@ def test_a_row_is_trained_in_pieces_archived_and_attacked_from_the_archive(tmp_p
         gpu_archive.read(elsewhere / "archive", "selected")
 
 
-@pytest.mark.parametrize("name", ["AT ResNet-18", "crafting ResNet-18", "same points"])
-def test_what_speed_measures_has_its_line_in_the_table(name):
+LINES = {"AT ResNet-18": 2, "NT ResNet-18": 2}
+CHEAP = ["crafting ResNet-18", "same points", "epoch ResNet-18, 128", "epoch WRN-34-10, 512", "deterministic", "memory ResNet-18"]
+
+
+@pytest.mark.parametrize("name", [*LINES, *CHEAP])
+def test_what_speed_measures_has_its_lines_in_the_table(name):
     numbers = gpu_speed.items(CPU, toy=True)[name]()
-    assert len(gpu_speed.rows({name: numbers, "machine": "here"})) == {"AT ResNet-18": 2}.get(name, 1)
+    assert len(gpu_speed.rows({name: numbers, "machine": "here"})) == LINES.get(name, 1)
+
+
+def test_another_attack_that_can_be_had_is_timed_too(monkeypatch):
+    monkeypatch.setattr(gpu_beside, "torchattacks_pgd", lambda network: lambda x, y: network(x))
+    found = gpu_speed.items(CPU, toy=True)["PGD-10 ResNet-18"]()
+    assert list(found["attack_times"]) == ["straightforward", "strict float32", "torchattacks"]
+    assert len(gpu_speed.rows({"PGD-10": found})) == 3
+
+
+@pytest.mark.slow
+def test_the_speed_piece_measures_every_item_once_and_goes_on(tmp_path, capsys):
+    out = tmp_path / "suite"
+    names = list(gpu_speed.items(CPU, toy=True))
+    assert f"stopped before {names[1]!r}" in run(out, capsys, "speed", "--seconds", "0.01")
+    run(out, capsys, "speed")
+    found = gpu_suite.kept(out, "speed")
+    assert [name for name in found if name != "machine"] == names
+    assert not [name for name in names if "failed" in found[name]]
+    assert {name for name in names if gpu_speed.rows({name: found[name]})} == set(names)
+    table = run(out, capsys, "speed")
+    assert gpu_suite.kept(out, "speed") == found
+    assert all(name in table for name in names if name not in ("same points", "deterministic"))
 
 
 def test_all_wanted_items_are_there_and_a_failed_one_is_shown():
     names = list(gpu_speed.items(CPU, toy=True))
     assert {f"epoch {network}, {batch}" for network in ("ResNet-18", "WRN-34-10") for batch in (128, 512)} <= set(names)
+    assert {f"{each} ResNet-18" for each in ("NT", "AT", "TRADES", "MART", "SqueezeTraining", "Generalist", "PGD-10", "memory")} <= set(
+        names
+    )
+    assert {f"SoE 3 x ResNet-20, phase {phase}" for phase in (1, 2)} <= set(names)
     assert gpu_speed.rows({"AT ResNet-18": {"failed": "RuntimeError"}}) == [["AT ResNet-18", "failed: RuntimeError"]]
 
 
