@@ -11,7 +11,7 @@ import pytest
 from poise.attacks import PGD
 from poise.core.records import EvaluationRecord
 from poise.data import Digits
-from poise.engine import Experiment, train
+from poise.engine import Experiment, Run, train
 from poise.evaluation import Protocol
 from poise.learners import SGD, Policy
 from poise.methods import Joint
@@ -66,6 +66,21 @@ def test_sets_are_made_once_and_the_matrix_is_written(poise: Poise, runs: dict[s
     assert (tmp_path / f"{name}.md").read_bytes() == table
     out = poise("report", runs["several"], "--format", "markdown")[1]
     assert "all fooled" in out
+
+
+def test_targets_that_differ_in_their_experts_only_show_the_gain_per_expert(poise: Poise, runs: dict[str, Path], tmp_path: Path) -> None:
+    alone = train(
+        dataclasses.replace(Run.open(runs["several"]).experiment, name="alone", model=Collaboration(member=DigitsCNN(width=4), members=1)),
+        tmp_path / "alone",
+        device="cpu",
+    )
+    status, out, err = poise("transfer", runs["several"], alone.path, "--surrogate", runs["plain"], "--out", tmp_path / "t", *COMMON)
+    assert status == 0, err
+    values = [
+        100 * EvaluationRecord.read(path / "records" / "selected-soe-transfer-3-part-0.2-first12.json").worst_case_accuracy
+        for path in (alone.path, runs["several"])
+    ]
+    assert f"1 experts: {values[0]:.2f} % (+0.00)" in out and f"2 experts: {values[1]:.2f} % ({values[1] - values[0]:+.2f})" in out
 
 
 def test_thirty_variants_and_the_compatible_loss(poise: Poise, runs: dict[str, Path], tmp_path: Path) -> None:

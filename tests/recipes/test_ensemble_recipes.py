@@ -15,11 +15,12 @@ from torch import nn
 from poise.core.errors import SettingsError
 from poise.core.records import AttackRecord, EvaluationRecord
 from poise.engine import train
+from poise.models import Collaboration
 from poise.objectives import SynergyOfExperts
 from poise.recipes import experiment, recipes
 from poise.recipes.ensembles_cifar10 import EPSILONS
 from poise.recipes.ensembles_digits import BENCHMARK
-from poise.recipes.synergy_of_experts import VARIANTS, gains, soe
+from poise.recipes.synergy_of_experts import VARIANTS, gains, growing, soe
 
 # recipe, natural, PGD-50x5, adaptive, 3 variants, 30 variants: typed from the paper's tables a second time
 PRINTED = (
@@ -146,3 +147,19 @@ def test_gain_per_added_expert() -> None:
     assert [gain for _, gain in found] == pytest.approx([0, 0.3, 0.1])
     with pytest.raises(SettingsError, match="same attacks on the same images"):
         gains([of([0]), of([0], digest="b")])
+
+
+def test_collaborations_that_differ_in_their_experts_only_are_known():
+    three, two, hard = (experiment(f"soe_ensembles_digits{ending}") for ending in ("", "_x2", "_hard"))
+    assert growing([two, three]) and not growing([three]) and not growing([three, three])
+    assert not growing([two, hard]) and not growing([two, experiment("adp_ensembles_digits")])
+
+
+@pytest.mark.parametrize("ending", [*VARIANTS, "x1", "x2", "x4", "x5"])
+def test_every_variant_has_a_small_form_on_digits(ending: str):
+    made = experiment(f"soe_ensembles_digits_{ending}", quick=True)
+    assert isinstance(made.model, Collaboration)
+    objective = made.method.policies()["joint"].objective
+    changes = {"members": int(ending[1:])} if ending[0] == "x" else VARIANTS[ending][1]
+    for name, value in changes.items():
+        assert getattr(made.model if name in ("members", "confidence") else objective, name) == value

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from poise.attacks import Attack, Saved
+    from poise.core.records import EvaluationRecord
     from poise.data import Data, Split
     from poise.engine import Run
     from poise.engine.progress import Progress
@@ -89,10 +90,26 @@ def transfer(
         path = evaluate_run(run, checkpoint, device=device, protocol=every, progress=progress, data=data)
         records.append(EvaluationRecord.read(path))
         typer.echo(f"record: {path}", err=True)
+    for line in _gains(judged, records):
+        typer.echo(line)
     found = matrix(records, every_attack)
     Console().print(matrix_terminal(found))
     typer.echo(f"matrix: {write_text(out / f'{kind}.md', matrix_markdown(found))}", err=True)
     typer.echo(f"heat map: {write_heatmap(found, out / f'{kind}.svg')}", err=True)
+
+
+def _gains(judged: list[Run], records: list[EvaluationRecord]) -> list[str]:
+    """A line for each number of experts, where the targets differ in nothing else."""
+    from poise.recipes.synergy_of_experts import gains, growing
+
+    if not growing([run.experiment for run in judged]):
+        return []
+    pairs = zip(judged, records, strict=True)
+    ordered = sorted(((run.experiment.model.members, record) for run, record in pairs), key=lambda pair: pair[0])  # type: ignore[attr-defined]
+    found = gains([record for _, record in ordered])
+    return [
+        f"{members} experts: {100 * value:.2f} % ({100 * gain:+.2f})" for (members, _), (value, gain) in zip(ordered, found, strict=True)
+    ]
 
 
 def _opened(paths: list[Path]) -> list[Run]:

@@ -16,6 +16,7 @@ from poise.objectives import ADP, AT, GAL, MoRE, Objective, SynergyOfExperts
 from poise.recipes.digits import EPOCHS, INNER, QUICK_EPOCHS, THREAT, digits, policy
 from poise.recipes.registry import register
 from poise.recipes.rows import text
+from poise.recipes.synergy_of_experts import VARIANTS, cost
 
 EXPERT, SMALLER = DigitsCNN(width=8), DigitsCNN(width=7)
 THREE = Ensemble(member=EXPERT)
@@ -93,4 +94,17 @@ def _register(name: str, row: Row) -> None:
 
 for _name, _row in ROWS.items():
     _register(f"{_name}_ensembles_digits", _row)
+
+
+def variant(what: str, members: int = 3, **changes: Any) -> Row:
+    """Synergy-of-Experts with another number of experts or other settings of its objective (`confidence`: of its network)."""
+    network = Collaboration(member=EXPERT, members=members, confidence=changes.pop("confidence", "rectified"))
+    made = _joint(SynergyOfExperts(inner=INNER, **changes))
+    return Row(f"SoE, {what}", f"Synergy-of-Experts, {what}", network, made, cost(network, made))
+
+
+for _members in (1, 2, 4, 5):
+    _register(f"soe_ensembles_digits_x{_members}", variant(f"{_members} expert{'s' * (_members > 1)}", _members))
+for _ending, (_what, _changes) in VARIANTS.items():
+    _register(f"soe_ensembles_digits_{_ending}", variant(_what, **_changes))
 _register("surrogate_ensembles_digits", SURROGATE)

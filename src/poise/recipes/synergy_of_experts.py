@@ -17,8 +17,8 @@ from poise.core.records import EvaluationRecord
 from poise.engine.experiment import Experiment
 from poise.evaluation import named
 from poise.learners import SGD, Policy, Step
-from poise.methods import Joint
-from poise.models import Collaboration
+from poise.methods import Joint, Method
+from poise.models import Collaboration, Network
 from poise.objectives import SynergyOfExperts
 from poise.recipes.ensembles_cifar10 import AUGMENTATION, EPSILONS, MEMBER, add, cifar10, inner, published
 from poise.recipes.rows import unprinted
@@ -42,8 +42,19 @@ def soe(epsilon: float, members: int = 3, **changes: Any) -> Experiment:
     return dataclasses.replace(made, title=f"SoE, {members} experts" if members != 3 else "SoE")
 
 
+def growing(experiments: Sequence[Experiment]) -> bool:
+    """Whether these are collaborations of 1, 2, 3 ... experts, all else (but names) being the same."""
+    alike = []
+    for made in experiments:
+        if not isinstance(made.model, Collaboration):
+            return False
+        alike.append(dataclasses.replace(made, name="", title="", published=None, model=dataclasses.replace(made.model, members=1)))
+    numbers = [made.model.members for made in experiments if isinstance(made.model, Collaboration)]
+    return len(numbers) > 1 and len(set(numbers)) == len(numbers) and all(each == alike[0] for each in alike)
+
+
 def gains(records: Sequence[EvaluationRecord]) -> list[tuple[float, float]]:
-    """(accuracy, gain over the network of one expert fewer), both in [0, 1], of the worst case over each record's attacks.
+    """(accuracy, gain over the record before), both in [0, 1], of the worst case over each record's attacks.
 
     records: of 1, 2, 3 ... experts under the same transfer protocol. Raises: SettingsError where their attacks or images differ.
     """
@@ -54,9 +65,9 @@ def gains(records: Sequence[EvaluationRecord]) -> list[tuple[float, float]]:
     return [(value, value - before) for value, before in zip(values, [values[0], *values], strict=False)]
 
 
-def cost(made: Experiment) -> str:
+def cost(model: Network, method: Method) -> str:
     """Forwards an image in each phase that there is, for `rows.cost`: attacks on every expert alone, or one on all of them together."""
-    model, objective = made.model, made.method.policies()["joint"].objective
+    objective = method.policies()["joint"].objective
     assert isinstance(model, Collaboration) and isinstance(objective, SynergyOfExperts)
     members, attack, natural = model.members, 2 * objective.inner.steps, int(objective.clean_term)
     sources = 1 if objective.update == "per_source" else members
@@ -74,7 +85,8 @@ def _add(name: str, line: str, epsilon: float, note: str = "", members: int = 3,
         row = unprinted(f"Synergy-of-Experts, {where} (CIFAR-10, ResNet-20)", line.removeprefix("Synergy-of-Experts "))
         return made if made.published is not None else dataclasses.replace(made, published=row)
 
-    add(name, line, cost(make()), make, note)
+    made = make()
+    add(name, line, cost(made.model, made.method), make, note)
 
 
 for _epsilon in EPSILONS:
@@ -96,7 +108,10 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "sigma2": ("sigma 2", {"sigma": 2.0}),
     "noclean": ("without the natural term, as the paper's algorithms", {"clean_term": False}),
     "evaluator": ("the evaluator alone as confidence, as the paper", {"confidence": "evaluator"}),
-    "persource": ("an update after each source, as Algorithm 1", {"update": "per_source"}),
+    "persource": (
+        "an update after each source as in Algorithm 1, but a batch for each: per epoch a third of its updates",
+        {"update": "per_source"},
+    ),
     "detached": ("the evaluators' loss trains evaluators only, as Algorithm 1", {"detach_features": True}),
 }
 """What differs between paper and released code, and what neither prints: the name's ending, in words, the settings."""
