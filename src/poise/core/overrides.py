@@ -12,6 +12,10 @@ from poise.core.settings import Settings, families, field_names, from_json, to_j
 S = TypeVar("S", bound=Settings)
 
 
+class _Nameless(SettingsError):
+    """A setting was sought in a bare word, which may be the name of a class that nobody registered."""
+
+
 def override(base: S, assignments: Mapping[str, str] | list[str]) -> S:
     """`base` with settings replaced by dotted paths: `override(run, ["method.robust=TRADES", "method.robust.beta=6"])`.
 
@@ -25,7 +29,11 @@ def override(base: S, assignments: Mapping[str, str] | list[str]) -> S:
         pairs = list(assignments.items())
     data = to_json(base)
     for path, text in sorted(pairs, key=lambda pair: pair[0].count(".")):
-        _assign(data, path.split("."), path, _value(text))
+        try:
+            _assign(data, path.split("."), path, _value(text))
+        except _Nameless as error:
+            from_json(type(base), data)  # says which family has no such class
+            raise SettingsError(str(error)) from None
     return base.hand_on(from_json(type(base), data))
 
 
@@ -66,7 +74,8 @@ def _assign(data: Any, keys: list[str], path: str, value: Any, above: Sequence[s
         if key not in names:
             hint = did_you_mean(key, [*above, *names])
             called = owner.__name__ if owner is not None else type(data).__name__
-            raise SettingsError(f"there is no setting {path!r}: {called} has no {key!r}{hint}")
+            kind = _Nameless if isinstance(data, str) else SettingsError
+            raise kind(f"there is no setting {path!r}: {called} has no {key!r}{hint}")
     inner: Any = data.get(at) if isinstance(data, dict) else data[at]
     through = getattr(_class_of(inner), "transparent", None)
     if rest:
