@@ -173,7 +173,8 @@ def speaks(error: Exception) -> bool:
     if isinstance(error, RefusedError):
         return False
     try:
-        store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=ANSWERS)
+        address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = dist.TCPStore(*address, is_master=False, timeout=ANSWERS)  # pyright: ignore[reportPrivateImportUsage]
         return store.add(f"poise/said/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", 1) == 1
     except (RuntimeError, ValueError):
         return True

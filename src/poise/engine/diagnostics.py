@@ -100,7 +100,7 @@ def _inner(part: object) -> Ascent | None:
 def _under(attack: Attack, inner: Ascent) -> Attack:
     """The same attack under the threat of an inner maximisation, with its step size if it has one."""
     changed: dict[str, Any] = {"threat": inner.threat, **({"step_size": inner.step_size} if hasattr(attack, "step_size") else {})}
-    return dataclasses.replace(attack, **changed)
+    return dataclasses.replace(attack, **changed)  # pyright: ignore[reportArgumentType]
 
 
 def accuracies(
