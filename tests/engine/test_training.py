@@ -12,12 +12,15 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from poise import recipes
 from poise.core.distributed import ALONE
 from poise.core.errors import CheckpointError, NumericalError, RunError, SettingsError
+from poise.core.overrides import override
 from poise.data import Digits
 from poise.engine import Experiment, Monitor, Run, resume, train
 from poise.engine.checkpoints import read_tensors
 from poise.engine.devices import choose_device
+from poise.engine.experiment import threats_apart
 from poise.engine.monitoring import select
 from poise.engine.placement import Placement
 from poise.engine.progress import Progress
@@ -235,3 +238,19 @@ def test_monitors_see_the_split_they_name(tmp_path: Path, tiny_experiment: Tiny,
     for name, count in (("train", 110), ("test", 7)):
         hits = line[f"monitor/{name}"] * count
         assert hits == pytest.approx(round(hits), abs=1e-9)
+
+
+def test_training_within_a_threat_that_nothing_judges_is_said(tmp_path):
+    made = recipes.experiment("at_digits", quick=True)
+    assert threats_apart(made) is None
+    tiny = override(made, ["epochs=1", "data.train_images=20", "data.test_images=4", "method.batch_size=10", "protocol.attacks=[]"])
+    away = override(tiny, ["method.inner.threat.epsilon=8/255"])
+    heard = []
+
+    class Hearing(Progress):
+        def say(self, sentence: str) -> None:
+            heard.append(sentence)
+
+    for name, each in (("as judged", tiny), ("away", away)):
+        train(each, tmp_path / name, progress=Hearing())
+    assert heard == ["trained joint within Linf 0.03137, but judged within Linf 0.2: set inner.threat.epsilon or the attacks'"]

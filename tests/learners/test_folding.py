@@ -27,6 +27,7 @@ from poise.models import (
 )
 from poise.models.folding import Folded, foldable
 from poise.objectives import AT, TRADES, SqueezeTraining, TwoExamples
+from poise.objectives.squeeze import Pair
 
 NOW = Now(epoch=1, step=0, epochs=2, steps_per_epoch=2, seed=5)
 NETWORKS: list[tuple[Network, int, int]] = [  # smallest image, convolutions folded
@@ -161,7 +162,7 @@ def test_a_learner_crafts_the_same_points_in_float64(objective):
     learner = Learner("joint", Policy(objective=objective), network)
     with crafting(network, "evaluating"):
         plain = objective.craft(network, batch, NOW)
-        folded = objective.craft(learner._crafted_against(objective), batch, NOW)
+        folded = objective.craft(learner._copies.of(objective), batch, NOW)
     torch.testing.assert_close(folded.x_adv, plain.x_adv, atol=1e-12, rtol=0)
 
 
@@ -207,7 +208,8 @@ def test_crafting_in_training_mode_on_a_relaid_copy_is_crafting_on_the_network(n
     batch = Batch.of(images(8), torch.arange(4))
     learner = Learner("joint", Policy(objective=objective), one)
     _, (shown,) = learner.craft(objective, batch, NOW)
-    assert [copied.relaid for copied in learner._copies.values()] == [True]
+    assert isinstance(shown, Pair)
+    assert [copied.relaid for copied in learner._copies._made.values()] == [True]
     with crafting(other, mode):
         expected = objective.craft(other, batch, NOW)
     assert torch.allclose(shown.x_adv, expected.x_adv, atol=1e-12) and torch.allclose(shown.x_col, expected.x_col, atol=1e-12)

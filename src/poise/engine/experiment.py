@@ -20,6 +20,8 @@ from poise.learners.precision import PrecisionName
 from poise.learners.synchronised import Statistics
 from poise.methods import Joint, Method
 from poise.models import DigitsCNN, Network
+from poise.objectives.objective import search_of
+from poise.threats import Threat
 
 
 def beginnings(part: object) -> Iterator[tuple[str, object, int]]:
@@ -155,3 +157,24 @@ class Experiment(Settings):
         data = to_json(self)
         del data["seed"]
         return f"{self.name}-{hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:8]}"
+
+
+def threats_apart(experiment: Experiment) -> str | None:
+    """A sentence where no learner searches within the threat of any attack that judges the experiment; else None."""
+    searches = {name: search_of(policy.objective) for name, policy in experiment.method.policies().items()}
+    trained = {name: search.threat for name, search in searches.items() if search is not None}
+    attacks = [*experiment.protocol.attacks, *(monitor.attack for monitor in experiment.monitors if monitor.attack is not None)]
+    judged = {attack.threat for attack in attacks}
+    if not trained or not judged or any(_close(ours, theirs) for ours in trained.values() for theirs in judged):
+        return None
+    within = ", ".join(f"{name} within {_shown(threat)}" for name, threat in trained.items())
+    return f"trained {within}, but judged within {', '.join(sorted(map(_shown, judged)))}: set inner.threat.epsilon or the attacks'"
+
+
+def _close(a: Threat, b: Threat) -> bool:
+    """.031, which some papers take, is 8/255."""
+    return type(a) is type(b) and abs(a.epsilon - b.epsilon) <= 0.02 * b.epsilon
+
+
+def _shown(threat: Threat) -> str:
+    return f"{type(threat).__name__} {threat.epsilon:.4g}"

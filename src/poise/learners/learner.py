@@ -19,13 +19,14 @@ from poise.data.augment import Augmentation
 from poise.data.extra import Extra
 from poise.learners.averages import Average, Weights, accumulate, copied, load_weights, weights_of
 from poise.learners.compiled import Compilation, FixedShape
+from poise.learners.copies import Copies
 from poise.learners.optimizers import SGD, Optimizer, gradients_of
 from poise.learners.perturbations import Keep, WeightPerturbation, perturbed
 from poise.learners.precision import Precision, precision
 from poise.learners.recording import in_order
 from poise.learners.schedules import Constant, Schedule
 from poise.learners.synchronised import Statistics
-from poise.models.folding import Folded, any_layout
+from poise.models.folding import any_layout
 from poise.objectives import NT, Examples, Objective, Terms
 from poise.objectives.watch import WATCH, minimised
 
@@ -83,15 +84,14 @@ class Learner:
         self.statistics: Statistics = "averaged"
         """What becomes of BatchNorm's running statistics where several ranks hold this learner (see `agree`)."""
         self.arithmetic = arithmetic or precision("float32", torch.device("cpu"))
-        self._any_layout = any_layout(network)
-        self.layout = self.arithmetic.layout if self._any_layout else torch.contiguous_format
+        self.layout = self.arithmetic.layout if any_layout(network) else torch.contiguous_format
         """Order in memory of images, and of what the network computes from them."""
         network.to(memory_format=self.layout)  # type: ignore[call-overload]
         self.optimizer = policy.optimizer.build(network.parameters())
         self.average: Weights | None = copied(weights_of(network)) if policy.average is not None else None
         self.accumulators: dict[str, Weights] = {}
-        self._copies: dict[bool, Folded] = {}  # by whether batch normalisation is folded
         self._fixed = None if compilation is None else FixedShape(name, self.arithmetic, compilation)
+        self._copies = Copies(network, self.arithmetic, relay=self._fixed is None and self.layout is torch.contiguous_format)
 
     @property
     def weights(self) -> Weights:
@@ -138,26 +138,11 @@ class Learner:
         with crafting(self.network, objective.craft_mode), self.arithmetic.context():
             batch = replace(batch, x=batch.x.contiguous(memory_format=self.layout))
             parts = batch.split(self.policy.microbatch or max(1, len(batch)))
-            model = self._crafted_against(objective)
+            model = self._copies.of(objective)
             craft = objective.craft if self._fixed is None or isinstance(objective, NT) else partial(self._fixed.craft, objective)
             with MODES[objective.craft_mode](model):
                 crafted = [in_order(craft(model, part, now), self.layout) for part in parts]
             return parts, objective.exchange(crafted, now, self.world)
-
-    def _crafted_against(self, objective: Objective) -> nn.Module:
-        """The network, or a copy that equals it in the mode of crafting and is faster; made once and refreshed at every step."""
-        evaluating = objective.craft_mode == "evaluating"
-        if isinstance(objective, NT) or not (evaluating or self._relays):  # NT asks the network nothing
-            return self.network
-        if evaluating not in self._copies:
-            self._copies[evaluating] = Folded(self.network, torch.bfloat16 if self.arithmetic.autocast else None, fold=evaluating)
-        return self._copies[evaluating].refreshed()
-
-    @property
-    def _relays(self) -> bool:
-        """Whether a copy whose activations lie channels last pays in training mode: on CPUs, where the network's own may not."""
-        plain = self._fixed is None and self.layout is torch.contiguous_format and self._any_layout
-        return plain and all(parameter.device.type == "cpu" for parameter in self.network.parameters())
 
     def _denominators(self, shown: Sequence[Examples], batch: Batch, world: World) -> dict[str, Tensor | int]:
         """What each weighted term is divided by; "" stands for the plain mean over the global batch."""
@@ -248,7 +233,7 @@ class Learner:
         """
         if self.world.size == 1 or self.statistics == "synchronised":
             return
-        sets = [self.weights, *([self.average] if self.average is not None else []), *self.accumulators.values()]
+        sets = [self.weights, *filter(None, [self.average]), *self.accumulators.values()]
         running = [tensor for each in sets for name, tensor in each.items() if name.endswith(("running_mean", "running_var"))]
         if self.statistics == "local" and not self.world.leads:
             for tensor in running:
@@ -290,11 +275,10 @@ class Learner:
                 raise CheckpointError(f"learner {self.name!r}: {name} is {found}, must be of shape {list(tensor.shape)}")
             tensor.copy_(state[name])
         self.optimizer.state.clear()
-        parameters = list(self.network.parameters())
         for name, tensor in state.items():
             if name.startswith("optimizer/"):
                 _, index, key = name.split("/", 2)
-                parameter = parameters[int(index)]
+                parameter = list(self.network.parameters())[int(index)]
                 kept = torch.empty_like(parameter, device=tensor.device) if tensor.shape == parameter.shape else torch.empty_like(tensor)
                 self.optimizer.state[parameter][key] = kept.copy_(tensor)
 

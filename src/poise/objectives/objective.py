@@ -63,7 +63,7 @@ class Objective(Settings, Generic[E], family="objective"):
 
     def hand_on(self, new: Any) -> Any:
         """Where one searches belongs to the run, where one starts to the objective: threat, step size, steps and ramp stay."""
-        mine = _ascent(self)
+        mine = search_of(self)
         return new if mine is None or not isinstance(new, Objective) else _searching(new, mine)
 
     @abstractmethod
@@ -71,10 +71,10 @@ class Objective(Settings, Generic[E], family="objective"):
         """The loss per example. Draws nothing; its only side effect is on BatchNorm's running statistics."""
 
 
-def _ascent(objective: Objective[Any]) -> Any:
-    """The settings of an objective's inner maximisation, or of the objective inside it; None where there is none."""
+def search_of(objective: Objective[Any]) -> Any:
+    """The `Ascent` of an objective's inner maximisation, or of the objective inside it; None where there is none."""
     inside = getattr(objective, "objective", None)
-    return _ascent(inside) if isinstance(inside, Objective) else getattr(objective, "inner", None)
+    return search_of(inside) if isinstance(inside, Objective) else getattr(objective, "inner", None)
 
 
 def _searching(objective: Any, like: Any) -> Any:

@@ -55,7 +55,7 @@ ROWS: dict[str, Row] = {
         "DVERGE",
         "DVERGE in adversarial training, the first third on natural images",
         THREE,
-        DVERGE(policy=policy(AT()), distillation=DISTILLATION, natural_until=1 / 3, **ATTACKED),
+        DVERGE(policy=policy(AT(inner=INNER)), distillation=DISTILLATION, natural_until=1 / 3, **ATTACKED),
         "3 x 3 forwards an image in the first third, then 3 x 22 to 30, with the depth of the epoch's layer",
     ),
     "more": Row("MoRE", "MoRE", Mixture(member=SMALLER, gate=SMALLER), _joint(MoRE(**ATTACKED)), "4 x 16 forwards an image"),
