@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from poise.cli import main
+from poise.cli.shared import bytes_of
+from poise.core.errors import SettingsError
 from poise.core.records import EvaluationRecord
 from poise.data import CORRUPTIONS, Digits
 from poise.evaluation import PROTOCOLS
@@ -151,6 +153,11 @@ def test_corruptions_make_a_record_a_matrix_and_a_column(poise: Poise, run: Path
         (("--corruptions", "nowhere"), "no folder nowhere"),
         (("--corruptions", "nowhere", "--protocol", "standard"), "leave --protocol"),
         (("--corruptions", "nowhere", "--data", "Digits"), "leave --data out"),
+        (("--memory-limit", "4X"), "--memory-limit 4X: must be a positive number of bytes such as 4GiB"),
+        (("--search-precision", "bf16"), "--search-precision is of AutoAttack and its components, of which protocol 'strict' has none"),
+        (("--memory-limit", "1kB", "--protocol", "gradient"), "--memory-limit is of AutoAttack and its components"),
+        (("--memory-limit", "1kB", "--protocol", "autoattack"), "memory_limit = 1000 bytes, must be at least"),
+        (("--corruptions", "nowhere", "--memory-limit", "4GiB"), "an evaluation of its own"),
         (("--data", "CIFAR11"), "did you mean 'CIFAR10'"),
         (("--data", "{oops"), "--data is not JSON"),
     ],
@@ -172,3 +179,22 @@ def test_a_checkpoint_of_a_run_does_not_go_with_weights(poise: Poise, run: Path,
         assert status == 2
         assert "--checkpoint is one of a run's" in " ".join(err.split())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_search_in_bfloat16_is_said_and_one_in_float32_serves_for_both(poise: Poise, run: Path) -> None:
+    command = ("evaluate", run, "--protocol", "autoattack", "--epsilon", "0.8", "--first", 2, "--device", "cpu")
+    status, _, err = poise(*command, "--search-precision", "bf16", "--memory-limit", "64MiB")
+    assert status == 0, err
+    path = record_of(err)
+    assert {attack.notes["search"] for attack in EvaluationRecord.read(path).attacks} == {"bfloat16"}
+    assert "is there already" in poise(*command, "--search-precision", "bfloat16")[2]
+    assert "is there already" not in poise(*command)[2]
+    assert {attack.notes["search"] for attack in EvaluationRecord.read(path).attacks} == {"float32"}
+    assert "is there already" in poise(*command, "--search-precision", "bf16")[2]
+
+
+def test_bytes_have_units() -> None:
+    assert [bytes_of(text, "--x") for text in ("4096", "4kB", "1.5 MB", "4GiB")] == [4096, 4000, 1_500_000, 2**32]
+    for text in ("", "0", "-1", "4 gigabytes", "GiB"):
+        with pytest.raises(SettingsError, match=f"--x {text}: must be"):
+            bytes_of(text, "--x")

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from poise.attacks import APGD, FAB, PGD, AutoAttack, Square
 from poise.attacks.attack import Attack
-from poise.core.errors import InputError
+from poise.core.errors import InputError, SettingsError
 from poise.core.records import AttackRecord, EvaluationRecord
 from poise.data import Data, Split
 from poise.evaluation import Protocol, Watch, evaluate
-from poise.evaluation.columns import clock, known
+from poise.evaluation.columns import Searching, clock, known
 from poise.evaluation.journal import Journal
 from poise.threats import Linf
 
@@ -255,3 +255,16 @@ def test_notes_say_which_images_and_what_the_protocol_warns_of(network: nn.Modul
     made = evaluate(network, data, Protocol(attacks=(attack,), first=12, note="mind the step"), notes={"epoch": 3})
     assert (made.notes["protocol"], made.notes["epoch"], made.count) == ("mind the step", 3, 12)
     assert len(made.notes["images"]) == 64
+
+
+def test_the_record_says_in_which_arithmetic_was_searched_and_memory_is_kept_to(data: Data, network: nn.Module) -> None:
+    plain, short = (evaluate(network, data, PROTOCOL, search=Searching(precision)) for precision in ("auto", "bf16"))
+    assert [attack.notes.get("search") for attack in plain.attacks] == [None, *["float32"] * 5]
+    assert [attack.notes.get("search") for attack in short.attacks] == [None, *["bfloat16"] * 5]
+    assert plain.worst_case_accuracy <= short.accuracy("AutoAttack-custom") <= plain.natural_accuracy
+    with pytest.raises(InputError, match="memory_limit = 10 bytes, must be at least"):
+        evaluate(network, data, PROTOCOL, search=Searching(memory_limit=10))
+    small = evaluate(network, data, PROTOCOL, search=Searching(memory_limit=100_000))
+    assert small.accuracy("AutoAttack-custom") == plain.accuracy("AutoAttack-custom")
+    with pytest.raises(SettingsError, match="precision = 'fp16'"):
+        evaluate(network, data, PROTOCOL, search=Searching("fp16"))  # type: ignore[arg-type]

@@ -5,16 +5,17 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from poise.cli.shared import DataDir, Device, Imports, drawn, import_files, positive, print_table, run_only
+from poise.cli.shared import DataDir, Device, Imports, bytes_of, drawn, import_files, positive, print_table, run_only
 from poise.core.errors import SettingsError
 
 if TYPE_CHECKING:
     from poise.engine import Experiment
     from poise.evaluation import Protocol
+    from poise.evaluation.columns import Searching
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,11 @@ class _Asked:
     first: int | None
     corruptions: Path | None
     again: bool
+    search: dict[str, Any]
+    """Settings of `Searching`."""
 
     def __post_init__(self) -> None:
-        if self.corruptions is not None and (self.protocol is not None or self.scaled):
+        if self.corruptions is not None and (self.protocol is not None or self.scaled or self.search):
             raise SettingsError("--corruptions is an evaluation of its own; leave --protocol and its settings out, and run it beside")
 
     @property
@@ -63,6 +66,11 @@ def evaluate(
         Path | None, typer.Option(help="Instead of attacks: an unpacked CIFAR-10-C, CIFAR-100-C or Tiny-ImageNet-C folder.")
     ] = None,
     again: Annotated[bool, typer.Option("--again", help="Evaluate anew what has a record already.")] = False,
+    search_precision: Annotated[
+        Literal["auto", "float32", "bfloat16", "fp32", "bf16"] | None,
+        typer.Option(help="Of AutoAttack's search, by default float32; auto: bfloat16 where a GPU has it. Verdicts are float32's."),
+    ] = None,
+    memory_limit: Annotated[str | None, typer.Option(help="Of AutoAttack's search, such as 4GiB; by default 70 % of a GPU's free.")] = None,
     out: Annotated[Path | None, typer.Option(help="With --weights: the record to write.")] = None,
     device: Device = "auto",
     data_dir: DataDir = None,
@@ -78,6 +86,8 @@ def evaluate(
 
       poise evaluate runs/generalist --protocol standard --threat L2 --epsilon 128/255
 
+      poise evaluate runs/generalist --protocol autoattack --search-precision auto --memory-limit 16GiB
+
       poise evaluate runs/generalist --corruptions CIFAR-10-C
 
       poise evaluate --weights mine.pt --model mynets:build --data CIFAR10 --out mine.json
@@ -87,7 +97,9 @@ def evaluate(
     import_files(imports)
     if (weights is None) == (not runs):
         raise SettingsError("name run folders, or --weights FILE with --model")
-    asked = _Asked(protocol, threat, epsilon, step_size, first, corruptions, again)
+    search: dict[str, Any] = {} if search_precision is None else {"precision": search_precision}
+    search |= {} if memory_limit is None else {"memory_limit": bytes_of(memory_limit, "--memory-limit")}
+    asked = _Asked(protocol, threat, epsilon, step_size, first, corruptions, again, search)
     where: dict[str, Any] = {"device": device, "data_dir": data_dir}
     run_only(checkpoint, weights)
     if weights is not None:
@@ -117,7 +129,8 @@ def _weights(weights: Path, model: str | None, data: str, out: Path | None, aske
         return corrupt_weights(weights, model, data, asked.corruptions, out, first=asked.first, progress=drawn(), **where)
     assert chosen is not None
     out = out or weights.with_suffix(".record.json")
-    return evaluate_weights(weights, model, data, _cut(chosen, asked.first), out, again=asked.again, progress=drawn(), **where)
+    use, search = _cut(chosen, asked.first), _searching(chosen, asked)
+    return evaluate_weights(weights, model, data, use, out, again=asked.again, search=search, progress=drawn(), **where)
 
 
 def _runs(runs: list[Path], checkpoint: str, data: str | None, asked: _Asked, where: dict[str, Any]) -> list[Path]:
@@ -138,7 +151,8 @@ def _runs(runs: list[Path], checkpoint: str, data: str | None, asked: _Asked, wh
             paths.append(corrupt_run(run, asked.corruptions, checkpoint, first=asked.first, progress=progress, **where))
             continue
         use = _cut(_chosen(asked, None, run.experiment) or run.experiment.protocol, asked.first)
-        paths.append(evaluate_run(run, checkpoint, protocol=use, other=other, again=asked.again, progress=progress, **where))
+        how: dict[str, Any] = {"again": asked.again, "search": _searching(use, asked), **where}
+        paths.append(evaluate_run(run, checkpoint, protocol=use, other=other, progress=progress, **how))
     return paths
 
 
@@ -166,6 +180,18 @@ def _chosen(asked: _Asked, default: str | None, experiment: Experiment | None = 
     if asked.epsilon is None:
         made = next((known for known, _ in own if type(known) is type(made)), made)
     return PROTOCOLS[name].at(made, asked.step_size)
+
+
+def _searching(protocol: Protocol, asked: _Asked) -> Searching:
+    """Raises: SettingsError for settings of a search that the protocol has not."""
+    from poise.attacks import AutoAttack
+    from poise.attacks.compact import CompactAttack
+    from poise.evaluation.columns import Searching
+
+    if asked.search and not any(isinstance(attack, AutoAttack | CompactAttack) for attack in protocol.attacks):
+        option = "--search-precision" if "precision" in asked.search else "--memory-limit"
+        raise SettingsError(f"{option} is of AutoAttack and its components, of which protocol {protocol.name!r} has none")
+    return Searching(**asked.search)
 
 
 def _cut(protocol: Protocol, first: int | None) -> Protocol:

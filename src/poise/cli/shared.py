@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -51,6 +52,15 @@ def run_only(checkpoint: str | None, weights: Path | None) -> None:
     """Raises: SettingsError for both."""
     if weights is not None and checkpoint is not None:
         raise SettingsError("--checkpoint is one of a run's, and --weights is a checkpoint already; leave one of them out")
+
+
+def bytes_of(text: str, option: str) -> int:
+    """4GiB, 500MB or a plain number, as bytes. Raises: SettingsError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([kMG])(i?)B)?", text.strip())
+    if match is None or float(match[1]) == 0:
+        raise SettingsError(f"{option} {text}: must be a positive number of bytes such as 4GiB, 500MB or 4000000000")
+    power = " kMG".index(match[2] or " ")
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
 
 
 def positive(threat: Threat, typed: str) -> Threat:

@@ -30,9 +30,9 @@ from poise.engine.experiment import Experiment
 from poise.engine.progress import Progress
 from poise.engine.runs import Run
 from poise.engine.signals import stop_requested
-from poise.evaluation.columns import Watch
+from poise.evaluation.columns import Searching, Watch
 from poise.evaluation.corruption import evaluate_corruptions
-from poise.evaluation.predictions import Advance, accuracy, attacked, predict
+from poise.evaluation.predictions import Advance, accuracy, attacked, device_of, predict
 from poise.evaluation.protocol import Protocol, digest_of, digest_of_images, evaluate, gallery
 
 KEPT = "{} is there already, of the same weights, images and attacks; to evaluate anew: poise evaluate --again"
@@ -78,15 +78,17 @@ def shown(progress: Progress, title: str, command: str) -> Iterator[Shown]:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a record must say to be the record of these weights, images and attacks."""
+    """What a record must say to be the record of these weights, images and attacks. One searched in float32 serves for any search."""
 
     weights: str
     images: str
     attacks: list[dict[str, Any]]
+    search: str = "float32"
 
     @classmethod
-    def of(cls, network: nn.Module, split: Split, attacks: tuple[Attack, ...]) -> Measurement:
-        return cls(digest_of(network), digest_of_images(split), to_json(attacks))
+    def of(cls, network: nn.Module, split: Split, attacks: tuple[Attack, ...], search: Searching = Searching()) -> Measurement:
+        precision = search.on(device_of(network)[0]).precision
+        return cls(digest_of(network), digest_of_images(split), to_json(attacks), precision)
 
     def done(self, path: Path) -> EvaluationRecord | None:
         """The record at `path` if it is this measurement's; None for another one, a damaged one or none."""
@@ -95,7 +97,8 @@ class Measurement:
         except RunError:
             return None
         found = (record.model_digest, record.notes.get("images"), [attack.settings for attack in record.attacks])
-        return record if found == (self.weights, self.images, self.attacks) else None
+        searched = {attack.notes.get("search", "float32") for attack in record.attacks} <= {"float32", self.search}
+        return record if searched and found == (self.weights, self.images, self.attacks) else None
 
     def place(self, path: Path) -> Path:
         """`path`, or where a record of other attacks or images has taken it, one with a few digits more in its name."""
@@ -120,6 +123,7 @@ def evaluate_run(
     data: Data | None = None,
     other: Data | None = None,
     again: bool = False,
+    search: Searching = Searching(),
 ) -> Path:
     """Run the experiment's protocol (or another) on the weights `which`; returns the path of the record.
 
@@ -136,7 +140,7 @@ def evaluate_run(
     network, about = run.network(which).to(choose_device(device)), _about(run, which, other)
     data = _fitting(run, which, other) if other is not None else data or world.in_turn(lambda: experiment.data.load(data_dir))
     about["notes"]["data"] = list(data.notes)
-    wanted = Measurement.of(network, protocol.images(data.test), protocol.attacks)
+    wanted = Measurement.of(network, protocol.images(data.test), protocol.attacks, search)
     path = wanted.place(path) if suffix else path
     with shown(progress, f"{experiment.name} ({which})", f"poise evaluate {run.path}") as watch:
         if world.decided(not again and wanted.done(path) is not None):
@@ -147,7 +151,7 @@ def evaluate_run(
             made = same and dataclasses.replace(same, checkpoint=which, protocol=protocol.name)
         else:
             about |= {"watch": watch, "named": experiment.title or experiment.name}
-            made = evaluate(network, data, protocol, journal=journal_of(path), world=world, **about)
+            made = evaluate(network, data, protocol, journal=journal_of(path), world=world, search=search, **about)
             if protocol.attacks and not suffix:
                 world.led(lambda: _write_gallery(run, network, data, protocol))
         world.led(lambda: made and made.write(path))

@@ -20,6 +20,7 @@ from poise.engine.checkpoints import foreign_weights, load_into
 from poise.engine.devices import choose_device
 from poise.engine.evaluations import KEPT, Measurement, journal_of, shown
 from poise.engine.progress import Progress
+from poise.evaluation.columns import Searching
 from poise.evaluation.corruption import evaluate_corruptions
 from poise.evaluation.protocol import Protocol, evaluate
 from poise.models import Network
@@ -72,6 +73,7 @@ def evaluate_weights(
     data_dir: Path | None = None,
     progress: Progress | None = None,
     again: bool = False,
+    search: Searching = Searching(),
 ) -> Path:
     """Evaluate a user's own checkpoint; `model` is a registered network or `module:function` that builds one, data as `data_named`.
 
@@ -85,12 +87,12 @@ def evaluate_weights(
     check_writable(out)
     loaded = world.in_turn(lambda: data_named(data, data_dir)) if isinstance(data, str) else data
     network = network_of(weights, model, loaded).to(choose_device(device))
-    wanted = Measurement.of(network, protocol.images(loaded.test), protocol.attacks)
+    wanted = Measurement.of(network, protocol.images(loaded.test), protocol.attacks, search)
     with shown(progress, weights.name, f"poise evaluate --weights {weights}") as watch:
         if world.decided(not again and wanted.done(out) is not None):
             progress.say(KEPT.format(out))
             return out
-        record = evaluate(network, loaded, protocol, watch=watch, world=world, **_about(weights, out, loaded))
+        record = evaluate(network, loaded, protocol, watch=watch, world=world, search=search, **_about(weights, out, loaded))
         world.led(lambda: record.write(out))
     return out
 

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from poise.attacks import Attack, AutoAttack
-from poise.attacks.autoattack import Progress, Result
+from poise.attacks.autoattack import Progress, Result, SearchPrecision, search_precision
 from poise.attacks.compact import CompactAttack
 from poise.attacks.lanes import find_batch_size
 from poise.core.distributed import ALONE, World
@@ -43,6 +43,18 @@ class Watch:
         """Something the user should know."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Searching:
+    """How AutoAttack and its components search: in which arithmetic (see `search_precision`), within how many bytes of memory."""
+
+    precision: SearchPrecision = "float32"
+    memory_limit: int | None = None
+
+    def on(self, device: torch.device) -> Searching:
+        """The same with the arithmetic that this means there. Raises: SettingsError for one that the device has not."""
+        return dataclasses.replace(self, precision=search_precision(self.precision, device))
+
+
 def columns_of(
     model: nn.Module,
     split: Split,
@@ -53,12 +65,15 @@ def columns_of(
     journal: Journal,
     watch: Watch,
     world: World = ALONE,
+    search: Searching = Searching(),
 ) -> list[AttackRecord]:
     """One column per attack, in their order; computed cheap ones first, then AutoAttack, then its components.
 
     world: ranks that call this together share the work; the first one keeps the journal, and each the state of its own search.
     """
-    work = _Work(model, split, seed, batch_size, journal, watch, world)
+    work = _Work(model, split, seed, batch_size, journal, watch, world, search)
+    if search.memory_limit is not None and any(_turn(attack) for attack in attacks):
+        work.check_memory()
     order = sorted(range(len(attacks)), key=lambda place: _turn(attacks[place]))
     done: dict[int, AttackRecord] = {}
     for place in order:
@@ -87,6 +102,12 @@ class _Work:
     journal: Journal
     watch: Watch
     world: World
+    search: Searching
+
+    def check_memory(self) -> None:
+        """Raises: InputError, before any work, where not even one image fits."""
+        device, dtype = device_of(self.model)
+        find_batch_size(self.model, self.split.first(1).pixels(dtype=dtype).to(device), self.search.memory_limit)
 
     def column(self, attack: Attack, key: str, rules: Sequence[tuple[AutoAttack, AttackRecord]]) -> AttackRecord:
         """rules: the finished AutoAttacks with their records."""
@@ -101,6 +122,8 @@ class _Work:
             advance = self.watch.begin(attack.name, rows.stop - rows.start)
             labels, notes = experts.predict_and_measure(self.model, self.split, attack, advance=advance, **shared)
             predicted = labels.tolist()
+        if isinstance(attack, AutoAttack | CompactAttack):
+            notes["search"] = self.search.precision
         return AttackRecord(attack.name, to_json(attack), predicted, time.perf_counter() - tick, notes)
 
     def by_rule(self, attack: AutoAttack, key: str) -> tuple[list[int], dict[str, Any]]:
@@ -141,12 +164,13 @@ class _Work:
     def searched(self, attack: AutoAttack, name: str, split: Split, key: str) -> Result:
         device, dtype = device_of(self.model)
         x = split.pixels(dtype=dtype).to(device)
-        fits = min(int(text) for text in self.world.exchange(str(find_batch_size(self.model, x))))  # memory differs from rank to rank
+        own = find_batch_size(self.model, x, self.search.memory_limit)
+        fits = min(int(text) for text in self.world.exchange(str(own)))  # memory differs from rank to rank
         path, width = self.journal.state(key, fits)
         report = _Report(name, len(split), self.watch, self.world)
         labels, ids = split.labels.to(device), split.ids.to(device)
         how: dict[str, Any] = {"batch_size": width, "state_path": path, "progress": report, "world": self.world}
-        result = attack.run(self.model, x, labels, seed=self.seed, ids=ids, **how)
+        result = attack.run(self.model, x, labels, seed=self.seed, ids=ids, precision=self.search.precision, **how)
         report.over(list(zip(result.attacks, result.survivors, result.seconds, strict=True)))
         return result
 

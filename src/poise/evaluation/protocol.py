@@ -21,7 +21,7 @@ from poise.core.records import EvaluationRecord
 from poise.core.settings import PositiveCount, Settings, settings, to_json
 from poise.core.version import __version__
 from poise.data.dataset import Data, Split
-from poise.evaluation.columns import Watch, columns_of
+from poise.evaluation.columns import Searching, Watch, columns_of
 from poise.evaluation.experts import natural_notes
 from poise.evaluation.journal import Journal
 from poise.evaluation.predictions import attacked, device_of, predict
@@ -84,24 +84,25 @@ def evaluate(
     journal: Path | None = None,
     named: str = "",
     world: World = ALONE,
+    search: Searching = Searching(),
     **about: Any,
 ) -> EvaluationRecord:
     """Run the protocol on `data.test` (or `split`) and write down every prediction.
 
-    batch_size: of attacks other than AutoAttack and its components, which choose their own. watch: is told how far it is. journal:
-    a folder that keeps what is finished, so that an evaluation killed and started again goes on; it is removed at the end. A watch that
-    raises Interrupted stops the evaluation at once, with what AutoAttack has found until then kept too.
+    batch_size: of attacks other than AutoAttack and its components, which go by `search`. watch: is told how far it is. journal: a folder
+    that keeps what is finished, so that an evaluation killed and started again goes on; it is removed at the end. A watch that raises
+    Interrupted stops the evaluation at once, with what AutoAttack has found until then kept too.
     world: ranks that call this together (`poise.core.distributed.join()`) share the work, and each returns the record that one rank
     alone would: of AutoAttack and its components they take images, of everything else whole batches.
     named: the record's display name; about: its fields that say what was evaluated: checkpoint, run, group, seed, notes.
     Raises: InputError for a network or images that do not fit; StorageError where `journal` cannot be written.
     """
     clock = time.perf_counter()
-    split = protocol.images(split if split is not None else data.test)
+    split, search = protocol.images(split if split is not None else data.test), search.on(device_of(model)[0])
     facts = {"model": digest_of(model), "images": digest_of_images(split), "attacks": to_json(protocol.attacks), "seed": seed}
     record = about_record(model, data, split, facts["model"], batch_size, about, world)
-    kept = world.in_turn(lambda: Journal(journal, {**facts, "poise": __version__}))
-    shared: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "world": world}
+    kept = world.in_turn(lambda: Journal(journal, {**facts, "search": search.precision, "poise": __version__}))
+    shared: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "world": world, "search": search}
     try:
         attacks = columns_of(model, split, protocol.attacks, journal=kept, watch=watch or Watch(), **shared)
     except PoiseError:
