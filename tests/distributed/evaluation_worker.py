@@ -48,10 +48,11 @@ def data() -> Data:
 
 def collaboration() -> torch.nn.Module:
     """Two experts of weights so large that their answers hang on the images."""
-    made = Collaboration(member=DigitsCNN(), members=2).build((1, 8, 8), 10, seed=0).eval()
+    made = Collaboration(member=DigitsCNN(), members=2).build((1, 8, 8), 10, seed=2).eval()
+    generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for parameter in made.parameters():
-            parameter.mul_(4 if parameter.dim() > 1 else 1)
+            parameter.copy_(20 * parameter if parameter.dim() > 1 else 0.1 * torch.randn(parameter.shape, generator=generator))
     return made
 
 
@@ -61,10 +62,10 @@ class Told(Watch, Progress):
     def __init__(self) -> None:
         self.said: list[str] = []
         self.notes: list[str] = []
-        self.begun: list[tuple[str, int]] = []
+        self.begun: list[Any] = []
 
-    def begin(self, name: str, count: int, unit: str = "") -> Callable[[int], None]:
-        self.begun.append((name, count))
+    def begin(self, *work: Any) -> Callable[[int], None]:  # type: ignore[override]  the two name what they take differently
+        self.begun.append(work[:2])
         return lambda done: None
 
     def note(self, text: str) -> None:
