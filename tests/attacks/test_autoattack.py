@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from poise.attacks.apgd import APGD
 from poise.attacks.autoattack import MISCLASSIFIED, PUBLISHED, ROBUST, AutoAttack, Progress, Result
 from poise.attacks.fab import FAB
-from poise.attacks.lanes import Lanes, find_batch_size, fitting
+from poise.attacks.lanes import Lanes, find_batch_size, fitting, multiply_adds, on_cpu
 from poise.attacks.search import Examples, Search, State
 from poise.attacks.square import Square
 from poise.core.errors import InputError, Interrupted, RunError, SettingsError
 from poise.core.seeds import everyone
 from poise.core.settings import from_json, to_json
+from poise.models import SlimCNN, SmallCNN
 from poise.threats import L2, Linf, Threat
 
 LINF, L_2 = Linf(epsilon=0.03), L2(epsilon=0.6)
@@ -497,3 +498,19 @@ def test_lanes_hold_what_enters_in_as_few_and_equally_full_rounds_as_can_be(most
         assert 4 <= width <= most
         assert rounds * width >= count, "nobody waits for one round more"
         assert width in (4, most) or width - -(-count // rounds) < 8, "no more than seven lanes are empty in a round"
+
+
+def test_a_small_network_has_more_lanes_on_a_cpu_than_a_large_one():
+    x = torch.rand(2, 1, 28, 28)
+    small, large = (network.build((1, 28, 28), 10, seed=0).eval() for network in (SlimCNN(), SmallCNN()))
+    assert 3e5 < multiply_adds(small, x) < 2e6 < multiply_adds(large, x)
+    assert [on_cpu(32, net, x) for net in (small, large)] == [128, 32]
+
+
+def test_counting_work_moves_neither_statistics_nor_the_generator():
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Dropout(), nn.Flatten(), nn.Linear(72, 3)).train()
+    x, found = torch.rand(4, 1, 8, 8), {name: tensor.clone() for name, tensor in net.named_buffers()}
+    state = torch.get_rng_state()
+    assert multiply_adds(net, x) == 2 * 9 * 36 + 72 * 3
+    assert torch.equal(torch.get_rng_state(), state) and all(module.training for module in net.modules())
+    assert all(torch.equal(tensor, found[name]) for name, tensor in net.named_buffers())

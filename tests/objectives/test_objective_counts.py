@@ -130,7 +130,7 @@ TABLE: list[tuple[Objective, int, int, int]] = [
 @pytest.fixture(autouse=True)
 def somebody_chooses_the_natural_image(monkeypatch: pytest.MonkeyPatch) -> None:
     """Squeeze Training's full price: where no example does, it goes without that backward pass."""
-    monkeypatch.setattr(squeeze, "_idle", lambda worst, best: False)
+    monkeypatch.setattr(squeeze, "_idle", lambda *_: False)
 
 
 @pytest.mark.parametrize(("objective", "passes", "to_images", "to_weights"), TABLE, ids=lambda value: type(value).__name__)

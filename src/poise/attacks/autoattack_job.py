@@ -140,7 +140,7 @@ class Job:
         if len(rows) == 0:
             return
         attack, plan = self.components[self.place], self.plan
-        width = plan.width if plan.fixed_shape else fitting(total, min(plan.width, most_lanes(attack, self.x)))
+        width = plan.width if plan.fixed_shape else fitting(total, min(plan.width, most_lanes(attack, self.model, self.x)))
         draw = Draw(key_of(plan.seed, "autoattack", self.place, attack.name), self.ids)
         pool = Examples(self.x, self.y, self.natural, draw)[rows]
         self.lanes = Lanes(attack.search(self.network(), plan.classes), pool, width)

@@ -38,7 +38,7 @@ class CompactAttack(Attack):
 
     def _drive(self, model: nn.Module, x: Tensor, y: Tensor, draw: Draw, target: Tensor | None, leave: Leave) -> tuple[Tensor, Tensor]:
         """What the search found [B, ...] and where it succeeded [B]; natural images where there was nothing to do."""
-        width = min(len(x), most_lanes(self, x))
+        width = min(len(x), most_lanes(self, model, x))
         everyone = Examples(x, y, logits_of(model, x, width), draw, target)
         fooled = everyone.fooled(everyone.natural)
         rows = (~fooled).nonzero()[:, 0]
@@ -50,6 +50,6 @@ class CompactAttack(Attack):
         return x.index_copy(0, rows, lanes.found), fooled.index_copy(0, rows, lanes.fooled)
 
 
-def most_lanes(attack: CompactAttack, x: Tensor) -> int:
+def most_lanes(attack: CompactAttack, model: nn.Module, x: Tensor) -> int:
     """How many lanes are worth having for an attack on the device of x."""
-    return on_cpu(attack.lanes, x) if x.device.type == "cpu" else ACCELERATOR_LANES
+    return on_cpu(attack.lanes, model, x) if x.device.type == "cpu" else ACCELERATOR_LANES

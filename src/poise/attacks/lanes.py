@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from poise.attacks.search import Examples, Search
 from poise.core.errors import InputError
+from poise.core.modes import evaluating
 
 Leave = Literal["at once", "after the run", "never"]
 CPU_LANES = 64  # more only leave lanes empty at the end
+SMALL = 2.4e6  # multiply-adds of a forward, below which the overhead of a step weighs
 ACCELERATOR_LANES = 1024
 _ACCELERATOR_ROUND = 8  # steps queued between two looks at the flags
 
@@ -151,9 +155,22 @@ def _copied(flags: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
     return buffer, event
 
 
-def on_cpu(lanes: int, x: Tensor) -> int:
-    """So many lanes for images of some 32 x 32 pixels; up to four times as many for smaller ones, where overhead weighs more."""
-    return lanes * min(4, max(1, 1024 // x[0, 0].numel()))
+_WORK: WeakKeyDictionary[nn.Module, dict[torch.Size, int]] = WeakKeyDictionary()
+
+
+def multiply_adds(model: nn.Module, x: Tensor) -> int:
+    """Of a forward of one example, in its convolutions and matrix products; counted once for a network and a shape."""
+    kept = _WORK.setdefault(model, {})
+    if x.shape[1:] not in kept:
+        with evaluating(model), torch.random.fork_rng(devices=[]), torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model(x[:1])
+        kept[x.shape[1:]] = counter.get_total_flops() // 2
+    return kept[x.shape[1:]]
+
+
+def on_cpu(lanes: int, model: nn.Module, x: Tensor) -> int:
+    """So many lanes for networks of millions of multiply-adds; up to four times as many for smaller ones, where overhead weighs more."""
+    return lanes * min(4, max(1, round(SMALL / max(multiply_adds(model, x), 1))))
 
 
 def fitting(count: int, most: int) -> int:
@@ -164,14 +181,14 @@ def fitting(count: int, most: int) -> int:
 
 
 def find_batch_size(model: nn.Module, x: Tensor, memory_limit: int | None = None) -> int:
-    """A power of two of lanes: on a CPU at most 64 (more of small images), on an accelerator at most 1024, and within `memory_limit` bytes.
+    """A power of two of lanes: on a CPU at most 64 (of small networks more), on an accelerator 1024, within `memory_limit` bytes.
 
     By default the limit is 70 % of the accelerator's free memory. What one example takes is measured on one gradient.
     Raises: InputError if not even one example fits.
     """
     if memory_limit is None and x.device.type == "cuda":
         memory_limit = int(0.7 * torch.cuda.mem_get_info(x.device)[0])
-    most = on_cpu(CPU_LANES, x) if x.device.type == "cpu" else ACCELERATOR_LANES
+    most = on_cpu(CPU_LANES, model, x) if x.device.type == "cpu" else ACCELERATOR_LANES
     if memory_limit is None:
         return most
     kept: dict[int, int] = {}

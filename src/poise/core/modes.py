@@ -79,3 +79,8 @@ def crafting(model: nn.Module, mode: CraftMode) -> Iterator[nn.Module]:
     """The given mode with frozen parameters: what an attack needs."""
     with MODES[mode](model), frozen_parameters(model):
         yield model
+
+
+def over_ranks(model: nn.Module) -> bool:
+    """Whether a forward in training mode is one of several ranks', which must then all do the same forwards and backward passes."""
+    return any(getattr(module, "over_ranks", False) for module in model.modules())

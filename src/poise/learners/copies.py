@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from poise.core.modes import over_ranks
 from poise.learners.precision import Precision
 from poise.models.folding import Folded, any_layout
 from poise.objectives import NT, Objective
@@ -34,4 +35,5 @@ class Copies:
 
     @property
     def _relays(self) -> bool:
-        return self._relay and all(parameter.device.type == "cpu" for parameter in self._network.parameters())
+        on_cpu = all(parameter.device.type == "cpu" for parameter in self._network.parameters())
+        return self._relay and on_cpu and not over_ranks(self._network)  # a copy would belong to no ranks

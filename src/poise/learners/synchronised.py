@@ -44,6 +44,7 @@ class _Synchronised(_BatchNorm):
     """Batch normalisation by the moments of all ranks' examples. A copy of it belongs to no ranks: it is plain batch normalisation."""
 
     world: World = ALONE
+    over_ranks = True
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.training and self.running_mean is not None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from poise.attacks.ascent import Ascent, started
 from poise.core import papers
 from poise.core.batches import Batch, Now
-from poise.core.modes import CraftMode, frozen_statistics
+from poise.core.modes import CraftMode, frozen_statistics, over_ranks
 from poise.core.settings import NonNegative, UnitInterval, settings
 from poise.losses import cross_entropy, divergence
 from poise.objectives.objective import Examples, Objective, Terms
@@ -90,7 +90,7 @@ class SqueezeTraining(Objective[Pair]):
             worst, best = selected(logits, y)
             gap = self._gap(self.inner_divergence or self.divergence, taken(logits, worst), taken(logits, best))
         towards, *candidates = torch.autograd.grad(gap.sum(), [leaf, z_col, z_adv])
-        at_x = torch.zeros_like(x) if _idle(worst, best) else torch.autograd.grad(natural, x, towards, retain_graph=True)[0]
+        at_x = torch.zeros_like(x) if _idle(model, worst, best) else torch.autograd.grad(natural, x, towards, retain_graph=True)[0]
         gradients = torch.stack([at_x, *candidates])
         points = torch.stack([x.detach(), z_col.detach(), z_adv.detach()])
         moved = []
@@ -105,9 +105,9 @@ class SqueezeTraining(Objective[Pair]):
         return divergence(name, adversarial, collaborative, detach_target=self.detach_target and name == "symmetric_kl")
 
 
-def _idle(worst: Tensor, best: Tensor) -> bool:
-    """Whether no example chose x, so that nobody takes the gradient there. An accelerator isn't asked: that would wait for it."""
-    return worst.device.type == "cpu" and not bool(((worst == 0) | (best == 0)).any())
+def _idle(model: nn.Module, worst: Tensor, best: Tensor) -> bool:
+    """Whether no example chose x, so that nobody takes the gradient there. Not asked on accelerators, which it would hold up."""
+    return worst.device.type == "cpu" and not bool(((worst == 0) | (best == 0)).any()) and not over_ranks(model)
 
 
 def selected(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
