@@ -62,7 +62,7 @@ class Shown(Watch):
 
     def _stop(self) -> None:
         if self.signals:
-            raise Interrupted(f"stopped, with what was found kept; to go on: {self.command}, with the same options")
+            raise Interrupted(f"stopped, with what was found kept; to go on: {self.command}")
 
 
 @contextlib.contextmanager
@@ -71,7 +71,8 @@ def shown(progress: Progress, title: str, command: str) -> Iterator[Shown]:
     hint = f"what was finished is kept, and as many ranks go on with it: {command}, with the same options"
     try:
         with going_on(hint), stop_requested() as signals:
-            yield Shown(progress, title, command, signals)
+            same = "the same options" if join().size == 1 else "the same options and as many ranks"
+            yield Shown(progress, title, f"{command}, with {same}", signals)
     finally:
         progress.end()
 
