@@ -106,7 +106,7 @@ def test_the_budget_is_the_number_of_queries() -> None:
     y = net(x).argmax(1)
     net.queries = 0
     Square(threat=Linf(epsilon=1e-6), queries=25, restarts=2)(net, x, y)
-    assert net.queries == 1 + 1 + 2 * 25  # checking the network, natural images, two runs
+    assert net.queries == 1 + 1 + 1 + 2 * 25  # checking the network, counting its work, natural images, two runs
 
 
 def test_an_example_keeps_its_result_whatever_its_batch_mates() -> None:

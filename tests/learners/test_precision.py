@@ -22,10 +22,10 @@ from poise.models import DigitsCNN
 from poise.recipes.digits import THREAT, policy
 from poise.recipes.registry import experiment
 
-CPU, EPOCHS = torch.device("cpu"), 4
+CPU, EPOCHS = torch.device("cpu"), 8
 
 
-def trained(name: PrecisionName) -> tuple[float, float]:
+def trained(name: PrecisionName, seed: int) -> tuple[float, float]:
     """Natural and robust accuracy on test digits after a few epochs of Generalist."""
     data = Digits().load()
     method = experiment("generalist_digits").method
@@ -33,12 +33,12 @@ def trained(name: PrecisionName) -> tuple[float, float]:
     arithmetic = precision(name, CPU)
     network = DigitsCNN()
     learners = method.learners(
-        lambda name, policy: Learner(name, policy, network.build(data.shape, 10, seed=0).to(arithmetic.dtype), arithmetic=arithmetic)
+        lambda name, policy: Learner(name, policy, network.build(data.shape, 10, seed=seed).to(arithmetic.dtype), arithmetic=arithmetic)
     )
-    feeds = {name: Feed(stream, data.train, 0, CPU, arithmetic.dtype) for name, stream in method.streams().items()}
+    feeds = {name: Feed(stream, data.train, seed, CPU, arithmetic.dtype) for name, stream in method.streams().items()}
     per_epoch = feeds["robust"].steps_per_epoch
     for step in range(EPOCHS * per_epoch):
-        now = Now(step // per_epoch + 1, step, EPOCHS, per_epoch, 0)
+        now = Now(step // per_epoch + 1, step, EPOCHS, per_epoch, seed)
         method.step(learners, {name: feed.batch(now) for name, feed in feeds.items()}, now)
     deployed, test = method.deployed(learners), data.test
     ((_, robust),) = attacked(deployed, test, PGD(threat=THREAT, step_size=0.05, steps=5), batch_size=len(test))
@@ -46,10 +46,11 @@ def trained(name: PrecisionName) -> tuple[float, float]:
 
 
 @pytest.mark.slow
-def test_bfloat16_learns_digits_as_float32_does():
-    ours, plain = trained("bfloat16"), trained("float32")
-    assert plain[0] > 0.8 and plain[1] > 0.4
-    assert abs(ours[0] - plain[0]) < 0.05 and abs(ours[1] - plain[1]) < 0.08
+def test_bfloat16_ends_as_near_to_float32_as_float32s_seeds_are_to_each_other():
+    plain, ours = (torch.tensor([trained(name, seed) for seed in range(4)]) for name in ("float32", "bfloat16"))
+    assert bool((plain.mean(0) > torch.tensor([0.8, 0.4])).all())
+    noise = plain.amax(0) - plain.amin(0)
+    assert bool(((ours.mean(0) - plain.mean(0)).abs() <= noise).all()), (ours, plain)
 
 
 def test_a_bfloat16_step_lowers_the_loss_and_keeps_float32_weights():

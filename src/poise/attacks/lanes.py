@@ -9,7 +9,6 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from poise.attacks.search import Examples, Search
 from poise.core.errors import InputError
@@ -159,18 +158,30 @@ _WORK: WeakKeyDictionary[nn.Module, dict[torch.Size, int]] = WeakKeyDictionary()
 
 
 def multiply_adds(model: nn.Module, x: Tensor) -> int:
-    """Of a forward of one example, in its convolutions and matrix products; counted once for a network and a shape."""
+    """Of a forward of one example, in its layers of convolution and linear ones; counted once for a network and a shape, by a query."""
     kept = _WORK.setdefault(model, {})
     if x.shape[1:] not in kept:
-        with evaluating(model), torch.random.fork_rng(devices=[]), torch.no_grad(), FlopCounterMode(display=False) as counter:
-            model(x[:1])
-        kept[x.shape[1:]] = counter.get_total_flops() // 2
+        work: list[int] = []
+
+        def count(layer: nn.Module, given: object, out: Tensor) -> None:
+            assert isinstance(layer, nn.Conv2d | nn.Linear)
+            work.append(layer.weight[0].numel() * out.numel())
+
+        hooks = [layer.register_forward_hook(count) for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+        try:
+            with evaluating(model), torch.random.fork_rng(devices=[]), torch.no_grad():
+                model(x[:1])
+        finally:
+            for hook in hooks:
+                hook.remove()
+        kept[x.shape[1:]] = sum(work)
     return kept[x.shape[1:]]
 
 
 def on_cpu(lanes: int, model: nn.Module, x: Tensor) -> int:
     """So many lanes for networks of millions of multiply-adds; up to four times as many for smaller ones, where overhead weighs more."""
-    return lanes * min(4, max(1, round(SMALL / max(multiply_adds(model, x), 1))))
+    work = multiply_adds(model, x)
+    return lanes * min(4, max(1, round(SMALL / work))) if work else lanes
 
 
 def fitting(count: int, most: int) -> int:
