@@ -41,6 +41,8 @@ class Setting:
     network: Network
     batch: int
     size: int = 32
+    methods: tuple[str, ...] = ()
+    """Only these; empty: all."""
 
     def model(self) -> nn.Module:
         return self.network.build((3, self.size, self.size), 10, seed=0)
@@ -51,7 +53,11 @@ class Setting:
         return x, torch.randint(10, (self.batch,), generator=generator)
 
 
-SETTINGS = (Setting("ResNet-20, batch 32", ResNet20(), 32), Setting("ResNet-18, batch 4", ResNet18(), 4))
+SETTINGS = (
+    Setting("ResNet-20, batch 32", ResNet20(), 32),
+    Setting("ResNet-18, batch 4", ResNet18(), 4),
+    Setting("ResNet-18, batch 16", ResNet18(), 16, methods=("AT",)),
+)
 QUICK = (Setting("ResNet-20 of width 4, 8x8, batch 4", ResNet20(width=4), 4, 8),)
 
 Step = Callable[[], object]
@@ -104,6 +110,8 @@ def steps_of(setting: Setting, rounds: int) -> tuple[list[list[str]], list[list[
     seconds_rows, memory_rows = [], []
     bare = forwards(setting)
     for name, (ours, theirs) in pairs(setting).items():
+        if setting.methods and name not in setting.methods:
+            continue
         seconds = interleaved({"ours": ours, "theirs": theirs, **bare}, rounds)
         crafting, descending = FLOORS[name]
         pieces = zip(seconds["evaluating"], seconds["training"], strict=True)
@@ -160,7 +168,7 @@ def main(quick: bool, rounds: int) -> str:
         + "\nMust hold: AT at least 1.7 times faster; Squeeze Training at least 1 / .85 = 1.18 times.",
         "Peak of tensors allocated during a step": table(memory, [row for _, rows in measured for row in rows])
         + "\n\nBeyond what is there before the step: weights, momentum, averages, images, the last gradients; see `measuring.peak_bytes`.",
-        "A Generalist epoch beside an AT epoch": table(epoch, [epochs(setting, rounds) for setting in settings])
+        "A Generalist epoch beside an AT epoch": table(epoch, [epochs(setting, rounds) for setting in settings if not setting.methods])
         + "\n\nFour batches with augmentation, averages, and one redistribution; the steps alternate. Must hold: at most 1.17.",
     }
     return page("Training steps against straightforward ones", "python -m benchmarks steps", sections)
