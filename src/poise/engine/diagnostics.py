@@ -20,7 +20,8 @@ from poise.engine.regret import regrets
 from poise.evaluation.predictions import attacked, device_of
 from poise.learners import Learner
 from poise.losses import cross_entropy
-from poise.objectives import NT, Objective
+from poise.objectives import NT
+from poise.objectives.objective import searches_of
 
 GLOBAL = "global"
 
@@ -76,8 +77,8 @@ class Diagnosis(Settings):
 
     def own(self, learners: Mapping[str, Learner]) -> dict[str, Attack]:
         """The attack under its own threat, of each learner that has another one; nothing where only one learner is robust."""
-        inner = {name: _inner(learner.policy.objective) for name, learner in learners.items()}
-        robust = {name: ascent for name, ascent in inner.items() if ascent is not None}
+        searches = {name: searches_of(learner.policy.objective) for name, learner in learners.items()}
+        robust = {name: found[0] for name, found in searches.items() if found}
         others = {name: ascent for name, ascent in robust.items() if ascent.threat != self.attack.threat and len(robust) > 1}
         return {name: _under(self.attack, ascent) for name, ascent in others.items()}
 
@@ -88,13 +89,6 @@ class Diagnosis(Settings):
 def task_of(attack: Attack) -> str:
     """A task beyond "natural" and "robust", such as "robust L2 0.5"."""
     return f"robust {type(attack.threat).__name__} {attack.threat.epsilon:g}"
-
-
-def _inner(part: object) -> Ascent | None:
-    """The inner maximisation of an objective, or of the one that it wraps."""
-    values = [getattr(part, field.name) for field in dataclasses.fields(part)] if isinstance(part, Objective) else []  # type: ignore[arg-type]
-    ascents = (value if isinstance(value, Ascent) else _inner(value) for value in values)
-    return next((ascent for ascent in ascents if ascent is not None), None)
 
 
 def _under(attack: Attack, inner: Ascent) -> Attack:

@@ -20,7 +20,7 @@ from poise.learners.precision import PrecisionName
 from poise.learners.synchronised import Statistics
 from poise.methods import Joint, Method
 from poise.models import DigitsCNN, Network
-from poise.objectives.objective import search_of
+from poise.objectives.objective import searches_of
 from poise.threats import Threat
 
 
@@ -161,8 +161,8 @@ class Experiment(Settings):
 
 def threats_apart(experiment: Experiment) -> str | None:
     """A sentence where no learner searches within the threat of any attack that judges the experiment; else None."""
-    searches = {name: search_of(policy.objective) for name, policy in experiment.method.policies().items()}
-    trained = {name: search.threat for name, search in searches.items() if search is not None}
+    searches = {name: searches_of(policy.objective) for name, policy in experiment.method.policies().items()}
+    trained = {name: found[0].threat for name, found in searches.items() if found}
     attacks = [*experiment.protocol.attacks, *(monitor.attack for monitor in experiment.monitors if monitor.attack is not None)]
     judged = {attack.threat for attack in attacks}
     if not trained or not judged or any(_close(ours, theirs) for ours in trained.values() for theirs in judged):

@@ -5,12 +5,10 @@ A forward is 1, a backward pass to images 1, one to weights 2; tests count what 
 
 from __future__ import annotations
 
-import dataclasses
-
-from poise.attacks.ascent import Ascent
 from poise.learners.learner import Policy
 from poise.learners.perturbations import AWP, RWP
 from poise.objectives import AT, BAT, FAT, GAIRAT, GAIRRST, NT, RST, TRADES, Objective, SqueezeTraining, TwoExamples
+from poise.objectives.objective import searches_of
 
 
 def forwards(policy: Policy) -> int:
@@ -28,7 +26,7 @@ def _moving(objective: Objective) -> int:
 
 def _parts(objective: Objective) -> tuple[int, int]:
     """(crafting, outer loss) in forwards. Of an objective that isn't listed: its ascents, and two forwards in the outer loss."""
-    steps = sum(ascent.steps for ascent in _ascents(objective))
+    steps = sum(ascent.steps for ascent in searches_of(objective))
     match objective:
         case NT():
             return 0, 3
@@ -53,8 +51,3 @@ def _parts(objective: Objective) -> tuple[int, int]:
             return 2 * steps + 1, 6
         case _:
             return 2 * steps, 6
-
-
-def _ascents(objective: Objective) -> list[Ascent]:
-    values = [getattr(objective, field.name) for field in dataclasses.fields(objective)]  # pyright: ignore[reportArgumentType]
-    return [value for value in values if isinstance(value, Ascent)]

@@ -20,7 +20,7 @@ from poise.data.extra import Extra
 from poise.learners.averages import Average, Weights, accumulate, copied, load_weights, weights_of
 from poise.learners.compiled import Compilation, FixedShape
 from poise.learners.copies import Copies
-from poise.learners.optimizers import SGD, Optimizer, gradients_of
+from poise.learners.optimizers import SGD, Optimizer, gradients_of, load_state, state_of
 from poise.learners.perturbations import Keep, WeightPerturbation, perturbed
 from poise.learners.precision import Precision, precision
 from poise.learners.recording import in_order
@@ -233,7 +233,7 @@ class Learner:
         """
         if self.world.size == 1 or self.statistics == "synchronised":
             return
-        sets = [self.weights, *filter(None, [self.average]), *self.accumulators.values()]
+        sets = [self.weights, *([] if self.average is None else [self.average]), *self.accumulators.values()]
         running = [tensor for each in sets for name, tensor in each.items() if name.endswith(("running_mean", "running_var"))]
         if self.statistics == "local" and not self.world.leads:
             for tensor in running:
@@ -259,11 +259,8 @@ class Learner:
             state |= {f"average/{name}": tensor for name, tensor in self.average.items()}
         for accumulator, total in self.accumulators.items():
             state |= {f"accumulator/{accumulator}/{name}": tensor for name, tensor in total.items()}
-        for index, parameter in enumerate(self.network.parameters()):
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                if isinstance(value, Tensor):
-                    state[f"optimizer/{index}/{key}"] = value
-        return state
+        kept = state_of(self.optimizer, self.network.parameters())
+        return state | {f"optimizer/{name}": tensor for name, tensor in kept.items()}
 
     @torch.no_grad()
     def load_state(self, state: dict[str, Tensor]) -> None:
@@ -274,13 +271,8 @@ class Learner:
                 found = "missing" if name not in state else f"of shape {list(state[name].shape)}"
                 raise CheckpointError(f"learner {self.name!r}: {name} is {found}, must be of shape {list(tensor.shape)}")
             tensor.copy_(state[name])
-        self.optimizer.state.clear()
-        for name, tensor in state.items():
-            if name.startswith("optimizer/"):
-                _, index, key = name.split("/", 2)
-                parameter = list(self.network.parameters())[int(index)]
-                kept = torch.empty_like(parameter, device=tensor.device) if tensor.shape == parameter.shape else torch.empty_like(tensor)
-                self.optimizer.state[parameter][key] = kept.copy_(tensor)
+        kept = {name.removeprefix("optimizer/"): tensor for name, tensor in state.items() if name.startswith("optimizer/")}
+        load_state(self.optimizer, self.network.parameters(), kept)
 
 
 def _counted(terms: Terms, examples: Examples) -> Terms:

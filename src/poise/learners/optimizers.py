@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -71,6 +71,23 @@ def _fused(parameters: Iterable[nn.Parameter]) -> tuple[list[nn.Parameter], bool
     """The parameters, and True where all lie on a GPU: there one kernel moves them all. None leaves the choice to torch."""
     given = list(parameters)
     return given, True if given and all(parameter.is_cuda for parameter in given) else None
+
+
+def state_of(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter]) -> dict[str, Tensor]:
+    """The tensors that an optimizer keeps, named "INDEX/KEY" by the parameter's place."""
+    held = [optimizer.state.get(parameter, {}) for parameter in parameters]
+    return {f"{index}/{key}": value for index, kept in enumerate(held) for key, value in kept.items() if isinstance(value, Tensor)}
+
+
+def load_state(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter], state: Mapping[str, Tensor]) -> None:
+    """Inverse of `state_of`: copies, in the parameters' order in memory; what the optimizer kept before is forgotten."""
+    optimizer.state.clear()
+    placed = list(parameters)
+    for name, tensor in state.items():
+        index, key = name.split("/", 1)
+        parameter = placed[int(index)]
+        kept = torch.empty_like(parameter, device=tensor.device) if tensor.shape == parameter.shape else torch.empty_like(tensor)
+        optimizer.state[parameter][key] = kept.copy_(tensor)
 
 
 def gradients_of(network: nn.Module) -> list[Tensor]:

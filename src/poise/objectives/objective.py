@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Generic, TypeVar
 
 from torch import Tensor, nn
 
+from poise.attacks.ascent import Ascent
 from poise.core.batches import Batch, Now
 from poise.core.distributed import ALONE, World
 from poise.core.modes import CraftMode
@@ -63,25 +64,32 @@ class Objective(Settings, Generic[E], family="objective"):
 
     def hand_on(self, new: Any) -> Any:
         """Where one searches belongs to the run, where one starts to the objective: threat, step size, steps and ramp stay."""
-        mine = search_of(self)
-        return new if mine is None or not isinstance(new, Objective) else _searching(new, mine)
+        mine = searches_of(self)
+        return _searching(new, mine[0]) if mine and isinstance(new, Objective) else new
 
     @abstractmethod
     def loss(self, model: nn.Module, examples: E, now: Now) -> Terms:
         """The loss per example. Draws nothing; its only side effect is on BatchNorm's running statistics."""
 
 
-def search_of(objective: Objective[Any]) -> Any:
-    """The `Ascent` of an objective's inner maximisation, or of the objective inside it; None where there is none."""
-    inside = getattr(objective, "objective", None)
-    return search_of(inside) if isinstance(inside, Objective) else getattr(objective, "inner", None)
+def searches_of(objective: Objective[Any]) -> list[Ascent]:
+    """The inner maximisations of an objective: its own, then those of the objectives inside it."""
+    parts = _parts(objective).values()
+    inside = (search for part in parts if isinstance(part, Objective) for search in searches_of(part))
+    return [*(part for part in parts if isinstance(part, Ascent)), *inside]
 
 
-def _searching(objective: Any, like: Any) -> Any:
-    """The objective with an inner maximisation within the same threat, by the same steps."""
-    inside, inner = getattr(objective, "objective", None), getattr(objective, "inner", None)
-    if isinstance(inside, Objective):
-        return replace(objective, objective=_searching(inside, like))
-    if inner is None:
-        return objective
-    return replace(objective, inner=replace(inner, **{name: getattr(like, name) for name in ("threat", "step_size", "steps", "ramp")}))
+def _searching(objective: Objective[Any], like: Ascent) -> Objective[Any]:
+    """The objective with inner maximisations within the same threat, by the same steps."""
+    kept = {name: getattr(like, name) for name in ("threat", "step_size", "steps", "ramp")}
+    changed: dict[str, Any] = {}
+    for name, part in _parts(objective).items():
+        if isinstance(part, Ascent):
+            changed[name] = replace(part, **kept)
+        elif isinstance(part, Objective):
+            changed[name] = _searching(part, like)
+    return replace(objective, **changed)  # pyright: ignore[reportArgumentType]
+
+
+def _parts(objective: Objective[Any]) -> dict[str, Any]:
+    return {part.name: getattr(objective, part.name) for part in fields(objective)}  # pyright: ignore[reportArgumentType]
