@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
 from poise.attacks import PGD
-from poise.cli import main
 from poise.core.verdicts import Verdict
 from poise.engine import Run, train
 from poise.engine.evaluations import save_adversarial
@@ -41,18 +39,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return trained
 
 
-def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["poise", *map(str, arguments)])
-    monkeypatch.setenv("COLUMNS", "200")
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as ended:
-        main()
-    out, err = capsys.readouterr()
-    return int(ended.value.code or 0), out, err
-
-
-def test_a_run_gets_its_verdict_beside_its_records(run, monkeypatch, capsys):
-    status, out, err = typed(monkeypatch, capsys, "sanity", run.path, "--checkpoint", "last", *CHEAP)
+def test_a_run_gets_its_verdict_beside_its_records(run, poise):
+    status, out, err = poise("sanity", run.path, "--checkpoint", "last", *CHEAP)
     path = run.path / "records" / "sanity-last.json"
     verdict = Verdict.read(path)
     assert status == (1 if verdict.judgement == "flaw" else 0)
@@ -62,15 +50,15 @@ def test_a_run_gets_its_verdict_beside_its_records(run, monkeypatch, capsys):
     assert (verdict.run, verdict.count, verdict.dataset, verdict.effort["queries"]) == ("run", 20, "Digits", 8)
     assert verdict["reported_accuracy"].judgement == "pass"
     assert "saved PGD-2" in verdict["reported_accuracy"].numbers
-    again, _, _ = typed(monkeypatch, capsys, "sanity", run.path, "--checkpoint", "last", *CHEAP)
+    again, _, _ = poise("sanity", run.path, "--checkpoint", "last", *CHEAP)
     assert again == status
     assert Verdict.read(path).findings == verdict.findings
 
 
-def test_a_flaw_is_exit_status_one_and_goes_to_a_file_of_your_own(run, monkeypatch, capsys, tmp_path):
+def test_a_flaw_is_exit_status_one_and_goes_to_a_file_of_your_own(run, poise, tmp_path):
     weights, out = run.path / "checkpoints" / "last.safetensors", tmp_path / "mine.json"
     own = ["--weights", weights, "--model", "DigitsCNN", "--data", "Digits", "--out", out]
-    status, shown, _ = typed(monkeypatch, capsys, "sanity", *own, "--threat", "L2", "--epsilon", "100", *CHEAP)
+    status, shown, _ = poise("sanity", *own, "--threat", "L2", "--epsilon", "100", *CHEAP)
     assert status == 1
     assert Verdict.read(out)["pixel_units"].judgement == "flaw"
     assert Verdict.read(out).threat["type"] == "L2"
@@ -87,15 +75,15 @@ def test_a_flaw_is_exit_status_one_and_goes_to_a_file_of_your_own(run, monkeypat
         (("nowhere", "--set", "quries=3"), "quries"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(monkeypatch, capsys, tmp_path, arguments, words):
+def test_what_cannot_be_meant_is_refused(poise, monkeypatch, tmp_path, arguments, words):
     monkeypatch.chdir(tmp_path)
-    status, _, err = typed(monkeypatch, capsys, "sanity", *arguments)
+    status, _, err = poise("sanity", *arguments)
     assert status == 2
     assert words in err
     assert not list(Path(tmp_path).iterdir())
 
 
-def test_help_teaches_by_example(monkeypatch, capsys):
-    status, out, _ = typed(monkeypatch, capsys, "sanity", "--help")
+def test_help_teaches_by_example(poise):
+    status, out, _ = poise("sanity", "--help")
     assert status == 0
     assert "poise sanity runs/generalist" in out

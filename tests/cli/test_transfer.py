@@ -48,7 +48,7 @@ def test_sets_are_made_once_and_the_matrix_is_written(poise: Poise, runs: dict[s
     status, out, err = poise(*command)
     assert status == 0, err
     assert err.count("made:") == 2
-    assert "soe-transfer-3 is 100 steps with SGM on surrogates of 3 members; here: 2 variants of 2 steps on surrogates of 1." in err
+    assert "soe-transfer-3 is 100 steps with SGM on surrogates of size 3; here: 2 steps without SGM on surrogates of size 1." in err
     assert "all surrogates" in out
     assert {path.name for path in (tmp_path / "sets" / "plain").iterdir()} == {
         "MPGD-2-0.2.safetensors",

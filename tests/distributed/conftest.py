@@ -35,14 +35,24 @@ AVERAGED = Policy(objective=NT(), optimizer=SGD(learning_rate=0.05), average=EMA
 
 
 @pytest.fixture(scope="session")
-def worker() -> ModuleType:
+def loaded() -> Callable[[Path], ModuleType]:
+    """Loads the program of a rank as a module, for the names in it."""
+
+    def load(path: Path) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(f"{path.stem}_of_tests", path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def worker(loaded: Callable[[Path], ModuleType]) -> ModuleType:
     """The worker as a module, for the network it brings."""
-    spec = importlib.util.spec_from_file_location("distributed_worker", WORKER)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return loaded(WORKER)
 
 
 @pytest.fixture(scope="session")

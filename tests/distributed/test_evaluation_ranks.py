@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import os
 import re
@@ -31,12 +30,8 @@ NAMES = [
 
 
 @pytest.fixture(scope="module")
-def worker() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("evaluation_worker", WORKER)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def worker(loaded: Callable[[Path], ModuleType]) -> ModuleType:
+    return loaded(WORKER)
 
 
 @dataclasses.dataclass(frozen=True)

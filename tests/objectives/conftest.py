@@ -1,12 +1,14 @@
-"""Random starts that are given."""
+"""A small network, a batch, and random starts that are given."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import pytest
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
+from poise.core.batches import Batch
 from poise.core.seeds import Draw
 from poise.threats import Linf
 
@@ -28,3 +30,17 @@ def given(*starts: Tensor, epsilon: float = 8 / 255) -> Linf:
 @pytest.fixture
 def start_at() -> Callable[..., Linf]:
     return given
+
+
+@pytest.fixture
+def plain() -> nn.Module:
+    """A network without BatchNorm, so that modes don't matter, in float64."""
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        return nn.Sequential(nn.Conv2d(1, 8, 3, 2, 1), nn.Tanh(), nn.Flatten(), nn.Linear(128, 5)).double()
+
+
+@pytest.fixture
+def batch() -> Batch:
+    source = torch.Generator().manual_seed(1)
+    return Batch.of(torch.rand(32, 1, 8, 8, generator=source, dtype=torch.float64), torch.randint(5, (32,), generator=source))

@@ -26,20 +26,6 @@ def moment(epoch: int = 1, epochs: int = 200) -> Now:
     return Now(epoch=epoch, step=epoch - 1, epochs=epochs, steps_per_epoch=1, seed=5)
 
 
-@pytest.fixture
-def plain() -> nn.Module:
-    """A network without BatchNorm, so that modes don't matter, in float64."""
-    with torch.random.fork_rng():
-        torch.manual_seed(2)
-        return nn.Sequential(nn.Conv2d(1, 8, 3, 2, 1), nn.Tanh(), nn.Flatten(), nn.Linear(128, 5)).double()
-
-
-@pytest.fixture
-def batch() -> Batch:
-    source = torch.Generator().manual_seed(1)
-    return Batch.of(torch.rand(32, 1, 8, 8, generator=source, dtype=torch.float64), torch.randint(5, (32,), generator=source))
-
-
 def shown(objective: Objective, model: nn.Module, batch: Batch, now: Now) -> Any:
     with crafting(model, objective.craft_mode):
         return objective.exchange([objective.craft(model, batch, now)], now)[0]

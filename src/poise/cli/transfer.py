@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -64,7 +65,8 @@ def transfer(
     import_files(imports)
     threat = positive(Linf(epsilon=epsilon), epsilon)  # type: ignore[arg-type]  # checked by the settings
     chosen = soe_transfer(protocol, threat, compat, residual=sgm)
-    attacks = [attack if steps is None else dataclasses.replace(attack, steps=steps) for attack in chosen.attacks]  # type: ignore[call-arg]
+    if steps is not None:
+        chosen = dataclasses.replace(chosen, attacks=tuple(dataclasses.replace(attack, steps=steps) for attack in chosen.attacks))
     sources, judged = _opened(surrogate), _opened(targets)
     networks = {run.name: run.network(checkpoint) for run in sources}
     for run in sources if sgm else ():
@@ -74,14 +76,12 @@ def transfer(
     shown: list[Saved] = []
     for run in sources:
         images = _images(run.experiment.data.load(data_dir).test, subset, first)
-        shown += _sets(run.name, networks[run.name].to(choose_device(device)), attacks, images, out, progress)
-    members = tuple(sorted(getattr(run.experiment.model, "members", 1) for run in sources))
-    whole = members == chosen.surrogates and steps is None and sgm
-    kind = f"{protocol}{'' if whole else '-part'}{'-compat' if compat else ''}-{threat.epsilon:g}" + (f"-first{first}" if first else "")
-    if not whole:
-        asked = f"100 steps with SGM on surrogates of {', '.join(map(str, chosen.surrogates))} members"
-        said = f"{len(shown)} variants of {attacks[0].steps} steps on surrogates of {', '.join(map(str, members))}"  # type: ignore[attr-defined]
-        typer.echo(f"{protocol} is {asked}; here: {said}. So the record is called {kind}.", err=True)
+        shown += _sets(run.name, networks[run.name].to(choose_device(device)), chosen.attacks, images, out, progress)
+    short = chosen.shortfall([getattr(run.experiment.model, "members", 1) for run in sources])
+    part, cut = "" if short is None else "-part", "" if first is None else f"-first{first}"
+    kind = f"{protocol}{part}{'-compat' if compat else ''}-{threat.epsilon:g}{cut}"
+    if short is not None:
+        typer.echo(f"{short}. So the record is called {kind}.", err=True)
     records = []
     for run in judged:
         data: Data = run.experiment.data.load(data_dir)
@@ -129,7 +129,7 @@ def _images(test: Split, subset: bool, first: int | None) -> Split:
     return images if first is None else images.first(first)
 
 
-def _sets(name: str, network: nn.Module, attacks: list[Attack], images: Split, out: Path, progress: Progress) -> list[Saved]:
+def _sets(name: str, network: nn.Module, attacks: Sequence[Attack], images: Split, out: Path, progress: Progress) -> list[Saved]:
     """What shows the images that each attack makes on the surrogate of this name; they are made where they are not found."""
     from poise.attacks import Saved
     from poise.evaluation import made_or_kept

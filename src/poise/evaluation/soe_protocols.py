@@ -6,11 +6,13 @@ network is right under all of them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from poise.attacks import APGD, PGD, SGM, AdaptivePGD, AimedPGD, Attack, AutoAttack, SoftMixturePGD, Square, TransferFromExperts
 from poise.attacks.adaptive import Aim
+from poise.attacks.transfer import SurrogateAttack
 from poise.attacks.transfer import soe_transfer as surrogate_attacks
 from poise.core.errors import SettingsError
 from poise.evaluation.protocol import Protocol
@@ -19,6 +21,8 @@ from poise.threats import Linf, Threat
 LAMBDAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 """The grid over which the adaptive attacks are swept; 0 is PGD. The paper prints none."""
 AIMS: tuple[Aim, ...] = ("confidence", "mismatch")
+STEPS = 100
+"""Of every transfer attack."""
 TRANSFER: dict[str, Literal[3, 30]] = {"soe-transfer-3": 3, "soe-transfer-30": 30}
 """Transfer protocols by name, with their number of variants."""
 
@@ -71,7 +75,17 @@ class TransferProtocol:
 
     name: str
     surrogates: tuple[int, ...]
-    attacks: tuple[Attack, ...]
+    attacks: tuple[SurrogateAttack, ...]
+
+    def shortfall(self, members: Sequence[int]) -> str | None:
+        """What makes these attacks on surrogates of so many members another evaluation than the published; None where nothing does."""
+        steps, members = sorted({attack.steps for attack in self.attacks}), sorted(members)
+        sgm = any(isinstance(attack, SGM) for attack in self.attacks)
+        if sgm and steps == [STEPS] and members == list(self.surrogates):
+            return None
+        asked, found = (", ".join(map(str, each)) for each in (self.surrogates, members))
+        taken = f"{', '.join(map(str, steps))} steps with{'' if sgm else 'out'} SGM on surrogates of size {found}"
+        return f"{self.name} is {STEPS} steps with SGM on surrogates of size {asked}; here: {taken}"
 
 
 def soe_transfer(name: str, threat: Threat | None = None, dverge_cw_compat: bool = False, residual: bool = True) -> TransferProtocol:
