@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -26,7 +27,8 @@ from poise.objectives.adp import ADP, log_determinant
 from poise.objectives.gal import GAL, coherence
 from poise.objectives.more import MoRE
 from poise.objectives.objective import Objective
-from poise.objectives.synergy import SynergyOfExperts, combined, smooth_minimum
+from poise.objectives.surrogates import combined, confidence_loss, smooth_minimum
+from poise.objectives.synergy import SynergyOfExperts
 from poise.threats import Linf
 
 SHAPE = (1, 8, 8)
@@ -256,17 +258,56 @@ def test_phases_follow_the_epoch_only():
     assert phases(phase_two_from=0.5) == [1] * 6 + [2] * 6
 
 
-def test_sources_are_all_experts_one_in_turn_or_the_collaboration():
+def test_sources_are_all_experts_together_or_in_turn_or_the_collaboration():
     model, batch = collaboration().eval(), images()
     both = SOE.craft(model, batch, now(0)).x_adv
     assert both.shape == (12, 3, *SHAPE)
     assert not torch.equal(both[:, 0], both[:, 1])
     turns = SynergyOfExperts(inner=SHORT, update="per_source")
-    for step in range(4):
-        joint, one = SOE.craft(model, batch, now(step)).x_adv, turns.craft(model, batch, now(step)).x_adv
+    assert [turns.turns(model, now(step)) for step in (0, 20)] == [3, 1]
+    assert SOE.turns(model, now(0)) == 1
+    for turn in range(3):
+        one = turns.craft(model, batch, replace(now(0), turn=turn)).x_adv
         assert one.shape == (12, 1, *SHAPE)
-        torch.testing.assert_close(one[:, 0], joint[:, step % 3])
+        torch.testing.assert_close(one[:, 0], both[:, turn])
     assert SOE.craft(model, batch, now(20)).x_adv.shape == turns.craft(model, batch, now(20)).x_adv.shape == (12, 1, *SHAPE)
+
+
+def test_per_source_updates_all_experts_after_each_source_on_the_same_batch_as_algorithm_1():
+    rate, batch = 0.1, images()
+    turns = SynergyOfExperts(inner=SHORT, update="per_source", clean_term=False)
+    learner = Learner("joint", Policy(objective=turns, optimizer=SGD(learning_rate=rate, momentum=0, weight_decay=0)), collaboration())
+    metrics = learner.descend(turns, batch, now(0))
+
+    by_hand, losses = collaboration(), []
+    for source in range(3):  # lines 2 to 11
+        moment = replace(now(0).within("joint"), turn=source)
+        with crafting(by_hand, "evaluating"):
+            x_adv = by_hand_attack(by_hand.members[source], batch, moment, source)
+        by_hand.train()
+        logits, evaluator = by_hand.all_heads(x_adv)
+        fit = -torch.logsumexp(-torch.stack([cross_entropy(each, batch.y) for each in logits]), 0).mean()
+        trust = [confidence_loss("rectified", *heads, batch.y).mean() for heads in zip(logits, evaluator, strict=True)]
+        losses.append(float(fit.detach()))
+        gradients = torch.autograd.grad(fit + sum(trust) / 3, list(by_hand.parameters()))
+        with torch.no_grad():
+            for parameter, gradient in zip(by_hand.parameters(), gradients, strict=True):
+                parameter.sub_(rate * gradient)
+    for ours, theirs in zip(learner.network.parameters(), by_hand.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
+    assert float(metrics["loss/joint/robust"]) == pytest.approx(sum(losses) / 3)
+
+
+def by_hand_attack(member: nn.Module, batch: Batch, moment: Now, source: int) -> Tensor:
+    """PGD with SHORT's settings on one expert."""
+    epsilon, step = SHORT.threat.epsilon, SHORT.step_size
+    z = SHORT.threat.random_start(batch.x, moment.draw("craft", batch).within("source", source).within("start"))
+    for _ in range(SHORT.steps):
+        z = z.detach().requires_grad_()
+        cross_entropy(member(z), batch.y).sum().backward()
+        assert z.grad is not None
+        z = (z + step * z.grad.sign()).clamp(batch.x - epsilon, batch.x + epsilon).clamp(0, 1)
+    return z.detach()
 
 
 def test_phase_one_attacks_each_expert_alone_and_phase_two_chooses_anew_at_every_step():

@@ -17,7 +17,7 @@ from poise.models import Collaboration, CollaborationModule, EnsembleModule, Res
 from poise.objectives.adp import ADP, entropy_of_mean, log_determinant
 from poise.objectives.at import Adversarial
 from poise.objectives.gal import GAL, coherence
-from poise.objectives.synergy import combined, confidence_loss, smooth_minimum
+from poise.objectives.surrogates import combined, confidence_loss, smooth_minimum
 from poise.threats import Linf
 
 NOW = Now(epoch=1, step=0, epochs=1, steps_per_epoch=1, seed=0)

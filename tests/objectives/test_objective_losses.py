@@ -37,7 +37,8 @@ from poise.objectives import (
     TwoExamples,
     WeightedRST,
 )
-from poise.objectives.synergy import Sources, combined
+from poise.objectives.surrogates import combined
+from poise.objectives.synergy import Sources
 from poise.objectives.watch import minimised
 from poise.threats import Linf
 

@@ -48,6 +48,7 @@ class Now:
     """The moment of training: 1-based epoch, 0-based step, the totals, and the draws that belong to it.
 
     scope: name of the learner that moves, so that two learners on one batch draw independently.
+    turn: 0-based update on one batch, for the objectives that make several (see `Objective.turns`); it is no part of the draws.
     """
 
     epoch: int
@@ -56,6 +57,7 @@ class Now:
     steps_per_epoch: int
     seed: int
     scope: str = ""
+    turn: int = 0
 
     @property
     def steps(self) -> int:

@@ -113,7 +113,13 @@ class Learner:
         learning_rate = self.policy.optimizer.learning_rate * self.policy.schedule.value(now)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
+        turns = [self._update(objective, batch, replace(now, turn=turn)) for turn in range(objective.turns(self.network, now))]
+        if self.policy.average is not None and self.average is not None:
+            self.policy.average.update(self.average, self.weights, now)
+        return {name: torch.stack([metrics[name] for metrics in turns]).mean() for name in turns[0]} if len(turns) > 1 else turns[0]
 
+    def _update(self, objective: Objective, batch: Batch, now: Now) -> Metrics:
+        """Everything of a step between learning rate and average."""
         self.optimizer.zero_grad(set_to_none=True)  # before crafting, which then has their memory
         parts, shown = self.craft(objective, batch, now)
         denominators = self._denominators(shown, batch, self.world)
@@ -129,8 +135,6 @@ class Learner:
         with torch.no_grad():
             for parameter, move in moves:
                 parameter.sub_(move)
-        if self.policy.average is not None and self.average is not None:
-            self.policy.average.update(self.average, self.weights, now)
         return metrics
 
     def craft(self, objective: Objective, batch: Batch, now: Now) -> tuple[list[Batch], Sequence[Examples]]:

@@ -103,8 +103,8 @@ class _Moment:
     def __getattr__(self, name: str) -> object:
         if name.startswith("__"):
             raise AttributeError(name)
-        if name in ("step", "step_of_epoch"):
-            raise Uncapturable("what it does depends on the step")
+        if name in ("step", "step_of_epoch", "turn"):
+            raise Uncapturable(f"what it does depends on the {'turn' if name == 'turn' else 'step'}")
         self.tape.read[name] = getattr(self.tape.now, name)
         return self.tape.read[name]
 

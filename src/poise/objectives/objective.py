@@ -51,6 +51,10 @@ class Objective(Settings, Generic[E], family="objective"):
     craft_mode: CraftMode
     """Mode of the network while examples are crafted; the Learner applies and restores it."""
 
+    def turns(self, model: nn.Module, now: Now) -> int:
+        """How many updates a step makes on its batch, each with examples of its own; `now.turn` says which it is. One by default."""
+        return 1
+
     @abstractmethod
     def craft(self, model: nn.Module, batch: Batch, now: Now) -> E:
         """The examples the network is shown at this step. Weights are frozen; ALL random draws happen here."""

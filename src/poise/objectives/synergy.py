@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from poise.attacks.ascent import Ascent
@@ -21,12 +20,11 @@ from poise.core.errors import SettingsError
 from poise.core.modes import CraftMode
 from poise.core.settings import NonNegative, Positive, UnitInterval, settings
 from poise.losses import cross_entropy
-from poise.models.dual_head import Confidence, DualHeadModule
+from poise.models.dual_head import DualHeadModule
 from poise.models.ensemble import CollaborationModule
 from poise.objectives.objective import Examples, Objective, Terms
+from poise.objectives.surrogates import Surrogate, combined, confidence_loss
 from poise.objectives.watch import watched
-
-Surrogate = Literal["smooth", "hard", "released"]
 
 
 @dataclass(frozen=True)
@@ -56,8 +54,8 @@ class SynergyOfExperts(Objective[Sources]):
     phase_two_from: UnitInterval = 2 / 3
     """Share of the epochs after which phase II begins; 1 leaves it out, 0 leaves phase I out."""
     update: Literal["joint", "per_source"] = "joint"
-    """"joint": every step takes the mean over all sources (released code). "per_source": phase I attacks one expert per step, in turn,
-    so that there is an update after each source as in Algorithm 1, line 10; there the batch stays, here it moves on."""
+    """"joint": a step is one update, by the mean over all sources (released code). "per_source": in phase I a step attacks one expert
+    after the other, and updates all of them after each, on the same batch (Algorithm 1, line 10)."""
     detach_features: bool = False
     """True: the evaluators' loss trains evaluators only (Algorithm 1, line 6); the released code lets it reach features and predictors."""
     inner: Ascent = Ascent()
@@ -70,6 +68,10 @@ class SynergyOfExperts(Objective[Sources]):
         """Which of the two algorithms this epoch belongs to."""
         return 2 if now.epoch - 1 >= self.phase_two_from * now.epochs - 1e-9 else 1
 
+    def turns(self, model: nn.Module, now: Now) -> int:
+        one = self.update == "joint" or self.phase(now) == 2
+        return 1 if one else len(collaboration_of(model, "SynergyOfExperts").members)
+
     def craft(self, model: nn.Module, batch: Batch, now: Now) -> Sources:
         whole = collaboration_of(model, "SynergyOfExperts")
         inner, draw = self.inner.at(now), now.draw("craft", batch)
@@ -77,7 +79,7 @@ class SynergyOfExperts(Objective[Sources]):
         if self.phase(now) == 2:
             attacked = [("collaboration", whole)]
         elif self.update == "per_source":
-            attacked = [experts[now.step % len(experts)]]
+            attacked = [experts[now.turn]]
         else:
             attacked = experts
         x_adv = [
@@ -131,35 +133,3 @@ def heads(whole: CollaborationModule, x: Tensor, detach_features: bool) -> tuple
         both.append((member.head(features), member.evaluator(features.detach())))
     logits, evaluator = (torch.stack(each) for each in zip(*both, strict=True))
     return logits, evaluator, logits.detach()
-
-
-def smooth_minimum(losses: Tensor, sigma: float) -> Tensor:
-    """-sigma log sum_j exp(-loss_j / sigma) over the first axis: [M, ...] to [...] (Eq. 6)."""
-    return -sigma * torch.logsumexp(-losses / sigma, 0)
-
-
-def combined(surrogate: Surrogate, losses: Tensor, sigma: float, confidences: Tensor) -> Tensor:
-    """What the experts minimise together [B], from their losses and confidences [M, B]."""
-    if surrogate == "smooth":
-        return smooth_minimum(losses, sigma)
-    if surrogate == "hard":
-        return losses.amin(0)
-    return (confidences.detach().softmax(0) * losses).sum(0)
-
-
-def confidence_loss(form: Confidence, logits: Tensor, evaluator: Tensor, y: Tensor) -> Tensor:
-    """BCE(confidence, p_y) [B] of one expert, from logits [B, C] and evaluator's output [B, 1]; p_y is a constant.
-
-    In the rectified form max_k p_k is a constant too where the prediction is right (released code).
-    """
-    log_p = F.log_softmax(logits, 1)
-    target = log_p.detach().gather(1, y[:, None])[:, 0].exp()
-    raw = evaluator[:, 0].to(log_p.dtype)
-    log_trust = F.logsigmoid(raw)
-    if form == "evaluator":
-        return -(target * log_trust + (1 - target) * F.logsigmoid(-raw))
-    largest = log_p.amax(1)
-    right = log_p.detach().argmax(1) == y
-    log_trust = log_trust + torch.where(right, largest.detach(), largest)
-    log_doubt = (-torch.expm1(log_trust)).clamp(min=torch.finfo(log_p.dtype).eps).log()
-    return -(target * log_trust + (1 - target) * log_doubt)

@@ -70,8 +70,8 @@ def cost(model: Network, method: Method) -> str:
     objective = method.policies()["joint"].objective
     assert isinstance(model, Collaboration) and isinstance(objective, SynergyOfExperts)
     members, attack, natural = model.members, 2 * objective.inner.steps, int(objective.clean_term)
-    sources = 1 if objective.update == "per_source" else members
-    first = f"{members} x {attack * sources / members + 3 * (sources + natural):.3g} forwards an image"
+    again = members if objective.update == "per_source" else 1  # a natural term in every update
+    first = f"{members} x {attack + 3 * (members + natural * again):.3g} forwards an image"
     second = f"{members} x {attack + 3 * (1 + natural)}"
     if objective.phase_two_from in (0, 1):
         return first if objective.phase_two_from else f"{second} forwards an image"
@@ -108,10 +108,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "sigma2": ("sigma 2", {"sigma": 2.0}),
     "noclean": ("without the natural term, as the paper's algorithms", {"clean_term": False}),
     "evaluator": ("the evaluator alone as confidence, as the paper", {"confidence": "evaluator"}),
-    "persource": (
-        "an update after each source as in Algorithm 1, but a batch for each: per epoch a third of its updates",
-        {"update": "per_source"},
-    ),
+    "persource": ("an update after each source, as in Algorithm 1", {"update": "per_source"}),
     "detached": ("the evaluators' loss trains evaluators only, as Algorithm 1", {"detach_features": True}),
 }
 """What differs between paper and released code, and what neither prints: the name's ending, in words, the settings."""
