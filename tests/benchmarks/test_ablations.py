@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.distributed as dist
-from benchmarks.ablations import ABLATIONS, CLAIMS, HEADLINE, RECIPES
+from benchmarks.ablations import ABLATIONS, CLAIMS, HEADLINE, LONGEST, RECIPES
 from benchmarks.placement import FULL, QUICK, SERIAL, Sent, Trainer, contenders
 
 from poise.core.batches import Now
@@ -19,7 +19,8 @@ SAME_AS_HEADLINE = {"ablation_c_2_digits", "ablation_wa_none_digits"}
 
 def test_every_ablation_on_digits_is_in_one_group():
     made = {name for name in recipes() if name.startswith("ablation_") and name.endswith("_digits")}
-    assert set(RECIPES) == made - SAME_AS_HEADLINE | {HEADLINE, "at_digits", "at_adam_digits"}
+    rare = {f"ablation_c_{c}_digits" for c in range(LONGEST + 1, 16)}
+    assert set(RECIPES) == made - SAME_AS_HEADLINE - rare | {HEADLINE, "at_digits", "at_adam_digits"}
     for name in SAME_AS_HEADLINE:
         assert experiment(name).method == experiment(HEADLINE).method
 
@@ -27,7 +28,7 @@ def test_every_ablation_on_digits_is_in_one_group():
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_claims_are_about_recipes_of_their_group(name):
     ablation = ABLATIONS[name]
-    assert ablation.column in (NATURAL, WORST, SUM) and len(set(ablation.recipes)) == len(ablation.recipes) > 1
+    assert len(set(ablation.recipes)) == len(ablation.recipes) > 1
     for claim in ablation.claims():
         assert (
             {claim.better, claim.worse} <= set(ablation.recipes) and claim.better != claim.worse and claim.column in (NATURAL, WORST, SUM)
@@ -45,7 +46,7 @@ def test_orderings_of_tables_are_those_of_the_published_rows():
         return dict(zip(row.columns, row.values, strict=True))["natural" if column == "natural" else "AA"]
 
     tables = [claim for claim in CLAIMS if "Table" in claim.source]
-    assert len(tables) == 16
+    assert len(tables) == 21
     for claim in tables:
         better, worse = published(claim.better, claim.column), published(claim.worse, claim.column)
         assert better is not None and worse is not None and better > worse, claim
