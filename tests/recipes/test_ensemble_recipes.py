@@ -61,6 +61,21 @@ def test_every_epsilon_has_the_method_and_every_baseline() -> None:
         assert alone is None if name == "vote" else alone is not None and not alone.columns
 
 
+def test_surrogates_are_held_out() -> None:
+    """Neither a target nor another surrogate has a surrogate's seed, and DVERGE starts from none of them."""
+    names = {f"ensemble{members}_cifar10_resnet20": 1000 + members for members in (3, 5, 8)} | {"surrogate_ensembles_digits": 1000}
+    assert {name: experiment(name).seed for name in names} == names
+    assert all(f"seed {seed}, held out" in recipes()[name].text for name, seed in names.items())
+    others = [name for name in recipes() if "_cifar10_resnet20" in name or "_ensembles_digits" in name]
+    assert {experiment(name).seed for name in others if name not in names} == {0}
+    start = "dverge_start_cifar10_resnet20x3"
+    assert experiment(start).model == experiment("ensemble3_cifar10_resnet20").model
+    for name in ("dverge_cifar10_resnet20x3", "dverge_adv_cifar10_resnet20x3_eps0.05"):
+        assert experiment(name).initial == f"runs/{start}/seed-0"
+        said = f"first: poise train {start} --seeds 3 --out runs/{start}), with seed=1 also initial=runs/{start}/seed-1"
+        assert said in recipes()[name].text
+
+
 def test_phases_have_equal_epochs_and_all_repeats_are_named() -> None:
     whole, first, second = (experiment(f"soe_cifar10_resnet20x3_eps0.03{ending}") for ending in ("", "_phase1", "_phase2"))
     assert whole.epochs == first.epochs == second.epochs == 150

@@ -123,14 +123,14 @@ def small(made: Experiment) -> Experiment:
     )
 
 
-def add(name: str, line: str, cost: str, make: Callable[[], Experiment], note: str = "") -> None:
+def add(name: str, line: str, cost: str, make: Callable[[], Experiment], note: str = "", repeats: str = REPEATS) -> None:
     """Register a recipe; its text says what it is, how it is run, what it costs and what was published. cost: forwards of one member."""
 
     def build(quick: bool) -> Experiment:
         full = dataclasses.replace(make(), name=name)
         return small(full) if quick else full
 
-    register(name, text(name, line, make(), f"{note}{'; ' if note else ''}{REPEATS}", cost), build)
+    register(name, text(name, line, make(), "; ".join(filter(None, (note, repeats))), cost), build)
 
 
 # -- the surrogates, and the baselines alone and in adversarial training ---------------------------------------------------------
@@ -138,15 +138,26 @@ def add(name: str, line: str, cost: str, make: Callable[[], Experiment], note: s
 INDEPENDENT = ADP(alpha=0, beta=0)
 ADAM = Adam(learning_rate=1e-3, weight_decay=1e-4, stability=1e-7)
 LEAKY = dataclasses.replace(MEMBER, activation="leaky_relu")
-SURROGATE = "ensemble3_cifar10_resnet20"
+START = "dverge_start_cifar10_resnet20x3"
 EVALUATED_ALONE = 0.03
 
 
-def surrogate(members: int) -> Experiment:
+def independent(members: int, row: Published, seed: int = 0) -> Experiment:
     """Independent members on natural images: the baseline ensemble of the field."""
     protocol = named("soe-whitebox").at(Linf(epsilon=EVALUATED_ALONE))
+    made = cifar10(Ensemble(member=MEMBER, members=members), Joint(policy=policy(INDEPENDENT)), 200, EVALUATED_ALONE, protocol, row)
+    return dataclasses.replace(made, seed=seed)
+
+
+def surrogate(members: int) -> Experiment:
+    """Held out: by its seed no target, and no other surrogate, has its initial weights or its order of images."""
     row = unprinted("Synergy-of-Experts, Tables 2 and 3 (the surrogates)", f"{members} x ResNet-20, natural training")
-    return cifar10(Ensemble(member=MEMBER, members=members), Joint(policy=policy(INDEPENDENT)), 200, EVALUATED_ALONE, protocol, row)
+    return independent(members, row, seed=1000 + members)
+
+
+def start() -> Experiment:
+    """What DVERGE begins with. Of the run's own seed, so that no surrogate's weights are in what is attacked by transfer."""
+    return independent(3, unprinted("DVERGE (the trained ensemble it starts from)", "3 x ResNet-20, natural training"))
 
 
 def baseline(row: str, epsilon: float | None) -> Experiment:
@@ -164,12 +175,13 @@ def baseline(row: str, epsilon: float | None) -> Experiment:
     alone = unprinted("Synergy-of-Experts, baselines without adversarial training (CIFAR-10, 3 x ResNet-20)", row)
     found = None if row == "Vote" else alone if epsilon is None else published(row, epsilon)  # the vote is ours
     made = cifar10(model, method, epochs, used, named("soe-whitebox").at(Linf(epsilon=used)), found)
-    return dataclasses.replace(made, title=row, initial=f"runs/{SURROGATE}" if row == "DVERGE" else None)
+    return dataclasses.replace(made, title=row, initial=f"runs/{START}/seed-0" if row == "DVERGE" else None)
 
 
 ALONE = {"GAL": "3 x 9", "DVERGE": "3 x 8 to 36, with the depth of the epoch's layer", "MoRE": "4 x 3", "ADP": "3 x 3", "Vote": "3 x 3"}
 """Forwards an image on natural images; adversarial training adds 20 + 3 of every network."""
-NOTES = {"DVERGE": f"starts from a trained ensemble, runs/{SURROGATE} (first: poise train {SURROGATE} --out runs/{SURROGATE})"}
+_FIRST = f"first: poise train {START} --seeds 3 --out runs/{START}"
+NOTES = {"DVERGE": f"starts from a trained ensemble of its own seed ({_FIRST}), with seed=1 also initial=runs/{START}/seed-1, and so on"}
 
 
 def _register(row: str) -> None:
@@ -184,6 +196,9 @@ def _register(row: str) -> None:
 
 for _members in (3, 5, 8):
     _line = f"{_members} independent ResNet-20 on CIFAR-10, natural training: a surrogate of the transfer protocols"
-    add(f"ensemble{_members}_cifar10_resnet20", _line, f"{_members} x 3 forwards an image", lambda members=_members: surrogate(members))
+    _held_out = f"seed {1000 + _members}, held out: train no target with it"
+    _cost = f"{_members} x 3 forwards an image"
+    add(f"ensemble{_members}_cifar10_resnet20", _line, _cost, lambda members=_members: surrogate(members), repeats=_held_out)
+add(START, "3 independent ResNet-20 on CIFAR-10, natural training: what DVERGE starts from", "3 x 3 forwards an image", start)
 for _row in ALONE:
     _register(_row)

@@ -77,6 +77,8 @@ SURROGATE = Row(
     "3 x 3 forwards an image",
 )
 """What the transfer attacks are made on."""
+HELD_OUT = 1000
+"""The surrogate's seed, which no target has: no weights of its are in what is attacked by transfer."""
 BENCHMARK = tuple(f"{name}_ensembles_digits" for name in ROWS)
 """Names of the recipes that are compared."""
 
@@ -87,9 +89,10 @@ def on_digits(name: str, row: Row, quick: bool) -> Experiment:
     return dataclasses.replace(made, model=row.model, epochs=QUICK_EPOCHS if quick else EPOCHS)
 
 
-def _register(name: str, row: Row) -> None:
-    described = text(name, f"{row.line}, on digits (Linf {THREAT.epsilon:g})", on_digits(name, row, False), each=row.each)
-    register(name, described, lambda quick: on_digits(name, row, quick))
+def _register(name: str, row: Row, seed: int = 0) -> None:
+    note = f"seed {seed}, held out: train no target with it" if seed else ""
+    described = text(name, f"{row.line}, on digits (Linf {THREAT.epsilon:g})", on_digits(name, row, False), note, row.each)
+    register(name, described, lambda quick: dataclasses.replace(on_digits(name, row, quick), seed=seed))
 
 
 for _name, _row in ROWS.items():
@@ -107,4 +110,4 @@ for _members in (1, 2, 4, 5):
     _register(f"soe_ensembles_digits_x{_members}", variant(f"{_members} expert{'s' * (_members > 1)}", _members))
 for _ending, (_what, _changes) in VARIANTS.items():
     _register(f"soe_ensembles_digits_{_ending}", variant(_what, **_changes))
-_register("surrogate_ensembles_digits", SURROGATE)
+_register("surrogate_ensembles_digits", SURROGATE, HELD_OUT)
