@@ -7,11 +7,18 @@ from abc import abstractmethod
 
 from poise.core.batches import Now
 from poise.core.errors import SettingsError
-from poise.core.settings import Number, Settings, UnitInterval, settings
+from poise.core.settings import Number, Settings, UnitInterval, number, settings
 
 
 class Schedule(Settings, family="schedule"):
-    """A factor on the learning rate, or any other quantity that training changes by plan."""
+    """A factor on the learning rate, or any other quantity that training changes by plan. A number stands for itself throughout."""
+
+    @classmethod
+    def coerce(cls, value: object) -> object:
+        """A number, or a fraction such as "1/2", is the constant schedule of that value."""
+        value = number(value) if isinstance(value, str) else value
+        plain = isinstance(value, int | float) and not isinstance(value, bool)
+        return {"type": "Constant", "at": value} if plain else value
 
     @abstractmethod
     def value(self, now: Now) -> float:
