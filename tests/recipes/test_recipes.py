@@ -24,6 +24,7 @@ from poise.core.overrides import override
 from poise.core.settings import from_json, to_json
 from poise.engine import Experiment, Run, finished, train
 from poise.engine.progress import Progress
+from poise.evaluation import named
 from poise.recipes import experiment, recipes, register
 from poise.recipes.rows import cost, forwards
 from poise.recipes.trades_matched import matched_beta, matched_trades, trades
@@ -135,6 +136,9 @@ PRINTED: tuple[tuple[str, str, float], ...] = (
     ("two_trades_awp_svhn_resnet18", "CW-100", 54.72),
     ("st_cifar10_resnet18_k5", "AA", 49.52),
     ("trades_cifar10_resnet18_k20", "natural", 81.57),
+    ("generalist_cifar10_resnet18", "AA", 46.07),
+    ("generalist_cifar10_resnet18_code", "natural", 88.40),
+    ("generalist_cifar10_resnet18_code", "AA", 48.03),
     ("fat_cifar10_resnet18", "AA", 43.14),
     ("iat_cifar10_resnet18", "Square", 49.30),
     ("rst_cifar10_resnet18", "FAB-T", 46.54),
@@ -245,6 +249,15 @@ def looked_up(made: Experiment) -> dict[str, Any]:
 def test_presets_are_the_papers(name: str, wanted: dict[str, Any]) -> None:
     found = looked_up(experiment(name))
     assert {key: found[key] for key in wanted} == wanted
+
+
+def test_the_released_code_is_judged_by_its_own_evaluator_and_carries_the_row_of_equal_rates() -> None:
+    made: Any = experiment("generalist_cifar10_resnet18_code")
+    ablation: Any = experiment("ablation_lr_0.01_0.01_cifar10")
+    rates = [policy.optimizer.learning_rate for policy in made.method.policies().values()]
+    assert made.protocol == named("zipper-compat").at()
+    assert made.published.table == "Zipper, Table 7 (CIFAR-10, ResNet-18)"
+    assert made.published.row == "NT={:g}, AT={:g}".format(*rates) == ablation.published.row
 
 
 @pytest.mark.parametrize(

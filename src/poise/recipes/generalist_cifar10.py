@@ -139,6 +139,14 @@ for _name, _baseline_of in BASELINES.items():
 
 
 GENERALIST = published("Generalist", 89.09, 50.01, 50.00, 52.19, 50.04, 46.53, 48.70, 46.37, 47.32, 56.68, 46.07)
+AS_RELEASED = Published(
+    table="Zipper, Table 7 (CIFAR-10, ResNet-18)",
+    row="NT=0.01, AT=0.01",
+    columns=("natural", "AA"),
+    values=(88.40, 48.03),
+    note="the released code trains both learners at .01, which is this row and not the headline; whether the row was made with the "
+    "code's other settings is not stated",
+)
 
 
 def generalist_cifar10_resnet18(quick: bool) -> Experiment:
@@ -148,7 +156,7 @@ def generalist_cifar10_resnet18(quick: bool) -> Experiment:
 
 
 def generalist_cifar10_resnet18_code(quick: bool) -> Experiment:
-    """Generalist as its released code does it."""
+    """Generalist as its released code does it, judged as its released evaluator does."""
     threat = Linf(epsilon=0.031)
     inner = Ascent(threat=threat, step_size=0.007)
     slow = SGD(learning_rate=0.01)
@@ -158,10 +166,12 @@ def generalist_cifar10_resnet18_code(quick: bool) -> Experiment:
         gamma=PiecewiseLinear(values=(1, 1, 1, 0.4)),
         redistribute="every_step",
     )
-    made = cifar10("generalist_cifar10_resnet18_code", method, GENERALIST, quick)
-    select = Monitor(name="PGD-10", attack=PGD(threat=threat, step_size=0.007, steps=10), first=made.monitors[1].first)
-    floor = 0.0 if quick else 0.88
-    return dataclasses.replace(made, monitors=(made.monitors[0], select), natural_floor=floor)
+    made = cifar10("generalist_cifar10_resnet18_code", method, AS_RELEASED, quick)
+    ten = PGD(threat=threat, step_size=0.007, steps=10)
+    monitors = (made.monitors[0], Monitor(name="PGD-10", attack=ten, first=made.monitors[1].first))
+    if quick:
+        return dataclasses.replace(made, monitors=monitors)
+    return dataclasses.replace(made, monitors=monitors, protocol=named("zipper-compat").at(), natural_floor=0.88)
 
 
 def generalist_cifar10_resnet18_idle(quick: bool) -> Experiment:
@@ -185,7 +195,8 @@ own(
 own(
     generalist_cifar10_resnet18_code,
     "Generalist as its released code does it: equal learning rates, gamma to .4, redistribution every step, epsilon .031",
-    "the released code's. Zipper's Table 7 prints 88.40 natural, 48.03 AA for equal learning rates",
+    "the released code's, and those of its evaluator (protocol zipper-compat, AA at .031). For the columns of the other rows: "
+    "poise evaluate runs/generalist_cifar10_resnet18_code --protocol zipper-linf",
 )
 register(
     "generalist_cifar10_resnet18_idle",
