@@ -107,7 +107,8 @@ class Experiment(Settings):
     save_every: PositiveCount = 1
     """Complete checkpoint every this many epochs; one is also written when training is asked to stop."""
     reestimate: Count = 0
-    """Training images on which BatchNorm's running statistics of the deployed network are estimated anew; 0 keeps those averaged."""
+    """Training images on which BatchNorm's running statistics of the deployed network are estimated anew; 0 keeps those averaged.
+    Training is the same with it: learners that redistribution makes the global one take over the statistics that were averaged."""
     initial: str | None = None
     """A run folder or weights file to start from (fine-tuning); its digest is recorded."""
     placement: PlacementName = "auto"
