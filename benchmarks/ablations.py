@@ -30,7 +30,7 @@ from poise.engine.evaluations import evaluate_run
 from poise.recipes.digits import THREAT
 from poise.recipes.generalist_transfer import candidates
 from poise.reports import read_runs
-from poise.reports.across import agreement, regrets_and_errors, untuned
+from poise.reports.across import agreement, regretted, untuned
 from poise.reports.statistics import NATURAL, SUM, WORST
 
 HEADLINE = "generalist_digits"
@@ -191,12 +191,18 @@ def regret(out: Path, seeds: int, quick: bool, wanted: Sequence[str] = RECIPES) 
                 paths.append(out / recipe / f"seed-{seed}")
                 trained(dataclasses.replace(made, seed=seed, diagnosis=DIAGNOSIS), paths[-1])
                 print(f"{recipe} seed {seed}: done", flush=True)
-    regrets, errors = regrets_and_errors(read_runs(paths))
-    rows = [[name, f"{regrets[name]:.4f}", f"{100 * errors[name]:.2f}"] for name in sorted(regrets, key=lambda name: regrets[name])]
-    sentence = f"{agreement(regrets, errors).text}."
-    sentence = sentence[0].upper() + sentence[1:]
-    body = f"{table(['recipe', 'R_T / T', 'error, %'], rows)}\n\n{sentence} Kendall's tau-b over the recipes."
+    found = regretted(read_runs(paths))
+    numbers = ((found.own, 1), (found.common, 1), (found.errors, 100))
+    rows = [
+        [name, *(f"{scale * values[name]:.4f}" for values, scale in numbers)] for name in sorted(found.common, key=found.common.__getitem__)
+    ]
+    heads = ["recipe", "R_T / T against its own best", "R_T / T against the best of all", "error, %"]
+    said = [
+        f"Against {whose}: {agreement(regrets, found.errors).text}."
+        for whose, regrets in (("their own best", found.own), ("the best of all", found.common))
+    ]
     about = f"R_T is of {DIAGNOSIS.loss.replace('_', ' ')} against the best network seen; the error is that of the last global learner,"
+    body = f"{table(heads, rows)}\n\n{' '.join(said)} Kendall's tau-b over the recipes."
     return {"Tradeoff regret and error": f"{about}\nnatural and worst case alike. Means over {seeds} seed(s).\n\n{body}"}
 
 

@@ -51,6 +51,8 @@ def test_regrets_and_bound_by_hand():
     assert found["n"] == pytest.approx(0.4 + 0.1 - 2 * 0.1)
     assert found["r"] == pytest.approx(0.8 + 0.6 - 2 * 0.6)
     assert found["tradeoff"] == pytest.approx((0.3 + 0.2) / 2)
+    assert (found["n suffered"], found["n least"]) == pytest.approx((0.25, 0.1))
+    assert (found["r suffered"], found["r least"]) == pytest.approx((0.7, 0.6))
     assert found["global"] == pytest.approx((0.2 + 0.7) / 2)
     assert found["best"] == pytest.approx(0.45)
     assert found["bound"] == pytest.approx(0.45 + 0.25 / 2 + 2 * math.sqrt(2 / 2 * math.log(20)))

@@ -8,7 +8,7 @@ import pytest
 
 from poise.core.errors import RunError
 from poise.reports import read_runs
-from poise.reports.across import agreement, regrets_and_errors, score, untuned
+from poise.reports.across import agreement, regretted, score, untuned
 
 
 @pytest.fixture
@@ -60,14 +60,19 @@ def test_kendalls_tau_by_hand():
     assert one_swapped.tau == pytest.approx(1 / 3) and one_swapped.text.startswith("no relation")
 
 
-def test_regrets_and_errors_are_read_from_runs(make_record, make_run):
-    for seed, last in ((0, 0.6), (1, 1.2)):
-        folder = make_run(make_record(seed=seed, checkpoint="last", natural_wrong=range(4), attacks={"PGD-20": range(20)}))
-        lines = [{"kind": "epoch", "epoch": e, "step": e, "regret/tradeoff": value} for e, value in ((1, 0.0), (2, 0.1), (4, last))]
+def test_regrets_are_held_against_the_best_of_each_run_and_of_all(make_record, make_run):
+    """By hand: two learners, three rounds; the second run has seen a better robust network than the first."""
+    for name, suffered, least in (("TRADES", (0.2, 0.8), (0.1, 0.7)), ("AT", (0.3, 0.6), (0.2, 0.4))):
+        folder = make_run(make_record(model=name, checkpoint="last", natural_wrong=range(4), attacks={"PGD-20": range(20)}))
+        own = 3 * sum(a - b for a, b in zip(suffered, least, strict=True)) / 2
+        lines = [{"kind": "epoch", "epoch": e, "step": e, "regret/tradeoff": own * e / 3} for e in (1, 2, 3)]
+        for learner, mean, best in zip(("natural", "robust"), suffered, least, strict=True):
+            lines[-1] |= {f"regret/{learner} suffered": mean, f"regret/{learner} least": best}
         (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    regrets, errors = regrets_and_errors(read_runs(folder.parent))
-    assert regrets == {"TRADES": pytest.approx((0.6 / 3 + 1.2 / 3) / 2)}
-    assert errors == {"TRADES": pytest.approx(1 - (0.9 + 0.5) / 2)}
+    found = regretted(read_runs(folder.parent))
+    assert found.own == {"TRADES": pytest.approx(0.1), "AT": pytest.approx(0.15)}
+    assert found.common == {"TRADES": pytest.approx((0.1 + 0.4) / 2), "AT": pytest.approx((0.2 + 0.2) / 2)}
+    assert found.errors == dict.fromkeys(("TRADES", "AT"), pytest.approx(1 - (0.9 + 0.5) / 2))
 
 
 def test_refusals(measured, make_record, make_run):
@@ -81,7 +86,7 @@ def test_refusals(measured, make_record, make_run):
         agreement(dict.fromkeys("abc", 1.0), {"a": 1.0, "b": 2.0, "c": 3.0})
     runs = read_runs(make_run(make_record()))
     with pytest.raises(RunError, match=r"is not diagnosed \(diagnosis=Diagnosis\)"):
-        regrets_and_errors(runs)
-    runs[0].metrics.append({"epoch": 1, "regret/tradeoff": 0.1})
+        regretted(runs)
+    runs[0].metrics.append({"epoch": 1, "regret/tradeoff": 0.1, "regret/natural suffered": 0.2, "regret/natural least": 0.1})
     with pytest.raises(RunError, match="has no record of 'last'"):
-        regrets_and_errors(runs)
+        regretted(runs)

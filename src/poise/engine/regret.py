@@ -29,7 +29,9 @@ def regrets(history: Sequence[Mapping[str, Losses]], tasks: Mapping[str, str], d
 
     history: for each round, the losses of every network by its name, "global" among them; tasks: each base learner's task.
     Returns the regret of every base learner, "tradeoff" R_T (Definition 1: their mean), "global" the global learner's present loss
-    on all tasks, "best" the least such loss of a network seen, "deviation" and "bound" on the former: best + R_T / T + deviation.
+    on all tasks, "best" the least such loss of a network seen, "deviation" and "bound" on the former: best + R_T / T + deviation;
+    and for every base learner "NAME suffered", its mean loss over the rounds, and "NAME least", the least on its task of a network
+    seen, from which runs are compared against the best network of them all.
     """
     networks = [losses for moment in history for losses in moment.values()]
     found = {
@@ -37,6 +39,8 @@ def regrets(history: Sequence[Mapping[str, Losses]], tasks: Mapping[str, str], d
         for name, task in tasks.items()
     }
     tradeoff = sum(found.values()) / len(found)
+    parts = {f"{name} suffered": sum(moment[name][task] for moment in history) / len(history) for name, task in tasks.items()}
+    parts |= {f"{name} least": min(losses[task] for losses in networks) for name, task in tasks.items()}
 
     def overall(losses: Losses) -> float:
         return sum(losses[task] for task in tasks.values()) / len(tasks)
@@ -45,4 +49,4 @@ def regrets(history: Sequence[Mapping[str, Losses]], tasks: Mapping[str, str], d
     chance = deviation(len(history), delta)
     bound = best + tradeoff / len(history) + chance
     present = overall(history[-1]["global"])
-    return {**found, "tradeoff": tradeoff, "global": present, "best": best, "deviation": chance, "bound": bound}
+    return {**found, **parts, "tradeoff": tradeoff, "global": present, "best": best, "deviation": chance, "bound": bound}

@@ -11,6 +11,7 @@ from poise.core.records import EvaluationRecord
 from poise.reports.collect import Run
 from poise.reports.statistics import NATURAL, WORST, PairedInterval, paired_interval
 
+LEAST = " least"
 Measured = Mapping[str, Sequence[EvaluationRecord]]
 """By choice of parameters, the records of its runs (seeds)."""
 
@@ -90,18 +91,38 @@ def agreement(regrets: Mapping[str, float], errors: Mapping[str, float]) -> Agre
     return Agreement(float(tau), float(p), len(names))
 
 
-def regrets_and_errors(runs: Sequence[Run], checkpoint: str = "last") -> tuple[dict[str, float], dict[str, float]]:
-    """Of diagnosed runs by experiment, means over seeds: R_T / T at the end of training, and the error of `checkpoint` on the test set.
+@dataclass(frozen=True)
+class Regretted:
+    """Of diagnosed runs, by experiment, means over seeds: regrets at the end of training, and the error on the test set."""
 
-    The error is 1 minus the mean of natural and worst-case accuracy: the global learner's mean 0-1 loss over both tasks.
+    own: dict[str, float]
+    """R_T / T, each run against the best networks that it has seen itself: a run that never gets good has little to regret."""
+    common: dict[str, float]
+    """The same against the best networks that any of the runs has seen, nearer to Definition 1's infimum over all weights."""
+    errors: dict[str, float]
+    """1 minus the mean of natural and worst-case accuracy: the global learner's mean 0-1 loss over both tasks."""
+
+
+def regretted(runs: Sequence[Run], checkpoint: str = "last") -> Regretted:
+    """Regrets and errors of diagnosed runs; errors are those of the record of `checkpoint`.
+
     Raises: RunError for a run that was not diagnosed or has no such record.
     """
-    found: dict[str, list[tuple[float, float]]] = {}
+    last = {str(run.path): {name: points[-1][1] for name, points in run.curves().items() if name.startswith("regret/")} for run in runs}
+    least: dict[str, float] = {}
+    for found in last.values():
+        for name, value in found.items():
+            if name.endswith(LEAST):
+                least[name] = min(value, least.get(name, value))
+    rows: dict[str, list[tuple[float, float, float]]] = {}
     for run in runs:
-        rounds = [value for _, value in run.curves().get("regret/tradeoff", [])]
-        if not rounds or checkpoint not in run.records:
-            missing = "is not diagnosed (diagnosis=Diagnosis)" if not rounds else f"has no record of {checkpoint!r}"
+        found, rounds = last[str(run.path)], len(run.curves().get("regret/tradeoff", []))
+        learners = [name.removesuffix(LEAST) for name in found if name.endswith(LEAST)]
+        if not learners or checkpoint not in run.records:
+            missing = "is not diagnosed (diagnosis=Diagnosis)" if not learners else f"has no record of {checkpoint!r}"
             raise RunError(f"{run.path} {missing}, so its regret cannot be held against its error")
-        found.setdefault(run.name, []).append((rounds[-1] / len(rounds), 1 - score([run.records[checkpoint]]) / 2))
-    means = {name: [sum(column) / len(column) for column in zip(*pairs, strict=True)] for name, pairs in found.items()}
-    return {name: mean[0] for name, mean in means.items()}, {name: mean[1] for name, mean in means.items()}
+        common = sum(found[f"{name} suffered"] - least[f"{name}{LEAST}"] for name in learners) / len(learners)
+        rows.setdefault(run.name, []).append((found["regret/tradeoff"] / rounds, common, 1 - score([run.records[checkpoint]]) / 2))
+    means = {name: [sum(column) / len(column) for column in zip(*each, strict=True)] for name, each in rows.items()}
+    own, common_to_all, errors = ({name: mean[place] for name, mean in means.items()} for place in range(3))
+    return Regretted(own, common_to_all, errors)

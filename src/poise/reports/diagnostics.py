@@ -30,16 +30,21 @@ _FAMILIES = (
     ("accuracy on another's adversarial images", True, lambda name: "/on images of " in name),
     ("distance between weights", False, lambda name: name.startswith("diagnosis/distance/")),
     ("cosine between gradients", False, lambda name: name.startswith("diagnosis/cosine/")),
-    ("regret", False, lambda name: name.startswith("regret/") and name.removeprefix("regret/") not in (*_BOUND, "deviation")),
+    ("regret", False, lambda name: name.startswith("regret/") and _is_regret(name.removeprefix("regret/"))),
     ("Theorem 1", False, lambda name: name.removeprefix("regret/") in _BOUND and name.startswith("regret/")),
 )
 _BOUND = ("global", "best", "bound")
+_PARTS = (" suffered", " least")  # from which runs are compared with each other
 _TOLD = {
     "tradeoff": "tradeoff regret",
     "global": "global learner's loss",
     "best": "least loss seen",
     "bound": "bound on the former",
 }
+
+
+def _is_regret(name: str) -> bool:
+    return name not in (*_BOUND, "deviation") and not name.endswith(_PARTS)
 
 
 @dataclass(frozen=True)
