@@ -5,7 +5,8 @@
 Two processes of one thread each are started once and stay for all rounds. In each round every contender trains a whole schedule,
 shrunk in epochs and batches but not in proportions: redistribution from 62.5 % on, gamma leaving 1 after two thirds, the global
 learner made once per epoch as for a validation. Contenders of one process run while the other waits without working. Seconds are
-those on the clock, as two processes share the work. What each process sends is counted where torch.distributed is called.
+those on the clock, as two processes share the work. What each process sends is counted where torch.distributed is called. No
+checkpoints are written: each would take the second learner's whole state (weights, share, momentum, average).
 """
 
 from __future__ import annotations
@@ -199,7 +200,12 @@ def measured(quick: bool, rounds: int) -> Mapping[str, Any]:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo")}
         command = [sys.executable, "-m", "benchmarks.placement"]
         served = [subprocess.Popen([*command, str(rank), name, str(int(quick)), str(rounds)], env=environment) for rank in range(2)]
-        if any(status != 0 for status in [process.wait() for process in served]):
+        while any(process.poll() is None for process in served):
+            if any(process.poll() for process in served):  # the other one would wait for it
+                for process in served:
+                    process.terminate()
+            time.sleep(0.2)
+        if any(process.returncode != 0 for process in served):
             raise SystemExit("a process of the benchmark failed; see above")
         return json.loads((Path(name) / "found.json").read_text())
 

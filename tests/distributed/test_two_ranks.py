@@ -94,6 +94,10 @@ def test_by_learner_sends_nothing_between_redistributions(done: Any, ranks: Any,
         assert sum(each["bytes"] == floats and each["name"] == "all_reduce" for each in outside) == EPOCHS, "one per validation"
         small = [each["bytes"] for each in outside if each["name"] in ("all_reduce", "all_gather") and each["bytes"] != floats]
         assert max(small) < 1000
+    checkpoints = [each["bytes"] for each in ranks.sent[1] if each["job"] == 0 and each["name"] == "send"]
+    assert len(checkpoints) == EPOCHS, "beside the sum, a checkpoint takes the second learner's state:"
+    kept = 4 if tiny().method.policies()["natural"].average is not None else 3  # weights, share, momentum, average
+    assert all((kept - 1) * floats < size < kept * (floats + integers) + 20_000 for size in checkpoints), "its tensors, with their names"
 
 
 def test_by_data_sums_once_per_backward(done: Any, ranks: Any) -> None:

@@ -66,6 +66,17 @@ def test_the_global_learner_is_the_ema_of_the_three_way_mix_and_redistribution_r
         assert torch.equal(learner.weights["4.weight"], learners["robust"].weights["4.weight"])
 
 
+def test_integer_buffers_are_the_robust_learners_whatever_its_share_is():
+    """Counters of batches are no weighted sum: a share of zero must not stop them."""
+    method = dataclasses.replace(THREE, gamma=Constant(at=0.0), idle=False, redistribute="after_first_step", redistribute_from=1.0)
+    method = dataclasses.replace(method, redistribute_every=2)
+    learners = method.learners(build)
+    for step in range(4):
+        method.step(learners, dict.fromkeys(learners, batch(step)), Now(step // 3 + 1, step, 2, 3, seed=0))
+        assert method.global_weights(learners)["1.num_batches_tracked"] == step + 1
+    assert {int(learner.weights["1.num_batches_tracked"]) for learner in learners.values()} == {4}
+
+
 def test_shares_leave_the_rest_to_gamma_and_add_up_to_one():
     assert THREE.mixing(Now(1, 0, 4, 3, 0)) == {"natural": 0.4, "robust": 0.4, "l2": 0.2}
     ramp = dataclasses.replace(THREE.others[0], share=PiecewiseLinear(at=(0, 1), values=(0, 0.3)))

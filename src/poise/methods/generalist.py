@@ -151,8 +151,10 @@ class Generalist(Method):
             if across.size > 1 and not learner.world.leads:
                 continue
             for name, part in learner.accumulators["global"].items():
-                if part.is_floating_point() or learner_name == "robust":
+                if part.is_floating_point():
                     total[name] += part
+                elif learner_name == "robust":
+                    total[name] += learner.averaged[name]  # whatever its share is now
         across.sum_(list(total.values()))
         return total
 
