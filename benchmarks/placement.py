@@ -5,8 +5,7 @@
 Two processes of one thread each are started once and stay for all rounds. In each round every contender trains a whole schedule,
 shrunk in epochs and batches but not in proportions: redistribution from 62.5 % on, gamma leaving 1 after two thirds, the global
 learner made once per epoch as for a validation. Contenders of one process run while the other waits without working. Seconds are
-those on the clock, as two processes share the work. What each process sends is counted where torch.distributed is called. No
-checkpoints are written: each would take the second learner's whole state (weights, share, momentum, average).
+those on the clock, as two processes share the work. What each process sends is counted where torch.distributed is called.
 """
 
 from __future__ import annotations
