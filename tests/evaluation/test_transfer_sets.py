@@ -15,7 +15,7 @@ from poise.core.errors import DataError, InputError, SettingsError
 from poise.core.seeds import Draw, everyone, key_of
 from poise.core.settings import from_json
 from poise.data.dataset import Data, Split
-from poise.evaluation import Protocol, evaluate, made_or_kept, make_set, published_subset, soe_transfer, survived, transfer_matrix
+from poise.evaluation import Protocol, evaluate, made_or_kept, make_set, published_subset, set_path, soe_transfer, survived, transfer_matrix
 from poise.models import DigitsCNN
 from poise.threats import Linf
 
@@ -101,9 +101,15 @@ def test_a_set_is_made_once_and_again_only_when_something_changed(tmp_path: Path
     again, kept = made_or_kept(path, surrogate, split(8), ATTACK)
     assert kept
     assert again.digest == made.digest
+    part, kept = made_or_kept(path, surrogate, split(8).subset(torch.tensor([6, 2])), ATTACK)
+    assert kept
+    assert part.digest == made.digest, "a part is found in the whole, which stays"
+    more, kept = made_or_kept(path, surrogate, split(11), ATTACK)
+    assert not kept
+    assert torch.equal(more.x_adv[:8], made.x_adv)
+    torch.testing.assert_close(more.x_adv, make_set(surrogate, split(11), ATTACK).x_adv)
     changes = (
         (DigitsCNN().build(SHAPE, 10, 1), split(8), ATTACK, 0),
-        (surrogate, split(9), ATTACK, 0),
         (surrogate, split(8), FGSM(threat=Linf(epsilon=0.1)), 0),
         (surrogate, split(8), ATTACK, 1),
     )
@@ -118,7 +124,19 @@ def test_the_matrix_is_the_same_from_the_disk(tmp_path: Path) -> None:
     matrix = transfer_matrix(networks, networks, split(12), [ATTACK])
     for _ in range(2):
         assert transfer_matrix(networks, networks, split(12), [ATTACK], folder=tmp_path) == matrix
+    assert transfer_matrix(networks, networks, split(12).first(5), [ATTACK], folder=tmp_path) == transfer_matrix(
+        networks, networks, split(12).first(5), [ATTACK]
+    )
     assert sorted(path.parent.name for path in tmp_path.rglob("*.safetensors")) == ["a", "b"]
+
+
+def test_sets_of_other_weights_settings_or_seeds_have_other_names(tmp_path: Path) -> None:
+    networks = [DigitsCNN().build(SHAPE, 10, seed) for seed in (0, 1)]
+    slower = PGD(threat=Linf(epsilon=0.1), step_size=0.03, steps=3)
+    asked = [(networks[0], ATTACK, 0), (networks[1], ATTACK, 0), (networks[0], slower, 0), (networks[0], ATTACK, 1)]
+    names = [set_path(tmp_path, *each).name for each in asked]
+    assert len(set(names)) == 4
+    assert all(name.startswith("PGD-3-0.1-") for name in names)
 
 
 def saved(tmp_path: Path, images: Split) -> tuple[Saved, AdversarialSet]:
@@ -184,6 +202,19 @@ def test_transfer_protocols_have_as_many_variants_as_they_are_named_after(name, 
     assert not any(attack.dverge_cw_compat for attack in found.attacks)  # type: ignore[attr-defined]
     assert all(attack.dverge_cw_compat for attack in soe_transfer(name, dverge_cw_compat=True).attacks)  # type: ignore[attr-defined]
     assert "SGM" not in {type(attack).__name__ for attack in soe_transfer(name, residual=False).attacks}
+
+
+def test_what_is_not_as_published_is_said() -> None:
+    found = soe_transfer("soe-transfer-3", Linf(epsilon=0.03))
+    chosen = random.Random(0).sample(range(10_000), 1000)
+    assert found.shortfall([3], chosen) is None
+    for members, images, others, said in (
+        ([5], chosen, (), "on surrogates of size 5, the published images"),
+        ([3], chosen[:7], (), "here: 100 steps with SGM on surrogates of size 3, 7 images"),
+        ([3], chosen, ("surrogate a is not naturally trained",), "the published images; surrogate a is not naturally trained"),
+    ):
+        short = found.shortfall(members, images, *others)
+        assert short is not None and short.endswith(said)
 
 
 def test_other_transfer_protocols_are_refused() -> None:

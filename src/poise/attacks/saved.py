@@ -46,14 +46,28 @@ class AdversarialSet:
         """SHA-256 over the images, labels and ids."""
         return _digest(self._tensors())
 
-    def of(self, ids: Tensor) -> Tensor:
-        """The images [B, C, H, W] made of the examples `ids` [B]. Raises: InputError for an example that is not in the set."""
+    def rows(self, ids: Tensor) -> Tensor:
+        """Where the examples `ids` [B] are in the set [B], -1 for one that is not."""
         order = self.ids.argsort()
         place = torch.searchsorted(self.ids[order], ids.cpu()).clamp(max=len(order) - 1)
-        rows = order[place]
-        if not torch.equal(self.ids[rows], ids.cpu()):
-            raise InputError(f"the set of {len(self.ids)} adversarial images holds none of example {_missing(self.ids, ids)}; make it anew")
-        return self.x_adv[rows]
+        found = order[place]
+        return torch.where(self.ids[found] == ids.cpu(), found, -1)
+
+    def of(self, ids: Tensor) -> Tensor:
+        """The images [B, C, H, W] made of the examples `ids` [B]. Raises: InputError for an example that is not in the set."""
+        return self.only(ids).x_adv
+
+    def only(self, ids: Tensor) -> AdversarialSet:
+        """The part of the set that holds the examples `ids` [B], in their order. Raises: InputError for one that is not in the set."""
+        rows = self.rows(ids)
+        if (rows < 0).any():
+            missing = int(ids.cpu()[rows < 0][0])
+            raise InputError(f"the set of {len(self.ids)} adversarial images holds none of example {missing}; make it anew")
+        return self._with({name: tensor[rows] for name, tensor in self._tensors().items()})
+
+    def plus(self, more: AdversarialSet) -> AdversarialSet:
+        """This set and, behind it, `more`, which the same attack made of other examples on the same surrogate."""
+        return self._with({name: torch.cat([tensor, more._tensors()[name]]) for name, tensor in self._tensors().items()})
 
     def save(self, path: Path) -> None:
         """Write one safetensors file, atomically; the settings are its metadata."""
@@ -75,6 +89,9 @@ class AdversarialSet:
         if found.digest != about.get("sha256"):
             raise DataError(f"{path} was altered: its images are not those of the digest in its metadata")
         return found
+
+    def _with(self, tensors: Mapping[str, Tensor]) -> AdversarialSet:
+        return AdversarialSet(**tensors, attack=self.attack, surrogate=self.surrogate, seed=self.seed)
 
     def _tensors(self) -> dict[str, Tensor]:
         return {"x_adv": self.x_adv.contiguous(), "labels": self.labels, "ids": self.ids}
@@ -127,10 +144,6 @@ class Saved(Attack):
 def _read(path: str, changed: int) -> AdversarialSet:
     """The set at `path`; `changed`, the file's time, tells a new set from the one read before."""
     return AdversarialSet.load(Path(path))
-
-
-def _missing(known: Tensor, wanted: Tensor) -> int:
-    return next(number for number in wanted.tolist() if number not in set(known.tolist()))
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from poise.data import Data, Split
     from poise.engine import Run
     from poise.engine.progress import Progress
+    from poise.threats import Threat
 
 
 def transfer(
@@ -27,7 +28,7 @@ def transfer(
     protocol: Annotated[
         str, typer.Option(help="soe-transfer-3 or soe-transfer-30: the attacks made on each surrogate.")
     ] = "soe-transfer-3",
-    epsilon: Annotated[str, typer.Option(help="Linf epsilon; the step size is a fifth of it.")] = "8/255",
+    epsilon: Annotated[str | None, typer.Option(help="Linf epsilon, by default the targets' own; the step size is a fifth of it.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the adversarial images, which are found again, and for the matrix.")] = Path(
         "transfer"
     ),
@@ -48,6 +49,8 @@ def transfer(
 
     Examples:
 
+      poise transfer runs/soe runs/adp --surrogate runs/baseline3
+
       poise transfer runs/soe runs/adp --surrogate runs/baseline3 --epsilon 0.03
 
       poise transfer runs/* --surrogate runs/s3 --surrogate runs/s5 --surrogate runs/s8 --protocol soe-transfer-30 --out transfer
@@ -60,24 +63,27 @@ def transfer(
     from poise.engine.evaluations import evaluate_run
     from poise.evaluation import Protocol, soe_transfer
     from poise.reports.heatmap import matrix, matrix_markdown, matrix_terminal, write_heatmap
-    from poise.threats import Linf
 
     import_files(imports)
-    threat = positive(Linf(epsilon=epsilon), epsilon)  # type: ignore[arg-type]  # checked by the settings
+    sources, judged = _opened(surrogate), _opened(targets)
+    threat = _threat(epsilon, judged)
     chosen = soe_transfer(protocol, threat, compat, residual=sgm)
     if steps is not None:
         chosen = dataclasses.replace(chosen, attacks=tuple(dataclasses.replace(attack, steps=steps) for attack in chosen.attacks))
-    sources, judged = _opened(surrogate), _opened(targets)
     networks = {run.name: run.network(checkpoint) for run in sources}
     for run in sources if sgm else ():
         if not residual(networks[run.name]):
             raise SettingsError(f"--surrogate {run.path}: {SGM_NEEDS}; leave it out with --no-sgm")
+    others = (*_otherwise(sources), *_related(sources, judged, checkpoint))
     progress = drawn()
     shown: list[Saved] = []
+    ids: list[int] = []
     for run in sources:
         images = _images(run.experiment.data.load(data_dir).test, subset, first)
+        ids = images.ids.tolist()
         shown += _sets(run.name, networks[run.name].to(choose_device(device)), chosen.attacks, images, out, progress)
-    short = chosen.shortfall([getattr(run.experiment.model, "members", 1) for run in sources])
+    members = [getattr(run.experiment.model, "members", 1) for run in sources]
+    short = chosen.shortfall(members, ids, *others)
     part, cut = "" if short is None else "-part", "" if first is None else f"-first{first}"
     kind = f"{protocol}{part}{'-compat' if compat else ''}-{threat.epsilon:g}{cut}"
     if short is not None:
@@ -122,6 +128,49 @@ def _opened(paths: list[Path]) -> list[Run]:
     return [Run.open(path) for path in paths]
 
 
+def _threat(epsilon: str | None, judged: list[Run]) -> Threat:
+    """Raises: SettingsError where none is named and the targets are not all evaluated within one Linf threat."""
+    from poise.engine.inspections import threat_of
+    from poise.threats import Linf
+
+    if epsilon is not None:
+        return positive(Linf(epsilon=epsilon), epsilon)  # type: ignore[arg-type]  # checked by the settings
+    own = {run.name: threat_of(run.experiment) for run in judged}
+    if len(set(own.values())) == 1 and isinstance(threat := own[judged[0].name], Linf) and threat.epsilon > 0:
+        return threat
+    each = ", ".join(f"{name} within {type(threat).__name__} {threat.epsilon:g}" for name, threat in own.items())
+    raise SettingsError(f"the targets are not all evaluated within one Linf epsilon ({each}); name one with --epsilon")
+
+
+def _otherwise(sources: list[Run]) -> list[str]:
+    """In words, which surrogates are not trained on natural images alone."""
+    from poise.methods import Joint
+    from poise.objectives.objective import searches_of
+
+    said = []
+    for run in sources:
+        method = run.experiment.method
+        if not isinstance(method, Joint) or any(searches_of(policy.objective) for policy in method.policies().values()):
+            said.append(f"surrogate {run.name} is not naturally trained")
+    return said
+
+
+def _related(sources: list[Run], judged: list[Run], checkpoint: str) -> list[str]:
+    """In words, which surrogates are not held out: their weights, or networks begun from the same, are among the targets."""
+    said = []
+    for source in sources:
+        weights = source.facts(checkpoint)["sha256"]
+        for target in judged:
+            begun = Path(target.experiment.initial or "").resolve() == source.path.resolve()
+            if target.facts(checkpoint)["sha256"] == weights:
+                said.append(f"target {target.name} has the very weights of surrogate {source.name}")
+            elif begun or target.about.get("initial_digest") == weights:
+                said.append(f"target {target.name} was trained from surrogate {source.name}")
+            elif target.experiment.seed == source.experiment.seed:
+                said.append(f"target {target.name} has the seed of surrogate {source.name}, {source.experiment.seed}")
+    return said
+
+
 def _images(test: Split, subset: bool, first: int | None) -> Split:
     from poise.evaluation import published_subset
 
@@ -132,11 +181,11 @@ def _images(test: Split, subset: bool, first: int | None) -> Split:
 def _sets(name: str, network: nn.Module, attacks: Sequence[Attack], images: Split, out: Path, progress: Progress) -> list[Saved]:
     """What shows the images that each attack makes on the surrogate of this name; they are made where they are not found."""
     from poise.attacks import Saved
-    from poise.evaluation import made_or_kept
+    from poise.evaluation import made_or_kept, set_path
 
     shown = []
     for attack in attacks:
-        path = out / "sets" / name / f"{attack.name}-{attack.threat.epsilon:g}.safetensors"
+        path = set_path(out / "sets" / name, network, attack)
         advance = progress.begin(f"{name}: {attack.name}", len(images), "images")
         kept, found = made_or_kept(path, network, images, attack, advance=advance)
         progress.end()

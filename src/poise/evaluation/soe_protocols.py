@@ -16,6 +16,7 @@ from poise.attacks.transfer import SurrogateAttack
 from poise.attacks.transfer import soe_transfer as surrogate_attacks
 from poise.core.errors import SettingsError
 from poise.evaluation.protocol import Protocol
+from poise.evaluation.transfer import published_ids
 from poise.threats import Linf, Threat
 
 LAMBDAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -77,15 +78,24 @@ class TransferProtocol:
     surrogates: tuple[int, ...]
     attacks: tuple[SurrogateAttack, ...]
 
-    def shortfall(self, members: Sequence[int]) -> str | None:
-        """What makes these attacks on surrogates of so many members another evaluation than the published; None where nothing does."""
+    def shortfall(self, members: Sequence[int], images: Sequence[int], *others: str) -> str | None:
+        """What makes these attacks another evaluation than the published; None where nothing does.
+
+        members: sizes of the surrogates; images: numbers of the examples; others: what else is not as published, in words, such as
+        surrogates that are not held out.
+        """
         steps, members = sorted({attack.steps for attack in self.attacks}), sorted(members)
         sgm = any(isinstance(attack, SGM) for attack in self.attacks)
-        if sgm and steps == [STEPS] and members == list(self.surrogates):
+        subset = list(images) == published_ids()
+        if sgm and steps == [STEPS] and members == list(self.surrogates) and subset and not others:
             return None
         asked, found = (", ".join(map(str, each)) for each in (self.surrogates, members))
-        taken = f"{', '.join(map(str, steps))} steps with{'' if sgm else 'out'} SGM on surrogates of size {found}"
-        return f"{self.name} is {STEPS} steps with SGM on surrogates of size {asked}; here: {taken}"
+        shown = "the published images" if subset else f"{len(images):,} {'image' if len(images) == 1 else 'images'}"
+        taken = f"{', '.join(map(str, steps))} steps with{'' if sgm else 'out'} SGM on surrogates of size {found}, {shown}"
+        published = (
+            f"{STEPS} steps with SGM on held-out surrogates of size {asked}, naturally trained, {len(published_ids()):,} chosen images"
+        )
+        return f"{self.name} is {published}; here: {'; '.join((taken, *others))}"
 
 
 def soe_transfer(name: str, threat: Threat | None = None, dverge_cw_compat: bool = False, residual: bool = True) -> TransferProtocol:

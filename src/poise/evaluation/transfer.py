@@ -5,6 +5,8 @@ An image counts as robust only if the target is right on every variant, which is
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +24,9 @@ from poise.data.dataset import Split
 from poise.evaluation.predictions import Advance, attacked, device_of
 from poise.evaluation.protocol import digest_of
 
+WHOLE = 10_000
+"""How many test images the published subset is drawn from."""
+
 
 def make_set(
     surrogate: nn.Module, split: Split, attack: Attack, *, seed: int = 0, batch_size: int = 256, advance: Advance | None = None
@@ -30,6 +35,13 @@ def make_set(
     batches = attacked(surrogate, split, attack, seed=seed, batch_size=batch_size, advance=advance)
     images = [x_adv.cpu() for x_adv, _ in batches]
     return AdversarialSet(torch.cat(images), split.labels.cpu(), split.ids.cpu(), to_json(attack), digest_of(surrogate), seed)
+
+
+def set_path(folder: Path, surrogate: nn.Module, attack: Attack, seed: int = 0) -> Path:
+    """Where in `folder` the set of this surrogate, attack and seed belongs; sets of others have other names."""
+    made_by = json.dumps([digest_of(surrogate), to_json(attack), seed], sort_keys=True)
+    digits = hashlib.sha256(made_by.encode()).hexdigest()[:8]
+    return folder / f"{attack.name}-{attack.threat.epsilon:g}-{digits}.safetensors"
 
 
 def made_or_kept(
@@ -42,24 +54,30 @@ def made_or_kept(
     batch_size: int = 256,
     advance: Advance | None = None,
 ) -> tuple[AdversarialSet, bool]:
-    """The set at `path` if it is what `make_set` would make, else a new one, which is saved there; and whether it was kept.
+    """The set at `path` if it holds what `make_set` would make, perhaps among more; and whether nothing had to be made.
 
+    What such a set lacks is made and added to it; a set of other weights, settings, seed or labels is replaced.
     Raises: StorageError.
     """
+    kept = _kept(path, surrogate, split, attack, seed)
+    lacking = split if kept is None else split.subset((kept.rows(split.ids) < 0).nonzero()[:, 0].to(split.labels.device))
+    if kept is not None and len(lacking) == 0:
+        return kept, True
+    made = make_set(surrogate, lacking, attack, seed=seed, batch_size=batch_size, advance=advance)
+    whole = made if kept is None else kept.plus(made)
+    whole.save(path)
+    return whole, False
+
+
+def _kept(path: Path, surrogate: nn.Module, split: Split, attack: Attack, seed: int) -> AdversarialSet | None:
+    """The set at `path`, if it is of this surrogate, attack and seed and knows none of the split's examples by another label."""
     try:
         kept = AdversarialSet.load(path)
     except DataError:
-        kept = None
-    if kept is not None and _same(kept, surrogate, split, attack, seed):
-        return kept, True
-    made = make_set(surrogate, split, attack, seed=seed, batch_size=batch_size, advance=advance)
-    made.save(path)
-    return made, False
-
-
-def _same(kept: AdversarialSet, surrogate: nn.Module, split: Split, attack: Attack, seed: int) -> bool:
-    made_by = (kept.attack, kept.surrogate, kept.seed) == (to_json(attack), digest_of(surrogate), seed)
-    return made_by and torch.equal(kept.ids, split.ids.cpu()) and torch.equal(kept.labels, split.labels.cpu())
+        return None
+    rows = kept.rows(split.ids)
+    same = torch.equal(kept.labels[rows[rows >= 0]], split.labels.cpu()[rows >= 0])
+    return kept if same and (kept.attack, kept.surrogate, kept.seed) == (to_json(attack), digest_of(surrogate), seed) else None
 
 
 def survived(kept: AdversarialSet, target: nn.Module, batch_size: int = 256) -> Tensor:
@@ -70,15 +88,19 @@ def survived(kept: AdversarialSet, target: nn.Module, batch_size: int = 256) -> 
     return torch.cat(predicted) == kept.labels
 
 
-def published_subset(split: Split, count: int = 1000) -> Split:
-    """The 1,000 of the 10,000 CIFAR-10 test images that DVERGE and Synergy-of-Experts evaluate on, in their order.
+def published_ids(count: int = 1000) -> list[int]:
+    """Numbers of the CIFAR-10 test images that DVERGE and Synergy-of-Experts evaluate on, by Python's generator of seed 0."""
+    return random.Random(0).sample(range(WHOLE), count)
 
-    Drawn by Python's generator of seed 0, whether or not a network is right on them.
+
+def published_subset(split: Split, count: int = 1000) -> Split:
+    """The images of `published_ids`, in their order, whether or not a network is right on them.
+
     Raises: InputError for a split of another length than 10,000.
     """
-    if len(split) != 10_000:
-        raise InputError(f"the published subset is one of 10,000 test images; the split has {len(split)}")
-    return split.subset(torch.tensor(random.Random(0).sample(range(10_000), count)))
+    if len(split) != WHOLE:
+        raise InputError(f"the published subset is one of {WHOLE:,} test images; the split has {len(split)}")
+    return split.subset(torch.tensor(published_ids(count)))
 
 
 @dataclass(frozen=True)
@@ -106,7 +128,7 @@ def transfer_matrix(
 ) -> TransferMatrix:
     """Make images with every attack on every surrogate, once, and show them to every target.
 
-    folder: where the sets are kept, as SURROGATE/ATTACK.safetensors, and found again; None keeps none.
+    folder: where the sets are kept, in SURROGATE/ by `set_path`, and found again; None keeps none.
     Draws are keyed by (seed, attack, number of the example in its data set). Raises: InputError for two attacks of one name.
     """
     names = [attack.name for attack in attacks]
@@ -121,8 +143,8 @@ def transfer_matrix(
             if folder is None:
                 made = make_set(network, split, attack, seed=seed, batch_size=batch_size)
             else:
-                path = folder / surrogate / f"{attack.name}.safetensors"
-                made, _ = made_or_kept(path, network, split, attack, seed=seed, batch_size=batch_size)
+                path = set_path(folder / surrogate, network, attack, seed)
+                made = made_or_kept(path, network, split, attack, seed=seed, batch_size=batch_size)[0].only(split.ids)
             for target, judged in targets.items():
                 flags = survived(made, judged, batch_size)
                 single[surrogate][target][attack.name] = _share(flags)
