@@ -71,6 +71,22 @@ def test_two_epsilons_and_norms_of_one_protocol_make_records_of_their_own(poise:
     assert made[1].read_bytes() != before
 
 
+def test_protocols_of_collaborations_run_on_any_test_set_at_the_runs_own_epsilon(poise: Poise, tmp_path: Path) -> None:
+    small = ("data.train_images=60", "data.test_images=12", "epochs=1", "monitors.1.first=4", "model.member.width=4", "model.members=2")
+    status, _, err = poise(
+        "train", "soe_ensembles_digits", "--quick", *small, "--out", tmp_path / "soe", "--device", "cpu", "--no-evaluate"
+    )
+    assert status == 0, err
+    for first, said in (((), "here all 12 are evaluated"), (("--first", 5), "here the first 5 of 12 are evaluated")):
+        status, _, err = poise("evaluate", tmp_path / "soe", "--protocol", "soe-whitebox", "--device", "cpu", *first)
+        assert status == 0, err
+        assert said in " ".join(err.split())
+        record = EvaluationRecord.read(record_of(err))
+        assert said in record.notes["protocol"]
+        assert record.protocol == "soe-whitebox-eps0.2" + ("-first5" if first else "")
+        assert record.count == (5 if first else 12)
+
+
 def test_autoattack_by_name_says_its_survivors_and_has_a_column_for_each_component(poise: Poise, run: Path) -> None:
     status, out, err = poise("evaluate", run, "--protocol", "autoattack", "--epsilon", "0.9", "--first", 2)
     assert status == 0, err

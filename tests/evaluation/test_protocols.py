@@ -177,5 +177,15 @@ def test_the_images_of_a_protocol_are_the_first_ones_or_the_published_thousand()
     assert drawn[:5].tolist() == [6311, 6890, 663, 4242, 8376]  # Python: random.seed(0); random.sample(range(10000), 1000)
     assert len(drawn.unique()) == 1000
     assert named("soe-blackbox").at().images(split).ids.tolist() == list(range(1000))
-    with pytest.raises(InputError, match="10,000"):
-        named("soe-whitebox").at().images(split.first(2000))
+    assert named("soe-whitebox").at().instead(split) == ""
+
+
+def test_of_another_number_of_test_images_the_first_ones_stand_in_for_the_published() -> None:
+    split = Split.of(torch.zeros(2000, 1, 1, 1, dtype=torch.uint8), torch.zeros(2000, dtype=torch.int64))
+    protocol = named("soe-whitebox").at()
+    for images, words in ((split, "the first 1,000 of 2,000"), (split.first(20), "all 20")):
+        assert torch.equal(protocol.images(images).ids, images.ids[:1000])
+        assert protocol.instead(images) == f"the published images are chosen from 10,000 test images; here {words} are evaluated"
+    assert Protocol(first=7).instead(split) == ""
+    with pytest.raises(InputError, match=r"first\(3000\)"):
+        Protocol(first=3000).images(split)

@@ -58,10 +58,12 @@ def evaluate(
     ] = None,
     threat: Annotated[str | None, typer.Option(help="Linf or L2, for a protocol named here; by default its own.")] = None,
     epsilon: Annotated[
-        str | None, typer.Option(help="Epsilon of a protocol named here; by default its own, or a run's for one of no paper.")
+        str | None, typer.Option(help="Epsilon of a protocol named here; by default a run's for one of no paper and soe-*, else its own.")
     ] = None,
     step_size: Annotated[str | None, typer.Option(help="Step size of a protocol named here; by default scaled with epsilon.")] = None,
-    first: Annotated[int | None, typer.Option(min=1, help="Only the first n test images.")] = None,
+    first: Annotated[
+        int | None, typer.Option(min=1, help="Only the first n test images; of soe-*, which take 1,000 out of 10,000, of these.")
+    ] = None,
     corruptions: Annotated[
         Path | None, typer.Option(help="Instead of attacks: an unpacked CIFAR-10-C, CIFAR-100-C or Tiny-ImageNet-C folder.")
     ] = None,
@@ -159,7 +161,7 @@ def _runs(runs: list[Path], checkpoint: str, data: str | None, asked: _Asked, wh
 def _chosen(asked: _Asked, default: str | None, experiment: Experiment | None = None) -> Protocol | None:
     """The protocol that was named, scaled as asked; the default where none was.
 
-    One of no paper's table is scaled to the threat that the experiment is evaluated under.
+    One that is meant for a network's own threat is scaled to that which the experiment is evaluated under.
     """
     from poise.core.settings import from_json
     from poise.engine.inspections import threat_of

@@ -42,7 +42,10 @@ class Protocol(Settings):
     first: PositiveCount | None = None
     """Only n images of the split; None takes all."""
     chosen: Literal["first", "dverge"] = "first"
-    """Which n: the first ones, or those of 10,000 that DVERGE and Synergy-of-Experts take (`published_subset`)."""
+    """Which n: the first ones, or those of 10,000 that DVERGE and Synergy-of-Experts take (`published_subset`).
+
+    Of a split of another length "dverge" takes the first n, or all where it has fewer; the record says so.
+    """
     note: str = ""
     """What a reader of its numbers must know; the record says it."""
 
@@ -62,13 +65,23 @@ class Protocol(Settings):
 
     def images(self, split: Split) -> Split:
         """The images that are evaluated. Raises: InputError for more than there are."""
+        from poise.evaluation.transfer import WHOLE, published_subset  # it needs this module's digests
+
         if self.first is None:
             return split
         if self.chosen == "first":
             return split.first(self.first)
-        from poise.evaluation.transfer import published_subset  # it needs this module's digests
+        return published_subset(split, self.first) if len(split) == WHOLE else split.first(min(self.first, len(split)))
 
-        return published_subset(split, self.first)
+    def instead(self, split: Split) -> str:
+        """A sentence where `images` cannot be those that the protocol's paper chose; else empty."""
+        from poise.evaluation.transfer import WHOLE
+
+        if self.first is None or self.chosen == "first" or len(split) == WHOLE:
+            return ""
+        count = min(self.first, len(split))
+        taken = f"all {count:,}" if count == len(split) else f"the first {count:,} of {len(split):,}"
+        return f"the published images are chosen from {WHOLE:,} test images; here {taken} are evaluated"
 
 
 def evaluate(
@@ -98,18 +111,22 @@ def evaluate(
     Raises: InputError for a network or images that do not fit; StorageError where `journal` cannot be written.
     """
     clock = time.perf_counter()
-    split, search = protocol.images(split if split is not None else data.test), search.on(device_of(model)[0])
+    whole, watch, search = split if split is not None else data.test, watch or Watch(), search.on(device_of(model)[0])
+    split, instead = protocol.images(whole), protocol.instead(whole)
+    if instead:
+        watch.say(instead)
     facts = {"model": digest_of(model), "images": digest_of_images(split), "attacks": to_json(protocol.attacks), "seed": seed}
     record = about_record(model, data, split, facts["model"], batch_size, about, world)
     kept = world.in_turn(lambda: Journal(journal, {**facts, "search": search.precision, "poise": __version__}))
     shared: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "world": world, "search": search}
     try:
-        attacks = columns_of(model, split, protocol.attacks, journal=kept, watch=watch or Watch(), **shared)
+        attacks = columns_of(model, split, protocol.attacks, journal=kept, watch=watch, **shared)
     except PoiseError:
         if world.leads:
             kept.drop_if_empty()
         raise
-    record["notes"] |= {"images": facts["images"], **({"protocol": protocol.note} if protocol.note else {})}
+    note = "; ".join(filter(None, (protocol.note, instead)))
+    record["notes"] |= {"images": facts["images"], **({"protocol": note} if note else {})}
     record |= {"model": named or type(model).__name__, "evaluation_seed": seed, "split": split_name, "protocol": protocol.name}
     made = EvaluationRecord(**record, attacks=attacks, seconds=time.perf_counter() - clock)
     world.exchange("")  # no rank reads the journal any more

@@ -39,7 +39,8 @@ class NamedProtocol:
     rest: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Other settings of the Protocol: first, chosen, note."""
     general: bool = False
-    """Whether it is of no paper's table: then it is meant for the threat that a network was trained under."""
+    """Whether it is meant for the threat that a network was trained under: it is of no paper's table, or of one that has each network
+    evaluated at an epsilon of its own."""
 
     def at(self, threat: Threat | None = None, step_size: float | str | None = None) -> Protocol:
         """The protocol under this threat; what differs from the default is in its name, so that records do not collide.
@@ -232,6 +233,7 @@ PROTOCOLS: dict[str, NamedProtocol] = {
             _soe_whitebox,
             papers.SYNERGY,
             SUBSET,
+            general=True,
         ),
         NamedProtocol(
             "soe-adaptive",
@@ -240,13 +242,33 @@ PROTOCOLS: dict[str, NamedProtocol] = {
             _soe(soe_adaptive),
             papers.SYNERGY,
             SUBSET,
-        ),
-        NamedProtocol("soe-lambdas", "each adaptive loss with each lambda: a column each", SOE, _soe(soe_lambdas), papers.SYNERGY, SUBSET),
-        NamedProtocol(
-            "soe-aimed", "what a hard choice could hide from PGD, for collaborations", SOE, _soe(soe_aimed), papers.SYNERGY, SUBSET
+            general=True,
         ),
         NamedProtocol(
-            "soe-benchmark", "PGD-50, the adaptive forms that fit and AutoAttack, for any network", SOE, _soe(soe_benchmark), papers.SYNERGY
+            "soe-lambdas",
+            "each adaptive loss with each lambda: a column each",
+            SOE,
+            _soe(soe_lambdas),
+            papers.SYNERGY,
+            SUBSET,
+            general=True,
+        ),
+        NamedProtocol(
+            "soe-aimed",
+            "what a hard choice could hide from PGD, for collaborations",
+            SOE,
+            _soe(soe_aimed),
+            papers.SYNERGY,
+            SUBSET,
+            general=True,
+        ),
+        NamedProtocol(
+            "soe-benchmark",
+            "PGD-50, the adaptive forms that fit and AutoAttack, for any network",
+            SOE,
+            _soe(soe_benchmark),
+            papers.SYNERGY,
+            general=True,
         ),
         NamedProtocol(
             "soe-blackbox",
@@ -255,6 +277,7 @@ PROTOCOLS: dict[str, NamedProtocol] = {
             _soe_blackbox,
             papers.SYNERGY,
             {"first": 1000},
+            general=True,
         ),
     )
 }
