@@ -116,6 +116,20 @@ def test_a_published_protocol_is_its_worst_case_if_it_was_run_whole(make_record,
     assert cell.value == 61.1
 
 
+@pytest.mark.parametrize(("epsilon", "column"), [(0.03, "worst case"), (8 / 255, "soe-transfer-3"), (0.07, "soe-transfer-3")])
+def test_published_numbers_stand_only_beside_measurements_of_their_epsilon(make_record, tmp_path, epsilon, column):
+    paper = {"table": "Tables 1 to 3 (CIFAR-10, epsilon 0.03)", "columns": {"soe-transfer-3": 78.8, "PGD-50x5": 47.8, "natural": 80.2}}
+    settings = {"type": "PGD", "threat": {"type": "Linf", "epsilon": epsilon}}
+    attacks = {"PGD-50x5": range(10)}
+    a = make_record(protocol=f"soe-transfer-3-{epsilon:g}", notes={"published": paper}, attacks=attacks, settings=settings)
+    shown = table(runs_of(tmp_path, a))
+    labels = [each.label for each in shown.columns]
+    assert len(shown.rows[1].cells) == len(labels) == len(set(labels))
+    beside = "PGD-50x5" if epsilon == 0.03 else "PGD-50x5 (epsilon 0.03)"
+    assert [cell.value for cell in cells(shown, 1, "natural", column, beside)] == [80.2, 78.8, 47.8]
+    assert sum(cell.value is not None for cell in shown.rows[1].cells) == 3
+
+
 def test_a_published_row_is_found_in_the_settings_too(make_record, tmp_path):
     paper = {"table": "T", "columns": ["natural", "PGD-20"], "values": [90.0, None], "spread": [], "runs": None}
     run = Run(tmp_path, "x", {"published": paper}, records={"selected": make_record()})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -235,21 +236,29 @@ def _simple(name: str) -> str:
     return _ALIASES.get(letters, letters).replace(" ", "")
 
 
-def _place(name: str, columns: Sequence[Column], group: Group) -> str | None:
-    """Label of the column that a paper's column `name` means, if the table has it."""
-    wanted = _simple(name)
+def _place(name: str, columns: Sequence[Column], group: Group, paper: Mapping[str, Any]) -> str:
+    """Label of the column that a paper's column `name` means; what was measured at another epsilon than it states is another column."""
+    wanted, stated = _simple(name), re.search(r"epsilon (\d*\.?\d+)\b", str(paper.get("table", "")))
+
+    def fits(settings: Mapping[str, Any] | None) -> bool:
+        measured = ((settings or {}).get("threat") or {}).get("epsilon")
+        return stated is None or measured is None or math.isclose(measured, float(stated[1]), rel_tol=1e-3)
+
     for column in columns:
-        if wanted in (_simple(column.label), _simple(column.attack or column.label)):
+        if wanted in (_simple(column.label), _simple(column.attack or column.label)) and fits(column.settings):
             return column.label
     protocol = group.first.protocol  # may end in its epsilon
-    whole = wanted == "autoattack" and _simple(protocol).startswith("autoattack")
-    whole = whole or name in (protocol, protocol.rpartition("-")[0])
-    return WORST if whole and any(column.label == WORST for column in columns) else None
+    whole = (wanted == "autoattack" and _simple(protocol).startswith("autoattack")) or name in (protocol, protocol.rpartition("-")[0])
+    labels = [column.label for column in columns]
+    if whole and WORST in labels and all(fits(attack.settings) for attack in group.first.attacks):
+        return WORST
+    return f"{name} (epsilon {stated[1]})" if name in labels and stated is not None else str(name)
 
 
 def _columns_of_papers(columns: Sequence[Column], groups: Sequence[Group], printed: Mapping[str, dict[str, Any] | None]) -> list[Column]:
-    names = [str(name) for group in groups for name in (printed[group.key] or {}).get("columns", {}) if not _place(name, columns, group)]
-    return [Column(name) for name in dict.fromkeys(names)]
+    papers = [(group, paper) for group in groups if (paper := printed[group.key]) is not None]
+    labels = dict.fromkeys(_place(name, columns, group, paper) for group, paper in papers for name in paper["columns"])
+    return [Column(label) for label in labels if label not in {column.label for column in columns}]
 
 
 def _paper_label(label: str, paper: Mapping[str, Any]) -> str:
@@ -263,9 +272,8 @@ def _paper_cells(paper: Mapping[str, Any], columns: Sequence[Column], group: Gro
         if isinstance(value, int | float):
             spread = paper["spread"].get(name)
             spread = float(spread) if isinstance(spread, int | float) else None
-            runs = paper.get("runs")
-            n = runs if isinstance(runs, int) else 0
-            cells[_place(name, columns, group) or str(name)] = Cell(float(value), spread, n, "as printed in the paper, not measured here")
+            n = runs if isinstance(runs := paper.get("runs"), int) else 0
+            cells[_place(name, columns, group, paper)] = Cell(float(value), spread, n, "as printed in the paper, not measured here")
     return list(cells.values())
 
 
