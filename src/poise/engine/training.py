@@ -67,9 +67,9 @@ class Training:
 
     @cached_property
     def method(self) -> Method:
-        """The experiment's method; with a diagnosis every learner is trained throughout."""
-        method = self.experiment.method
-        return method if self.experiment.diagnosis is None else method.diagnosed()
+        """The experiment's method; where learners are diagnosed, or kept to be looked at, every one is trained throughout."""
+        method, looked_at = self.experiment.method, self.experiment.diagnosis is not None or self.experiment.keep_epochs
+        return method.diagnosed() if looked_at else method
 
     @property
     def steps_per_epoch(self) -> int:
