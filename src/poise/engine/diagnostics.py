@@ -18,7 +18,7 @@ from poise.core.settings import Number, PositiveCount, Settings, settings
 from poise.data import Split
 from poise.engine.regret import regrets
 from poise.evaluation.predictions import attacked, device_of
-from poise.learners import Learner
+from poise.learners import Learner, Policy
 from poise.losses import cross_entropy
 from poise.objectives import NT
 from poise.objectives.objective import searches_of
@@ -33,9 +33,10 @@ class Diagnosis(Settings):
     An epoch's end is the last moment before the redistribution that may open the next epoch.
     """
 
-    attack: Attack = PGD()
-    """Against each learner and the global one; its images are also shown to the others (cross-attack accuracy). Where several learners
-    are robust, one that trains under another threat brings this attack under its own: all networks meet it, its regret is of it."""
+    attack: Attack | None = None
+    """Against each learner and the global one; its images are also shown to the others (cross-attack accuracy). None: PGD-20 as the
+    robust learner searches (see `against`). Where several learners are robust, one that trains under another threat brings this attack
+    under its own: all networks meet it, its regret is of it."""
     images: PositiveCount = 256
     """The first so many images of the split on which epochs are selected."""
     geometry: bool = True
@@ -55,7 +56,7 @@ class Diagnosis(Settings):
         """Accuracies in [0, 1], distances, cosines; of networks by name, the deployed one being "global"."""
         images = split.first(min(self.images, len(split)))
         networks = {**{name: learner.network for name, learner in learners.items()}, GLOBAL: deployed}
-        found = accuracies(networks, images, self.attack, now.seed, self.own(learners))
+        found = accuracies(networks, images, self.against(_policies(learners)), now.seed, self.own(learners))
         if self.geometry:
             found |= distances(networks) | cosines(learners, images, now)
         return {f"diagnosis/{name}": value for name, value in found.items()}
@@ -75,15 +76,36 @@ class Diagnosis(Settings):
         ]
         return {f"regret/{name}": value for name, value in regrets(history, tasks, self.delta).items()}
 
+    def against(self, policies: Mapping[str, Policy]) -> Attack:
+        """`attack`, or PGD-20 within the threat and by the step size in which the learner named robust searches.
+
+        Without one of that name the first that searches counts; PGD's own defaults, Linf 8/255, where none does.
+        """
+        if self.attack is not None:
+            return self.attack
+        searches = searching(policies)
+        inner = searches.get("robust", next(iter(searches.values()), None))
+        return PGD() if inner is None else PGD(threat=inner.threat, step_size=inner.step_size)
+
     def own(self, learners: Mapping[str, Learner]) -> dict[str, Attack]:
         """The attack under its own threat, of each learner that has another one; nothing where only one learner is robust."""
-        searches = {name: searches_of(learner.policy.objective) for name, learner in learners.items()}
-        robust = {name: found[0] for name, found in searches.items() if found}
-        others = {name: ascent for name, ascent in robust.items() if ascent.threat != self.attack.threat and len(robust) > 1}
-        return {name: _under(self.attack, ascent) for name, ascent in others.items()}
+        policies = _policies(learners)
+        attack, robust = self.against(policies), searching(policies)
+        others = {name: ascent for name, ascent in robust.items() if ascent.threat != attack.threat and len(robust) > 1}
+        return {name: _under(attack, ascent) for name, ascent in others.items()}
 
     def _loss_of(self, line: Mapping[str, Any], accuracy: str) -> float:
         return 1 - line[accuracy] if self.loss == "zero_one" else line[f"{accuracy} loss"]
+
+
+def searching(policies: Mapping[str, Policy]) -> dict[str, Ascent]:
+    """The inner maximisation of each learner that has one."""
+    searches = {name: searches_of(policy.objective) for name, policy in policies.items()}
+    return {name: found[0] for name, found in searches.items() if found}
+
+
+def _policies(learners: Mapping[str, Learner]) -> dict[str, Policy]:
+    return {name: learner.policy for name, learner in learners.items()}
 
 
 def task_of(attack: Attack) -> str:
