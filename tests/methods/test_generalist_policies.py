@@ -48,6 +48,18 @@ def test_policies_are_what_the_names_say(data: str) -> None:
     assert isinstance(customised.natural.optimizer, Adam) and isinstance(customised.robust.objective, SqueezeTraining)
 
 
+@pytest.mark.parametrize("quick", [False, True])
+@pytest.mark.parametrize("data", ["digits", "cifar10_resnet18"])
+def test_the_third_task_is_measured_too(data: str, quick: bool) -> None:
+    made, two = experiment(f"generalist_three_{data}", quick), experiment(f"generalist_{data}", quick)
+    (third,) = made.method.others  # type: ignore[attr-defined]
+    assert made.protocol.attacks[:-1] == two.protocol.attacks and made.monitors[:-1] == two.monitors
+    monitor, attack = made.monitors[-1], made.protocol.attacks[-1]
+    assert monitor.attack is not None and (monitor.name, monitor.first) == ("L2 PGD-20", two.monitors[1].first)
+    assert attack.threat == monitor.attack.threat == third.policy.objective.inner.threat
+    assert f"{attack.name} is within L2" in made.protocol.note and made.protocol.name == f"{two.protocol.name}+l2"
+
+
 @pytest.mark.parametrize("data", AROUND_REDISTRIBUTIONS)
 def test_kept_epochs_lie_around_redistributions(data: str) -> None:
     made = experiment(f"generalist_diagnosed_{data if data == 'digits' else 'cifar10_resnet18'}")

@@ -33,11 +33,22 @@ def generalist_of(made: Experiment) -> Generalist:
 
 
 def three(made: Experiment, inner: Ascent) -> Experiment:
-    """With a learner that is robust in L2 beside the natural and the Linf one."""
-    method = generalist_of(made)
+    """With a learner that is robust in L2 beside the natural and the Linf one, and an attack within its threat beside the others.
+
+    PGD-40, by steps of epsilon / 8: no other attack of these protocols has that name, so that its column is its own.
+    """
+    method, threat = generalist_of(made), inner.threat
     flat = dataclasses.replace(method.robust, objective=AT(inner=inner))
     method = dataclasses.replace(method, others=(BaseLearner(name="l2", policy=flat, share=Constant(at=SHARE)),))
-    return dataclasses.replace(made, method=method, title="Generalist, three learners")
+    attack = PGD(threat=threat, step_size=threat.epsilon / 8, steps=40)
+    note = (
+        f"{attack.name} is within L2 {threat.epsilon:.4g}, the threat of learner l2, all others within that of learner robust: the worst "
+    )
+    note += "case is over both threats"
+    protocol = dataclasses.replace(made.protocol, name=f"{made.protocol.name}+l2", attacks=(*made.protocol.attacks, attack), note=note)
+    watched = dataclasses.replace(attack, steps=20)
+    monitors = (*made.monitors, dataclasses.replace(made.monitors[1], name=f"L2 {watched.name}", attack=watched))
+    return dataclasses.replace(made, method=method, protocol=protocol, monitors=monitors, title="Generalist, three learners")
 
 
 def customised(made: Experiment, rate: float) -> Experiment:
