@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from poise import recipes
+from poise.core.batches import Now
 from poise.core.distributed import ALONE
 from poise.core.errors import CheckpointError, NumericalError, RunError, SettingsError
 from poise.core.overrides import override
@@ -20,11 +22,12 @@ from poise.data import Digits
 from poise.engine import Experiment, Monitor, Run, resume, train
 from poise.engine.checkpoints import read_tensors
 from poise.engine.devices import choose_device
-from poise.engine.experiment import threats_apart
+from poise.engine.experiment import remarks
 from poise.engine.monitoring import select
 from poise.engine.placement import Placement
 from poise.engine.progress import Progress
 from poise.engine.training import prepare, restore
+from poise.evaluation import Protocol
 from poise.learners import SGD, Policy
 from poise.methods import Joint
 
@@ -240,17 +243,72 @@ def test_monitors_see_the_split_they_name(tmp_path: Path, tiny_experiment: Tiny,
         assert hits == pytest.approx(round(hits), abs=1e-9)
 
 
-def test_training_within_a_threat_that_nothing_judges_is_said(tmp_path):
+@pytest.mark.parametrize("keep", [(), (1, 2)])
+def test_where_epochs_are_kept_no_learner_is_left_idle(tmp_path: Path, tiny_experiment: Tiny, lines_of: Any, keep: tuple[int, ...]) -> None:
+    """The natural learner's epochs before the first redistribution reach nothing but the checkpoints, and those show them."""
+    made = tiny_experiment("generalist", epochs=4, keep_epochs=keep)
+    settings = ["natural.average=none", "robust.average=none", "redistribute_every=3", "momentum=reset"]
+    method: Any = override(made.method, settings)
+    made = dataclasses.replace(made, method=method)
+    assert method.is_idle("natural", Now(1, 0, 4, 4, 0)) and method.is_idle("natural", Now(2, 4, 4, 4, 0))
+    run = train(made, tmp_path / "run")
+    assert ["loss/natural/natural" in line for line in lines_of(run)] == [bool(keep)] * 2 + [True] * 2
+    if keep:
+        first, second = (read_tensors(run.path / "checkpoints" / f"step-{step:09d}")[0] for step in (4, 8))
+        head = next(key for key in first if key.startswith("learner/natural/network/") and key.endswith("weight"))
+        assert not torch.equal(first[head], second[head])
+        plain = train(dataclasses.replace(made, keep_epochs=()), tmp_path / "plain")
+        for name, tensor in run.network("last").state_dict().items():
+            assert torch.equal(tensor, plain.network("last").state_dict()[name])
+
+
+class Hearing(Progress):
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def say(self, sentence: str) -> None:
+        self.heard.append(sentence)
+
+
+def test_training_within_a_threat_that_nothing_judges_is_said(tmp_path: Path) -> None:
     made = recipes.experiment("at_digits", quick=True)
-    assert threats_apart(made) is None
     tiny = override(made, ["epochs=1", "data.train_images=20", "data.test_images=4", "method.batch_size=10", "protocol.attacks=[]"])
     away = override(tiny, ["method.inner.threat.epsilon=8/255"])
-    heard = []
-
-    class Hearing(Progress):
-        def say(self, sentence: str) -> None:
-            heard.append(sentence)
-
+    progress = Hearing()
     for name, each in (("as judged", tiny), ("away", away)):
-        train(each, tmp_path / name, progress=Hearing())
-    assert heard == ["trained joint within Linf 0.03137, but judged within Linf 0.2: set inner.threat.epsilon or the attacks'"]
+        train(each, tmp_path / name, progress=progress)
+    told = "trained joint within Linf 0.03137, but judged within Linf 0.2: set inner.threat or the attacks of protocol and monitors"
+    assert progress.heard == [told]
+    assert remarks(override(tiny, ["monitors=[]", "criterion=last"])) == [], "nothing judges it, as was asked for"
+
+
+def test_each_learner_that_nothing_judges_is_said() -> None:
+    made = recipes.experiment("generalist_three_digits")
+    assert remarks(made) == []
+    (told,) = remarks(dataclasses.replace(made, monitors=made.monitors[:2], protocol=Protocol(attacks=made.protocol.attacks[:3])))
+    assert told.startswith("trained l2 within L2 0.8, but judged within Linf 0.2: set ")
+
+
+def test_a_diagnosis_within_a_threat_that_no_learner_is_trained_within_is_said() -> None:
+    made = override(recipes.experiment("generalist_digits"), ["diagnosis=Diagnosis"])
+    assert remarks(made) == []
+    (told,) = remarks(override(made, ["diagnosis.attack=PGD"]))
+    assert told == (
+        "trained robust within Linf 0.2, but diagnosed within Linf 0.03137: "
+        "set diagnosis.attack=none to attack as the robust learner searches"
+    )
+    assert remarks(override(made, ["diagnosis.attack=PGD", "diagnosis.attack.threat=Linf", "diagnosis.attack.threat.epsilon=0.2"])) == []
+
+
+def test_a_generalist_that_never_redistributes_is_said(tmp_path: Path, tiny_experiment: Tiny) -> None:
+    made = tiny_experiment("generalist", epochs=1)
+    assert remarks(made) == []
+    late = override(made, ["method.redistribute_every=5"])
+    progress = Hearing()
+    train(late, tmp_path / "run", progress=progress)
+    assert progress.heard == [
+        "method.redistribute_every = 5 and redistribute_from = 0.625 leave no redistribution within epochs = 1, "
+        "so the base learners never become the global one: lower one of them, or set method.redistribute=never"
+    ]
+    assert remarks(override(late, ["method.redistribute=never"])) == []
+    assert len(remarks(override(late, ["method.redistribute=every_step"]))) == 1

@@ -5,22 +5,22 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from poise.attacks import Attack
+from poise.core.batches import Now
 from poise.core.errors import SettingsError
 from poise.core.settings import Count, Number, PositiveCount, Settings, UnitInterval, settings, to_json
 from poise.data import DataSource, Digits
-from poise.engine.diagnostics import Diagnosis
+from poise.engine.diagnostics import Diagnosis, searching
 from poise.engine.placement import PlacementName
 from poise.evaluation import Protocol
 from poise.learners.compiled import CompileName
 from poise.learners.precision import PrecisionName
 from poise.learners.synchronised import Statistics
-from poise.methods import Joint, Method
+from poise.methods import Generalist, Joint, Method
 from poise.models import DigitsCNN, Network
-from poise.objectives.objective import searches_of
 from poise.threats import Threat
 
 
@@ -103,7 +103,8 @@ class Experiment(Settings):
     keep_last: PositiveCount = 2
     """Number of complete checkpoints kept to go on from."""
     keep_epochs: tuple[PositiveCount, ...] = ()
-    """Epochs whose complete checkpoint is kept for good."""
+    """Epochs whose complete checkpoint is kept for good; all learners are then trained throughout, none is left idle, so that each
+    checkpoint holds what every learner had become."""
     save_every: PositiveCount = 1
     """Complete checkpoint every this many epochs; one is also written when training is asked to stop."""
     reestimate: Count = 0
@@ -160,16 +161,41 @@ class Experiment(Settings):
         return f"{self.name}-{hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:8]}"
 
 
-def threats_apart(experiment: Experiment) -> str | None:
-    """A sentence where no learner searches within the threat of any attack that judges the experiment; else None."""
-    searches = {name: searches_of(policy.objective) for name, policy in experiment.method.policies().items()}
-    trained = {name: found[0].threat for name, found in searches.items() if found}
+def remarks(experiment: Experiment) -> list[str]:
+    """What is to be said before training: settings that are each right and together leave something out."""
+    return [*threats_apart(experiment), *never_redistributed(experiment)]
+
+
+def threats_apart(experiment: Experiment) -> list[str]:
+    """Sentences where no attack that judges the experiment is within the threat of a learner, or a diagnosis is within that of none."""
+    trained = {name: ascent.threat for name, ascent in searching(experiment.method.policies()).items()}
     attacks = [*experiment.protocol.attacks, *(monitor.attack for monitor in experiment.monitors if monitor.attack is not None)]
-    judged = {attack.threat for attack in attacks}
-    if not trained or not judged or any(_close(ours, theirs) for ours in trained.values() for theirs in judged):
-        return None
-    within = ", ".join(f"{name} within {_shown(threat)}" for name, threat in trained.items())
-    return f"trained {within}, but judged within {', '.join(sorted(map(_shown, judged)))}: set inner.threat.epsilon or the attacks'"
+    judged, said = {attack.threat for attack in attacks}, []
+    missed = {name: threat for name, threat in trained.items() if not any(_close(threat, theirs) for theirs in judged)}
+    if missed and judged:
+        there = ", ".join(sorted(map(_shown, judged)))
+        said.append(f"trained {_within(missed)}, but judged within {there}: set inner.threat or the attacks of protocol and monitors")
+    attack = experiment.diagnosis.attack if experiment.diagnosis is not None else None
+    if trained and attack is not None and not any(_close(ours, attack.threat) for ours in trained.values()):
+        wanted = "set diagnosis.attack=none to attack as the robust learner searches"
+        said.append(f"trained {_within(trained)}, but diagnosed within {_shown(attack.threat)}: {wanted}")
+    return said
+
+
+def never_redistributed(experiment: Experiment) -> list[str]:
+    """A sentence where Generalist's learners would become the global one in an epoch that the run does not have."""
+    method, epochs = experiment.method, experiment.epochs
+    if not isinstance(method, Generalist) or method.redistribute == "never":
+        return []
+    if any(method._redistributes(Now(epoch, epoch - 1, epochs, 1, 0), method.redistribute) for epoch in range(1, epochs + 1)):
+        return []
+    given = f"method.redistribute_every = {method.redistribute_every} and redistribute_from = {method.redistribute_from:g}"
+    wanted = "lower one of them, or set method.redistribute=never"
+    return [f"{given} leave no redistribution within epochs = {epochs}, so the base learners never become the global one: {wanted}"]
+
+
+def _within(threats: Mapping[str, Threat]) -> str:
+    return ", ".join(f"{name} within {_shown(threat)}" for name, threat in threats.items())
 
 
 def _close(a: Threat, b: Threat) -> bool:

@@ -18,7 +18,7 @@ from poise.core.version import __version__
 from poise.data import open_pools
 from poise.engine.checkpoints import facts_file
 from poise.engine.devices import choose_device
-from poise.engine.experiment import Experiment, threats_apart
+from poise.engine.experiment import Experiment, remarks
 from poise.engine.monitoring import deployed, facts_of, monitor_epoch
 from poise.engine.placement import described, shares_changed
 from poise.engine.progress import Progress
@@ -65,8 +65,8 @@ def train(
     }
     world.led(lambda: run.create(experiment, about))
     _say_placement(training)
-    if (apart := threats_apart(experiment)) is not None:
-        training.progress.say(apart)
+    for sentence in remarks(experiment):
+        training.progress.say(sentence)
     with _alone(run, world):
         _epochs(training)
     return run
