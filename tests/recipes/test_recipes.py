@@ -19,14 +19,17 @@ from PIL import Image
 from scipy.io import savemat
 
 from poise import recipes as package
+from poise.core.batches import Now
 from poise.core.errors import Interrupted, RunError, SettingsError
 from poise.core.overrides import override
 from poise.core.settings import from_json, to_json
 from poise.engine import Experiment, Run, finished, train
+from poise.engine.experiment import never_redistributed, remarks
 from poise.engine.progress import Progress
 from poise.evaluation import named
+from poise.methods import Generalist, Joint
 from poise.recipes import experiment, recipes, register
-from poise.recipes.rows import cost, forwards
+from poise.recipes.rows import cost, forwards, redistributing
 from poise.recipes.trades_matched import matched_beta, matched_trades, trades
 
 OURS = ("digits", "mnist_slim", "mnist_smallcnn")
@@ -299,6 +302,39 @@ def test_figure_6_has_the_betas_of_the_paper() -> None:
     for name in [name for name in recipes() if name.startswith(tuple(families)) and "_beta" in name]:
         objective: Any = experiment(name).method.policies()["joint"].objective
         assert name.endswith(f"_{objective.divergence}_beta{objective.beta:g}")
+
+
+GENERALISTS = [
+    name for name in recipes() if isinstance(experiment(name).method, Generalist) and not name.startswith(("ablation_", "tuned_"))
+]
+
+
+@pytest.mark.parametrize("name", GENERALISTS)
+def test_a_small_generalist_redistributes(name: str) -> None:
+    assert remarks(experiment(name, quick=True)) == []
+
+
+def test_the_small_variant_of_the_idle_recipe_idles() -> None:
+    quick: Any = experiment("generalist_cifar10_resnet18_idle", quick=True)
+    idle = [epoch for epoch in range(1, quick.epochs + 1) if quick.method.is_idle("natural", Now(epoch, epoch - 1, quick.epochs, 1, 0))]
+    assert idle == [1]
+
+
+@pytest.mark.parametrize(
+    ("given", "epochs", "wanted"),
+    [
+        ((5, 0.625), 2, (2, 0.625)),
+        ((2, 0.625), 3, (2, 0.625)),
+        ((2, 0.75), 3, (2, 2 / 3)),
+        ((15, 1.0), 4, (4, 1.0)),
+        ((1, 0.0), 1, (1, 0.0)),
+    ],
+)
+def test_redistribution_is_drawn_into_few_epochs_and_no_further(given: tuple[int, float], epochs: int, wanted: tuple[int, float]) -> None:
+    few = redistributing(Generalist(redistribute_every=given[0], redistribute_from=given[1]), epochs)
+    assert few == Generalist(redistribute_every=wanted[0], redistribute_from=wanted[1])
+    assert never_redistributed(Experiment(method=few, epochs=epochs)) == []
+    assert redistributing(Joint(), epochs) == Joint()
 
 
 # -- the small variants train ----------------------------------------------------------------------------------------

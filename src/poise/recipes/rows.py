@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from poise.attacks import PGD, Attack
 from poise.data import CIFAR10, CIFAR100, MNIST, SVHN, DataSource, Digits, TinyImageNet
@@ -12,9 +12,12 @@ from poise.engine.experiment import Experiment, Monitor, Published
 from poise.evaluation import Protocol
 from poise.learners import Policy
 from poise.learners.costs import forwards
+from poise.methods import Generalist, Method
 from poise.models import VGG16, Network, PreActResNet18, ResNet18, WideResNet
 from poise.objectives import FAT, GAIRAT, GAIRRST
 from poise.recipes.registry import Make, register
+
+M = TypeVar("M", bound=Method)
 
 IMAGES: dict[type[DataSource], int] = {
     CIFAR10: 50_000,
@@ -91,7 +94,8 @@ def cost(made: Experiment, each: str = "") -> str:
 def small(made: Experiment) -> Experiment:
     """Two epochs of a narrow network on the first 48 images: shows that everything runs, no more.
 
-    What begins late in training (weight perturbations, re-weighting, a larger tau) begins at once. Extra images still come from their file.
+    What begins late in training (weight perturbations, re-weighting, a larger tau) begins at once, and Generalist redistributes in the
+    second epoch. Extra images still come from their file.
     """
     images: dict[str, Any] = {"train_images": 16 if isinstance(made.model, VGG16) else 48, "test_images": 50}
     attacks: tuple[Attack, ...] = tuple(_short(attack) for attack in made.protocol.attacks if isinstance(attack, PGD))[:1]
@@ -100,13 +104,22 @@ def small(made: Experiment) -> Experiment:
         name=f"{made.name}_quick",
         data=dataclasses.replace(made.data, **images),
         model=narrow(made.model),
-        method=_early(made.method),
+        method=redistributing(_early(made.method), epochs=2),
         epochs=2,
         natural_floor=0.0,
         monitors=tuple(_quick(monitor) for monitor in made.monitors),
         monitor_every=2,
         protocol=Protocol(name="quick", attacks=attacks, first=20),
     )
+
+
+def redistributing(method: M, epochs: int) -> M:
+    """Generalist with at least one redistribution in so few epochs: what comes too late for them is drawn in. Others as they are."""
+    if not isinstance(method, Generalist):
+        return method
+    every = min(method.redistribute_every, epochs)
+    last = epochs // every * every
+    return dataclasses.replace(method, redistribute_every=every, redistribute_from=min(method.redistribute_from, last / epochs))
 
 
 def _quick(monitor: Monitor) -> Monitor:
