@@ -203,8 +203,8 @@ def at_adam_cifar10_resnet18(quick: bool) -> Experiment:
     return cifar10("at_adam_cifar10_resnet18", Joint(policy=adam), plotted(OPTIMIZERS, "AT by Adam"), quick)
 
 
-own(at_adam_digits, "Adversarial training by Adam on digits: the joint baseline of Fig. 3b (the one by SGD is at_digits)")
+own(at_adam_digits, f"Adversarial training by Adam on digits: the joint baseline of Fig. 3b (by SGD: at_digits){UNDECAYED}")
 own(
     at_adam_cifar10_resnet18,
-    "Adversarial training by Adam, ResNet-18 on CIFAR-10: the joint baseline of Fig. 3b (by SGD: at_cifar10_resnet18)",
+    f"Adversarial training by Adam, ResNet-18 on CIFAR-10: the joint baseline of Fig. 3b (by SGD: at_cifar10_resnet18){UNDECAYED}",
 )
