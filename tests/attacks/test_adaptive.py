@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from poise.attacks import PGD, Attack
-from poise.attacks.adaptive import AdaptivePGD, SoftMixturePGD, TransferFromExperts, adaptive_loss, soft_mixture, worst_of
+from poise.attacks.adaptive import AdaptivePGD, SoftMixturePGD, TransferFromExperts, adaptive_loss, soft_mixture, unwrapped
+from poise.attacks.pgd import worst_of
 from poise.core.errors import InputError, SettingsError
 from poise.core.seeds import everyone
 from poise.core.settings import from_json, to_json
@@ -122,6 +123,7 @@ def test_names_tell_settings_apart():
         AdaptivePGD(restarts=1).name,
         TransferFromExperts().name,
         SoftMixturePGD().name,
+        SoftMixturePGD(temperature=1, restarts=1).name,
     ]
     assert names == [
         "AdaptivePGD-50x5",
@@ -130,6 +132,7 @@ def test_names_tell_settings_apart():
         "AdaptivePGD-50",
         "TransferFromExperts-50x5",
         "SoftMixturePGD-50x5",
+        "SoftMixturePGD-50-temperature1",
     ]
 
 
@@ -161,6 +164,24 @@ def test_the_worst_of_runs_keeps_the_first_success_and_else_the_largest_margin()
     found = worst_of([run(0), run(1), run(2)], network, x, y, everyone(0, count=3))
     assert found.flatten().tolist() == pytest.approx([-0.2, 0.2, 0.4])
     assert seen == [[0, 1, 2], [0, 2], [0]]
+    tried[0][0] = torch.nan  # no answer at all is no right one
+    assert worst_of([run(0), run(1)], network, x, y, everyone(0, count=3)).flatten().isnan().tolist() == [True, False, False]
+
+
+def compiled(whole: nn.Module) -> nn.Module:
+    return torch.compile(whole, backend="eager")  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("wrap", [compiled, nn.DataParallel, lambda whole: nn.Sequential(nn.Identity(), whole)])
+def test_what_only_wraps_a_collaboration_hides_nothing(wrap):
+    whole, (x, y) = collaboration(), images(4)
+    wrapped = wrap(whole)
+    assert unwrapped(wrapped) is whole
+    if wrap is not compiled:  # which compiles for long
+        for attack in ATTACKS:
+            assert torch.equal(attack(wrapped, x, y), attack(whole, x, y))
+    normalised = nn.Sequential(nn.BatchNorm2d(3), whole)
+    assert unwrapped(normalised) is normalised
 
 
 class Masked(CollaborationModule):

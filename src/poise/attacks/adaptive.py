@@ -5,7 +5,6 @@ Their gradients are those of `surrogate`, which equals the network up to roundin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Annotated, Literal
 
 import torch
@@ -15,12 +14,12 @@ from torch import Tensor, nn
 
 from poise.attacks.ascent import Score, Start, ascent, started
 from poise.attacks.attack import Attack
-from poise.attacks.pgd import score_of
+from poise.attacks.pgd import Run, score_of, worst_of
 from poise.core import papers
 from poise.core.errors import InputError
 from poise.core.seeds import Draw
 from poise.core.settings import NonNegative, Positive, PositiveCount, settings
-from poise.losses import cross_entropy, margin, targeted_margin
+from poise.losses import cross_entropy
 from poise.models.ensemble import CollaborationModule, EnsembleModule
 from poise.models.folding import surrogate
 from poise.models.mixture import MixtureModule
@@ -28,8 +27,6 @@ from poise.threats import Linf, Threat
 
 Aim = Literal["confidence", "mismatch"]
 """Paper's l1: the winner's confidence falls. Paper's l2: an expert that is wrong becomes confident."""
-Run = Callable[[Tensor, Tensor, Draw, Tensor | None], Tensor]
-"""(x, y, draw, target) -> images: one run of an attack on part of a batch."""
 
 
 @settings
@@ -57,10 +54,12 @@ class AdaptivePGD(Attack):
         lambdas = "" if self.lambdas == swept else "-" + ",".join(f"{value:g}" for value in self.lambdas)
         return f"AdaptivePGD-{self.steps}" + (f"x{self.restarts}" if self.restarts > 1 else "") + aims + lambdas
 
+    def check(self, model: nn.Module) -> None:
+        collaboration_of(unwrapped(model), "AdaptivePGD")
+
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, draw: Draw, target: Tensor | None = None) -> Tensor:
-        whole = collaboration_of(model, "AdaptivePGD")
         untargeted(target, "AdaptivePGD")
-        asked = collaboration_of(surrogate(model), "AdaptivePGD")
+        asked = collaboration_of(surrogate(unwrapped(model)), "AdaptivePGD")
         forms: list[tuple[Aim, float]] = [(aim, value) for value in self.lambdas for aim in self.aims if value > 0 or aim == self.aims[0]]
 
         def run(aim: Aim, weight: float, restart: int) -> Run:
@@ -72,7 +71,7 @@ class AdaptivePGD(Attack):
             return once
 
         runs = [run(aim, weight, restart) for aim, weight in forms for restart in range(self.restarts)]
-        return worst_of(runs, whole, x, y, draw)
+        return worst_of(runs, model, x, y, draw)
 
 
 @settings
@@ -93,11 +92,11 @@ class TransferFromExperts(Attack):
     def name(self) -> str:
         return f"TransferFromExperts-{self.steps}" + (f"x{self.restarts}" if self.restarts > 1 else "")
 
+    def check(self, model: nn.Module) -> None:
+        self._whole(model)
+
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, draw: Draw, target: Tensor | None = None) -> Tensor:
-        if not isinstance(model, CollaborationModule | EnsembleModule | MixtureModule):
-            wanted = "a Collaboration, an Ensemble or a Mixture"
-            raise InputError(f"TransferFromExperts attacks {wanted}, not {type(model).__name__}, which has no experts")
-        experts = [surrogate(member) for member in model.members]
+        experts = [surrogate(member) for member in self._whole(model).members]
 
         def run(expert: int, network: nn.Module, restart: int) -> Run:
             def once(x: Tensor, y: Tensor, draw: Draw, target: Tensor | None) -> Tensor:
@@ -109,6 +108,13 @@ class TransferFromExperts(Attack):
 
         runs = [run(expert, network, restart) for expert, network in enumerate(experts) for restart in range(self.restarts)]
         return worst_of(runs, model, x, y, draw, target)
+
+    def _whole(self, model: nn.Module) -> CollaborationModule | EnsembleModule | MixtureModule:
+        whole = unwrapped(model)
+        if not isinstance(whole, CollaborationModule | EnsembleModule | MixtureModule):
+            wanted = "a Collaboration, an Ensemble or a Mixture"
+            raise InputError(f"TransferFromExperts attacks {wanted}, not {type(whole).__name__}, which has no experts")
+        return whole
 
 
 @settings
@@ -130,11 +136,15 @@ class SoftMixturePGD(Attack):
 
     @property
     def name(self) -> str:
-        return f"SoftMixturePGD-{self.steps}" + (f"x{self.restarts}" if self.restarts > 1 else "")
+        usual = SoftMixturePGD.__dataclass_fields__["temperature"].default  # type: ignore[attr-defined]
+        warmth = "" if self.temperature == usual else f"-temperature{self.temperature:g}"
+        return f"SoftMixturePGD-{self.steps}" + (f"x{self.restarts}" if self.restarts > 1 else "") + warmth
+
+    def check(self, model: nn.Module) -> None:
+        collaboration_of(unwrapped(model), "SoftMixturePGD")
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, draw: Draw, target: Tensor | None = None) -> Tensor:
-        whole = collaboration_of(model, "SoftMixturePGD")
-        asked = collaboration_of(surrogate(model), "SoftMixturePGD")
+        asked = collaboration_of(surrogate(unwrapped(model)), "SoftMixturePGD")
 
         def run(restart: int) -> Run:
             def once(x: Tensor, y: Tensor, draw: Draw, target: Tensor | None) -> Tensor:
@@ -147,7 +157,18 @@ class SoftMixturePGD(Attack):
 
             return once
 
-        return worst_of([run(restart) for restart in range(self.restarts)], whole, x, y, draw, target)
+        return worst_of([run(restart) for restart in range(self.restarts)], model, x, y, draw, target)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The network inside what leaves its output as it is: torch.compile, DataParallel, a Sequential of it and identities."""
+    inside = model._modules.get("_orig_mod")  # what torch.compile calls it; its class is slow to import
+    if isinstance(model, nn.DataParallel):
+        inside = model.module
+    if type(model) is nn.Sequential:
+        parts = [part for part in model if not isinstance(part, nn.Identity)]
+        inside = parts[0] if len(parts) == 1 else None
+    return model if inside is None else unwrapped(inside)
 
 
 def collaboration_of(model: nn.Module, attack: str) -> CollaborationModule:
@@ -193,24 +214,3 @@ def soft_mixture(whole: CollaborationModule, x: Tensor, temperature: float) -> T
     logits, evaluator = whole.all_heads(x)
     log_shares = F.log_softmax(whole.confidences(logits, evaluator) / temperature, 0)
     return torch.logsumexp(F.log_softmax(logits, -1) + log_shares[..., None], 0)
-
-
-def worst_of(runs: Sequence[Run], model: nn.Module, x: Tensor, y: Tensor, draw: Draw, target: Tensor | None = None) -> Tensor:
-    """Per example the first run's image that succeeds on `model`, else the one of largest margin; same shape as x.
-
-    Runs after the first see only the examples that still stand: one host synchronisation per run, none inside it.
-    """
-    found, reached = x, torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
-    for run in runs:
-        rows = (reached <= 0).nonzero()[:, 0]
-        if not len(rows):
-            break
-        towards = None if target is None else target[rows]
-        z = run(x[rows], y[rows], draw[rows], towards).contiguous()
-        with torch.no_grad():
-            logits = model(z)
-            lead = margin(logits, y[rows]) if towards is None else targeted_margin(logits, towards)
-        better = lead > reached[rows]
-        found = found.index_copy(0, rows, torch.where(better.view(-1, *[1] * (x.dim() - 1)), z, found[rows]))
-        reached = reached.index_copy(0, rows, torch.where(better, lead.to(reached.dtype), reached[rows]))
-    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,13 @@ class Attack(Settings, family="attack"):
         """Short name for tables, such as PGD-20."""
         return type(self).__name__
 
+    def check(self, model: nn.Module) -> None:
+        """Raises: InputError for a network that the attack is not for; asked before any work."""
+
+    def facts(self, model: nn.Module) -> dict[str, Any]:
+        """What a record's notes say of the attack on this network beyond its settings."""
+        return {}
+
     @abstractmethod
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, draw: Draw, target: Tensor | None = None) -> Tensor:
         """The attack itself; the model is in evaluation mode with frozen parameters, the inputs have been checked."""
@@ -38,8 +45,9 @@ class Attack(Settings, family="attack"):
 
         target: classes to be reached [B], for attacks that can be targeted; draw: the source of random numbers, by default
         keyed by each example's place in the batch.
-        Raises: InputError for images, labels or logits of a wrong shape, type or range.
+        Raises: InputError for images, labels or logits of a wrong shape, type or range, or a network that the attack is not for.
         """
+        self.check(model)
         check_images(x)
         with crafting(model, "evaluating"):
             classes = count_classes(model, x[:1])

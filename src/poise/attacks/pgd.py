@@ -6,7 +6,7 @@ asked of the model itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -22,6 +22,8 @@ from poise.models.folding import surrogate
 from poise.threats import Linf, Threat
 
 Loss = Literal["cross_entropy", "kl", "margin"]
+Run = Callable[[Tensor, Tensor, Draw, Tensor | None], Tensor]
+"""(x, y, draw, target) -> images: one run of an attack on part of a batch."""
 
 
 def score_of(loss: Loss, model: nn.Module, x: Tensor, y: Tensor, target: Tensor | None = None, confidence: float | None = None) -> Score:
@@ -75,18 +77,26 @@ class PGD(Attack):
         return f"{prefix}-{self.steps}" + (f"x{self.restarts}" if self.restarts > 1 else "")
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, draw: Draw, target: Tensor | None = None) -> Tensor:
-        score = score_of(self.loss, surrogate(model), x, y, target)
-        rank: Rank | None = None
+        asked = surrogate(model)
+
+        def run(restart: int) -> Run:
+            def once(x: Tensor, y: Tensor, draw: Draw, target: Tensor | None) -> Tensor:
+                z = started(self.start, self.threat, x, draw.within("restart", restart))
+                score, rank = score_of(self.loss, asked, x, y, target), self._rank(y, target)
+                return ascent(score, x, z, threat=self.threat, step_size=self.step_size, steps=self.steps, keep=rank).contiguous()
+
+            return once
+
+        if self.restarts == 1:
+            return run(0)(x, y, draw, target)
+        return worst_of([run(restart) for restart in range(self.restarts)], model, x, y, draw, target)
+
+    def _rank(self, y: Tensor, target: Tensor | None) -> Rank | None:
+        if self.keep == "last":
+            return None
         if self.keep == "largest_loss":
-            rank = lambda values, logits: values  # noqa: E731
-        elif self.keep == "largest_margin":
-            rank = lambda values, logits: margin(logits, y) if target is None else targeted_margin(logits, target)  # noqa: E731
-
-        def once(restart: int) -> Tensor:
-            z = started(self.start, self.threat, x, draw.within("restart", restart))
-            return ascent(score, x, z, threat=self.threat, step_size=self.step_size, steps=self.steps, keep=rank).contiguous()
-
-        return strongest(model, y, target, once, self.restarts)
+            return lambda values, logits: values
+        return lambda values, logits: success(logits, y, target)
 
 
 @settings
@@ -132,23 +142,26 @@ class CW(Attack):
         return ascent(score, x, z, threat=self.threat, step_size=self.step_size, steps=self.steps).contiguous()
 
 
-def strongest(model: nn.Module, y: Tensor, target: Tensor | None, once: Callable[[int], Tensor], restarts: int) -> Tensor:
-    """Of `restarts` runs of `once(restart)`, per example the first that succeeds, else the one of largest margin."""
-    found = once(0)
-    if restarts == 1:
-        return found
-    reached = _success(model, found, y, target)
-    for restart in range(1, restarts):
-        again = once(restart)
-        now_reached = _success(model, again, y, target)
-        wins = (now_reached > reached) & (reached <= 0)
-        found = torch.where(wins.view(-1, *[1] * (found.dim() - 1)), again, found)
-        reached = torch.where(wins, now_reached, reached)
+def worst_of(runs: Sequence[Run], model: nn.Module, x: Tensor, y: Tensor, draw: Draw, target: Tensor | None = None) -> Tensor:
+    """Per example the first run's image that succeeds on `model`, else the one of largest margin; same shape as x.
+
+    Runs after the first see only the examples that still stand: one host synchronisation per run, none inside it.
+    """
+    found, reached = x, torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
+    for run in runs:
+        rows = (reached <= 0).nonzero()[:, 0]
+        if not len(rows):
+            break
+        towards = None if target is None else target[rows]
+        z = run(x[rows], y[rows], draw[rows], towards).contiguous()
+        with torch.no_grad():
+            lead = success(model(z), y[rows], towards).nan_to_num(nan=torch.inf)  # an answer of NaN is no right one
+        better = lead > reached[rows]
+        found = found.index_copy(0, rows, torch.where(better.view(-1, *[1] * (x.dim() - 1)), z, found[rows]))
+        reached = reached.index_copy(0, rows, torch.where(better, lead.to(reached.dtype), reached[rows]))
     return found
 
 
-@torch.no_grad()
-def _success(model: nn.Module, z: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
+def success(logits: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
     """A margin [B] that is positive where the attack has succeeded."""
-    logits = model(z)
     return margin(logits, y) if target is None else targeted_margin(logits, target)

@@ -112,6 +112,10 @@ class SGM(SurrogateAttack):
     threat: Threat = Linf()
     gamma: UnitInterval = 0.2
 
+    def check(self, model: nn.Module) -> None:
+        if not residual(model):
+            raise InputError(f"{SGM_NEEDS}, not {type(model).__name__}")
+
     def view(self, model: nn.Module, draw: Draw) -> View:
         return lambda z: skip_gradient(model, z, self.gamma)
 
