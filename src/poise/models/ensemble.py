@@ -34,7 +34,8 @@ def mean_logits(logits: Tensor) -> Tensor:
 def log_votes(logits: Tensor) -> Tensor:
     """Log of each class's share of the members' votes [B, C], from logits [M, B, C]; ties go to the larger mean probability.
 
-    The tie-break takes 0.001 / M of the share, too little to outweigh a vote, and is all that has a gradient.
+    The tie-break takes 0.001 / M of the share, too little to outweigh a vote, and is all that has a gradient: that of the
+    cross-entropy is the mean probability's up to a positive factor per example, so steps of its sign or direction are the same.
     """
     share = F.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits.dtype).mean(0)
     weight = 1e-3 / len(logits)
@@ -72,7 +73,7 @@ class Ensemble(Collective):
     member: Network
     members: PositiveCount = 3
     output: Output = "mean_probabilities"
-    """Log of the mean softmax; mean of the logits; or log of the share of votes (hardly any gradient: attack the other two)."""
+    """Log of the mean softmax; mean of the logits; or log of the share of votes, whose gradient has the direction of the mean softmax's."""
 
     def module(self, shape: Shape, classes: int) -> EnsembleModule:
         return EnsembleModule([self.member.assembled(shape, classes) for _ in range(self.members)], self.output)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from poise.attacks.ascent import Ascent, Score
+from poise.attacks.ascent import Ascent
 from poise.attacks.pgd import score_of
 from poise.core import papers
 from poise.core.batches import Batch, Now
@@ -14,7 +14,7 @@ from poise.core.errors import SettingsError
 from poise.core.modes import CraftMode
 from poise.core.settings import NonNegative, UnitInterval, settings
 from poise.losses import cross_entropy
-from poise.models.ensemble import EnsembleModule, log_mean_probabilities
+from poise.models.ensemble import EnsembleModule
 from poise.objectives.at import Adversarial
 from poise.objectives.objective import Objective, Terms
 
@@ -27,24 +27,11 @@ def ensemble_of(model: nn.Module, asking: str) -> EnsembleModule:
 
 
 def attacked(adversarial: Ascent | None, model: nn.Module, batch: Batch, now: Now) -> Tensor:
-    """The batch's adversarial images by PGD on the network's output [B, C, H, W]; without settings, no images [B, 0].
-
-    A vote has hardly any gradient: there the members' mean probabilities are attacked.
-    """
+    """The batch's adversarial images by PGD on the network's output [B, C, H, W]; without settings, no images [B, 0]."""
     if adversarial is None:
         return batch.x.new_empty(len(batch), 0)
     score = score_of("cross_entropy", model, batch.x, batch.y)
-    if isinstance(model, EnsembleModule) and model.output == "vote":
-        score = _of_mean(model, batch.y)
     return adversarial.at(now).maximise(score, batch.x, now.draw("craft", batch))
-
-
-def _of_mean(ensemble: EnsembleModule, y: Tensor) -> Score:
-    def score(z: Tensor) -> tuple[Tensor, Tensor]:
-        logits = log_mean_probabilities(ensemble.all_logits(z))
-        return cross_entropy(logits, y), logits
-
-    return score
 
 
 def entropy_of_mean(logits: Tensor) -> Tensor:
