@@ -74,7 +74,7 @@ def transferred(out: Path) -> tuple[Saved, ...]:
 
 
 WHITE_BOX, ADAPTIVE, TRANSFER = "white-box", "adaptive", "transfer"
-COLUMNS = {WHITE_BOX: ("PGD-50",), ADAPTIVE: ("AimedPGD-50",), TRANSFER: (SURROGATE,)}
+COLUMNS = {WHITE_BOX: ("PGD-50",), ADAPTIVE: ("AimedPGD-50-15runs",), TRANSFER: (SURROGATE,)}
 """An image stands transfer if it stands every set."""
 CLAIMS = tuple(
     Claim("soe_ensembles_digits", f"{other}_ensembles_digits", column, PAPER)

@@ -11,10 +11,13 @@ from torch import Tensor, nn
 from poise.attacks import PGD, AdaptivePGD, AimedPGD
 from poise.core.errors import InputError
 from poise.core.seeds import everyone
+from poise.data import Data, Split
+from poise.evaluation import Protocol, Watch, evaluate, soe_adaptive
 from poise.losses import margin
 from poise.models import Collaboration, DigitsCNN, Ensemble, Network
+from poise.models.ensemble import EnsembleModule
 from poise.models.mixture import Mixture
-from poise.threats import Linf
+from poise.threats import L2, Linf
 
 SHAPE = (1, 8, 8)
 COMMON: dict[str, Any] = {"threat": Linf(epsilon=0.05), "step_size": 0.02, "steps": 5}
@@ -23,7 +26,8 @@ FORMS: list[tuple[Network, int]] = [
     (SMALL, 1),
     (Collaboration(member=SMALL), 1 + 1 + 2 * 5 + 3),
     (Ensemble(member=SMALL), 1 + 1 + 3),
-    (Ensemble(member=SMALL, output="vote", members=2), 1 + 2 + 2),
+    (Ensemble(member=SMALL, output="mean_logits"), 1 + 1 + 3),
+    (Ensemble(member=SMALL, output="vote", members=2), 1 + 1 + 2),
     (Mixture(member=SMALL, gate=SMALL), 1 + 3),
 ]
 
@@ -41,7 +45,9 @@ def images(count: int = 12) -> tuple[Tensor, Tensor]:
 def test_the_forms_are_those_that_fit(network: Network, forms: int) -> None:
     model, (x, y) = built(network), images()
     attack = AimedPGD(**COMMON)
-    assert len(attack._scores(model, x, y)) == forms
+    assert len(attack.forms(model)) == forms
+    assert attack.facts(model) == {"forms": forms, "runs": forms}
+    assert AimedPGD(runs=8, restarts=2).facts(model) == {"forms": forms, "runs": max(8, 2 * forms)}
     x_adv = attack(model, x, y)
     assert ((x_adv - x).abs() <= 0.05 + 1e-12).all()
     rows, draw = torch.tensor([7, 2]), everyone(0, "attack", count=len(x))
@@ -61,14 +67,43 @@ def test_nothing_that_one_form_breaks_is_left_standing() -> None:
     assert together.sum() > broken(PGD(**COMMON)).sum() or together.all()
 
 
-def test_a_vote_is_attacked_through_its_members_probabilities() -> None:
-    """PGD on the votes themselves finds less: all but a thousandth of them has no gradient."""
-    model, (x, _) = built(Ensemble(member=SMALL, output="vote")), images(40)
+def test_steps_on_a_vote_are_those_on_its_members_mean_probability() -> None:
+    """The cross-entropies' gradients are parallel, so a form of its own would be the same attack twice."""
+    vote, (x, _) = built(Ensemble(member=SMALL, output="vote")), images(40)
+    assert isinstance(vote, EnsembleModule)
+    y = vote(x).argmax(1)
+    mean = EnsembleModule(list(vote.members), "mean_probabilities")
+    for threat in (Linf(epsilon=0.05), L2(epsilon=0.5)):
+        attack = PGD(**{**COMMON, "threat": threat})
+        torch.testing.assert_close(attack(vote, x, y), attack(mean, x, y), atol=0 if isinstance(threat, Linf) else 1e-6, rtol=0)
+
+
+def test_runs_fill_up_with_starts_that_were_not_tried_before() -> None:
+    """One network of one form meets as many runs as a collaboration of fifteen: PGD with fifteen restarts."""
+    model, (x, _) = built(SMALL), images(40)
     y = model(x).argmax(1)
-    aimed = margin(model(AimedPGD(**COMMON)(model, x, y)), y) > 0
-    plain = margin(model(PGD(**COMMON)(model, x, y)), y) > 0
-    assert aimed.sum() >= plain.sum()
-    assert (aimed | ~plain).all()
+    filled = AimedPGD(runs=15, **COMMON)
+    assert torch.equal(filled(model, x, y), PGD(restarts=15, **COMMON)(model, x, y))
+    assert filled._plan(4)[:4] == AimedPGD(**COMMON)._plan(4)
+    assert len(set(filled._plan(4))) == 15
+    assert filled._plan(17) == AimedPGD(**COMMON)._plan(17)
+    assert filled.name == "AimedPGD-5-15runs"
+
+
+def test_several_hidden_in_one_network_are_refused_and_counted_in_records() -> None:
+    model, (x, y) = built(Collaboration(member=SMALL, members=2)), images(4)
+    hidden = nn.Sequential(nn.AvgPool2d(1), model)
+    with pytest.raises(InputError, match="AimedPGD cannot reach the Collaboration inside Sequential; attack it itself"):
+        AimedPGD(**COMMON)(hidden, x, y)
+    data = Data("toy", split := Split.of((x * 255).to(torch.uint8), y), split, tuple("0123456789"))
+    shown: list[str] = []
+    watch = Watch()
+    watch.begin = lambda name, count: shown.append(name) or (lambda done: None)  # type: ignore[method-assign,func-returns-value]
+    with pytest.raises(InputError, match="AdaptivePGD attacks the choice of a Collaboration"):
+        evaluate(built(SMALL), data, soe_adaptive(), watch=watch)
+    assert shown == [], "nothing was run before it was refused"
+    record = evaluate(model, data, Protocol(name="aimed", attacks=(AimedPGD(**{**COMMON, "steps": 1}),)))
+    assert (record.attacks[0].notes["forms"], record.attacks[0].notes["runs"]) == (14, 14)
 
 
 def test_names_and_refusals() -> None:

@@ -21,7 +21,7 @@ def test_every_recipe_of_the_suite_and_of_its_claims_exists() -> None:
     chosen = suite(soe_benchmark(THREAT))
     named = {*chosen.recipes, chosen.baseline, *(claim.worse for claim in chosen.claims), *(claim.better for claim in chosen.claims)}
     assert named <= set(recipes())
-    assert {attack.name for attack in soe_benchmark(THREAT).attacks} == {"PGD-50x5", "AimedPGD-50", "AutoAttack"}
+    assert {attack.name for attack in soe_benchmark(THREAT).attacks} == {"PGD-50x5", "AimedPGD-50-15runs", "AutoAttack"}
 
 
 def test_a_joined_set_serves_every_fold() -> None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 from torch import Tensor, nn
 
-from poise.attacks.adaptive import Aim, Run, adaptive_score, soft_mixture, untargeted, worst_of
+from poise.attacks.adaptive import Aim, adaptive_score, soft_mixture, untargeted, unwrapped
 from poise.attacks.ascent import Score, Start, ascent, started
 from poise.attacks.attack import Attack
-from poise.attacks.pgd import score_of
+from poise.attacks.pgd import Run, worst_of
 from poise.core import papers
+from poise.core.errors import InputError
 from poise.core.seeds import Draw
 from poise.core.settings import NonNegative, Positive, PositiveCount, settings
 from poise.losses import cross_entropy
@@ -21,7 +22,10 @@ from poise.models.folding import surrogate
 from poise.models.mixture import MixtureModule
 from poise.threats import Linf, Threat
 
+Form = Callable[[Tensor], Score]
+"""Labels [B] -> what one form of the attack ascends."""
 _AIMS: tuple[Aim, ...] = ("confidence", "mismatch")
+_SEVERAL = (CollaborationModule, EnsembleModule, MixtureModule)
 
 
 @settings
@@ -29,7 +33,8 @@ class AimedPGD(Attack):
     """PGD in every form that fits the network, so that a choice, a vote or a gate cannot hide behind its missing gradient.
 
     Any network: CE of its output. A collaboration: both adaptive losses for every lambda, and the mixture that its choice is the
-    limit of. An ensemble: CE of its members' mean probabilities and of their mean logits. Whatever has experts: CE of each of them.
+    limit of. An ensemble: CE of its members' mean probabilities (a vote's own CE has the same direction) and of their mean logits.
+    Whatever has experts: CE of each of them. The notes of its record say how many forms and runs it took.
     """
 
     paper = papers.SYNERGY
@@ -39,6 +44,9 @@ class AimedPGD(Attack):
     start: Start = "uniform"
     restarts: PositiveCount = 1
     """Of each form."""
+    runs: PositiveCount | None = None
+    """At least so many runs on every network, so that those of few forms are not attacked less than those of many: after all of its own,
+    further starts of the forms in turn."""
     lambdas: Annotated[tuple[NonNegative, ...], Field(min_length=1)] = (0.2, 0.4, 0.6, 0.8, 1.0)
     """Weights of the adaptive losses' second part."""
     temperature: Positive = 0.1
@@ -46,47 +54,63 @@ class AimedPGD(Attack):
 
     @property
     def name(self) -> str:
-        return f"AimedPGD-{self.steps}" + (f"x{self.restarts}" if self.restarts > 1 else "")
+        filled = "" if self.runs is None else f"-{self.runs}runs"
+        return f"AimedPGD-{self.steps}" + (f"x{self.restarts}" if self.restarts > 1 else "") + filled
+
+    def check(self, model: nn.Module) -> None:
+        """A network of several that is hidden in another would be attacked as one network, under the same name."""
+        whole = unwrapped(model)
+        hidden = next((part for part in whole.modules() if isinstance(part, _SEVERAL)), None)
+        if hidden is not None and not isinstance(whole, _SEVERAL):
+            what, where = type(hidden).__name__.removesuffix("Module"), type(whole).__name__
+            raise InputError(f"AimedPGD cannot reach the {what} inside {where}; attack it itself, with what goes before it in its members")
+
+    def facts(self, model: nn.Module) -> dict[str, Any]:
+        forms = len(self.forms(unwrapped(model)))
+        return {"forms": forms, "runs": len(self._plan(forms))}
+
+    def _plan(self, forms: int) -> list[tuple[int, int]]:
+        """(form, restart) of every run."""
+        own = [(form, restart) for form in range(forms) for restart in range(self.restarts)]
+        return own + [(more % forms, self.restarts + more // forms) for more in range((self.runs or 0) - len(own))]
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, draw: Draw, target: Tensor | None = None) -> Tensor:
         untargeted(target, "AimedPGD")
-        asked = surrogate(model)
-        count = len(self._scores(asked, x, y))
+        forms = self.forms(surrogate(unwrapped(model)))
 
         def run(form: int, restart: int) -> Run:
             def once(x: Tensor, y: Tensor, draw: Draw, target: Tensor | None) -> Tensor:
                 z = started(self.start, self.threat, x, draw.within("restart", restart))
-                score = self._scores(asked, x, y)[form]
-                return ascent(score, x, z, threat=self.threat, step_size=self.step_size, steps=self.steps)
+                return ascent(forms[form](y), x, z, threat=self.threat, step_size=self.step_size, steps=self.steps)
 
             return once
 
-        return worst_of([run(form, restart) for form in range(count) for restart in range(self.restarts)], model, x, y, draw)
+        return worst_of([run(*each) for each in self._plan(len(forms))], model, x, y, draw)
 
-    def _scores(self, model: nn.Module, x: Tensor, y: Tensor) -> list[Score]:
-        """What is ascended in each form."""
-        scores = [score_of("cross_entropy", model, x, y)]
+    def forms(self, model: nn.Module) -> list[Form]:
+        """Every form that fits the network."""
+        found = [_entropy(model)]
         if isinstance(model, CollaborationModule):
-            scores.append(self._soft(model, y))
-            scores += [adaptive_score(model, y, aim, weight) for weight in self.lambdas if weight > 0 for aim in _AIMS]
+            found.append(_entropy(lambda z: soft_mixture(model, z, self.temperature)))
+            found += [_adaptive(model, aim, weight) for weight in self.lambdas if weight > 0 for aim in _AIMS]
         if isinstance(model, EnsembleModule):
-            others = {"mean_probabilities": log_mean_probabilities, "mean_logits": mean_logits}
-            scores += [_combined(model, y, form) for name, form in others.items() if name != model.output]
-        if isinstance(model, CollaborationModule | EnsembleModule | MixtureModule):
-            scores += [score_of("cross_entropy", member, x, y) for member in model.members]
-        return scores
+            other = log_mean_probabilities if model.output == "mean_logits" else mean_logits
+            found.append(_entropy(lambda z: other(model.all_logits(z))))
+        if isinstance(model, _SEVERAL):
+            found += [_entropy(member) for member in model.members]
+        return found
 
-    def _soft(self, model: CollaborationModule, y: Tensor) -> Score:
+
+def _entropy(logits_of: Callable[[Tensor], Tensor]) -> Form:
+    def form(y: Tensor) -> Score:
         def score(z: Tensor) -> tuple[Tensor, Tensor]:
-            logits = soft_mixture(model, z, self.temperature)
+            logits = logits_of(z)
             return cross_entropy(logits, y), logits
 
         return score
 
+    return form
 
-def _combined(model: EnsembleModule, y: Tensor, form: Callable[[Tensor], Tensor]) -> Score:
-    def score(z: Tensor) -> tuple[Tensor, Tensor]:
-        logits = form(model.all_logits(z))
-        return cross_entropy(logits, y), logits
 
-    return score
+def _adaptive(model: CollaborationModule, aim: Aim, weight: float) -> Form:
+    return lambda y: adaptive_score(model, y, aim, weight)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import platform
 import time
@@ -108,10 +109,12 @@ def evaluate(
     world: ranks that call this together (`poise.core.distributed.join()`) share the work, and each returns the record that one rank
     alone would: of AutoAttack and its components they take images, of everything else whole batches.
     named: the record's display name; about: its fields that say what was evaluated: checkpoint, run, group, seed, notes.
-    Raises: InputError for a network or images that do not fit; StorageError where `journal` cannot be written.
+    Raises: InputError for a network or images that do not fit, before the first column; StorageError where `journal` cannot be written.
     """
     clock = time.perf_counter()
     whole, watch, search = split if split is not None else data.test, watch or Watch(), search.on(device_of(model)[0])
+    for attack in protocol.attacks:
+        attack.check(model)
     split, instead = protocol.images(whole), protocol.instead(whole)
     if instead:
         watch.say(instead)
@@ -128,6 +131,10 @@ def evaluate(
     note = "; ".join(filter(None, (protocol.note, instead)))
     record["notes"] |= {"images": facts["images"], **({"protocol": note} if note else {})}
     record |= {"model": named or type(model).__name__, "evaluation_seed": seed, "split": split_name, "protocol": protocol.name}
+    attacks = [
+        dataclasses.replace(column, notes=column.notes | attack.facts(model))
+        for column, attack in zip(attacks, protocol.attacks, strict=True)
+    ]
     made = EvaluationRecord(**record, attacks=attacks, seconds=time.perf_counter() - clock)
     world.exchange("")  # no rank reads the journal any more
     if world.leads:

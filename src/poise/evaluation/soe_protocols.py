@@ -22,6 +22,8 @@ from poise.threats import Linf, Threat
 LAMBDAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 """The grid over which the adaptive attacks are swept; 0 is PGD. The paper prints none."""
 AIMS: tuple[Aim, ...] = ("confidence", "mismatch")
+RUNS = 15
+"""Of AimedPGD on every network of a comparison: as many as a collaboration of three experts has forms."""
 STEPS = 100
 """Of every transfer attack."""
 TRANSFER: dict[str, Literal[3, 30]] = {"soe-transfer-3": 3, "soe-transfer-30": 30}
@@ -62,11 +64,11 @@ def soe_aimed(threat: Threat | None = None) -> Protocol:
 
 
 def soe_benchmark(threat: Threat, transferred: tuple[Attack, ...] = ()) -> Protocol:
-    """ "soe-benchmark": white-box PGD, the adaptive forms that fit, transfer and AutoAttack, on a network of any kind.
+    """ "soe-benchmark": white-box PGD, the adaptive forms that fit in equal runs, transfer and AutoAttack, on a network of any kind.
 
     transferred: what shows images made on surrogates, `Saved`; without any the protocol has no transfer columns.
     """
-    attacks = (_whitebox(threat), AimedPGD(**_common(threat)), *transferred, AutoAttack(threat=threat))
+    attacks = (_whitebox(threat), AimedPGD(runs=RUNS, **_common(threat)), *transferred, AutoAttack(threat=threat))
     return Protocol(name="soe-benchmark", attacks=attacks)
 
 
