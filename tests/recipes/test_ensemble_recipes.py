@@ -91,7 +91,18 @@ def test_a_variant_changes_what_it_says_and_nothing_else(ending: str) -> None:
     assert isinstance(theirs, SynergyOfExperts)
     different = {field.name for field in dataclasses.fields(theirs) if getattr(ours, field.name) != getattr(theirs, field.name)}
     assert different == set(VARIANTS[ending][1]) - {"confidence"}
-    assert (plain.model != changed.model) == (ending == "evaluator")
+    assert (plain.model != changed.model) == ("confidence" in VARIANTS[ending][1])
+
+
+def test_the_released_code_and_the_paper_as_printed_are_recipes_of_their_own() -> None:
+    released: Any = experiment("soe_cifar10_resnet20x3_eps0.03_compat").method
+    inner = released.policy.objective.inner
+    assert (inner.step_size, inner.start, inner.steps, inner.threat.epsilon) == (0.01, "zero", 10, 0.03)
+    assert (released.policy.objective.surrogate, released.policy.objective.craft_mode) == ("released", "training")
+    printed: Any = experiment("soe_cifar10_resnet20x3_eps0.03_paper")
+    objective = printed.method.policy.objective
+    assert (objective.update, objective.detach_features, objective.clean_term) == ("per_source", True, False)
+    assert (printed.model.confidence, objective.surrogate, printed.published.columns) == ("evaluator", "smooth", ())
 
 
 def parameters(network: nn.Module) -> int:
@@ -177,4 +188,7 @@ def test_every_variant_has_a_small_form_on_digits(ending: str):
     objective = made.method.policies()["joint"].objective
     changes = {"members": int(ending[1:])} if ending[0] == "x" else VARIANTS[ending][1]
     for name, value in changes.items():
+        if name == "inner":
+            assert (objective.inner.start, objective.inner.step_size) == (value["start"], 0.08)  # type: ignore[attr-defined]
+            continue
         assert getattr(made.model if name in ("members", "confidence") else objective, name) == value

@@ -101,8 +101,9 @@ for _name, _row in ROWS.items():
 
 def variant(what: str, members: int = 3, **changes: Any) -> Row:
     """Synergy-of-Experts with another number of experts or other settings of its objective (`confidence`: of its network)."""
+    attack = {name: value for name, value in changes.pop("inner", {}).items() if name != "step_size"}  # which is of CIFAR-10's epsilons
     network = Collaboration(member=EXPERT, members=members, confidence=changes.pop("confidence", "rectified"))
-    made = _joint(SynergyOfExperts(inner=INNER, **changes))
+    made = _joint(SynergyOfExperts(inner=dataclasses.replace(INNER, **attack), **changes))
     return Row(f"SoE, {what}", f"Synergy-of-Experts, {what}", network, made, cost(network, made))
 
 

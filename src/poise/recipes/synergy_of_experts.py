@@ -2,8 +2,8 @@
 
 100 epochs of phase I at learning rate .1 (times .1 after 50 and 75, as the released milestones say), then 50 of phase II at .01 (times
 .1 after 25); how long each phase lasts is printed nowhere. Evaluate a run by
-  poise evaluate runs/... --protocol soe-lambdas --epsilon .03       accuracy against lambda, Figure 5
-  poise transfer runs/... --surrogate runs/ensemble3_cifar10_resnet20 --epsilon .03       Table 2; soe-transfer-30: Table 3
+  poise evaluate runs/... --protocol soe-lambdas       accuracy against lambda, Figure 5
+  poise transfer runs/... --surrogate runs/ensemble3_cifar10_resnet20       Table 2; soe-transfer-30: Table 3
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ MEMBERS_GRID = (0.01, 0.03, 0.05, 0.07)
 
 
 def soe(epsilon: float, members: int = 3, **changes: Any) -> Experiment:
-    """SoE at one epsilon; changes: settings of the objective, and `confidence` of the network."""
+    """SoE at one epsilon; changes: settings of the objective, `inner` those of its attack, and `confidence` of the network."""
     model = Collaboration(member=MEMBER, members=members, confidence=changes.pop("confidence", "rectified"))
     row = published("SoE", epsilon) if members == 3 and not changes and model.confidence == "rectified" else None
-    objective = SynergyOfExperts(inner=inner(epsilon), **changes)
+    attack = dataclasses.replace(inner(epsilon), **changes.pop("inner", {}))
+    objective = SynergyOfExperts(inner=attack, **changes)
     policy = Policy(objective=objective, optimizer=SGD(learning_rate=0.1, weight_decay=1e-4), schedule=SCHEDULE, augmentation=AUGMENTATION)
     protocol = named("soe-adaptive").at(Linf(epsilon=epsilon))
     made = cifar10(model, Joint(policy=policy), EPOCHS, epsilon, protocol, row)
@@ -110,6 +111,14 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "evaluator": ("the evaluator alone as confidence, as the paper", {"confidence": "evaluator"}),
     "persource": ("an update after each source, as in Algorithm 1", {"update": "per_source"}),
     "detached": ("the evaluators' loss trains evaluators only, as Algorithm 1", {"detach_features": True}),
+    "compat": (
+        "as the released code: its weights, its attack (steps of .01 from the image itself, in training mode)",
+        {"surrogate": "released", "craft_mode": "training", "inner": {"step_size": 0.01, "start": "zero"}},
+    ),
+    "paper": (
+        "as the paper prints it: Algorithm 1's updates, evaluators that train and are trusted alone, no natural term",
+        {"update": "per_source", "detach_features": True, "confidence": "evaluator", "clean_term": False},
+    ),
 }
 """What differs between paper and released code, and what neither prints: the name's ending, in words, the settings."""
 
