@@ -1,4 +1,4 @@
-"""t-SNE of base learners' features at the epochs kept, and the page that draws it beside what the run told of its learners."""
+"""t-SNE of base learners' adversarial images, or features, at the epochs kept, and the page that draws it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,12 +16,14 @@ from torch import nn
 from poise.attacks import PGD
 from poise.cli import main
 from poise.core.errors import RunError, SettingsError
+from poise.core.settings import to_json
 from poise.data import Digits
 from poise.engine import Diagnosis, Run, embedding, train
 from poise.engine.checkpoints import read_tensors
-from poise.engine.embedding import embed, features, kept_epochs, learners_of, placed
+from poise.engine.embedding import Embedded, attack_on, embed, features, kept_epochs, learners_of, placed
 from poise.engine.evaluations import evaluate_run
 from poise.evaluation import Protocol
+from poise.evaluation.predictions import attacked
 from poise.methods import Generalist
 from poise.recipes import experiment
 from poise.reports import diagnostics, read_runs, write_report
@@ -56,6 +59,7 @@ def test_the_command_embeds_every_learner_at_every_epoch_kept(run: Run, monkeypa
     assert not ended.value.code
     told = json.loads((run.path / embedding.EMBEDDING).read_text())
     assert [each["epoch"] for each in told["epochs"]] == [1, 2] and told["images"] == len(told["labels"]) == 25
+    assert told["of"] == "adversarial" and told["attack"] == {"name": "PGD-1", "settings": to_json(QUICK)}
     for each in told["epochs"]:
         assert list(each["points"]) == ["natural", "robust"]
         assert np.array(list(each["points"].values())).shape == (2, 25, 2)
@@ -63,7 +67,47 @@ def test_the_command_embeds_every_learner_at_every_epoch_kept(run: Run, monkeypa
     assert again == told, "the same run, the same picture"
 
 
-def test_what_is_embedded_are_the_features_of_the_kept_learners(run: Run) -> None:
+def clouds_of(run: Run, monkeypatch: pytest.MonkeyPatch, of: Embedded) -> list[dict[str, Any]]:
+    """What is embedded of each epoch, by learner."""
+    seen: list[dict[str, Any]] = []
+
+    def told(clouds: dict[str, Any], perplexity: float, seed: int) -> dict[str, Any]:
+        seen.append(clouds)
+        return {name: np.zeros((len(cloud), 2)).tolist() for name, cloud in clouds.items()}
+
+    monkeypatch.setattr(embedding, "placed", told)
+    embed(run, of=of, images=25)
+    return seen
+
+
+@pytest.mark.parametrize("of", ["adversarial", "features"])
+def test_what_is_embedded_is_what_each_kept_learner_makes(run: Run, monkeypatch: pytest.MonkeyPatch, of: Embedded) -> None:
+    split = run.experiment.data.load(None).test.first(25)
+    seen = clouds_of(run, monkeypatch, of)
+    for clouds, path in zip(seen, kept_epochs(run).values(), strict=True):
+        assert list(clouds) == ["natural", "robust"]
+        for name, weights in learners_of(read_tensors(path)[0]).items():
+            network = run.network("last")
+            network.load_state_dict(weights)
+            ((x_adv, _),) = attacked(network, split, QUICK, seed=run.experiment.seed)
+            wanted = x_adv.flatten(1) if of == "adversarial" else features(network, split)
+            np.testing.assert_array_equal(clouds[name], wanted.double().numpy())
+    natural = split.pixels().flatten(1).double().numpy()
+    if of == "adversarial":
+        assert not np.array_equal(seen[0]["natural"], seen[0]["robust"]), "each learner has images of its own"
+        assert all(0.05 < abs(cloud - natural).max() <= 0.2 + 1e-6 for clouds in seen for cloud in clouds.values())
+
+
+def test_the_attack_is_the_diagnoses_else_within_the_threat_that_judges_the_run(run: Run) -> None:
+    assert attack_on(run.experiment) == QUICK
+    for name, wanted in (("digits", PGD(threat=Linf(epsilon=0.2), step_size=0.05)), ("cifar10_resnet18", PGD())):
+        made = experiment(f"generalist_{name}")
+        assert attack_on(made) == wanted
+    told = dataclasses.replace(run.experiment, diagnosis=Diagnosis())
+    assert attack_on(told) == PGD(threat=Linf(epsilon=0.2), step_size=0.4 * 0.2), "as the robust learner searches"
+
+
+def test_features_are_the_penultimate_ones(run: Run) -> None:
     states = {epoch: learners_of(read_tensors(path)[0]) for epoch, path in kept_epochs(run).items()}
     assert list(states) == [1, 2] and all(list(learners) == ["natural", "robust"] for learners in states.values())
     assert not torch.equal(states[1]["natural"]["head.weight"], states[1]["robust"]["head.weight"])
@@ -86,12 +130,24 @@ def test_the_page_has_curves_redistributions_and_the_picture(run: Run, tmp_path:
     text = write_report(run.path, tmp_path / "page.html").read_text()
     for part in ("Base learners", "distance between weights", "cosine between gradients", "tradeoff regret", "bound on the former"):
         assert part in text
-    assert "t-SNE of features, epoch 2" in text and "delta is 0.05" in text and "after 3 measured epochs" in text
+    assert "t-SNE of adversarial images, epoch 2" in text and "by PGD-1 within Linf 0.2, as pixels (Zipper, Fig. 6)" in text
+    assert "delta is 0.05" in text and "after 3 measured epochs" in text
     assert "diagnosis/" not in text.split("<h2>Runs</h2>")[0], "its metrics are not among the losses and rates as well"
     (read,) = read_runs(run.path)
     assert redistributions(read.experiment) == [2]
     assert {panel.title for panel in curves(read)} >= {"natural accuracy", "robust accuracy", "regret", "Theorem 1"}
     assert embedding.EMBEDDING == diagnostics.EMBEDDING
+
+
+def test_a_picture_of_features_says_that_it_is_no_fig_6(run: Run, tmp_path: Path) -> None:
+    told = json.loads(embed(run, of="features", images=25).read_text())
+    assert told["of"] == "features" and told["attack"] is None
+    file = tmp_path / diagnostics.EMBEDDING
+    for content in (told, {key: value for key, value in told.items() if key not in ("of", "attack")}):  # as files used to be
+        file.write_text(json.dumps(content))
+        first, second = embedded(file)
+        assert (first.title, second.title) == ("t-SNE of features, epoch 1", "t-SNE of features, epoch 2")
+        assert "Fig. 6 is of adversarial images" in first.note
 
 
 def test_a_line_of_another_threat_says_which() -> None:
@@ -126,5 +182,7 @@ def test_refusals(run: Run, tmp_path: Path) -> None:
         embed(plain)
     with pytest.raises(SettingsError, match=r"images = 2, perplexity = 30\.0: must be at least 3, and above 0"):
         embed(run, images=2)
-    with pytest.raises(SettingsError, match="Sequential has none"):
+    with pytest.raises(SettingsError, match=r"of = 'pixels': must be one of 'adversarial', 'features'"):
+        embed(run, of="pixels")  # type: ignore[arg-type]
+    with pytest.raises(SettingsError, match=r"of = 'features': Sequential has no penultimate features; embed its adversarial images"):
         features(nn.Sequential(), run.experiment.data.load(None).test)

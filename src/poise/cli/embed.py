@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -12,13 +12,19 @@ from poise.cli.shared import DataDir, Device, Imports, console, drawn, import_fi
 
 def embed(
     run: Annotated[Path, typer.Argument(help="Run folder whose training kept complete checkpoints (keep_epochs).")],
+    of: Annotated[
+        Literal["adversarial", "features"],
+        typer.Option(help="Adversarial images that each learner makes (Zipper, Fig. 6), or each learner's features of natural images."),
+    ] = "adversarial",
     images: Annotated[int, typer.Option(min=3, help="Test images to embed.")] = 200,
     perplexity: Annotated[float, typer.Option(help="About how many neighbours each point has.")] = 30.0,
     device: Device = "auto",
     data_dir: DataDir = None,
     imports: Imports = None,
 ) -> None:
-    """Embed the base learners' features in the plane (t-SNE), at every epoch kept; `poise report` then draws them.
+    """Embed the base learners' adversarial images in the plane (t-SNE), at every epoch kept; `poise report` then draws them.
+
+    The images are made by the run's diagnosis' attack, else by PGD-20 within the threat that it is judged under.
 
     Examples:
 
@@ -32,5 +38,6 @@ def embed(
     from poise.engine.embedding import embed as make
 
     import_files(imports)
-    written = make(Run.open(run), images=images, perplexity=perplexity, device=device, data_dir=data_dir, progress=drawn())
-    console.print(f"embedded features: {written}", highlight=False)
+    given = {"perplexity": perplexity, "device": device, "data_dir": data_dir}
+    written = make(Run.open(run), of=of, images=images, progress=drawn(), **given)
+    console.print(f"embedded {'features' if of == 'features' else 'adversarial images'}: {written}", highlight=False)

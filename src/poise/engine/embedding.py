@@ -1,26 +1,35 @@
-"""t-SNE of what base learners make of the same images, at the epochs whose complete checkpoints a run kept (Zipper, Appendix C.1)."""
+"""t-SNE of what base learners make of the same images, at the epochs whose complete checkpoints a run kept (Zipper, Appendix C.1).
+
+Fig. 6 there is of the adversarial images that the natural and the robust learner each make of the same natural images.
+"""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from poise.attacks import PGD, Attack
 from poise.core.errors import RunError, SettingsError
 from poise.core.modes import evaluating
 from poise.core.records import check_writable, write_text
+from poise.core.settings import to_json
 from poise.data import Split
 from poise.engine.checkpoints import load_into, read_tensors
 from poise.engine.devices import choose_device
+from poise.engine.experiment import Experiment
+from poise.engine.inspections import threat_of
 from poise.engine.progress import Progress
 from poise.engine.runs import Run
-from poise.evaluation.predictions import device_of
+from poise.evaluation.predictions import attacked, device_of
 from poise.models import Classifier
 
+Embedded = Literal["adversarial", "features"]
+"""Adversarial images, as pixels, that each learner makes (Fig. 6), or each learner's penultimate features of the natural images."""
 EMBEDDING = "t-sne.json"
 """The file in the run folder, which the page draws."""
 
@@ -28,24 +37,29 @@ EMBEDDING = "t-sne.json"
 def embed(
     run: Run,
     *,
+    of: Embedded = "adversarial",
     images: int = 200,
     perplexity: float = 30.0,
     device: str = "auto",
     data_dir: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """Embed the features of the first `images` test images, of all learners of an epoch together; returns the JSON file written.
+    """Embed what the learners make of the first `images` test images, all learners of an epoch together; returns the JSON file written.
 
-    The page draws it. With few images the perplexity is lowered to a third of the points.
-    Raises: RunError where no epoch was kept, SettingsError for a network without penultimate features or too few images.
+    of: see `Embedded`; adversarial images are made by one attack for all learners (`attack_on`), from the same starts. The page draws
+    the file. With few images the perplexity is lowered to a third of the points.
+    Raises: RunError where no epoch was kept, SettingsError for too few images, or for features of a network without penultimate ones.
     """
     path, progress = run.path / EMBEDDING, progress or Progress()
     check_writable(path)
+    if of not in get_args(Embedded):
+        raise SettingsError(f"of = {of!r}: must be one of {', '.join(map(repr, get_args(Embedded)))}")
     if images < 3 or perplexity <= 0:
         raise SettingsError(f"images = {images}, perplexity = {perplexity}: must be at least 3, and above 0")
     kept, experiment = kept_epochs(run), run.experiment
     data, where = experiment.data.load(data_dir), choose_device(device)
     split = data.test.first(min(images, len(data.test)))
+    attack = attack_on(experiment) if of == "adversarial" else None
     advance = progress.begin(f"{experiment.name}: t-SNE", len(kept), "epochs")
     epochs = []
     for epoch, checkpoint in kept.items():
@@ -54,13 +68,24 @@ def embed(
             network = experiment.model.build(data.shape, len(data.classes), experiment.seed)
             network = network.to(next(tensor.dtype for tensor in weights.values() if tensor.is_floating_point()))
             load_into(network, weights, str(checkpoint))
-            clouds[name] = features(network.to(where), split).double().cpu().numpy()
+            network = network.to(where)
+            made = features(network, split) if attack is None else adversarial(network, split, attack, experiment.seed)
+            clouds[name] = made.double().cpu().numpy()
         epochs.append({"epoch": epoch, "points": placed(clouds, perplexity, experiment.seed)})
         advance(1)
     progress.end()
-    about = {"images": len(split), "perplexity": perplexity, "seed": experiment.seed}
+    by = None if attack is None else {"name": attack.name, "settings": to_json(attack)}
+    about = {"of": of, "attack": by, "images": len(split), "perplexity": perplexity, "seed": experiment.seed}
     told = {**about, "labels": split.labels.tolist(), "classes": list(data.classes), "epochs": epochs}
     return write_text(path, json.dumps(told))
+
+
+def attack_on(experiment: Experiment) -> Attack:
+    """The diagnosis's attack where there is one, else PGD-20 within the run's own threat, by the paper's steps of epsilon / 4."""
+    if experiment.diagnosis is not None:
+        return experiment.diagnosis.against(experiment.method.policies())
+    threat = threat_of(experiment)
+    return PGD(threat=threat, step_size=threat.epsilon / 4)
 
 
 def kept_epochs(run: Run) -> dict[int, Path]:
@@ -85,18 +110,23 @@ def learners_of(state: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     return dict(sorted(weights.items()))
 
 
+def adversarial(network: nn.Module, split: Split, attack: Attack, seed: int) -> Tensor:
+    """The pixels [N, C * H * W] of the images that the attack makes against the network."""
+    return torch.cat([x_adv.flatten(1) for x_adv, _ in attacked(network, split, attack, seed=seed)])
+
+
 @torch.no_grad()
 def features(network: nn.Module, split: Split) -> Tensor:
-    """Penultimate features [N, F]. Raises: SettingsError for a network that is no `Classifier`."""
+    """Penultimate features [N, F] of the natural images. Raises: SettingsError for a network that is no `Classifier`."""
     if not isinstance(network, Classifier):
-        raise SettingsError(f"t-SNE needs a network with penultimate features; {type(network).__name__} has none")
+        raise SettingsError(f"of = 'features': {type(network).__name__} has no penultimate features; embed its adversarial images instead")
     device, dtype = device_of(network)
     with evaluating(network):
         return torch.cat([network.features(part.to(device)) for part in split.pixels(dtype=dtype).split(256)])
 
 
 def placed(clouds: dict[str, np.ndarray[Any, Any]], perplexity: float, seed: int) -> dict[str, list[list[float]]]:
-    """Points in the plane for features [N, F] of each network, embedded together."""
+    """Points in the plane for what each network made [N, F], embedded together."""
     from sklearn.manifold import TSNE
 
     together = np.concatenate(list(clouds.values()))

@@ -1,7 +1,7 @@
 """Generalist beyond the published pair: three base learners (the paper's |A| > 2), customised policies, and runs that are diagnosed.
 
-No numbers are published for these. Diagnosed runs keep the epochs before and after redistributions, for the t-SNE figure of Zipper's
-Appendix C.1 (`poise embed`); all their learners are trained throughout.
+No numbers are published for these. Diagnosed runs keep the epochs before and after redistributions, for the t-SNE of
+adversarial images in Zipper's Fig. 6 (`poise embed`); all their learners are trained throughout.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from poise.reports.plots import Panel, group_of
 from poise.reports.svg import Chart, colour_class, marker, number, ticks, wrap
 
 EMBEDDING = "t-sne.json"
-"""Where a run keeps its embedded features (written by the engine, which this package doesn't know)."""
+"""Where a run keeps what was embedded of its learners (written by the engine, which this package doesn't know)."""
 _ROW, _SIDE = 16, 300
 _ROBUST = re.compile(r"/robust( (\w+) ([\d.e-]+))?$")  # with a threat, where learners have several
 _FAMILIES = (
@@ -57,7 +57,7 @@ class Diagnosed:
 
 
 def diagnosed(runs: Sequence[Run], labels: Mapping[str, str]) -> list[Diagnosed]:
-    """The runs that were diagnosed or whose features were embedded. labels: of each group's key. Raises: RunError for a damaged file."""
+    """The runs that were diagnosed or whose learners were embedded. labels: of each group's key. Raises: RunError for a damaged file."""
     found = []
     for run in runs:
         panels = [*curves(run), *embedded(run.path / EMBEDDING)]
@@ -146,12 +146,25 @@ def embedded(path: Path) -> list[Panel]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         labels, classes = [int(label) for label in data["labels"]], [str(name) for name in data["classes"]]
-        return [_cloud(each["epoch"], each["points"], labels, classes) for each in data["epochs"]]
+        what = _what(data)
+        return [_cloud(each["epoch"], each["points"], labels, classes, *what) for each in data["epochs"]]
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise RunError(f"{path} is damaged ({type(error).__name__}: {error}); make it again with: poise embed {path.parent}") from None
 
 
-def _cloud(epoch: int, points: Mapping[str, Sequence[Sequence[float]]], labels: Sequence[int], classes: Sequence[str]) -> Panel:
+def _what(data: Mapping[str, Any]) -> tuple[str, str]:
+    """What was embedded, and a caption; a file that does not say was made when features were all there was."""
+    if data.get("of", "features") == "features":
+        return "features", "penultimate ones, of natural images (Zipper's Fig. 6 is of adversarial images)"
+    attack = data["attack"]
+    threat = attack["settings"]["threat"]
+    within = f"{threat['type']} {float(threat['epsilon']):.4g}"
+    return "adversarial images", f"against each learner by {attack['name']} within {within}, as pixels (Zipper, Fig. 6)"
+
+
+def _cloud(
+    epoch: int, points: Mapping[str, Sequence[Sequence[float]]], labels: Sequence[int], classes: Sequence[str], what: str, caption: str
+) -> Panel:
     everything = [(float(x), float(y)) for cloud in points.values() for x, y in cloud]
     if any(len(cloud) != len(labels) for cloud in points.values()):
         raise ValueError(f"{len(labels)} labels for clouds of {[len(cloud) for cloud in points.values()]} points")
@@ -165,8 +178,8 @@ def _cloud(epoch: int, points: Mapping[str, Sequence[Sequence[float]]], labels: 
         below = _SIDE + 12 + _ROW * place
         parts.append(_dot(place, -1, 12, below))
         parts.append(f'<text x="24" y="{number(below + 4)}">{escape(name)}</text>')
-    label = f"t-SNE of features of {' and '.join(points)} after epoch {epoch}; colours are {len(classes)} classes"
-    return Panel(f"t-SNE of features, epoch {epoch}", wrap(_SIDE, _SIDE + 8 + _ROW * len(points), label, parts))
+    label = f"t-SNE of {what} of {' and '.join(points)} after epoch {epoch}; colours are {len(classes)} classes"
+    return Panel(f"t-SNE of {what}, epoch {epoch}", wrap(_SIDE, _SIDE + 8 + _ROW * len(points), label, parts), caption)
 
 
 def _dot(shape: int, colour: int, x: float, y: float) -> str:
