@@ -18,6 +18,7 @@ from poise.engine import train
 from poise.models import Collaboration
 from poise.objectives import SynergyOfExperts
 from poise.recipes import experiment, recipes
+from poise.recipes.digits import INNER
 from poise.recipes.ensembles_cifar10 import EPSILONS
 from poise.recipes.ensembles_digits import BENCHMARK
 from poise.recipes.synergy_of_experts import VARIANTS, gains, growing, soe
@@ -189,6 +190,6 @@ def test_every_variant_has_a_small_form_on_digits(ending: str):
     changes = {"members": int(ending[1:])} if ending[0] == "x" else VARIANTS[ending][1]
     for name, value in changes.items():
         if name == "inner":
-            assert (objective.inner.start, objective.inner.step_size) == (value["start"], 0.08)  # type: ignore[attr-defined]
+            assert (objective.inner.start, objective.inner.step_size) == (value["start"], INNER.step_size)  # type: ignore[attr-defined]
             continue
         assert getattr(made.model if name in ("members", "confidence") else objective, name) == value
