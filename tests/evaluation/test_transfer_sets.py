@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,11 +13,22 @@ import torch
 from torch import Tensor
 
 from poise.attacks import FGSM, PGD, AdversarialSet, Attack, Saved
-from poise.core.errors import DataError, InputError, SettingsError
+from poise.core.errors import DataError, InputError, Interrupted, SettingsError
 from poise.core.seeds import Draw, everyone, key_of
-from poise.core.settings import from_json
+from poise.core.settings import from_json, to_json
 from poise.data.dataset import Data, Split
-from poise.evaluation import Protocol, evaluate, made_or_kept, make_set, published_subset, set_path, soe_transfer, survived, transfer_matrix
+from poise.evaluation import (
+    Protocol,
+    Watch,
+    evaluate,
+    made_or_kept,
+    make_set,
+    published_subset,
+    set_path,
+    soe_transfer,
+    survived,
+    transfer_matrix,
+)
 from poise.models import DigitsCNN
 from poise.threats import Linf
 
@@ -156,6 +169,30 @@ def test_saved_images_are_an_attack_of_any_protocol(tmp_path: Path) -> None:
     right = survived(made, target)[[7, 3, 40]]
     assert record.correct_under("small: PGD-3") == right.tolist()
     assert from_json(Attack, record.attacks[0].settings) == attack
+
+
+def test_an_evaluation_goes_on_where_the_set_was_moved(tmp_path: Path) -> None:
+    images, target = split(20), DigitsCNN().build(SHAPE, 10, 1)
+    attack, _ = saved(tmp_path, images)
+    begun: list[str] = []
+
+    class Stopping(Watch):
+        def begin(self, name: str, count: int) -> Callable[[int], None]:
+            begun.append(name)
+            if name == "PGD-3" and begun.count(name) == 1:
+                raise Interrupted("stopped")
+            return lambda done: None
+
+    data = Data("toy", images, images, tuple("0123456789"))
+    (tmp_path / "moved").mkdir()
+    for path in (tmp_path / "set.safetensors", tmp_path / "moved" / "set.safetensors"):
+        shown = from_json(Saved, {**to_json(attack), "path": str(path)})
+        stops = pytest.raises(Interrupted) if not begun else contextlib.nullcontext()
+        with stops:
+            evaluate(target, data, Protocol(name="t", attacks=(shown, ATTACK)), watch=Stopping(), journal=tmp_path / "journal")
+        if path.exists():
+            path.rename(tmp_path / "moved" / "set.safetensors")
+    assert begun == ["small: PGD-3", "PGD-3", "PGD-3"]
 
 
 def test_saved_images_are_refused_where_they_do_not_fit(tmp_path: Path) -> None:

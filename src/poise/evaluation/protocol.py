@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from poise.attacks import Attack
 from poise.core.distributed import ALONE, World
 from poise.core.errors import PoiseError, SettingsError, did_you_mean
+from poise.core.identity import identity
 from poise.core.records import EvaluationRecord
 from poise.core.settings import PositiveCount, Settings, settings, to_json
 from poise.core.version import __version__
@@ -118,7 +119,8 @@ def evaluate(
     split, instead = protocol.images(whole), protocol.instead(whole)
     if instead:
         watch.say(instead)
-    facts = {"model": digest_of(model), "images": digest_of_images(split), "attacks": to_json(protocol.attacks), "seed": seed}
+    asked = [identity(to_json(attack)) for attack in protocol.attacks]
+    facts = {"model": digest_of(model), "images": digest_of_images(split), "attacks": asked, "seed": seed}
     record = about_record(model, data, split, facts["model"], batch_size, about, world)
     kept = world.in_turn(lambda: Journal(journal, {**facts, "search": search.precision, "poise": __version__}))
     shared: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "world": world, "search": search}
