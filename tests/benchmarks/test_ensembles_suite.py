@@ -24,6 +24,12 @@ def test_every_recipe_of_the_suite_and_of_its_claims_exists() -> None:
     assert {attack.name for attack in soe_benchmark(THREAT).attacks} == {"PGD-50x5", "AimedPGD-50-15runs", "AutoAttack"}
 
 
+def test_a_claim_names_the_paper_only_where_the_paper_makes_it() -> None:
+    papers = {(claim.worse.partition("_")[0], claim.column) for claim in ensembles.CLAIMS if "Table" in claim.source}
+    assert papers == {(other, column) for other in ("gal", "dverge", "more", "adp") for column in ("white-box", "transfer")}
+    assert len(ensembles.CLAIMS) == 36
+
+
 def test_a_joined_set_serves_every_fold() -> None:
     parts = [Digits(fold=fold, test_images=6).load().test for fold in (0, 3)]
     quick = dataclasses.replace(ATTACKS[0], steps=1)  # type: ignore[call-arg]
@@ -47,6 +53,17 @@ def test_surrogates_are_trained_and_attacked_once_and_shown_in_the_protocol(tmp_
     made = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.safetensors")}
     prepare(tmp_path)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.safetensors")} == made
+    digests = {path.name: path.read_bytes() for path in made}
+    faster = tuple(dataclasses.replace(attack, step_size=0.1) for attack in ensembles.ATTACKS)
+    monkeypatch.setattr(ensembles, "ATTACKS", faster)
+    with pytest.raises(SystemExit, match="the transfer sets are not in"):
+        transferred(tmp_path)
+    fold = tmp_path / "fold-1"
+    for path in (fold / "checkpoints").glob("[!s]*"):  # as a process killed within the first epoch leaves it
+        path.unlink()
+    prepare(tmp_path)
+    assert (fold / "checkpoints" / "last.safetensors").exists(), "a fold that was broken off is gone on with"
+    assert all(path.read_bytes() != digests[path.name] for path in made), "sets of other settings are made anew"
     shown = transferred(tmp_path)
     assert [attack.name for attack in shown] == ["three networks: MPGD-1", "three networks: MPGD-1-start1"]
     data = Digits(fold=1, test_images=8).load()
