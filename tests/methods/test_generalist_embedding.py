@@ -139,8 +139,12 @@ def test_the_page_has_curves_redistributions_and_the_picture(run: Run, tmp_path:
     assert embedding.EMBEDDING == diagnostics.EMBEDDING
 
 
-def test_a_picture_of_features_says_that_it_is_no_fig_6(run: Run, tmp_path: Path) -> None:
-    told = json.loads(embed(run, of="features", images=25).read_text())
+def test_a_picture_of_features_says_that_it_is_no_fig_6(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["poise", "embed", str(run.path), "--of", "features", "--images", "25"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    told = json.loads((run.path / embedding.EMBEDDING).read_text())
     assert told["of"] == "features" and told["attack"] is None
     file = tmp_path / diagnostics.EMBEDDING
     for content in (told, {key: value for key, value in told.items() if key not in ("of", "attack")}):  # as files used to be
