@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from poise.cli.shared import DataDir, Device, Imports, bytes_of, drawn, import_files, positive, print_table, run_only
+from poise.cli.together import Together, evaluate_together
 from poise.core.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -41,6 +42,12 @@ class _Asked:
         """The settings of a protocol that were given."""
         return [name for name in ("threat", "epsilon", "step_size") if getattr(self, name) is not None]
 
+    def check_named(self) -> None:
+        """Raises: SettingsError for settings of a protocol where none is named."""
+        if self.protocol is None and self.scaled:
+            option = f"--{self.scaled[0].replace('_', '-')}"
+            raise SettingsError(f"{option} belongs to a protocol named here, and a run's own has its own; add --protocol standard")
+
 
 def evaluate(
     runs: Annotated[list[Path] | None, typer.Argument(help="Run folders.")] = None,
@@ -64,6 +71,9 @@ def evaluate(
     first: Annotated[
         int | None, typer.Option(min=1, help="Only the first n test images; of soe-*, which take 1,000 out of 10,000, of these.")
     ] = None,
+    ensemble: Annotated[
+        Together | None, typer.Option(help="Judge the runs together, as one ensemble with this output; goes with --out.")
+    ] = None,
     corruptions: Annotated[
         Path | None, typer.Option(help="Instead of attacks: an unpacked CIFAR-10-C, CIFAR-100-C or Tiny-ImageNet-C folder.")
     ] = None,
@@ -73,7 +83,7 @@ def evaluate(
         typer.Option(help="Of AutoAttack's search, by default float32; auto: bfloat16 where a GPU has it. Verdicts are float32's."),
     ] = None,
     memory_limit: Annotated[str | None, typer.Option(help="Of AutoAttack's search, such as 4GiB; by default 70 % of a GPU's free.")] = None,
-    out: Annotated[Path | None, typer.Option(help="With --weights: the record to write.")] = None,
+    out: Annotated[Path | None, typer.Option(help="With --weights or --ensemble: the record to write.")] = None,
     device: Device = "auto",
     data_dir: DataDir = None,
     imports: Imports = None,
@@ -92,6 +102,8 @@ def evaluate(
 
       poise evaluate runs/generalist --corruptions CIFAR-10-C
 
+      poise evaluate --ensemble vote runs/a runs/b runs/c --out vote.json
+
       poise evaluate --weights mine.pt --model mynets:build --data CIFAR10 --out mine.json
 
       poise evaluate --weights mine.pt --model ResNet18 --data my_photos --protocol autoattack
@@ -99,15 +111,20 @@ def evaluate(
     import_files(imports)
     if (weights is None) == (not runs):
         raise SettingsError("name run folders, or --weights FILE with --model")
+    if ensemble is not None and (runs is None or out is None or model is not None or data is not None or corruptions is not None):
+        raise SettingsError("--ensemble takes run folders and --out FILE for the record; leave --model, --data and --corruptions out")
     search: dict[str, Any] = {} if search_precision is None else {"precision": search_precision}
     search |= {} if memory_limit is None else {"memory_limit": bytes_of(memory_limit, "--memory-limit")}
     asked = _Asked(protocol, threat, epsilon, step_size, first, corruptions, again, search)
     where: dict[str, Any] = {"device": device, "data_dir": data_dir}
     run_only(checkpoint, weights)
-    if weights is not None:
+    if ensemble is not None:
+        assert runs is not None and out is not None
+        paths = [_together(ensemble, runs, checkpoint or "selected", out, asked, where)]
+    elif weights is not None:
         paths = [_weights(weights, model, data or "CIFAR10", out, asked, where)]
     elif model is not None or out is not None:
-        raise SettingsError("--model and --out go with --weights; a run knows its network and keeps its records")
+        raise SettingsError("--model goes with --weights, --out too or with --ensemble; a run knows its network and keeps its records")
     else:
         paths = _runs(runs or [], checkpoint or "selected", data, asked, where)
     from poise.core.distributed import join
@@ -135,15 +152,27 @@ def _weights(weights: Path, model: str | None, data: str, out: Path | None, aske
     return evaluate_weights(weights, model, data, use, out, again=asked.again, search=search, progress=drawn(), **where)
 
 
+def _together(form: Together, runs: list[Path], checkpoint: str, out: Path, asked: _Asked, where: dict[str, Any]) -> Path:
+    from poise.engine import Run
+
+    asked.check_named()
+    opened = [Run.open(folder) for folder in runs]
+    found = [(run.name, _chosen(asked, None, run.experiment) or run.experiment.protocol) for run in opened]
+    if any(protocol != found[0][1] for _, protocol in found):
+        each = ", ".join(f"{name} by {protocol.name}" for name, protocol in found)
+        raise SettingsError(f"the runs are not evaluated by the same protocol ({each}); name one with --protocol, or its --epsilon too")
+    use = _cut(found[0][1], asked.first)
+    how: dict[str, Any] = {"again": asked.again, "search": _searching(use, asked), "progress": drawn(), **where}
+    return evaluate_together(opened, form, out, use, checkpoint=checkpoint, **how)
+
+
 def _runs(runs: list[Path], checkpoint: str, data: str | None, asked: _Asked, where: dict[str, Any]) -> list[Path]:
     from poise.engine import Run
     from poise.engine.evaluations import corrupt_run, evaluate_run
     from poise.engine.own_weights import data_named
 
     progress = drawn()
-    if asked.protocol is None and asked.scaled:
-        option = f"--{asked.scaled[0].replace('_', '-')}"
-        raise SettingsError(f"{option} belongs to a protocol named here, and a run's own has its own; add --protocol standard")
+    asked.check_named()
     if asked.corruptions is not None and data is not None:
         raise SettingsError("--corruptions are those of the run's own test images; leave --data out")
     other = data_named(data, where["data_dir"]) if data is not None else None
