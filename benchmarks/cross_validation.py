@@ -25,6 +25,7 @@ import torch
 
 from benchmarks.measuring import write
 from poise import engine, recipes
+from poise.core.identity import identity
 from poise.core.overrides import override
 from poise.core.records import EvaluationRecord
 from poise.core.settings import to_json
@@ -129,10 +130,10 @@ def work(chosen: Suite, seeds: int, out: Path) -> None:
 
 def record_of(path: Path, protocol: Protocol) -> EvaluationRecord | None:
     """The run's record under this protocol, if it is there."""
-    asked = [to_json(attack) for attack in protocol.attacks]
+    asked = [identity(to_json(attack)) for attack in protocol.attacks]
     for file in sorted((path / "records").glob("last*.json")):
         record = EvaluationRecord.read(file)
-        if record.protocol == protocol.name and [attack.settings for attack in record.attacks] == asked:
+        if record.protocol == protocol.name and [identity(attack.settings) for attack in record.attacks] == asked:
             return record
     return None
 

@@ -152,3 +152,18 @@ def test_help_teaches_by_example(poise: Poise) -> None:
     assert status == 0
     assert "Examples:" in out
     assert "poise transfer runs/soe runs/adp --surrogate" in out
+
+
+def test_a_record_is_found_again_where_the_folder_of_sets_is_spelled_otherwise(
+    poise: Poise, runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = ("transfer", runs["several"], "--surrogate", runs["plain"], *COMMON)
+    assert poise(*command, "--out", "t")[0] == 0
+    path = runs["several"] / "records" / "selected-soe-transfer-3-part-0.2-first12.json"
+    before = path.read_bytes()
+    Path("t").rename("moved")
+    status, _, err = poise(*command, "--out", tmp_path / "moved")
+    assert status == 0, err
+    assert "is there already" in err
+    assert path.read_bytes() == before

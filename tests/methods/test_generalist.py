@@ -183,9 +183,8 @@ def test_redistribution_makes_both_learners_the_global_one_once_per_epoch():
 
 
 def test_redistribution_epochs_of_the_paper(vectors):
-    method = Generalist()
-    fires = [epoch for epoch in range(1, 121) if method._redistributes(Now(epoch, (epoch - 1) * 391, 120, 391, 0), "epoch_start")]
-    assert fires == vectors("schedules")["generalist_sync_epochs_1based"].tolist()
+    assert Generalist().redistribution_epochs(120) == vectors("schedules")["generalist_sync_epochs_1based"].tolist()
+    assert dataclasses.replace(Generalist(), redistribute="never").redistribution_epochs(120) == []
 
 
 @pytest.mark.parametrize("momentum", ["kept", "reset"])

@@ -304,9 +304,7 @@ def test_figure_6_has_the_betas_of_the_paper() -> None:
         assert name.endswith(f"_{objective.divergence}_beta{objective.beta:g}")
 
 
-GENERALISTS = [
-    name for name in recipes() if isinstance(experiment(name).method, Generalist) and not name.startswith(("ablation_", "tuned_"))
-]
+GENERALISTS = [name for name in recipes() if isinstance(experiment(name).method, Generalist)]
 
 
 @pytest.mark.parametrize("name", GENERALISTS)

@@ -20,6 +20,7 @@ from poise.attacks import Attack
 from poise.attacks.compact import CompactAttack
 from poise.core.distributed import going_on, join
 from poise.core.errors import DataError, Interrupted, RunError, SettingsError
+from poise.core.identity import identity
 from poise.core.records import EvaluationRecord, check_writable, write_bytes
 from poise.core.settings import to_json
 from poise.data import Data, Split
@@ -89,7 +90,7 @@ class Measurement:
     @classmethod
     def of(cls, network: nn.Module, split: Split, attacks: tuple[Attack, ...], search: Searching = Searching()) -> Measurement:
         precision = search.on(device_of(network)[0]).precision
-        return cls(digest_of(network), digest_of_images(split), to_json(attacks), precision)
+        return cls(digest_of(network), digest_of_images(split), [identity(to_json(attack)) for attack in attacks], precision)
 
     def done(self, path: Path) -> EvaluationRecord | None:
         """The record at `path` if it is this measurement's; None for another one, a damaged one or none."""
@@ -97,7 +98,7 @@ class Measurement:
             record = EvaluationRecord.read(path)
         except RunError:
             return None
-        found = (record.model_digest, record.notes.get("images"), [attack.settings for attack in record.attacks])
+        found = (record.model_digest, record.notes.get("images"), [identity(attack.settings) for attack in record.attacks])
         searched = {attack.notes.get("search", "float32") for attack in record.attacks} <= {"float32", self.search}
         return record if searched and found == (self.weights, self.images, self.attacks) else None
 
@@ -107,7 +108,7 @@ class Measurement:
             record = EvaluationRecord.read(path)
         except RunError:
             return path
-        if (record.notes.get("images"), [attack.settings for attack in record.attacks]) == (self.images, self.attacks):
+        if (record.notes.get("images"), [identity(attack.settings) for attack in record.attacks]) == (self.images, self.attacks):
             return path
         digits = hashlib.sha256(json.dumps([self.images, self.attacks], sort_keys=True).encode()).hexdigest()[:6]
         return path.with_name(f"{path.stem}-{digits}.json")

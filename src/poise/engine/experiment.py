@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from poise.attacks import Attack
-from poise.core.batches import Now
 from poise.core.errors import SettingsError
 from poise.core.settings import Count, Number, PositiveCount, Settings, UnitInterval, settings, to_json
 from poise.data import DataSource, Digits
@@ -185,9 +184,7 @@ def threats_apart(experiment: Experiment) -> list[str]:
 def never_redistributed(experiment: Experiment) -> list[str]:
     """A sentence where Generalist's learners would become the global one in an epoch that the run does not have."""
     method, epochs = experiment.method, experiment.epochs
-    if not isinstance(method, Generalist) or method.redistribute == "never":
-        return []
-    if any(method._redistributes(Now(epoch, epoch - 1, epochs, 1, 0), method.redistribute) for epoch in range(1, epochs + 1)):
+    if not isinstance(method, Generalist) or method.redistribute == "never" or method.redistribution_epochs(epochs):
         return []
     given = f"method.redistribute_every = {method.redistribute_every} and redistribute_from = {method.redistribute_from:g}"
     wanted = "lower one of them, or set method.redistribute=never"

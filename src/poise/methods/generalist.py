@@ -168,9 +168,14 @@ class Generalist(Method):
         momentum = self.momentum == "reset" or (isinstance(policy.optimizer, SGD) and policy.optimizer.momentum == 0)
         return momentum and (self.averages == "reset" or policy.average is None)
 
+    def redistribution_epochs(self, epochs: int) -> list[int]:
+        """The 1-based epochs, of so many, in which the base learners become theta_g."""
+        moments = (Now(epoch, epoch - 1, epochs, 1, 0) for epoch in range(1, epochs + 1))
+        return [now.epoch for now in moments if self._redistributes(now, self.redistribute)]
+
     def _redistributes(self, now: Now, when: str) -> bool:
         """Whether the base learners become theta_g at this moment of this epoch."""
-        if when != self.redistribute or (when != "every_step" and now.step_of_epoch != 0):
+        if when == "never" or when != self.redistribute or (when != "every_step" and now.step_of_epoch != 0):
             return False
         return now.epoch >= self.redistribute_from * now.epochs - 1e-9 and now.epoch % self.redistribute_every == 0
 

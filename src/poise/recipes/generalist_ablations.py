@@ -19,7 +19,7 @@ from poise.objectives import AT
 from poise.recipes.digits import INNER, digits, generalist_digits, policy
 from poise.recipes.generalist_cifar10 import AUGMENTATION, COLUMNS, SCHEDULE, cifar10, generalist_cifar10_resnet18, robust
 from poise.recipes.registry import register
-from poise.recipes.rows import own, text, unprinted
+from poise.recipes.rows import own, redistributing, text, unprinted
 
 Pair = tuple[tuple[str, ...], tuple[str, ...]]
 """Settings on CIFAR-10 and on digits."""
@@ -162,6 +162,8 @@ ABLATIONS: dict[str, Ablation] = {
 
 
 def _named(made: Experiment, name: str, title: str, quick: bool) -> Experiment:
+    if quick:
+        made = dataclasses.replace(made, method=redistributing(made.method, made.epochs))
     return dataclasses.replace(made, name=f"{name}_quick" if quick else name, title=title)
 
 

@@ -17,7 +17,7 @@ from poise.engine.experiment import Experiment
 from poise.recipes.generalist_ablations import ABLATIONS
 from poise.recipes.generalist_policies import generalist_of
 from poise.recipes.registry import experiment, register
-from poise.recipes.rows import text, unprinted
+from poise.recipes.rows import redistributing, text, unprinted
 
 GAMMAS = ("gamma_half", "gamma_0", "gamma_25", "gamma_75", "gamma_early")
 SOURCES = {"digits": "generalist_digits", "cifar10": "generalist_cifar10_resnet18"}
@@ -67,8 +67,10 @@ def _register(target: str, choice: str) -> None:
     what = "the parameters chosen there" if choice == "headline" else ABLATIONS[choice].line
 
     def build(quick: bool) -> Experiment:
-        title = f"Generalist, {choice.replace('_', ' ')}"
-        return dataclasses.replace(_on_target(target, choice, quick), name=f"{name}_quick" if quick else name, title=title)
+        made = dataclasses.replace(_on_target(target, choice, quick), title=f"Generalist, {choice.replace('_', ' ')}")
+        if not quick:
+            return dataclasses.replace(made, name=name)
+        return dataclasses.replace(made, name=f"{name}_quick", method=redistributing(made.method, made.epochs))
 
     register(name, text(name, f"Generalist on {target} with gamma and c as on {TARGETS[target]}: {what}", _headline(target, choice)), build)
 

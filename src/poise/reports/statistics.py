@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from poise.core.errors import RunError
+from poise.core.identity import identity
 from poise.core.records import EvaluationRecord
 
 NATURAL, WORST, CORRUPTED, SUM = "natural", "worst case", "corruptions", "natural + worst case"
@@ -106,7 +107,7 @@ def examples_of(record: EvaluationRecord) -> tuple[str, str, int, int]:
 
 
 def settings_key(settings: dict[str, Any]) -> str:
-    return json.dumps(settings, sort_keys=True, default=str)
+    return json.dumps(identity(settings), sort_keys=True, default=str)
 
 
 def correct(record: EvaluationRecord, column: str) -> list[bool]:
