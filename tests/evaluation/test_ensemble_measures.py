@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from poise.attacks import FGSM, PGD
 from poise.core.errors import InputError
@@ -68,6 +69,11 @@ def test_measures_of_a_network_agree_with_its_predictions(network, attack):
         assert sum(found.choice.won) == pytest.approx(1)
     else:
         assert found.choice is None
+
+
+def test_a_wrapper_hides_no_experts():
+    model = MODELS[0].build(SHAPE, 10, 2).double()
+    assert measure_ensemble(nn.Sequential(nn.Identity(), model), split(8), ATTACK) == measure_ensemble(model, split(8), ATTACK)
 
 
 def test_the_network_comes_back_as_it_was_and_one_network_is_refused():

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from poise.attacks.adaptive import unwrapped
 from poise.attacks.attack import Attack
 from poise.core.distributed import ALONE, World
 from poise.core.errors import InputError
@@ -76,8 +77,8 @@ def measures(logits: Tensor, y: Tensor, output: Tensor, chosen: Tensor | None = 
 
 
 def has_experts(model: nn.Module) -> bool:
-    """Whether the network is a collaboration, an ensemble or a mixture."""
-    return isinstance(model, CollaborationModule | EnsembleModule | MixtureModule)
+    """Whether the network is a collaboration, an ensemble or a mixture, perhaps in a wrapper (see `unwrapped`)."""
+    return isinstance(unwrapped(model), CollaborationModule | EnsembleModule | MixtureModule)
 
 
 class Watch:
@@ -89,7 +90,7 @@ class Watch:
     def __init__(self, model: nn.Module, labels: Tensor) -> None:
         if not has_experts(model):
             raise InputError(f"model is {type(model).__name__}, must be a Collaboration, an Ensemble or a Mixture")
-        self.model, self.labels = model, labels.cpu()
+        self.model, self.labels = unwrapped(model), labels.cpu()
         self._seen: list[tuple[Tensor, Tensor, Tensor | None]] = []
 
     @torch.no_grad()
