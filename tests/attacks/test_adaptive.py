@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from poise.attacks import PGD, Attack
-from poise.attacks.adaptive import AdaptivePGD, SoftMixturePGD, TransferFromExperts, adaptive_loss, soft_mixture, unwrapped
+from poise.attacks.adaptive import AdaptivePGD, SoftMixturePGD, TransferFromExperts, adaptive_loss, soft_mixture
 from poise.attacks.pgd import worst_of
 from poise.core.errors import InputError, SettingsError
 from poise.core.seeds import everyone
 from poise.core.settings import from_json, to_json
 from poise.losses import margin
 from poise.models import Collaboration, CollaborationModule, DigitsCNN, Ensemble
+from poise.models.ensemble import unwrapped
 from poise.models.mixture import Mixture
 from poise.threats import Linf
 

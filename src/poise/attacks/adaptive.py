@@ -5,6 +5,8 @@ Their gradients are those of `surrogate`, which equals the network up to roundin
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Literal
 
 import torch
@@ -12,15 +14,15 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from poise.attacks.ascent import Score, Start, ascent, started
+from poise.attacks.ascent import Score, Start
 from poise.attacks.attack import Attack
-from poise.attacks.pgd import Run, score_of, worst_of
+from poise.attacks.pgd import Form, run_of, score_of, worst_of
 from poise.core import papers
 from poise.core.errors import InputError
 from poise.core.seeds import Draw
 from poise.core.settings import NonNegative, Positive, PositiveCount, settings
 from poise.losses import cross_entropy
-from poise.models.ensemble import CollaborationModule, EnsembleModule
+from poise.models.ensemble import CollaborationModule, EnsembleModule, unwrapped
 from poise.models.folding import surrogate
 from poise.models.mixture import MixtureModule
 from poise.threats import Linf, Threat
@@ -61,16 +63,8 @@ class AdaptivePGD(Attack):
         untargeted(target, "AdaptivePGD")
         asked = collaboration_of(surrogate(unwrapped(model)), "AdaptivePGD")
         forms: list[tuple[Aim, float]] = [(aim, value) for value in self.lambdas for aim in self.aims if value > 0 or aim == self.aims[0]]
-
-        def run(aim: Aim, weight: float, restart: int) -> Run:
-            def once(x: Tensor, y: Tensor, draw: Draw, target: Tensor | None) -> Tensor:
-                z = started(self.start, self.threat, x, draw.within("restart", restart))
-                score = adaptive_score(asked, y, aim, weight)
-                return ascent(score, x, z, threat=self.threat, step_size=self.step_size, steps=self.steps)
-
-            return once
-
-        runs = [run(aim, weight, restart) for aim, weight in forms for restart in range(self.restarts)]
+        starts = range(self.restarts)
+        runs = [run_of(self, adaptive_form(asked, *form), "restart", restart) for form in forms for restart in starts]
         return worst_of(runs, model, x, y, draw)
 
 
@@ -96,17 +90,9 @@ class TransferFromExperts(Attack):
         self._whole(model)
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, draw: Draw, target: Tensor | None = None) -> Tensor:
-        experts = [surrogate(member) for member in self._whole(model).members]
-
-        def run(expert: int, network: nn.Module, restart: int) -> Run:
-            def once(x: Tensor, y: Tensor, draw: Draw, target: Tensor | None) -> Tensor:
-                z = started(self.start, self.threat, x, draw.within("expert", expert, "restart", restart))
-                score = score_of("cross_entropy", network, x, y, target)
-                return ascent(score, x, z, threat=self.threat, step_size=self.step_size, steps=self.steps)
-
-            return once
-
-        runs = [run(expert, network, restart) for expert, network in enumerate(experts) for restart in range(self.restarts)]
+        forms = [partial(score_of, "cross_entropy", surrogate(member)) for member in self._whole(model).members]
+        starts = range(self.restarts)
+        runs = [run_of(self, form, "expert", expert, "restart", restart) for expert, form in enumerate(forms) for restart in starts]
         return worst_of(runs, model, x, y, draw, target)
 
     def _whole(self, model: nn.Module) -> CollaborationModule | EnsembleModule | MixtureModule:
@@ -145,30 +131,9 @@ class SoftMixturePGD(Attack):
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, draw: Draw, target: Tensor | None = None) -> Tensor:
         asked = collaboration_of(surrogate(unwrapped(model)), "SoftMixturePGD")
-
-        def run(restart: int) -> Run:
-            def once(x: Tensor, y: Tensor, draw: Draw, target: Tensor | None) -> Tensor:
-                def score(z: Tensor) -> tuple[Tensor, Tensor]:
-                    logits = soft_mixture(asked, z, self.temperature)
-                    return (cross_entropy(logits, y) if target is None else -cross_entropy(logits, target)), logits
-
-                z = started(self.start, self.threat, x, draw.within("restart", restart))
-                return ascent(score, x, z, threat=self.threat, step_size=self.step_size, steps=self.steps)
-
-            return once
-
-        return worst_of([run(restart) for restart in range(self.restarts)], model, x, y, draw, target)
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The network inside what leaves its output as it is: torch.compile, DataParallel, a Sequential of it and identities."""
-    inside = model._modules.get("_orig_mod")  # what torch.compile calls it; its class is slow to import
-    if isinstance(model, nn.DataParallel):
-        inside = model.module
-    if type(model) is nn.Sequential:
-        parts = [part for part in model if not isinstance(part, nn.Identity)]
-        inside = parts[0] if len(parts) == 1 else None
-    return model if inside is None else unwrapped(inside)
+        form = entropy_form(lambda z: soft_mixture(asked, z, self.temperature))
+        runs = [run_of(self, form, "restart", restart) for restart in range(self.restarts)]
+        return worst_of(runs, model, x, y, draw, target)
 
 
 def collaboration_of(model: nn.Module, attack: str) -> CollaborationModule:
@@ -184,14 +149,26 @@ def untargeted(target: Tensor | None, attack: str) -> None:
         raise InputError(f"{attack} cannot be targeted; leave target out")
 
 
-def adaptive_score(whole: CollaborationModule, y: Tensor, aim: Aim, weight: float) -> Score:
+def entropy_form(logits_of: Callable[[Tensor], Tensor]) -> Form:
+    """The cross-entropy of logits [B, C] computed from images; with a target minus that of the target class."""
+
+    def form(x: Tensor, y: Tensor, target: Tensor | None) -> Score:
+        def score(z: Tensor) -> tuple[Tensor, Tensor]:
+            logits = logits_of(z)
+            return (cross_entropy(logits, y) if target is None else -cross_entropy(logits, target)), logits
+
+        return score
+
+    return form
+
+
+def adaptive_form(whole: CollaborationModule, aim: Aim, weight: float) -> Form:
     """CE of the chosen expert plus `weight` times l1 ("confidence") or l2 ("mismatch"), [B]."""
 
-    def score(z: Tensor) -> tuple[Tensor, Tensor]:
-        logits, evaluator = whole.all_heads(z)
-        return adaptive_loss(whole, logits, evaluator, y, aim, weight)
+    def form(x: Tensor, y: Tensor, target: Tensor | None) -> Score:
+        return lambda z: adaptive_loss(whole, *whole.all_heads(z), y, aim, weight)
 
-    return score
+    return form
 
 
 def adaptive_loss(

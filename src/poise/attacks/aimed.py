@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated, Any
 
 from pydantic import Field
 from torch import Tensor, nn
 
-from poise.attacks.adaptive import Aim, adaptive_score, soft_mixture, untargeted, unwrapped
-from poise.attacks.ascent import Score, Start, ascent, started
+from poise.attacks.adaptive import Aim, adaptive_form, entropy_form, soft_mixture, untargeted
+from poise.attacks.ascent import Start
 from poise.attacks.attack import Attack
-from poise.attacks.pgd import Run, worst_of
+from poise.attacks.pgd import Form, run_of, worst_of
 from poise.core import papers
 from poise.core.errors import InputError
 from poise.core.seeds import Draw
 from poise.core.settings import NonNegative, Positive, PositiveCount, settings
-from poise.losses import cross_entropy
-from poise.models.ensemble import CollaborationModule, EnsembleModule, log_mean_probabilities, mean_logits
+from poise.models.ensemble import CollaborationModule, EnsembleModule, log_mean_probabilities, mean_logits, unwrapped
 from poise.models.folding import surrogate
 from poise.models.mixture import MixtureModule
 from poise.threats import Linf, Threat
 
-Form = Callable[[Tensor], Score]
-"""Labels [B] -> what one form of the attack ascends."""
 _AIMS: tuple[Aim, ...] = ("confidence", "mismatch")
 _SEVERAL = (CollaborationModule, EnsembleModule, MixtureModule)
 
@@ -77,40 +73,18 @@ class AimedPGD(Attack):
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, draw: Draw, target: Tensor | None = None) -> Tensor:
         untargeted(target, "AimedPGD")
         forms = self.forms(surrogate(unwrapped(model)))
-
-        def run(form: int, restart: int) -> Run:
-            def once(x: Tensor, y: Tensor, draw: Draw, target: Tensor | None) -> Tensor:
-                z = started(self.start, self.threat, x, draw.within("restart", restart))
-                return ascent(forms[form](y), x, z, threat=self.threat, step_size=self.step_size, steps=self.steps)
-
-            return once
-
-        return worst_of([run(*each) for each in self._plan(len(forms))], model, x, y, draw)
+        runs = [run_of(self, forms[form], "restart", restart) for form, restart in self._plan(len(forms))]
+        return worst_of(runs, model, x, y, draw)
 
     def forms(self, model: nn.Module) -> list[Form]:
         """Every form that fits the network."""
-        found = [_entropy(model)]
+        found = [entropy_form(model)]
         if isinstance(model, CollaborationModule):
-            found.append(_entropy(lambda z: soft_mixture(model, z, self.temperature)))
-            found += [_adaptive(model, aim, weight) for weight in self.lambdas if weight > 0 for aim in _AIMS]
+            found.append(entropy_form(lambda z: soft_mixture(model, z, self.temperature)))
+            found += [adaptive_form(model, aim, weight) for weight in self.lambdas if weight > 0 for aim in _AIMS]
         if isinstance(model, EnsembleModule):
             other = log_mean_probabilities if model.output == "mean_logits" else mean_logits
-            found.append(_entropy(lambda z: other(model.all_logits(z))))
+            found.append(entropy_form(lambda z: other(model.all_logits(z))))
         if isinstance(model, _SEVERAL):
-            found += [_entropy(member) for member in model.members]
+            found += [entropy_form(member) for member in model.members]
         return found
-
-
-def _entropy(logits_of: Callable[[Tensor], Tensor]) -> Form:
-    def form(y: Tensor) -> Score:
-        def score(z: Tensor) -> tuple[Tensor, Tensor]:
-            logits = logits_of(z)
-            return cross_entropy(logits, y), logits
-
-        return score
-
-    return form
-
-
-def _adaptive(model: CollaborationModule, aim: Aim, weight: float) -> Form:
-    return lambda y: adaptive_score(model, y, aim, weight)

@@ -7,7 +7,8 @@ asked of the model itself.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from functools import partial
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,10 @@ from poise.threats import Linf, Threat
 Loss = Literal["cross_entropy", "kl", "margin"]
 Run = Callable[[Tensor, Tensor, Draw, Tensor | None], Tensor]
 """(x, y, draw, target) -> images: one run of an attack on part of a batch."""
+Form = Callable[[Tensor, Tensor, Tensor | None], Score]
+"""(x, y, target) -> what a run ascends."""
+Ranking = Callable[[Tensor, Tensor | None], Rank | None]
+"""(y, target) -> the rank by which a run keeps an iterate; None keeps the last."""
 
 
 def score_of(loss: Loss, model: nn.Module, x: Tensor, y: Tensor, target: Tensor | None = None, confidence: float | None = None) -> Score:
@@ -77,19 +82,9 @@ class PGD(Attack):
         return f"{prefix}-{self.steps}" + (f"x{self.restarts}" if self.restarts > 1 else "")
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, draw: Draw, target: Tensor | None = None) -> Tensor:
-        asked = surrogate(model)
-
-        def run(restart: int) -> Run:
-            def once(x: Tensor, y: Tensor, draw: Draw, target: Tensor | None) -> Tensor:
-                z = started(self.start, self.threat, x, draw.within("restart", restart))
-                score, rank = score_of(self.loss, asked, x, y, target), self._rank(y, target)
-                return ascent(score, x, z, threat=self.threat, step_size=self.step_size, steps=self.steps, keep=rank).contiguous()
-
-            return once
-
-        if self.restarts == 1:
-            return run(0)(x, y, draw, target)
-        return worst_of([run(restart) for restart in range(self.restarts)], model, x, y, draw, target)
+        form = partial(score_of, self.loss, surrogate(model))
+        runs = [run_of(self, form, "restart", restart, rank=self._rank) for restart in range(self.restarts)]
+        return worst_of(runs, model, x, y, draw, target) if len(runs) > 1 else runs[0](x, y, draw, target)
 
     def _rank(self, y: Tensor, target: Tensor | None) -> Rank | None:
         if self.keep == "last":
@@ -142,6 +137,30 @@ class CW(Attack):
         return ascent(score, x, z, threat=self.threat, step_size=self.step_size, steps=self.steps).contiguous()
 
 
+class Ascending(Protocol):
+    """What attacks of several runs have alike: where each starts, and its steps."""
+
+    @property
+    def threat(self) -> Threat: ...
+    @property
+    def step_size(self) -> float: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def start(self) -> Start: ...
+
+
+def run_of(attack: Ascending, form: Form, *purpose: int | str, rank: Ranking = lambda y, target: None) -> Run:
+    """A run of the projected ascent with an attack's settings, from a start that is drawn for `purpose`; rank: which iterate is kept."""
+
+    def run(x: Tensor, y: Tensor, draw: Draw, target: Tensor | None) -> Tensor:
+        z = started(attack.start, attack.threat, x, draw.within(*purpose))
+        score, keep = form(x, y, target), rank(y, target)
+        return ascent(score, x, z, threat=attack.threat, step_size=attack.step_size, steps=attack.steps, keep=keep).contiguous()
+
+    return run
+
+
 def worst_of(runs: Sequence[Run], model: nn.Module, x: Tensor, y: Tensor, draw: Draw, target: Tensor | None = None) -> Tensor:
     """Per example the first run's image that succeeds on `model`, else the one of largest margin; same shape as x.
 
@@ -153,7 +172,7 @@ def worst_of(runs: Sequence[Run], model: nn.Module, x: Tensor, y: Tensor, draw: 
         if not len(rows):
             break
         towards = None if target is None else target[rows]
-        z = run(x[rows], y[rows], draw[rows], towards).contiguous()
+        z = run(x[rows], y[rows], draw[rows], towards)
         with torch.no_grad():
             lead = success(model(z), y[rows], towards).nan_to_num(nan=torch.inf)  # an answer of NaN is no right one
         better = lead > reached[rows]

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from poise.attacks.adaptive import unwrapped
 from poise.attacks.attack import Attack
 from poise.core.distributed import ALONE, World
 from poise.core.errors import InputError
@@ -19,7 +18,7 @@ from poise.data.dataset import Split
 from poise.evaluation.predictions import attacked, device_of
 from poise.evaluation.shares import share_of, whole
 from poise.losses import cross_entropy
-from poise.models.ensemble import CollaborationModule, EnsembleModule
+from poise.models.ensemble import CollaborationModule, EnsembleModule, unwrapped
 from poise.models.mixture import MixtureModule
 
 

@@ -124,3 +124,14 @@ class Collaboration(Collective):
     def module(self, shape: Shape, classes: int) -> CollaborationModule:
         expert = DualHead(backbone=self.member, confidence=self.confidence)
         return CollaborationModule([expert.module(shape, classes) for _ in range(self.members)], self.confidence)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The network inside what leaves its output as it is: torch.compile, DataParallel, a Sequential of it and identities."""
+    inside = model._modules.get("_orig_mod")  # what torch.compile calls it; its class is slow to import
+    if isinstance(model, nn.DataParallel):
+        inside = model.module
+    if type(model) is nn.Sequential:
+        parts = [part for part in model if not isinstance(part, nn.Identity)]
+        inside = parts[0] if len(parts) == 1 else None
+    return model if inside is None else unwrapped(inside)
