@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from poise.attacks import PGD, Ascent
 from poise.data import Digits, Shift
 from poise.engine import Experiment, Monitor, Run
+from poise.engine.progress import Progress
 from poise.evaluation import Protocol
 from poise.learners import EMA, SGD, Policy
 from poise.methods import Generalist, Joint, Method
@@ -22,6 +24,37 @@ from poise.threats import Linf
 
 THREAT = Linf(epsilon=0.2)
 QUICK_PGD = PGD(threat=THREAT, step_size=0.1, steps=2)
+
+
+class Stopping(Progress):
+    """Sends a signal to this process after so many steps or images, or so many notes; keeps what is said."""
+
+    def __init__(self, after: int | None = None, notes: int | None = None, number: signal.Signals = signal.SIGTERM) -> None:
+        self.left, self.notes, self.number = after, notes, number
+        self.said: list[str] = []
+
+    def begin(self, what: str, total: int, unit: str) -> Callable[[int], None]:
+        def advance(done: int) -> None:
+            if self.left is not None:
+                self.left -= done
+                if self.left == 0:
+                    signal.raise_signal(self.number)
+
+        return advance
+
+    def note(self, text: str) -> None:
+        if self.notes is not None:
+            self.notes -= 1
+            if self.notes == 0:
+                signal.raise_signal(self.number)
+
+    def say(self, sentence: str) -> None:
+        self.said.append(sentence)
+
+
+@pytest.fixture
+def stopping() -> type[Stopping]:
+    return Stopping
 
 
 def policy(objective: Any) -> Policy:

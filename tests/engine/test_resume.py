@@ -21,32 +21,11 @@ from poise.core.errors import CheckpointError, Interrupted, RunError
 from poise.core.settings import to_json
 from poise.data import Npz
 from poise.engine import Experiment, Run, resume, train
-from poise.engine.progress import Progress
 
 Tiny = Callable[..., Experiment]
 KILLED_RUN = Path(__file__).with_name("killed_run.py")
 ENDS = ("selected.safetensors", "last.safetensors", "step-000000012.safetensors", "metrics")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
-
-
-class Stopping(Progress):
-    """Sends SIGTERM to this process after the given number of steps; keeps what is said."""
-
-    def __init__(self, after: int | None = None) -> None:
-        self.left = after
-        self.said: list[str] = []
-
-    def begin(self, what: str, total: int, unit: str) -> Callable[[int], None]:
-        def advance(done: int) -> None:
-            if self.left is not None:
-                self.left -= done
-                if self.left == 0:
-                    signal.raise_signal(signal.SIGTERM)
-
-        return advance
-
-    def say(self, sentence: str) -> None:
-        self.said.append(sentence)
 
 
 def survives_kills(experiment: Experiment, folder: Path, kills: int, fingerprint_of: Any) -> None:
@@ -73,20 +52,22 @@ def test_fifty_kills(tmp_path: Path, tiny_experiment: Tiny, fingerprint_of: Any,
 
 @pytest.mark.parametrize("steps", [1, 3, 4, 8, 11])
 def test_sigterm_saves_within_the_epoch_and_the_run_goes_on(
-    tmp_path: Path, tiny_experiment: Tiny, fingerprint_of: Any, steps: int, trained: Run
+    tmp_path: Path, tiny_experiment: Tiny, fingerprint_of: Any, steps: int, trained: Run, stopping: Any
 ) -> None:
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Interrupted, match=re.escape(f"poise train --resume {tmp_path / 'run'}")):
-        train(tiny_experiment(save_every=3), tmp_path / "run", progress=Stopping(after=steps))
+        train(tiny_experiment(save_every=3), tmp_path / "run", progress=stopping(after=steps))
     assert signal.getsignal(signal.SIGTERM) is before
     assert [path.name for path in Run.open(tmp_path / "run").states()] == [f"step-{steps:09d}"]
     found, wanted = fingerprint_of(resume(tmp_path / "run")), fingerprint_of(trained)
     assert {name: found[name] for name in ENDS} == {name: wanted[name] for name in ENDS}
 
 
-def test_sigterm_at_the_last_step_ends_the_run_and_stops(tmp_path: Path, tiny_experiment: Tiny, fingerprint_of: Any, trained: Run) -> None:
+def test_sigterm_at_the_last_step_ends_the_run_and_stops(
+    tmp_path: Path, tiny_experiment: Tiny, fingerprint_of: Any, trained: Run, stopping: Any
+) -> None:
     with pytest.raises(Interrupted, match="poise evaluate"):
-        train(tiny_experiment(), tmp_path / "run", progress=Stopping(after=12))
+        train(tiny_experiment(), tmp_path / "run", progress=stopping(after=12))
     assert fingerprint_of(Run.open(tmp_path / "run")) == fingerprint_of(trained)
 
 
@@ -128,11 +109,11 @@ def damage(path: Path, kind: str) -> str:
 
 @pytest.mark.parametrize("kind", ["truncated", "flipped byte", "missing json", "missing tensors", "altered json"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
-    tmp_path: Path, tiny_experiment: Tiny, fingerprint_of: Any, trained: Run, lines_of: Any, kind: str
+    tmp_path: Path, tiny_experiment: Tiny, fingerprint_of: Any, trained: Run, lines_of: Any, kind: str, stopping: Any
 ) -> None:
     run = train(tiny_experiment(), tmp_path / "run")
     name = damage(run.states()[0], kind)
-    progress = Stopping()
+    progress = stopping()
     resume(run.path, progress=progress)
     assert len(progress.said) == 1
     assert str(run.path / "checkpoints" / name) in progress.said[0]
@@ -142,12 +123,12 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
 
 
 def test_a_damaged_checkpoint_does_not_push_out_a_whole_one(
-    tmp_path: Path, tiny_experiment: Tiny, fingerprint_of: Any, trained: Run
+    tmp_path: Path, tiny_experiment: Tiny, fingerprint_of: Any, trained: Run, stopping: Any
 ) -> None:
     run = train(tiny_experiment(keep_epochs=(1,), keep_last=1), tmp_path / "run")
     damage(run.states()[0], "truncated")
     with pytest.raises(Interrupted):
-        resume(run.path, progress=Stopping(after=2))
+        resume(run.path, progress=stopping(after=2))
     assert [path.name for path in run.states()] == ["step-000000006", "step-000000004"]
     found, wanted = fingerprint_of(resume(run.path)), fingerprint_of(trained)
     assert {name: found[name] for name in ENDS} == {name: wanted[name] for name in ENDS}
@@ -202,10 +183,10 @@ def test_another_runs_checkpoint_is_refused(tmp_path: Path, tiny_experiment: Tin
 
 
 def test_metrics_half_written_by_a_killed_process_are_written_again(
-    tmp_path: Path, tiny_experiment: Tiny, fingerprint_of: Any, trained: Run
+    tmp_path: Path, tiny_experiment: Tiny, fingerprint_of: Any, trained: Run, stopping: Any
 ) -> None:
     with pytest.raises(Interrupted):
-        train(tiny_experiment(), tmp_path / "run", progress=Stopping(after=6))
+        train(tiny_experiment(), tmp_path / "run", progress=stopping(after=6))
     run = Run.open(tmp_path / "run")
     with (run.path / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "epoch", "epoch": 2, "step": 8}\n{"kind": "epo')

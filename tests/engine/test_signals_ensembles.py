@@ -15,7 +15,6 @@ from torch import Tensor
 from poise.attacks import Ascent
 from poise.core.errors import Interrupted
 from poise.engine import Experiment, Run, resume, train
-from poise.engine.progress import Progress
 from poise.learners import SGD, Policy
 from poise.methods import DVERGE, Joint
 from poise.models import Collaboration, DigitsCNN, Ensemble
@@ -56,21 +55,6 @@ RUNS: dict[str, dict[str, Any]] = {
 """DVERGE's phase I is that on natural images."""
 
 
-class Stopping(Progress):
-    """Sends SIGTERM to this process after the given number of steps."""
-
-    def __init__(self, after: int) -> None:
-        self.left = after
-
-    def begin(self, what: str, total: int, unit: str) -> Callable[[int], None]:
-        def advance(done: int) -> None:
-            self.left -= done
-            if self.left == 0:
-                signal.raise_signal(signal.SIGTERM)
-
-        return advance
-
-
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Experiment], Run]:
     """The run of this name that nothing stopped, trained once."""
@@ -92,11 +76,11 @@ def ends(prints: dict[str, str]) -> dict[str, Any]:
 @pytest.mark.parametrize("stopped", STEPS)
 @pytest.mark.parametrize("name", RUNS)
 def test_sigterm_in_any_phase_loses_nothing(
-    tmp_path: Path, tiny_experiment: Any, fingerprint_of: Any, unbroken: Any, name: str, stopped: str
+    tmp_path: Path, tiny_experiment: Any, fingerprint_of: Any, unbroken: Any, name: str, stopped: str, stopping: Any
 ) -> None:
     experiment = tiny_experiment(name=name, epochs=4, save_every=3, **RUNS[name])
     with pytest.raises(Interrupted, match="poise train --resume"):
-        train(experiment, tmp_path / "run", progress=Stopping(STEPS[stopped]))
+        train(experiment, tmp_path / "run", progress=stopping(STEPS[stopped]))
     assert [path.name for path in Run.open(tmp_path / "run").states()] == [f"step-{STEPS[stopped]:09d}"]
     assert ends(fingerprint_of(resume(tmp_path / "run"))) == ends(fingerprint_of(unbroken(name, experiment)))
 

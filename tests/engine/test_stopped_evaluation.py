@@ -22,33 +22,12 @@ from poise.data import CORRUPTIONS, Digits
 from poise.engine import Run
 from poise.engine.evaluations import corrupt_run, evaluate_run, journal_of
 from poise.engine.own_weights import corrupt_weights, evaluate_weights
-from poise.engine.progress import Progress
 from poise.evaluation import Protocol
 from poise.threats import Linf
 
 THREAT = Linf(epsilon=0.15)
 RULE = AutoAttack(threat=THREAT, version="custom", attacks=(APGD(threat=THREAT, steps=5), Square(threat=THREAT, queries=20)))
 PROTOCOL = Protocol(name="rule", attacks=(PGD(threat=THREAT, step_size=0.05, steps=2), RULE), first=40)
-
-
-class Stopping(Progress):
-    """A process that gets a signal at a note or at the end of some images."""
-
-    def __init__(self, number: signal.Signals, notes: int = -1, images: int = -1) -> None:
-        self.number, self.notes, self.images = number, notes, images
-
-    def begin(self, what: str, total: int, unit: str) -> Callable[[int], None]:
-        def advance(done: int) -> None:
-            self.images -= done
-            if self.images == 0:
-                signal.raise_signal(self.number)
-
-        return advance
-
-    def note(self, text: str) -> None:
-        self.notes -= 1
-        if self.notes == 0:
-            signal.raise_signal(self.number)
 
 
 @pytest.fixture
@@ -93,13 +72,15 @@ def rounds(monkeypatch: pytest.MonkeyPatch) -> list[Round]:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("at", [1, 4, 9])
-def test_stopped_inside_autoattack_no_round_is_made_twice(run: Run, rounds: list[Round], number: signal.Signals, at: int) -> None:
+def test_stopped_inside_autoattack_no_round_is_made_twice(
+    run: Run, rounds: list[Round], number: signal.Signals, at: int, stopping: Any
+) -> None:
     path = evaluate_run(run, protocol=PROTOCOL, again=True)
     wanted, needed = timeless(path), len(rounds)
     rounds.clear()
     before = signal.getsignal(number)
     with pytest.raises(Interrupted, match=re.escape(f"kept; to go on: poise evaluate {run.path}, with the same options")):
-        evaluate_run(run, protocol=PROTOCOL, again=True, progress=Stopping(number, notes=at))
+        evaluate_run(run, protocol=PROTOCOL, again=True, progress=stopping(notes=at, number=number))
     assert signal.getsignal(number) is before
     assert len(rounds) == at
     assert {file.name for file in journal_of(path).iterdir()} > {"plan.json", "part-0.json"}
@@ -109,26 +90,28 @@ def test_stopped_inside_autoattack_no_round_is_made_twice(run: Run, rounds: list
     assert not journal_of(path).exists()
 
 
-def test_stopped_before_anything_was_found_it_leaves_nothing(run: Run) -> None:
+def test_stopped_before_anything_was_found_it_leaves_nothing(run: Run, stopping: Any) -> None:
     with pytest.raises(Interrupted):
-        evaluate_run(run, protocol=dataclasses.replace(PROTOCOL, name="other"), again=True, progress=Stopping(signal.SIGINT, images=40))
+        evaluate_run(run, protocol=dataclasses.replace(PROTOCOL, name="other"), again=True, progress=stopping(40, number=signal.SIGINT))
     assert not journal_of(run.path / "records" / "selected-other.json").exists()
 
 
-def test_own_weights_and_corruptions_stop_and_go_on_too(run: Run, tmp_path: Path, digits_c: Path) -> None:
+def test_own_weights_and_corruptions_stop_and_go_on_too(run: Run, tmp_path: Path, digits_c: Path, stopping: Any) -> None:
     weights, data = tmp_path / "mine.safetensors", run.experiment.data.load()
     safetensors.torch.save_file(run.network().state_dict(), weights)
     given: dict[str, Any] = {"device": "cpu"}
     made = evaluate_weights(weights, "DigitsCNN", data, PROTOCOL, tmp_path / "whole.json", **given)
     with pytest.raises(Interrupted, match=re.escape(f"to go on: poise evaluate --weights {weights}, with")):
-        evaluate_weights(weights, "DigitsCNN", data, PROTOCOL, tmp_path / "a.json", progress=Stopping(signal.SIGINT, notes=3), **given)
+        evaluate_weights(
+            weights, "DigitsCNN", data, PROTOCOL, tmp_path / "a.json", progress=stopping(notes=3, number=signal.SIGINT), **given
+        )
     assert timeless(evaluate_weights(weights, "DigitsCNN", data, PROTOCOL, tmp_path / "a.json", **given)) == timeless(made)
 
     fog = 60 * 5 * CORRUPTIONS.index("fog") + 60  # images until the first severity of fog is over
     made = corrupt_weights(weights, "DigitsCNN", data, digits_c, tmp_path / "c.json", **given)
     with pytest.raises(Interrupted, match=re.escape(f"{weights} --corruptions {digits_c}, with")):
-        corrupt_weights(weights, "DigitsCNN", data, digits_c, tmp_path / "d.json", progress=Stopping(signal.SIGINT, images=fog), **given)
+        corrupt_weights(weights, "DigitsCNN", data, digits_c, tmp_path / "d.json", progress=stopping(fog, number=signal.SIGINT), **given)
     assert len(list(journal_of(tmp_path / "d.json").glob("part-*"))) == CORRUPTIONS.index("fog")
     assert timeless(corrupt_weights(weights, "DigitsCNN", data, digits_c, tmp_path / "d.json", **given)) == timeless(made)
     with pytest.raises(Interrupted, match=re.escape(f"{run.path} --corruptions {digits_c}, with")):
-        corrupt_run(run, digits_c, progress=Stopping(signal.SIGTERM, images=fog))
+        corrupt_run(run, digits_c, progress=stopping(fog, number=signal.SIGTERM))

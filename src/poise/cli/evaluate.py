@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from poise.cli.shared import DataDir, Device, Imports, bytes_of, drawn, import_files, positive, print_table, run_only
-from poise.cli.together import Together, evaluate_together
 from poise.core.errors import SettingsError
 
 if TYPE_CHECKING:
     from poise.engine import Experiment
     from poise.evaluation import Protocol
     from poise.evaluation.columns import Searching
+
+
+Together = Literal["mean-probabilities", "mean-logits", "vote"]
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,7 @@ def _weights(weights: Path, model: str | None, data: str, out: Path | None, aske
 
 def _together(form: Together, runs: list[Path], checkpoint: str, out: Path, asked: _Asked, where: dict[str, Any]) -> Path:
     from poise.engine import Run
+    from poise.engine.together import evaluate_together
 
     asked.check_named()
     opened = [Run.open(folder) for folder in runs]
@@ -163,7 +166,7 @@ def _together(form: Together, runs: list[Path], checkpoint: str, out: Path, aske
         raise SettingsError(f"the runs are not evaluated by the same protocol ({each}); name one with --protocol, or its --epsilon too")
     use = _cut(found[0][1], asked.first)
     how: dict[str, Any] = {"again": asked.again, "search": _searching(use, asked), "progress": drawn(), **where}
-    return evaluate_together(opened, form, out, use, checkpoint=checkpoint, **how)
+    return evaluate_together(opened, form.replace("-", "_"), out, use, checkpoint=checkpoint, **how)  # type: ignore[arg-type]
 
 
 def _runs(runs: list[Path], checkpoint: str, data: str | None, asked: _Asked, where: dict[str, Any]) -> list[Path]:

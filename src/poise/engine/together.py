@@ -1,57 +1,50 @@
-"""Finished runs judged as one ensemble: `poise evaluate --ensemble`."""
+"""Finished runs judged as one ensemble."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
 
+from poise.core.distributed import join
 from poise.core.errors import DataError, SettingsError
-
-if TYPE_CHECKING:
-    from poise.data import Data
-    from poise.engine import Run
-    from poise.engine.progress import Progress
-    from poise.evaluation import Protocol
-    from poise.evaluation.columns import Searching
-    from poise.models.ensemble import Output
-
-Together = Literal["mean-probabilities", "mean-logits", "vote"]
+from poise.core.records import check_writable
+from poise.data import Data
+from poise.engine.devices import choose_device
+from poise.engine.evaluations import KEPT, Measurement, journal_of, shown
+from poise.engine.progress import Progress
+from poise.engine.runs import Run
+from poise.evaluation import Protocol, evaluate
+from poise.evaluation.columns import Searching
+from poise.evaluation.protocol import digest_of_images
+from poise.models import EnsembleModule
+from poise.models.ensemble import Output
 
 
 def evaluate_together(
     runs: Sequence[Run],
-    form: Together,
+    output: Output,
     out: Path,
     protocol: Protocol,
     *,
     checkpoint: str = "selected",
     device: str = "auto",
     data_dir: Path | None = None,
-    progress: Progress,
+    progress: Progress | None = None,
     again: bool = False,
-    search: Searching,
+    search: Searching = Searching(),
 ) -> Path:
     """Evaluate the runs' networks, of any architectures, as members of one ensemble; returns the path of the record, `out`.
 
     A record of the same weights, images and attacks at `out` is kept unless `again`. Under torchrun all ranks call this and share the work.
     Raises: SettingsError for fewer than two runs, DataError for runs of different data.
     """
-    from poise.core.distributed import join
-    from poise.core.records import check_writable
-    from poise.engine.devices import choose_device
-    from poise.engine.evaluations import KEPT, Measurement, journal_of, shown
-    from poise.engine.progress import Progress
-    from poise.evaluation import evaluate
-    from poise.models import EnsembleModule
-
+    form = output.replace("_", "-")  # as the command spells it
     if len(runs) < 2:
         raise SettingsError(f"--ensemble {form}: an ensemble has at least two members; name at least two run folders")
     world = join()
-    progress = progress if world.leads else Progress()
+    progress = progress if progress is not None and world.leads else Progress()
     check_writable(out)
     data = world.in_turn(lambda: common_data(runs, data_dir))
-    output: Output = form.replace("-", "_")  # type: ignore[assignment]  # the model's spelling
     network = EnsembleModule([run.network(checkpoint) for run in runs], output).to(choose_device(device)).eval()
     names = [run.name for run in runs]
     members = [
@@ -84,8 +77,6 @@ def evaluate_together(
 
 def common_data(runs: Sequence[Run], data_dir: Path | None = None) -> Data:
     """The data of all runs. Raises: DataError where their names, classes or test images differ."""
-    from poise.evaluation.protocol import digest_of_images
-
     first = runs[0]
     data = first.experiment.data.load(data_dir)
     for run in runs[1:]:
