@@ -8,7 +8,7 @@ cifar-10-batches-py/; REF is an environment with torch and pyautoattack; a run o
 its own Linf threat, the reference asking an exported copy. Both sides run one after the other on one thread, on the same images,
 and seconds are those of the processor, so that other work on the machine counts little; Poise's seed 0 is timed against the
 median of the reference's seeds. Every side's result is kept in --out, where a run that was stopped goes on. Prints a table in
-Markdown, and each example that is judged differently with its margin.
+Markdown, and each example that is judged differently with its margin and what other seeds of Poise's do to it alone.
 """
 
 from __future__ import annotations
@@ -262,8 +262,8 @@ def compare(args: argparse.Namespace, problem: Problem) -> dict[str, Any]:
     }
 
 
-def apart(results: dict[str, Any], problem: Problem) -> list[str]:
-    """A line for each example that some seed of the reference judges differently: who broke it, and its margin."""
+def apart(results: dict[str, Any], problem: Problem, cut: bool) -> list[str]:
+    """A line for each example that some seed of the reference judges differently: who broke it, its margin, and what other seeds leave."""
     verdicts = [run["robust"] for run in results["reference"]]
     with torch.no_grad():
         logits = torch.cat([problem.network(part) for part in problem.x.split(100)])
@@ -278,7 +278,27 @@ def apart(results: dict[str, Any], problem: Problem) -> list[str]:
             lines.append(
                 f"- image {place}: {said} here, broken by {broken} of {len(theirs)} seeds; its margin unattacked {margins[place]:.3f}"
             )
+            lines += [] if cut else [f"  - alone, Poise's seed {seed}: {alone(problem, place, seed)}" for seed in range(4)]
     return lines
+
+
+def alone(problem: Problem, place: int, seed: int) -> str:
+    """What full AutoAttack does to this example with the draws of its place; all others are labelled wrong and leave at once."""
+    from poise.attacks.autoattack import AutoAttack
+    from poise.threats import Linf
+
+    with torch.no_grad():
+        logits = torch.cat([problem.network(part) for part in problem.x.split(100)])
+        wrong = logits.argmin(1)
+        wrong[place] = problem.y[place]
+        attack = AutoAttack(threat=Linf(epsilon=problem.epsilon))
+        result = attack.run(problem.network, problem.x, wrong, seed=seed)
+        after = problem.network(result.x_adv[place : place + 1])[0]
+    own = float(after[problem.y[place]])
+    after[problem.y[place]] = -torch.inf
+    margin = own - float(after.max())
+    names = [name for name, left in zip(ATTACKS, result.survivors, strict=True) if not left]
+    return f"broken by {names[0]}, margin {margin:.3f}" if names else "robust"
 
 
 def table(results: dict[str, Any]) -> str:
@@ -328,7 +348,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     for problem in [*(published(args, case) for case in args.cases), *([trained(args)] if args.run else [])]:
         results = compare(args, problem)
-        print("\n".join([table(results), "", *apart(results, problem)]), end="\n\n", flush=True)
+        print("\n".join([table(results), "", *apart(results, problem, args.cut)]), end="\n\n", flush=True)
 
 
 if __name__ == "__main__":

@@ -131,6 +131,7 @@ def test_the_page_has_curves_redistributions_and_the_picture(run: Run, tmp_path:
     for part in ("Base learners", "distance between weights", "cosine between gradients", "tradeoff regret", "bound on the former"):
         assert part in text
     assert "t-SNE of adversarial images, epoch 2" in text and "by PGD-1 within Linf 0.2, as pixels (Zipper, Fig. 6)" in text
+    assert "Robust accuracy is under PGD-1 within Linf 0.2." in text
     assert "delta is 0.05" in text and "after 3 measured epochs" in text
     assert "diagnosis/" not in text.split("<h2>Runs</h2>")[0], "its metrics are not among the losses and rates as well"
     (read,) = read_runs(run.path)

@@ -18,6 +18,7 @@ from poise.core.batches import Batch, Now
 from poise.core.distributed import ALONE, World
 from poise.core.errors import SettingsError
 from poise.core.records import EvaluationRecord
+from poise.core.settings import to_json
 from poise.data import Digits, Split
 from poise.engine import Diagnosis, Experiment, Monitor, resume, train
 from poise.engine.diagnostics import accuracies, cosines, distances, theory
@@ -215,6 +216,7 @@ def test_a_diagnosed_run_is_the_same_run_with_more_told_of_it(tmp_path: Path):
     found = lines(told.path)
     assert all("loss/natural/natural" in line for line in found)
     for line in found:
+        assert line["diagnosis/attack"] == {"name": "PGD-2", "settings": to_json(ATTACK)}
         assert {"diagnosis/distance/natural-robust", "diagnosis/cosine/natural-robust", "diagnosis/natural/on images of robust"} <= set(
             line
         )

@@ -14,7 +14,7 @@ from poise.attacks import PGD, Ascent, Attack
 from poise.core.batches import Batch, Now
 from poise.core.errors import SettingsError
 from poise.core.modes import evaluating
-from poise.core.settings import Number, PositiveCount, Settings, settings
+from poise.core.settings import Number, PositiveCount, Settings, settings, to_json
 from poise.data import Split
 from poise.engine.regret import regrets
 from poise.evaluation.predictions import attacked, device_of
@@ -52,11 +52,13 @@ class Diagnosis(Settings):
         if not 0 < self.delta < 1:
             raise SettingsError(f"Diagnosis.delta = {self.delta}: must be above 0 and below 1")
 
-    def measure(self, learners: Mapping[str, Learner], deployed: nn.Module, split: Split, now: Now) -> dict[str, float]:
-        """Accuracies in [0, 1], distances, cosines; of networks by name, the deployed one being "global"."""
+    def measure(self, learners: Mapping[str, Learner], deployed: nn.Module, split: Split, now: Now) -> dict[str, Any]:
+        """Accuracies in [0, 1], distances, cosines; of networks by name, the deployed one being "global". Beside them the attack."""
         images = split.first(min(self.images, len(split)))
         networks = {**{name: learner.network for name, learner in learners.items()}, GLOBAL: deployed}
-        found = accuracies(networks, images, self.against(_policies(learners)), now.seed, self.own(learners))
+        attack = self.against(_policies(learners))
+        found: dict[str, Any] = {"attack": described(attack)}
+        found |= accuracies(networks, images, attack, now.seed, self.own(learners))
         if self.geometry:
             found |= distances(networks) | cosines(learners, images, now)
         return {f"diagnosis/{name}": value for name, value in found.items()}
@@ -106,6 +108,11 @@ def searching(policies: Mapping[str, Policy]) -> dict[str, Ascent]:
 
 def _policies(learners: Mapping[str, Learner]) -> dict[str, Policy]:
     return {name: learner.policy for name, learner in learners.items()}
+
+
+def described(attack: Attack) -> dict[str, Any]:
+    """An attack as lines of metrics and figures tell it."""
+    return {"name": attack.name, "settings": to_json(attack)}
 
 
 def task_of(attack: Attack) -> str:

@@ -17,10 +17,10 @@ from poise.attacks import PGD, Attack
 from poise.core.errors import RunError, SettingsError
 from poise.core.modes import evaluating
 from poise.core.records import check_writable, write_text
-from poise.core.settings import to_json
 from poise.data import Split
 from poise.engine.checkpoints import load_into, read_tensors
 from poise.engine.devices import choose_device
+from poise.engine.diagnostics import described
 from poise.engine.experiment import Experiment
 from poise.engine.inspections import threat_of
 from poise.engine.progress import Progress
@@ -74,7 +74,7 @@ def embed(
         epochs.append({"epoch": epoch, "points": placed(clouds, perplexity, experiment.seed)})
         advance(1)
     progress.end()
-    by = None if attack is None else {"name": attack.name, "settings": to_json(attack)}
+    by = None if attack is None else described(attack)
     about = {"of": of, "attack": by, "images": len(split), "perplexity": perplexity, "seed": experiment.seed}
     told = {**about, "labels": split.labels.tolist(), "classes": list(data.classes), "epochs": epochs}
     return write_text(path, json.dumps(told))

@@ -21,7 +21,7 @@ def deployed(training: Training) -> nn.Module:
     return network.eval()
 
 
-def monitor_epoch(training: Training, now: Now) -> dict[str, float]:
+def monitor_epoch(training: Training, now: Now) -> dict[str, Any]:
     """Measure the deployed network, and the learners where they are diagnosed; keep its weights where that is due."""
     experiment, run, epoch = training.experiment, training.run, now.epoch
     network = deployed(training)

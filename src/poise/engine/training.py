@@ -43,7 +43,7 @@ class Meters:
             self.sums[name] = self.sums[name] + value if name in self.sums else value
 
     def means(self) -> dict[str, float]:
-        return {name: float(value) / self.steps for name, value in self.sums.items()}
+        return {name: float(value) / self.steps for name, value in sorted(self.sums.items())}  # the same order after a resume
 
 
 @dataclass

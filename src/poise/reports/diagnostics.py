@@ -123,16 +123,19 @@ def _panel(title: str, share: bool, lines: Mapping[str, Sequence[tuple[float, fl
 
 
 def _notes(run: Run) -> list[str]:
-    """What the theory's numbers are of."""
+    """The attack that learners were measured under, and what the theory's numbers are of."""
     told = run.experiment.get("diagnosis")
+    attacks = [line["diagnosis/attack"] for line in run.metrics if "diagnosis/attack" in line]
+    notes = [f"Robust accuracy is under {_attack(attacks[-1])}."] if attacks else []
     if not isinstance(told, Mapping) or not any(name.startswith("regret/") for name in run.curves()):
-        return []
+        return notes
     rounds = len(run.curves().get("regret/tradeoff", []))
     loss = {"zero_one": "0-1 loss", "clipped_cross_entropy": "cross-entropy, clipped at 1"}.get(str(told.get("loss")), "loss")
     return [
+        *notes,
         f"Regrets and bound are of the {loss}, on fixed images, after {rounds} measured epochs (T); the infimum over all weights is "
         f"replaced by the best network seen, and delta is {told.get('delta')}. The theorem asks for convex losses: for networks the "
-        f"bound is a diagnostic, not a guarantee."
+        f"bound is a diagnostic, not a guarantee.",
     ]
 
 
@@ -156,10 +159,12 @@ def _what(data: Mapping[str, Any]) -> tuple[str, str]:
     """What was embedded, and a caption; a file that does not say was made when features were all there was."""
     if data.get("of", "features") == "features":
         return "features", "penultimate ones, of natural images (Zipper's Fig. 6 is of adversarial images)"
-    attack = data["attack"]
-    threat = attack["settings"]["threat"]
-    within = f"{threat['type']} {float(threat['epsilon']):.4g}"
-    return "adversarial images", f"against each learner by {attack['name']} within {within}, as pixels (Zipper, Fig. 6)"
+    return "adversarial images", f"against each learner by {_attack(data['attack'])}, as pixels (Zipper, Fig. 6)"
+
+
+def _attack(told: Mapping[str, Any]) -> str:
+    threat = told["settings"]["threat"]
+    return f"{told['name']} within {threat['type']} {float(threat['epsilon']):.4g}"
 
 
 def _cloud(
