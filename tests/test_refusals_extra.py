@@ -46,6 +46,10 @@ def with_pool(name: str = "pool.npz", **extra: Any) -> Act:
     return lambda folder: train(tiny(extra=Extra(pool=NpzPool(path=name), **extra)), folder / "run")
 
 
+def without_labels(objective: Objective) -> Act:
+    return lambda folder: train(tiny(objective, extra=Extra(pool=NpzPool(path="pool.npz", labels=None))), folder / "run")
+
+
 def images(count: int = 20, *shape: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, *(shape or (8, 8, 1))), dtype=np.uint8)
 
@@ -152,6 +156,12 @@ ROWS: dict[str, tuple[Act, Act, tuple[str, ...]]] = {
     "no pool": (nothing, with_pool("gone.npz"), ("there is no gone.npz", "looked in")),
     "labels beyond the classes": (npz(label=np.arange(20)), with_pool(), ("pool.npz", "from 0 to 19", "outside 0 to 9")),
     "unlabelled images": (npz(label=np.full(20, -1)), with_pool(), ("pool.npz", "from -1 to -1", "outside 0 to 9")),
+    "images without labels, for AT": (
+        npz(label=None),
+        without_labels(AT()),
+        ("pool.npz is without labels", "AT learns from labels", "RST"),
+    ),
+    "images without labels, for friendly AT": (npz(label=None), without_labels(FAT()), ("FAT learns from labels", "poise pseudo-label")),
     "labels that are fractions": (npz(label=np.zeros(20)), with_pool(), ("pool.npz", "whole number", "float64")),
     "labels for some images": (npz(label=np.zeros(7, dtype=int)), with_pool(), ("pool.npz", "20 images but 7 labels")),
     "no labels": (npz(label=None), with_pool(), ("pool.npz", "lacks the array 'label'", "it has image")),

@@ -16,11 +16,16 @@ import numpy as np
 import pytest
 import torch
 
-from poise.core.batches import Now
+from poise.core.batches import UNLABELLED, Now
 from poise.core.errors import DataError, InputError, PoiseError, SettingsError, StorageError, UntrustedFileError
-from poise.data import CropFlip, Data, Extra, Feed, FolderPool, NpzPool, Pool, PseudoLabelled500K, Shift, Split, Stream, open_pools
+from poise.core.overrides import override
+from poise.data import CropFlip, Data, Digits, Extra, Feed, FolderPool, NpzPool, Pool, PseudoLabelled500K, Shift, Split, Stream, open_pools
 from poise.data import parts as parts_module
 from poise.data.extra import _cached
+from poise.engine import Experiment, train
+from poise.learners import SGD, Policy
+from poise.methods import Joint
+from poise.objectives import FAT, RST, Objective, TwoExamples
 
 SHAPE = (3, 8, 8)
 
@@ -136,6 +141,18 @@ def test_a_changed_file_is_read_anew(tmp_path: Path) -> None:
     assert len(NpzPool(path="pool.npz").open(data_of(), tmp_path).split) == 31
     os.utime(path, ns=(1, 1))
     assert len(NpzPool(path="pool.npz").open(data_of(), tmp_path).split) == 31
+
+
+def test_a_pool_without_labels_gives_images_without_labels_from_the_cache_too(tmp_path: Path, cache: Path) -> None:
+    images = write_npz(tmp_path / "pool.npz")
+    for _ in range(2):
+        pool = NpzPool(path="pool.npz", labels=None).open(data_of(), tmp_path)
+        np.testing.assert_array_equal(pool.split.images.numpy(), images.transpose(0, 3, 1, 2))
+        assert pool.split.labels.tolist() == [UNLABELLED] * 30
+    assert _cached(only(cache, ".json").with_suffix(""), 5) is None, "they are not labels of classes"
+    stream = Stream(batch_size=12, extra=Extra(pool=NpzPool(path="pool.npz", labels=None)))
+    batch = Feed(stream, data_of().train, seed=0, pool=pool.split).batch(now(0))
+    assert torch.equal(batch.y == UNLABELLED, batch.extra) and int(batch.extra.sum()) == 6
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".labels.npy", ".json"])
@@ -654,3 +671,24 @@ def test_a_missing_pool_is_refused_before_the_run_folder_exists(tmp_path: Path) 
     with pytest.raises(PoiseError, match=r"there is no .*pool\.npz"):
         train(experiment(tmp_path, NT()), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "objective", [RST(), FAT(objective=RST(), tau=(0,), tau_from=(1,)), TwoExamples(objective=RST())], ids=["rst", "fat", "two"]
+)
+def test_a_run_learns_from_the_labels_that_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objective: Objective) -> None:
+    """The natural term of its only step is the initial network's mean cross-entropy over the half with labels."""
+    monkeypatch.chdir(tmp_path)
+    np.savez("pool.npz", image=random_pixels(20, 8, 8, 1), label=np.arange(20) % 10)
+    policy = Policy(objective=objective, optimizer=SGD(learning_rate=0.01), extra=Extra(pool=NpzPool(path="pool.npz")))
+    digits, method = Digits(train_images=32, test_images=20), Joint(policy=policy, batch_size=32)
+    made = override(Experiment(data=digits, method=method, epochs=1, selection="test"), ["method.policy.extra.pool.labels=null"])
+    (line,) = train(made, tmp_path / "run").metrics()
+    streams, data = made.method.streams(), digits.load()
+    pool = open_pools(streams, data)["joint"]
+    batch = Feed(streams["joint"], data.train, made.seed, pool=pool.split).batch(Now(1, 0, 1, 1, made.seed))
+    logits = made.model.build(data.shape, 10, seed=made.seed).train()(batch.x)
+    assert torch.equal(batch.y == UNLABELLED, batch.extra)
+    assert 0 < int(batch.extra.sum()) < 32
+    expected = torch.nn.functional.cross_entropy(logits[~batch.extra], batch.y[~batch.extra])
+    assert line["loss/joint/natural"] == pytest.approx(float(expected.detach()), rel=1e-5)

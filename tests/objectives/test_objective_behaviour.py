@@ -253,6 +253,17 @@ def test_rst_takes_no_cross_entropy_where_there_is_no_label(plain: nn.Module, ba
     torch.testing.assert_close(metrics["loss/net/natural"], expected.detach())
 
 
+def test_friendly_examples_of_images_without_label_take_all_steps(plain: nn.Module, batch: Batch) -> None:
+    unlabelled = torch.arange(len(batch)) % 2 == 0
+    given = replace(batch, y=torch.where(unlabelled, -1, batch.y))
+    whole = shown(RST(inner=GAUSSIAN), plain, given, moment())
+    friendly = shown(FAT(objective=RST(inner=GAUSSIAN), tau=(0,), tau_from=(1,), jitter=0), plain, given, moment())
+    same = (friendly.x_adv == whole.x_adv).flatten(1).all(1)
+    assert bool(same[unlabelled].all()) and not bool(same[~unlabelled].all())
+    for name, weights in whole.weights.items():
+        assert torch.equal(friendly.weights[name], weights)
+
+
 @pytest.mark.parametrize("weight", [0.0, 0.5])
 def test_what_an_example_has_no_weight_in_is_no_part_of_the_loss_rwp_compares(weight: float, plain: nn.Module, batch: Batch) -> None:
     compared = []

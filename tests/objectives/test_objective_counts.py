@@ -114,6 +114,7 @@ TABLE: list[tuple[Objective, int, int, int]] = [
     (FAT(), 11, 10, 1),
     (FAT(objective=TRADES()), 14, 10, 2),
     (FAT(objective=MART()), 12, 10, 2),
+    (FAT(objective=RST()), 13, 10, 2),
     (IAT(), 12, 10, 2),
     (RST(), 13, 10, 2),
     (WeightedRST(), 12, 10, 2),

@@ -9,12 +9,15 @@ from torch import Tensor
 
 from poise.core.seeds import Draw, key_of
 
+UNLABELLED = -1
+"""Label of an image that has none, not even a pseudo-label."""
+
 
 @dataclass(frozen=True)
 class Batch:
     """A batch, or a part of one.
 
-    x: images [B, C, H, W] in [0, 1]; y: labels [B], int64; ids: each example's number in its data set [B], int64;
+    x: images [B, C, H, W] in [0, 1]; y: labels [B], int64, or UNLABELLED; ids: each example's number in its data set [B], int64;
     places: each example's place in the global batch of this step [B], int64 (what random draws are keyed by);
     total: size of the global batch; extra: true where the example comes from the extra pool (its label is a pseudo-label) [B].
     """

@@ -21,6 +21,7 @@ import torch
 from pydantic import BeforeValidator, Field
 
 from poise.core import papers
+from poise.core.batches import UNLABELLED
 from poise.core.errors import DataError, StorageError
 from poise.core.papers import Paper
 from poise.core.records import write_text, writing
@@ -59,6 +60,11 @@ class Pool(Settings, family="pool"):
     path: Annotated[str, Field(min_length=1)]
     """The file or folder; a relative one is looked up here, then in the data folder."""
 
+    @property
+    def labelled(self) -> bool:
+        """False where images are `UNLABELLED`: for objectives that take those."""
+        return True
+
     @abstractmethod
     def read(self, path: Path, data: Data) -> tuple[Parts, np.ndarray]:
         """The images as parts and their labels [N], nothing more than headers and labels read."""
@@ -71,16 +77,16 @@ class Pool(Settings, family="pool"):
         """
         path = located(self.path, data_directory(data_dir), self.source)
         place = cache_directory() / "pools" / f"{type(self).__name__}-{self._key(path, data)}"
-        found = _cached(place, len(data.classes))
+        found = _cached(place, len(data.classes), self.labelled)
         if found is None:
             parts, values = self.read(path, data)
             if parts.shape != data.shape:
                 raise DataError(f"{parts.origin}: images are {list(parts.shape)}, must be {list(data.shape)} as those of {data.name}")
-            labels = labels_from(values, len(data.classes), path).numpy()
+            labels = labels_from(values, len(data.classes), path).numpy() if self.labelled else values
             if len(labels) != parts.count:
                 raise DataError(f"{path}: {parts.count} images but {len(labels)} labels")
             _keep(place, parts, labels)
-            found = _cached(place, len(data.classes))
+            found = _cached(place, len(data.classes), self.labelled)
         if found is None:
             raise DataError(f"{place}.npy was changed while it was written; delete it and try again")
         images, labels, digest = found
@@ -126,13 +132,19 @@ class NpzPool(Pool):
     source: ClassVar[str] = "set path to your data, or label images by a trained model: poise pseudo-label RUN --out FILE.npz"
     images: str = "image"
     """Name of the array of images [N, H, W, C], [N, C, H, W] or [N, H, W]."""
-    labels: str = "label"
-    """Name of the array of labels [N]."""
+    labels: str | None = "label"
+    """Name of the array of labels [N]; None: the images have none (RST)."""
     layout: Layout = "auto"
     """Order of the axes; "auto" goes by which axis has 1 or 3 entries."""
 
+    @property
+    def labelled(self) -> bool:
+        return self.labels is not None
+
     def read(self, path: Path, data: Data) -> tuple[Parts, np.ndarray]:
         images = of_npz(path, self.images, self.layout)
+        if self.labels is None:
+            return images, np.full(images.count, UNLABELLED, dtype=np.int64)
         return images, labels_from(column(path, self.labels), len(data.classes), f"{path}, {self.labels}").numpy()
 
 
@@ -186,7 +198,7 @@ def _files(place: Path) -> tuple[Path, Path, Path]:
     return place.with_name(f"{place.name}.npy"), place.with_name(f"{place.name}.labels.npy"), place.with_name(f"{place.name}.json")
 
 
-def _cached(place: Path, classes: int) -> tuple[np.ndarray, np.ndarray, str] | None:
+def _cached(place: Path, classes: int, labelled: bool = True) -> tuple[np.ndarray, np.ndarray, str] | None:
     """(images memory-mapped, labels, digest), or None where the cache is missing, damaged, of another file or beyond the classes.
 
     Labels are checked on every opening. Pixels are read through, which takes seconds a GB, only when the file is no longer the one written.
@@ -199,7 +211,8 @@ def _cached(place: Path, classes: int) -> tuple[np.ndarray, np.ndarray, str] | N
         labels = np.load(numbers, allow_pickle=False)
         if images.dtype != np.uint8 or list(images.shape) != known["shape"] or labels.shape != images.shape[:1]:
             return None
-        if labels.dtype != np.int64 or int(labels.min()) < 0 or int(labels.max()) >= classes:
+        allowed = range(classes) if labelled else range(UNLABELLED, UNLABELLED + 1)
+        if labels.dtype != np.int64 or int(labels.min()) not in allowed or int(labels.max()) not in allowed:
             return None
         if (known.get("pixels"), known.get("labels")) != (written, _digest(labels)):
             if _digest_of(images, labels) != known["sha256"]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from poise.core.batches import Batch, Now
 from poise.core.distributed import ALONE, World
-from poise.core.errors import CheckpointError, NumericalError
+from poise.core.errors import CheckpointError, NumericalError, SettingsError
 from poise.core.modes import MODES, crafting, frozen_statistics, training
 from poise.core.settings import Positive, PositiveCount, Settings, registered, settings
 from poise.data.augment import Augmentation
@@ -52,6 +52,14 @@ class Policy(Settings):
     """Largest Euclidean norm of the whole gradient."""
     microbatch: PositiveCount | None = None
     """Examples that go through the network at a time; the step is the same, memory is less. Joint batch statistics need None."""
+
+    def __post_init__(self) -> None:
+        pool = None if self.extra is None else self.extra.pool
+        if pool is not None and not pool.labelled and not self.objective.takes_unlabelled:
+            raise SettingsError(
+                f"Policy.extra: {pool.path} is without labels, and {type(self.objective).__name__} learns from labels; label its images "
+                "first (poise pseudo-label RUN --images ...), or train RST, which asks of them only that predictions don't change"
+            )
 
     @classmethod
     def coerce(cls, value: object) -> object:

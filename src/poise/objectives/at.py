@@ -35,9 +35,13 @@ class AdversarialObjective(Objective[Adversarial]):
     def score(self, model: nn.Module, batch: Batch) -> Score:
         """What the inner maximisation ascends."""
 
+    def weights(self, batch: Batch) -> dict[str, Tensor]:
+        """Of terms that are weighted means, the weight of each example [B]; none by default. They can't depend on what is found."""
+        return {}
+
     def craft(self, model: nn.Module, batch: Batch, now: Now) -> Adversarial:
         x_adv = self.inner.at(now).maximise(self.score(model, batch), batch.x, now.draw("craft", batch))
-        return Adversarial(batch.y, batch.x, x_adv)
+        return Adversarial(batch.y, batch.x, x_adv, weights=self.weights(batch))
 
 
 @settings

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from poise.attacks.ascent import StopRule
 from poise.core import papers
-from poise.core.batches import Batch, Now
+from poise.core.batches import UNLABELLED, Batch, Now
 from poise.core.errors import SettingsError
 from poise.core.modes import CraftMode
 from poise.core.settings import Count, NonNegative, PositiveCount, settings
@@ -18,12 +18,15 @@ from poise.objectives.objective import Objective, Terms
 
 
 def friendly(y: Tensor, tau: int) -> StopRule:
-    """A stop rule: an example takes at most `tau` steps from misclassified iterates and then keeps the point it is at."""
+    """A stop rule: an example takes at most `tau` steps from misclassified iterates and then keeps the point it is at.
+
+    One without a label (-1) is never misclassified and takes all steps.
+    """
     left = torch.full_like(y, tau)
 
     def stop(logits: Tensor) -> Tensor:
         nonlocal left
-        wrong = logits.argmax(1) != y
+        wrong = (logits.argmax(1) != y) & (y != UNLABELLED)
         going = ~wrong | (left > 0)
         left = left - wrong.to(left.dtype)
         return going
@@ -55,11 +58,16 @@ class FAT(Objective[Adversarial]):
     def craft_mode(self) -> CraftMode:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.objective.craft_mode
 
+    @property
+    def takes_unlabelled(self) -> bool:
+        return self.objective.takes_unlabelled
+
     def craft(self, model: nn.Module, batch: Batch, now: Now) -> Adversarial:
         tau = [tau for tau, start in zip(self.tau, self.tau_from, strict=True) if now.epoch >= start][-1]
         inner = dataclasses.replace(self.objective.inner.at(now), jitter=self.jitter)
-        score = self.objective.score(model, batch)
-        return Adversarial(batch.y, batch.x, inner.maximise(score, batch.x, now.draw("craft", batch), stop=friendly(batch.y, tau)))
+        score, draw = self.objective.score(model, batch), now.draw("craft", batch)
+        x_adv = inner.maximise(score, batch.x, draw, stop=friendly(batch.y, tau))
+        return Adversarial(batch.y, batch.x, x_adv, weights=self.objective.weights(batch))
 
     def loss(self, model: nn.Module, examples: Adversarial, now: Now) -> Terms:
         return self.objective.loss(model, examples, now)

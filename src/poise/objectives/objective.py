@@ -51,6 +51,11 @@ class Objective(Settings, Generic[E], family="objective"):
     craft_mode: CraftMode
     """Mode of the network while examples are crafted; the Learner applies and restores it."""
 
+    @property
+    def takes_unlabelled(self) -> bool:
+        """Whether images without a label (`UNLABELLED`) have a part in the loss."""
+        return False
+
     def turns(self, model: nn.Module, now: Now) -> int:
         """How many updates a step makes on its batch, each with examples of its own; `now.turn` says which it is. One by default."""
         return 1

@@ -6,23 +6,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from poise.attacks.ascent import Ascent
+from poise.attacks.ascent import Ascent, Score
 from poise.attacks.pgd import score_of
 from poise.core import papers
-from poise.core.batches import Batch, Now
+from poise.core.batches import UNLABELLED, Batch, Now
 from poise.core.modes import CraftMode
 from poise.core.settings import NonNegative, UnitInterval, settings
 from poise.losses import cross_entropy, kl
-from poise.objectives.at import Adversarial
-from poise.objectives.objective import Objective, Terms
+from poise.objectives.at import Adversarial, AdversarialObjective
+from poise.objectives.objective import Terms
 from poise.threats import Linf
-
-UNLABELLED = -1
-"""Label of an image that has none, not even a pseudo-label."""
 
 
 @settings
-class RST(Objective[Adversarial]):
+class RST(AdversarialObjective):
     """TRADES on all images, with cross-entropy on the labelled and pseudo-labelled ones only (label -1: none) (Carmon et al. 2019)."""
 
     paper = papers.RST_CARMON
@@ -33,10 +30,16 @@ class RST(Objective[Adversarial]):
     label_smoothing: UnitInterval = 0.0
     craft_mode: CraftMode = "evaluating"
 
-    def craft(self, model: nn.Module, batch: Batch, now: Now) -> Adversarial:
-        x_adv = self.inner.at(now).maximise(score_of("kl", model, batch.x, batch.y), batch.x, now.draw("craft", batch))
+    @property
+    def takes_unlabelled(self) -> bool:
+        return True
+
+    def score(self, model: nn.Module, batch: Batch) -> Score:
+        return score_of("kl", model, batch.x, batch.y)
+
+    def weights(self, batch: Batch) -> dict[str, Tensor]:
         labelled = (batch.y != UNLABELLED).to(batch.x.dtype)
-        return Adversarial(batch.y, batch.x, x_adv, weights={"natural": labelled, "entropy": 1 - labelled})
+        return {"natural": labelled, "entropy": 1 - labelled}
 
     def loss(self, model: nn.Module, examples: Adversarial, now: Now) -> Terms:
         """Two forwards: adversarial, natural; nothing is detached."""
@@ -51,7 +54,7 @@ class RST(Objective[Adversarial]):
 
 
 @settings
-class WeightedRST(Objective[Adversarial]):
+class WeightedRST(AdversarialObjective):
     """(1 - beta) L(x) + beta L(x_adv); each L is a mean of cross-entropies weighted 1 - w for labelled, w for extra images.
 
     Raghunathan et al. 2020. With both w = 0 extra images don't count: AT's half-half form on the labelled ones.
@@ -67,13 +70,10 @@ class WeightedRST(Objective[Adversarial]):
     label_smoothing: UnitInterval = 0.0
     craft_mode: CraftMode = "evaluating"
 
-    def craft(self, model: nn.Module, batch: Batch, now: Now) -> Adversarial:
-        score = score_of("cross_entropy", model, batch.x, batch.y)
-        x_adv = self.inner.at(now).maximise(score, batch.x, now.draw("craft", batch))
-        return Adversarial(batch.y, batch.x, x_adv, weights=self.weights(batch))
+    def score(self, model: nn.Module, batch: Batch) -> Score:
+        return score_of("cross_entropy", model, batch.x, batch.y)
 
     def weights(self, batch: Batch) -> dict[str, Tensor]:
-        """The weight of each example in either term [B]."""
         extra = batch.extra.to(batch.x.dtype)
         return {
             name: extra * share + (1 - extra) * (1 - share)

@@ -47,7 +47,8 @@ class SqueezeTraining(Objective[Pair]):
     outer_order: Literal["natural_first", "adversarial_first"] = "natural_first"
     """Order of the two forwards that move BatchNorm's statistics; the released code with extra data takes the adversarial first."""
     released_swap: bool = False
-    """Where no example of the batch chooses x, gradients are swapped but points are not: a defect of the released code."""
+    """Where no example of the batch (of the microbatch, of the rank) chooses x, gradients are swapped but points are not: a defect of the
+    released code."""
     craft_mode: CraftMode = "frozen_statistics"
 
     def craft(self, model: nn.Module, batch: Batch, now: Now) -> Pair:

@@ -16,7 +16,6 @@ from poise.core.settings import settings
 from poise.objectives.at import Adversarial, AdversarialObjective
 from poise.objectives.fat import FAT
 from poise.objectives.objective import Examples, Objective, Terms
-from poise.objectives.rst import RST, WeightedRST
 from poise.objectives.trades import TRADES
 from poise.objectives.watch import minimised
 
@@ -44,15 +43,19 @@ class TwoExamples(Objective[Two]):
     reduce: Literal["mean", "max"] = "mean"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.objective, AdversarialObjective | FAT | RST | WeightedRST):
+        if not isinstance(self.objective, AdversarialObjective | FAT):
             raise SettingsError(
                 f"TwoExamples.objective = {type(self.objective).__name__}: must show one adversarial example per image whose weight "
-                "doesn't depend on it, as AT, TRADES, MART, BAT, CollaborativeTraining, RST, WeightedRST and FAT do"
+                "doesn't depend on it: an AdversarialObjective (AT, TRADES, MART, BAT, CollaborativeTraining, RST, WeightedRST) or FAT"
             )
 
     @property
     def craft_mode(self) -> CraftMode:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.objective.craft_mode
+
+    @property
+    def takes_unlabelled(self) -> bool:
+        return self.objective.takes_unlabelled
 
     def craft(self, model: nn.Module, batch: Batch, now: Now) -> Two:
         again = replace(now, scope=f"{now.scope}/second")
