@@ -23,14 +23,13 @@ from benchmarks.reference.attacks import gaussian, uniform
 from poise.core.batches import Batch, Now
 from poise.data import CropFlip, Feed, Split
 from poise.learners import SGD, Learner, Policy
+from poise.learners.costs import parts
 from poise.methods import Generalist, Joint
 from poise.models import Network, ResNet18, ResNet20
 from poise.models.folding import Folded
 from poise.objectives import AT, MART, NT, TRADES, Objective, SqueezeTraining
 
 NOW = Now(epoch=111, step=110 * 391, epochs=120, steps_per_epoch=391, seed=0)
-FLOORS = {"NT": (0, 3), "AT": (20, 3), "TRADES": (21, 7), "MART": (20, 6), "SqueezeTraining": (0, 60), "Generalist": (20, 6)}
-"""Forwards in evaluating mode (crafting) and in training mode."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +102,25 @@ def forwards(setting: Setting) -> dict[str, Step]:
     model, (x, _) = setting.model().train(), setting.images()
     folded = Folded(model).refreshed()
     return {"evaluating": torch.no_grad()(lambda: folded(x)), "training": torch.no_grad()(lambda: model(x))}
+
+
+def floor_of(*policies: Policy) -> tuple[int, int]:
+    """Forwards that a step of these learners can't do without: in evaluating mode (where crafting is) and in training mode."""
+    evaluating = training = 0
+    for policy in policies:
+        crafting, descending = parts(policy)
+        if policy.objective.craft_mode == "evaluating":
+            evaluating += crafting
+        else:
+            training += crafting
+        training += descending
+    return evaluating, training
+
+
+FLOORS = {
+    **{type(each).__name__: floor_of(Policy(objective=each)) for each in (NT(), AT(), TRADES(), MART(), SqueezeTraining())},
+    "Generalist": floor_of(*Generalist().policies().values()),
+}
 
 
 def steps_of(setting: Setting, rounds: int) -> tuple[list[list[str]], list[list[str]]]:

@@ -13,9 +13,14 @@ from poise.objectives.objective import searches_of
 
 def forwards(policy: Policy) -> int:
     """Forwards that an image costs in a step: an ascent step 2, a forward with its backward in the outer loss 3."""
+    return sum(parts(policy))
+
+
+def parts(policy: Policy) -> tuple[int, int]:
+    """(crafting, descending) in forwards; a weight perturbation asks the outer loss again while descending."""
     inner, outer = _parts(policy.objective)
     again = {AWP: 1, RWP: getattr(policy.perturbation, "steps", 0)}.get(type(policy.perturbation), 0)  # type: ignore[arg-type]
-    return inner + outer + (outer - _moving(policy.objective)) * again
+    return inner, outer + (outer - _moving(policy.objective)) * again
 
 
 def _moving(objective: Objective) -> int:
