@@ -38,6 +38,7 @@ def listing(
         raise SettingsError(f"there is nothing called {kind!r} to list{did_you_mean(kind, kinds)}")
     from poise.evaluation import PROTOCOLS
     from poise.recipes import recipes  # registers everything
+    from poise.recipes.rows import said
 
     import_files(imports)
     console = Console()
@@ -49,9 +50,12 @@ def listing(
         tables: dict[tuple[bool, str], list[tuple[str, str, str]]] = {}
         for name, made in recipes().items():
             experiment = made.make(False)
-            row = experiment.published
-            title = f"our own, on {type(experiment.data).__name__}" if row is None else row.table
-            tables.setdefault((row is not None, title), []).append((name, made.line, row.row if row is not None else ""))
+            own, line = experiment.published, made.line
+            title = f"our own, on {type(experiment.data).__name__}" if own is None else own.table
+            tables.setdefault((own is not None, title), []).append((name, line, own.row if own is not None else ""))
+            for row in experiment.also_published:  # with this table's numbers in place of the first one's
+                what = line.removesuffix(".").partition("; published ")[0]
+                tables.setdefault((True, row.table), []).append((name, f"{what}; published {said(row)}.", row.row))
         for printed, title in sorted(tables):  # ours by data set, then those of papers by paper and table
             console.print(_table(f"recipes: {title}", tables[printed, title], "row" if printed else ""))
 

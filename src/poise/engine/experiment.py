@@ -47,7 +47,7 @@ class Published(Settings):
     columns: tuple[str, ...] = ()
     values: tuple[Number | None, ...] = ()
     spread: tuple[Number | None, ...] = ()
-    """Printed plus-minus per column, empty when the paper prints none."""
+    """Printed plus-minus per column, None where it cannot be read; empty when the paper prints none."""
     runs: PositiveCount | None = None
     note: str = ""
 
@@ -120,6 +120,8 @@ class Experiment(Settings):
     deterministic: bool = True
     """On GPUs, use deterministic kernels only, so that the same seed gives the same bits."""
     published: Published | None = None
+    also_published: tuple[Published, ...] = ()
+    """Rows of further tables that print the same run. They are shown, and no part of what the run is (see `group`)."""
 
     def __post_init__(self) -> None:
         names = [monitor.name for monitor in self.monitors]
@@ -146,7 +148,7 @@ class Experiment(Settings):
         objectives = {name: type(policy.objective).__name__ for name, policy in new.method.policies().items()}
         shown = ", ".join(f"{name}: {kind}" for name, kind in objectives.items())
         title = next(iter(objectives.values())) if len(objectives) == 1 else f"{type(new.method).__name__} ({shown})"
-        return dataclasses.replace(new, title=title if new.title == self.title else new.title, published=None)
+        return dataclasses.replace(new, title=title if new.title == self.title else new.title, published=None, also_published=())
 
     @property
     def _kinds(self) -> list[type]:
@@ -156,7 +158,7 @@ class Experiment(Settings):
     def group(self) -> str:
         """The same for experiments that differ only by their seed: the name and a short digest of all other settings."""
         data = to_json(self)
-        del data["seed"]
+        del data["seed"], data["also_published"]
         return f"{self.name}-{hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:8]}"
 
 

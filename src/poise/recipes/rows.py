@@ -64,6 +64,7 @@ def text(name: str, line: str, made: Experiment, note: str = "", each: str = "")
         lines.append(f"Published: {row.table}{f', {row.row}' if row.row else ''}." + (f" Note: {row.note}." if row.note else ""))
     else:
         lines.append("Published: no numbers.")
+    lines += [f"Also published: {also.table}, {also.row}: {said(also)}." for also in made.also_published]
     if note:
         lines.append(f"Settings: {note}.")
     return "\n".join(lines)
@@ -72,7 +73,7 @@ def text(name: str, line: str, made: Experiment, note: str = "", each: str = "")
 def said(row: Published) -> str:
     """The natural accuracy and the strongest attack's, as printed."""
     known = {column: value for column, value in zip(row.columns, row.values, strict=True) if value is not None}
-    names = [column for column in ("natural", *reversed(row.columns)) if column in known][:2]
+    names = [column for column in dict.fromkeys(("natural", *reversed(row.columns))) if column in known][:2]
     return ", ".join(f"{known[column]:.2f} {column}" for column in names)
 
 

@@ -8,7 +8,7 @@ from poise.engine.experiment import Experiment, Published
 from poise.models import VGG16, Network, ResNet18, WideResNet
 from poise.objectives import TRADES, CollaborativeTraining, SqueezeTraining, TwoExamples
 from poise.recipes.rows import add
-from poise.recipes.squeeze_training import METHODS, NATURAL_AND_AA, TRADES_EVALUATION, inner, published, squeezed
+from poise.recipes.squeeze_training import METHODS, NATURAL_AND_AA, TITLES, TRADES_EVALUATION, inner, published, squeezed
 
 # -- Appendix C: the number of inner steps ---------------------------------------------------------------------------
 
@@ -85,22 +85,22 @@ for _method, _family in FIGURE_6.items():
 # -- Equation 5: collaborative examples only -------------------------------------------------------------------------
 
 
-def _collaborative(name: str, title: str, model: Network) -> None:
-    def make() -> Experiment:
-        row = published("Equation 5 (CIFAR-10)", f"{title}, collaborative examples", (), (), note="no numbers are printed")
-        return squeezed("cifar10", CollaborativeTraining(), model=model, row=row)
-
+def _collaborative(data: str, name: str, title: str, model: Network, figure: str = "") -> None:
+    note = f"{figure}no numbers are printed"
+    row = published(f"Equation 5 ({TITLES[data]})", f"{title}, collaborative examples", (), (), note=note)
+    line = f"Training with collaborative examples (Eq. 5; preset st), {title} on {TITLES[data]}"
     add(
-        f"collaborative_cifar10_{name}",
-        f"Training with collaborative examples (Eq. 5; preset st), {title} on CIFAR-10",
-        make,
+        f"collaborative_{data}_{name}",
+        line,
+        lambda: squeezed(data, CollaborativeTraining(), model=model, row=row),
         "beta is not stated; 6",
     )
 
 
-for _name, _title, _network in (
-    ("resnet18", "ResNet-18", ResNet18()),
-    ("vgg16", "VGG-16", VGG16()),
-    ("wrn34-10", "WRN-34-10", WideResNet()),
+for _data, _name, _title, _network, _figure in (
+    ("cifar10", "resnet18", "ResNet-18", ResNet18(), "Figure 4(a) plots it; "),
+    ("cifar100", "resnet18", "ResNet-18", ResNet18(), "Figure 4(b) plots it; "),
+    ("cifar10", "vgg16", "VGG-16", VGG16(), ""),
+    ("cifar10", "wrn34-10", "WRN-34-10", WideResNet(), ""),
 ):
-    _collaborative(_name, _title, _network)
+    _collaborative(_data, _name, _title, _network, _figure)

@@ -13,7 +13,7 @@ from poise.methods import Joint
 from poise.models import WideResNet
 from poise.objectives import BAT, GAIRRST, RST, Objective, SqueezeTraining, TwoExamples
 from poise.recipes.rows import add
-from poise.recipes.squeeze_training import AWP_005, Values, published
+from poise.recipes.squeeze_training import AWP_005, BAT_NOTE, Values, published
 from poise.recipes.squeeze_training_ablations import TWO_NOTE
 from poise.threats import Linf
 
@@ -31,7 +31,7 @@ WITH_EXTRA: dict[str, tuple[str, Objective, WeightPerturbation | None, Values, s
         BAT(inner=RST_UNIFORM),
         None,
         (89.61, None, 59.54),
-        "bridges m = 2 and beta = 6 are not confirmed by the authors",
+        BAT_NOTE,
     ),
     "gair_rst": ("GAIR-RST", GAIRRST(), None, (89.36, None, 59.64), ""),
     "awp_rst": ("AWP-RST", RST(), AWP_005, (88.25, None, 60.04), "AWP from epoch 10, as for TRADES"),

@@ -1,7 +1,9 @@
 """TRADES forced to Generalist's natural accuracy (Zipper, Section 4.1 and Table 6): beta below 1, which the paper does not give.
 
 Beta is found by halving: natural accuracy falls as beta grows. `poise train trades_matched_cifar10_resnet18 method.beta=0.3` runs
-one beta; `matched_trades` runs as many as it takes and returns the run nearest to the accuracy asked for.
+one beta; `matched_trades` runs as many as it takes, at most 9, and returns the run nearest to the accuracy asked for:
+
+  python -c "from poise.recipes.trades_matched import matched_trades; print(matched_trades('runs/matched').path)"
 """
 
 from __future__ import annotations
@@ -97,6 +99,12 @@ def _register(name: str, beta: float, note: str) -> None:
     add(name, f"TRADES, beta {beta:g}, for Generalist's natural accuracy, ResNet-18 on CIFAR-10", lambda: trades(beta), note)
 
 
-_register("trades_matched_cifar10_resnet18", 0.3, "beta to be swept: method.beta=..., or matched_trades in poise.recipes.trades_matched")
+CALL = "from poise.recipes.trades_matched import matched_trades; print(matched_trades('runs/matched').path)"
+_register(
+    "trades_matched_cifar10_resnet18",
+    0.3,
+    "beta to be swept: one at a time with method.beta=..., or by halving until the natural accuracy is the row's to .2, in at most 9 runs "
+    f'of this cost: python -c "{CALL}". Stopped, it goes on when typed again; it prints the folder of the nearest run, for poise evaluate',
+)
 for _beta in BETAS:
     _register(f"trades_matched_cifar10_resnet18_beta{_beta:g}", _beta, "one of the grid of beta below 1; zipper-AT")
