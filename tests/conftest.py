@@ -16,11 +16,32 @@ VECTORS = Path(os.environ.get("POISE_VECTORS", Path(__file__).parent / "vectors"
 
 Vectors = dict[str, Tensor]
 
+asked: set[str] = set()
+"""The arrays that tests of this process have asked for, each as topic:name."""
+
+
+class Arrays(dict[str, Tensor]):
+    """The arrays of one topic by name; notes which of them are asked for."""
+
+    def __init__(self, topic: str, arrays: Vectors) -> None:
+        super().__init__(arrays)
+        self.topic = topic
+
+    def __getitem__(self, name: str) -> Tensor:
+        asked.add(f"{self.topic}:{name}")
+        return super().__getitem__(name)
+
 
 def read_vectors(topic: str) -> Vectors:
     """The arrays of one topic as tensors."""
     with np.load(VECTORS / f"{topic}.npz", allow_pickle=False) as arrays:
-        return {name: torch.from_numpy(np.array(arrays[name])) for name in arrays.files}
+        return Arrays(topic, {name: torch.from_numpy(np.array(arrays[name])) for name in arrays.files})
+
+
+def pytest_sessionfinish() -> None:
+    """Leave what was asked for to tests/test_vectors_are_read.py, which starts a session of its own and names a file."""
+    if file := os.environ.get("POISE_VECTORS_ASKED"):
+        Path(file).write_text("\n".join(sorted(asked)))
 
 
 def vector_network() -> nn.Sequential:

@@ -13,6 +13,7 @@ from poise.core.batches import Now
 from poise.core.modes import crafting
 from poise.learners import Constant, Cosine, PiecewiseLinear, Schedule, Step
 from poise.learners.averages import warmed_up
+from poise.objectives import TRADES, Adversarial
 from poise.threats import L2, Linf
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -120,6 +121,9 @@ def test_l2_trades_clips_then_rescales(vectors, network):
         threat = L2(epsilon=epsilon, box_first=True)
         z = ascent(score, x, x + inner["trades_l2_start_delta"], threat=threat, step_size=2 * epsilon / 10, steps=10)
     close(z.clamp(0, 1), inner["trades_kl_l2"], 1e-8)
+    close((z.clamp(0, 1) - x).flatten(1).norm(dim=1), inner["trades_l2_final_norm"], 1e-8)
+    terms = TRADES(beta=6).loss(network.train(), Adversarial(y, x, z.clamp(0, 1)), Now(1, 0, 1, 1, seed=0))
+    close(terms["natural"].mean() + terms["robust"].mean(), inner["trades_l2_loss"], 1e-8)
 
 
 # -- losses -----------------------------------------------------------------------------------------------------------
@@ -134,7 +138,7 @@ LOGIT_LOSSES = {
     "dlr": lambda z, y, t: losses.dlr(z, y),
     "dlr_targeted": lambda z, y, t: losses.targeted_dlr(z, y, t),
     "cw_st": lambda z, y, t: losses.margin(z, y),
-    "cw_margin50": lambda z, y, t: losses.margin(z, y, confidence=50),
+    **dict.fromkeys(("cw_margin50", "cw_gairat_conf50"), lambda z, y, t: losses.margin(z, y, confidence=50)),
     "square_margin": lambda z, y, t: -losses.margin(z, y),
 }
 TIED = 4  # rows 0-3 have ties: their gradients pick an arbitrary class
@@ -145,7 +149,7 @@ def test_logit_losses_agree(vectors, name):
     given = vectors("logit_losses")
     logits = given["logits"].requires_grad_()
     ours, expected = LOGIT_LOSSES[name](logits, given["y"], given["y_target"]), given[name]
-    if name == "cw_margin50":  # the released sum form is -max(0, z_y - max other + 50): the same up to the constant 50
+    if name in ("cw_margin50", "cw_gairat_conf50"):  # released as -max(0, z_y - max other + 50): the same up to the constant 50
         expected = expected + 50
     torch.testing.assert_close(ours, expected, rtol=1e-8, atol=1e-9)
     if f"{name}.grad" in given:
@@ -201,6 +205,8 @@ SCHEDULES = [
     ("mart_code_lr_base0.01", Step(at=(75, 90, 100), factors=(0.1, 0.01, 0.001)), 0.01),
     ("trades_awp_lr_base0.1", Step(at=(100, 150), factors=(0.1, 0.01)), 0.1),
     ("fat_lr_base0.1", Step(at=(60, 90, 110), factors=(0.1, 0.01, 0.005)), 0.1),
+    ("gairat_wrn120_lr_base0.1_by_epoch_1based", Step(at=(60, 90, 110), factors=(0.1, 0.01, 0.005)), 0.1),
+    ("gairat_resnet100_lr_base0.1_by_epoch_1based", Step(at=(30, 60), factors=(0.1, 0.01)), 0.1),
     ("rst_cosine_lr_base0.1_epochs200_formula", Cosine(), 0.1),
 ]
 

@@ -1,0 +1,49 @@
+"""No array of the vectors lies there unread."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from torch import Tensor
+
+READERS = (
+    "test_vectors.py",
+    "objectives/test_objective_vectors.py",
+    "learners/test_perturbation_vectors.py",
+    "attacks/test_transfer.py::test_the_released_margin_loss_is_the_given_one",
+    "methods/test_generalist.py::test_redistribution_epochs_of_the_paper",
+)
+TOPICS = (
+    *("net_forward", "logit_losses", "schedules", "st_divergences"),
+    *("inner_linf", "inner_l2", "inner_fat", "inner_outer_st", "st_small_batch", "st_rst", "outer_st_formula"),
+    *("outer_trades", "outer_mart", "outer_at", "outer_gairat", "outer_rst_carmon", "outer_rst_weighted", "outer_iat", "outer_bat"),
+    *("step_trades_awp", "step_at_awp", "step_at_rwp"),
+)
+UNREAD = {
+    "schedules:epoch_1based": "counts the places of the others",
+    **dict.fromkeys([f"inner_fat:tau{tau}_official_order" for tau in range(3)], "ours stay in their order"),
+    **dict.fromkeys(
+        [f"st_small_batch:case{case}.noise_{role}" for case in range(3) for role in ("adv", "col")], "the starts beside it contain it"
+    ),
+    **dict.fromkeys(["step_at_awp:proxy_lr", "step_trades_awp:proxy_lr"], "cancels: a single ascent step is scaled to a given norm"),
+}
+"""The only ones that no test needs, each with the reason."""
+
+
+@pytest.mark.slow
+def test_every_array_of_objectives_attacks_and_perturbations_is_read(vectors: Callable[[str], dict[str, Tensor]], tmp_path: Path) -> None:
+    """By the tests as they run, in a session of their own, since here the others may run in other processes."""
+    here, file = Path(__file__).parent, tmp_path / "asked"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *(str(here / reader) for reader in READERS)]
+    done = subprocess.run(
+        command, cwd=here.parent, env={**environment, "POISE_VECTORS_ASKED": str(file)}, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stdout
+    given = {f"{topic}:{name}" for topic in TOPICS for name in vectors(topic)}
+    assert given - set(file.read_text().split()) == set(UNREAD)
