@@ -26,6 +26,7 @@ from poise.data import Digits
 from poise.engine import Experiment, Run, train
 from poise.engine.checkpoints import read_facts
 from poise.engine.evaluations import evaluate_run, save_adversarial
+from poise.engine.experiment import Published
 from poise.engine.exporting import export_network
 from poise.engine.own_weights import data_named, evaluate_weights
 from poise.engine.progress import Progress
@@ -59,6 +60,22 @@ def test_the_record_says_what_was_evaluated_on_what_and_how(trained: Run, record
     assert set(record.versions) == {"poise", "torch", "numpy", "python"}
     assert record.started.endswith("+00:00")
     assert record.seconds >= sum(attack.seconds for attack in record.attacks) > 0
+
+
+def test_a_record_keeps_the_rows_of_every_table_that_prints_its_run(tmp_path: Path, tiny_experiment: Any) -> None:
+    first = Published(table="Table 1", row="AT", columns=("natural", "AA"), values=(82.4, None), spread=(0.1, None), runs=7)
+    further = Published(table="Table 5", columns=("natural",), values=(82.66,))
+    run = train(tiny_experiment(epochs=1, monitors=(), criterion="last", published=first, also_published=(further,)), tmp_path / "run")
+    notes = EvaluationRecord.read(evaluate_run(run, "last", protocol=Protocol(name="natural", attacks=()))).notes
+    assert notes["published"] | {"note": ""} == {
+        "table": "Table 1",
+        "row": "AT",
+        "columns": {"natural": 82.4},
+        "spread": {"natural": 0.1, "AA": None},
+        "runs": 7,
+        "note": "",
+    }
+    assert [(row["table"], row["columns"]) for row in notes["also_published"]] == [("Table 5", {"natural": 82.66})]
 
 
 def test_predictions_are_those_of_the_network_and_the_worst_case_is_taken_per_example(trained: Run, record: EvaluationRecord) -> None:

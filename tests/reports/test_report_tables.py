@@ -136,6 +136,23 @@ def test_a_published_row_is_found_in_the_settings_too(make_record, tmp_path):
     assert [cell.text for cell in table([run]).rows[1].cells] == ["90.00", "-", "-"]
 
 
+def test_rows_of_further_tables_stand_beside_the_first(make_record, tmp_path):
+    first = {"table": "Table 1", "columns": ["natural", "PGD-20"], "values": [82.4, 52.0], "spread": [0.1, None], "runs": 7}
+    further = {"table": "Table 5", "columns": ["natural", "AA"], "values": [82.66, 47.62], "spread": [], "runs": None}
+    settings = {"published": first, "also_published": [further]}
+    noted = {
+        "published": {**first, "columns": {"natural": 82.4, "PGD-20": 52.0}, "spread": {"natural": 0.1}},
+        "also_published": [{**further, "columns": {"natural": 82.66, "AA": 47.62}, "spread": {}}],
+    }
+    for run in (Run(tmp_path, "x", settings, records={"selected": make_record()}), *runs_of(tmp_path, make_record(notes=noted))):
+        shown = table([run])
+        assert [row.label for row in shown.rows][1:] == ["TRADES, published (Table 1)", "TRADES, published (Table 5)"]
+        assert [[cell.text for cell in cells(shown, row, "natural", "PGD-20", "AA")] for row in (1, 2)] == [
+            ["82.40 ± 0.10 (7)", "52.00 (7)", "-"],
+            ["82.66", "-", "47.62"],
+        ]
+
+
 def test_a_paper_that_prints_no_numbers_has_no_row(make_record, tmp_path):
     paper = {"table": "Figure 6", "columns": [], "values": [], "spread": [], "runs": None, "note": "no numbers are printed"}
     noted = make_record(notes={"published": {**paper, "columns": {}, "spread": {}}})

@@ -27,7 +27,7 @@ from poise.data import Data, Split
 from poise.engine.checkpoints import write_tensors
 from poise.engine.devices import choose_device
 from poise.engine.diagnostics import theory
-from poise.engine.experiment import Experiment
+from poise.engine.experiment import Published
 from poise.engine.progress import Progress
 from poise.engine.runs import Run
 from poise.engine.signals import stop_requested
@@ -189,7 +189,7 @@ def corrupt_run(
 
 
 def _about(run: Run, which: str, other: Data | None) -> dict[str, Any]:
-    """What a record says of the run; a paper's row only on the run's own images."""
+    """What a record says of the run; papers' rows only on the run's own images."""
     experiment, facts = run.experiment, run.facts(which)
     notes: dict[str, Any] = {"epoch": facts["epoch"], "selection": experiment.selection}
     if "placement" in facts:
@@ -197,13 +197,13 @@ def _about(run: Run, which: str, other: Data | None) -> dict[str, Any]:
     if experiment.diagnosis is not None and (told := theory(run.metrics(), facts["epoch"], experiment.diagnosis)):
         notes["theory"] = told
     if experiment.published is not None and other is None:
-        notes["published"] = _published(experiment)
+        notes["published"] = _printed(experiment.published)
+        if experiment.also_published:
+            notes["also_published"] = [_printed(row) for row in experiment.also_published]
     return {"checkpoint": which, "run": run.name, "group": experiment.group, "seed": experiment.seed, "notes": notes}
 
 
-def _published(experiment: Experiment) -> dict[str, Any]:
-    row = experiment.published
-    assert row is not None
+def _printed(row: Published) -> dict[str, Any]:
     columns = {name: value for name, value in zip(row.columns, row.values, strict=True) if value is not None}
     spread = dict(zip(row.columns, row.spread, strict=False))
     return {"table": row.table, "row": row.row, "columns": columns, "spread": spread, "runs": row.runs, "note": row.note}

@@ -103,11 +103,10 @@ def table(runs: Sequence[Run], checkpoints: Checkpoints = "selected") -> Table:
         data = f"{group.first.dataset} {group.first.split}, {group.first.count:,} images"
         cells = [_cell(group, column) for column in columns]
         rows.append(Row(labels[group.key], group.checkpoint, data, cells, "measured", group))
-        paper = printed.pop(group.key, None)
-        if paper is not None and paper["columns"]:  # of a figure no numbers are printed
-            rows.append(
-                Row(_paper_label(labels[group.key], paper), group.checkpoint, data, _paper_cells(paper, columns, group), "published")
-            )
+        for paper in printed.pop(group.key, []):
+            if paper["columns"]:  # of a figure no numbers are printed
+                label, known = _paper_label(labels[group.key], paper), _paper_cells(paper, columns, group)
+                rows.append(Row(label, group.checkpoint, data, known, "published"))
     return _mark(columns, rows)
 
 
@@ -213,22 +212,28 @@ def _detail(s: Summary, group: Group) -> str:
     return f"95 % interval {100 * s.low:.2f} to {100 * s.high:.2f} ({over})"
 
 
-def _published(group: Group, runs: Sequence[Run]) -> dict[str, Any] | None:
-    """The paper's row, from the record's notes or else from the experiment's settings."""
+def _published(group: Group, runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """The papers' rows, from the record's notes or else from the experiment's settings."""
     for record in group.records:
-        paper = record.notes.get("published")
-        if isinstance(paper, Mapping) and isinstance(paper.get("columns"), Mapping):
-            return {"spread": {}, **{name: value for name, value in paper.items() if value is not None}}
+        noted = [paper for paper in _papers(record.notes) if isinstance(paper.get("columns"), Mapping)]
+        if noted:
+            return [{"spread": {}, **{name: value for name, value in paper.items() if value is not None}} for paper in noted]
     for run in runs:
-        paper = run.experiment.get("published")
-        if isinstance(paper, Mapping) and any(record.group == group.key for record in run.records.values()):
-            names, spread = list(paper.get("columns", [])), list(paper.get("spread", []))
-            return {
-                **paper,
-                "columns": dict(zip(names, paper.get("values", []), strict=False)),
-                "spread": dict(zip(names, spread, strict=False)),
-            }
-    return None
+        if any(record.group == group.key for record in run.records.values()) and (found := _papers(run.experiment)):
+            return [_by_column(paper) for paper in found]
+    return []
+
+
+def _papers(told: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The row of a record's notes or of settings, then those of further tables."""
+    further = told.get("also_published")
+    return [paper for paper in (told.get("published"), *(further if isinstance(further, list) else ())) if isinstance(paper, Mapping)]
+
+
+def _by_column(paper: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of settings, which lists columns, values and spreads."""
+    named = {part: dict(zip(paper.get("columns", []), paper.get(part, []), strict=False)) for part in ("values", "spread")}
+    return {**paper, "columns": named["values"], "spread": named["spread"]}
 
 
 def _simple(name: str) -> str:
@@ -255,8 +260,8 @@ def _place(name: str, columns: Sequence[Column], group: Group, paper: Mapping[st
     return f"{name} (epsilon {stated[1]})" if name in labels and stated is not None else str(name)
 
 
-def _columns_of_papers(columns: Sequence[Column], groups: Sequence[Group], printed: Mapping[str, dict[str, Any] | None]) -> list[Column]:
-    papers = [(group, paper) for group in groups if (paper := printed[group.key]) is not None]
+def _columns_of_papers(columns: Sequence[Column], groups: Sequence[Group], printed: Mapping[str, list[dict[str, Any]]]) -> list[Column]:
+    papers = [(group, paper) for group in groups for paper in printed[group.key]]
     labels = dict.fromkeys(_place(name, columns, group, paper) for group, paper in papers for name in paper["columns"])
     return [Column(label) for label in labels if label not in {column.label for column in columns}]
 
