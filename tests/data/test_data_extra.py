@@ -145,10 +145,10 @@ def test_a_changed_file_is_read_anew(tmp_path: Path) -> None:
 
 def test_a_pool_without_labels_gives_images_without_labels_from_the_cache_too(tmp_path: Path, cache: Path) -> None:
     images = write_npz(tmp_path / "pool.npz")
-    for _ in range(2):
-        pool = NpzPool(path="pool.npz", labels=None).open(data_of(), tmp_path)
-        np.testing.assert_array_equal(pool.split.images.numpy(), images.transpose(0, 3, 1, 2))
-        assert pool.split.labels.tolist() == [UNLABELLED] * 30
+    read, pool = (NpzPool(path="pool.npz", labels=None).open(data_of(), tmp_path) for _ in range(2))
+    assert read.digest == pool.digest
+    np.testing.assert_array_equal(pool.split.images.numpy(), images.transpose(0, 3, 1, 2))
+    assert pool.split.labels.tolist() == [UNLABELLED] * 30
     assert _cached(only(cache, ".json").with_suffix(""), 5) is None, "they are not labels of classes"
     stream = Stream(batch_size=12, extra=Extra(pool=NpzPool(path="pool.npz", labels=None)))
     batch = Feed(stream, data_of().train, seed=0, pool=pool.split).batch(now(0))
