@@ -11,7 +11,7 @@ from poise.attacks import FGSM, PGD, Ascent, Attack
 from poise.core.batches import Now
 from poise.data import Digits
 from poise.engine import Diagnosis
-from poise.engine.diagnostics import accuracies
+from poise.engine.diagnostics import accuracies, described
 from poise.learners import Learner, Policy
 from poise.models import DigitsCNN
 from poise.objectives import AT, NT, TRADES
@@ -57,5 +57,5 @@ def test_what_is_measured_is_by_that_attack() -> None:
     assert diagnosis.own(learners) == {"l2": dataclasses.replace(AS_ROUND)}
     line = diagnosis.measure(learners, network(3), data.test, Now(1, 0, 1, 1, 0))
     networks = {name: learner.network for name, learner in learners.items()} | {"global": network(3)}
-    wanted = accuracies(networks, data.test, AS_WIDE, 0, {"l2": AS_ROUND})
+    wanted = accuracies(networks, data.test, AS_WIDE, 0, {"l2": AS_ROUND}) | {"attack": described(AS_WIDE)}
     assert line == {f"diagnosis/{name}": value for name, value in wanted.items()}
