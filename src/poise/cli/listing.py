@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from typing import Annotated
 
 import typer
@@ -27,6 +28,9 @@ KINDS = {
     "augmentations": "augmentation",
 }
 
+UNWRAPPED = 400
+"""Columns of what goes into a pipe or a file: a line for each entry, as grep likes it."""
+
 
 def listing(
     kind: Annotated[str | None, typer.Argument(help=f"{', '.join(KINDS)}, protocols, recipes; all of them by default.")] = None,
@@ -41,7 +45,7 @@ def listing(
     from poise.recipes.rows import said
 
     import_files(imports)
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else UNWRAPPED)
     for word in [kind] if kind in KINDS else [] if kind else KINDS:
         console.print(_table(word, [(name, line_of(cls), paper_of(cls)) for name, cls in _members(word)]))
     if kind in (None, "protocols"):
@@ -79,7 +83,7 @@ def _table(title: str, rows: list[tuple[str, str, str]], last: str = "paper") ->
     table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
     table.add_column("name", no_wrap=True, style="cyan")
     table.add_column("what", ratio=1)
-    table.add_column(last, no_wrap=True, style="dim")
+    table.add_column(last, no_wrap=last == "paper", style="dim")  # rows of papers are long, and share the width with what they are
     for row in rows:
         table.add_row(*row)
     return table
