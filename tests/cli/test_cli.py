@@ -169,9 +169,8 @@ def test_recipes_are_listed_by_paper_and_table(poise: Poise) -> None:
 def test_a_list_in_a_pipe_has_a_line_for_each_entry(poise: Poise) -> None:
     lines = poise("list", "recipes")[1].splitlines()
     for name, recipe in recipes().items():
-        assert any(line.startswith(f"{name} ") and recipe.line.removesuffix(".").partition("; published")[0] in line for line in lines), (
-            name
-        )
+        what = recipe.line.removesuffix(".").partition("; published")[0]
+        assert any(line.startswith(f"{name} ") and what in line for line in lines), name
 
 
 def test_show_prints_settings_that_can_be_trained_and_what_they_cost(poise: Poise, tmp_path: Path) -> None:
