@@ -1,4 +1,4 @@
-"""Squeeze Training (Li et al. 2023): the rows of its Tables 1, 3, 5 and 6; and BAT, which it compares, with the same preset.
+"""Squeeze Training (Li et al. 2023): the rows of its Tables 1, 3, 5 and 6.
 
 Preset: ResNet-18, SGD .9 with weight decay 5e-4, batches of 128, 120 epochs at .1 with drops at epochs 80 and 100, epsilon 8/255,
 ten inner steps of 2/255; SVHN: 80 epochs at .01, drops at 50 and 65, inner steps of 1/255, no augmentation. The best epoch is
@@ -18,9 +18,9 @@ from poise.evaluation import named as protocol_named
 from poise.learners import AWP, SGD, Policy, Step, WeightPerturbation
 from poise.methods import Joint
 from poise.models import Network, ResNet18, WideResNet
-from poise.objectives import AT, BAT, MART, NT, TRADES, Objective, SqueezeTraining, TwoExamples
+from poise.objectives import AT, MART, NT, TRADES, Objective, SqueezeTraining, TwoExamples
 from poise.recipes.registry import recipes
-from poise.recipes.rows import add, unprinted
+from poise.recipes.rows import add
 
 Values = tuple[float | None, ...]
 COLUMNS = ("natural", "FGSM", "PGD-20", "PGD-100", "CW-100", "AA")
@@ -97,7 +97,6 @@ METHODS = {
     "trades_awp": "TRADES with AWP",
     "st_awp": "Squeeze Training with AWP",
 }
-BAT_NOTE = "bridges m = 2 and beta = 6 are not confirmed by the authors"
 AWP_NOTE = "gamma and first epoch of AWP are not stated; as for TRADES-AWP: .005, from epoch 10"
 
 
@@ -299,16 +298,3 @@ def _table_5(model: str, data: str, method: str) -> None:
 for _model, _data, _method in TABLE_5:
     if named(_method, _data, _model) not in recipes():
         _table_5(_model, _data, _method)
-
-# -- BAT -------------------------------------------------------------------------------------------------------------
-
-add(
-    "bat_cifar10_resnet18_st",
-    "BAT, two bridges (preset st), ResNet-18 on CIFAR-10",
-    lambda: squeezed(
-        "cifar10",
-        BAT(inner=inner("cifar10", "uniform")),
-        row=unprinted("Kim et al. 2023 (CIFAR-10)", "BAT, ResNet-18", "no numbers of this form are known"),
-    ),
-    f"{BAT_NOTE}; optimizer, schedule and checkpoint rule are not known, here the preset's",
-)
