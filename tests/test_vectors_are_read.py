@@ -17,18 +17,27 @@ READERS = (
     "learners/test_perturbation_vectors.py",
     "attacks/test_transfer.py::test_the_released_margin_loss_is_the_given_one",
     "methods/test_generalist.py::test_redistribution_epochs_of_the_paper",
+    "methods/test_generalist.py::test_averaging_trajectories",
 )
 TOPICS = (
     *("net_forward", "logit_losses", "schedules", "st_divergences"),
     *("inner_linf", "inner_l2", "inner_fat", "inner_outer_st", "st_small_batch", "st_rst", "outer_st_formula"),
     *("outer_trades", "outer_mart", "outer_at", "outer_gairat", "outer_rst_carmon", "outer_rst_weighted", "outer_iat", "outer_bat"),
-    *("step_trades_awp", "step_at_awp", "step_at_rwp"),
+    *("step_trades_awp", "step_at_awp", "step_at_rwp", "generalist_averaging"),
 )
 UNREAD = {
     "schedules:epoch_1based": "counts the places of the others",
     **dict.fromkeys([f"inner_fat:tau{tau}_official_order" for tau in range(3)], "ours stay in their order"),
     **dict.fromkeys(
         [f"st_small_batch:case{case}.noise_{role}" for case in range(3) for role in ("adv", "col")], "the starts beside it contain it"
+    ),
+    **dict.fromkeys(
+        [f"generalist_averaging:nested_every_step_alpha{alpha}.g_count" for alpha in (0.4, 0.999)],
+        "the released code averages and truncates the counter; ours is the robust learner's",
+    ),
+    **dict.fromkeys(
+        [f"generalist_averaging:nested_every_step_alpha0.4_gamma_zero_end_OFFICIAL_BUG.{name}" for name in "gnr"],
+        "with a gamma of 0 the released code takes the robust learner alone",
     ),
     **dict.fromkeys(["step_at_awp:proxy_lr", "step_trades_awp:proxy_lr"], "cancels: a single ascent step is scaled to a given norm"),
 }

@@ -13,15 +13,30 @@ import torch
 from poise.attacks import Ascent
 from poise.core.batches import Now
 from poise.core.errors import Interrupted
+from poise.core.records import EvaluationRecord
 from poise.data import Feed
 from poise.engine import Experiment, Run, resume, train
 from poise.engine.checkpoints import read_tensors
+from poise.engine.evaluations import evaluate_run
+from poise.engine.progress import Progress
 from poise.learners import Learner
 from poise.methods import Generalist
 from poise.objectives import IAT
 from poise.threats import Linf
 
 Make = Callable[..., Experiment]
+
+
+class Said(Progress):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.sentences: list[str] = []
+
+    def say(self, sentence: str) -> None:
+        self.sentences.append(sentence)
+
+
 STEPS, EPOCHS, REDISTRIBUTED = 15, 5, (3, 6, 9, 12)
 
 
@@ -47,6 +62,7 @@ def done(ranks: Any, tiny: Make, smooth: Make, worker: Any) -> dict[str, Path]:
         "by_data": ranks.train("by_data", smooth(placement="by-data")),
         "gradients": ranks.train("gradients", tiny(model=worker.PlainNet()), do="gradients"),
         "mixup": ranks.train("mixup", interpolated(smooth)),
+        "normed_by_two": ranks.train("normed_by_two", tiny(placement="by-data", epochs=3), stop_after=4),
     }
     ranks.resume(begun)
     assert ranks.start(2) == [(0, ""), (0, "")]
@@ -75,6 +91,23 @@ def test_runs_go_on_with_another_number_of_ranks(done: Any, alone: Path, fingerp
     assert fingerprint(done["begun_by_two"]) == fingerprint(alone)
     found, wanted = fingerprint(done["begun_by_one"]), fingerprint(alone)
     assert {name: found[name] for name in wanted} == wanted
+
+
+def test_a_changed_number_of_ranks_is_said_and_kept_where_batch_normalisation_makes_it_another_run(done: Any) -> None:
+    said = Said()
+    run = resume(done["normed_by_two"], progress=said)
+    changed = [sentence for sentence in said.sentences if "another, valid run than the one begun" in sentence]
+    assert len(changed) == 1 and "natural: 2 -> 1, robust: 2 -> 1" in changed[0]
+    evaluate_run(run, "last")
+    record = EvaluationRecord.read(run.path / "records" / "last.json")
+    kept = [(each["from"], each["by"], each["ranks"]) for each in record.notes["placements"]]
+    assert kept == [(0, "data", 2), (6, "data", 1)] and "placement" not in record.notes
+
+
+def test_a_run_that_always_had_the_same_ranks_keeps_no_list_of_them(done: Any) -> None:
+    for name, kept in (("by_data", None), ("begun_by_one", [(0, "data", 1), (7, "learner", 2)])):
+        found = Run.open(done[name]).facts("last").get("placements")
+        assert (found and [(each["from"], each["by"], each["ranks"]) for each in found]) == kept
 
 
 def test_by_learner_sends_nothing_between_redistributions(done: Any, ranks: Any, tiny: Make) -> None:

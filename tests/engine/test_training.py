@@ -26,7 +26,7 @@ from poise.engine.experiment import remarks
 from poise.engine.monitoring import select
 from poise.engine.placement import Placement
 from poise.engine.progress import Progress
-from poise.engine.training import prepare, restore
+from poise.engine.training import Meters, prepare, restore
 from poise.evaluation import Protocol
 from poise.learners import SGD, Policy
 from poise.methods import Joint
@@ -200,6 +200,13 @@ def test_float64_trains_evaluates_and_deploys_float64(tmp_path: Path, tiny_exper
     assert {parameter.dtype for parameter in run.network().parameters()} == {torch.float64}
 
 
+def test_a_short_last_batch_counts_for_its_images_only() -> None:
+    meters = Meters()
+    for losses in torch.arange(10.0, dtype=torch.float64).split(4):
+        meters.add({"loss": losses.mean()}, len(losses))
+    assert meters.means() == {"loss": pytest.approx(4.5)}
+
+
 def test_a_rank_takes_back_the_sums_of_its_own_learners_only(tmp_path: Path, tiny_experiment: Tiny) -> None:
     """Also where one learner watches a quantity that is called like another."""
     experiment = tiny_experiment("generalist")
@@ -209,7 +216,7 @@ def test_a_rank_takes_back_the_sums_of_its_own_learners_only(tmp_path: Path, tin
     state |= {f"meter/{name}": torch.ones(()) for name in names}
     for learner in ("natural", "robust"):
         training.placement = Placement(ALONE, {learner: ALONE}, True, {"natural": 1, "robust": 1})
-        restore(training, state, {"step": 1, "meter_steps": 1, "best": {}})
+        restore(training, state, {"step": 1, "meter_images": 1, "best": {}, "placements": [training.placement.facts]})
         assert set(training.meters.sums) == {name for name in names if name.split("/")[1] == learner}
 
 

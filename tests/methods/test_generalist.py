@@ -99,6 +99,9 @@ def test_averaging_trajectories(vectors):
             theta = method.global_weights(learners)
             ours = {"g": theta["w"], "g_running": theta["running"]}
             ours |= {"r": learners["robust"].weights["w"], "n": learners["natural"].weights["w"]}
+            if average is not None:
+                ours |= {f"teacher_{letter}": learners[name].averaged["w"] for letter, name in (("n", "natural"), ("r", "robust"))}
+                ours["teacher_r_running"] = learners["robust"].averaged["running"]
             for name, value in ours.items():
                 if f"{prefix}.{name}" in given:
                     assert torch.allclose(value, given[f"{prefix}.{name}"][step], atol=1e-9, rtol=1e-9), f"{prefix}.{name}, step {step}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -40,7 +41,8 @@ def test_nothing_but_the_named_settings_differs_from_the_headline(name: str, dat
     made, base = experiment(f"ablation_{name}_{data}"), experiment(HEADLINES[data])
     told = ABLATIONS[name].cifar10 if data == "cifar10" else ABLATIONS[name].on_digits
     paths = {assignment.partition("=")[0] for assignment in told}
-    left, right = (leaves(to_json(dataclasses.replace(each, name="x", title="", published=None, save_every=1))) for each in (made, base))
+    same_but: dict[str, Any] = {"name": "x", "title": "", "published": None, "also_published": (), "save_every": 1}
+    left, right = (leaves(to_json(dataclasses.replace(each, **same_but))) for each in (made, base))
     differing = {path.removeprefix(".") for path in left.keys() | right.keys() if left.get(path) != right.get(path)}
     assert all(any(path == told or path.startswith(f"{told}.") for told in paths) for path in differing), differing
     same = {("wa_none", "digits"), ("wa_both", "cifar10"), ("c_2", "digits"), ("c_5", "cifar10")}  # the headline's own settings

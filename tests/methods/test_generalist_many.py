@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,8 @@ from poise.core.batches import Batch, Now
 from poise.core.errors import SettingsError
 from poise.core.overrides import override
 from poise.core.settings import from_json, to_json
-from poise.learners import EMA, SGD, Adam, Constant, Learner, PiecewiseLinear, Policy
+from poise.engine import Experiment
+from poise.learners import EMA, SGD, Adam, Constant, Learner, PiecewiseLinear, Policy, Step
 from poise.learners.averages import weights_of
 from poise.methods import BaseLearner, Generalist
 from poise.objectives import AT, NT, TRADES
@@ -67,8 +69,8 @@ def test_the_global_learner_is_the_ema_of_the_three_way_mix_and_redistribution_r
 
 
 def test_integer_buffers_are_the_robust_learners_whatever_its_share_is():
-    """Counters of batches are no weighted sum: a share of zero must not stop them."""
-    method = dataclasses.replace(THREE, gamma=Constant(at=0.0), idle=False, redistribute="after_first_step", redistribute_from=1.0)
+    """Counters of batches are no weighted sum: a share of zero must not stop them, nor leave the robust learner idle."""
+    method = dataclasses.replace(THREE, gamma=Constant(at=0.0), momentum="reset", redistribute="after_first_step", redistribute_from=1.0)
     method = dataclasses.replace(method, redistribute_every=2)
     learners = method.learners(build)
     for step in range(4):
@@ -124,6 +126,10 @@ def test_a_learner_state_goes_on_where_it_was():
         assert torch.equal(tensor, THREE.global_weights(broken)[name])
 
 
+def trained(epochs: int, **settings: Any) -> Experiment:
+    return Experiment(method=Generalist(**settings), epochs=epochs)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -132,10 +138,12 @@ def test_a_learner_state_goes_on_where_it_was():
         (lambda: BaseLearner(name="bound"), r"BaseLearner\.name = 'bound'"),
         (lambda: BaseLearner(name="l 2"), r"BaseLearner\.name = 'l 2'"),
         (lambda: Generalist(others=(BaseLearner(), BaseLearner())), r"Generalist\.others = \['third', 'third'\]"),
-        (lambda: Generalist(gamma=Constant(at=1.2)), r"Generalist\.gamma: at epoch 1 of 240 the mix is .*must be in \[0, 1\]"),
-        (lambda: Generalist(others=(BaseLearner(share=Constant(at=1.1)),)), "the mix is"),
+        (lambda: trained(120, gamma=Constant(at=1.2)), r"Generalist\.gamma: at epoch 1 of 120 the mix is .*must be in \[0, 1\]"),
+        (lambda: trained(120, others=(BaseLearner(share=Constant(at=1.1)),)), "the mix is"),
+        (lambda: trained(400, gamma=Step(at=(300,), factors=(1.5,))), "at epoch 300 of 400 the mix is"),
     ],
 )
 def test_refusals(make, message):
+    assert trained(299, gamma=Step(at=(300,), factors=(1.5,)))
     with pytest.raises(SettingsError, match=message):
         make()

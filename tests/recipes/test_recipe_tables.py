@@ -81,6 +81,9 @@ def test_show_prints_rows_of_further_tables(name: str) -> None:
 # -- rows of further tables are no part of what a run is -------------------------------------------------------------
 
 
+HEADLINE = "generalist_cifar10_resnet18"
+
+
 def test_rows_of_further_tables_are_no_part_of_a_runs_identity(tmp_path: Path) -> None:
     made = experiment("at_cifar10_resnet18_st")
     bare = dataclasses.replace(made, also_published=())
@@ -99,6 +102,20 @@ def test_experiments_written_before_there_were_further_tables_are_read_and_are_t
     before = from_json(Experiment, data)
     assert before == made
     assert before.group == made.group
+
+
+def test_the_headline_of_generalist_is_a_row_of_each_table_around_it_and_its_relatives_are_not() -> None:
+    rows = {
+        (row.table.split(" (")[0], row.row): dict(zip(row.columns, row.values, strict=True)) for row in experiment(HEADLINE).also_published
+    }
+    assert [table for table, _ in rows] == [f"Zipper, Table {number}" for number in (6, 6, 7, 8, 9)]
+    assert rows["Zipper, Table 6", "Zipper (Serial)"] == {"natural": 89.11, "PGD-100": 50.12, "APGD-CE": 46.12}
+    assert rows["Zipper, Table 6", "Zipper (Parallel)"] == {"natural": 89.09, "PGD-100": 50.0, "APGD-CE": 46.53}
+    assert rows["Zipper, Table 7", "NT=0.1, AT=0.01"] == {"natural": 89.09, "AA": 46.07}
+    assert rows["Zipper, Table 8", "Zipper with EMA"]["APGD-T"] == 45.37
+    assert rows["Zipper, Table 9", "gamma = (1, 1, 1, 0.5)"]["Square"] == 56.68
+    others = [name for name in recipes() if name != HEADLINE and any("Zipper" in row.table for row in experiment(name).also_published)]
+    assert others == []
 
 
 def test_another_objective_has_no_row_of_any_table() -> None:

@@ -192,8 +192,7 @@ def _about(run: Run, which: str, other: Data | None) -> dict[str, Any]:
     """What a record says of the run; papers' rows only on the run's own images."""
     experiment, facts = run.experiment, run.facts(which)
     notes: dict[str, Any] = {"epoch": facts["epoch"], "selection": experiment.selection}
-    if "placement" in facts:
-        notes["placement"] = facts["placement"]
+    notes |= {name: facts[name] for name in ("placement", "placements") if name in facts}
     if experiment.diagnosis is not None and (told := theory(run.metrics(), facts["epoch"], experiment.diagnosis)):
         notes["theory"] = told
     if experiment.published is not None and other is None:

@@ -133,6 +133,7 @@ class Experiment(Settings):
             raise SettingsError("Experiment.criterion = 'robust': needs a monitor with an attack")
         if any(epoch > self.epochs for epoch in self.keep_epochs):
             raise SettingsError(f"Experiment.keep_epochs = {self.keep_epochs}: must be at most epochs = {self.epochs}")
+        self.method.check(self.epochs)
         for name, policy in self.method.policies().items():
             for what, value, begins in beginnings(policy):
                 if begins > self.epochs:

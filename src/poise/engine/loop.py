@@ -114,7 +114,7 @@ def _again(run: Run, world: World, device: str, data_dir: str | Path | None, imp
         state, facts = found
         run.check_unchanged(facts)
         restore(training, state, facts)
-        if changed := shares_changed(facts.get("shares"), training.placement, training.learners):
+        if changed := shares_changed(facts["placements"][-1]["shares"], training.placement, training.learners):
             progress.say(changed)
     world.led(lambda: run.truncate_metrics(training.step))
     _say_placement(training)
@@ -160,22 +160,22 @@ def _epochs(training: Training) -> None:
     total = experiment.epochs * training.steps_per_epoch
     with stop_requested() as stop:
         while training.step < total:
-            epoch, clock, images = training.now().epoch, time.perf_counter(), 0
+            epoch, clock, begun = training.now().epoch, time.perf_counter(), training.meters.images
             end = epoch * training.steps_per_epoch
             advance = progress.begin(f"{experiment.name} epoch {epoch}/{experiment.epochs}", end - training.step, "steps")
             while training.step < end:
                 now = training.now()
                 batches = {name: feed.batch(now) for name, feed in training.feeds.items() if placement.group_of_stream(name)}
-                training.meters.add(training.method.step(training.learners, batches, now))
+                images = next(iter(batches.values())).total
+                training.meters.add(training.method.step(training.learners, batches, now), images)
                 training.step += 1
-                images += next(iter(batches.values())).total
                 advance(1)
                 if stop and placement.world.size == 1 and training.step < end:  # several ranks end the epoch and stop together
                     progress.end()
                     save(training, training.step, for_good=False)
                     raise Interrupted(f"stopped at step {training.step} of {total}; to go on: poise train --resume {run.path}")
             progress.end()
-            stopping = _end_epoch(training, epoch, images / (time.perf_counter() - clock), bool(stop))
+            stopping = _end_epoch(training, epoch, (training.meters.images - begun) / (time.perf_counter() - clock), bool(stop))
             if stopping and training.step < total:
                 raise Interrupted(f"stopped at step {training.step} of {total}; to go on: poise train --resume {run.path}")
     if not placement.world.decided(finished(run)):

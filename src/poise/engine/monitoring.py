@@ -70,4 +70,5 @@ def facts_of(training: Training, epoch: int, measured: dict[str, float]) -> dict
         "shape": list(data.shape),
         "classes": list(data.classes),
         **({"placement": placement.facts} if placement.world.size > 1 else {}),
+        **({"placements": training.placements} if len(training.placements) > 1 else {}),
     }

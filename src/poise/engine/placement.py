@@ -152,7 +152,7 @@ def _normed(learners: Mapping[str, Learner]) -> bool:
     return any(isinstance(module, _NormBase) for learner in learners.values() for module in learner.network.modules())
 
 
-def shares_changed(before: Mapping[str, int] | None, placement: Placement, learners: Mapping[str, Learner]) -> str:
+def shares_changed(before: Mapping[str, int], placement: Placement, learners: Mapping[str, Learner]) -> str:
     """What is to be said where a run goes on with its learners shared by another number of ranks, or nothing.
 
     Where statistics are not synchronised, each rank normalises by its own part of the batch and gathers its own running statistics,
@@ -160,7 +160,7 @@ def shares_changed(before: Mapping[str, int] | None, placement: Placement, learn
     """
     if placement.statistics == "synchronised":
         return ""
-    if not _normed(learners) or before is None or dict(before) == dict(placement.shares):
+    if not _normed(learners) or dict(before) == dict(placement.shares):
         return ""
     counts = ", ".join(f"{name}: {before.get(name, 1)} -> {count}" for name, count in placement.shares.items())
     return (

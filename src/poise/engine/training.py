@@ -32,18 +32,20 @@ from poise.methods import Method
 
 @dataclass
 class Meters:
-    """Sums of the step metrics of the epoch in progress; tensors, so that no step waits for the device."""
+    """Sums over images of the step metrics of the epoch in progress; tensors, so that no step waits for the device."""
 
     sums: dict[str, Tensor] = field(default_factory=dict)
-    steps: int = 0
+    images: int = 0
 
-    def add(self, metrics: dict[str, Tensor]) -> None:
-        self.steps += 1
+    def add(self, metrics: dict[str, Tensor], images: int) -> None:
+        """A step's metrics, means over its `images`."""
+        self.images += images
         for name, value in metrics.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
+            self.sums[name] = self.sums[name] + images * value if name in self.sums else images * value
 
     def means(self) -> dict[str, float]:
-        return {name: float(value) / self.steps for name, value in sorted(self.sums.items())}  # the same order after a resume
+        """Over images, so that a short last batch counts for no more than its images."""
+        return {name: float(value) / self.images for name, value in sorted(self.sums.items())}  # the same order after a resume
 
 
 @dataclass
@@ -59,6 +61,8 @@ class Training:
     arithmetic: Precision
     progress: Progress
     placement: Placement
+    placements: list[dict[str, Any]]
+    """Facts of every placement that the run has had, each with the step `from` which it trained so."""
     step: int = 0
     """Steps done."""
     meters: Meters = field(default_factory=Meters)
@@ -128,7 +132,8 @@ def prepare(
         part = {"rank": group.rank, "world": group.size, "pool": extra.get(name)}
         feeds[name] = Feed(stream, training_split, experiment.seed, device, arithmetic.dtype, **part)
     check_shares(placement, method, feeds)
-    return Training(experiment, run, data, splits, feeds, learners, arithmetic, progress, placement)
+    begun = [{"from": 0, **placement.facts}]
+    return Training(experiment, run, data, splits, feeds, learners, arithmetic, progress, placement, begun)
 
 
 def save(training: Training, step: int, for_good: bool) -> None:
@@ -138,8 +143,8 @@ def save(training: Training, step: int, for_good: bool) -> None:
     state |= {f"meter/{name}": value for name, value in training.meters.sums.items()}
     experiment = training.experiment
     facts: dict[str, Any] = {
-        "shares": dict(training.placement.shares),
-        "meter_steps": training.meters.steps,
+        "placements": training.placements,
+        "meter_images": training.meters.images,
         "best": training.best,
         "group": experiment.group,
         "seed": experiment.seed,
@@ -155,7 +160,10 @@ def restore(training: Training, state: dict[str, Tensor], facts: dict[str, Any])
     leading = [name for name, group in training.placement.groups.items() if group.leads]  # sums are added up over ranks
     mine = [key for key in state if key.startswith(tuple(f"meter/{kind}/{name}/" for kind in ("loss", "watch") for name in leading))]
     sums = {key.removeprefix("meter/"): state[key].to(device) for key in mine}
-    training.step, training.meters, training.best = facts["step"], Meters(sums, facts["meter_steps"]), facts["best"]
+    training.step, training.meters, training.best = facts["step"], Meters(sums, facts["meter_images"]), facts["best"]
+    now = {**facts["placements"][-1], **training.placement.facts}
+    changed = [] if now == facts["placements"][-1] else [{**now, "from": training.step}]
+    training.placements = [*facts["placements"], *changed]
 
 
 def initial_weights(experiment: Experiment) -> tuple[dict[str, Tensor] | None, str | None]:

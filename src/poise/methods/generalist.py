@@ -80,7 +80,8 @@ class Generalist(Method):
     """What redistribution does to the learners' own averages: nothing, as released, or they start anew from the global learner."""
     idle: bool = True
     """Leave out the epochs of a learner that cannot reach the global one: its share is zero until it is next overwritten, and the
-    overwriting leaves nothing of its past (no momentum kept, no own average kept). The global learner's bits stay the same."""
+    overwriting leaves nothing of its past (no momentum kept, no own average kept). The global learner's bits stay the same: the robust
+    learner, whose integer buffers it has whatever the shares are, never sits out."""
     overlap: bool = False
     """On one GPU, let the learners' steps run side by side on two streams. The numbers stay the same; without a GPU nothing changes.
     What it gains depends on how much of the GPU one learner leaves free, and has not been measured."""
@@ -89,7 +90,10 @@ class Generalist(Method):
         names = [*PAIR, *(other.name for other in self.others)]
         if len(set(names)) < len(names):
             raise SettingsError(f"Generalist.others = {names[2:]}: every learner must have another name")
-        for now in moments(Now(1, 0, 240, 1, 0)):
+
+    def check(self, epochs: int) -> None:
+        """Raises: SettingsError for a mix that is none in one of so many epochs."""
+        for now in moments(Now(1, 0, epochs, 1, 0)):
             self.mixing(now)
 
     def policies(self) -> dict[str, Policy]:
@@ -160,7 +164,7 @@ class Generalist(Method):
 
     def is_idle(self, name: str, now: Now) -> bool:
         """Whether the learner sits out this epoch (see `idle`)."""
-        return self.idle and now.epoch in _idle_epochs(self, name, now.epochs, now.steps_per_epoch)
+        return self.idle and name != "robust" and now.epoch in _idle_epochs(self, name, now.epochs, now.steps_per_epoch)
 
     def forgets(self, name: str) -> bool:
         """Whether redistribution leaves nothing of the learner's past: then what it did since the last one is lost."""

@@ -30,6 +30,9 @@ class Method(Settings, family="method"):
     def policies(self) -> dict[str, Policy]:
         """How each learner is trained, by the learner's name."""
 
+    def check(self, epochs: int) -> None:
+        """Raises: SettingsError for settings that fit no run of so many epochs."""
+
     def diagnosed(self) -> Method:
         """The same method with every learner trained in every step, also where nothing of it would be used."""
         return self

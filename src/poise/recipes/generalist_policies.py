@@ -70,7 +70,7 @@ def diagnosed(made: Experiment, attack: PGD, kept: tuple[int, ...]) -> Experimen
 
 def _register(name: str, line: str, make: Callable[[bool], Experiment], row: Published | None = None) -> None:
     def build(quick: bool) -> Experiment:
-        return dataclasses.replace(make(quick), name=f"{name}_quick" if quick else name, published=row)
+        return dataclasses.replace(make(quick), name=f"{name}_quick" if quick else name, published=row, also_published=())
 
     register(name, text(name, line, build(False)), build)
 

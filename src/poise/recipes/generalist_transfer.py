@@ -1,7 +1,7 @@
 """Parameters chosen on one data set and applied unchanged to another (Generalist, Section 4.2.3 and rebuttal R6).
 
 The paper chose gamma and c on CIFAR-10 and used them everywhere: its rows for the other data sets are `generalist_mnist_resnet18`,
-`generalist_svhn_resnet18`, `generalist_cifar100_resnet18` and `generalist_tiny_imagenet_resnet18`, with their published numbers.
+`generalist_svhn_resnet18`, `generalist_cifar100_resnet18` and `generalist_tinyimagenet_resnet18`, with their published numbers.
 What not tuning costs there is not published. The recipes here are the other choices on the target, so that it can be measured: the
 best of them less the one that the source chose (`poise.reports.across.untuned`).
 """
