@@ -20,6 +20,7 @@ from poise.objectives import AT, NT
 from poise.threats import Linf
 
 Poise = Callable[..., tuple[int, str, str]]
+OTHER = "is no ensemble of standard ResNet-20 on CIFAR-10"
 COMMON = ("--no-sgm", "--epsilon", "0.2", "--steps", 2, "--first", 12, "--device", "cpu")
 
 
@@ -49,7 +50,7 @@ def test_sets_are_made_once_and_the_matrix_is_written(poise: Poise, runs: dict[s
     assert status == 0, err
     assert err.count("made:") == 2
     said = " ".join(err.split())
-    assert "here: 2 steps without SGM on surrogates of size 1, 12 images; target plain has the very weights of surrogate plain" in said
+    assert f"here: 2 steps without SGM on surrogates of size 1, 12 images; surrogate plain {OTHER}; target plain has the very" in said
     assert "target several has the seed of surrogate plain, 0. So the record is called soe-transfer-3-part-0.2-first12." in said
     assert "all surrogates" in out
     assert {path.name.rpartition("-")[0] for path in (tmp_path / "sets" / "plain").iterdir()} == {"MPGD-2-0.2", "MDI2FGSM-2-0.2"}
@@ -79,7 +80,26 @@ def test_targets_that_differ_in_their_experts_only_show_the_gain_per_expert(pois
         100 * EvaluationRecord.read(path / "records" / "selected-soe-transfer-3-part-0.2-first12.json").worst_case_accuracy
         for path in (alone.path, runs["several"])
     ]
-    assert f"1 experts: {values[0]:.2f} % (+0.00)" in out and f"2 experts: {values[1]:.2f} % ({values[1] - values[0]:+.2f})" in out
+    assert f"1 expert: {values[0]:.2f} %, +0.00" in out and f"2 experts: {values[1]:.2f} %, {values[1] - values[0]:+.2f}" in out
+
+
+def test_repeats_of_an_experiment_are_told_apart_by_the_folder_they_lie_in(poise: Poise, runs: dict[str, Path], tmp_path: Path) -> None:
+    given = Run.open(runs["plain"]).experiment
+    repeats = [
+        train(dataclasses.replace(given, name=name, seed=seed), tmp_path / name / f"seed-{seed}", device="cpu").path
+        for name in ("one", "other")
+        for seed in (1, 2)
+    ]
+    sources = [part for path in repeats[:2] for part in ("--surrogate", path)]
+    status, _, err = poise("transfer", *repeats, *sources, "--out", tmp_path / "t", *COMMON)
+    assert status == 0, err
+    assert "target one/seed-1 has the very weights of surrogate seed-1" in " ".join(err.split())
+    table = (tmp_path / "t" / "soe-transfer-3-part-0.2-first12.md").read_text()
+    rows = [line.split("|")[1].strip() for line in table.splitlines() if "seed-" in line.split("|")[1]]
+    assert len(rows) == len(set(rows)) == 4, table
+    sources = [part for path in (repeats[0], repeats[2]) for part in ("--surrogate", path)]
+    assert poise("transfer", repeats[1], *sources, "--out", tmp_path / "t", *COMMON)[0] == 0
+    assert {path.name for path in (tmp_path / "t" / "sets" / "other").iterdir()} == {"seed-1"}
 
 
 def test_thirty_variants_and_the_compatible_loss(poise: Poise, runs: dict[str, Path], tmp_path: Path) -> None:
@@ -97,7 +117,7 @@ def test_thirty_variants_and_the_compatible_loss(poise: Poise, runs: dict[str, P
         (("--protocol", "soe-transfer"), "no transfer protocol 'soe-transfer'"),
         (("--epsilon", "2"), "epsilon"),
         (("--epsilon", "0"), "--epsilon 0: must be positive"),
-        (("--surrogate", "{plain}"), "every run must have another folder name"),
+        (("--surrogate", "{plain}"), "every run is to be named once"),
         (("--surrogate", "{nowhere}"), "no run folder"),
         (("--sgm",), "SGM needs a ResNet of basic blocks (ResNet18, ResNet20) or an Ensemble of them; leave it out with --no-sgm"),
         (("--first", 99), "99"),
@@ -133,7 +153,8 @@ def test_surrogates_that_are_not_held_out_or_trained_adversarially_are_named(poi
     sources = ("--surrogate", runs["plain"], "--surrogate", attacked.path)
     status, _, err = poise("transfer", begun.path, *sources, "--out", tmp_path / "t", *COMMON)
     assert status == 0, err
-    assert "surrogate robust is not naturally trained; target begun was trained from surrogate plain. So" in " ".join(err.split())
+    said = " ".join(err.split())
+    assert f"surrogate robust {OTHER}; surrogate robust is not naturally trained; target begun was trained from surrogate plain. So" in said
     wide = train(
         dataclasses.replace(
             given, name="wide", protocol=Protocol(attacks=(PGD(threat=Linf(epsilon=0.3), step_size=0.1, steps=1),)), monitors=()

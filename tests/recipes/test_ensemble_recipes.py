@@ -21,7 +21,7 @@ from poise.recipes import experiment, recipes
 from poise.recipes.digits import INNER
 from poise.recipes.ensembles_cifar10 import EPSILONS
 from poise.recipes.ensembles_digits import BENCHMARK
-from poise.recipes.synergy_of_experts import VARIANTS, gains, growing, soe
+from poise.recipes.synergy_of_experts import VARIANTS, gained, gains, growing, soe
 
 # recipe, natural, PGD-50x5, adaptive, 3 variants, 30 variants: typed from the paper's tables a second time
 PRINTED = (
@@ -169,16 +169,33 @@ def of(wrong: list[int], digest: str = "a") -> EvaluationRecord:
 
 
 def test_gain_per_added_expert() -> None:
-    found = gains([of([0, 1, 2, 3, 4]), of([0, 1]), of([0])])
-    assert [value for value, _ in found] == [0.5, 0.8, 0.9]
-    assert [gain for _, gain in found] == pytest.approx([0, 0.3, 0.1])
+    found = gains({3: [of([0])], 1: [of([0, 1, 2, 3, 4])], 2: [of([0, 1])]})
+    assert [(gain.members, gain.values) for gain in found] == [(1, (0.5,)), (2, (0.8,)), (3, (0.9,))]
+    assert [gain.gain for gain in found] == pytest.approx([0, 0.3, 0.1])
+    assert [gain.text for gain in found] == ["1 expert: 50.00 %, +0.00", "2 experts: 80.00 %, +30.00", "3 experts: 90.00 %, +10.00"]
     with pytest.raises(SettingsError, match="same attacks on the same images"):
-        gains([of([0]), of([0], digest="b")])
+        gains({1: [of([0])], 2: [of([0], digest="b")]})
+
+
+def test_gain_per_added_expert_is_of_means_over_seeds() -> None:
+    made = {ending: experiment(f"soe_ensembles_digits{ending}") for ending in ("_x2", "")}
+    seeds = [dataclasses.replace(made[ending], seed=seed) for ending in ("", "_x2") for seed in range(2)]
+    records = [of([0]), of([0, 1, 2]), of([0, 1, 2]), of([0, 1, 2, 3, 4])]
+    assert gained(seeds, records) == ["2 experts: 60.00 ± 14.14 % (2 seeds), +0.00", "3 experts: 80.00 ± 14.14 % (2 seeds), +20.00"]
+    assert gained(seeds[:2], records[:2]) == []
 
 
 def test_collaborations_that_differ_in_their_experts_only_are_known():
     three, two, hard = (experiment(f"soe_ensembles_digits{ending}") for ending in ("", "_x2", "_hard"))
     assert growing([two, three]) and not growing([three]) and not growing([three, three])
+    assert growing([two, dataclasses.replace(three, seed=5), three])
+    grid = [f"soe_cifar10_resnet20x{members}_eps0.03" for members in range(1, 6)]
+    assert growing([experiment(name) for name in grid])
+    texts = {name: recipes()[name].text for name in grid}
+    assert all(f"poise evaluate runs/{name} --protocol soe-lambdas" in text for name, text in texts.items())
+    asked = f"poise transfer {' '.join(f'runs/{name}' for name in grid)} --surrogate runs/ensemble3_cifar10_resnet20"
+    assert [asked in text for text in texts.values()] == [True, True, False, True, True]
+    assert "poise transfer runs/soe_cifar10_resnet20x3_eps0.03 --surrogate" in texts[grid[2]]
     assert not growing([two, hard]) and not growing([two, experiment("adp_ensembles_digits")])
 
 

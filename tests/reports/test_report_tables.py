@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import io
+from typing import Any
 
 import numpy as np
 import pytest
@@ -104,25 +105,56 @@ def test_autoattack_as_printed_stands_under_the_worst_case_of_that_protocol(make
     assert cell.value == 46.07
 
 
+SETS = {"s3: SGM": range(5), "s3: M-PGD": range(3, 12)}
+
+
+def shown_images(epsilon: float = 0.03) -> dict[str, Any]:
+    return {"type": "Saved", "threat": {"type": "Linf", "epsilon": epsilon}, "digest": "abc"}
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0)])
+def test_each_whole_transfer_protocol_is_a_column_beside_what_else_the_run_was_attacked_by(make_record, tmp_path, order):
+    notes = {"published": {"table": "Tables 1 to 3 (epsilon 0.03)", "columns": {"soe-transfer-3": 78.8, "soe-transfer-30": 61.1}}}
+    records = [
+        make_record(protocol="soe-adaptive-eps0.03", notes=notes, attacks={"PGD-50x5": range(30)}),
+        make_record(protocol="soe-transfer-3-0.03", notes=notes, attacks=SETS, settings=shown_images()),
+        make_record(protocol="soe-transfer-30-0.03", notes=notes, attacks={**SETS, "s5: SGM": range(20)}, settings=shown_images()),
+    ]
+    shown = table([Run(tmp_path, "x", {}, records={str(place): records[place] for place in order})])
+    assert sorted(each.label for each in shown.columns[-3:]) == ["soe-transfer-3-0.03", "soe-transfer-30-0.03", "worst case"]
+    measured, published = (cells(shown, row, "soe-transfer-3-0.03", "soe-transfer-30-0.03", "worst case") for row in (0, 1))
+    assert [cell.value for cell in measured] == [70.0, 50.0, 25.0]
+    assert "any of the 2 sets of images" in measured[0].detail
+    assert [cell.value for cell in published] == [78.8, 61.1, None]
+    assert {"soe-transfer-3", "soe-transfer-30"}.isdisjoint(each.label for each in shown.columns)
+
+
+def test_transfer_protocols_of_other_images_are_columns_of_their_own(make_record, tmp_path):
+    runs = [
+        Run(tmp_path, name, {}, records={"selected": make_record(model=name, protocol="soe-transfer-3-0.03", attacks=SETS, settings=each)})
+        for name, each in (("x", shown_images()), ("y", {**shown_images(), "digest": "other"}))
+    ]
+    shown = table(runs)
+    labels = ("soe-transfer-3-0.03 [images 1]", "soe-transfer-3-0.03 [images 2]")
+    assert [[cell.value for cell in cells(shown, row, *labels)] for row in (0, 1)] == [[70.0, None], [None, 70.0]]
+
+
 @pytest.mark.parametrize(
-    ("protocol", "column"),
-    [("soe-transfer-30-0.03", "worst case"), ("soe-transfer-30-part-0.03", "soe-transfer-30"), ("soe-transfer-3-0.03", "soe-transfer-30")],
+    ("protocol", "column"), [("soe-transfer-30-part-0.03", "soe-transfer-30"), ("soe-transfer-3-0.03", "soe-transfer-30")]
 )
-def test_a_published_protocol_is_its_worst_case_if_it_was_run_whole(make_record, tmp_path, protocol, column):
-    a = make_record(protocol=protocol, notes={"published": {"columns": {"soe-transfer-30": 61.1}}})
+def test_a_published_protocol_is_no_other_and_no_part_of_it(make_record, tmp_path, protocol, column):
+    a = make_record(protocol=protocol, notes={"published": {"columns": {"soe-transfer-30": 61.1}}}, attacks=SETS, settings=shown_images())
     shown = table([Run(tmp_path, "x", {}, records={"selected": a})])
-    places = [each.label for each in shown.columns]
-    cell = next(row for row in shown.rows if row.kind == "published").cells[places.index(column)]
-    assert cell.value == 61.1
+    assert [cell.value for cell in cells(shown, 1, column, protocol)] == [61.1, None]
 
 
-@pytest.mark.parametrize(("epsilon", "column"), [(0.03, "worst case"), (8 / 255, "soe-transfer-3"), (0.07, "soe-transfer-3")])
+@pytest.mark.parametrize(("epsilon", "column"), [(0.03, "soe-transfer-3-0.03"), (8 / 255, "soe-transfer-3"), (0.07, "soe-transfer-3")])
 def test_published_numbers_stand_only_beside_measurements_of_their_epsilon(make_record, tmp_path, epsilon, column):
     paper = {"table": "Tables 1 to 3 (CIFAR-10, epsilon 0.03)", "columns": {"soe-transfer-3": 78.8, "PGD-50x5": 47.8, "natural": 80.2}}
     settings = {"type": "PGD", "threat": {"type": "Linf", "epsilon": epsilon}}
-    attacks = {"PGD-50x5": range(10)}
-    a = make_record(protocol=f"soe-transfer-3-{epsilon:g}", notes={"published": paper}, attacks=attacks, settings=settings)
-    shown = table(runs_of(tmp_path, a))
+    white = make_record(protocol="soe-adaptive", notes={"published": paper}, attacks={"PGD-50x5": range(10)}, settings=settings)
+    images = make_record(protocol=f"soe-transfer-3-{epsilon:g}", attacks=SETS, settings=shown_images(epsilon))
+    shown = table(runs_of(tmp_path, white, images))
     labels = [each.label for each in shown.columns]
     assert len(shown.rows[1].cells) == len(labels) == len(set(labels))
     beside = "PGD-50x5" if epsilon == 0.03 else "PGD-50x5 (epsilon 0.03)"

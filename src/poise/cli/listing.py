@@ -58,8 +58,9 @@ def listing(
             title = f"our own, on {type(experiment.data).__name__}" if own is None else own.table
             tables.setdefault((own is not None, title), []).append((name, line, own.row if own is not None else ""))
             for row in experiment.also_published:  # with this table's numbers in place of the first one's
-                what = line.removesuffix(".").partition("; published ")[0]
-                tables.setdefault((True, row.table), []).append((name, f"{what}; published {said(row)}.", row.row))
+                what, numbers = line.removesuffix(".").partition("; published ")[0], said(row)
+                line_there = f"{what}; published {numbers}." if numbers else f"{what}."
+                tables.setdefault((True, row.table), []).append((name, line_there, row.row))
         for printed, title in sorted(tables):  # ours by data set, then those of papers by paper and table
             console.print(_table(f"recipes: {title}", tables[printed, title], "row" if printed else ""))
 

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from poise.attacks import Attack, Saved
-    from poise.core.records import EvaluationRecord
     from poise.data import Data, Split
     from poise.engine import Run
     from poise.engine.progress import Progress
@@ -61,28 +60,31 @@ def transfer(
     from poise.core.records import EvaluationRecord, write_text
     from poise.engine.devices import choose_device
     from poise.engine.evaluations import evaluate_run
+    from poise.engine.runs import Run
     from poise.evaluation import Protocol, soe_transfer
+    from poise.recipes.synergy_of_experts import gained
     from poise.reports.heatmap import matrix, matrix_markdown, matrix_terminal, write_heatmap
 
     import_files(imports)
-    sources, judged = _opened(surrogate), _opened(targets)
+    sources = _named(surrogate)
+    judged = [Run.open(path) for path in targets]
     threat = _threat(epsilon, judged)
     chosen = soe_transfer(protocol, threat, compat, residual=sgm)
     if steps is not None:
         chosen = dataclasses.replace(chosen, attacks=tuple(dataclasses.replace(attack, steps=steps) for attack in chosen.attacks))
-    networks = {run.name: run.network(checkpoint) for run in sources}
-    for run in sources if sgm else ():
-        if not residual(networks[run.name]):
+    networks = {name: run.network(checkpoint) for name, run in sources.items()}
+    for name, run in sources.items() if sgm else ():
+        if not residual(networks[name]):
             raise SettingsError(f"--surrogate {run.path}: {SGM_NEEDS}; leave it out with --no-sgm")
-    others = (*_otherwise(sources), *_related(sources, judged, checkpoint))
+    others = (*_otherwise(sources), *_related(sources, _named(targets), checkpoint))
     progress = drawn()
     shown: list[Saved] = []
     ids: list[int] = []
-    for run in sources:
+    for name, run in sources.items():
         images = _images(run.experiment.data.load(data_dir).test, subset, first)
         ids = images.ids.tolist()
-        shown += _sets(run.name, networks[run.name].to(choose_device(device)), chosen.attacks, images, out, progress)
-    members = [getattr(run.experiment.model, "members", 1) for run in sources]
+        shown += _sets(name, networks[name].to(choose_device(device)), chosen.attacks, images, out, progress)
+    members = [getattr(run.experiment.model, "members", 1) for run in sources.values()]
     short = chosen.shortfall(members, ids, *others)
     part, cut = "" if short is None else "-part", "" if first is None else f"-first{first}"
     kind = f"{protocol}{part}{'-compat' if compat else ''}-{threat.epsilon:g}{cut}"
@@ -96,7 +98,7 @@ def transfer(
         path = evaluate_run(run, checkpoint, device=device, protocol=every, progress=progress, data=data)
         records.append(EvaluationRecord.read(path))
         typer.echo(f"record: {path}", err=True)
-    for line in _gains(judged, records):
+    for line in gained([run.experiment for run in judged], records):
         typer.echo(line)
     found = matrix(records, every_attack)
     Console().print(matrix_terminal(found))
@@ -104,28 +106,22 @@ def transfer(
     typer.echo(f"heat map: {write_heatmap(found, out / f'{kind}.svg')}", err=True)
 
 
-def _gains(judged: list[Run], records: list[EvaluationRecord]) -> list[str]:
-    """A line for each number of experts, where the targets differ in nothing else."""
-    from poise.recipes.synergy_of_experts import gains, growing
+def _named(paths: list[Path]) -> dict[str, Run]:
+    """The runs by the name of their folder; where several have it, as the repeats of an experiment do, with the folder it lies in.
 
-    if not growing([run.experiment for run in judged]):
-        return []
-    pairs = zip(judged, records, strict=True)
-    ordered = sorted(((run.experiment.model.members, record) for run, record in pairs), key=lambda pair: pair[0])  # type: ignore[attr-defined]
-    found = gains([record for _, record in ordered])
-    return [
-        f"{members} experts: {100 * value:.2f} % ({100 * gain:+.2f})" for (members, _), (value, gain) in zip(ordered, found, strict=True)
-    ]
-
-
-def _opened(paths: list[Path]) -> list[Run]:
-    """The runs. Raises: SettingsError for two of one name, whose columns could not be told apart."""
+    Raises: SettingsError for a run that is named twice.
+    """
     from poise.engine import Run
 
-    names = [path.resolve().name for path in paths]
-    if len(set(names)) < len(names):
-        raise SettingsError(f"runs {', '.join(names)}: every run must have another folder name")
-    return [Run.open(path) for path in paths]
+    resolved = [path.resolve() for path in paths]
+    if len(set(resolved)) < len(resolved):
+        raise SettingsError(f"runs {', '.join(map(str, paths))}: every run is to be named once")
+    names = [path.name for path in resolved]
+    several = [name for name in names if names.count(name) > 1]
+    labels = [f"{path.parent.name}/{path.name}" if path.name in several else path.name for path in resolved]
+    if len(set(labels)) < len(labels):
+        labels = [str(path).strip("/") for path in resolved]
+    return {label: Run.open(path) for label, path in zip(labels, paths, strict=True)}
 
 
 def _threat(epsilon: str | None, judged: list[Run]) -> Threat:
@@ -142,32 +138,42 @@ def _threat(epsilon: str | None, judged: list[Run]) -> Threat:
     raise SettingsError(f"the targets are not all evaluated within one Linf epsilon ({each}); name one with --epsilon")
 
 
-def _otherwise(sources: list[Run]) -> list[str]:
-    """In words, which surrogates are not trained on natural images alone."""
+def _otherwise(sources: dict[str, Run]) -> list[str]:
+    """In words, which surrogates are not ensembles of standard ResNet-20 on CIFAR-10, or not trained on natural images alone."""
+    from poise.data import CIFAR10
     from poise.methods import Joint
+    from poise.models import Ensemble
     from poise.objectives.objective import searches_of
+    from poise.recipes.ensembles_cifar10 import MEMBER
 
     said = []
-    for run in sources:
-        method = run.experiment.method
+    for name, run in sources.items():
+        made = run.experiment
+        model, method = made.model, made.method
+        if (
+            not isinstance(made.data, CIFAR10)
+            or not isinstance(model, Ensemble)
+            or (model.member, model.output) != (MEMBER, "mean_probabilities")
+        ):
+            said.append(f"surrogate {name} is no ensemble of standard ResNet-20 on CIFAR-10")
         if not isinstance(method, Joint) or any(searches_of(policy.objective) for policy in method.policies().values()):
-            said.append(f"surrogate {run.name} is not naturally trained")
+            said.append(f"surrogate {name} is not naturally trained")
     return said
 
 
-def _related(sources: list[Run], judged: list[Run], checkpoint: str) -> list[str]:
+def _related(sources: dict[str, Run], judged: dict[str, Run], checkpoint: str) -> list[str]:
     """In words, which surrogates are not held out: their weights, or networks begun from the same, are among the targets."""
     said = []
-    for source in sources:
-        weights = source.facts(checkpoint)["sha256"]
-        for target in judged:
-            begun = Path(target.experiment.initial or "").resolve() == source.path.resolve()
-            if target.facts(checkpoint)["sha256"] == weights:
-                said.append(f"target {target.name} has the very weights of surrogate {source.name}")
-            elif begun or target.about.get("initial_digest") == weights:
-                said.append(f"target {target.name} was trained from surrogate {source.name}")
-            elif target.experiment.seed == source.experiment.seed:
-                said.append(f"target {target.name} has the seed of surrogate {source.name}, {source.experiment.seed}")
+    for source, begins in sources.items():
+        weights = begins.facts(checkpoint)["sha256"]
+        for target, run in judged.items():
+            begun = Path(run.experiment.initial or "").resolve() == begins.path.resolve()
+            if run.facts(checkpoint)["sha256"] == weights:
+                said.append(f"target {target} has the very weights of surrogate {source}")
+            elif begun or run.about.get("initial_digest") == weights:
+                said.append(f"target {target} was trained from surrogate {source}")
+            elif run.experiment.seed == begins.experiment.seed:
+                said.append(f"target {target} has the seed of surrogate {source}, {begins.experiment.seed}")
     return said
 
 

@@ -123,14 +123,20 @@ def small(made: Experiment) -> Experiment:
     )
 
 
-def add(name: str, line: str, cost: str, make: Callable[[], Experiment], note: str = "", repeats: str = REPEATS) -> None:
-    """Register a recipe; its text says what it is, how it is run, what it costs and what was published. cost: forwards of one member."""
+def add(
+    name: str, line: str, cost: str, make: Callable[[], Experiment], note: str = "", repeats: str = REPEATS, then: tuple[str, ...] = ()
+) -> None:
+    """Register a recipe; its text says what it is, how it is run, what it costs and what was published.
+
+    cost: forwards of one member; then: further commands on the run, each after what it shows.
+    """
 
     def build(quick: bool) -> Experiment:
         full = dataclasses.replace(make(), name=name)
         return small(full) if quick else full
 
-    register(name, text(name, line, make(), "; ".join(filter(None, (note, repeats))), cost), build)
+    told = text(name, line, make(), "; ".join(filter(None, (note, repeats))), cost)
+    register(name, "\n".join([told, *(f"Then, {each}" for each in then)]), build)
 
 
 # -- the surrogates, and the baselines alone and in adversarial training ---------------------------------------------------------

@@ -64,7 +64,7 @@ def text(name: str, line: str, made: Experiment, note: str = "", each: str = "")
         lines.append(f"Published: {row.table}{f', {row.row}' if row.row else ''}." + (f" Note: {row.note}." if row.note else ""))
     else:
         lines.append("Published: no numbers.")
-    lines += [f"Also published: {also.table}, {also.row}: {said(also)}." for also in made.also_published]
+    lines += [f"Also published: {also.table}, {also.row}: {said(also) or also.note}." for also in made.also_published]
     if note:
         lines.append(f"Settings: {note}.")
     return "\n".join(lines)

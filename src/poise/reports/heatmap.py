@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING
 from poise.core.errors import RunError
 from poise.core.records import AttackRecord, EvaluationRecord, write_text
 from poise.reports.formats import escape_markdown
+from poise.reports.statistics import NATURAL, TRANSFERRED
 from poise.reports.svg import number, wrap
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
-TRANSFERRED = "Saved"
-"""Type of the attack that shows a target what was made on a surrogate."""
 ALL = "all surrogates"
-NATURAL = "natural"
 
 
 @dataclass(frozen=True)
@@ -72,9 +70,9 @@ def _all_right(record: EvaluationRecord, names: Sequence[str]) -> float:
 
 def _told_apart(records: Sequence[EvaluationRecord]) -> tuple[str, ...]:
     names = [record.model for record in records]
-    return tuple(
-        name if names.count(name) == 1 else f"{name} ({record.run or record.seed})" for name, record in zip(names, records, strict=True)
-    )
+    runs = [f"{record.model} ({record.run or record.seed})" for record in records]
+    whole = [f"{run[:-1]} of {record.group})" if runs.count(run) > 1 else run for run, record in zip(runs, records, strict=True)]
+    return tuple(name if names.count(name) == 1 else long for name, long in zip(names, whole, strict=True))
 
 
 def matrix_markdown(shown: Matrix) -> str:

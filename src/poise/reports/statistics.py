@@ -7,14 +7,14 @@ import functools
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from poise.core.errors import RunError
 from poise.core.identity import identity
-from poise.core.records import EvaluationRecord
+from poise.core.records import AttackRecord, EvaluationRecord
 
 NATURAL, WORST, CORRUPTED, SUM = "natural", "worst case", "corruptions", "natural + worst case"
 _Z = 1.959963984540054  # 97.5 % point of the normal distribution
@@ -62,6 +62,12 @@ def _wilson(share: float, n: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
+TRANSFERRED = "Saved"
+"""Type of the attack that shows a target what was made on a surrogate."""
+AttackKey = tuple[str, str]
+"""An attack's name and its settings (see `key_of`)."""
+
+
 @dataclass(frozen=True)
 class Group:
     """Evaluations of one checkpoint of runs that differ only by their seed; one record per run."""
@@ -69,6 +75,8 @@ class Group:
     key: str
     checkpoint: str
     records: list[EvaluationRecord]
+    transferred: dict[str, frozenset[AttackKey]] = field(default_factory=dict)
+    """The protocols of nothing but images made on other networks, with their attacks: all-or-nothing, each by itself."""
 
     @property
     def first(self) -> EvaluationRecord:
@@ -81,17 +89,21 @@ def group_records(records: Iterable[EvaluationRecord]) -> list[Group]:
     Records of the same weights on the same images under different protocols become one record with all attacks.
     """
     groups: dict[tuple[Any, ...], dict[tuple[Any, ...], EvaluationRecord]] = {}
+    transferred: dict[tuple[Any, ...], dict[str, frozenset[AttackKey]]] = {}
     for record in records:
         key = record.group or f"{record.model} {record.run}".strip()
-        members = groups.setdefault((key, record.checkpoint, examples_of(record)), {})
+        place = (key, record.checkpoint, examples_of(record))
+        members = groups.setdefault(place, {})
+        if len(record.attacks) > 1 and all(attack.settings.get("type") == TRANSFERRED for attack in record.attacks):
+            transferred.setdefault(place, {}).setdefault(record.protocol, frozenset(map(key_of, record.attacks)))
         weights = (record.run, record.seed, record.model_digest)
         members[weights] = _merge(members[weights], record) if weights in members else record
-    return [Group(key[0], key[1], list(members.values())) for key, members in groups.items()]
+    return [Group(place[0], place[1], list(members.values()), transferred.get(place, {})) for place, members in groups.items()]
 
 
 def _merge(first: EvaluationRecord, second: EvaluationRecord) -> EvaluationRecord:
-    known = {(attack.name, settings_key(attack.settings)) for attack in first.attacks}
-    added = [attack for attack in second.attacks if (attack.name, settings_key(attack.settings)) not in known]
+    known = {key_of(attack) for attack in first.attacks}
+    added = [attack for attack in second.attacks if key_of(attack) not in known]
     if not added:
         return dataclasses.replace(first, notes={**second.notes, **first.notes})
     protocol = first.protocol if first.protocol == second.protocol else f"{first.protocol} + {second.protocol}"
@@ -104,6 +116,10 @@ def _merge(first: EvaluationRecord, second: EvaluationRecord) -> EvaluationRecor
 def examples_of(record: EvaluationRecord) -> tuple[str, str, int, int]:
     """The same for two records exactly when they were evaluated on the same images, as far as a record can tell."""
     return record.dataset, record.split, record.count, hash(tuple(record.labels))
+
+
+def key_of(attack: AttackRecord) -> AttackKey:
+    return attack.name, settings_key(attack.settings)
 
 
 def settings_key(settings: dict[str, Any]) -> str:
