@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from poise.attacks import PGD, AdaptivePGD, AimedPGD
+from poise.attacks.adaptive import soft_mixture
 from poise.core.errors import InputError
 from poise.core.seeds import everyone
 from poise.data import Data, Split
@@ -104,6 +105,25 @@ def test_several_hidden_in_one_network_are_refused_and_counted_in_records() -> N
     assert shown == [], "nothing was run before it was refused"
     record = evaluate(model, data, Protocol(name="aimed", attacks=(AimedPGD(**{**COMMON, "steps": 1}),)))
     assert (record.attacks[0].notes["forms"], record.attacks[0].notes["runs"]) == (14, 14)
+
+
+def test_choices_inside_an_ensemble_are_reached() -> None:
+    """Two collaborations that vote: the forms of the vote, of mixtures throughout, and all those of each collaboration."""
+    several = [Collaboration(member=SMALL, members=2).build(SHAPE, 10, seed).double().eval() for seed in (1, 2)]
+    model = EnsembleModule(several, "vote").eval()
+    attack, alone = AimedPGD(**COMMON), len(AimedPGD(**COMMON).forms(several[0]))
+    attack.check(model)
+    assert alone == 1 + 1 + 2 * 5 + 2
+    assert len(attack.forms(model)) == 1 + 1 + 1 + 2 * alone
+    x, _ = images(40)
+    y = model(x).argmax(1)
+    mixed = attack.forms(model)[2](x, y, None)(x)[1]
+    expected = torch.stack([soft_mixture(each, x, attack.temperature).exp() for each in several]).mean(0).log()
+    torch.testing.assert_close(mixed, expected)
+    with pytest.raises(InputError, match="cannot reach the Ensemble inside Sequential"):
+        attack.check(nn.Sequential(nn.AvgPool2d(1), model))
+    with pytest.raises(InputError, match="cannot reach the Collaboration inside Ensemble"):
+        attack.check(EnsembleModule([nn.Sequential(nn.AvgPool2d(1), several[0]), several[1]], "vote"))
 
 
 def test_names_and_refusals() -> None:

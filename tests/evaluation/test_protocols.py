@@ -8,18 +8,19 @@ from typing import Any, cast
 import pytest
 import torch
 
-from poise.attacks import AutoAttack
+from poise.attacks import MDI2FGSM, MPGD, SGM, AdaptivePGD, AutoAttack, SoftMixturePGD, TransferFromExperts
 from poise.core.errors import InputError, SettingsError
 from poise.core.overrides import override
 from poise.core.settings import from_json, to_json
 from poise.data import Split
 from poise.engine import Experiment
-from poise.evaluation import PROTOCOLS, Protocol, named, plus_autoattack, standard, strict
+from poise.evaluation import PROTOCOLS, Protocol, named, plus_autoattack, soe_transfer, standard, strict
 from poise.recipes import experiment
 from poise.threats import L2, Linf
 
 COMPONENTS = ["APGD-CE", "APGD-T", "FAB-T", "Square"]
 WITH_DLR = ["APGD-CE", "APGD-DLR", "APGD-T", "FAB-T", "Square", "AutoAttack"]
+GRID = ("0.2", "0.4", "0.6", "0.8", "1")
 NAMES: dict[str, list[str]] = {
     "standard": ["FGSM", "PGD-20", "PGD-100", "MIM-20", "CW-100", *COMPONENTS, "AutoAttack"],
     "gradient": ["FGSM", "PGD-20", "PGD-100", "MIM-20", "CW-100"],
@@ -34,6 +35,10 @@ NAMES: dict[str, list[str]] = {
     "pgd-rst": ["PGD-40x5"],
     "soe-whitebox": ["PGD-50x5", "APGD-CE"],
     "soe-blackbox": ["Square"],
+    "soe-adaptive": ["PGD-50x5", "AdaptivePGD-50x5"],
+    "soe-lambdas": ["PGD-50x5", *(f"AdaptivePGD-50x5-{aim}-{weight}" for aim in ("confidence", "mismatch") for weight in GRID)],
+    "soe-aimed": ["PGD-50x5", "AdaptivePGD-50x5", "TransferFromExperts-50x5", "SoftMixturePGD-50x5", "APGD-CE", "APGD-DLR", "Square"],
+    "soe-benchmark": ["PGD-50x5", "AimedPGD-50-15runs", "AutoAttack"],
 }
 SCALES: dict[str, tuple[type, float, float | None]] = {
     "standard": (Linf, 8 / 255, 2 / 255),
@@ -46,6 +51,10 @@ SCALES: dict[str, tuple[type, float, float | None]] = {
     "pgd-rst": (Linf, 0.031, 0.01),
     "soe-whitebox": (Linf, 0.03, 0.006),
     "soe-blackbox": (Linf, 0.03, None),
+    "soe-adaptive": (Linf, 0.03, 0.006),
+    "soe-lambdas": (Linf, 0.03, 0.006),
+    "soe-aimed": (Linf, 0.03, 0.006),
+    "soe-benchmark": (Linf, 0.03, 0.006),
 }
 """Norm, epsilon and step size, typed from the papers' settings a second time."""
 
@@ -80,6 +89,30 @@ def test_details_that_change_numbers_are_the_papers() -> None:
         assert (square.queries, square.rescale) == (5000, False)
     white = attack_of(named("soe-whitebox").at(), "PGD-50x5")
     assert (white.loss, white.start, white.restarts) == ("cross_entropy", "uniform", 5)
+    aimed = named("soe-aimed").at()
+    adaptive = attack_of(aimed, "AdaptivePGD-50x5")
+    assert (adaptive.aims, adaptive.lambdas) == (("confidence", "mismatch"), (0, 0.2, 0.4, 0.6, 0.8, 1))
+    assert {attack.start for attack in aimed.attacks if isinstance(attack, AdaptivePGD | TransferFromExperts | SoftMixturePGD)} == {
+        "uniform"
+    }
+    assert attack_of(aimed, "Square").queries == 5000
+
+
+@pytest.mark.parametrize(("name", "count"), [("soe-transfer-3", 3), ("soe-transfer-30", 10)])
+def test_details_of_transfer_are_the_papers(name: str, count: int) -> None:
+    made = soe_transfer(name, Linf(epsilon=0.05))
+    assert len(made.attacks) == count and made.surrogates == ((3,) if count == 3 else (3, 5, 8))
+    for attack in made.attacks:
+        assert (attack.steps, attack.threat, attack.step_size) == (100, Linf(epsilon=0.05), pytest.approx(0.01))
+        assert (attack.confidence, attack.dverge_cw_compat) == (0.1, False)
+    kinds = [type(attack).__name__ for attack in made.attacks if attack.loss == "cross_entropy"]
+    assert kinds == ["MPGD"] * (1 if count == 3 else 3) + ["SGM", "MDI2FGSM"]
+    momenta = [(attack.momentum, attack.start) for attack in made.attacks if isinstance(attack, MPGD)]
+    assert set(momenta) == {(1, "uniform")}
+    skipping = next(attack for attack in made.attacks if isinstance(attack, SGM))
+    assert skipping.gamma == 0.2
+    diverse = next(attack for attack in made.attacks if isinstance(attack, MDI2FGSM))
+    assert (diverse.probability, diverse.smallest, diverse.momentum, diverse.start) == (0.5, 28 / 32, 1, "zero")
 
 
 @pytest.mark.parametrize("name", ["standard", "zipper-linf", "zipper-l2", "zipper-compat", "autoattack"])

@@ -28,7 +28,7 @@ from poise.learners import AWP, EMA, RWP, SGD, Learner, Policy, WeightPerturbati
 from poise.losses import divergence
 from poise.methods import Generalist, Joint, Method
 from poise.models import Collaboration, Ensemble, Mixture, Network, PlainModule
-from poise.models.small_cnn import conv_bn_relu
+from poise.models.small_cnn import conv_bn
 from poise.objectives import (
     ADP,
     AT,
@@ -129,7 +129,7 @@ class OneConvolution(Network):
     """The network of the runs."""
 
     def module(self, shape: tuple[int, int, int], classes: int) -> nn.Module:
-        return PlainModule([*conv_bn_relu(shape[0], 4, 3, 2), nn.AvgPool2d(2), nn.Flatten()], 16, classes)
+        return PlainModule([*conv_bn(shape[0], 4, 3, 2), nn.AvgPool2d(2), nn.Flatten()], 16, classes)
 
 
 ENSEMBLES: dict[str, tuple[Objective[Any], Network]] = {

@@ -1,4 +1,4 @@
-"""Attacks aimed at a network that chooses among experts (Cui et al. 2022, Section 4.3; methods for any hard selection).
+"""Attacks aimed at a network that chooses among experts (Cui et al. 2022, Section 4.2; methods for any hard selection).
 
 Their gradients are those of `surrogate`, which equals the network up to rounding; success is judged on the network itself.
 """
@@ -22,7 +22,7 @@ from poise.core.errors import InputError
 from poise.core.seeds import Draw
 from poise.core.settings import NonNegative, Positive, PositiveCount, settings
 from poise.losses import cross_entropy
-from poise.models.ensemble import CollaborationModule, EnsembleModule, unwrapped
+from poise.models.ensemble import CollaborationModule, EnsembleModule, log_mean_probabilities, unwrapped
 from poise.models.folding import surrogate
 from poise.models.mixture import MixtureModule
 from poise.threats import Linf, Threat
@@ -35,7 +35,7 @@ Aim = Literal["confidence", "mismatch"]
 class AdaptivePGD(Attack):
     """PGD on both heads of a collaboration: CE + lambda l1 and CE + lambda l2 for every lambda, the worst per example.
 
-    l1 = -log g_j of the most confident expert j;  l2 = max_j -log(p_j(y) g_j + 1 - g_j)  (Section 4.3). Nothing is detached.
+    l1 = -log g_j of the most confident expert j;  l2 = max_j -log(p_j(y) g_j + 1 - g_j)  (Section 4.2). Nothing is detached.
     """
 
     paper = papers.SYNERGY
@@ -191,3 +191,23 @@ def soft_mixture(whole: CollaborationModule, x: Tensor, temperature: float) -> T
     logits, evaluator = whole.all_heads(x)
     log_shares = F.log_softmax(whole.confidences(logits, evaluator) / temperature, 0)
     return torch.logsumexp(F.log_softmax(logits, -1) + log_shares[..., None], 0)
+
+
+def chooses(model: nn.Module) -> bool:
+    """Whether a network chooses: a collaboration, a vote, or an ensemble of such."""
+    whole = unwrapped(model)
+    if isinstance(whole, EnsembleModule):
+        return whole.output == "vote" or any(map(chooses, whole.members))
+    return isinstance(whole, CollaborationModule)
+
+
+def softened(model: nn.Module, x: Tensor, temperature: float) -> Tensor:
+    """The logits [B, C] of a network whose choices are replaced by what they are the limits of: a collaboration's by its mixture
+    (see `soft_mixture`), a vote by the mean probabilities, those of an ensemble's members alike."""
+    whole = unwrapped(model)
+    if isinstance(whole, CollaborationModule):
+        return soft_mixture(whole, x, temperature)
+    if isinstance(whole, EnsembleModule):
+        logits = torch.stack([softened(member, x, temperature) for member in whole.members])
+        return log_mean_probabilities(logits) if whole.output == "vote" else whole.combine(logits)
+    return model(x)

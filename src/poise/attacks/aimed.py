@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 from pydantic import Field
 from torch import Tensor, nn
 
-from poise.attacks.adaptive import Aim, adaptive_form, entropy_form, soft_mixture, untargeted
+from poise.attacks.adaptive import Aim, adaptive_form, chooses, entropy_form, softened, untargeted
 from poise.attacks.ascent import Start
 from poise.attacks.attack import Attack
 from poise.attacks.pgd import Form, run_of, worst_of
@@ -29,8 +30,9 @@ class AimedPGD(Attack):
     """PGD in every form that fits the network, so that a choice, a vote or a gate cannot hide behind its missing gradient.
 
     Any network: CE of its output. A collaboration: both adaptive losses for every lambda, and the mixture that its choice is the
-    limit of. An ensemble: CE of its members' mean probabilities (a vote's own CE has the same direction) and of their mean logits.
-    Whatever has experts: CE of each of them. The notes of its record say how many forms and runs it took.
+    limit of. An ensemble: CE of its members' mean probabilities (a vote's own CE has the same direction) and of their mean logits, and
+    where its members choose, with mixtures in place of their choices. Whatever has experts: every form of each of them. The notes of
+    its record say how many forms and runs it took.
     """
 
     paper = papers.SYNERGY
@@ -55,10 +57,10 @@ class AimedPGD(Attack):
 
     def check(self, model: nn.Module) -> None:
         """A network of several that is hidden in another would be attacked as one network, under the same name."""
-        whole = unwrapped(model)
-        hidden = next((part for part in whole.modules() if isinstance(part, _SEVERAL)), None)
-        if hidden is not None and not isinstance(whole, _SEVERAL):
-            what, where = type(hidden).__name__.removesuffix("Module"), type(whole).__name__
+        whole, reached = unwrapped(model), set(map(id, _several_in(model)))
+        hidden = next((part for part in whole.modules() if isinstance(part, _SEVERAL) and id(part) not in reached), None)
+        if hidden is not None:
+            what, where = (type(each).__name__.removesuffix("Module") for each in (hidden, whole))
             raise InputError(f"AimedPGD cannot reach the {what} inside {where}; attack it itself, with what goes before it in its members")
 
     def facts(self, model: nn.Module) -> dict[str, Any]:
@@ -80,11 +82,22 @@ class AimedPGD(Attack):
         """Every form that fits the network."""
         found = [entropy_form(model)]
         if isinstance(model, CollaborationModule):
-            found.append(entropy_form(lambda z: soft_mixture(model, z, self.temperature)))
+            found.append(entropy_form(lambda z: softened(model, z, self.temperature)))
             found += [adaptive_form(model, aim, weight) for weight in self.lambdas if weight > 0 for aim in _AIMS]
         if isinstance(model, EnsembleModule):
             other = log_mean_probabilities if model.output == "mean_logits" else mean_logits
             found.append(entropy_form(lambda z: other(model.all_logits(z))))
+            if any(map(chooses, model.members)):
+                found.append(entropy_form(lambda z: softened(model, z, self.temperature)))
         if isinstance(model, _SEVERAL):
-            found += [entropy_form(member) for member in model.members]
+            found += [form for member in model.members for form in self.forms(unwrapped(member))]
         return found
+
+
+def _several_in(model: nn.Module) -> Iterator[nn.Module]:
+    """The networks of several that the forms reach: the whole, and among the members of one."""
+    whole = unwrapped(model)
+    if isinstance(whole, _SEVERAL):
+        yield whole
+        for member in whole.members:
+            yield from _several_in(member)

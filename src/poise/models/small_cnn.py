@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from poise.core import papers
 from poise.core.papers import Paper
 from poise.core.settings import PositiveCount, settings
-from poise.models.layers import Classifier
+from poise.models.layers import Activation, Classifier, activation_layer
 from poise.models.network import Network, Shape
 
 
@@ -25,9 +25,9 @@ class PlainModule(Classifier):
         return self.layers(x)
 
 
-def conv_bn_relu(channels_in: int, channels_out: int, kernel: int, stride: int) -> list[nn.Module]:
+def conv_bn(channels_in: int, channels_out: int, kernel: int, stride: int, activation: Activation = "relu") -> list[nn.Module]:
     conv = nn.Conv2d(channels_in, channels_out, kernel, stride, padding=1, bias=False)
-    return [conv, nn.BatchNorm2d(channels_out), nn.ReLU()]
+    return [conv, nn.BatchNorm2d(channels_out), activation_layer(activation)]
 
 
 @settings
@@ -41,11 +41,14 @@ class DigitsCNN(Network):
 
     width: PositiveCount = 16
     """Channels of the first convolution; the others have twice as many."""
+    activation: Activation = "relu"
 
     def module(self, shape: Shape, classes: int) -> nn.Module:
         channels, height, width = shape
         first, wide = self.width, 2 * self.width
-        layers = [*conv_bn_relu(channels, first, 3, 1), *conv_bn_relu(first, wide, 3, 2), *conv_bn_relu(wide, wide, 3, 1), nn.Flatten()]
+        sizes = ((channels, first, 1), (first, wide, 2), (wide, wide, 1))
+        layers = [layer for before, after, stride in sizes for layer in conv_bn(before, after, 3, stride, self.activation)]
+        layers.append(nn.Flatten())
         return PlainModule(layers, wide * -(-height // 2) * -(-width // 2), classes)
 
 
@@ -62,7 +65,7 @@ class SlimCNN(Network):
         channels, height, width = shape
         flat = 32 * (height // 4) * (width // 4)
         hidden = [nn.Linear(flat, 100, bias=False), nn.BatchNorm1d(100), nn.ReLU()]
-        return PlainModule([*conv_bn_relu(channels, 16, 4, 2), *conv_bn_relu(16, 32, 4, 2), nn.Flatten(), *hidden], 100, classes)
+        return PlainModule([*conv_bn(channels, 16, 4, 2), *conv_bn(16, 32, 4, 2), nn.Flatten(), *hidden], 100, classes)
 
 
 @settings

@@ -31,7 +31,7 @@ def coherence(gradients: Tensor) -> Tensor:
 class GAL(Objective[Adversarial]):
     """mean_i CE_i + weight * coherence of the input gradients [+ mean_i CE_i(x_adv)], x_adv from the ensemble.
 
-    The paper's members have LeakyReLU activations: those of ReLU have second derivatives only through the loss.
+    The paper's members have LeakyReLU activations of slope .1, whose derivative vanishes nowhere.
     """
 
     paper = papers.GAL

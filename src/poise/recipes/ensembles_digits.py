@@ -20,6 +20,7 @@ from poise.recipes.synergy_of_experts import VARIANTS, cost
 
 EXPERT, SMALLER = DigitsCNN(width=8), DigitsCNN(width=7)
 THREE = Ensemble(member=EXPERT)
+LEAKY = Ensemble(member=dataclasses.replace(EXPERT, activation="leaky_relu"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +51,7 @@ ROWS: dict[str, Row] = {
         "3 x 22 forwards an image in phase I, 3 x 16 in phase II",
     ),
     "adp": Row("ADP", "ADP in adversarial training", THREE, _joint(ADP(**ATTACKED)), "3 x 16 forwards an image"),
-    "gal": Row("GAL", "GAL in adversarial training", THREE, _joint(GAL(**ATTACKED)), "3 x 22 forwards an image"),
+    "gal": Row("GAL", "GAL in adversarial training, LeakyReLU", LEAKY, _joint(GAL(**ATTACKED)), "3 x 22 forwards an image"),
     "dverge": Row(
         "DVERGE",
         "DVERGE in adversarial training, the first third on natural images",

@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from poise.core.errors import InputError
+from poise.core.seeds import Draw
 from poise.core.settings import to_json
+from poise.core.verdicts import Finding
 from poise.data import Digits
 from poise.engine.inspections import divergences_of
 from poise.evaluation.sanity import CHECKS, Effort, inspect
@@ -66,12 +68,45 @@ def test_an_ensemble_that_votes_is_attacked_through_its_mean(trained, kind, judg
     found = inspect(kind(members, "vote").eval(), test.pixels(), test.labels, Linf(epsilon=0.3), effort=SMALL, checks=["hard_choice"])
     assert found["hard_choice"].judgement == judgement
     numbers = found["hard_choice"].numbers
-    through_mean = numbers["PGD on the mean of probabilities"]
+    through_mean = numbers["PGD on mixtures"]
     assert through_mean["accuracy"] < 0.3  # these members stand hardly at all, however they are asked
     if judgement == "flaw":
         assert numbers["PGD"] > 0.5 and through_mean["only_first"] > 20
     else:  # the sign of the tie-break's gradient is that of the mean's
         assert abs(numbers["PGD"] - through_mean["accuracy"]) <= 2 / 64
+
+
+def looked_at(model: nn.Module) -> Finding:
+    x, y = torch.full((40, 1, 4, 4), 0.2), torch.zeros(40, dtype=torch.int64)
+    effort = dataclasses.replace(SMALL, steps=20)
+    return inspect(model.eval(), x, y, Linf(epsilon=0.35), effort=effort, checks=["hard_choice"])["hard_choice"]
+
+
+@pytest.mark.parametrize(
+    ("around", "judgement"),
+    [
+        (lambda model: nn.Sequential(nn.Identity(), model), "flaw"),
+        (lambda model: EnsembleModule([model, model], "mean_probabilities"), "flaw"),
+        (lambda model: nn.Sequential(nn.AvgPool2d(1), model), "warning"),
+        (lambda model: nn.Sequential(nn.Flatten(), nn.Linear(16, 2)), "not applicable"),
+    ],
+    ids=["wrapped", "in an ensemble", "behind a layer", "none"],
+)
+def test_a_choice_is_found_wherever_it_lies(monkeypatch, around, judgement):
+    from poise.evaluation.sanity import strength_checks
+
+    class Unbroken(strength_checks.SoftMixturePGD):  # these experts have no networks of their own
+        def check(self, model: nn.Module) -> None:
+            pass
+
+        def perturb(self, model: nn.Module, x: Tensor, y: Tensor, draw: Draw, target: Tensor | None = None) -> Tensor:
+            return x
+
+    monkeypatch.setattr(strength_checks, "TransferFromExperts", Unbroken)
+    found = looked_at(around(Masked()))
+    assert found.judgement == judgement
+    if judgement == "warning":
+        assert "The Masked inside Sequential makes a hard choice" in found.seen
 
 
 def test_training_on_another_divergence_inside_is_a_warning_with_the_measure(trained):
