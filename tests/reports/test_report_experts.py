@@ -34,7 +34,7 @@ def of_experts(record: EvaluationRecord, **changes: object) -> EvaluationRecord:
 
 def test_experts_have_a_row_for_natural_images_and_for_each_attack(make_record: Make, make_run: Callable[..., Path]) -> None:
     results = table(read_runs(make_run(of_experts(make_record()))))
-    natural, attacked = experts_rows(results.groups)
+    natural, attacked = experts_rows(results)
     assert dict(zip(COLUMNS, natural.cells, strict=True)) == {
         "images": "natural",
         "whole": "70.00",
@@ -55,7 +55,7 @@ def test_experts_have_a_row_for_natural_images_and_for_each_attack(make_record: 
 def test_experts_of_several_runs_are_averaged_by_rank(make_record: Make, make_run: Callable[..., Path]) -> None:
     first, second = of_experts(make_record()), of_experts(make_record(seed=1), members=[0.95, 0.3], overlap=0.25)
     results = table(read_runs([make_run(first), make_run(second)]))
-    cells = dict(zip(COLUMNS, experts_rows(results.groups)[0].cells, strict=True))
+    cells = dict(zip(COLUMNS, experts_rows(results)[0].cells, strict=True))
     assert (cells["experts"], cells["all fooled"]) == ("85.00 40.00", "18.75")
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 from typing import Any
 
@@ -105,6 +106,30 @@ def test_autoattack_as_printed_stands_under_the_worst_case_of_that_protocol(make
     assert cell.value == 46.07
 
 
+def test_worst_cases_within_other_threats_are_columns_of_their_own(make_record, tmp_path):
+    """Also where both threats have attacks of one name."""
+
+    def within(epsilon: float) -> dict[str, Any]:
+        return {"type": "PGD", "threat": {"type": "Linf", "epsilon": epsilon}, "steps": 20}
+
+    own = make_record(protocol="own", attacks={"PGD-20": range(8)}, settings=within(0.03))
+    more = make_record(protocol="strict", attacks={"PGD-100": range(4, 12)}, settings=within(0.03))
+    far = make_record(protocol="strict-eps0.3", attacks={"PGD-20": range(40)}, settings=within(0.3))
+    run = Run(tmp_path, "x", {}, records={"a": own, "b": more, "c": far})
+    shown = table([run])
+    assert [each.label for each in shown.columns[-2:]] == ["worst case [Linf 0.03]", "worst case [Linf 0.3]"]
+    near, away = cells(shown, 0, "worst case [Linf 0.03]", "worst case [Linf 0.3]")
+    assert [near.value, away.value] == [70.0, 0.0]
+    assert "any of 2 attacks" in near.detail and "the one attack" in away.detail
+    assert table([Run(tmp_path, "x", {}, records={"a": own, "b": more})]).columns[-1].label == "worst case"
+
+
+def test_the_worst_case_is_over_all_attacks_of_one_name(make_record):
+    record = make_record(attacks={"PGD-20": range(8)})
+    twice = dataclasses.replace(record, attacks=[*record.attacks, *make_record(attacks={"PGD-20": range(20)}).attacks])
+    assert twice.worst_case_accuracy == 0.5
+
+
 SETS = {"s3: SGM": range(5), "s3: M-PGD": range(3, 12)}
 
 
@@ -116,7 +141,9 @@ def shown_images(epsilon: float = 0.03) -> dict[str, Any]:
 def test_each_whole_transfer_protocol_is_a_column_beside_what_else_the_run_was_attacked_by(make_record, tmp_path, order):
     notes = {"published": {"table": "Tables 1 to 3 (epsilon 0.03)", "columns": {"soe-transfer-3": 78.8, "soe-transfer-30": 61.1}}}
     records = [
-        make_record(protocol="soe-adaptive-eps0.03", notes=notes, attacks={"PGD-50x5": range(30)}),
+        make_record(
+            protocol="soe-adaptive-eps0.03", notes=notes, attacks={"PGD-50x5": range(30)}, settings={**shown_images(), "type": "PGD"}
+        ),
         make_record(protocol="soe-transfer-3-0.03", notes=notes, attacks=SETS, settings=shown_images()),
         make_record(protocol="soe-transfer-30-0.03", notes=notes, attacks={**SETS, "s5: SGM": range(20)}, settings=shown_images()),
     ]

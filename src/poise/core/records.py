@@ -79,14 +79,17 @@ class EvaluationRecord:
         return [attack.name for attack in self.attacks]
 
     def natural_correct(self) -> list[bool]:
-        return [guess == label for guess, label in zip(self.natural, self.labels, strict=True)]
+        return self._right(self.natural)
 
     def correct_under(self, name: str) -> list[bool]:
         """Per example: correct on the image that attack `name` made. Raises KeyError for an unknown attack."""
         attack = next((attack for attack in self.attacks if attack.name == name), None)
         if attack is None:
             raise KeyError(f"the record has no attack {name!r}; it has {', '.join(self.attack_names)}")
-        return [guess == label for guess, label in zip(attack.predicted, self.labels, strict=True)]
+        return self._right(attack.predicted)
+
+    def _right(self, predicted: list[int]) -> list[bool]:
+        return [guess == label for guess, label in zip(predicted, self.labels, strict=True)]
 
     def accuracy(self, name: str) -> float:
         """Robust accuracy under attack `name`, in [0, 1]."""
@@ -94,7 +97,7 @@ class EvaluationRecord:
 
     def worst_case(self) -> list[bool]:
         """Per example: correct on the natural image and after every attack."""
-        columns = [self.natural_correct(), *(self.correct_under(name) for name in self.attack_names)]
+        columns = [self.natural_correct(), *(self._right(attack.predicted) for attack in self.attacks)]  # two may have one name
         return [all(row) for row in zip(*columns, strict=True)]
 
     @property

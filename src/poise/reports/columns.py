@@ -21,6 +21,18 @@ class Column:
     settings: dict[str, Any] | None = field(default=None, hash=False)
     whole: frozenset[AttackKey] = frozenset()
     """The attacks of a protocol of images made elsewhere: the column is the worst case over them."""
+    within: str | None = None
+    """For a worst case: over the attacks within these threats only, where a row has attacks within others too."""
+
+    @property
+    def worst(self) -> bool:
+        """Whether this is a worst case over all attacks, or over all those within its threats."""
+        return self.attack is None and (self.within is not None or self.label == WORST)
+
+    @property
+    def judged(self) -> str:
+        """What `paired_interval` is to judge in the records that `records_of` gives."""
+        return self.attack or (WORST if self.worst or self.whole else self.label)
 
     def of(self, record: EvaluationRecord) -> AttackRecord | None:
         """The record's attack of this name with these settings."""
@@ -70,7 +82,10 @@ def columns_of(groups: Sequence[Group]) -> list[Column]:
         for place, (name, whole) in enumerate(wholes, start=1)
     ]
     corrupted = any(record.corruption_accuracy is not None for group in groups for record in group.records)
-    ends = [*transfers, Column(WORST)] if attacks else []
+    threats = dict.fromkeys(name for group in groups for name in group.within)
+    apart = any(len(group.within) > 1 for group in groups)
+    worst = [Column(f"{WORST} [{name}]", within=name) for name in threats] if apart else [Column(WORST)]
+    ends = [*transfers, *worst] if attacks else []
     return [Column(NATURAL), *([Column(CORRUPTED)] if corrupted else []), *attacks, *ends]
 
 
@@ -82,27 +97,35 @@ def _told_apart(settings: dict[str, Any], others: Sequence[dict[str, Any]]) -> s
 
 def values_of(group: Group, column: Column) -> list[float]:
     """The accuracy [n] in [0, 1] of each record of the group that has this column."""
+    records = records_of(group, column)
     if column.attack is not None:
-        found = [dataclasses.replace(record, attacks=[attack]) for record in group.records if (attack := column.of(record))]
-        return [record.accuracy(column.attack) for record in found]
-    if column.whole:
-        return [record.worst_case_accuracy for record in _with(group, column.whole)]
+        return [record.accuracy(column.attack) for record in records]
+    if column.whole or column.worst:
+        return [record.worst_case_accuracy for record in records]
     if column.label == NATURAL:
-        return [record.natural_accuracy for record in group.records]
-    if column.label == WORST:
-        return [record.worst_case_accuracy for record in _with(group, attacks_of(group))]
+        return [record.natural_accuracy for record in records]
     if column.label == CORRUPTED:
-        return [mean for record in group.records if (mean := record.corruption_accuracy) is not None]
+        return [mean for record in records if (mean := record.corruption_accuracy) is not None]
     return []
 
 
-def _with(group: Group, wanted: frozenset[AttackKey]) -> list[EvaluationRecord]:
-    """The group's records that have all these attacks, with no others, so that their worst cases mean the same; none for none."""
-    kept = [dataclasses.replace(each, attacks=[attack for attack in each.attacks if key_of(attack) in wanted]) for each in group.records]
+def records_of(group: Group, column: Column) -> list[EvaluationRecord]:
+    """The group's records that have this column, with the attacks that it is about and no others."""
+    if column.attack is not None:
+        return [dataclasses.replace(record, attacks=[attack]) for record in group.records if (attack := column.of(record))]
+    if column.whole or column.worst:
+        return _only(group.records, column.whole or attacks_of(group, column.within))
+    return group.records
+
+
+def _only(records: Sequence[EvaluationRecord], wanted: frozenset[AttackKey]) -> list[EvaluationRecord]:
+    """The records that have all these attacks, with no others, so that their worst cases mean the same; none for none."""
+    kept = [dataclasses.replace(each, attacks=[attack for attack in each.attacks if key_of(attack) in wanted]) for each in records]
     return [record for record in kept if len(record.attacks) == len(wanted)] if wanted else []
 
 
-def attacks_of(group: Group) -> frozenset[AttackKey]:
-    """What all records of the group were attacked by."""
-    sets = [{key_of(attack) for attack in record.attacks} for record in group.records]
-    return frozenset(set.intersection(*sets))
+def attacks_of(group: Group, within: str | None = None) -> frozenset[AttackKey]:
+    """What all records of the group were attacked by, of the attacks within these threats; of all by default."""
+    sets = [frozenset(map(key_of, record.attacks)) for record in group.records]
+    common = frozenset.intersection(*sets)
+    return common if within is None else common & group.within.get(within, frozenset())

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from poise.core.records import EvaluationRecord
+from poise.reports.columns import Column, records_of
 from poise.reports.formats import escape_markdown
 from poise.reports.statistics import NATURAL, Group
 from poise.reports.tables import Table, group_labels
@@ -27,31 +27,26 @@ class ExpertsRow:
     cells: tuple[str, ...]
 
 
-def experts_rows(groups: Sequence[Group]) -> list[ExpertsRow]:
+def experts_rows(table: Table) -> list[ExpertsRow]:
     """A row for each group and kind of images of which its records hold measures; means over the group's runs."""
-    labels = group_labels(groups)
+    labels = group_labels(table.groups)
     rows = []
-    for group in groups:
-        for images, found in _measured(group).items():
-            rows.append(ExpertsRow(labels[group.key], group.checkpoint, (images, *_cells(found))))
+    for group in table.groups:
+        for column in table.columns:
+            if found := _measured(group, column):
+                rows.append(ExpertsRow(labels[group.key], group.checkpoint, (column.label, *_cells(found))))
     return rows
 
 
-def _measured(group: Group) -> dict[str, list[Mapping[str, Any]]]:
-    """The measures of every record of the group, by kind of images."""
-    found: dict[str, list[Mapping[str, Any]]] = {}
-    for record in group.records:
-        for images, notes in _notes(record):
-            measures = notes.get("experts")
-            if isinstance(measures, Mapping) and measures.get("members"):
-                found.setdefault(images, []).append(measures)
-    return found
-
-
-def _notes(record: EvaluationRecord) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    yield NATURAL, record.notes
-    for attack in record.attacks:
-        yield attack.name, attack.notes
+def _measured(group: Group, column: Column) -> list[Mapping[str, Any]]:
+    """The measures of every record of the group on natural images or on those of the column's attack."""
+    notes: list[Mapping[str, Any]] = []
+    if column.attack is not None:
+        notes = [record.attacks[0].notes for record in records_of(group, column)]
+    elif column.label == NATURAL:
+        notes = [record.notes for record in group.records]
+    measured = [each.get("experts") for each in notes]
+    return [measures for measures in measured if isinstance(measures, Mapping) and measures.get("members")]
 
 
 def _cells(found: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -79,7 +74,7 @@ def _percent(*columns: Sequence[float]) -> list[str]:
 
 def experts_markdown(table: Table) -> str:
     """GitHub's Markdown; empty where no network has experts."""
-    rows = experts_rows(table.groups)
+    rows = experts_rows(table)
     if not rows:
         return ""
     lines = ["| method | checkpoint | " + " | ".join(COLUMNS) + " |", "| --- | --- | --- |" + " ---: |" * (len(COLUMNS) - 1)]
@@ -93,7 +88,7 @@ def experts_terminal(table: Table) -> RichTable | None:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    rows = experts_rows(table.groups)
+    rows = experts_rows(table)
     if not rows:
         return None
     shown = RichTable(box=box.SIMPLE_HEAD, caption="experts, in percent", caption_justify="left")

@@ -10,6 +10,7 @@ from typing import Any
 from poise.core.errors import RunError
 from poise.core.records import EvaluationRecord, write_text
 from poise.reports.collect import Run, read_runs
+from poise.reports.columns import records_of
 from poise.reports.diagnostics import diagnosed
 from poise.reports.experts import COLUMNS, experts_rows
 from poise.reports.gallery import Gallery, read_gallery
@@ -55,7 +56,7 @@ def render(runs: Sequence[Run], title: str | None = None, checkpoints: Checkpoin
         keys={key: wrap(16, 16, labels[key], [marker(place, 8, 8, 5)]) for key, place in places.items()},
         labels=labels,
         comparison=compare(groups, labels, results),
-        experts={"columns": COLUMNS, "rows": experts_rows(results.groups)},
+        experts={"columns": COLUMNS, "rows": experts_rows(results)},
         protocol=_protocol(results, runs),
         curves=curve_panels(runs, places, labels),
         diagnosed=diagnosed(runs, labels),
@@ -106,13 +107,11 @@ def compare(groups: Sequence[Group], labels: Mapping[str, str], results: Table) 
     a, b = groups[:2]
     found: list[tuple[str, PairedInterval]] = []
     for column in results.columns:
-        name = column.attack or column.label
         try:
-            interval = paired_interval(a.records, b.records, name)
+            interval = paired_interval(records_of(a, column), records_of(b, column), column.judged)
         except RunError:  # the column is not in both, or not measured in the same way
             continue
-        if name not in [known for known, _ in found]:
-            found.append((name, interval))
+        found.append((column.label, interval))
     alone = [labels[group.key] for group in (a, b) if len(group.records) == 1]
     cautions = []
     if alone:

@@ -74,10 +74,10 @@ def group_of(run: Run) -> str:
 
 def tradeoff(table: Table, places: Mapping[str, int]) -> str:
     """Natural (across) against worst-case accuracy (up), in percent, with 95 % intervals; a paper's point is hollow. Empty without data."""
-    labels = [column.label for column in table.columns]
-    if WORST not in labels:
+    worst = next((place for place, column in enumerate(table.columns) if column.worst), None)
+    if worst is None:
         return ""
-    across, up = labels.index(NATURAL), labels.index(WORST)
+    across, up = [column.label for column in table.columns].index(NATURAL), worst
     block = table.rows[0].block
     points: list[tuple[Row, int, Cell, Cell]] = []
     place = 0
@@ -91,7 +91,7 @@ def tradeoff(table: Table, places: Mapping[str, int]) -> str:
         420, 330, _range([x for *_, x, _ in points]), _range([y for *_, y in points]), "natural against worst-case accuracy", (46, 42)
     )
     chart.text((chart.left + chart.right) / 2, chart.height - 6, "natural accuracy, %", "middle", "name")
-    chart.upright("worst-case accuracy, %")
+    chart.upright(f"{table.columns[worst].label.replace(WORST, 'worst-case accuracy')}, %")
     measured: dict[int, tuple[float, float]] = {}
     for row, place, x, y in points:
         here = (float(x.value or 0), float(y.value or 0))

@@ -77,6 +77,8 @@ class Group:
     records: list[EvaluationRecord]
     transferred: dict[str, frozenset[AttackKey]] = field(default_factory=dict)
     """The protocols of nothing but images made on other networks, with their attacks: all-or-nothing, each by itself."""
+    within: dict[str, frozenset[AttackKey]] = field(default_factory=dict)
+    """The attacks of records by the threats they are within, such as "Linf 0.03": worst cases of others are other quantities."""
 
     @property
     def first(self) -> EvaluationRecord:
@@ -90,15 +92,28 @@ def group_records(records: Iterable[EvaluationRecord]) -> list[Group]:
     """
     groups: dict[tuple[Any, ...], dict[tuple[Any, ...], EvaluationRecord]] = {}
     transferred: dict[tuple[Any, ...], dict[str, frozenset[AttackKey]]] = {}
+    within: dict[tuple[Any, ...], dict[str, frozenset[AttackKey]]] = {}
     for record in records:
         key = record.group or f"{record.model} {record.run}".strip()
         place = (key, record.checkpoint, examples_of(record))
         members = groups.setdefault(place, {})
         if len(record.attacks) > 1 and all(attack.settings.get("type") == TRANSFERRED for attack in record.attacks):
             transferred.setdefault(place, {}).setdefault(record.protocol, frozenset(map(key_of, record.attacks)))
+        if record.attacks:
+            known, threats = within.setdefault(place, {}), _threats(record)
+            known[threats] = known.get(threats, frozenset()) | set(map(key_of, record.attacks))
         weights = (record.run, record.seed, record.model_digest)
         members[weights] = _merge(members[weights], record) if weights in members else record
-    return [Group(place[0], place[1], list(members.values()), transferred.get(place, {})) for place, members in groups.items()]
+    return [
+        Group(place[0], place[1], list(members.values()), transferred.get(place, {}), within.get(place, {}))
+        for place, members in groups.items()
+    ]
+
+
+def _threats(record: EvaluationRecord) -> str:
+    """What a record's attacks are within, in words."""
+    given = [attack.settings.get("threat") or {} for attack in record.attacks]
+    return ", ".join(sorted({f"{threat.get('type', 'threat')} {threat.get('epsilon', 0):.4g}" for threat in given}))
 
 
 def _merge(first: EvaluationRecord, second: EvaluationRecord) -> EvaluationRecord:

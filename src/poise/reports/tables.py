@@ -12,7 +12,7 @@ from poise.core.errors import RunError
 from poise.reports.collect import Run
 from poise.reports.columns import Cell, Column, attacks_of, columns_of, values_of
 from poise.reports.printed import columns_of_papers, paper_cells, paper_label, rows_of_papers
-from poise.reports.statistics import CORRUPTED, WORST, Group, Summary, examples_of, group_records, summary
+from poise.reports.statistics import CORRUPTED, Group, Summary, examples_of, group_records, summary
 
 Checkpoints = Literal["selected", "last", "both", "all"]
 
@@ -113,8 +113,9 @@ def _cell(group: Group, column: Column) -> Cell:
     s = summary(values, group.first.count)
     spread = None if math.isnan(s.std) else 100 * s.std
     detail = _detail(s, group)
-    if column.label == WORST and column.attack is None:
-        detail += f"; wrong on the natural image or after any of {len(attacks_of(group))} attacks counts as wrong"
+    if column.worst:
+        count = len(attacks_of(group, column.within))
+        detail += f"; wrong on the natural image or after {'the one attack' if count == 1 else f'any of {count} attacks'} counts as wrong"
     if column.whole:
         detail += f"; wrong on the natural image or on any of the {len(column.whole)} sets of images counts as wrong"
     if column.label == CORRUPTED and column.attack is None:
@@ -133,9 +134,9 @@ def _mark(columns: list[Column], rows: list[Row]) -> Table:
     marks: dict[tuple[int, int], Literal["best", "second"]] = {}
     for block in dict.fromkeys(row.block for row in rows):
         places = [place for place, row in enumerate(rows) if row.block == block and row.group is not None]
-        attacks = {attacks_of(group) for place in places if (group := rows[place].group)}
+        groups = [group for place in places if (group := rows[place].group)]
         for number, column in enumerate(columns):
-            if column.label == WORST and column.attack is None and len(attacks) > 1:
+            if column.worst and len({attacks_of(group, column.within) for group in groups} - {frozenset()}) > 1:
                 notes.append("The worst cases are over different attacks in different rows and are not ranked.")
                 continue
             printed = {p: round(value, 2) for p in places if (value := rows[p].cells[number].value) is not None}
