@@ -16,7 +16,7 @@ from poise.data import Data, Split
 from poise.evaluation import Protocol, Watch, evaluate, soe_adaptive
 from poise.losses import margin
 from poise.models import Collaboration, DigitsCNN, Ensemble, Network
-from poise.models.ensemble import EnsembleModule
+from poise.models.ensemble import CollaborationModule, EnsembleModule
 from poise.models.mixture import Mixture
 from poise.threats import L2, Linf
 
@@ -110,6 +110,7 @@ def test_several_hidden_in_one_network_are_refused_and_counted_in_records() -> N
 def test_choices_inside_an_ensemble_are_reached() -> None:
     """Two collaborations that vote: the forms of the vote, of mixtures throughout, and all those of each collaboration."""
     several = [Collaboration(member=SMALL, members=2).build(SHAPE, 10, seed).double().eval() for seed in (1, 2)]
+    choices = [each for each in several if isinstance(each, CollaborationModule)]
     model = EnsembleModule(several, "vote").eval()
     attack, alone = AimedPGD(**COMMON), len(AimedPGD(**COMMON).forms(several[0]))
     attack.check(model)
@@ -118,7 +119,7 @@ def test_choices_inside_an_ensemble_are_reached() -> None:
     x, _ = images(40)
     y = model(x).argmax(1)
     mixed = attack.forms(model)[2](x, y, None)(x)[1]
-    expected = torch.stack([soft_mixture(each, x, attack.temperature).exp() for each in several]).mean(0).log()
+    expected = torch.stack([soft_mixture(each, x, attack.temperature).exp() for each in choices]).mean(0).log()
     torch.testing.assert_close(mixed, expected)
     with pytest.raises(InputError, match="cannot reach the Ensemble inside Sequential"):
         attack.check(nn.Sequential(nn.AvgPool2d(1), model))

@@ -90,7 +90,7 @@ def test_the_front_page_names_every_verb_and_the_version_is_printed(poise: Poise
 def test_train_leaves_a_run_folder_with_both_records(run: Path) -> None:
     assert {path.name for path in run.iterdir()} == {".lock", "experiment.json", "run.json", "metrics.jsonl", "checkpoints", "records"}
     records = {path.name for path in (run / "records").iterdir()}
-    assert records == {"selected.json", "last.json", "gallery.npz"}
+    assert records == {"selected.json", "last.json", "gallery-selected.npz", "gallery-last.npz"}
     assert EvaluationRecord.read(run / "records" / "last.json").attack_names == ["PGD-2"]
 
 

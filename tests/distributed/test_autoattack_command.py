@@ -43,4 +43,4 @@ def test_two_ranks_write_the_record_of_one(tmp_path: Path, tiny: Any) -> None:
         assert (one.name, one.settings, one.predicted) == (two.name, two.settings, two.predicted)
         assert {**one.notes, "seconds": 0} == {**two.notes, "seconds": 0}
     assert len(set(shared.attacks[0].notes["broken_by"])) >= 3
-    assert not [file for file in path.parent.iterdir() if file.name not in ("selected.json", "gallery.npz")]
+    assert not [file for file in path.parent.iterdir() if file.name not in ("selected.json", "gallery-selected.npz")]

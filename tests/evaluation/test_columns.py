@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from poise.attacks import APGD, FAB, PGD, AutoAttack, Square
 from poise.attacks.attack import Attack
-from poise.core.errors import InputError, SettingsError
+from poise.core.errors import InputError, SettingsError, StorageError
 from poise.core.records import AttackRecord, EvaluationRecord
 from poise.data import Data, Split
 from poise.evaluation import Protocol, Watch, evaluate
@@ -191,13 +191,28 @@ def test_an_evaluation_that_was_killed_goes_on_to_the_same_record(
     with pytest.raises(Killed):
         evaluate(Dying(network, calls), data, PROTOCOL, journal=folder)
     counted = Dying(network, 10**9)
-    resumed = evaluate(counted, data, PROTOCOL, journal=folder)
-    assert timeless(resumed) == timeless(wanted)
+    resumed = evaluate(counted, data, PROTOCOL, journal=folder, out=tmp_path / "record.json")
+    assert timeless(resumed) == timeless(wanted) == timeless(EvaluationRecord.read(tmp_path / "record.json"))
     assert not folder.exists()
     whole = Dying(network, 10**9)
     evaluate(whole, data, PROTOCOL)
     if calls > 12:
         assert counted.left > whole.left  # part of the work was kept
+
+
+def test_nothing_is_forgotten_before_the_record_is_written(
+    network: nn.Module, data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, out, calls = tmp_path / ".unfinished", tmp_path / "record.json", 10**9
+    with monkeypatch.context() as full:
+        full.setattr(EvaluationRecord, "write", lambda *_: (_ for _ in ()).throw(StorageError("the disk is full")))
+        with pytest.raises(StorageError, match="the disk is full"):
+            evaluate(whole := Dying(network, calls), data, PROTOCOL, journal=folder, out=out)
+    assert len(list(folder.glob("part-*.json"))) == len(PROTOCOL.attacks)
+    counted = Dying(network, calls)
+    evaluate(counted, data, PROTOCOL, journal=folder, out=out)
+    assert out.exists() and not folder.exists()
+    assert calls - counted.left < (calls - whole.left) / 10, "natural images, and what attacks ask before they look into the journal"
 
 
 def frequently(run: Callable[..., Any]) -> Callable[..., Any]:

@@ -76,7 +76,7 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
             x = np.arange(2 * 64, dtype=np.uint8).reshape(2, 1, 8, 8)
             labels = np.array([0, 1])
             np.savez(
-                folder / "records" / "gallery.npz",
+                folder / "records" / "gallery-selected.npz",
                 x=x,
                 x_adv=(x / 255 + 8 / 255).astype(np.float32),
                 label=labels,

@@ -15,7 +15,7 @@ def test_a_run_folder_gives_settings_metrics_and_records(make_record, make_run):
     assert run.experiment["selection"] == "held-out"
     assert len(run.metrics) == 3
     assert list(run.records) == ["selected", "last"]
-    assert run.gallery is not None and run.gallery.name == "gallery.npz"
+    assert run.gallery is not None and run.gallery.name == "gallery-selected.npz"
 
 
 def test_a_folder_of_runs_gives_each_and_naming_one_twice_counts_once(make_record, make_run):

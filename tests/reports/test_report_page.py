@@ -127,8 +127,8 @@ def test_the_same_runs_give_the_same_page(make_record, make_run, tmp_path):
 
 def test_a_damaged_gallery_is_named(make_record, make_run, tmp_path):
     folder = make_run(make_record(), gallery=True)
-    (folder / "records" / "gallery.npz").write_bytes(b"PK\x03\x04 cut off")
-    with pytest.raises(RunError, match=r"gallery\.npz cannot be read"):
+    (folder / "records" / "gallery-selected.npz").write_bytes(b"PK\x03\x04 cut off")
+    with pytest.raises(RunError, match=r"gallery-selected\.npz cannot be read"):
         write_report(folder, tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
 

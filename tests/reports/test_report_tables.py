@@ -189,6 +189,12 @@ def test_published_numbers_stand_only_beside_measurements_of_their_epsilon(make_
     assert sum(cell.value is not None for cell in shown.rows[1].cells) == 3
 
 
+def test_no_published_row_stands_beside_what_was_measured_on_other_data(make_record, tmp_path):
+    paper = {"table": "T", "columns": ["natural"], "values": [90.0], "spread": [], "runs": None}
+    run = Run(tmp_path, "x", {"published": paper}, records={"selected": make_record(notes={"tested_on": "other"})})
+    assert [row.kind for row in table([run]).rows] == ["measured"]
+
+
 def test_a_published_row_is_found_in_the_settings_too(make_record, tmp_path):
     paper = {"table": "T", "columns": ["natural", "PGD-20"], "values": [90.0, None], "spread": [], "runs": None}
     run = Run(tmp_path, "x", {"published": paper}, records={"selected": make_record()})

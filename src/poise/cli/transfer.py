@@ -95,7 +95,7 @@ def transfer(
         data: Data = run.experiment.data.load(data_dir)
         data = dataclasses.replace(data, test=_images(data.test, subset, first))
         every = Protocol(name=kind, attacks=tuple(shown))
-        path = evaluate_run(run, checkpoint, device=device, protocol=every, progress=progress, data=data)
+        path = evaluate_run(run, checkpoint, device=device, protocol=every, progress=progress, data=data, command="poise transfer")
         records.append(EvaluationRecord.read(path))
         typer.echo(f"record: {path}", err=True)
     for line in gained([run.experiment for run in judged], records):

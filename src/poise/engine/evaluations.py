@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,12 +127,14 @@ def evaluate_run(
     other: Data | None = None,
     again: bool = False,
     search: Searching = Searching(),
+    command: str = "",
 ) -> Path:
     """Run the experiment's protocol (or another) on the weights `which`; returns the path of the record.
 
     A record that is there already is kept unless `again`, and one of the same weights, images and attacks is copied; an evaluation
     that was stopped goes on. Under torchrun all ranks call this and share the work; the first one writes.
-    data: the run's own, if it is at hand; other: other images to test on, of the same shape and classes.
+    data: the run's own, if it is at hand; other: other images to test on, of the same shape and classes; command: what goes on with it
+    where a signal stops it, by default poise evaluate.
     Raises: RunError, CheckpointError, SettingsError, DataError, InputError, StorageError; Interrupted after SIGINT or SIGTERM.
     """
     world, experiment, protocol = join(), run.experiment, protocol or run.experiment.protocol
@@ -144,19 +147,20 @@ def evaluate_run(
     about["notes"]["data"] = list(data.notes)
     wanted = Measurement.of(network, protocol.images(data.test), protocol.attacks, search)
     path = wanted.place(path) if suffix else path
-    with shown(progress, f"{experiment.name} ({which})", f"poise evaluate {run.path}") as watch:
+    command = command or f"poise evaluate {run.path}{f' --checkpoint {shlex.quote(which)}' if which != 'selected' else ''}"
+    with shown(progress, f"{experiment.name} ({which})", command) as watch:
         if world.decided(not again and wanted.done(path) is not None):
             progress.say(KEPT.format(path))
             return path
         same = None if again else next(filter(None, map(wanted.done, sorted(path.parent.glob("*.json")))), None)
         if world.decided(same is not None):
             made = same and dataclasses.replace(same, checkpoint=which, protocol=protocol.name)
-        else:
-            about |= {"watch": watch, "named": experiment.title or experiment.name}
-            made = evaluate(network, data, protocol, journal=journal_of(path), world=world, search=search, **about)
-            if protocol.attacks and not suffix:
-                world.led(lambda: _write_gallery(run, network, data, protocol))
-        world.led(lambda: made and made.write(path))
+            world.led(lambda: made and made.write(path))
+            return path
+        about |= {"watch": watch, "named": experiment.title or experiment.name}
+        evaluate(network, data, protocol, journal=journal_of(path), out=path, world=world, search=search, **about)
+        if protocol.attacks and not suffix:
+            world.led(lambda: _write_gallery(run, which, network, data, protocol))
     return path
 
 
@@ -183,8 +187,7 @@ def corrupt_run(
     data = world.in_turn(lambda: experiment.data.load(data_dir))
     about: dict[str, Any] = {"named": experiment.title or experiment.name, "journal": journal_of(path), **_about(run, which, None)}
     with shown(progress, f"{experiment.name} ({which})", f"poise evaluate {run.path} --corruptions {folder}") as watch:
-        record = evaluate_corruptions(network, data, folder, first=first, watch=watch, world=world, **about)
-        world.led(lambda: record.write(path))
+        evaluate_corruptions(network, data, folder, first=first, watch=watch, world=world, out=path, **about)
     return path
 
 
@@ -195,7 +198,9 @@ def _about(run: Run, which: str, other: Data | None) -> dict[str, Any]:
     notes |= {name: facts[name] for name in ("placement", "placements") if name in facts}
     if experiment.diagnosis is not None and (told := theory(run.metrics(), facts["epoch"], experiment.diagnosis)):
         notes["theory"] = told
-    if experiment.published is not None and other is None:
+    if other is not None:
+        notes["tested_on"] = other.name
+    elif experiment.published is not None:
         notes["published"] = _printed(experiment.published)
         if experiment.also_published:
             notes["also_published"] = [_printed(row) for row in experiment.also_published]
@@ -222,11 +227,11 @@ def journal_of(path: Path) -> Path:
     return path.with_name(f".{path.stem}.unfinished")
 
 
-def _write_gallery(run: Run, network: nn.Module, data: Data, protocol: Protocol) -> None:
+def _write_gallery(run: Run, which: str, network: nn.Module, data: Data, protocol: Protocol) -> None:
     attack = next((attack for attack in protocol.attacks if not isinstance(attack, CompactAttack)), protocol.attacks[0])
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **gallery(network, data.test, attack))  # type: ignore[arg-type]
-    write_bytes(run.path / "records" / "gallery.npz", buffer.getvalue())
+    write_bytes(run.path / "records" / f"gallery-{which.replace(' ', '_')}.npz", buffer.getvalue())
 
 
 def save_adversarial(

@@ -92,8 +92,7 @@ def evaluate_weights(
         if world.decided(not again and wanted.done(out) is not None):
             progress.say(KEPT.format(out))
             return out
-        record = evaluate(network, loaded, protocol, watch=watch, world=world, search=search, **_about(weights, out, loaded))
-        world.led(lambda: record.write(out))
+        evaluate(network, loaded, protocol, watch=watch, world=world, search=search, **_about(weights, out, loaded))
     return out
 
 
@@ -117,15 +116,14 @@ def corrupt_weights(
     network = network_of(weights, model, loaded).to(choose_device(device))
     with shown(progress, weights.name, f"poise evaluate --weights {weights} --corruptions {folder}") as watch:
         about = _about(weights, out, loaded)
-        record = evaluate_corruptions(network, loaded, folder, first=first, watch=watch, world=world, **about)
-        world.led(lambda: record.write(out))
+        evaluate_corruptions(network, loaded, folder, first=first, watch=watch, world=world, **about)
     return out
 
 
 def _about(weights: Path, out: Path, data: Data) -> dict[str, Any]:
-    """What a record at `out` says of these weights, and where its evaluation keeps what is finished."""
+    """What a record says of these weights, where it goes, and where its evaluation keeps what is finished."""
     facts = {"checkpoint": str(weights), "group": weights.stem, "notes": {"data": list(data.notes)}}
-    return {"named": weights.stem, "journal": journal_of(out), **facts}
+    return {"named": weights.stem, "journal": journal_of(out), "out": out, **facts}
 
 
 def network_of(weights: Path, model: str, data: Data) -> nn.Module:

@@ -58,11 +58,12 @@ def evaluate_together(
         if world.decided(kept is not None and kept.notes.get("ensemble", {}).get("output") == form):  # all forms have the same weights
             progress.say(KEPT.format(out))
             return out
-        record = evaluate(
+        evaluate(
             network,
             data,
             protocol,
             journal=journal_of(out.with_stem(f"{out.stem}-{form}")),
+            out=out,
             watch=watch,
             world=world,
             search=search,
@@ -71,7 +72,6 @@ def evaluate_together(
             group=f"{form} of {' '.join(run.experiment.group for run in runs)}",
             notes={"ensemble": {"output": form, "members": members}, "data": list(data.notes)},
         )
-        world.led(lambda: record.write(out))
     return out
 
 

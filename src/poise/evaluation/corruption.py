@@ -19,7 +19,7 @@ from poise.data.dataset import Data, Split
 from poise.evaluation.columns import Watch
 from poise.evaluation.journal import Journal
 from poise.evaluation.predictions import accuracy, predict
-from poise.evaluation.protocol import about_record, digest_of, digest_of_images
+from poise.evaluation.protocol import about_record, digest_of, digest_of_images, finish
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ def evaluate_corruptions(
     batch_size: int = 256,
     watch: Watch | None = None,
     journal: Path | None = None,
+    out: Path | None = None,
     named: str = "",
     world: World = ALONE,
     **about: Any,
@@ -48,7 +49,7 @@ def evaluate_corruptions(
     """A record whose note "corruptions" is the `CorruptionAccuracy` on an unpacked CIFAR-10-C, CIFAR-100-C or Tiny-ImageNet-C.
 
     Its predictions are those on the natural test images, of which `data` must be the uncorrupted form. first: only so many images,
-    of each severity too. watch, journal, named, world, about: as in `evaluate`, but that parts are corruptions.
+    of each severity too. watch, journal, out, named, world, about: as in `evaluate`, but that parts are corruptions.
     Raises: DataError for a missing or malformed part, before anything is computed where a corruption is missing; InputError.
     """
     clock, root = time.perf_counter(), Path(folder).expanduser()
@@ -79,9 +80,7 @@ def evaluate_corruptions(
     made = EvaluationRecord(
         **record, model=model_name, evaluation_seed=0, split="test", protocol="corruptions", attacks=[], seconds=seconds
     )
-    world.exchange("")  # no rank reads the journal any more
-    if world.leads:
-        kept.close()
+    finish(made, out, kept, world)
     return made
 
 

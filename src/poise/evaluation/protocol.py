@@ -97,6 +97,7 @@ def evaluate(
     batch_size: int = 256,
     watch: Watch | None = None,
     journal: Path | None = None,
+    out: Path | None = None,
     named: str = "",
     world: World = ALONE,
     search: Searching = Searching(),
@@ -105,8 +106,8 @@ def evaluate(
     """Run the protocol on `data.test` (or `split`) and write down every prediction.
 
     batch_size: of attacks other than AutoAttack and its components, which go by `search`. watch: is told how far it is. journal: a folder
-    that keeps what is finished, so that an evaluation killed and started again goes on; it is removed at the end. A watch that raises
-    Interrupted stops the evaluation at once, with what AutoAttack has found until then kept too.
+    that keeps what is finished, so that an evaluation killed and started again goes on; it is removed once the record is written to
+    `out`. A watch that raises Interrupted stops the evaluation at once, with what AutoAttack has found until then kept too.
     world: ranks that call this together (`poise.core.distributed.join()`) share the work, and each returns the record that one rank
     alone would: of AutoAttack and its components they take images, of everything else whole batches.
     named: the record's display name; about: its fields that say what was evaluated: checkpoint, run, group, seed, notes.
@@ -138,10 +139,20 @@ def evaluate(
         for column, attack in zip(attacks, protocol.attacks, strict=True)
     ]
     made = EvaluationRecord(**record, attacks=attacks, seconds=time.perf_counter() - clock)
-    world.exchange("")  # no rank reads the journal any more
-    if world.leads:
-        kept.close()
+    finish(made, out, kept, world)
     return made
+
+
+def finish(made: EvaluationRecord, out: Path | None, kept: Journal, world: World) -> None:
+    """Write the record, then remove what it was made of: whatever ends the process before loses nothing."""
+    world.exchange("")  # no rank reads the journal any more
+
+    def write() -> None:
+        if out is not None:
+            made.write(out)
+        kept.close()
+
+    world.led(write)
 
 
 def about_record(

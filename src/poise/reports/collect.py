@@ -108,14 +108,14 @@ def _read_record_file(path: Path) -> Run:
 def _read_folder(path: Path, records: bool = True) -> Run:
     experiment = _read_experiment(path / "experiment.json")
     files = sorted((path / "records").glob("*.json"), key=lambda file: (_rank(file.stem), file.stem)) if records else []
-    gallery = path / "records" / "gallery.npz"
+    galleries = sorted((path / "records").glob("gallery-*.npz"), key=lambda file: _rank(file.stem.removeprefix("gallery-")))
     return Run(
         path=path.resolve(),
         name=str(experiment.get("name") or path.name),
         experiment=experiment,
         metrics=_read_metrics(path / "metrics.jsonl"),
         records={file.stem: EvaluationRecord.read(file) for file in files if not _holds_verdict(file)},
-        gallery=gallery if gallery.is_file() else None,
+        gallery=galleries[0] if galleries else None,
         verdicts=[Verdict.read(file) for file in files if _holds_verdict(file)],
     )
 

@@ -149,7 +149,9 @@ def _galleries(runs: Sequence[Run], labels: Mapping[str, str]) -> list[tuple[str
     for run in runs:
         record = _first(run)
         if run.gallery is not None and record is not None:
-            galleries.append((f"{labels.get(group_of(run), run.name)}, seed {record.seed}", read_gallery(run.gallery, record.classes)))
+            which = run.gallery.stem.removeprefix("gallery-").replace("_", " ")
+            title = f"{labels.get(group_of(run), run.name)}, seed {record.seed}, {which} checkpoint"
+            galleries.append((title, read_gallery(run.gallery, record.classes)))
     return galleries
 
 

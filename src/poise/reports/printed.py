@@ -15,7 +15,9 @@ _ALIASES = {"clean": NATURAL, "nat": NATURAL, "standard": NATURAL, "worst": WORS
 
 
 def rows_of_papers(group: Group, runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """The papers' rows, from the record's notes or else from the experiment's settings."""
+    """The papers' rows, from the record's notes or else from the experiment's settings; none beside measurements on other data."""
+    if any("tested_on" in record.notes for record in group.records):
+        return []
     for record in group.records:
         noted = [paper for paper in _papers(record.notes) if isinstance(paper.get("columns"), Mapping)]
         if noted:
