@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -90,7 +91,7 @@ def test_the_front_page_names_every_verb_and_the_version_is_printed(poise: Poise
 def test_train_leaves_a_run_folder_with_both_records(run: Path) -> None:
     assert {path.name for path in run.iterdir()} == {".lock", "experiment.json", "run.json", "metrics.jsonl", "checkpoints", "records"}
     records = {path.name for path in (run / "records").iterdir()}
-    assert records == {"selected.json", "last.json", "gallery-selected.npz", "gallery-last.npz"}
+    assert records == {"selected.json", "last.json", "gallery-selected.npz"}
     assert EvaluationRecord.read(run / "records" / "last.json").attack_names == ["PGD-2"]
 
 
@@ -211,10 +212,28 @@ def test_seeds_are_run_and_on_the_second_call_gone_on_with(poise: Poise, tmp_pat
     assert experiments[0] == experiments[1]
     about = [json.loads((tmp_path / "many" / f"seed-{seed}" / "run.json").read_text()) for seed in (0, 1)]
     assert about[0]["group"] == about[1]["group"]
+    shutil.rmtree(tmp_path / "many" / "seed-1")  # as if it had been killed before it came to this seed
     assert poise("train", "--resume", tmp_path / "many", "--no-evaluate")[0] == 0
+    assert json.loads((tmp_path / "many" / "seed-1" / "run.json").read_text())["group"] == about[1]["group"]
+    plan = (tmp_path / "many" / "seeds.json").read_bytes()
     status, _, err = poise(*command, 2, "epochs=1")
     assert status == 2
     assert "was started with other settings" in err
+    assert (tmp_path / "many" / "seeds.json").read_bytes() == plan
+    for more in (("--seeds", 3), ("--quick",), ("--out", tmp_path / "x")):
+        status, _, err = poise("train", "--resume", tmp_path / "many", *more)
+        assert (status, "--resume takes settings, seeds and place from the folder" in " ".join(err.split())) == (2, True)
+    (tmp_path / "many" / "seeds.json").write_text("{")
+    assert "seeds.json is damaged" in "".join(poise("train", "--resume", tmp_path / "many")[2].splitlines())
+
+
+def test_a_page_beside_the_runs_is_no_run(poise: Poise, run: Path, tmp_path: Path) -> None:
+    """`poise report runs/*` writes its page where the shell finds it the next time."""
+    for name in ("one", "two"):
+        shutil.copytree(run, tmp_path / "runs" / name)
+    for _ in range(2):
+        status, _, err = poise("report", *sorted((tmp_path / "runs").iterdir()))
+        assert (status, (tmp_path / "runs" / "report.html").exists()) == (0, True), err
 
 
 def test_a_users_objective_is_one_file_and_a_resume_without_it_says_so(
@@ -243,6 +262,9 @@ def test_a_users_objective_is_one_file_and_a_resume_without_it_says_so(
         assert err.count("\n") == 1
     status, _, err = poise("train", "--resume", out, "--import", toy)
     assert (status, "SHA-256" in err) == (0, False)
+    del settings._FAMILIES["objective"]["ToyOfTest"]
+    status, _, err = poise("export", out, "--to", tmp_path / "x.safetensors", "--import", toy)
+    assert (status, (tmp_path / "x.safetensors").exists()) == (0, True), err
     toy.write_text(TOY + "\n# changed\n")
     del settings._FAMILIES["objective"]["ToyOfTest"]
     status, _, err = poise("train", "--resume", out, "--import", toy, "--no-evaluate")

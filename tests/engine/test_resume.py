@@ -17,10 +17,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from poise.core.errors import CheckpointError, Interrupted, RunError
+from poise.core.errors import CheckpointError, Interrupted, RunError, StorageError
+from poise.core.records import EvaluationRecord, write_files
 from poise.core.settings import to_json
 from poise.data import Npz
 from poise.engine import Experiment, Run, resume, train
+from poise.engine.checkpoints import read_tensors, write_tensors
+from poise.engine.evaluations import evaluate_run
+from poise.evaluation import Protocol
 
 Tiny = Callable[..., Experiment]
 KILLED_RUN = Path(__file__).with_name("killed_run.py")
@@ -178,7 +182,7 @@ def test_another_runs_checkpoint_is_refused(tmp_path: Path, tiny_experiment: Tin
     runs = [train(tiny_experiment(seed=seed, epochs=1), tmp_path / str(seed)) for seed in (0, 1)]
     for path in (runs[0].path / "checkpoints").iterdir():
         path.replace(runs[1].path / "checkpoints" / path.name)
-    with pytest.raises(RunError, match="changed since the run was started"):
+    with pytest.raises(RunError, match="are of another run than its run.json"):
         resume(runs[1].path)
 
 
@@ -197,3 +201,78 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path: Path, tiny_experiment
     run = train(tiny_experiment(), tmp_path / "run")
     before = fingerprint_of(run)
     assert fingerprint_of(resume(run.path)) == before
+
+
+def test_the_checkpoints_of_another_version_are_refused_in_a_sentence(tmp_path: Path, tiny_experiment: Tiny) -> None:
+    run = train(tiny_experiment(), tmp_path / "run")
+    for path in run.states():
+        tensors, facts = read_tensors(path)
+        write_tensors(path, tensors, {name: value for name, value in facts.items() if name not in ("state", "format", "sha256")})
+    with pytest.raises(CheckpointError, match="begun by another version of Poise"):
+        resume(run.path)
+
+
+def test_settings_that_poise_has_got_since_do_not_keep_a_run_from_going_on(
+    tmp_path: Path, tiny_experiment: Tiny, monkeypatch: pytest.MonkeyPatch, stopping: Any, fingerprint_of: Any, trained: Run
+) -> None:
+    with pytest.raises(Interrupted):
+        train(tiny_experiment(), tmp_path / "run", progress=stopping(7))
+    group = Run.open(tmp_path / "run").group
+    monkeypatch.setattr(Experiment, "group", property(lambda _: "as a later version would have it"))
+    run = resume(tmp_path / "run")
+    assert fingerprint_of(run) == fingerprint_of(trained)
+    assert EvaluationRecord.read(evaluate_run(run)).group == group == run.group
+
+
+def test_a_finished_run_without_checkpoints_is_left_as_it_is(tmp_path: Path, tiny_experiment: Tiny) -> None:
+    run = train(tiny_experiment(), tmp_path / "run")
+    for file in (run.path / "checkpoints").glob("step-*"):
+        file.unlink()
+    before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+    assert resume(run.path) == run
+    assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
+
+
+def test_a_second_process_leaves_the_run_of_the_first_alone(tmp_path: Path, tiny_experiment: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the first one is still training, or came to its end while the second loaded its data."""
+    path = tmp_path / "run"
+    held = Run(path).lock()
+    with pytest.raises(RunError, match="being trained by another process"):
+        train(tiny_experiment(), path)
+    held.release()
+    assert not (path / "experiment.json").exists()
+    first = train(tiny_experiment(), path)
+    before = (path / "experiment.json").read_bytes()
+    with monkeypatch.context() as late:
+        looked = Run.to_be
+        late.setattr(Run, "to_be", classmethod(lambda cls, path, times=iter([True]): cls(path) if next(times, False) else looked(path)))
+        with pytest.raises(RunError, match="exists and is not empty"):
+            train(tiny_experiment(seed=5), path)
+    assert (first.path / "experiment.json").read_bytes() == before
+
+
+def test_a_half_written_line_of_metrics_is_passed_over(trained: Run, tmp_path: Path) -> None:
+    run = Run(shutil.copytree(trained.path, tmp_path / "run"))
+    whole = run.metrics()
+    with (run.path / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "ep')
+    assert run.metrics() == whole
+    (run.path / "metrics.jsonl").write_text('{"kind": "ep\n{}\n')
+    with pytest.raises(RunError, match=r"metrics\.jsonl is damaged at line 1"):
+        run.metrics()
+
+
+def test_files_that_belong_together_are_written_together(tmp_path: Path) -> None:
+    first, second = tmp_path / "a", tmp_path / "b"
+    write_files({first: b"old", second: b"old"})
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StorageError, match="cannot be written"):
+        write_files({first: b"new", tmp_path / "file" / "b": b"new"})
+    assert (first.read_bytes(), second.read_bytes()) == (b"old", b"old")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "file"]
+
+
+def test_a_protocol_that_takes_what_images_there_are_fits_every_test_set(tmp_path: Path, tiny_experiment: Tiny) -> None:
+    protocol = Protocol(name="few", attacks=(), first=1000, chosen="dverge")
+    run = train(tiny_experiment(protocol=protocol, epochs=1), tmp_path / "run")
+    assert 0 < EvaluationRecord.read(evaluate_run(run)).count < 1000

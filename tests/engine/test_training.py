@@ -26,7 +26,7 @@ from poise.engine.experiment import remarks
 from poise.engine.monitoring import select
 from poise.engine.placement import Placement
 from poise.engine.progress import Progress
-from poise.engine.training import Meters, prepare, restore
+from poise.engine.training import STATE, Meters, prepare, restore
 from poise.evaluation import Protocol
 from poise.learners import SGD, Policy
 from poise.methods import Joint
@@ -216,7 +216,7 @@ def test_a_rank_takes_back_the_sums_of_its_own_learners_only(tmp_path: Path, tin
     state |= {f"meter/{name}": torch.ones(()) for name in names}
     for learner in ("natural", "robust"):
         training.placement = Placement(ALONE, {learner: ALONE}, True, {"natural": 1, "robust": 1})
-        restore(training, state, {"step": 1, "meter_images": 1, "best": {}, "placements": [training.placement.facts]})
+        restore(training, state, {"step": 1, "meter_images": 1, "best": {}, "placements": [training.placement.facts], "state": STATE})
         assert set(training.meters.sums) == {name for name in names if name.split("/")[1] == learner}
 
 

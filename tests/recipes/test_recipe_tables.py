@@ -92,7 +92,7 @@ def test_rows_of_further_tables_are_no_part_of_a_runs_identity(tmp_path: Path) -
     run = Run(tmp_path / "run")
     run.create(bare, {})
     (run.path / "experiment.json").write_text(json.dumps(to_json(made)))
-    run.check_unchanged(run.about)
+    run.check_unchanged()
 
 
 def test_experiments_written_before_there_were_further_tables_are_read_and_are_the_same() -> None:

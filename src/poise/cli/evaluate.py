@@ -170,6 +170,7 @@ def _together(form: Together, runs: list[Path], checkpoint: str, out: Path, aske
 
 
 def _runs(runs: list[Path], checkpoint: str, data: str | None, asked: _Asked, where: dict[str, Any]) -> list[Path]:
+    from poise.core.distributed import join
     from poise.engine import Run
     from poise.engine.evaluations import corrupt_run, evaluate_run
     from poise.engine.own_weights import data_named
@@ -178,7 +179,7 @@ def _runs(runs: list[Path], checkpoint: str, data: str | None, asked: _Asked, wh
     asked.check_named()
     if asked.corruptions is not None and data is not None:
         raise SettingsError("--corruptions are those of the run's own test images; leave --data out")
-    other = data_named(data, where["data_dir"]) if data is not None else None
+    other = join().in_turn(lambda: data_named(data, where["data_dir"])) if data is not None else None
     paths = []
     for run in [Run.open(folder) for folder in runs]:
         if asked.corruptions is not None:

@@ -7,11 +7,14 @@ from typing import Annotated
 
 import typer
 
+from poise.cli.shared import Imports, import_files
+
 
 def export(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     to: Annotated[Path, typer.Option(help="File to write: .safetensors (weights, with a .json beside) or .onnx (the whole network).")],
     checkpoint: Annotated[str, typer.Option(help="selected, last, or 'epoch N'.")] = "selected",
+    imports: Imports = None,
 ) -> None:
     """Write a run's network to a file that other programs read.
 
@@ -24,5 +27,6 @@ def export(
     from poise.engine import Run
     from poise.engine.exporting import export_network
 
+    import_files(imports)
     export_network(Run.open(run), to, checkpoint)
     typer.echo(f"wrote {to}")

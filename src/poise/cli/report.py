@@ -29,6 +29,7 @@ def report(
     from poise.reports.experts import experts_markdown
     from poise.reports.sanity import verdict_markdown
 
+    runs = [path for path in runs if path.suffix != ".html"] or runs  # a page that an earlier call left beside the runs
     if format == "html":
         print_table(runs)
         page = write_report(runs, out or (runs[0] if len(runs) == 1 and runs[0].is_dir() else runs[0].parent) / "report.html")

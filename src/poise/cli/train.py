@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from poise.cli.shared import DataDir, Device, Imports, drawn, import_files, print_table
 from poise.core.errors import RunError, SettingsError
+
+if TYPE_CHECKING:
+    from poise.engine import Experiment
+
+
+OTHER = "{} was started with other settings; give another --out, or go on with it: poise train --resume {}"
+SEEDS = "seeds.json"
+"""In the folder of several seeds: how many were asked for, and of what, so that --resume begins those that are not there yet."""
 
 
 def train(
@@ -47,31 +56,32 @@ def train(
     digests = import_files(imports)
     progress, world = drawn(), join()
     where: dict[str, Any] = {"device": device, "data_dir": data_dir, "progress": progress}
-    runs = []
+    if resume is not None and (recipe is not None or settings or seeds or quick or out is not None):
+        raise SettingsError("--resume takes settings, seeds and place from the folder; give no recipe, settings, --seeds, --quick or --out")
     if resume is not None:
-        if recipe is not None or settings:
-            raise SettingsError("--resume takes its settings from the run folder; give no recipe and no settings with it")
-        seeded = sorted((path.parent for path in resume.glob("seed-*/experiment.json")), key=lambda path: (len(path.name), path.name))
-        runs = [engine.resume(path, imports=digests, **where) for path in seeded or [resume]]
+        planned = world.in_turn(lambda: _plan(resume))
+        experiment, seeds, out = (*planned, resume) if planned is not None else (None, None, resume)
+    elif recipe is None:
+        raise SettingsError("name a recipe (poise list recipes), a settings file, or --resume RUN")
     else:
-        if recipe is None:
-            raise SettingsError("name a recipe (poise list recipes), a settings file, or --resume RUN")
-        if recipe.endswith(".json"):
-            experiment = read_file(engine.Experiment, Path(recipe))
-        else:
-            experiment = of_recipe(recipe, quick)
-        experiment = override(experiment, settings or [])
+        made = read_file(engine.Experiment, Path(recipe)) if recipe.endswith(".json") else of_recipe(recipe, quick)
+        experiment = override(made, settings or [])
         out = out or Path("runs") / experiment.name
-        for number in range(seeds or 1):
-            path = out / f"seed-{number}" if seeds else out
-            each = override(experiment, {"seed": str(number)}) if seeds else experiment
-            begun = bool(seeds) and world.decided((path / "experiment.json").exists())
-            if not begun:
+    if experiment is None:
+        runs = [engine.resume(out, imports=digests, **where)]
+    elif seeds is None:
+        runs = [engine.train(experiment, out, imports=digests, **where)]
+    else:
+        world.led(lambda: _write_plan(out, experiment, seeds))
+        runs = []
+        for number in range(seeds):
+            path, each = out / f"seed-{number}", override(experiment, {"seed": str(number)})
+            if not world.decided((path / "experiment.json").exists()):
                 runs.append(engine.train(each, path, imports=digests, **where))
             elif engine.Run.open(path).experiment == each:
                 runs.append(engine.resume(path, imports=digests, **where))
             else:
-                raise RunError(f"{path} was started with other settings; give another --out, or go on with it: poise train --resume {out}")
+                raise RunError(OTHER.format(path, out))
     for run in runs:
         if evaluate:
             for which in ("selected", "last"):
@@ -81,3 +91,32 @@ def train(
     leave()
     if evaluate and world.leads:
         print_table([run.path for run in runs])
+
+
+def _write_plan(folder: Path, experiment: Experiment, seeds: int) -> None:
+    """Raises: RunError where the folder was made for another experiment."""
+    from poise.core.records import write_text
+    from poise.core.settings import to_json
+
+    planned = _plan(folder)
+    if planned is not None and planned[0] != experiment:
+        raise RunError(OTHER.format(folder, folder))
+    most = max(seeds, planned[1] if planned is not None else 0)
+    write_text(folder / SEEDS, json.dumps({"seeds": most, "experiment": to_json(experiment)}, indent=1))
+
+
+def _plan(folder: Path) -> tuple[Experiment, int] | None:
+    """The experiment and the number of seeds that a folder of several was made for; None for a run's own folder.
+
+    Raises: RunError for a damaged file.
+    """
+    from poise.core.settings import from_json
+    from poise.engine import Experiment
+
+    if not (folder / SEEDS).is_file():
+        return None
+    try:
+        told = json.loads((folder / SEEDS).read_text())
+        return from_json(Experiment, told["experiment"]), int(told["seeds"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{folder / SEEDS} is damaged: {error}") from None

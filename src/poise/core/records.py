@@ -12,7 +12,7 @@ import errno
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -170,21 +170,30 @@ def check_writable(path: str | Path) -> None:
 
 def write_bytes(path: str | Path, data: bytes) -> Path:
     """Write a file so that it either has all of `data` or is as it was: temporary file, fsync, rename. Raises: StorageError."""
-    path = Path(path)
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-    return path
+    write_files({Path(path): data})
+    return Path(path)
+
+
+def write_files(files: Mapping[Path, bytes]) -> None:
+    """Write files that belong together as `write_bytes` does: none is renamed before all lie on the disk. Raises: StorageError."""
+    parts: dict[Path, str] = {}
+    try:
+        for path, data in files.items():
+            with writing(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                handle, parts[path] = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+                with os.fdopen(handle, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.chmod(parts[path], 0o644)
+        for path, part in parts.items():
+            with writing(path):
+                os.replace(part, path)
+    except BaseException:
+        for part in parts.values():
+            Path(part).unlink(missing_ok=True)
+        raise
 
 
 def append_line(path: str | Path, line: str) -> None:
@@ -200,6 +209,34 @@ def append_line(path: str | Path, line: str) -> None:
         except OSError:
             file.truncate(size)
             raise
+
+
+def read_lines(path: str | Path) -> list[dict[str, Any]]:
+    """The JSON objects that `append_line` wrote; the last one may be cut off, as it is while a process writes or was killed.
+
+    Empty where there is no file. Raises: RunError for a file that cannot be read, or a line before the last that is no object.
+    """
+    path = Path(path)
+    if not path.is_file():
+        return []
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error}") from None
+    lines = text.split("\n")
+    found: list[dict[str, Any]] = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            entry = None
+        if isinstance(entry, dict):
+            found.append(entry)
+        elif number < len(lines):  # a line that was written to its end
+            raise RunError(f"{path} is damaged at line {number}: it is not a JSON object")
+    return found
 
 
 def write_text(path: str | Path, text: str) -> Path:

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from poise.core.errors import CheckpointError
-from poise.core.records import write_bytes, write_text
+from poise.core.records import write_files
 
 FORMAT = 1
 
@@ -22,15 +22,15 @@ FORMAT = 1
 def write_tensors(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> str:
     """Write `path`.safetensors, then `path`.json with the facts and the SHA-256 of the former, which is returned.
 
-    Both are whole or absent; should the second not be written, digests tell that it does not belong to the first.
+    Both are whole or as they were; should the process end between the two renames, digests tell that they do not belong together.
     Raises: StorageError.
     """
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     data = safetensors.torch.save(plain)
     digest = hashlib.sha256(data).hexdigest()
     described = {"format": FORMAT, "sha256": digest, **facts}
-    write_bytes(tensors_file(path), data)
-    write_text(facts_file(path), json.dumps({**described, "facts_sha256": _digest(described)}, indent=1))
+    beside = json.dumps({**described, "facts_sha256": _digest(described)}, indent=1)
+    write_files({tensors_file(path): data, facts_file(path): beside.encode()})
     return digest
 
 

@@ -204,7 +204,7 @@ def _about(run: Run, which: str, other: Data | None) -> dict[str, Any]:
         notes["published"] = _printed(experiment.published)
         if experiment.also_published:
             notes["also_published"] = [_printed(row) for row in experiment.also_published]
-    return {"checkpoint": which, "run": run.name, "group": experiment.group, "seed": experiment.seed, "notes": notes}
+    return {"checkpoint": which, "run": run.name, "group": run.group, "seed": experiment.seed, "notes": notes}
 
 
 def _printed(row: Published) -> dict[str, Any]:

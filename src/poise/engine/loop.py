@@ -48,7 +48,7 @@ def train(
     run = world.led(lambda: Run.to_be(Path(out))) or Run(Path(out))
     data = world.in_turn(lambda: experiment.data.load(data_dir))
     initial, digest = initial_weights(experiment)
-    pools = open_pools(experiment.method.streams(), data, data_dir)
+    pools = world.in_turn(lambda: open_pools(experiment.method.streams(), data, data_dir))
     # refuses what does not fit before the folder exists
     training = prepare(experiment, run, data, chosen, _drawn(progress, world), initial, pools, world)
     about = {
@@ -63,11 +63,11 @@ def train(
         "ranks": world.size,
         **({"placement": training.placement.facts} if world.size > 1 else {}),
     }
-    world.led(lambda: run.create(experiment, about))
-    _say_placement(training)
-    for sentence in remarks(experiment):
-        training.progress.say(sentence)
     with _alone(run, world):
+        world.led(lambda: run.create(experiment, about))
+        _say_placement(training)
+        for sentence in remarks(experiment):
+            training.progress.say(sentence)
         _epochs(training)
     return run
 
@@ -82,10 +82,13 @@ def resume(
 ) -> Run:
     """Go on with a run from its newest readable checkpoint, to the same weights that it would have had unbroken.
 
-    imports: as for `train`; a file that was changed since is said. Raises: RunError when experiment.json, the data or the
-    initial weights were changed or another process trains the run, CheckpointError when every checkpoint is damaged.
+    A finished run without checkpoints is left as it is. imports: as for `train`; a file that was changed since is said.
+    Raises: RunError when experiment.json, the data or the initial weights were changed or another process trains the run,
+    CheckpointError when every checkpoint is damaged or another version's.
     """
     run, world = Run.open(out), join()
+    if world.decided(finished(run) and not run.states()):  # the checkpoints were deleted: nothing is left to do
+        return run
     with _alone(run, world):
         _epochs(_again(run, world, device, data_dir, imports or {}, _drawn(progress, world)))
     return run
@@ -94,7 +97,7 @@ def resume(
 def _again(run: Run, world: World, device: str, data_dir: str | Path | None, imports: dict[str, str], progress: Progress) -> Training:
     """The training as its newest readable checkpoint left it."""
     experiment, about = run.experiment, run.about
-    run.check_unchanged(about)
+    run.check_unchanged()
     for path, digest in about.get("imports", {}).items():
         if digest not in imports.values():
             progress.say(f"{path} is not the file that the run was started with (its SHA-256 was {digest[:12]}...)")
@@ -106,7 +109,7 @@ def _again(run: Run, world: World, device: str, data_dir: str | Path | None, imp
     _same(f"Experiment.initial = {experiment.initial!r}", digest, about.get("initial_digest"))
     data = world.in_turn(lambda: experiment.data.load(data_dir))
     _same(f"the data set {data.name}", data.digest, about.get("data_digest", data.digest))
-    pools = open_pools(experiment.method.streams(), data, data_dir)
+    pools = world.in_turn(lambda: open_pools(experiment.method.streams(), data, data_dir))
     for name, pool in pools.items():
         _same(f"the file of extra images {pool.origin}", pool.digest, about.get("pool_digests", {}).get(name))
     training = prepare(experiment, run, data, choose_device(device), progress, initial, pools, world)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import re
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from poise.core.errors import CheckpointError, RunError, SettingsError, StorageError
-from poise.core.records import append_line, check_writable, write_text
+from poise.core.records import append_line, check_writable, read_lines, write_text
 from poise.core.settings import read_file, to_json
 from poise.engine.checkpoints import facts_file, load_into, read_facts, read_tensors, tensors_file, write_tensors
 from poise.engine.experiment import Experiment
@@ -35,11 +36,13 @@ class Run:
         return cls(path)
 
     def create(self, experiment: Experiment, about: dict[str, Any]) -> None:
-        """Make the folder, whole or not at all. Raises: StorageError."""
-        identity = {"group": experiment.group, "seed": experiment.seed}
+        """Make the folder, whole or not at all; to be called under its lock. Raises: RunError where it was made since, StorageError."""
+        self.to_be(self.path)
+        settings = json.dumps(to_json(experiment), indent=1)
+        identity = {"group": experiment.group, "seed": experiment.seed, "settings_sha256": _digest(settings)}
         try:
             write_text(self.path / "run.json", json.dumps({**identity, **about}, indent=1))
-            write_text(self.path / "experiment.json", json.dumps(to_json(experiment), indent=1))
+            write_text(self.path / "experiment.json", settings)
         except StorageError:
             (self.path / "run.json").unlink(missing_ok=True)
             with contextlib.suppress(OSError):
@@ -83,10 +86,16 @@ class Run:
             raise RunError(f"{self.path / 'run.json'} is damaged: it must hold a JSON object")
         return about
 
+    @property
+    def group(self) -> str:
+        """The experiment's group as it was when the run was started: settings that Poise has got since are no part of it."""
+        return str(self.about.get("group") or self.experiment.group)
+
     def lock(self) -> FileLock:
-        """Keep other processes from training this run until the lock is released or this process ends. Raises: RunError."""
+        """Keep other processes from training this run until the lock is released or this process ends. Raises: RunError, StorageError."""
         lock = FileLock(self.path / ".lock")
         try:
+            self.path.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
         except Timeout:
             raise RunError(f"{self.path} is being trained by another process; wait for it, or stop it first") from None
@@ -94,11 +103,15 @@ class Run:
             raise StorageError(f"{self.path} cannot be written to: {error.strerror or error}") from None
         return lock
 
-    def check_unchanged(self, identity: dict[str, Any]) -> None:
-        """`identity`: facts with the group and seed of an experiment. Raises: RunError when experiment.json is another one."""
-        experiment = self.experiment
-        if (identity.get("group"), identity.get("seed")) != (experiment.group, experiment.seed):
-            raise RunError(f"{self.path / 'experiment.json'} was changed since the run was started; start a new run with it instead")
+    def check_unchanged(self, facts: dict[str, Any] | None = None) -> None:
+        """Raises: RunError when experiment.json is another one than the run was started with, or than a checkpoint's `facts` say."""
+        about, file = self.about, self.path / "experiment.json"
+        started = (about.get("group"), about.get("seed"))
+        as_written = _digest(file.read_text()) == about.get("settings_sha256")
+        if not as_written and started != (self.experiment.group, self.experiment.seed):
+            raise RunError(f"{file} was changed since the run was started; start a new run with it instead")
+        if facts is not None and started != (facts.get("group"), facts.get("seed")):
+            raise RunError(f"the checkpoints of {self.path} are of another run than its run.json; start a new run instead")
 
     def weights_path(self, which: str) -> Path:
         """Deployed weights: "selected", "last" or "epoch 80"."""
@@ -172,9 +185,8 @@ class Run:
         append_line(self.path / "metrics.jsonl", json.dumps(line))
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines written so far, in order."""
-        path = self.path / "metrics.jsonl"
-        return [json.loads(text) for text in path.read_text().splitlines()] if path.exists() else []
+        """The lines written so far, in order (see `read_lines`)."""
+        return read_lines(self.path / "metrics.jsonl")
 
     def truncate_metrics(self, step: int) -> None:
         """Forget the lines written after `step`, which will be written again; a half-written last line goes too."""
@@ -189,6 +201,10 @@ class Run:
             except (json.JSONDecodeError, KeyError, TypeError):
                 continue
         write_text(path, "".join(f"{text}\n" for text in kept))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _counts(path: Path) -> bool:

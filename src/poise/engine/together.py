@@ -48,8 +48,7 @@ def evaluate_together(
     network = EnsembleModule([run.network(checkpoint) for run in runs], output).to(choose_device(device)).eval()
     names = [run.name for run in runs]
     members = [
-        {"run": run.name, "group": run.experiment.group, "seed": run.experiment.seed, "sha256": run.facts(checkpoint)["sha256"]}
-        for run in runs
+        {"run": run.name, "group": run.group, "seed": run.experiment.seed, "sha256": run.facts(checkpoint)["sha256"]} for run in runs
     ]
     wanted = Measurement.of(network, protocol.images(data.test), protocol.attacks, search)
     command = f"poise evaluate --ensemble {form} {' '.join(str(run.path) for run in runs)} --out {out}"
@@ -69,7 +68,7 @@ def evaluate_together(
             search=search,
             named=f"{form} of {', '.join(names)}",
             checkpoint=checkpoint,
-            group=f"{form} of {' '.join(run.experiment.group for run in runs)}",
+            group=f"{form} of {' '.join(run.group for run in runs)}",
             notes={"ensemble": {"output": form, "members": members}, "data": list(data.notes)},
         )
     return out

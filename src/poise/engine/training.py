@@ -15,7 +15,7 @@ from torch import Tensor
 
 from poise.core.batches import Now
 from poise.core.distributed import ALONE, World
-from poise.core.errors import SettingsError
+from poise.core.errors import CheckpointError, SettingsError
 from poise.data import Data, Feed, Split, held_out
 from poise.data.extra import OpenedPool
 from poise.engine.checkpoints import foreign_weights, load_into
@@ -28,6 +28,9 @@ from poise.learners import Learner, Policy
 from poise.learners.compiled import compilation
 from poise.learners.precision import Precision, precision
 from poise.methods import Method
+
+STATE = 2
+"""What complete checkpoints hold; another number, and they cannot be gone on with."""
 
 
 @dataclass
@@ -103,15 +106,17 @@ def prepare(
     world: World = ALONE,
 ) -> Training:
     """Data on the device, learners at their first step. Raises: SettingsError, InputError, CheckpointError for what does not fit."""
-    if experiment.protocol.first is not None and experiment.protocol.first > len(data.test):
-        raise SettingsError(f"Protocol.first = {experiment.protocol.first}: must be at most {len(data.test)}, the number of test images")
+    protocol = experiment.protocol
+    if protocol.first is not None and protocol.chosen == "first" and protocol.first > len(data.test):
+        raise SettingsError(f"Protocol.first = {protocol.first}: must be at most {len(data.test)}, the number of test images")
     arithmetic = precision(experiment.precision, device)
     compiling = compilation(experiment.compile, device, progress.say)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = not experiment.deterministic
+    if device.type == "cuda":
+        torch.use_deterministic_algorithms(experiment.deterministic, warn_only=True)
     if device.type == "cuda" and experiment.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first matrix product
-        torch.use_deterministic_algorithms(True, warn_only=True)
         setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010  unknown to its stubs; nothing reads unwritten memory
     training_split, selection_split = divided(experiment, data)
     splits = {"train": training_split, "selection": selection_split, "test": data.test}
@@ -146,13 +151,17 @@ def save(training: Training, step: int, for_good: bool) -> None:
         "placements": training.placements,
         "meter_images": training.meters.images,
         "best": training.best,
-        "group": experiment.group,
+        "group": training.run.group,
         "seed": experiment.seed,
+        "state": STATE,
     }
     training.run.save_state(step, state, facts, experiment.keep_last, for_good)
 
 
 def restore(training: Training, state: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    """Go on from what `save` wrote. Raises: CheckpointError for what another version wrote."""
+    if facts.get("state") != STATE:
+        raise CheckpointError(f"{training.run.path} was begun by another version of Poise, whose checkpoints this one cannot go on with")
     device = training.arithmetic.device
     for name, learner in training.learners.items():
         prefix = f"learner/{name}/"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from poise.core.errors import RunError
-from poise.core.records import EvaluationRecord
+from poise.core.records import EvaluationRecord, read_lines
 from poise.core.verdicts import Verdict
 
 _DEPTH = 3  # how far below a folder of runs a run folder may lie
@@ -113,7 +113,7 @@ def _read_folder(path: Path, records: bool = True) -> Run:
         path=path.resolve(),
         name=str(experiment.get("name") or path.name),
         experiment=experiment,
-        metrics=_read_metrics(path / "metrics.jsonl"),
+        metrics=read_lines(path / "metrics.jsonl"),
         records={file.stem: EvaluationRecord.read(file) for file in files if not _holds_verdict(file)},
         gallery=galleries[0] if galleries else None,
         verdicts=[Verdict.read(file) for file in files if _holds_verdict(file)],
@@ -136,27 +136,3 @@ def _read_experiment(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise RunError(f"{path} is not the settings of an experiment: it must hold a JSON object")
     return data
-
-
-def _read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics file; the last one may be cut off, as it is while a run is being written or was killed."""
-    if not path.is_file():
-        return []
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise RunError(f"{path} cannot be read: {error}") from None
-    lines = text.split("\n")
-    metrics: list[dict[str, Any]] = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            entry = None
-        if isinstance(entry, dict):
-            metrics.append(entry)
-        elif number < len(lines):  # a line that was written to its end
-            raise RunError(f"{path} is damaged at line {number}: it is not a JSON object")
-    return metrics
