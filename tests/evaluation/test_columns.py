@@ -204,10 +204,11 @@ def test_nothing_is_forgotten_before_the_record_is_written(
     network: nn.Module, data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, out, calls = tmp_path / ".unfinished", tmp_path / "record.json", 10**9
+    whole = Dying(network, calls)
     with monkeypatch.context() as full:
         full.setattr(EvaluationRecord, "write", lambda *_: (_ for _ in ()).throw(StorageError("the disk is full")))
         with pytest.raises(StorageError, match="the disk is full"):
-            evaluate(whole := Dying(network, calls), data, PROTOCOL, journal=folder, out=out)
+            evaluate(whole, data, PROTOCOL, journal=folder, out=out)
     assert len(list(folder.glob("part-*.json"))) == len(PROTOCOL.attacks)
     counted = Dying(network, calls)
     evaluate(counted, data, PROTOCOL, journal=folder, out=out)

@@ -13,11 +13,10 @@ from torch import Tensor, nn
 from poise.attacks import PGD, Ascent, Attack
 from poise.core.batches import Batch, Now
 from poise.core.errors import SettingsError
-from poise.core.modes import evaluating
 from poise.core.settings import Number, PositiveCount, Settings, settings, to_json
 from poise.data import Split
 from poise.engine.regret import regrets
-from poise.evaluation.predictions import attacked, device_of
+from poise.evaluation.predictions import attacked, device_of, logits_of
 from poise.learners import Learner, Policy
 from poise.losses import cross_entropy
 from poise.objectives import NT
@@ -141,20 +140,14 @@ def accuracies(
         labels = split.labels.to(device)
         made = {task: torch.cat([x for x, _ in attacked(network, split, each, seed=seed)]) for task, each in attacks.items()}
         for task, images in {"natural": split.pixels(dtype=dtype).to(device), **made}.items():
-            logits = _logits(network, images)
+            logits = logits_of(network, images)
             found[f"{name}/{task}"] = _accuracy(logits, labels)
             found[f"{name}/{task} loss"] = float(cross_entropy(logits, labels).clamp(max=1).double().mean())
         x_adv = made[task_of(own[name]) if name in own else "robust"]
         for other, judge in networks.items():
             if other != name:
-                found[f"{other}/on images of {name}"] = _accuracy(_logits(judge, x_adv), labels)
+                found[f"{other}/on images of {name}"] = _accuracy(logits_of(judge, x_adv), labels)
     return found
-
-
-@torch.no_grad()
-def _logits(network: nn.Module, images: Tensor) -> Tensor:
-    with evaluating(network):
-        return torch.cat([network(part) for part in images.split(256)])
 
 
 def distances(networks: Mapping[str, nn.Module]) -> dict[str, float]:

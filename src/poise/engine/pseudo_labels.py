@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from poise.attacks.attack import check_logits
 from poise.core.errors import DataError, SettingsError
 from poise.core.records import check_writable, writing
+from poise.data.dataset import Split
 from poise.data.images import image_files
 from poise.data.parts import Parts, names_in, of_array, of_files, of_npy, of_npz
 from poise.data.pickles import read_pickle
@@ -24,6 +25,7 @@ from poise.engine.devices import choose_device
 from poise.engine.progress import Progress
 from poise.engine.runs import Run
 from poise.engine.training import divided
+from poise.evaluation.predictions import device_of, logits_of
 
 BATCH = 256
 
@@ -113,11 +115,12 @@ def _training_images(run: Run, data_dir: Path | None) -> Parts:
 @torch.no_grad()
 def _predicted(network: nn.Module, images: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """(labels int64 [N], confidences float32 [N]) of uint8 images [N, C, H, W]."""
-    first = next(network.parameters())
+    split = Split.of(images, torch.zeros(len(images), dtype=torch.int64))
     labels, confidences = [], []
-    for part in images.split(BATCH):
-        logits = network(part.to(first.device).to(first.dtype) / 255)
-        check_logits(logits, len(part))
+    for start in range(0, len(split), BATCH):
+        x = split.pixels(slice(start, start + BATCH), device_of(network)[1])
+        logits = logits_of(network, x, BATCH)
+        check_logits(logits, len(x))
         confidence, label = logits.softmax(1).max(1)
         labels.append(label.cpu())
         confidences.append(confidence.float().cpu())

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from poise.attacks.attack import Attack
 from poise.core.distributed import ALONE, World
 from poise.core.errors import InputError
+from poise.core.exact import exact
 from poise.core.modes import evaluating
 from poise.data.dataset import Split
 from poise.evaluation.predictions import attacked, device_of
@@ -95,7 +96,7 @@ class Watch:
     @torch.no_grad()
     def see(self, x: Tensor) -> None:
         """Ask the experts about the next images [B, C, H, W]."""
-        with evaluating(self.model):
+        with evaluating(self.model), exact(x.device):
             if isinstance(self.model, CollaborationModule):
                 each, evaluator = self.model.all_heads(x)
                 confidences = self.model.confidences(each, evaluator)

@@ -33,6 +33,14 @@ def _batches(model: nn.Module, split: Split, batch_size: int) -> Iterator[tuple[
 
 
 @torch.no_grad()
+def logits_of(model: nn.Module, images: Tensor, batch_size: int = 256) -> Tensor:
+    """Logits [N, C] of images [N, ...] in [0, 1], in evaluating mode and exact arithmetic, on the model's device."""
+    device, dtype = device_of(model)
+    with crafting(model, "evaluating"), exact(device):
+        return torch.cat([model(part.to(device, dtype)) for part in images.split(batch_size)])
+
+
+@torch.no_grad()
 def predict(model: nn.Module, split: Split, batch_size: int = 256, world: World = ALONE) -> Tensor:
     """Predicted labels on the natural images [N], int64, on the CPU; the ranks of `world`, which all call this, share the work.
 

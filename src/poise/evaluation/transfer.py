@@ -18,10 +18,9 @@ from torch import Tensor, nn
 from poise.attacks.attack import Attack
 from poise.attacks.saved import AdversarialSet
 from poise.core.errors import DataError, InputError
-from poise.core.modes import crafting
 from poise.core.settings import to_json
 from poise.data.dataset import Split
-from poise.evaluation.predictions import Advance, attacked, device_of
+from poise.evaluation.predictions import Advance, attacked, logits_of
 from poise.evaluation.protocol import digest_of
 
 WHOLE = 10_000
@@ -82,10 +81,7 @@ def _kept(path: Path, surrogate: nn.Module, split: Split, attack: Attack, seed: 
 
 def survived(kept: AdversarialSet, target: nn.Module, batch_size: int = 256) -> Tensor:
     """Which examples [N], bool, the target gets right, on the CPU."""
-    device, dtype = device_of(target)
-    with crafting(target, "evaluating"), torch.no_grad():
-        predicted = [target(part.to(device, dtype)).argmax(1).cpu() for part in kept.x_adv.split(batch_size)]
-    return torch.cat(predicted) == kept.labels
+    return logits_of(target, kept.x_adv, batch_size).argmax(1).cpu() == kept.labels
 
 
 def published_ids(count: int = 1000) -> list[int]:

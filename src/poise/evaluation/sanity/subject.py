@@ -17,6 +17,7 @@ from poise.core.errors import InputError
 from poise.core.modes import crafting
 from poise.core.seeds import Draw, key_of
 from poise.core.settings import PositiveCount, Settings, UnitInterval, settings, to_json
+from poise.evaluation.predictions import logits_of
 from poise.losses import Divergence
 from poise.threats import L2, Linf, Threat
 
@@ -96,8 +97,7 @@ class Subject:
 
     def logits(self, x: Tensor, batch_size: int = BATCH) -> Tensor:
         """Logits [N, C] in evaluating mode, without a graph."""
-        with crafting(self.model, "evaluating"), torch.no_grad():
-            return torch.cat([self.model(part) for part in x.split(batch_size)])
+        return logits_of(self.model, x, batch_size)
 
     def gradient(self, loss: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
         """d loss(logits, y) / dx [N, ...] in evaluating mode; zero where the network cuts the graph."""
