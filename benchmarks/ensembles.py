@@ -26,7 +26,7 @@ from poise.core.settings import to_json
 from poise.data.digits import FOLDS
 from poise.engine.runs import Run
 from poise.evaluation import Protocol, make_set, soe_benchmark, soe_transfer
-from poise.evaluation.protocol import digest_of
+from poise.evaluation.digests import digest_of
 from poise.recipes.digits import THREAT
 from poise.recipes.ensembles_digits import BENCHMARK, HELD_OUT
 from poise.reports.statistics import NATURAL, WORST

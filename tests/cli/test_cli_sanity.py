@@ -10,7 +10,9 @@ from poise.attacks import PGD
 from poise.core.verdicts import Verdict
 from poise.engine import Run, train
 from poise.engine.evaluations import save_adversarial
+from poise.engine.inspections import _claims
 from poise.evaluation import Protocol
+from poise.evaluation.digests import digest_of
 from poise.recipes import experiment
 from poise.threats import Linf
 
@@ -53,6 +55,13 @@ def test_a_run_gets_its_verdict_beside_its_records(run, poise):
     again, _, _ = poise("sanity", run.path, "--checkpoint", "last", *CHEAP)
     assert again == status
     assert Verdict.read(path).findings == verdict.findings
+
+
+def test_only_what_was_saved_of_these_very_weights_is_held_against_them(run):
+    """Selected weights move on while a run trains, and images saved of them keep the checkpoint's name."""
+    split = run.experiment.data.load().test.first(20)
+    assert [name for name, _ in _claims(run, digest_of(run.network("last")), split)] == ["saved PGD-2"]
+    assert list(_claims(run, "of other weights", split)) == []
 
 
 def test_a_flaw_is_exit_status_one_and_goes_to_a_file_of_your_own(run, poise, tmp_path):

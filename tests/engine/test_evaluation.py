@@ -33,6 +33,7 @@ from poise.engine.progress import Progress
 from poise.evaluation import Protocol, evaluate, standard, strict
 from poise.evaluation.predictions import predict, predict_under
 from poise.models import DigitsCNN
+from poise.reports import read_runs, table
 from poise.threats import L2, Linf, Threat
 
 NETWORK_FILE = """
@@ -174,7 +175,20 @@ def test_a_users_own_checkpoint_is_evaluated_whatever_it_is_wrapped_in(own_code:
     assert record.natural == own_code.network(split.pixels()).argmax(1).tolist()
     assert record.natural_accuracy > 0.8
     assert record.accuracy("PGD-2") < record.natural_accuracy
-    assert (record.model, record.checkpoint) == ("mine", str(path))
+    assert (record.model, record.checkpoint, record.group, record.notes["weights"]) == ("mine", "file", str(path), str(path))
+
+
+def test_own_checkpoints_are_compared_with_each_other(own_code: SimpleNamespace) -> None:
+    """Also where their files have one name."""
+    records = []
+    for folder in ("one", "two"):
+        path = own_code.folder / folder / "mine.pt"
+        path.parent.mkdir()
+        torch.save(own_code.network.state_dict(), path)
+        records.append(evaluate_weights(path, "my_net_of_test:build", "Digits", own_code.protocol, path.with_name("out.json")))
+    shown = table(read_runs(records))
+    assert len({row.block for row in shown.rows}) == 1
+    assert len({row.label for row in shown.rows}) == len(shown.rows) == 2
 
 
 @pytest.mark.parametrize(

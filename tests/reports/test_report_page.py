@@ -62,7 +62,7 @@ def test_the_page_is_whole_and_loads_nothing(make_record, make_run, tmp_path):
 
 
 def test_hostile_names_are_shown_and_not_run(make_record, make_run, tmp_path):
-    notes = {"findings": [{"seen": HOSTILE, "means": HOSTILE, "next": HOSTILE}], "published": {"table": HOSTILE, "columns": {HOSTILE: 1.0}}}
+    notes = {"published": {"table": HOSTILE, "columns": {HOSTILE: 1.0}}}
     record = make_record(
         model=HOSTILE, run=HOSTILE, group=HOSTILE, classes=[HOSTILE] * 4, device=HOSTILE, notes=notes, attacks={HOSTILE: [1]}
     )
@@ -74,15 +74,13 @@ def test_hostile_names_are_shown_and_not_run(make_record, make_run, tmp_path):
     assert "{{ 7*7 }}" in text
 
 
-def test_findings_are_shown_once_with_the_runs_they_concern(make_record, make_run, tmp_path):
-    notes = {"findings": [{"seen": "It overfits.", "means": "Late epochs are worse.", "next": "Select on held-out images."}]}
-    make_run(make_record(seed=0, notes=notes))
-    folder = make_run(make_record(seed=1, notes=notes))
+def test_a_run_without_a_record_is_named_with_the_command_that_makes_one(make_record, make_run, tmp_path):
+    folder = make_run(make_record(seed=1))
     waiting = make_run(make_record(seed=2))
     (waiting / "records" / "selected.json").unlink()
     text = write_report(folder.parent, tmp_path / "page.html").read_text()
-    assert text.count("It overfits.") == 1 and "TRADES-0 (selected), TRADES-1 (selected)" in text
-    assert "TRADES-2 has no evaluation record yet" in text
+    assert "TRADES-2 has no evaluation record yet" in text and f"poise evaluate {waiting}" in text
+    assert "TRADES-1 has no evaluation record yet" not in text
 
 
 def test_only_intervals_that_exclude_zero_are_called_proven(make_record, make_run):

@@ -178,9 +178,9 @@ def _related(sources: dict[str, Run], judged: dict[str, Run], checkpoint: str) -
 
 
 def _images(test: Split, subset: bool, first: int | None) -> Split:
-    from poise.evaluation import published_subset
+    from poise.evaluation.subsets import WHOLE, published_subset
 
-    images = published_subset(test) if subset and len(test) == 10_000 else test
+    images = published_subset(test) if subset and len(test) == WHOLE else test
     return images if first is None else images.first(first)
 
 

@@ -34,8 +34,9 @@ from poise.engine.runs import Run
 from poise.engine.signals import stop_requested
 from poise.evaluation.columns import Searching, Watch
 from poise.evaluation.corruption import evaluate_corruptions
+from poise.evaluation.digests import digest_of, digest_of_images
 from poise.evaluation.predictions import Advance, accuracy, attacked, device_of, predict
-from poise.evaluation.protocol import Protocol, digest_of, digest_of_images, evaluate, gallery
+from poise.evaluation.protocol import Protocol, evaluate, gallery
 
 KEPT = "{} is there already, of the same weights, images and attacks; to evaluate anew: poise evaluate --again"
 
@@ -266,6 +267,7 @@ def save_adversarial(
     x_adv, predicted = (torch.cat(column) for column in zip(*batches, strict=True))
     robust = accuracy(predicted, split)
     facts = {"attack": to_json(attack), "run": run.name, "checkpoint": which, "seed": seed, "natural": natural, "robust": robust}
+    facts["weights"] = digest_of(network)
     tensors = {"x_adv": x_adv, "y": split.labels, "predicted": predicted, "ids": split.ids}
     write_tensors(path.with_suffix(""), tensors, facts)
     return natural, robust, len(split)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from poise.attacks import Attack
-from poise.core.errors import CheckpointError
+from poise.core.errors import CheckpointError, SettingsError
 from poise.core.records import check_writable
 from poise.core.settings import from_json, to_json
 from poise.core.verdicts import Verdict
@@ -21,6 +21,7 @@ from poise.engine.experiment import Experiment
 from poise.engine.own_weights import data_named, network_of
 from poise.engine.progress import Progress
 from poise.engine.runs import Run
+from poise.evaluation.digests import digest_of
 from poise.evaluation.sanity import CHECKS, Claim, Effort, inspect
 from poise.losses import Divergence
 from poise.threats import Linf, Threat
@@ -54,8 +55,9 @@ def inspect_run(
     experiment, progress = run.experiment, progress or Progress()
     data = experiment.data.load(data_dir)
     split = data.test.first(min(first, len(data.test)))
+    network = run.network(which)
     verdict = _inspected(
-        run.network(which),
+        network,
         data,
         split,
         threat or threat_of(experiment),
@@ -64,7 +66,7 @@ def inspect_run(
         f"{experiment.name} ({which})",
         seed=seed,
         effort=effort,
-        claims=dict(_claims(run, which, split)),
+        claims=dict(_claims(run, digest_of(network), split)),
         surrogates={other.name: other.network() for other in surrogates},
         divergences=divergences_of(to_json(experiment.method)),
         named=experiment.title or experiment.name,
@@ -152,16 +154,16 @@ def _parts(settings: object) -> Iterator[Mapping[str, Any]]:
         yield from _parts(item)
 
 
-def _claims(run: Run, which: str, split: Split) -> Iterator[tuple[str, Claim]]:
-    """What was saved of these weights by `save_adversarial`, as far as it covers the images of the split."""
+def _claims(run: Run, weights: str, split: Split) -> Iterator[tuple[str, Claim]]:
+    """What `save_adversarial` saved of the weights of this digest, as far as it covers the images of the split."""
     for file in sorted((run.path / "adversarial").glob("*.safetensors")):
         try:
             tensors, facts = read_tensors(file.with_suffix(""))
             threat = from_json(Attack, facts["attack"]).threat  # type: ignore[type-abstract]
-        except (CheckpointError, KeyError):
+        except (CheckpointError, SettingsError, KeyError):  # SettingsError: an attack of the user's own that was not imported
             continue
         place = {number: row for row, number in enumerate(tensors["ids"].tolist())}
         rows = [place.get(number, -1) for number in split.ids.tolist()]
-        if facts.get("checkpoint") == which and min(rows) >= 0:
+        if facts.get("weights") == weights and min(rows) >= 0:
             accuracy = float((tensors["predicted"][rows] == split.labels.cpu()).double().mean())
             yield f"saved {file.stem}", Claim(tensors["x_adv"][rows], accuracy, threat)

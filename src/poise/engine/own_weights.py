@@ -122,7 +122,8 @@ def corrupt_weights(
 
 def _about(weights: Path, out: Path, data: Data) -> dict[str, Any]:
     """What a record says of these weights, where it goes, and where its evaluation keeps what is finished."""
-    facts = {"checkpoint": str(weights), "group": weights.stem, "notes": {"data": list(data.notes)}}
+    notes = {"data": list(data.notes), "weights": str(weights)}
+    facts = {"checkpoint": "file", "group": str(weights), "notes": notes}  # one word for all files: reports compare within a checkpoint
     return {"named": weights.stem, "journal": journal_of(out), "out": out, **facts}
 
 

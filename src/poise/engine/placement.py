@@ -117,11 +117,9 @@ def check_shares(placement: Placement, method: Method, feeds: Mapping[str, Feed]
                 f"learner {name!r}: microbatch = {microbatch}: must be none with statistics = 'synchronised', which are of whole batches"
             )
     for name, feed in feeds.items():
-        stream, left = feed.stream, len(feed.split) % feed.stream.batch_size
-        smallest = left if left and not stream.drop_last and stream.extra is None else stream.batch_size
-        if smallest < feed.world:
+        if feed.smallest < feed.world:
             raise SettingsError(
-                f"batch_size = {stream.batch_size}: the last batch of {name!r} has {smallest} images for {feed.world} ranks"
+                f"batch_size = {feed.stream.batch_size}: the last batch of {name!r} has {feed.smallest} images for {feed.world} ranks"
             )
 
 

@@ -44,7 +44,8 @@ class Run:
             write_text(self.path / "run.json", json.dumps({**identity, **about}, indent=1))
             write_text(self.path / "experiment.json", settings)
         except StorageError:
-            (self.path / "run.json").unlink(missing_ok=True)
+            for name in ("run.json", ".lock"):
+                (self.path / name).unlink(missing_ok=True)
             with contextlib.suppress(OSError):
                 self.path.rmdir()
             raise

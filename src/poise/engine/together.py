@@ -15,7 +15,7 @@ from poise.engine.progress import Progress
 from poise.engine.runs import Run
 from poise.evaluation import Protocol, evaluate
 from poise.evaluation.columns import Searching
-from poise.evaluation.protocol import digest_of_images
+from poise.evaluation.digests import digest_of_images
 from poise.models import EnsembleModule
 from poise.models.ensemble import Output
 

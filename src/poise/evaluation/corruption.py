@@ -17,9 +17,10 @@ from poise.core.version import __version__
 from poise.data.corruptions import CORRUPTIONS, SEVERITIES, corrupted
 from poise.data.dataset import Data, Split
 from poise.evaluation.columns import Watch
+from poise.evaluation.digests import digest_of, digest_of_images
 from poise.evaluation.journal import Journal
 from poise.evaluation.predictions import accuracy, predict
-from poise.evaluation.protocol import about_record, digest_of, digest_of_images, finish
+from poise.evaluation.protocol import about_record, finish
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import platform
 import time
 from collections.abc import Callable
@@ -24,9 +23,11 @@ from poise.core.settings import PositiveCount, Settings, settings, to_json
 from poise.core.version import __version__
 from poise.data.dataset import Data, Split
 from poise.evaluation.columns import Searching, Watch, columns_of
+from poise.evaluation.digests import digest_of, digest_of_images
 from poise.evaluation.experts import natural_notes
 from poise.evaluation.journal import Journal
 from poise.evaluation.predictions import attacked, device_of, predict
+from poise.evaluation.subsets import WHOLE, published_subset
 
 
 @settings
@@ -67,8 +68,6 @@ class Protocol(Settings):
 
     def images(self, split: Split) -> Split:
         """The images that are evaluated. Raises: InputError for more than there are."""
-        from poise.evaluation.transfer import WHOLE, published_subset  # it needs this module's digests
-
         if self.first is None:
             return split
         if self.chosen == "first":
@@ -77,8 +76,6 @@ class Protocol(Settings):
 
     def instead(self, split: Split) -> str:
         """A sentence where `images` cannot be those that the protocol's paper chose; else empty."""
-        from poise.evaluation.transfer import WHOLE
-
         if self.first is None or self.chosen == "first" or len(split) == WHOLE:
             return ""
         count = min(self.first, len(split))
@@ -194,23 +191,6 @@ def gallery(model: nn.Module, split: Split, attack: Attack, *, seed: int = 0, co
         "adversarial": plain(adversarial),
         "attack": np.array(attack.name),
     }
-
-
-def digest_of(model: nn.Module) -> str:
-    """SHA-256 over the names, shapes and bytes of all weights and buffers."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())  # bytes: numpy has no bfloat16
-    return digest.hexdigest()
-
-
-def digest_of_images(split: Split) -> str:
-    """SHA-256 over shapes, pixels, labels and numbers of the images."""
-    digest = hashlib.sha256(str(list(split.images.shape)).encode())
-    for tensor in (split.images, split.labels, split.ids):
-        digest.update(tensor.cpu().contiguous().numpy().data)
-    return digest.hexdigest()
 
 
 def device_name(device: torch.device) -> str:

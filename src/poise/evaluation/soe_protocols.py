@@ -16,7 +16,7 @@ from poise.attacks.transfer import SurrogateAttack
 from poise.attacks.transfer import soe_transfer as surrogate_attacks
 from poise.core.errors import SettingsError
 from poise.evaluation.protocol import Protocol
-from poise.evaluation.transfer import published_ids
+from poise.evaluation.subsets import published_ids
 from poise.threats import Linf, Threat
 
 LAMBDAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +19,8 @@ from poise.attacks.saved import AdversarialSet
 from poise.core.errors import DataError, InputError
 from poise.core.settings import to_json
 from poise.data.dataset import Split
+from poise.evaluation.digests import digest_of
 from poise.evaluation.predictions import Advance, attacked, logits_of
-from poise.evaluation.protocol import digest_of
-
-WHOLE = 10_000
-"""How many test images the published subset is drawn from."""
 
 
 def make_set(
@@ -82,21 +78,6 @@ def _kept(path: Path, surrogate: nn.Module, split: Split, attack: Attack, seed: 
 def survived(kept: AdversarialSet, target: nn.Module, batch_size: int = 256) -> Tensor:
     """Which examples [N], bool, the target gets right, on the CPU."""
     return logits_of(target, kept.x_adv, batch_size).argmax(1).cpu() == kept.labels
-
-
-def published_ids(count: int = 1000) -> list[int]:
-    """Numbers of the CIFAR-10 test images that DVERGE and Synergy-of-Experts evaluate on, by Python's generator of seed 0."""
-    return random.Random(0).sample(range(WHOLE), count)
-
-
-def published_subset(split: Split, count: int = 1000) -> Split:
-    """The images of `published_ids`, in their order, whether or not a network is right on them.
-
-    Raises: InputError for a split of another length than 10,000.
-    """
-    if len(split) != WHOLE:
-        raise InputError(f"the published subset is one of {WHOLE:,} test images; the split has {len(split)}")
-    return split.subset(torch.tensor(published_ids(count)))
 
 
 @dataclass(frozen=True)

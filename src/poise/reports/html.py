@@ -63,7 +63,7 @@ def render(runs: Sequence[Run], title: str | None = None, checkpoints: Checkpoin
         scatter=tradeoff(results, places),
         classes=class_panels(groups, places, labels),
         galleries=_galleries(runs, labels),
-        findings=_findings(runs),
+        waiting=[run.path for run in runs if not run.records],
         verdicts=verdict_sections(runs, labels),
         runs=[_about(run, labels, places) for run in runs],
     )
@@ -153,26 +153,6 @@ def _galleries(runs: Sequence[Run], labels: Mapping[str, str]) -> list[tuple[str
             title = f"{labels.get(group_of(run), run.name)}, seed {record.seed}, {which} checkpoint"
             galleries.append((title, read_gallery(run.gallery, record.classes)))
     return galleries
-
-
-def _findings(runs: Sequence[Run]) -> list[dict[str, str]]:
-    """What the runs' records warn of, each warning once, with the runs that it concerns."""
-    found: dict[tuple[str, str, str], list[str]] = {}
-    for run in runs:
-        for record in run.records.values():
-            findings = record.notes.get("findings")
-            for finding in findings if isinstance(findings, list) else []:
-                if isinstance(finding, Mapping):
-                    key = (str(finding.get("seen", "")), str(finding.get("means", "")), str(finding.get("next", "")))
-                    where = f"{run.path.name} ({record.checkpoint})"
-                    found.setdefault(key, [])
-                    found[key] += [where] if where not in found[key] else []
-    for run in runs:
-        if not run.records:
-            found[(f"{run.path.name} has no evaluation record yet", "It is not in the table.", f"poise evaluate {run.path}")] = [
-                run.path.name
-            ]
-    return [{"seen": seen, "means": means, "next": then, "runs": ", ".join(where)} for (seen, means, then), where in found.items()]
 
 
 def _about(run: Run, labels: Mapping[str, str], places: Mapping[str, int]) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from poise.core.seeds import key_of
 from poise.core.settings import to_json
 from poise.core.verdicts import Finding, Verdict
 from poise.core.version import __version__
-from poise.evaluation.protocol import device_name, digest_of
+from poise.evaluation.digests import digest_of
+from poise.evaluation.protocol import device_name
 from poise.evaluation.sanity import forward_checks, gradient_checks, strength_checks
 from poise.evaluation.sanity.subject import Claim, Effort, Subject, share
 from poise.losses import Divergence
