@@ -135,7 +135,8 @@ def evaluate(
         dataclasses.replace(column, notes=column.notes | attack.facts(model))
         for column, attack in zip(attacks, protocol.attacks, strict=True)
     ]
-    made = EvaluationRecord(**record, attacks=attacks, seconds=time.perf_counter() - clock)
+    seconds = max(time.perf_counter() - clock, sum(column.seconds for column in attacks))  # some may be of an earlier session
+    made = EvaluationRecord(**record, attacks=attacks, seconds=seconds)
     finish(made, out, kept, world)
     return made
 
