@@ -80,7 +80,8 @@ class Diversified(Objective[Distilled]):
 class DVERGE(Method):
     """The members of an ensemble, each a learner of its own. `Experiment.model` is an Ensemble, `Experiment.initial` a trained one if any.
 
-    Each epoch distils the features of one layer, drawn at random. All experts distil first, then each takes its step.
+    Each epoch distils the features of one layer, drawn at random. All experts distil first, then each takes its step. Its steps are not
+    compiled, whatever `Experiment.compile` says: their objectives are made anew each time.
     """
 
     transparent = "policy"
