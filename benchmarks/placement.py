@@ -33,7 +33,7 @@ from poise.engine.placement import PlacementName, placed
 from poise.engine.ranks import whole_state
 from poise.learners import EMA, SGD, Learner, Policy
 from poise.methods import Generalist, Joint, Method
-from poise.models import DigitsCNN, Network, ResNet20
+from poise.models import DigitsCNN, Network, ResNet18
 from poise.objectives import AT, NT, TRADES
 
 
@@ -50,7 +50,7 @@ class Setting:
     every: int = 1
 
 
-FULL = Setting("ResNet-20, batch 32, 24 epochs of 2 steps", ResNet20(), 32, 32, 24, 2)
+FULL = Setting("ResNet-18, batch 8, 24 epochs of 1 step", ResNet18(), 8, 32, 24, 1)
 QUICK = Setting("DigitsCNN, batch 4, 8x8 images, 6 epochs of 1 step", DigitsCNN(), 4, 8, 6, 1)
 ROBUST = Policy(objective=AT(), optimizer=SGD(learning_rate=0.01, weight_decay=3.5e-3), augmentation=CropFlip())
 NATURAL = replace(ROBUST, objective=NT(), optimizer=SGD(learning_rate=0.1))
@@ -128,9 +128,10 @@ class Trainer:
 
         self.learners = self.placement.local(method.learners(build))
 
-    def __call__(self) -> None:
+    def __call__(self, epochs: int | None = None) -> None:
+        """The whole schedule, or its first `epochs`."""
         method, setting, learners = self.contender.method, self.setting, self.learners
-        for step in range(setting.epochs * setting.batches):
+        for step in range((epochs or setting.epochs) * setting.batches):
             now = Now(step // setting.batches + 1, step, setting.epochs, setting.batches, 0)
             opens = isinstance(method, Generalist) and method._redistributes(now, "epoch_start")
             self._doing("a step that redistributes" if opens else "any other step")
@@ -166,13 +167,13 @@ def serve(rank: int, folder: Path, quick: bool, rounds: int) -> None:
     found: dict[str, Any] = {"seconds": {}, "sent": {}}
     chosen = contenders(setting)
     trainers = {name: Trainer(each, setting, both if each.processes == 2 else ALONE, None) for name, each in chosen.items()}
-    for number in range(-1, rounds):  # the first one warms up
+    for number in range(-1, rounds):  # the first one warms up, by two epochs
         for name in list(chosen)[:: 1 if number % 2 == 0 else -1]:
             trainers[name].prepare()
             dist.barrier()
             begun = time.perf_counter()
             if rank == 0 or chosen[name].processes == 2:
-                trainers[name]()
+                trainers[name](2 if number < 0 else None)
             dist.barrier()
             if number >= 0:
                 found["seconds"].setdefault(name, []).append(time.perf_counter() - begun)

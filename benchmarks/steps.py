@@ -57,6 +57,8 @@ SETTINGS = (
     Setting("ResNet-18, batch 4", ResNet18(), 4),
     Setting("ResNet-18, batch 16", ResNet18(), 16, methods=("AT",)),
 )
+MOST = 1.17
+"""Times an AT epoch that Generalist's may take."""
 QUICK = (Setting("ResNet-20 of width 4, 8x8, batch 4", ResNet20(width=4), 4, 8),)
 
 Step = Callable[[], object]
@@ -170,7 +172,8 @@ def epochs(setting: Setting, rounds: int, batches: int = 4) -> list[str]:
         for name, seconds in timed.items():
             totals[name] = [total + more for total, more in zip(totals[name], seconds, strict=True)]
     cells = [Figure.of(totals[name]).text(2) for name in ("Generalist", "AT")]
-    return [setting.title, *cells, ratio(totals["Generalist"], totals["AT"]).text(3), "1.130"]
+    over = ratio(totals["Generalist"], totals["AT"])
+    return [setting.title, *cells, over.text(3), "1.130", "yes" if over.median <= MOST else "NO"]
 
 
 def main(quick: bool, rounds: int) -> str:
@@ -179,7 +182,7 @@ def main(quick: bool, rounds: int) -> str:
     measured = [steps_of(setting, rounds) for setting in settings]
     steps = ["method", "Poise, ms", "straightforward, ms", "times faster", "floor, forwards", "share of floor, %"]
     memory = ["method", "Poise, MiB", "straightforward, MiB", "times less"]
-    epoch = ["network", "Generalist, s", "AT, s", "ratio", "26/23"]
+    epoch = ["network", "Generalist, s", "AT, s", "ratio", "26/23", f"at most {MOST}"]
     sections = {
         "Seconds per step": table(steps, [row for rows, _ in measured for row in rows])
         + "\n\nThe floor is a count of forwards without graph, timed in the same rounds and modes (folded in evaluating mode)."
@@ -187,6 +190,6 @@ def main(quick: bool, rounds: int) -> str:
         "Peak of tensors allocated during a step": table(memory, [row for _, rows in measured for row in rows])
         + "\n\nBeyond what is there before the step: weights, momentum, averages, images, the last gradients; see `measuring.peak_bytes`.",
         "A Generalist epoch beside an AT epoch": table(epoch, [epochs(setting, rounds) for setting in settings if not setting.methods])
-        + "\n\nFour batches with augmentation, averages, and one redistribution; the steps alternate. Must hold: at most 1.17.",
+        + "\n\nFour batches with augmentation, averages, and one redistribution; the steps alternate.",
     }
     return page("Training steps against straightforward ones", "python -m benchmarks steps", sections)
