@@ -91,7 +91,7 @@ def test_the_front_page_names_every_verb_and_the_version_is_printed(poise: Poise
 def test_train_leaves_a_run_folder_with_both_records(run: Path) -> None:
     assert {path.name for path in run.iterdir()} == {".lock", "experiment.json", "run.json", "metrics.jsonl", "checkpoints", "records"}
     records = {path.name for path in (run / "records").iterdir()}
-    assert records == {"selected.json", "last.json", "gallery-selected.npz"}
+    assert records == {"selected.json", "last.json", "gallery-selected.npz", "gallery-last.npz"}
     assert EvaluationRecord.read(run / "records" / "last.json").attack_names == ["PGD-2"]
 
 
@@ -215,16 +215,16 @@ def test_seeds_are_run_and_on_the_second_call_gone_on_with(poise: Poise, tmp_pat
     shutil.rmtree(tmp_path / "many" / "seed-1")  # as if it had been killed before it came to this seed
     assert poise("train", "--resume", tmp_path / "many", "--no-evaluate")[0] == 0
     assert json.loads((tmp_path / "many" / "seed-1" / "run.json").read_text())["group"] == about[1]["group"]
-    plan = (tmp_path / "many" / "seeds.json").read_bytes()
+    plan = (tmp_path / "many" / ".seeds.json").read_bytes()
     status, _, err = poise(*command, 2, "epochs=1")
     assert status == 2
     assert "was started with other settings" in err
-    assert (tmp_path / "many" / "seeds.json").read_bytes() == plan
+    assert (tmp_path / "many" / ".seeds.json").read_bytes() == plan
     for more in (("--seeds", 3), ("--quick",), ("--out", tmp_path / "x")):
         status, _, err = poise("train", "--resume", tmp_path / "many", *more)
         assert (status, "--resume takes settings, seeds and place from the folder" in " ".join(err.split())) == (2, True)
-    (tmp_path / "many" / "seeds.json").write_text("{")
-    assert "seeds.json is damaged" in "".join(poise("train", "--resume", tmp_path / "many")[2].splitlines())
+    (tmp_path / "many" / ".seeds.json").write_text("{")
+    assert ".seeds.json is damaged" in "".join(poise("train", "--resume", tmp_path / "many")[2].splitlines())
 
 
 def test_a_page_beside_the_runs_is_no_run(poise: Poise, run: Path, tmp_path: Path) -> None:
@@ -234,6 +234,15 @@ def test_a_page_beside_the_runs_is_no_run(poise: Poise, run: Path, tmp_path: Pat
     for _ in range(2):
         status, _, err = poise("report", *sorted((tmp_path / "runs").iterdir()))
         assert (status, (tmp_path / "runs" / "report.html").exists()) == (0, True), err
+
+
+def test_a_refused_command_does_not_hold_the_folder_of_its_seeds(poise: Poise, tmp_path: Path) -> None:
+    command = ("train", "nt_digits", "--quick", *SMALL, "--out", tmp_path / "many", "--no-evaluate", "--seeds", 1)
+    assert poise(*command, "protocol.first=100000")[0] == 2
+    assert poise(*command)[0] == 0
+    (tmp_path / "many" / ".seeds.json").unlink()  # as earlier versions left it
+    assert poise("train", "--resume", tmp_path / "many", "--no-evaluate")[0] == 0
+    assert [path.name for path in (tmp_path / "many").glob("*")] == ["seed-0"], "what `poise report many/*` is given"
 
 
 def test_a_users_objective_is_one_file_and_a_resume_without_it_says_so(

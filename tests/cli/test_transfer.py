@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -164,6 +165,10 @@ def test_surrogates_that_are_not_held_out_or_trained_adversarially_are_named(poi
     )
     status, _, err = poise("transfer", begun.path, wide.path, *sources, "--out", tmp_path / "t", "--no-sgm")
     assert status == 2
+    same_name = Path(shutil.copytree(begun.path, tmp_path / "elsewhere" / "wide"))
+    status, _, said = poise("transfer", same_name, wide.path, *sources, "--out", tmp_path / "t", "--no-sgm")
+    assert status == 2
+    assert "elsewhere/wide within Linf 0.1" in " ".join(said.split())
     each = "begun within Linf 0.1, wide within Linf 0.3"
     assert f"the targets are not all evaluated within one Linf epsilon ({each}); name one with --epsilon" in " ".join(err.split())
 

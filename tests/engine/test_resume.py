@@ -203,11 +203,19 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path: Path, tiny_experiment
     assert fingerprint_of(resume(run.path)) == before
 
 
-def test_the_checkpoints_of_another_version_are_refused_in_a_sentence(tmp_path: Path, tiny_experiment: Tiny) -> None:
+@pytest.mark.parametrize("finished", [True, False])
+def test_the_checkpoints_of_another_version_are_refused_in_a_sentence_unless_nothing_is_left_to_do(
+    tmp_path: Path, tiny_experiment: Tiny, finished: bool
+) -> None:
     run = train(tiny_experiment(), tmp_path / "run")
     for path in run.states():
         tensors, facts = read_tensors(path)
         write_tensors(path, tensors, {name: value for name, value in facts.items() if name not in ("state", "format", "sha256")})
+    if finished:
+        assert resume(run.path) == run
+        return
+    for file in (run.path / "checkpoints").glob("last.*"):
+        file.unlink()
     with pytest.raises(CheckpointError, match="begun by another version of Poise"):
         resume(run.path)
 

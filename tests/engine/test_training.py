@@ -203,8 +203,8 @@ def test_float64_trains_evaluates_and_deploys_float64(tmp_path: Path, tiny_exper
 def test_a_short_last_batch_counts_for_its_images_only() -> None:
     meters = Meters()
     for losses in torch.arange(10.0, dtype=torch.float64).split(4):
-        meters.add({"loss": losses.mean()}, len(losses))
-    assert meters.means() == {"loss": pytest.approx(4.5)}
+        meters.add({"loss/net/natural": losses.mean(), "loss/other/robust": losses.sum()}, {"net": len(losses), "other": 1})
+    assert meters.means() == {"loss/net/natural": pytest.approx(4.5), "loss/other/robust": pytest.approx(45 / 3)}
 
 
 def test_a_rank_takes_back_the_sums_of_its_own_learners_only(tmp_path: Path, tiny_experiment: Tiny) -> None:
@@ -216,7 +216,11 @@ def test_a_rank_takes_back_the_sums_of_its_own_learners_only(tmp_path: Path, tin
     state |= {f"meter/{name}": torch.ones(()) for name in names}
     for learner in ("natural", "robust"):
         training.placement = Placement(ALONE, {learner: ALONE}, True, {"natural": 1, "robust": 1})
-        restore(training, state, {"step": 1, "meter_images": 1, "best": {}, "placements": [training.placement.facts], "state": STATE})
+        restore(
+            training,
+            state,
+            {"step": 1, "meter_images": dict.fromkeys(names, 1), "best": {}, "placements": [training.placement.facts], "state": STATE},
+        )
         assert set(training.meters.sums) == {name for name in names if name.split("/")[1] == learner}
 
 

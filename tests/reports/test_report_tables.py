@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from poise.core.errors import RunError
+from poise.core.records import EvaluationRecord
 from poise.reports import read_runs, table, to_csv, to_latex, to_markdown, to_terminal
 from poise.reports.collect import Run
+from poise.reports.plots import _per_class
 
 HOSTILE = r"a_b & 50% $x$ #1 {y} ~^\z <script>alert(1)</script> | *w*"
 
@@ -156,11 +158,22 @@ def test_each_whole_transfer_protocol_is_a_column_beside_what_else_the_run_was_a
     assert {"soe-transfer-3", "soe-transfer-30"}.isdisjoint(each.label for each in shown.columns)
 
 
+def both(runs: list[Run]) -> dict[str, EvaluationRecord]:
+    """The records of two runs as if they were of one."""
+    first = runs[0].records["selected"]
+    return {
+        run.name: dataclasses.replace(run.records["selected"], run=first.run, group=first.group, model_digest=first.model_digest)
+        for run in runs
+    }
+
+
 def test_transfer_protocols_of_other_images_are_columns_of_their_own(make_record, tmp_path):
     runs = [
         Run(tmp_path, name, {}, records={"selected": make_record(model=name, protocol="soe-transfer-3-0.03", attacks=SETS, settings=each)})
         for name, each in (("x", shown_images()), ("y", {**shown_images(), "digest": "other"}))
     ]
+    together = table([Run(tmp_path, "x", {}, records=both(runs))])
+    assert [cell.value for cell in together.rows[0].cells if cell.value is not None][-3:-1] == [70.0, 70.0], "one run, two sets"
     shown = table(runs)
     labels = ("soe-transfer-3-0.03 [images 1]", "soe-transfer-3-0.03 [images 2]")
     assert [[cell.value for cell in cells(shown, row, *labels)] for row in (0, 1)] == [[70.0, None], [None, 70.0]]
@@ -191,8 +204,28 @@ def test_published_numbers_stand_only_beside_measurements_of_their_epsilon(make_
 
 def test_no_published_row_stands_beside_what_was_measured_on_other_data(make_record, tmp_path):
     paper = {"table": "T", "columns": ["natural"], "values": [90.0], "spread": [], "runs": None}
-    run = Run(tmp_path, "x", {"published": paper}, records={"selected": make_record(notes={"tested_on": "other"})})
+    other = make_record(notes={"tested_on": "other"}, dataset="other", count=44)
+    run = Run(tmp_path, "x", {"published": paper}, records={"selected-on-other": other})
     assert [row.kind for row in table([run]).rows] == ["measured"]
+    for records in ({"selected": make_record(), "other": other}, {"other": other, "selected": make_record()}):
+        shown = table([Run(tmp_path, "x", {"published": paper}, records=records)])
+        assert [(row.kind, row.data.split()[0]) for row in shown.rows if row.data.startswith("Digits")] == [
+            ("measured", "Digits"),
+            ("published", "Digits"),
+        ]
+        assert len(shown.rows) == 3
+
+
+def test_the_bars_of_classes_are_of_one_threat(make_record, tmp_path):
+    def within(epsilon: float) -> dict[str, Any]:
+        return {"type": "PGD", "threat": {"type": "Linf", "epsilon": epsilon}, "steps": 20}
+
+    near = make_record(protocol="own", attacks={"PGD-20": range(8)}, settings=within(0.03))
+    far = make_record(protocol="far", attacks={"PGD-20": range(40)}, settings=within(0.3))
+    shown = table([Run(tmp_path, "x", {}, records={"a": near, "b": far})])
+    (group,) = shown.groups
+    _, worst = _per_class(group, [column for column in shown.columns if column.worst])
+    assert worst.tolist() == [0.8] * 4
 
 
 def test_a_published_row_is_found_in_the_settings_too(make_record, tmp_path):

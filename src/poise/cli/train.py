@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 OTHER = "{} was started with other settings; give another --out, or go on with it: poise train --resume {}"
-SEEDS = "seeds.json"
+SEEDS = ".seeds.json"
 """In the folder of several seeds: how many were asked for, and of what, so that --resume begins those that are not there yet."""
 
 
@@ -68,11 +68,12 @@ def train(
         experiment = override(made, settings or [])
         out = out or Path("runs") / experiment.name
     if experiment is None:
-        runs = [engine.resume(out, imports=digests, **where)]
+        seeded = sorted((path.parent for path in out.glob("seed-*/experiment.json")), key=lambda path: (len(path.name), path.name))
+        runs = [engine.resume(path, imports=digests, **where) for path in seeded or [out]]
     elif seeds is None:
         runs = [engine.train(experiment, out, imports=digests, **where)]
     else:
-        world.led(lambda: _write_plan(out, experiment, seeds))
+        world.led(lambda: _write_plan(out, experiment, seeds, list(digests)))
         runs = []
         for number in range(seeds):
             path, each = out / f"seed-{number}", override(experiment, {"seed": str(number)})
@@ -93,16 +94,16 @@ def train(
         print_table([run.path for run in runs])
 
 
-def _write_plan(folder: Path, experiment: Experiment, seeds: int) -> None:
-    """Raises: RunError where the folder was made for another experiment."""
+def _write_plan(folder: Path, experiment: Experiment, seeds: int, imports: list[str]) -> None:
+    """Raises: RunError where a seed of another experiment was begun in the folder."""
     from poise.core.records import write_text
     from poise.core.settings import to_json
 
-    planned = _plan(folder)
+    planned = _plan(folder) if any(folder.glob("seed-*/experiment.json")) else None
     if planned is not None and planned[0] != experiment:
         raise RunError(OTHER.format(folder, folder))
     most = max(seeds, planned[1] if planned is not None else 0)
-    write_text(folder / SEEDS, json.dumps({"seeds": most, "experiment": to_json(experiment)}, indent=1))
+    write_text(folder / SEEDS, json.dumps({"seeds": most, "imports": imports, "experiment": to_json(experiment)}, indent=1))
 
 
 def _plan(folder: Path) -> tuple[Experiment, int] | None:
@@ -112,11 +113,14 @@ def _plan(folder: Path) -> tuple[Experiment, int] | None:
     """
     from poise.core.settings import from_json
     from poise.engine import Experiment
+    from poise.engine.runs import own_code
 
     if not (folder / SEEDS).is_file():
         return None
     try:
         told = json.loads((folder / SEEDS).read_text())
-        return from_json(Experiment, told["experiment"]), int(told["seeds"])
+        settings, seeds, imports = told["experiment"], int(told["seeds"]), list(told["imports"])
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{folder / SEEDS} is damaged: {error}") from None
+    with own_code(imports):
+        return from_json(Experiment, settings), seeds

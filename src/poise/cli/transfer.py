@@ -68,7 +68,7 @@ def transfer(
     import_files(imports)
     sources = _named(surrogate)
     judged = [Run.open(path) for path in targets]
-    threat = _threat(epsilon, judged)
+    threat = _threat(epsilon, _named(targets))
     chosen = soe_transfer(protocol, threat, compat, residual=sgm)
     if steps is not None:
         chosen = dataclasses.replace(chosen, attacks=tuple(dataclasses.replace(attack, steps=steps) for attack in chosen.attacks))
@@ -124,15 +124,15 @@ def _named(paths: list[Path]) -> dict[str, Run]:
     return {label: Run.open(path) for label, path in zip(labels, paths, strict=True)}
 
 
-def _threat(epsilon: str | None, judged: list[Run]) -> Threat:
+def _threat(epsilon: str | None, judged: dict[str, Run]) -> Threat:
     """Raises: SettingsError where none is named and the targets are not all evaluated within one Linf threat."""
     from poise.engine.inspections import threat_of
     from poise.threats import Linf
 
     if epsilon is not None:
         return positive(Linf(epsilon=epsilon), epsilon)  # type: ignore[arg-type]  # checked by the settings
-    own = {run.name: threat_of(run.experiment) for run in judged}
-    if len(set(own.values())) == 1 and isinstance(threat := own[judged[0].name], Linf) and threat.epsilon > 0:
+    own = {name: threat_of(run.experiment) for name, run in judged.items()}
+    if len(set(own.values())) == 1 and isinstance(threat := next(iter(own.values())), Linf) and threat.epsilon > 0:
         return threat
     each = ", ".join(f"{name} within {type(threat).__name__} {threat.epsilon:g}" for name, threat in own.items())
     raise SettingsError(f"the targets are not all evaluated within one Linf epsilon ({each}); name one with --epsilon")

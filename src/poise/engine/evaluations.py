@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import shlex
+import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,18 +151,17 @@ def evaluate_run(
     path = wanted.place(path) if suffix else path
     command = command or f"poise evaluate {run.path}{f' --checkpoint {shlex.quote(which)}' if which != 'selected' else ''}"
     with shown(progress, f"{experiment.name} ({which})", command) as watch:
+        same = None if again else next(filter(None, map(wanted.done, sorted(path.parent.glob("*.json")))), None)
         if world.decided(not again and wanted.done(path) is not None):
             progress.say(KEPT.format(path))
-            return path
-        same = None if again else next(filter(None, map(wanted.done, sorted(path.parent.glob("*.json")))), None)
-        if world.decided(same is not None):
+        elif world.decided(same is not None):
             made = same and dataclasses.replace(same, checkpoint=which, protocol=protocol.name)
             world.led(lambda: made and made.write(path))
-            return path
-        about |= {"watch": watch, "named": experiment.title or experiment.name}
-        evaluate(network, data, protocol, journal=journal_of(path), out=path, world=world, search=search, **about)
+        else:
+            about |= {"watch": watch, "named": experiment.title or experiment.name}
+            evaluate(network, data, protocol, journal=journal_of(path), out=path, world=world, search=search, **about)
         if protocol.attacks and not suffix:
-            world.led(lambda: _write_gallery(run, which, network, data, protocol))
+            world.led(lambda: _write_gallery(run, which, network, data, protocol, again))
     return path
 
 
@@ -199,7 +199,7 @@ def _about(run: Run, which: str, other: Data | None) -> dict[str, Any]:
     notes |= {name: facts[name] for name in ("placement", "placements") if name in facts}
     if experiment.diagnosis is not None and (told := theory(run.metrics(), facts["epoch"], experiment.diagnosis)):
         notes["theory"] = told
-    if other is not None:
+    if other is not None and other.digest != run.about.get("data_digest"):
         notes["tested_on"] = other.name
     elif experiment.published is not None:
         notes["published"] = _printed(experiment.published)
@@ -228,11 +228,23 @@ def journal_of(path: Path) -> Path:
     return path.with_name(f".{path.stem}.unfinished")
 
 
-def _write_gallery(run: Run, which: str, network: nn.Module, data: Data, protocol: Protocol) -> None:
+def _write_gallery(run: Run, which: str, network: nn.Module, data: Data, protocol: Protocol, again: bool) -> None:
+    """Images for the page, of these weights; those that are there are kept unless `again`."""
+    path, weights = run.path / "records" / f"gallery-{which.replace(' ', '_')}.npz", digest_of(network)
+    if not again and path.exists() and _weights_in(path) == weights:
+        return
     attack = next((attack for attack in protocol.attacks if not isinstance(attack, CompactAttack)), protocol.attacks[0])
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **gallery(network, data.test, attack))  # type: ignore[arg-type]
-    write_bytes(run.path / "records" / f"gallery-{which.replace(' ', '_')}.npz", buffer.getvalue())
+    np.savez_compressed(buffer, weights=np.array(weights), **gallery(network, data.test, attack))  # type: ignore[arg-type]
+    write_bytes(path, buffer.getvalue())
+
+
+def _weights_in(path: Path) -> str | None:
+    try:
+        with np.load(path) as found:
+            return str(found["weights"])
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return None
 
 
 def save_adversarial(

@@ -13,10 +13,10 @@ import torch
 
 from poise.core.batches import Now
 from poise.core.distributed import World, going_on, join
-from poise.core.errors import Interrupted, RunError
+from poise.core.errors import CheckpointError, Interrupted, RunError
 from poise.core.version import __version__
 from poise.data import open_pools
-from poise.engine.checkpoints import facts_file
+from poise.engine.checkpoints import facts_file, read_facts
 from poise.engine.devices import choose_device
 from poise.engine.experiment import Experiment, remarks
 from poise.engine.monitoring import deployed, facts_of, monitor_epoch
@@ -25,7 +25,7 @@ from poise.engine.progress import Progress
 from poise.engine.ranks import epoch_facts
 from poise.engine.runs import Run
 from poise.engine.signals import stop_requested
-from poise.engine.training import Meters, Training, initial_weights, prepare, restore, save
+from poise.engine.training import STATE, Meters, Training, initial_weights, prepare, restore, save
 from poise.evaluation.protocol import device_name
 from poise.objectives.watch import moments
 
@@ -82,12 +82,13 @@ def resume(
 ) -> Run:
     """Go on with a run from its newest readable checkpoint, to the same weights that it would have had unbroken.
 
-    A finished run without checkpoints is left as it is. imports: as for `train`; a file that was changed since is said.
+    A finished run whose checkpoints were deleted, or are another version's, is left as it is. imports: as for `train`; a file that was
+    changed since is said.
     Raises: RunError when experiment.json, the data or the initial weights were changed or another process trains the run,
     CheckpointError when every checkpoint is damaged or another version's.
     """
     run, world = Run.open(out), join()
-    if world.decided(finished(run) and not run.states()):  # the checkpoints were deleted: nothing is left to do
+    if world.decided(finished(run) and not any(map(_ours, run.states()))):  # nothing is left to do
         return run
     with _alone(run, world):
         _epochs(_again(run, world, device, data_dir, imports or {}, _drawn(progress, world)))
@@ -152,6 +153,14 @@ def _drawn(progress: Progress | None, world: World) -> Progress:
     return progress if progress is not None and world.leads else Progress()
 
 
+def _ours(checkpoint: Path) -> bool:
+    """Whether a complete checkpoint is this version's; a damaged one may be."""
+    try:
+        return read_facts(checkpoint).get("state") == STATE
+    except CheckpointError:
+        return True
+
+
 def finished(run: Run) -> bool:
     """Whether the run has trained all its epochs."""
     return facts_file(run.weights_path("last")).exists()
@@ -163,22 +172,23 @@ def _epochs(training: Training) -> None:
     total = experiment.epochs * training.steps_per_epoch
     with stop_requested() as stop:
         while training.step < total:
-            epoch, clock, begun = training.now().epoch, time.perf_counter(), training.meters.images
+            epoch, clock, images = training.now().epoch, time.perf_counter(), 0
             end = epoch * training.steps_per_epoch
             advance = progress.begin(f"{experiment.name} epoch {epoch}/{experiment.epochs}", end - training.step, "steps")
             while training.step < end:
                 now = training.now()
                 batches = {name: feed.batch(now) for name, feed in training.feeds.items() if placement.group_of_stream(name)}
-                images = next(iter(batches.values())).total
-                training.meters.add(training.method.step(training.learners, batches, now), images)
+                metrics = training.method.step(training.learners, batches, now)
+                training.meters.add(metrics, {name: batch.total for name, batch in batches.items()})
                 training.step += 1
+                images += next(iter(batches.values())).total
                 advance(1)
                 if stop and placement.world.size == 1 and training.step < end:  # several ranks end the epoch and stop together
                     progress.end()
                     save(training, training.step, for_good=False)
                     raise Interrupted(f"stopped at step {training.step} of {total}; to go on: poise train --resume {run.path}")
             progress.end()
-            stopping = _end_epoch(training, epoch, (training.meters.images - begun) / (time.perf_counter() - clock), bool(stop))
+            stopping = _end_epoch(training, epoch, images / (time.perf_counter() - clock), bool(stop))
             if stopping and training.step < total:
                 raise Interrupted(f"stopped at step {training.step} of {total}; to go on: poise train --resume {run.path}")
     if not placement.world.decided(finished(run)):

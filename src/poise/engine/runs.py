@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,10 +72,8 @@ class Run:
         try:
             return read_file(Experiment, self.path / "experiment.json")
         except SettingsError as error:
-            if not (files := self.about.get("imports")):
-                raise
-            again = " ".join(f"--import {file}" for file in files)
-            raise SettingsError(f"{error}; this run was made with your own code, so pass it again: {again}") from None
+            with own_code(list(self.about.get("imports", {}))):
+                raise error from None
 
     @property
     def about(self) -> dict[str, Any]:
@@ -90,7 +89,8 @@ class Run:
     @property
     def group(self) -> str:
         """The experiment's group as it was when the run was started: settings that Poise has got since are no part of it."""
-        return str(self.about.get("group") or self.experiment.group)
+        known = self.about.get("group") if (self.path / "run.json").exists() else None
+        return str(known or self.experiment.group)
 
     def lock(self) -> FileLock:
         """Keep other processes from training this run until the lock is released or this process ends. Raises: RunError, StorageError."""
@@ -108,7 +108,7 @@ class Run:
         """Raises: RunError when experiment.json is another one than the run was started with, or than a checkpoint's `facts` say."""
         about, file = self.about, self.path / "experiment.json"
         started = (about.get("group"), about.get("seed"))
-        as_written = _digest(file.read_text()) == about.get("settings_sha256")
+        as_written = about.get("settings_sha256") in (None, _digest(file.read_text()))  # None: begun before digests were kept
         if not as_written and started != (self.experiment.group, self.experiment.seed):
             raise RunError(f"{file} was changed since the run was started; start a new run with it instead")
         if facts is not None and started != (facts.get("group"), facts.get("seed")):
@@ -202,6 +202,18 @@ class Run:
             except (json.JSONDecodeError, KeyError, TypeError):
                 continue
         write_text(path, "".join(f"{text}\n" for text in kept))
+
+
+@contextlib.contextmanager
+def own_code(files: list[str]) -> Iterator[None]:
+    """Where settings cannot be read that were made with the user's own files, say to import these again. Raises: SettingsError."""
+    try:
+        yield
+    except SettingsError as error:
+        if not files:
+            raise
+        again = " ".join(f"--import {file}" for file in files)
+        raise SettingsError(f"{error}; this run was made with your own code, so pass it again: {again}") from None
 
 
 def _digest(text: str) -> str:

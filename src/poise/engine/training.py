@@ -38,17 +38,19 @@ class Meters:
     """Sums over images of the step metrics of the epoch in progress; tensors, so that no step waits for the device."""
 
     sums: dict[str, Tensor] = field(default_factory=dict)
-    images: int = 0
+    images: dict[str, int] = field(default_factory=dict)
+    """Behind each sum."""
 
-    def add(self, metrics: dict[str, Tensor], images: int) -> None:
-        """A step's metrics, means over its `images`."""
-        self.images += images
+    def add(self, metrics: dict[str, Tensor], totals: Mapping[str, int]) -> None:
+        """A step's metrics, each a mean over the images of its learner's batch. totals: images by stream; most learners have their own."""
         for name, value in metrics.items():
-            self.sums[name] = self.sums[name] + images * value if name in self.sums else images * value
+            count = totals.get(name.split("/")[1], next(iter(totals.values())))
+            self.images[name] = self.images.get(name, 0) + count
+            self.sums[name] = self.sums[name] + count * value if name in self.sums else count * value
 
     def means(self) -> dict[str, float]:
         """Over images, so that a short last batch counts for no more than its images."""
-        return {name: float(value) / self.images for name, value in sorted(self.sums.items())}  # the same order after a resume
+        return {name: float(value) / self.images[name] for name, value in sorted(self.sums.items())}  # the same order after a resume
 
 
 @dataclass
@@ -169,7 +171,8 @@ def restore(training: Training, state: dict[str, Tensor], facts: dict[str, Any])
     leading = [name for name, group in training.placement.groups.items() if group.leads]  # sums are added up over ranks
     mine = [key for key in state if key.startswith(tuple(f"meter/{kind}/{name}/" for kind in ("loss", "watch") for name in leading))]
     sums = {key.removeprefix("meter/"): state[key].to(device) for key in mine}
-    training.step, training.meters, training.best = facts["step"], Meters(sums, facts["meter_images"]), facts["best"]
+    images = {name: facts["meter_images"][name] for name in sums}
+    training.step, training.meters, training.best = facts["step"], Meters(sums, images), facts["best"]
     now = {**facts["placements"][-1], **training.placement.facts}
     changed = [] if now == facts["placements"][-1] else [{**now, "from": training.step}]
     training.placements = [*facts["placements"], *changed]

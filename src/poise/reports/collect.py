@@ -108,7 +108,7 @@ def _read_record_file(path: Path) -> Run:
 def _read_folder(path: Path, records: bool = True) -> Run:
     experiment = _read_experiment(path / "experiment.json")
     files = sorted((path / "records").glob("*.json"), key=lambda file: (_rank(file.stem), file.stem)) if records else []
-    galleries = sorted((path / "records").glob("gallery-*.npz"), key=lambda file: _rank(file.stem.removeprefix("gallery-")))
+    galleries = sorted((path / "records").glob("gallery*.npz"), key=lambda file: _rank(file.stem.removeprefix("gallery-")))
     return Run(
         path=path.resolve(),
         name=str(experiment.get("name") or path.name),

@@ -75,7 +75,7 @@ def columns_of(groups: Sequence[Group]) -> list[Column]:
         same = [other.settings for other in found.values() if other.name == attack.name]
         extra = "" if names.count(attack.name) == 1 else f" [{_told_apart(attack.settings, same)}]"
         attacks.append(Column(attack.name + extra, attack.name, attack.settings))
-    wholes = dict.fromkeys((name, whole) for group in groups for name, whole in group.transferred.items())
+    wholes = dict.fromkeys((name, whole) for group in groups for name, whole in group.transferred)
     labels = [name for name, _ in wholes]
     transfers = [
         Column(name if labels.count(name) == 1 else f"{name} [images {place}]", whole=whole)

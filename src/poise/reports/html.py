@@ -61,7 +61,7 @@ def render(runs: Sequence[Run], title: str | None = None, checkpoints: Checkpoin
         curves=curve_panels(runs, places, labels),
         diagnosed=diagnosed(runs, labels),
         scatter=tradeoff(results, places),
-        classes=class_panels(groups, places, labels),
+        classes=class_panels(results, groups, places, labels),
         galleries=_galleries(runs, labels),
         waiting=[run.path for run in runs if not run.records],
         verdicts=verdict_sections(runs, labels),
@@ -149,7 +149,7 @@ def _galleries(runs: Sequence[Run], labels: Mapping[str, str]) -> list[tuple[str
     for run in runs:
         record = _first(run)
         if run.gallery is not None and record is not None:
-            which = run.gallery.stem.removeprefix("gallery-").replace("_", " ")
+            which = run.gallery.stem.removeprefix("gallery").removeprefix("-").replace("_", " ") or "one"
             title = f"{labels.get(group_of(run), run.name)}, seed {record.seed}, {which} checkpoint"
             galleries.append((title, read_gallery(run.gallery, record.classes)))
     return galleries

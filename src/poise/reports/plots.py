@@ -10,6 +10,7 @@ from html import escape
 import numpy as np
 
 from poise.reports.collect import Run
+from poise.reports.columns import Column, records_of
 from poise.reports.statistics import NATURAL, WORST, Group
 from poise.reports.svg import Chart, colour_class, marker, number, ticks, wrap
 from poise.reports.tables import Cell, Row, Table
@@ -148,9 +149,13 @@ def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float,
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def class_panels(groups: Sequence[Group], places: Mapping[str, int], labels: Mapping[str, str]) -> list[Panel]:
-    """One panel per group: per class a pale bar for natural accuracy and a full one for the worst case (mean over runs)."""
-    shares = {id(group): _per_class(group) for group in groups}
+def class_panels(table: Table, groups: Sequence[Group], places: Mapping[str, int], labels: Mapping[str, str]) -> list[Panel]:
+    """One panel per group: per class a pale bar for natural accuracy and a full one for the worst case (mean over runs).
+
+    Of several worst cases, within other threats, the first that a group has.
+    """
+    worst_cases = [column for column in table.columns if column.worst]
+    shares = {id(group): _per_class(group, worst_cases) for group in groups}
     panels = []
     for group in groups:
         natural, worst = shares[id(group)]
@@ -167,16 +172,17 @@ def class_panels(groups: Sequence[Group], places: Mapping[str, int], labels: Map
     return panels
 
 
-def _per_class(group: Group) -> tuple[np.ndarray, np.ndarray]:
+def _per_class(group: Group, worst_cases: Sequence[Column]) -> tuple[np.ndarray, np.ndarray]:
     """Natural and worst-case accuracy per class, nan for classes without images."""
+    records = next((found for column in worst_cases if (found := records_of(group, column))), group.records)
     labels = np.array(group.first.labels)
     size = max(len(group.first.classes), int(labels.max(initial=0)) + 1)
     count = np.bincount(labels, minlength=size)
     natural, worst = np.zeros(size), np.zeros(size)
-    for record in group.records:
+    for record in records:
         natural += np.bincount(labels, np.array(record.natural_correct(), float), minlength=size)
         worst += np.bincount(labels, np.array(record.worst_case(), float), minlength=size)
-    divisor = np.where(count, count, np.nan) * len(group.records)
+    divisor = np.where(count, count, np.nan) * len(records)
     return natural / divisor, worst / divisor
 
 

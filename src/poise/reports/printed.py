@@ -14,6 +14,16 @@ from poise.reports.statistics import CORRUPTED, NATURAL, WORST, Group, key_of
 _ALIASES = {"clean": NATURAL, "nat": NATURAL, "standard": NATURAL, "worst": WORST, "aa": "autoattack", "nrob": CORRUPTED}
 
 
+def papers_beside(groups: Sequence[Group], runs: Sequence[Run]) -> list[tuple[Group, list[dict[str, Any]]]]:
+    """Each group with the papers' rows that stand below it: below the first of those of one key that has any."""
+    found, shown = [], set[str]()
+    for group in groups:
+        papers = [] if group.key in shown else rows_of_papers(group, runs)
+        shown |= {group.key} if papers else set()
+        found.append((group, papers))
+    return found
+
+
 def rows_of_papers(group: Group, runs: Sequence[Run]) -> list[dict[str, Any]]:
     """The papers' rows, from the record's notes or else from the experiment's settings; none beside measurements on other data."""
     if any("tested_on" in record.notes for record in group.records):
@@ -66,9 +76,9 @@ def _place(name: str, columns: Sequence[Column], group: Group, paper: Mapping[st
     return f"{name} (epsilon {stated[1]})" if name in labels and stated is not None else str(name)
 
 
-def columns_of_papers(columns: Sequence[Column], groups: Sequence[Group], printed: Mapping[str, list[dict[str, Any]]]) -> list[Column]:
-    papers = [(group, paper) for group in groups for paper in printed[group.key]]
-    labels = dict.fromkeys(_place(name, columns, group, paper) for group, paper in papers for name in paper["columns"])
+def columns_of_papers(columns: Sequence[Column], printed: Sequence[tuple[Group, list[dict[str, Any]]]]) -> list[Column]:
+    rows = [(group, paper) for group, papers in printed for paper in papers]
+    labels = dict.fromkeys(_place(name, columns, group, paper) for group, paper in rows for name in paper["columns"])
     return [Column(label) for label in labels if label not in {column.label for column in columns}]
 
 

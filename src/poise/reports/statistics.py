@@ -75,7 +75,7 @@ class Group:
     key: str
     checkpoint: str
     records: list[EvaluationRecord]
-    transferred: dict[str, frozenset[AttackKey]] = field(default_factory=dict)
+    transferred: tuple[tuple[str, frozenset[AttackKey]], ...] = ()
     """The protocols of nothing but images made on other networks, with their attacks: all-or-nothing, each by itself."""
     within: dict[str, frozenset[AttackKey]] = field(default_factory=dict)
     """The attacks of records by the threats they are within, such as "Linf 0.03": worst cases of others are other quantities."""
@@ -91,21 +91,21 @@ def group_records(records: Iterable[EvaluationRecord]) -> list[Group]:
     Records of the same weights on the same images under different protocols become one record with all attacks.
     """
     groups: dict[tuple[Any, ...], dict[tuple[Any, ...], EvaluationRecord]] = {}
-    transferred: dict[tuple[Any, ...], dict[str, frozenset[AttackKey]]] = {}
+    transferred: dict[tuple[Any, ...], dict[tuple[str, frozenset[AttackKey]], None]] = {}
     within: dict[tuple[Any, ...], dict[str, frozenset[AttackKey]]] = {}
     for record in records:
         key = record.group or f"{record.model} {record.run}".strip()
         place = (key, record.checkpoint, examples_of(record))
         members = groups.setdefault(place, {})
         if len(record.attacks) > 1 and all(attack.settings.get("type") == TRANSFERRED for attack in record.attacks):
-            transferred.setdefault(place, {}).setdefault(record.protocol, frozenset(map(key_of, record.attacks)))
+            transferred.setdefault(place, {})[record.protocol, frozenset(map(key_of, record.attacks))] = None
         if record.attacks:
             known, threats = within.setdefault(place, {}), _threats(record)
             known[threats] = known.get(threats, frozenset()) | set(map(key_of, record.attacks))
         weights = (record.run, record.seed, record.model_digest)
         members[weights] = _merge(members[weights], record) if weights in members else record
     return [
-        Group(place[0], place[1], list(members.values()), transferred.get(place, {}), within.get(place, {}))
+        Group(place[0], place[1], list(members.values()), tuple(transferred.get(place, ())), within.get(place, {}))
         for place, members in groups.items()
     ]
 

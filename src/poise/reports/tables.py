@@ -11,7 +11,7 @@ from typing import Any, Literal
 from poise.core.errors import RunError
 from poise.reports.collect import Run
 from poise.reports.columns import Cell, Column, attacks_of, columns_of, values_of
-from poise.reports.printed import columns_of_papers, paper_cells, paper_label, rows_of_papers
+from poise.reports.printed import columns_of_papers, paper_cells, paper_label, papers_beside
 from poise.reports.statistics import CORRUPTED, Group, Summary, examples_of, group_records, summary
 
 Checkpoints = Literal["selected", "last", "both", "all"]
@@ -56,15 +56,15 @@ def table(runs: Sequence[Run], checkpoints: Checkpoints = "selected") -> Table:
     if not groups:
         raise RunError(f"no run has an evaluation record with checkpoints = {checkpoints!r}; make them with: poise evaluate RUN")
     columns = columns_of(groups)
-    printed = {group.key: rows_of_papers(group, runs) for group in groups}
-    columns += columns_of_papers(columns, groups, printed)
+    printed = papers_beside(groups, runs)
+    columns += columns_of_papers(columns, printed)
     labels = group_labels(groups)
     rows: list[Row] = []
-    for group in groups:
+    for group, papers in printed:
         data = f"{group.first.dataset} {group.first.split}, {group.first.count:,} images"
         cells = [_cell(group, column) for column in columns]
         rows.append(Row(labels[group.key], group.checkpoint, data, cells, "measured", group))
-        for paper in printed.pop(group.key, []):
+        for paper in papers:
             if paper["columns"]:  # of a figure no numbers are printed
                 label, known = paper_label(labels[group.key], paper), paper_cells(paper, columns, group)
                 rows.append(Row(label, group.checkpoint, data, known, "published"))
