@@ -210,6 +210,8 @@ def test_the_images_of_a_protocol_are_the_first_ones_or_the_published_thousand()
     assert drawn[:5].tolist() == [6311, 6890, 663, 4242, 8376]  # Python: random.seed(0); random.sample(range(10000), 1000)
     assert len(drawn.unique()) == 1000
     assert named("soe-blackbox").at().images(split).ids.tolist() == list(range(1000))
+    with pytest.raises(InputError, match="soe-blackbox takes the first 1,000 images, but there are 400; give fewer with --first"):
+        named("soe-blackbox").at().images(split.first(400))
     assert named("soe-whitebox").at().instead(split) == ""
 
 

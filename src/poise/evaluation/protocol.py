@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from poise.attacks import Attack
 from poise.core.distributed import ALONE, World
-from poise.core.errors import PoiseError, SettingsError, did_you_mean
+from poise.core.errors import InputError, PoiseError, SettingsError, did_you_mean
 from poise.core.identity import identity
 from poise.core.records import EvaluationRecord
 from poise.core.settings import PositiveCount, Settings, settings, to_json
@@ -70,6 +70,8 @@ class Protocol(Settings):
         """The images that are evaluated. Raises: InputError for more than there are."""
         if self.first is None:
             return split
+        if self.chosen == "first" and self.first > len(split):
+            raise InputError(f"{self.name} takes the first {self.first:,} images, but there are {len(split):,}; give fewer with --first")
         if self.chosen == "first":
             return split.first(self.first)
         return published_subset(split, self.first) if len(split) == WHOLE else split.first(min(self.first, len(split)))
