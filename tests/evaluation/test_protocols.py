@@ -222,5 +222,5 @@ def test_of_another_number_of_test_images_the_first_ones_stand_in_for_the_publis
         assert torch.equal(protocol.images(images).ids, images.ids[:1000])
         assert protocol.instead(images) == f"the published images are chosen from 10,000 test images; here {words} are evaluated"
     assert Protocol(first=7).instead(split) == ""
-    with pytest.raises(InputError, match=r"first\(3000\)"):
+    with pytest.raises(InputError, match="takes the first 3,000 images, but there are 2,000"):
         Protocol(first=3000).images(split)
