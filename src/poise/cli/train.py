@@ -12,8 +12,7 @@ from poise.cli.shared import DataDir, Device, Imports, drawn, import_files, prin
 from poise.core.errors import RunError, SettingsError
 
 if TYPE_CHECKING:
-    from poise.engine import Experiment
-
+    from poise.engine import Experiment, Run
 
 OTHER = "{} was started with other settings; give another --out, or go on with it: poise train --resume {}"
 SEEDS = ".seeds.json"
@@ -73,16 +72,7 @@ def train(
     elif seeds is None:
         runs = [engine.train(experiment, out, imports=digests, **where)]
     else:
-        world.led(lambda: _write_plan(out, experiment, seeds, list(digests)))
-        runs = []
-        for number in range(seeds):
-            path, each = out / f"seed-{number}", override(experiment, {"seed": str(number)})
-            if not world.decided((path / "experiment.json").exists()):
-                runs.append(engine.train(each, path, imports=digests, **where))
-            elif engine.Run.open(path).experiment == each:
-                runs.append(engine.resume(path, imports=digests, **where))
-            else:
-                raise RunError(OTHER.format(path, out))
+        runs = _seeds(experiment, out, seeds, imports=digests, **where)
     for run in runs:
         if evaluate:
             for which in ("selected", "last"):
@@ -92,6 +82,25 @@ def train(
     leave()
     if evaluate and world.leads:
         print_table([run.path for run in runs])
+
+
+def _seeds(experiment: Experiment, out: Path, seeds: int, **how: Any) -> list[Run]:
+    """The experiment with each seed, begun or gone on with. Raises: RunError where one was begun with other settings."""
+    from poise import engine
+    from poise.core.distributed import join
+    from poise.core.overrides import override
+
+    world, runs = join(), []
+    world.led(lambda: _write_plan(out, experiment, seeds, list(how["imports"])))
+    for number in range(seeds):
+        path, each = out / f"seed-{number}", override(experiment, {"seed": str(number)})
+        if not world.decided((path / "experiment.json").exists()):
+            runs.append(engine.train(each, path, **how))
+        elif engine.Run.open(path).experiment == each:
+            runs.append(engine.resume(path, **how))
+        else:
+            raise RunError(OTHER.format(path, out))
+    return runs
 
 
 def _write_plan(folder: Path, experiment: Experiment, seeds: int, imports: list[str]) -> None:

@@ -60,15 +60,13 @@ def transfer(
     from poise.core.records import EvaluationRecord, write_text
     from poise.engine.devices import choose_device
     from poise.engine.evaluations import evaluate_run
-    from poise.engine.runs import Run
     from poise.evaluation import Protocol, soe_transfer
     from poise.recipes.synergy_of_experts import gained
     from poise.reports.heatmap import matrix, matrix_markdown, matrix_terminal, write_heatmap
 
     import_files(imports)
-    sources = _named(surrogate)
-    judged = [Run.open(path) for path in targets]
-    threat = _threat(epsilon, _named(targets))
+    sources, judged = _named(surrogate), _named(targets)
+    threat = _threat(epsilon, judged)
     chosen = soe_transfer(protocol, threat, compat, residual=sgm)
     if steps is not None:
         chosen = dataclasses.replace(chosen, attacks=tuple(dataclasses.replace(attack, steps=steps) for attack in chosen.attacks))
@@ -76,7 +74,7 @@ def transfer(
     for name, run in sources.items() if sgm else ():
         if not residual(networks[name]):
             raise SettingsError(f"--surrogate {run.path}: {SGM_NEEDS}; leave it out with --no-sgm")
-    others = (*_otherwise(sources), *_related(sources, _named(targets), checkpoint))
+    others = (*_otherwise(sources), *_related(sources, judged, checkpoint))
     progress = drawn()
     shown: list[Saved] = []
     ids: list[int] = []
@@ -91,14 +89,14 @@ def transfer(
     if short is not None:
         typer.echo(f"{short}. So the record is called {kind}.", err=True)
     records = []
-    for run in judged:
+    for run in judged.values():
         data: Data = run.experiment.data.load(data_dir)
         data = dataclasses.replace(data, test=_images(data.test, subset, first))
         every = Protocol(name=kind, attacks=tuple(shown))
         path = evaluate_run(run, checkpoint, device=device, protocol=every, progress=progress, data=data, command="poise transfer")
         records.append(EvaluationRecord.read(path))
         typer.echo(f"record: {path}", err=True)
-    for line in gained([run.experiment for run in judged], records):
+    for line in gained([run.experiment for run in judged.values()], records):
         typer.echo(line)
     found = matrix(records, every_attack)
     Console().print(matrix_terminal(found))

@@ -44,9 +44,9 @@ class Masked(CollaborationModule):
 
 
 def test_a_hard_choice_that_masks_the_gradient_is_caught(monkeypatch):
-    from poise.evaluation.sanity import strength_checks
+    from poise.evaluation.sanity import choice_checks
 
-    monkeypatch.setattr(strength_checks, "TransferFromExperts", strength_checks.SoftMixturePGD)  # these two experts have no networks
+    monkeypatch.setattr(choice_checks, "TransferFromExperts", choice_checks.SoftMixturePGD)  # these two experts have no networks
     x, y = torch.full((40, 1, 4, 4), 0.2), torch.zeros(40, dtype=torch.int64)
     found = inspect(Masked(), x, y, Linf(epsilon=0.35), effort=dataclasses.replace(SMALL, steps=20), checks=["hard_choice"])["hard_choice"]
     assert found.judgement == "flaw"
@@ -93,16 +93,16 @@ def looked_at(model: nn.Module) -> Finding:
     ids=["wrapped", "in an ensemble", "behind a layer", "none"],
 )
 def test_a_choice_is_found_wherever_it_lies(monkeypatch, around, judgement):
-    from poise.evaluation.sanity import strength_checks
+    from poise.evaluation.sanity import choice_checks
 
-    class Unbroken(strength_checks.SoftMixturePGD):  # these experts have no networks of their own
+    class Unbroken(choice_checks.SoftMixturePGD):  # these experts have no networks of their own
         def check(self, model: nn.Module) -> None:
             pass
 
         def perturb(self, model: nn.Module, x: Tensor, y: Tensor, draw: Draw, target: Tensor | None = None) -> Tensor:
             return x
 
-    monkeypatch.setattr(strength_checks, "TransferFromExperts", Unbroken)
+    monkeypatch.setattr(choice_checks, "TransferFromExperts", Unbroken)
     found = looked_at(around(Masked()))
     assert found.judgement == judgement
     if judgement == "warning":

@@ -19,7 +19,7 @@ from poise.core.verdicts import Finding, Verdict
 from poise.core.version import __version__
 from poise.evaluation.digests import digest_of
 from poise.evaluation.protocol import device_name
-from poise.evaluation.sanity import forward_checks, gradient_checks, strength_checks
+from poise.evaluation.sanity import choice_checks, forward_checks, gradient_checks, strength_checks
 from poise.evaluation.sanity.subject import Claim, Effort, Subject, share
 from poise.losses import Divergence
 from poise.threats import Threat
@@ -41,7 +41,7 @@ CHECKS: dict[str, Check] = {
         strength_checks.large_epsilon,
         strength_checks.black_box,
         strength_checks.pgd_against_autoattack,
-        strength_checks.hard_choice,
+        choice_checks.hard_choice,
         strength_checks.training_divergence,
         strength_checks.reported_accuracy,
     )
