@@ -21,9 +21,9 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.cross_validation import Claim, Suite, Trend
 from benchmarks.measuring import page, table, write
 from benchmarks.objectives import DIGITS_PROTOCOL
+from benchmarks.suites import Claim, Suite, Trend
 from poise import engine, recipes
 from poise.attacks import PGD
 from poise.engine import Diagnosis, Experiment, Run

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.cross_validation import AUTOATTACK, Claim, Suite
+from benchmarks.suites import AUTOATTACK, Claim, Suite
 from poise import engine, recipes
 from poise.attacks import AdversarialSet, Attack, Saved
 from poise.core.errors import DataError
@@ -98,6 +98,7 @@ def transferred(out: Path) -> tuple[Saved, ...]:
 WHITE_BOX, ADAPTIVE, TRANSFER = "white-box", "adaptive", "transfer"
 COLUMNS = {WHITE_BOX: ("PGD-50",), ADAPTIVE: ("AimedPGD-50-15runs",), TRANSFER: (SURROGATE,)}
 """An image stands transfer if it stands every set."""
+EXPERTS = (NATURAL, "PGD-50x5", "AimedPGD-50-15runs", AUTOATTACK)
 CLAIMS = tuple(
     Claim("soe_ensembles_digits", f"{other}_ensembles_digits", column, ASKED if other in ("vote", "wide") else PAPER.get(column, ASKED))
     for other in ("gal", "dverge", "more", "adp", "vote", "wide")
@@ -106,7 +107,7 @@ CLAIMS = tuple(
 
 
 def suite(protocol: Protocol) -> Suite:
-    return Suite(recipes=BENCHMARK, baseline="wide_ensembles_digits", protocol=protocol, columns=COLUMNS, claims=CLAIMS)
+    return Suite(BENCHMARK, "wide_ensembles_digits", protocol, columns=COLUMNS, claims=CLAIMS, experts=EXPERTS)
 
 
 SUITES = {"ensembles": lambda out: suite(soe_benchmark(THREAT, transferred(out / "surrogates")))}

@@ -8,11 +8,12 @@ The recipes are those of `poise.recipes.compared` on digits and on 10,000 images
 
 from __future__ import annotations
 
-from benchmarks.cross_validation import AUTOATTACK, NATURAL, WORST, Claim, Suite
+from benchmarks.suites import AUTOATTACK, Claim, Suite
 from poise.attacks import AutoAttack
 from poise.evaluation import Protocol, strict
 from poise.recipes import digits, mnist
 from poise.recipes.compared import compared
+from poise.reports.statistics import NATURAL, WORST
 
 ROWS = tuple(compared(digits.INNER, digits.EPOCHS, digits.RATE))
 OBJECTIVES_DIGITS = tuple(f"{row}_digits" for row in ROWS)

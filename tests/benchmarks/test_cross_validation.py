@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
 from benchmarks import cross_validation
-from benchmarks.cross_validation import AUTOATTACK, Claim, Suite, Table, Trend, pooled, trends, verdicts, whole
+from benchmarks.cross_validation import pooled, whole
+from benchmarks.suites import AUTOATTACK, Claim, Suite, Trend
+from benchmarks.verdicts import Table, page, trends, verdicts
 
 from poise.core.records import AttackRecord, EvaluationRecord
 from poise.evaluation import Protocol
@@ -38,6 +41,35 @@ def test_folds_are_joined_in_order():
     both = whole([first, second])
     assert both.count == 80 and both.natural_accuracy == 0.5
     assert both.correct_under("a") == first.correct_under("a") + second.correct_under("a")
+
+
+def experts(accuracy: float, overlap: float, **more: Any) -> dict[str, Any]:
+    return {
+        "experts": {"members": [0.5, accuracy], "overlap": overlap, "oracle": 1 - overlap, "accuracy": accuracy, "choice": None, **more}
+    }
+
+
+def test_measures_of_experts_are_joined_over_all_images_largest_first():
+    one, other = record(40, a=[]), record(40, a=[])
+    first = dataclasses.replace(one, notes=experts(0.9, 0.0), attacks=[dataclasses.replace(one.attacks[0], notes=experts(0.2, 0.5))])
+    half = dataclasses.replace(other, labels=LABELS[:20], natural=other.natural[:20], notes=experts(0.3, 0.3))
+    half = dataclasses.replace(half, attacks=[dataclasses.replace(one.attacks[0], predicted=one.attacks[0].predicted[:20], notes={})])
+    both = whole([first, half])
+    found = both.notes["experts"]
+    assert found["members"] == pytest.approx([(0.9 * 40 + 0.5 * 20) / 60, (0.5 * 40 + 0.3 * 20) / 60])
+    assert found["overlap"] == pytest.approx(0.1) and found["choice"] is None
+    assert both.attacks[0].notes == {}  # one fold said nothing
+
+
+def test_the_page_says_who_is_best_and_whose_experts_are_fooled_least():
+    chosen = Suite(("a", "b"), "a", Protocol(name="p", attacks=()), experts=("pgd",))
+    low, high = (dataclasses.replace(record(right, pgd=list(range(right // 2)))) for right in (20, 40))
+    low = dataclasses.replace(low, attacks=[dataclasses.replace(low.attacks[0], notes=experts(0.25, 0.125))])
+    high = dataclasses.replace(high, attacks=[dataclasses.replace(high.attacks[0], notes=experts(0.5, 0.25))])
+    text = "\n".join(page(chosen, table(a=low, b=high)))
+    assert "The largest in each column: natural b (100.00), worst case b (50.00)." in text
+    assert "| pgd | b | 50.00 | 75.00 | 25.00 | - | - | 50.00 50.00 | - |" in text
+    assert "all experts are fooled: pgd a (12.50)." in text
 
 
 def test_an_image_stands_a_pooled_column_if_it_stands_every_member():

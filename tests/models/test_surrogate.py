@@ -86,3 +86,33 @@ def test_a_hook_that_came_later_is_asked_too_and_a_network_in_training_mode_is_i
     torch.testing.assert_close(surrogate(net)(x), net(x), atol=1e-9, rtol=1e-9)
     net.train()
     assert surrogate(net) is net
+
+
+class Switched(nn.Module):
+    """A defence that is an ordinary attribute of the module."""
+
+    def __init__(self, value: object) -> None:
+        super().__init__()
+        self.inside = network()
+        self.value = value
+
+    def forward(self, x: Tensor) -> Tensor:
+        factor = self.value[0] if isinstance(self.value, list) else self.value
+        return self.inside(x) * (factor if isinstance(factor, float | Tensor) else 1.0)
+
+
+@pytest.mark.parametrize("one, other", [(1.0, 2.0), ([1.0], [2.0]), (None, 3.0)])
+def test_an_attribute_that_was_changed_is_changed_in_the_copy_too(one: object, other: object):
+    net, (x, _) = Switched(one).eval(), images()
+    kept = surrogate(net)
+    assert kept is not net and surrogate(net) is kept
+    net.value = other
+    torch.testing.assert_close(surrogate(net)(x), net(x), atol=1e-9, rtol=1e-9)
+
+
+def test_a_tensor_attribute_that_was_changed_in_place_is_changed_in_the_copy_too():
+    factor = torch.tensor(1.0, dtype=torch.float64)
+    net, (x, _) = Switched(factor).eval(), images()
+    surrogate(net)
+    factor.mul_(3)
+    torch.testing.assert_close(surrogate(net)(x), net(x), atol=1e-9, rtol=1e-9)

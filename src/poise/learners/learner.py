@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,15 +18,15 @@ from poise.data.augment import Augmentation
 from poise.data.extra import Extra
 from poise.learners.averages import Average, Weights, accumulate, copied, load_weights, weights_of
 from poise.learners.compiled import Compilation, FixedShape
-from poise.learners.copies import Copies
 from poise.learners.optimizers import SGD, Optimizer, gradients_of, load_state, state_of
 from poise.learners.perturbations import Keep, WeightPerturbation, perturbed
 from poise.learners.precision import Precision, precision
 from poise.learners.recording import in_order
+from poise.learners.reduction import Denominators, counted, denominators_of, reduced
 from poise.learners.schedules import Constant, Schedule
 from poise.learners.synchronised import Statistics
-from poise.models.folding import any_layout
-from poise.objectives import NT, Examples, Objective, Terms
+from poise.models.folding import surrogate
+from poise.objectives import NT, Examples, Objective
 from poise.objectives.watch import WATCH, minimised
 
 Metrics = dict[str, Tensor]
@@ -92,14 +91,13 @@ class Learner:
         self.statistics: Statistics = "averaged"
         """What becomes of BatchNorm's running statistics where several ranks hold this learner (see `agree`)."""
         self.arithmetic = arithmetic or precision("float32", torch.device("cpu"))
-        self.layout = self.arithmetic.layout if any_layout(network) else torch.contiguous_format
+        self.layout = self.arithmetic.layout(network)
         """Order in memory of images, and of what the network computes from them."""
         network.to(memory_format=self.layout)  # type: ignore[call-overload]
         self.optimizer = policy.optimizer.build(network.parameters())
         self.average: Weights | None = copied(weights_of(network)) if policy.average is not None else None
         self.accumulators: dict[str, Weights] = {}
         self._fixed = None if compilation is None else FixedShape(name, self.arithmetic, compilation)
-        self._copies = Copies(network, self.arithmetic, relay=self._fixed is None and self.layout is torch.contiguous_format)
 
     @property
     def weights(self) -> Weights:
@@ -130,7 +128,7 @@ class Learner:
         """Everything of a step between learning rate and average."""
         self.optimizer.zero_grad(set_to_none=True)  # before crafting, which then has their memory
         parts, shown = self.craft(objective, batch, now)
-        denominators = self._denominators(shown, batch, self.world)
+        denominators = denominators_of(shown, batch, self.world)
 
         moves = self._perturb(objective, shown, denominators, now)
         with training(self.network):
@@ -150,34 +148,32 @@ class Learner:
         with crafting(self.network, objective.craft_mode), self.arithmetic.context():
             batch = replace(batch, x=batch.x.contiguous(memory_format=self.layout))
             parts = batch.split(self.policy.microbatch or max(1, len(batch)))
-            model = self._copies.of(objective)
+            model = self._crafted_on(objective)
             craft = objective.craft if self._fixed is None or isinstance(objective, NT) else partial(self._fixed.craft, objective)
             with MODES[objective.craft_mode](model):
                 crafted = [in_order(craft(model, part, now), self.layout) for part in parts]
             return parts, objective.exchange(crafted, now, self.world)
 
-    def _denominators(self, shown: Sequence[Examples], batch: Batch, world: World) -> dict[str, Tensor | int]:
-        """What each weighted term is divided by; "" stands for the plain mean over the global batch."""
-        names = sorted({name for examples in shown for name in examples.weights})
-        sums = [torch.stack([examples.weights[name].sum() for examples in shown]).sum() for name in names]
-        world.sum_(sums)
-        positive = [total.clamp(min=torch.finfo(total.dtype).tiny) for total in sums]  # a mean of nothing is 0
-        return {"": batch.total, **dict(zip(names, positive, strict=True))}
+    def _crafted_on(self, objective: Objective) -> nn.Module:
+        """The network as it is now in the objective's mode: in evaluating mode its folded copy."""
+        if isinstance(objective, NT) or objective.craft_mode != "evaluating":  # NT asks the network nothing
+            return self.network
+        return surrogate(self.network, torch.bfloat16 if self.arithmetic.autocast else None)
 
-    def _backward(self, objective: Objective, shown: Sequence[Examples], denominators: dict[str, Any], now: Now) -> Metrics:
+    def _backward(self, objective: Objective, shown: Sequence[Examples], denominators: Denominators, now: Now) -> Metrics:
         metrics: Metrics = {}
         for examples in shown:
             with self.arithmetic.context():
-                reduced = _reduced(objective.loss(self.network, examples, now), examples, denominators)
-            torch.stack(list(minimised(reduced).values())).sum().backward()
-            for name, value in reduced.items():
+                shares = reduced(objective.loss(self.network, examples, now), examples, denominators)
+            torch.stack(list(minimised(shares).values())).sum().backward()
+            for name, value in shares.items():
                 watch = name.startswith(WATCH)
                 key = f"{WATCH}{self.name}/{name.removeprefix(WATCH)}" if watch else f"loss/{self.name}/{name}"
                 metrics[key] = metrics[key] + value.detach() if key in metrics else value.detach()
         return metrics
 
     def _perturb(
-        self, objective: Objective, shown: Sequence[Examples], denominators: dict[str, Any], now: Now
+        self, objective: Objective, shown: Sequence[Examples], denominators: Denominators, now: Now
     ) -> list[tuple[nn.Parameter, Tensor]]:
         """Move the weights uphill; returns what must be taken back after the step."""
         perturbation = self.policy.perturbation
@@ -191,9 +187,9 @@ class Learner:
                 with torch.enable_grad(), self.arithmetic.context():
                     terms = minimised(objective.loss(self.network, examples, now))
                     if keep is not None:
-                        kept = keep(torch.stack(list(_counted(terms, examples).values())).sum(0).detach())
+                        kept = keep(torch.stack(list(counted(terms, examples).values())).sum(0).detach())
                         terms = {name: values * kept for name, values in terms.items()}
-                    total = torch.stack(list(_reduced(terms, examples, denominators).values())).sum()
+                    total = torch.stack(list(reduced(terms, examples, denominators).values())).sum()
                 gradients = torch.autograd.grad(total, parameters)
                 sums = [old + new for old, new in zip(sums, gradients, strict=True)]
             self.world.sum_(sums)
@@ -216,7 +212,7 @@ class Learner:
             shown = objective.exchange([objective.craft(self.network, batch, now)], now)
         with frozen_statistics(self.network), torch.enable_grad(), self.arithmetic.context():
             terms = minimised(objective.loss(self.network, shown[0], now))
-            total = torch.stack(list(_reduced(terms, shown[0], self._denominators(shown, batch, ALONE)).values())).sum()
+            total = torch.stack(list(reduced(terms, shown[0], denominators_of(shown, batch, ALONE)).values())).sum()
         found = torch.autograd.grad(total, list(self.network.parameters()), allow_unused=True, materialize_grads=True)
         return [gradient.detach() for gradient in found]
 
@@ -285,20 +281,3 @@ class Learner:
             tensor.copy_(state[name])
         kept = {name.removeprefix("optimizer/"): tensor for name, tensor in state.items() if name.startswith("optimizer/")}
         load_state(self.optimizer, self.network.parameters(), kept)
-
-
-def _counted(terms: Terms, examples: Examples) -> Terms:
-    """The terms with zeros where an example has no weight: what is no part of its loss may be made up (RST without a label)."""
-    weights = examples.weights
-    return {name: torch.where(weights[name] > 0, values, 0.0) if name in weights else values for name, values in terms.items()}
-
-
-def _reduced(terms: Terms, examples: Examples, denominators: dict[str, Any]) -> dict[str, Tensor]:
-    """Each term's share of the loss: sum of weight * value over its denominator."""
-    reduced = {}
-    for name, values in terms.items():
-        if name in examples.weights:
-            reduced[name] = (examples.weights[name] * values).sum() / denominators[name]
-        else:
-            reduced[name] = values.sum() / denominators[""]
-    return reduced

@@ -8,9 +8,11 @@ from typing import Annotated, Literal, cast
 
 import torch
 from pydantic import BeforeValidator
+from torch import nn
 
 from poise.core.errors import SettingsError
 from poise.core.exact import arithmetic_named
+from poise.models.folding import any_layout, gradients_in_any_layout
 
 PrecisionName = Annotated[Literal["auto", "float32", "bfloat16", "float64"], BeforeValidator(arithmetic_named)]
 """In settings "fp32", "bf16" and "fp64" stand for the same."""
@@ -24,10 +26,14 @@ class Precision:
     autocast: bool
     device: torch.device
 
-    @property
-    def layout(self) -> torch.memory_format:
-        """Order of images and weights in memory: channels last on GPUs; on CPUs its weight gradients are not safe (see `Folded`)."""
-        return torch.channels_last if self.device.type == "cuda" else torch.contiguous_format
+    def layout(self, network: nn.Module) -> torch.memory_format:
+        """Order in memory of a trained network's images, weights and activations: channels last where it admits that, which is faster.
+
+        On CPUs only in plain float32, and where the weight gradients are known to be right.
+        """
+        plain = self.dtype is torch.float32 and not self.autocast
+        last = any_layout(network) and (self.device.type == "cuda" or (plain and gradients_in_any_layout(network)))
+        return torch.channels_last if last else torch.contiguous_format
 
     def context(self) -> AbstractContextManager[object]:
         """Around every forward of training and crafting."""

@@ -55,42 +55,62 @@ def _hooked(module: nn.Module) -> bool:
 
 _BY_STRIDE = frozenset({"view", "view_as", "as_strided", "stride", "is_contiguous", "storage_offset", "data_ptr"})
 """Tensor methods that ask how a tensor lies in memory."""
+_OWN = ("poise.models.", "torch.nn.modules.container")
+"""Where the classes are of which it is known that they do not: ensembles and what holds their members."""
 
 
 def any_layout(network: nn.Module) -> bool:
-    """Whether activations may lie in memory in any order, read off the graph of the forward or known of a `Classifier`."""
+    """Whether activations may lie in memory in any order, read off the graph of the forward or known of Poise's own modules."""
     if isinstance(network, Classifier):
         return True
     try:
-        graph = fx.Tracer().trace(network)
+        graph = fx.Tracer().trace(copy.deepcopy(network))  # a forward may keep what it is shown
     except Exception:  # as in `foldable`
         ours = {module for part in network.modules() if isinstance(part, Classifier) for module in part.modules()}
-        return all(module in ours for module in network.modules() if isinstance(module, nn.Conv2d))
+        return all(module in ours or type(module).__module__.startswith(_OWN) for module in network.modules())
     modules = dict(network.named_modules())
     called = [modules[str(node.target)] for node in graph.nodes if node.op == "call_module"]
     asked = any(node.op == "call_method" and node.target in _BY_STRIDE for node in graph.nodes)
     return not asked and not any(isinstance(module, nn.Unflatten) or _hooked(module) for module in called)
 
 
+_BLOCK = 16
+"""Channels that oneDNN takes at a time: 8 or 16, by processor."""
+
+
+def gradients_in_any_layout(network: nn.Module) -> bool:
+    """Whether the float32 weight gradients of its convolutions are known to be right on CPUs where tensors lie channels last.
+
+    Those of a strided 1x1 convolution of fewer input channels than a block are not: oneDNN writes past its workspace
+    (github.com/uxlfoundation/oneDNN/issues/6035, in torch 2.13.0). Grouped, dilated and other convolutions are not vouched for.
+    """
+    convolutions = [module for module in network.modules() if type(module) is nn.Conv2d]
+    weights = {id(conv.weight) for conv in convolutions}
+    others = any(parameter.dim() > 2 and id(parameter) not in weights for parameter in network.parameters())
+    return not others and all(_right_in_any_layout(conv) for conv in convolutions)
+
+
+def _right_in_any_layout(conv: nn.Conv2d) -> bool:
+    reduced = conv.kernel_size == (1, 1) and conv.stride != (1, 1)
+    return conv.groups == 1 and conv.dilation == (1, 1) and (not reduced or conv.in_channels % _BLOCK == 0)
+
+
 class Folded:
     """The copy of `network`. It shares all its tensors but the weights of convolutions, which `refreshed` brings up to date.
 
-    These lie "channels last" in memory where the network admits it, so that activations do too: faster on CPUs and GPUs. It must
-    not be trained: in torch 2.13.0 on CPUs the float32 weight gradient of a 1x1 convolution in that order writes out of bounds.
+    These lie "channels last" in memory where the network admits it, so that activations do too: faster on CPUs and GPUs. It is not
+    for training: see `gradients_in_any_layout`.
     """
 
-    def __init__(self, network: nn.Module, dtype: torch.dtype | None = None, fold: bool = True) -> None:
-        """dtype: of the copy's convolutions where it will run under autocast, which would otherwise convert them at every forward.
-
-        fold: False for a copy that serves in training mode too: batch normalisation stays, only the order in memory changes.
-        """
+    def __init__(self, network: nn.Module, dtype: torch.dtype | None = None) -> None:
+        """dtype: of the copy's convolutions where it will run under autocast, which would otherwise convert them at every forward."""
         shared = [*network.parameters(), *network.buffers()]
         self._copy = copy.deepcopy(network, {id(tensor): tensor for tensor in shared}).eval()
         self._convolutions: list[tuple[nn.Conv2d, nn.BatchNorm2d | None, nn.Conv2d]] = []
         self.relaid = any_layout(network)
         """Whether convolutions, and what they make, lie channels last."""
         layout = torch.channels_last if self.relaid else torch.preserve_format
-        behind = dict(foldable(network)) if fold else {}
+        behind = dict(foldable(network))
         for name, conv in list(network.named_modules()):
             if not _plain(conv):
                 continue
@@ -137,31 +157,51 @@ class Folded:
 _SURROGATES: WeakKeyDictionary[nn.Module, tuple[object, Folded | None]] = WeakKeyDictionary()
 
 
-def surrogate(network: nn.Module) -> nn.Module:
-    """What an attack may ask instead of a network in evaluating mode: its folded copy, or itself where nothing is gained.
+def surrogate(network: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
+    """What crafting may ask instead of a network in evaluating mode: its folded copy, or itself where nothing is gained.
 
     Logits and gradients agree up to rounding (in float32 about 1e-6 of their size), so it serves a search; verdicts are the
-    network's own. The copy is kept as long as the network lives, brought up to date here, and made anew where layers or hooks
-    were changed.
+    network's own. The copy is kept as long as the network lives, brought up to date here, and made anew where layers, hooks or
+    attributes were changed. dtype: see `Folded`.
     """
     if any(module.training for module in network.modules()):
         return network
-    built = _anatomy(network)
+    built = dtype, _anatomy(network)
     if network not in _SURROGATES or _SURROGATES[network][0] != built:
-        _SURROGATES[network] = built, _folded(network)
+        _SURROGATES[network] = built, _folded(network, dtype)
     folded = _SURROGATES[network][1]
     return network if folded is None else folded.refreshed()
 
 
-def _folded(network: nn.Module) -> Folded | None:
+def _folded(network: nn.Module, dtype: torch.dtype | None) -> Folded | None:
     try:
-        folded = Folded(network)
+        folded = Folded(network, dtype)
     except Exception:  # whatever a user's module raises when copied
         return None
-    return folded if folded.pairs or folded.relaid else None
+    return folded if folded.pairs or folded.relaid or dtype is not None else None
 
 
 def _anatomy(network: nn.Module) -> object:
-    """What a kept copy depends on besides the values of tensors."""
-    modules = [(id(module), _hooked(module)) for module in network.modules()]
+    """What a kept copy depends on besides the values of parameters and buffers."""
+    modules = [(id(module), _hooked(module), _attributes(module)) for module in network.modules()]
     return modules, [id(tensor) for tensor in network.parameters()], [id(tensor) for tensor in network.buffers()]
+
+
+_TORCHS = frozenset(vars(nn.Module()))
+
+
+def _attributes(module: nn.Module) -> list[tuple[str, object]]:
+    """What its own code keeps, such as a temperature: numbers and words by value, tensors by version, anything else by identity."""
+    return [(name, _known(value)) for name, value in vars(module).items() if name not in _TORCHS]
+
+
+def _known(value: object) -> object:
+    if isinstance(value, bool | int | float | str | None):
+        return type(value), value
+    if isinstance(value, Tensor):
+        return id(value), value._version
+    if isinstance(value, list | tuple):
+        return [_known(part) for part in value]
+    if isinstance(value, dict):
+        return [(_known(name), _known(part)) for name, part in value.items()]
+    return id(value)

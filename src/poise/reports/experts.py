@@ -34,7 +34,7 @@ def experts_rows(table: Table) -> list[ExpertsRow]:
     for group in table.groups:
         for column in table.columns:
             if found := _measured(group, column):
-                rows.append(ExpertsRow(labels[group.key], group.checkpoint, (column.label, *_cells(found))))
+                rows.append(ExpertsRow(labels[group.key], group.checkpoint, (column.label, *experts_cells(found))))
     return rows
 
 
@@ -49,8 +49,10 @@ def _measured(group: Group, column: Column) -> list[Mapping[str, Any]]:
     return [measures for measures in measured if isinstance(measures, Mapping) and measures.get("members")]
 
 
-def _cells(found: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Experts of different runs are not the same ones, so theirs are sorted, largest first, before the mean is taken."""
+def experts_cells(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A text for each of COLUMNS but the first: means over the measures of several runs, in percent.
+
+    Experts of different runs are not the same ones, so theirs are sorted, largest first, before the mean is taken."""
     choices = [measures["choice"] for measures in found if measures.get("choice")]
     accuracies = [[measures[name] for measures in found] for name in ("accuracy", "oracle", "overlap")]
     chosen = [[choice[name] for choice in choices] for name in ("best", "missed")] if choices else []
