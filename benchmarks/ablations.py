@@ -190,7 +190,7 @@ def regret(out: Path, seeds: int, quick: bool, wanted: Sequence[str] = RECIPES) 
             made = recipes.experiment(recipe, quick)
             if len(made.method.policies()) > 1:
                 paths.append(out / recipe / f"seed-{seed}")
-                trained(dataclasses.replace(made, seed=seed, diagnosis=DIAGNOSIS), paths[-1])
+                trained(dataclasses.replace(made, seed=seed, diagnosis=DIAGNOSIS, monitor_every=1), paths[-1])
                 print(f"{recipe} seed {seed}: done", flush=True)
     found = regretted(read_runs(paths))
     numbers = ((found.own, 1), (found.common, 1), (found.errors, 100))

@@ -81,7 +81,10 @@ def test_targets_that_differ_in_their_experts_only_show_the_gain_per_expert(pois
         100 * EvaluationRecord.read(path / "records" / "selected-soe-transfer-3-part-0.2-first12.json").worst_case_accuracy
         for path in (alone.path, runs["several"])
     ]
-    assert f"1 expert: {values[0]:.2f} %, +0.00" in out and f"2 experts: {values[1]:.2f} %, {values[1] - values[0]:+.2f}" in out
+    lines = [f"1 expert: {values[0]:.2f} %, +0.00", f"2 experts: {values[1]:.2f} %, {values[1] - values[0]:+.2f}"]
+    assert all(line in out for line in lines)
+    kept = (tmp_path / "t" / "soe-transfer-3-part-0.2-first12.md").read_text().splitlines()
+    assert [line for line in kept if "expert" in line] == lines
 
 
 def test_repeats_of_an_experiment_are_told_apart_by_the_folder_they_lie_in(poise: Poise, runs: dict[str, Path], tmp_path: Path) -> None:

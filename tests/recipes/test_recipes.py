@@ -95,6 +95,9 @@ def test_texts_say_the_published_numbers(name: str) -> None:
         for column in ("natural", "AA"):
             if column in row.columns and (value := row.values[row.columns.index(column)]) is not None:
                 assert f"{value:.2f} {column}" in recipes()[name].line
+        robust = [value for column, value in zip(row.columns, row.values, strict=True) if column != "natural" and value is not None]
+        if robust and "AA" not in row.columns:
+            assert f"{min(robust):.2f} " in recipes()[name].line, "a text praises a weaker attack than the strongest printed"
 
 
 def test_names_are_unique_and_taken_ones_refused() -> None:

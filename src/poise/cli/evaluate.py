@@ -198,23 +198,22 @@ def _chosen(asked: _Asked, default: str | None, experiment: Experiment | None = 
     """
     from poise.core.settings import from_json
     from poise.engine.inspections import threat_of
-    from poise.evaluation import PROTOCOLS
+    from poise.evaluation import named
     from poise.threats import Threat
 
     name = asked.protocol or default
     if name is None:
         return None
-    if name not in PROTOCOLS:
-        raise SettingsError(f"--protocol {name!r} is unknown; must be one of {', '.join(PROTOCOLS)}")
-    own = PROTOCOLS[name].scales
-    if PROTOCOLS[name].general and experiment is not None and asked.threat is None and asked.epsilon is None:
-        return PROTOCOLS[name].at(threat_of(experiment), asked.step_size)
+    chosen = named(name)
+    own = chosen.scales
+    if chosen.general and experiment is not None and asked.threat is None and asked.epsilon is None:
+        return chosen.at(threat_of(experiment), asked.step_size)
     given = {} if asked.epsilon is None else {"epsilon": asked.epsilon}
     made: Threat = from_json(Threat, {"type": asked.threat or type(own[0][0]).__name__, **given})  # type: ignore[type-abstract]
     made = positive(made, asked.epsilon or "")
     if asked.epsilon is None:
         made = next((known for known, _ in own if type(known) is type(made)), made)
-    return PROTOCOLS[name].at(made, asked.step_size)
+    return chosen.at(made, asked.step_size)
 
 
 def _searching(protocol: Protocol, asked: _Asked) -> Searching:

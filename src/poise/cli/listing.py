@@ -40,7 +40,9 @@ def listing(
     kinds = [*KINDS, "protocols", "recipes"]
     if kind is not None and kind not in kinds:
         raise SettingsError(f"there is nothing called {kind!r} to list{did_you_mean(kind, kinds)}")
+    from poise.core import papers
     from poise.evaluation import PROTOCOLS
+    from poise.evaluation.soe_protocols import TRANSFER_LINES
     from poise.recipes import recipes  # registers everything
     from poise.recipes.rows import said
 
@@ -49,7 +51,8 @@ def listing(
     for word in [kind] if kind in KINDS else [] if kind else KINDS:
         console.print(_table(word, [(name, line_of(cls), paper_of(cls)) for name, cls in _members(word)]))
     if kind in (None, "protocols"):
-        console.print(_table("protocols", [(name, made.line, str(made.paper or "")) for name, made in PROTOCOLS.items()]))
+        on_surrogates = [(name, line, str(papers.SYNERGY)) for name, line in TRANSFER_LINES.items()]
+        console.print(_table("protocols", [(name, made.line, str(made.paper or "")) for name, made in PROTOCOLS.items()] + on_surrogates))
     if kind in (None, "recipes"):
         tables: dict[tuple[bool, str], list[tuple[str, str, str]]] = {}
         for name, made in recipes().items():

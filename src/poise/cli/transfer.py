@@ -96,11 +96,13 @@ def transfer(
         path = evaluate_run(run, checkpoint, device=device, protocol=every, progress=progress, data=data, command="poise transfer")
         records.append(EvaluationRecord.read(path))
         typer.echo(f"record: {path}", err=True)
-    for line in gained([run.experiment for run in judged.values()], records):
+    gain = gained([run.experiment for run in judged.values()], records)
+    for line in gain:
         typer.echo(line)
     found = matrix(records, every_attack)
     Console().print(matrix_terminal(found))
-    typer.echo(f"matrix: {write_text(out / f'{kind}.md', matrix_markdown(found))}", err=True)
+    page = matrix_markdown(found) + "".join(f"\n{line}\n" for line in gain)
+    typer.echo(f"matrix: {write_text(out / f'{kind}.md', page)}", err=True)
     typer.echo(f"heat map: {write_heatmap(found, out / f'{kind}.svg')}", err=True)
 
 

@@ -17,7 +17,7 @@ from poise.core.errors import SettingsError, did_you_mean
 from poise.core.papers import Paper
 from poise.core.settings import number
 from poise.evaluation.protocol import Protocol
-from poise.evaluation.soe_protocols import soe_adaptive, soe_aimed, soe_benchmark, soe_lambdas
+from poise.evaluation.soe_protocols import TRANSFER, soe_adaptive, soe_aimed, soe_benchmark, soe_lambdas
 from poise.threats import L2, Linf, Threat
 
 Build = Callable[[Threat, float], tuple[Attack, ...]]
@@ -74,7 +74,9 @@ def _number(step_size: float | str) -> float:
 
 
 def named(name: str) -> NamedProtocol:
-    """Raises: SettingsError with the nearest name."""
+    """Raises: SettingsError with the nearest name, or with the command for protocols of surrogates."""
+    if name in TRANSFER:
+        raise SettingsError(f"{name} is made on surrogates, by: poise transfer RUN --surrogate RUN --protocol {name}")
     if name not in PROTOCOLS:
         raise SettingsError(f"there is no protocol {name!r}{did_you_mean(name, PROTOCOLS)}")
     return PROTOCOLS[name]

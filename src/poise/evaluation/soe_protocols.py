@@ -28,6 +28,10 @@ STEPS = 100
 """Of every transfer attack."""
 TRANSFER: dict[str, Literal[3, 30]] = {"soe-transfer-3": 3, "soe-transfer-30": 30}
 """Transfer protocols by name, with their number of variants."""
+TRANSFER_LINES = {
+    "soe-transfer-3": "by poise transfer: M-PGD, SGM and M-DI2-FGSM by cross-entropy on a surrogate of 3 ResNet-20, all or nothing",
+    "soe-transfer-30": "by poise transfer: the same by CE and CW, M-PGD from 3 starts, on surrogates of 3, 5 and 8, all or nothing",
+}
 
 
 def _common(threat: Threat) -> dict[str, Any]:

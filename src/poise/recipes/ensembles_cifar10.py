@@ -28,6 +28,8 @@ MEMBER = ResNet20(normalise=CIFAR10_NORMALISATION)
 AUGMENTATION = CropFlip()
 COLUMNS = ("natural", "PGD-50x5", "AdaptivePGD-50x5", "soe-transfer-3", "soe-transfer-30")
 REPEATS = "repeats: seed=0, seed=1, seed=2"
+SURROGATE = "runs/ensemble3_cifar10_resnet20"
+"""What `poise transfer` makes the images of soe-transfer-3 on."""
 
 WHITE_BOX: dict[str, tuple[tuple[float, float], ...]] = {
     "GAL": ((49.5, 87.8), (31.4, 85.4), (25.4, 81.2), (22.7, 78.7), (18.4, 77.3), (13.4, 76.2), (9.0, 76.0)),
@@ -197,7 +199,8 @@ def _register(row: str) -> None:
     for epsilon in EPSILONS:
         line = f"{row} in adversarial training, 3 x ResNet-20 on CIFAR-10, epsilon {epsilon:g}"
         name = f"{row.lower()}_adv_cifar10_resnet20x3_eps{epsilon:g}"
-        add(name, line, adversarial, lambda epsilon=epsilon: baseline(row, epsilon), note)
+        then = (f"accuracy under transfer: poise transfer runs/{name} --surrogate {SURROGATE}",)
+        add(name, line, adversarial, lambda epsilon=epsilon: baseline(row, epsilon), note, then=then)
 
 
 for _members in (3, 5, 8):

@@ -17,9 +17,18 @@ from poise.learners import Adam
 from poise.methods import Joint
 from poise.objectives import AT
 from poise.recipes.digits import INNER, digits, generalist_digits, policy
-from poise.recipes.generalist_cifar10 import AUGMENTATION, COLUMNS, SCHEDULE, cifar10, generalist_cifar10_resnet18, of_zipper, robust
+from poise.recipes.generalist_cifar10 import (
+    AUGMENTATION,
+    COLUMNS,
+    SCHEDULE,
+    cifar10,
+    generalist_cifar10_resnet18,
+    of_zipper,
+    plotted,
+    robust,
+)
 from poise.recipes.registry import register
-from poise.recipes.rows import own, redistributing, text, unprinted
+from poise.recipes.rows import own, redistributing, text
 
 Pair = tuple[tuple[str, ...], tuple[str, ...]]
 """Settings on CIFAR-10 and on digits."""
@@ -39,10 +48,6 @@ class Ablation:
     @property
     def on_digits(self) -> tuple[str, ...]:
         return self.cifar10 if self.digits is None else self.digits
-
-
-def plotted(where: str, name: str) -> Published:
-    return unprinted(f"Zipper, {where} (CIFAR-10, ResNet-18)", name)
 
 
 def _gamma(*values: float) -> tuple[str, ...]:

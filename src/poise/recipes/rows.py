@@ -71,10 +71,10 @@ def text(name: str, line: str, made: Experiment, note: str = "", each: str = "")
 
 
 def said(row: Published) -> str:
-    """The natural accuracy and the strongest attack's, as printed."""
+    """The natural accuracy, and AutoAttack's or else the lowest robust one, as printed."""
     known = {column: value for column, value in zip(row.columns, row.values, strict=True) if value is not None}
-    names = [column for column in dict.fromkeys(("natural", *reversed(row.columns))) if column in known][:2]
-    return ", ".join(f"{known[column]:.2f} {column}" for column in names)
+    robust = sorted((column for column in known if column != "natural"), key=lambda column: (column != "AA", known[column]))
+    return ", ".join(f"{known[column]:.2f} {column}" for column in (*(["natural"] if "natural" in known else []), *robust[:1]))
 
 
 # -- cost ------------------------------------------------------------------------------------------------------------

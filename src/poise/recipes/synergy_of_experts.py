@@ -20,7 +20,7 @@ from poise.learners import SGD, Policy, Step
 from poise.methods import Joint, Method
 from poise.models import Collaboration, Network
 from poise.objectives import SynergyOfExperts
-from poise.recipes.ensembles_cifar10 import AUGMENTATION, EPSILONS, MEMBER, add, cifar10, inner, published
+from poise.recipes.ensembles_cifar10 import AUGMENTATION, EPSILONS, MEMBER, SURROGATE, add, cifar10, inner, published
 from poise.recipes.rows import unprinted
 from poise.threats import Linf
 
@@ -29,7 +29,6 @@ SCHEDULE = Step(at=(51, 76, 101, 126), factors=(0.1, 0.01, 0.1, 0.01))
 ABLATED = 0.03
 """The epsilon of all but the grid."""
 MEMBERS_GRID = (0.01, 0.03, 0.05, 0.07)
-SURROGATE = "runs/ensemble3_cifar10_resnet20"
 
 
 def soe(epsilon: float, members: int = 3, **changes: Any) -> Experiment:
