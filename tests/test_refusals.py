@@ -35,8 +35,9 @@ from poise.core.records import EvaluationRecord
 from poise.core.settings import from_json, read_file, to_json
 from poise.data import CIFAR10, MNIST, Digits, Folder, Npz
 from poise.engine import Experiment, Monitor, Run, load, resume, train
+from poise.engine.adversarial import save_adversarial
 from poise.engine.checkpoints import foreign_weights, load_into
-from poise.engine.evaluations import evaluate_run, save_adversarial
+from poise.engine.evaluations import evaluate_run
 from poise.engine.exporting import export_network
 from poise.evaluation import Protocol, evaluate
 from poise.evaluation.predictions import predict_under

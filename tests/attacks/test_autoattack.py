@@ -352,6 +352,22 @@ def test_what_an_attack_found_is_saved_when_it_is_over_and_what_is_in_progress_w
         assert len(after) == sum(rounds[attack - 1 :]) - 2 * (stop is Interrupted)
 
 
+def test_a_stopped_run_goes_on_with_its_own_lanes_whatever_would_fit_by_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = conv_net()
+    x, y = labelled(net, 24)
+    state = tmp_path / "state.safetensors"
+    widths = iter((16, 8))
+    monkeypatch.setattr("poise.attacks.autoattack.find_batch_size", lambda *given: next(widths))
+    unbroken = small().run(net, x, y, batch_size=16)
+
+    def stop(report: Progress) -> None:
+        raise Interrupted("stopped")
+
+    with pytest.raises(Interrupted):
+        small().run(net, x, y, state_path=state, progress=stop)
+    assert same(small().run(net, x, y, state_path=state), unbroken)
+
+
 def test_a_finished_state_answers_at_once_and_a_foreign_or_damaged_one_is_refused(tmp_path: Path) -> None:
     net = conv_net()
     x, y = labelled(net, 24)

@@ -137,6 +137,13 @@ def test_attack_saves_adversarial_images(poise: Poise, run: Path, tmp_path: Path
     assert json.loads(to.with_suffix(".json").read_text())["attack"]["threat"]["epsilon"] == 4 / 255
 
 
+def test_images_of_other_settings_are_kept_beside_each_other(poise: Poise, run: Path) -> None:
+    settings = (("threat.epsilon=4/255",), ("threat.epsilon=8/255",), ("threat.epsilon=8/255", "--first", 8), ("--seed", 3))
+    for each in settings:
+        assert poise("attack", run, "FGSM", *each)[0] == 0
+    assert len(list((run / "adversarial").glob("FGSM-*.safetensors"))) == len(settings)
+
+
 @pytest.mark.parametrize(("format", "sign"), [("markdown", "|"), ("csv", ","), ("latex", "\\toprule"), ("html", "<html")])
 def test_report_in_every_format(poise: Poise, run: Path, tmp_path: Path, format: str, sign: str) -> None:
     status, _, _ = poise("report", run, "--format", format, "--out", tmp_path / "report")

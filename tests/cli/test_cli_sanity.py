@@ -9,7 +9,7 @@ import pytest
 from poise.attacks import PGD
 from poise.core.verdicts import Verdict
 from poise.engine import Run, train
-from poise.engine.evaluations import save_adversarial
+from poise.engine.adversarial import save_adversarial
 from poise.engine.inspections import _claims
 from poise.evaluation import Protocol
 from poise.evaluation.digests import digest_of

@@ -11,12 +11,23 @@ import torch
 
 from poise.core.distributed import ALONE, World, join
 from poise.core.errors import SettingsError
-from poise.data import Feed
-from poise.engine import Experiment
-from poise.engine.placement import Placement, assigned, check_shares, described, placed, shares_changed, slowest
+from poise.data import Digits, Feed, Split
+from poise.engine import Experiment, train
+from poise.engine.placement import (
+    Placement,
+    assigned,
+    check_shares,
+    described,
+    pieces,
+    placed,
+    shares_changed,
+    slowest,
+    takes_one_image,
+)
 from poise.learners import Learner, Policy
 from poise.learners.costs import forwards
 from poise.methods import DVERGE, Generalist, Joint
+from poise.models import DigitsCNN, ResNet18
 from poise.objectives import AT, NT, TRADES
 
 PAPER = {"natural": 3.0, "robust": 23.0}
@@ -82,6 +93,30 @@ def test_refusals() -> None:
         placed("by-learner", Generalist(), World(0, 2), diagnosing=True)
     with pytest.raises(SettingsError, match=r"Experiment\.placement = 'by-hand'"):
         Experiment(placement="by-hand")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "world", "microbatch", "found"),
+    [
+        (32, 1, None, {32, 25}),
+        (11, 1, None, {11, 1}),
+        (32, 2, None, {16, 13, 12}),
+        (32, 3, 5, {11, 10, 9, 8, 1, 5, 4, 3}),
+        (1, 1, None, {1}),
+    ],
+)
+def test_pieces_are_full_and_last_batches_parts_of_ranks_and_microbatches(batch_size, world, microbatch, found):
+    split = Split.of(torch.zeros(89, 1, 8, 8, dtype=torch.uint8), torch.zeros(89, dtype=torch.int64))
+    feed = Feed(Joint(batch_size=batch_size).streams()["joint"], split, 0, rank=0, world=world)
+    assert pieces(feed, [] if microbatch is None else [microbatch]) == found
+
+
+def test_a_last_batch_of_one_image_is_refused_where_the_network_cannot_be_trained_on_it(tiny: Any, tmp_path: Path) -> None:
+    alone = replace(tiny(), data=Digits(train_images=61), method=Joint(batch_size=30), model=ResNet18(width=1))
+    with pytest.raises(SettingsError, match=r"batch_size = 30: of 61 images, .* 'joint' would train on a single image at times"):
+        train(alone, tmp_path / "refused", device="cpu")
+    assert takes_one_image(DigitsCNN().build((1, 8, 8), 10, seed=0), (1, 8, 8))
+    assert not takes_one_image(ResNet18(width=1).build((1, 8, 8), 10, seed=0), (1, 8, 8))
 
 
 def test_what_ranks_cannot_share_is_refused(tiny: Any) -> None:

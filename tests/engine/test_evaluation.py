@@ -24,8 +24,9 @@ from poise.core.records import EvaluationRecord
 from poise.core.settings import from_json, to_json
 from poise.data import Digits
 from poise.engine import Experiment, Run, train
-from poise.engine.checkpoints import read_facts
-from poise.engine.evaluations import evaluate_run, save_adversarial
+from poise.engine.adversarial import save_adversarial
+from poise.engine.checkpoints import fitting, foreign_weights, read_facts
+from poise.engine.evaluations import evaluate_run
 from poise.engine.experiment import Published
 from poise.engine.exporting import export_network
 from poise.engine.own_weights import data_named, evaluate_weights
@@ -41,6 +42,16 @@ from torch import nn
 
 def build():
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+"""
+INVERTING_FILE = """
+from torch import nn
+
+class Inverting(nn.Sequential):
+    def forward(self, x):
+        return super().forward(1 - x)
+
+def build():
+    return Inverting(nn.Flatten(), nn.Linear(64, 10))
 """
 
 
@@ -176,6 +187,37 @@ def test_a_users_own_checkpoint_is_evaluated_whatever_it_is_wrapped_in(own_code:
     assert record.natural_accuracy > 0.8
     assert record.accuracy("PGD-2") < record.natural_accuracy
     assert (record.model, record.checkpoint, record.group, record.notes["weights"]) == ("mine", "file", str(path), str(path))
+
+
+def test_names_of_a_users_own_network_may_begin_as_those_of_wrappers_do(tmp_path: Path) -> None:
+    network = nn.Module()
+    network.model = nn.Linear(2, 3)
+    torch.save(network.state_dict(), tmp_path / "w.pt")
+    found = foreign_weights(tmp_path / "w.pt")
+    assert fitting(found, network).keys() == network.state_dict().keys()
+    assert set(fitting(found, network.model)) == {"weight", "bias"}
+
+
+def test_another_forward_of_the_same_weights_is_another_network(own_code: SimpleNamespace) -> None:
+    path = own_code.folder / "mine.pt"
+    torch.save(own_code.network.state_dict(), path)
+    (own_code.folder / "my_other_net_of_test.py").write_text(INVERTING_FILE)
+    one, two = (
+        evaluate_weights(path, f"{module}:build", "Digits", own_code.protocol) for module in ("my_net_of_test", "my_other_net_of_test")
+    )
+    assert one == two == own_code.folder / "mine.record.json"
+    inverted = own_code.network(1 - Digits().load().test.first(50).pixels()).argmax(1)
+    assert EvaluationRecord.read(two).natural == inverted.tolist()
+
+
+def test_a_record_of_something_else_is_replaced_only_on_demand(own_code: SimpleNamespace) -> None:
+    path, out = own_code.folder / "mine.pt", own_code.folder / "out.json"
+    torch.save(own_code.network.state_dict(), path)
+    other = dataclasses.replace(own_code.protocol, first=20)
+    evaluate_weights(path, "my_net_of_test:build", "Digits", own_code.protocol, out)
+    with pytest.raises(SettingsError, match=r"out\.json is a record of other images or attacks; give another --out, or --again"):
+        evaluate_weights(path, "my_net_of_test:build", "Digits", other, out)
+    assert EvaluationRecord.read(evaluate_weights(path, "my_net_of_test:build", "Digits", other, out, again=True)).count == 20
 
 
 def test_own_checkpoints_are_compared_with_each_other(own_code: SimpleNamespace) -> None:
@@ -383,6 +425,9 @@ def test_a_folder_of_classes_is_tested_on_whole_and_one_with_train_and_test_on_i
     assert (plain.name, plain.classes, alone.name) == ("plain", ("cat", "dog"), "alone")
     assert parts.test.images[:, 0, 0, 0].tolist() == [50, 150]
     assert data_named("plain", tmp_path).test.images.equal(plain.test.images)
+    for number in range(1, 5):
+        (tmp_path / "plain" / "dog" / f"{number}.png").unlink()
+    assert data_named("plain", tmp_path).test.labels.tolist() == [0, 1, 0, 0, 0, 0]  # a single dog is enough to be tested on
 
 
 def test_data_are_named_by_type_archive_or_settings(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from poise.data import CORRUPTIONS, Digits
 from poise.engine import Run
 from poise.engine.evaluations import corrupt_run, evaluate_run, journal_of
 from poise.engine.own_weights import corrupt_weights, evaluate_weights
+from poise.engine.progress import Progress
 from poise.evaluation import Protocol
 from poise.threats import Linf
 
@@ -70,6 +71,11 @@ def rounds(monkeypatch: pytest.MonkeyPatch) -> list[Round]:
     return made
 
 
+def unfinished(path: Path) -> list[Path]:
+    """The folders of what evaluations whose record will be `path` have finished."""
+    return list(path.parent.glob(f".{path.stem}*.unfinished"))
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("at", [1, 4, 9])
 def test_stopped_inside_autoattack_no_round_is_made_twice(
@@ -83,17 +89,48 @@ def test_stopped_inside_autoattack_no_round_is_made_twice(
         evaluate_run(run, protocol=PROTOCOL, again=True, progress=stopping(notes=at, number=number))
     assert signal.getsignal(number) is before
     assert len(rounds) == at
-    assert {file.name for file in journal_of(path).iterdir()} > {"plan.json", "part-0.json"}
+    (begun,) = unfinished(path)
+    assert {file.name for file in begun.iterdir()} > {"plan.json", "part-0.json"}
     evaluate_run(run, protocol=PROTOCOL, again=True)
     assert len(rounds) == needed
     assert timeless(path) == wanted
-    assert not journal_of(path).exists()
+    assert not unfinished(path)
 
 
 def test_stopped_before_anything_was_found_it_leaves_nothing(run: Run, stopping: Any) -> None:
     with pytest.raises(Interrupted):
         evaluate_run(run, protocol=dataclasses.replace(PROTOCOL, name="other"), again=True, progress=stopping(40, number=signal.SIGINT))
-    assert not journal_of(run.path / "records" / "selected-other.json").exists()
+    assert not unfinished(run.path / "records" / "selected-other.json")
+
+
+def test_what_is_unfinished_is_dropped_by_nothing_but_an_evaluation_of_the_same_and_then_it_is_said(
+    run: Run, tmp_path: Path, stopping: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights, data = tmp_path / "mine.safetensors", run.experiment.data.load()
+    safetensors.torch.save_file(run.network().state_dict(), weights)
+    with pytest.raises(Interrupted):
+        evaluate_weights(weights, "DigitsCNN", data, PROTOCOL, device="cpu", progress=stopping(notes=3, number=signal.SIGINT))
+    path = weights.with_suffix(".record.json")
+    (kept,) = unfinished(path)
+    quick = dataclasses.replace(PROTOCOL, attacks=PROTOCOL.attacks[:1], name="quick")
+    assert evaluate_weights(weights, "DigitsCNN", data, quick, device="cpu") == path
+    assert unfinished(path) == [kept]
+    monkeypatch.setattr("poise.evaluation.protocol.__version__", "99")
+    said = Said()
+    more = evaluate_weights(weights, "DigitsCNN", data, PROTOCOL, device="cpu", progress=said)
+    assert more != path and EvaluationRecord.read(more).attack_names == [attack.name for attack in PROTOCOL.attacks]
+    assert ["it begins anew" in sentence for sentence in said.sentences] == [True, False, False]
+    assert EvaluationRecord.read(path).protocol == "quick"
+
+
+class Said(Progress):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.sentences: list[str] = []
+
+    def say(self, sentence: str) -> None:
+        self.sentences.append(sentence)
 
 
 def test_own_weights_and_corruptions_stop_and_go_on_too(run: Run, tmp_path: Path, digits_c: Path, stopping: Any) -> None:

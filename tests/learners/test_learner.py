@@ -13,6 +13,7 @@ from poise.core.errors import CheckpointError, NumericalError, SettingsError
 from poise.core.settings import registered
 from poise.learners import AWP, EMA, RWP, SGD, Adam, AdamW, Constant, Learner, OneCycle, Policy
 from poise.learners.averages import accumulate, copied, weights_of
+from poise.methods import Joint
 from poise.objectives import AT, MART, NT, TRADES, Objective
 
 NOW = Now(epoch=2, step=3, epochs=4, steps_per_epoch=3, seed=0)
@@ -182,3 +183,38 @@ def test_sgd_refuses_nesterov_without_momentum():
 
 def test_every_objective_is_registered_once():
     assert {"NT", "AT", "TRADES", "MART"} <= set(registered(Objective))
+
+
+class Keeping(nn.Module):
+    """Keeps an activation, has a head that no loss asks, and a frozen layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last, self.aside = nn.Conv2d(1, 3, 3), nn.Linear(3 * 36, 4), nn.Linear(2, 2)
+        self.frozen = nn.Conv2d(3, 3, 1).requires_grad_(False)
+        self.seen: torch.Tensor | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen = self.frozen(self.first(x)).relu()
+        return self.last(self.seen.flatten(1))
+
+
+@pytest.mark.parametrize("perturbation", [AWP(), RWP()], ids=["AWP", "RWP"])
+def test_weights_that_are_frozen_or_in_no_loss_stay_where_they_are(perturbation):
+    network = Keeping()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    policy = Policy(objective=AT(), optimizer=SGD(weight_decay=0), perturbation=perturbation)
+    images = Batch.of(torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(3)), torch.arange(6) % 4)
+    Learner("net", policy, network).descend(policy.objective, images, NOW)
+    moved = {name for name, tensor in network.state_dict().items() if not torch.allclose(tensor, before[name], atol=1e-7)}
+    assert moved == {"first.weight", "first.bias", "last.weight", "last.bias"}
+
+
+def test_a_network_that_keeps_an_activation_can_be_deployed():
+    network = Keeping()
+    learner = Learner("joint", Policy(objective=NT()), network)
+    images = Batch.of(torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(3)), torch.arange(6) % 4)
+    learner.descend(NT(), images, NOW)
+    deployed = Joint(policy=learner.policy).deployed({"joint": learner})
+    assert equal(dict(deployed.state_dict()), learner.weights) and deployed.last.weight is not network.last.weight
+    assert isinstance(network.seen, torch.Tensor) and network.seen.requires_grad

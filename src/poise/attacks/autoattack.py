@@ -18,7 +18,7 @@ from poise.attacks.apgd import APGD
 from poise.attacks.attack import Attack, check_images, check_labels, count_classes
 from poise.attacks.autoattack_job import MISCLASSIFIED, ROBUST, Job, Plan, Progress, Result
 from poise.attacks.autoattack_ranks import Ranks
-from poise.attacks.autoattack_state import StateFile, fingerprint_of
+from poise.attacks.autoattack_state import StateFile, fingerprint_of, width_of
 from poise.attacks.compact import CompactAttack
 from poise.attacks.fab import FAB
 from poise.attacks.lanes import find_batch_size
@@ -123,7 +123,7 @@ class AutoAttack(Attack):
         takes what it and the examples that enter it need of them, unless `fixed_shape`. precision: of the search (see
         `search_precision`); verdicts are taken without autocast. ids: each example's number in its data set [N], which keys its draws.
         state_path: a file from which a stopped run goes on, written at least every `save_seconds`, where an attack is over, and where
-        `progress`, which is called after rounds of steps, raises Interrupted.
+        `progress`, which is called after rounds of steps, raises Interrupted. It goes on with as many lanes as it was begun with.
         world: ranks that call this together with the same arguments (`poise.core.distributed.join()`); each attacks a share (of
         fewer images than ranks each attacks all), and each returns the result that one rank alone would.
         Raises: InputError for bad x, y or ids; SettingsError for other arguments out of range; StorageError or RunError if there is
@@ -142,13 +142,14 @@ class AutoAttack(Attack):
             if ids.shape != y.shape or len(ids.unique()) != len(ids):
                 raise InputError(f"ids has shape {list(ids.shape)}, must be {len(x)} distinct numbers, one for each image")
             own, labels, numbers = (values[part].to(device) for values in (x, y, ids))
-            width = batch_size or ranks.least(find_batch_size(model, own, memory_limit))
+            begun = None if state_path is None else width_of(state_path, world)
+            width = batch_size or ranks.least(begun or find_batch_size(model, own, memory_limit))
             given = [to_json(self), seed, width, fixed_shape, precision, list(x.shape)]
             fingerprint = fingerprint_of(given, (x, y, ids, *model.state_dict().values()))
             ranks.check_alike(fingerprint)
             plan = Plan(self.components(), width, fixed_shape, precision, seed, classes)
             job = Job(plan, model, own, labels, numbers, ranks)
-            state = None if state_path is None else StateFile(state_path, save_seconds, fingerprint, world)
+            state = None if state_path is None else StateFile(state_path, save_seconds, fingerprint, width, world)
             if state is not None:
                 state.load(job)
             try:

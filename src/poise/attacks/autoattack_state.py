@@ -30,12 +30,26 @@ def fingerprint_of(settings: list[object], tensors: Iterable[Tensor]) -> str:
     return digest.hexdigest()[:32]
 
 
+def width_of(path: str | Path, world: World) -> int | None:
+    """The lanes with which the run whose state lies there was begun; None where none can be read."""
+    try:
+        with safetensors.safe_open(_own(Path(path), world), framework="pt") as file:
+            return int((file.metadata() or {}).get("width", 0)) or None
+    except (safetensors.SafetensorError, OSError, ValueError):
+        return None
+
+
+def _own(path: Path, world: World) -> Path:
+    """The rank's own file."""
+    return path if world.size == 1 else path.with_name(f"{path.name}.{world.rank}-of-{world.size}")
+
+
 class StateFile:
     """Writes a job to its file, atomically, and reads it back. Several ranks write PATH.0-of-2 and so on."""
 
-    def __init__(self, path: str | Path, seconds: float, fingerprint: str, world: World) -> None:
+    def __init__(self, path: str | Path, seconds: float, fingerprint: str, width: int, world: World) -> None:
         self.named, self.seconds, self.fingerprint, self.world = Path(path), seconds, fingerprint, world
-        self.path = self.named if world.size == 1 else self.named.with_name(f"{self.named.name}.{world.rank}-of-{world.size}")
+        self.width, self.path = width, _own(self.named, world)
         self.last = time.monotonic()
 
     def keep(self, job: Job, over: bool) -> None:
@@ -46,7 +60,7 @@ class StateFile:
     def save(self, job: Job) -> None:
         """Raises: StorageError."""
         tensors = {name: values.detach().cpu().clone().contiguous() for name, values in job.snapshot().items()}
-        facts = {"format": _FORMAT, "fingerprint": self.fingerprint}
+        facts = {"format": _FORMAT, "fingerprint": self.fingerprint, "width": str(self.width)}
         write_bytes(self.path, safetensors.torch.save(tensors, metadata=facts))
         self.last = time.monotonic()
 

@@ -14,7 +14,7 @@ def attack(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     name: Annotated[str, typer.Argument(help="The attack, such as PGD (poise list attacks).")] = "PGD",
     settings: Annotated[list[str] | None, typer.Argument(help="Its settings, such as steps=50 threat.epsilon=4/255.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Where the adversarial images go; by default RUN/adversarial/NAME.safetensors.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where the adversarial images go; by default a file in RUN/adversarial.")] = None,
     first: Annotated[int | None, typer.Option(min=1, help="Only the first n test images.")] = None,
     checkpoint: Annotated[str, typer.Option(help="selected, last, or 'epoch N'.")] = "selected",
     seed: Annotated[int, typer.Option(min=0)] = 0,
@@ -34,12 +34,12 @@ def attack(
     from poise.core.overrides import override
     from poise.core.settings import from_json
     from poise.engine import Run
-    from poise.engine.evaluations import save_adversarial
+    from poise.engine.adversarial import adversarial_path, save_adversarial
 
     import_files(imports)
     opened = Run.open(run)
     made = override(from_json(Attack, {"type": name}), settings or [])  # type: ignore[type-abstract]
-    path = out or opened.path / "adversarial" / f"{made.name}.safetensors"
+    path = out or adversarial_path(opened, made, checkpoint, first, seed)
     natural, robust, count = save_adversarial(
         opened, made, path, which=checkpoint, first=first, seed=seed, device=device, data_dir=data_dir, progress=drawn()
     )

@@ -85,7 +85,7 @@ def evaluate(
         typer.Option(help="Of AutoAttack's search, by default float32; auto: bfloat16 where a GPU has it. Verdicts are float32's."),
     ] = None,
     memory_limit: Annotated[str | None, typer.Option(help="Of AutoAttack's search, such as 4GiB; by default 70 % of a GPU's free.")] = None,
-    out: Annotated[Path | None, typer.Option(help="With --weights or --ensemble: the record to write.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The record of --weights, by default beside them, or of --ensemble.")] = None,
     device: Device = "auto",
     data_dir: DataDir = None,
     imports: Imports = None,
@@ -149,7 +149,6 @@ def _weights(weights: Path, model: str | None, data: str, out: Path | None, aske
         out = out or weights.with_suffix(".corruptions.json")
         return corrupt_weights(weights, model, data, asked.corruptions, out, first=asked.first, progress=drawn(), **where)
     assert chosen is not None
-    out = out or weights.with_suffix(".record.json")
     use, search = _cut(chosen, asked.first), _searching(chosen, asked)
     return evaluate_weights(weights, model, data, use, out, again=asked.again, search=search, progress=drawn(), **where)
 

@@ -66,6 +66,13 @@ class Folder(DataSource):
             raise DataError(f"{tested / strange[0]} is a class that {root / 'train'} does not have")
         return Data(root.name, self._split(root / "train", classes), self._split(tested, classes), classes)
 
+    def whole(self) -> Data:
+        """All images of the folder of classes as both splits, for networks that were trained elsewhere."""
+        root = Path(self.path).expanduser()
+        classes = self._classes(root)
+        every = self._split(root, classes)
+        return Data(root.name, every, every, classes)
+
     def _classes(self, folder: Path) -> tuple[str, ...]:
         classes = tuple(path.name for path in subfolders(folder))
         if len(classes) < 2:

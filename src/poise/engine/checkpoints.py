@@ -86,7 +86,7 @@ def load_safetensors(data: bytes, origin: str, device: torch.device | str = "cpu
 def foreign_weights(path: Path) -> dict[str, Tensor]:
     """The state dict in a user's own checkpoint: .safetensors, or a torch file read with `weights_only=True`.
 
-    It may lie under "state_dict", "model" or "net", and its names may begin with "module." or "model."; both are removed.
+    In a torch file it may lie under "state_dict", "model" or "net". Its names are as they were saved (see `fitting`).
     Raises: CheckpointError when the file is missing, would run code, or holds no tensors.
     """
     if not path.is_file():
@@ -106,10 +106,16 @@ def foreign_weights(path: Path) -> dict[str, Tensor]:
             found = found[key]
     if not isinstance(found, dict) or not found or not all(isinstance(value, Tensor) for value in found.values()):
         raise CheckpointError(f"{path} holds no state dict of tensors")
-    for prefix in ("module.", "model."):
-        if all(name.startswith(prefix) for name in found):
-            found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
     return found
+
+
+def fitting(weights: dict[str, Tensor], network: torch.nn.Module) -> dict[str, Tensor]:
+    """The weights without "module." or "model." before every name, where the network's own names do not begin so."""
+    own = set(network.state_dict())
+    for prefix in ("module.", "model."):
+        if not own & set(weights) and all(name.startswith(prefix) for name in weights):
+            weights = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
+    return weights
 
 
 def load_into(network: torch.nn.Module, weights: dict[str, Tensor], origin: str) -> None:

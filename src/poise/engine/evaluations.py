@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
-from poise.attacks import Attack
+from poise.attacks import PGD, Attack, AutoAttack
 from poise.attacks.compact import CompactAttack
 from poise.core.distributed import going_on, join
 from poise.core.errors import DataError, Interrupted, RunError, SettingsError
@@ -26,7 +25,6 @@ from poise.core.identity import identity
 from poise.core.records import EvaluationRecord, check_writable, write_bytes
 from poise.core.settings import to_json
 from poise.data import Data, Split
-from poise.engine.checkpoints import write_tensors
 from poise.engine.devices import choose_device
 from poise.engine.diagnostics import theory
 from poise.engine.experiment import Published
@@ -36,9 +34,11 @@ from poise.engine.signals import stop_requested
 from poise.evaluation.columns import Searching, Watch
 from poise.evaluation.corruption import evaluate_corruptions
 from poise.evaluation.digests import digest_of, digest_of_images
-from poise.evaluation.predictions import Advance, accuracy, attacked, device_of, predict
+from poise.evaluation.predictions import Advance, device_of, predict
 from poise.evaluation.protocol import Protocol, evaluate, gallery
 
+PROBED = 256
+"""Images on which a network of other people's code is asked whether it is the one of a record."""
 KEPT = "{} is there already, of the same weights, images and attacks; to evaluate anew: poise evaluate --again"
 
 
@@ -89,11 +89,17 @@ class Measurement:
     images: str
     attacks: list[dict[str, Any]]
     search: str = "float32"
+    answers: tuple[int, ...] = ()
+    """What the network says of the first images, where its weights do not tell all of it."""
 
     @classmethod
     def of(cls, network: nn.Module, split: Split, attacks: tuple[Attack, ...], search: Searching = Searching()) -> Measurement:
         precision = search.on(device_of(network)[0]).precision
         return cls(digest_of(network), digest_of_images(split), [identity(to_json(attack)) for attack in attacks], precision)
+
+    def answering(self, network: nn.Module, split: Split) -> Measurement:
+        """The same for a network whose code is not Poise's: another forward of the same weights is another network."""
+        return dataclasses.replace(self, answers=tuple(predict(network, split.first(min(PROBED, len(split)))).tolist()))
 
     def done(self, path: Path) -> EvaluationRecord | None:
         """The record at `path` if it is this measurement's; None for another one, a damaged one or none."""
@@ -103,7 +109,8 @@ class Measurement:
             return None
         found = (record.model_digest, record.notes.get("images"), [identity(attack.settings) for attack in record.attacks])
         searched = {attack.notes.get("search", "float32") for attack in record.attacks} <= {"float32", self.search}
-        return record if searched and found == (self.weights, self.images, self.attacks) else None
+        answered = record.natural[: len(self.answers)] == list(self.answers)
+        return record if searched and answered and found == (self.weights, self.images, self.attacks) else None
 
     def place(self, path: Path) -> Path:
         """`path`, or where a record of other attacks or images has taken it, one with a few digits more in its name."""
@@ -111,10 +118,21 @@ class Measurement:
             record = EvaluationRecord.read(path)
         except RunError:
             return path
-        if (record.notes.get("images"), [identity(attack.settings) for attack in record.attacks]) == (self.images, self.attacks):
-            return path
-        digits = hashlib.sha256(json.dumps([self.images, self.attacks], sort_keys=True).encode()).hexdigest()[:6]
-        return path.with_name(f"{path.stem}-{digits}.json")
+        return path if self.asks_as(record) else path.with_name(f"{path.stem}-{self.digits}.json")
+
+    def asks_as(self, record: EvaluationRecord) -> bool:
+        """Whether a record, of whatever weights, is of the same images and attacks."""
+        return (record.notes.get("images"), [identity(attack.settings) for attack in record.attacks]) == (self.images, self.attacks)
+
+    def check_free(self, out: Path, again: bool) -> None:
+        """Raises: SettingsError where `out`, which a user named, is a record of something else and not to be replaced."""
+        if not again and self.place(out) != out:
+            raise SettingsError(f"{out} is a record of other images or attacks; give another --out, or --again to replace it")
+
+    @property
+    def digits(self) -> str:
+        """A few that tell images and attacks apart, for names of files."""
+        return hashlib.sha256(json.dumps([self.images, self.attacks], sort_keys=True).encode()).hexdigest()[:6]
 
 
 def evaluate_run(
@@ -148,6 +166,7 @@ def evaluate_run(
     data = _fitting(run, which, other) if other is not None else data or world.in_turn(lambda: experiment.data.load(data_dir))
     about["notes"]["data"] = list(data.notes)
     wanted = Measurement.of(network, protocol.images(data.test), protocol.attacks, search)
+    journal = journal_of(path, wanted)
     path = wanted.place(path) if suffix else path
     command = command or f"poise evaluate {run.path}{f' --checkpoint {shlex.quote(which)}' if which != 'selected' else ''}"
     with shown(progress, f"{experiment.name} ({which})", command) as watch:
@@ -159,9 +178,9 @@ def evaluate_run(
             world.led(lambda: made and made.write(path))
         else:
             about |= {"watch": watch, "named": experiment.title or experiment.name}
-            evaluate(network, data, protocol, journal=journal_of(path), out=path, world=world, search=search, **about)
+            evaluate(network, data, protocol, journal=journal, out=path, world=world, search=search, **about)
         if protocol.attacks and not suffix:
-            world.led(lambda: _write_gallery(run, which, network, data, protocol, again))
+            world.led(lambda: None if watch.signals else _write_gallery(run, which, network, data, protocol, again))
     return path
 
 
@@ -223,9 +242,9 @@ def _fitting(run: Run, which: str, data: Data) -> Data:
     return data
 
 
-def journal_of(path: Path) -> Path:
-    """Where the evaluation whose record will be `path` keeps what it has finished."""
-    return path.with_name(f".{path.stem}.unfinished")
+def journal_of(path: Path, wanted: Measurement | None = None) -> Path:
+    """Where the evaluation whose record will be `path`, or `wanted.place(path)`, keeps what it has finished: one for each measurement."""
+    return path.with_name(f".{path.stem}{f'-{wanted.digits}' if wanted is not None else ''}.unfinished")
 
 
 def _write_gallery(run: Run, which: str, network: nn.Module, data: Data, protocol: Protocol, again: bool) -> None:
@@ -233,7 +252,9 @@ def _write_gallery(run: Run, which: str, network: nn.Module, data: Data, protoco
     path, weights = run.path / "records" / f"gallery-{which.replace(' ', '_')}.npz", digest_of(network)
     if not again and path.exists() and _weights_in(path) == weights:
         return
-    attack = next((attack for attack in protocol.attacks if not isinstance(attack, CompactAttack)), protocol.attacks[0])
+    quick = [attack for attack in protocol.attacks if not isinstance(attack, CompactAttack | AutoAttack)]
+    threat = protocol.attacks[0].threat
+    attack = quick[0] if quick else PGD(threat=threat, step_size=threat.epsilon / 4)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, weights=np.array(weights), **gallery(network, data.test, attack))  # type: ignore[arg-type]
     write_bytes(path, buffer.getvalue())
@@ -245,41 +266,3 @@ def _weights_in(path: Path) -> str | None:
             return str(found["weights"])
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):
         return None
-
-
-def save_adversarial(
-    run: Run,
-    attack: Attack,
-    path: Path,
-    *,
-    which: str = "selected",
-    first: int | None = None,
-    seed: int = 0,
-    device: str = "auto",
-    data_dir: Path | None = None,
-    progress: Progress | None = None,
-    batch_size: int = 256,
-) -> tuple[float, float, int]:
-    """Attack the test set and write x_adv, labels, predictions and ids as safetensors with the attack's settings beside.
-
-    Returns natural accuracy, robust accuracy (both in [0, 1]) and the number of images.
-    Raises: SettingsError for another suffix, InputError for more images than there are, StorageError.
-    """
-    if path.suffix != ".safetensors":
-        raise SettingsError(f"--out {path}: the suffix must be .safetensors")
-    check_writable(path)
-    progress = progress or Progress()
-    network = run.network(which).to(choose_device(device))
-    split = run.experiment.data.load(data_dir).test
-    split = split.first(first) if first is not None else split
-    natural = accuracy(predict(network, split, batch_size), split)
-    advance = progress.begin(attack.name, len(split), "images")
-    batches = [(x_adv.cpu(), y.cpu()) for x_adv, y in attacked(network, split, attack, seed=seed, batch_size=batch_size, advance=advance)]
-    progress.end()
-    x_adv, predicted = (torch.cat(column) for column in zip(*batches, strict=True))
-    robust = accuracy(predicted, split)
-    facts = {"attack": to_json(attack), "run": run.name, "checkpoint": which, "seed": seed, "natural": natural, "robust": robust}
-    facts["weights"] = digest_of(network)
-    tensors = {"x_adv": x_adv, "y": split.labels, "predicted": predicted, "ids": split.ids}
-    write_tensors(path.with_suffix(""), tensors, facts)
-    return natural, robust, len(split)

@@ -8,15 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from poise.core.distributed import join
 from poise.core.errors import SettingsError, did_you_mean
 from poise.core.records import check_writable
 from poise.core.settings import from_json, read_json, registered
-from poise.data import Data, DataSource, Folder, Npz, Split, data_directory
-from poise.engine.checkpoints import foreign_weights, load_into
+from poise.data import Data, DataSource, Folder, Npz, data_directory
+from poise.engine.checkpoints import fitting, foreign_weights, load_into
 from poise.engine.devices import choose_device
 from poise.engine.evaluations import KEPT, Measurement, journal_of, shown
 from poise.engine.progress import Progress
@@ -54,12 +53,8 @@ def _of_folder(path: Path) -> Data:
     alone = next((path / name for name in ("test", "val") if (path / name).is_dir()), None)
     if (path / "train").is_dir():
         return Folder(path=str(path)).load()
-    found = Folder(path=str(alone or path)).load()
-    parts = (found.train, found.test)
-    images, labels, ids = (torch.cat([getattr(part, name) for part in parts]) for name in ("images", "labels", "ids"))
-    order = ids.argsort()
-    whole = Split(images[order], labels[order], ids[order])
-    return dataclasses.replace(found, name=path.name, test=whole, notes=(*found.notes, "all images of the folder"))
+    whole = Folder(path=str(alone or path)).whole()
+    return dataclasses.replace(whole, name=path.name, notes=(*whole.notes, "all images of the folder"))
 
 
 def evaluate_weights(
@@ -67,7 +62,7 @@ def evaluate_weights(
     model: str,
     data: str | Data,
     protocol: Protocol,
-    out: Path,
+    out: Path | None = None,
     *,
     device: str = "auto",
     data_dir: Path | None = None,
@@ -77,23 +72,29 @@ def evaluate_weights(
 ) -> Path:
     """Evaluate a user's own checkpoint; `model` is a registered network or `module:function` that builds one, data as `data_named`.
 
-    A record of the same weights, images and attacks at `out` is kept unless `again`. Under torchrun all ranks call this and share the
-    work; the first one writes.
-    Raises: SettingsError, CheckpointError, DataError; InputError when the network does not give logits; Interrupted after SIGINT or
-    SIGTERM.
+    out: by default beside the weights, as WEIGHTS.record.json, with a few digits more where a record of other images or attacks is
+    there. A record of the same weights, images and attacks is kept unless `again`. Under torchrun all ranks call this and share
+    the work; the first one writes.
+    Raises: SettingsError, also where `out` is the record of other images or attacks and not `again`; CheckpointError, DataError;
+    InputError when the network does not give logits; Interrupted after SIGINT or SIGTERM.
     """
     world = join()
     progress = progress if progress is not None and world.leads else Progress()
-    check_writable(out)
+    asked = out or weights.with_suffix(".record.json")
+    check_writable(asked)
     loaded = world.in_turn(lambda: data_named(data, data_dir)) if isinstance(data, str) else data
-    network = network_of(weights, model, loaded).to(choose_device(device))
-    wanted = Measurement.of(network, protocol.images(loaded.test), protocol.attacks, search)
+    network, split = network_of(weights, model, loaded).to(choose_device(device)), protocol.images(loaded.test)
+    wanted = Measurement.of(network, split, protocol.attacks, search).answering(network, split)
+    if out is not None:
+        wanted.check_free(out, again)
+    path = out or wanted.place(asked)
     with shown(progress, weights.name, f"poise evaluate --weights {weights}") as watch:
-        if world.decided(not again and wanted.done(out) is not None):
-            progress.say(KEPT.format(out))
-            return out
-        evaluate(network, loaded, protocol, watch=watch, world=world, search=search, **_about(weights, out, loaded))
-    return out
+        if world.decided(not again and wanted.done(path) is not None):
+            progress.say(KEPT.format(path))
+            return path
+        about: dict[str, Any] = {**_about(weights, path, loaded), "journal": journal_of(asked, wanted)}
+        evaluate(network, loaded, protocol, watch=watch, world=world, search=search, **about)
+    return path
 
 
 def corrupt_weights(
@@ -130,7 +131,7 @@ def _about(weights: Path, out: Path, data: Data) -> dict[str, Any]:
 def network_of(weights: Path, model: str, data: Data) -> nn.Module:
     """The network of a user's own checkpoint, in evaluating mode; see `evaluate_weights`."""
     network = _built(model, data)
-    load_into(network, foreign_weights(weights), str(weights))
+    load_into(network, fitting(foreign_weights(weights), network), str(weights))
     return network.eval()
 
 

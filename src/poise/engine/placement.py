@@ -7,16 +7,19 @@ redistribution and when the deployed network is made, and nothing is sent in bet
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
+from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from poise.core.distributed import ALONE, World
 from poise.core.errors import SettingsError
 from poise.data import Feed
 from poise.learners import Learner
+from poise.learners.averages import weights_of, with_weights
 from poise.learners.costs import forwards
 from poise.learners.synchronised import Statistics, synchronise
 from poise.methods import Method
@@ -121,6 +124,39 @@ def check_shares(placement: Placement, method: Method, feeds: Mapping[str, Feed]
             raise SettingsError(
                 f"batch_size = {feed.stream.batch_size}: the last batch of {name!r} has {feed.smallest} images for {feed.world} ranks"
             )
+
+
+def check_pieces(
+    placement: Placement, method: Method, feeds: Mapping[str, Feed], learners: Mapping[str, Learner], shape: tuple[int, int, int]
+) -> None:
+    """Raises: SettingsError where a network would be trained on a single image of which it takes statistics of single values."""
+    microbatches = {policy.microbatch for policy in method.policies().values() if policy.microbatch is not None}
+    for name, feed in feeds.items():
+        if feed.world > 1 and placement.statistics == "synchronised":
+            continue
+        if 1 in pieces(feed, microbatches) and not all(takes_one_image(learner.network, shape) for learner in learners.values()):
+            raise SettingsError(
+                f"batch_size = {feed.stream.batch_size}: of {len(feed.split):,} images, {feed.world} rank(s) and microbatches as set, "
+                f"{name!r} would train on a single image at times, of which the network cannot take batch statistics"
+            )
+
+
+def pieces(feed: Feed, microbatches: Iterable[int]) -> set[int]:
+    """The numbers of images that go through a network at a time: of full and last batches, ranks' parts and microbatches."""
+    parts = {size for whole in (feed.stream.batch_size, feed.smallest) for size in (whole // feed.world, -(-whole // feed.world))}
+    return parts | {size % most or most for most in microbatches for size in parts if size > most}
+
+
+def takes_one_image(network: nn.Module, shape: tuple[int, int, int]) -> bool:
+    """Whether a forward in training mode takes a single image [C, H, W]; batch normalisation over one value raises ValueError."""
+    weights = weights_of(network)
+    probe, like = with_weights(network, weights).train(), next(tensor for tensor in weights.values() if tensor.is_floating_point())
+    try:
+        with torch.no_grad():
+            probe(torch.zeros(1, *shape, dtype=like.dtype, device=like.device))
+    except ValueError:
+        return False
+    return True
 
 
 def described(placement: Placement, method: Method, learners: Mapping[str, Learner]) -> str:

@@ -36,7 +36,8 @@ def evaluate_together(
     """Evaluate the runs' networks, of any architectures, as members of one ensemble; returns the path of the record, `out`.
 
     A record of the same weights, images and attacks at `out` is kept unless `again`. Under torchrun all ranks call this and share the work.
-    Raises: SettingsError for fewer than two runs, DataError for runs of different data.
+    Raises: SettingsError for fewer than two runs, or where `out` is a record of something else and not `again`; DataError for runs of
+    different data.
     """
     form = output.replace("_", "-")  # as the command spells it
     if len(runs) < 2:
@@ -51,6 +52,7 @@ def evaluate_together(
         {"run": run.name, "group": run.group, "seed": run.experiment.seed, "sha256": run.facts(checkpoint)["sha256"]} for run in runs
     ]
     wanted = Measurement.of(network, protocol.images(data.test), protocol.attacks, search)
+    wanted.check_free(out, again)
     command = f"poise evaluate --ensemble {form} {' '.join(str(run.path) for run in runs)} --out {out}"
     with shown(progress, f"{form} of {', '.join(names)}", command) as watch:
         kept = None if again else wanted.done(out)
@@ -61,7 +63,7 @@ def evaluate_together(
             network,
             data,
             protocol,
-            journal=journal_of(out.with_stem(f"{out.stem}-{form}")),
+            journal=journal_of(out.with_stem(f"{out.stem}-{form}"), wanted),
             out=out,
             watch=watch,
             world=world,

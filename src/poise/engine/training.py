@@ -18,9 +18,9 @@ from poise.core.distributed import ALONE, World
 from poise.core.errors import CheckpointError, SettingsError
 from poise.data import Data, Feed, Split, held_out
 from poise.data.extra import OpenedPool
-from poise.engine.checkpoints import foreign_weights, load_into
+from poise.engine.checkpoints import fitting, foreign_weights, load_into
 from poise.engine.experiment import Experiment
-from poise.engine.placement import Placement, check_shares, placed
+from poise.engine.placement import Placement, check_pieces, check_shares, placed
 from poise.engine.progress import Progress
 from poise.engine.ranks import whole_state
 from poise.engine.runs import Run
@@ -126,7 +126,7 @@ def prepare(
     def build(name: str, policy: Policy) -> Learner:
         network = experiment.model.build(data.shape, len(data.classes), experiment.seed)
         if initial is not None:
-            load_into(network, initial, str(experiment.initial))
+            load_into(network, fitting(initial, network), str(experiment.initial))
         return Learner(name, policy, network.to(device, arithmetic.dtype), arithmetic=arithmetic, compilation=compiling)
 
     method = experiment.method
@@ -139,6 +139,7 @@ def prepare(
         part = {"rank": group.rank, "world": group.size, "pool": extra.get(name)}
         feeds[name] = Feed(stream, training_split, experiment.seed, device, arithmetic.dtype, **part)
     check_shares(placement, method, feeds)
+    check_pieces(placement, method, feeds, learners, data.shape)
     begun = [{"from": 0, **placement.facts}]
     return Training(experiment, run, data, splits, feeds, learners, arithmetic, progress, placement, begun)
 

@@ -11,9 +11,9 @@ from poise.data.dataset import Split
 
 
 def digest_of(model: nn.Module) -> str:
-    """SHA-256 over the names, shapes and bytes of all weights and buffers."""
+    """SHA-256 over the names, shapes and bytes of all weights and buffers, those that no checkpoint keeps too."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted({**dict(model.named_buffers()), **model.state_dict()}.items()):
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())  # bytes: numpy has no bfloat16
     return digest.hexdigest()

@@ -22,7 +22,9 @@ class Journal:
 
     def __init__(self, folder: Path | None, facts: Mapping[str, Any]) -> None:
         self.folder, self._facts = folder, json.loads(json.dumps(dict(facts)))
-        if folder is not None and folder.exists() and _read(folder / _PLAN) != self._facts:
+        self.dropped = folder is not None and folder.exists() and _read(folder / _PLAN) != self._facts
+        """Whether there was such a folder."""
+        if folder is not None and self.dropped:
             _remove(folder)
 
     def get(self, key: str) -> Any | None:

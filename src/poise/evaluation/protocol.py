@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import platform
 import time
 from collections.abc import Callable
@@ -122,7 +124,11 @@ def evaluate(
     asked = [identity(to_json(attack)) for attack in protocol.attacks]
     facts = {"model": digest_of(model), "images": digest_of_images(split), "attacks": asked, "seed": seed}
     record = about_record(model, data, split, facts["model"], batch_size, about, world)
-    kept = world.in_turn(lambda: Journal(journal, {**facts, "search": search.precision, "poise": __version__}))
+    answers = hashlib.sha256(json.dumps(record["natural"]).encode()).hexdigest()  # equal weights may be used by another forward
+    of = {**facts, "natural": answers, "search": search.precision, "poise": __version__}
+    kept = world.in_turn(lambda: Journal(journal, of))
+    if kept.dropped:
+        watch.say("what was kept here of an unfinished evaluation is of other weights, images, attacks or versions; it begins anew")
     shared: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "world": world, "search": search}
     try:
         attacks = columns_of(model, split, protocol.attacks, journal=kept, watch=watch, **shared)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from typing import ClassVar, Literal
 
@@ -31,6 +32,15 @@ def load_weights(network: nn.Module, weights: Weights) -> None:
     """Copy weights into the network in place, so that its optimizer keeps hold of the same tensors."""
     for name, tensor in weights_of(network).items():
         tensor.copy_(weights[name])
+
+
+def with_weights(network: nn.Module, weights: Weights) -> nn.Module:
+    """A copy of the network that has these weights. What its forward has kept, an activation say, is copied without its graph."""
+    attributes = [value for module in network.modules() for value in vars(module).values()]
+    kept = {id(value): value.detach() for value in attributes if isinstance(value, Tensor) and not value.is_leaf}
+    made = copy.deepcopy(network, kept)
+    load_weights(made, weights)
+    return made
 
 
 @torch.no_grad()

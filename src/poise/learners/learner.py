@@ -190,7 +190,7 @@ class Learner:
                         kept = keep(torch.stack(list(counted(terms, examples).values())).sum(0).detach())
                         terms = {name: values * kept for name, values in terms.items()}
                     total = torch.stack(list(reduced(terms, examples, denominators).values())).sum()
-                gradients = torch.autograd.grad(total, parameters)
+                gradients = torch.autograd.grad(total, parameters, allow_unused=True, materialize_grads=True)
                 sums = [old + new for old, new in zip(sums, gradients, strict=True)]
             self.world.sum_(sums)
             return sums

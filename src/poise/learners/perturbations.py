@@ -37,8 +37,9 @@ class WeightPerturbation(Settings, family="perturbation"):
 
 
 def perturbed(network: nn.Module) -> list[nn.Parameter]:
-    """The parameters that are perturbed: those named "weight" with more than one dimension (not biases, not BatchNorm)."""
-    return [parameter for name, parameter in network.named_parameters() if "weight" in name and parameter.dim() > 1]
+    """The parameters that are perturbed: trained ones named "weight" with more than one dimension (not biases, not BatchNorm)."""
+    named = network.named_parameters()
+    return [parameter for name, parameter in named if "weight" in name and parameter.dim() > 1 and parameter.requires_grad]
 
 
 @settings

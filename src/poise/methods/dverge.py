@@ -6,7 +6,6 @@ expert i minimises  sum over j != i of CE(f_i(z_j), y_source)                   
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -22,7 +21,7 @@ from poise.core.modes import CraftMode, crafting
 from poise.core.settings import NonNegative, PositiveCount, UnitInterval, settings
 from poise.data.stream import Stream
 from poise.learners import SGD, Learner, Metrics, Policy, Step
-from poise.learners.averages import load_weights
+from poise.learners.averages import with_weights
 from poise.losses import cross_entropy
 from poise.methods.method import Build, Method
 from poise.models.ensemble import EnsembleModule, Output
@@ -162,11 +161,7 @@ class DVERGE(Method):
         return metrics
 
     def deployed(self, learners: Mapping[str, Learner]) -> nn.Module:
-        members = []
-        for name in self.names:
-            member = copy.deepcopy(learners[name].network)
-            load_weights(member, learners[name].averaged)
-            members.append(member)
+        members = [with_weights(learners[name].network, learners[name].averaged) for name in self.names]
         return EnsembleModule(members, self.output)
 
     def layer(self, network: nn.Module, now: Now) -> int:

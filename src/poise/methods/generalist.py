@@ -7,7 +7,6 @@ learners are spread over ranks.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Mapping
 from functools import lru_cache
@@ -21,7 +20,7 @@ from poise.core.batches import Batch, Now
 from poise.core.errors import SettingsError
 from poise.core.settings import PositiveCount, Settings, UnitInterval, settings
 from poise.learners import EMA, SGD, Constant, Learner, Metrics, PiecewiseLinear, Policy, Schedule
-from poise.learners.averages import Weights, load_weights, warmed_up
+from poise.learners.averages import Weights, warmed_up, with_weights
 from poise.methods.idle import idle_epochs, moments
 from poise.methods.method import Build, Method
 from poise.methods.overlap import side_by_side
@@ -139,9 +138,7 @@ class Generalist(Method):
         return metrics
 
     def deployed(self, learners: Mapping[str, Learner]) -> nn.Module:
-        network = copy.deepcopy(next(iter(learners.values())).network)
-        load_weights(network, self.global_weights(learners))
-        return network
+        return with_weights(next(iter(learners.values())).network, self.global_weights(learners))
 
     @torch.no_grad()
     def global_weights(self, learners: Mapping[str, Learner]) -> Weights:

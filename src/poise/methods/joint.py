@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 
 from torch import nn
@@ -11,7 +10,7 @@ from poise.core import papers
 from poise.core.batches import Batch, Now
 from poise.core.settings import PositiveCount, settings
 from poise.learners import Learner, Metrics, Policy
-from poise.learners.averages import load_weights
+from poise.learners.averages import with_weights
 from poise.methods.method import Build, Method
 
 
@@ -34,6 +33,4 @@ class Joint(Method):
         return learners["joint"].descend(self.policy.objective, batches["joint"], now)
 
     def deployed(self, learners: Mapping[str, Learner]) -> nn.Module:
-        network = copy.deepcopy(learners["joint"].network)
-        load_weights(network, learners["joint"].averaged)
-        return network
+        return with_weights(learners["joint"].network, learners["joint"].averaged)
