@@ -9,10 +9,14 @@ from typing import Any
 
 import pytest
 
+from poise.attacks import Ascent
 from poise.core.errors import Interrupted
 from poise.engine import Experiment, train
-from poise.learners import Constant
-from poise.methods import BaseLearner, Generalist
+from poise.learners import SGD, Constant, Policy
+from poise.methods import DVERGE, BaseLearner, Generalist, Joint
+from poise.models import Collaboration, Ensemble
+from poise.objectives import SynergyOfExperts
+from poise.threats import Linf
 
 Make = Callable[..., Experiment]
 
@@ -22,6 +26,32 @@ def with_third(experiment: Experiment) -> Experiment:
     assert isinstance(method, Generalist)
     third = BaseLearner(name="third", policy=method.natural, share=Constant(at=0.2))
     return replace(experiment, method=replace(method, others=(third,)), placement="by-learner")
+
+
+def diversified(smooth: Make) -> Experiment:
+    """DVERGE in adversarial training: source and target images are distilled apart, on each rank its own part."""
+    made = smooth()
+    method = DVERGE(
+        policy=Policy(optimizer=SGD(learning_rate=0.05), microbatch=5),
+        batch_size=32,
+        experts=2,
+        distillation=Ascent(threat=Linf(epsilon=0.1), step_size=0.05, steps=2, start="zero"),
+        adversarial=Ascent(threat=Linf(epsilon=0.2), step_size=0.1, steps=2),
+        natural_until=0.4,
+    )
+    return replace(made, method=method, model=Ensemble(member=made.model, members=2), epochs=3)
+
+
+def collaborating(smooth: Make) -> Experiment:
+    """Synergy-of-Experts with an update after each expert's attack, then its second phase."""
+    made = smooth()
+    inner = Ascent(threat=Linf(epsilon=0.2), step_size=0.1, steps=2)
+    objective = SynergyOfExperts(inner=inner, update="per_source", phase_two_from=0.5)
+    method = Joint(policy=Policy(objective=objective, optimizer=SGD(learning_rate=0.05), microbatch=5), batch_size=32)
+    return replace(made, method=method, model=Collaboration(member=made.model, members=2), epochs=3)
+
+
+ENSEMBLES = {"dverge": diversified, "synergy": collaborating}
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +64,7 @@ def done(ranks: Any, smooth: Make, worker: Any) -> dict[str, Path]:
         "by-learner": ranks.train("by-learner", smooth(placement="by-learner")),
         "third": ranks.train("third", with_third(smooth())),
         "begun": begun,
+        **{name: ranks.train(name, made(smooth)) for name, made in ENSEMBLES.items()},
     }
     ranks.resume(begun)
     assert ranks.start(3) == [(0, "")] * 3
@@ -50,6 +81,12 @@ def test_three_ranks_equal_one(done: Any, tmp_path: Path, smooth: Make, distance
 
 def test_a_learner_for_each_rank_equals_one(done: Any, tmp_path: Path, smooth: Make, distance: Any) -> None:
     assert distance(done["third"], train(with_third(smooth()), tmp_path / "run").path) < 1e-9
+
+
+@pytest.mark.parametrize("name", ENSEMBLES)
+def test_ensembles_on_three_ranks_equal_one(done: Any, tmp_path: Path, smooth: Make, distance: Any, name: str) -> None:
+    serial = train(ENSEMBLES[name](smooth), tmp_path / "run").path
+    assert 0 < distance(done[name], serial) < 1e-9
 
 
 def test_ranks_that_share_a_learner_sum_their_gradients_and_no_others_take_part(done: Any, ranks: Any) -> None:

@@ -19,7 +19,7 @@ from poise.engine import Experiment, Run, resume, train
 from poise.engine.checkpoints import read_tensors
 from poise.engine.evaluations import evaluate_run
 from poise.engine.progress import Progress
-from poise.learners import Learner
+from poise.learners import Learner, PiecewiseLinear
 from poise.methods import Generalist
 from poise.objectives import IAT
 from poise.threats import Linf
@@ -48,6 +48,15 @@ def interpolated(smooth: Make) -> Experiment:
     return replace(made, method=replace(made.method, robust=robust))
 
 
+def idling(tiny: Make) -> Experiment:
+    """The natural learner's share is zero until it is next overwritten, nothing of its own outlives that: it is left idle."""
+    made = tiny(placement="by-learner")
+    assert isinstance(made.method, Generalist)
+    policies = {name: replace(policy, average=None) for name, policy in made.method.policies().items()}
+    gamma = PiecewiseLinear(at=(0.0, 0.59, 0.6, 1.0), values=(1.0, 1.0, 0.7, 0.5))
+    return replace(made, method=replace(made.method, **policies, gamma=gamma, momentum="reset"))
+
+
 @pytest.fixture(scope="module")
 def done(ranks: Any, tiny: Make, smooth: Make, worker: Any) -> dict[str, Path]:
     """All jobs of two ranks; first a run that one rank began."""
@@ -62,6 +71,7 @@ def done(ranks: Any, tiny: Make, smooth: Make, worker: Any) -> dict[str, Path]:
         "by_data": ranks.train("by_data", smooth(placement="by-data")),
         "gradients": ranks.train("gradients", tiny(model=worker.PlainNet()), do="gradients"),
         "mixup": ranks.train("mixup", interpolated(smooth)),
+        "idle": ranks.train("idle", idling(tiny)),
         "normed_by_two": ranks.train("normed_by_two", tiny(placement="by-data", epochs=3), stop_after=4),
     }
     ranks.resume(begun)
@@ -77,6 +87,18 @@ def alone(tmp_path_factory: pytest.TempPathFactory, tiny: Make) -> Path:
 def test_by_learner_equals_serial_bit_for_bit_in_float32(done: Any, alone: Path, fingerprint: Any) -> None:
     """Weights, averages, accumulators, momentum, deployed networks and metrics, over four redistributions."""
     assert fingerprint(done["float32"]) == fingerprint(alone)
+
+
+def test_an_idle_learner_on_a_rank_of_its_own_equals_serial_bit_for_bit(
+    done: Any, tmp_path: Path, tiny: Make, fingerprint: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[tuple[str, int]] = []
+    descend = Learner.descend
+    monkeypatch.setattr(Learner, "descend", lambda self, *given: trained.append((self.name, given[-1].epoch)) or descend(self, *given))
+    serial = train(idling(tiny), tmp_path / "run").path
+    assert {epoch for name, epoch in trained if name == "robust"} == {1, 2, 3, 4, 5}
+    assert 0 < len({epoch for name, epoch in trained if name == "natural"}) < 5, "it is idle for some epochs and trained in others"
+    assert fingerprint(done["idle"]) == fingerprint(serial)
 
 
 def test_by_learner_equals_serial_bit_for_bit_in_float64(done: Any, tmp_path: Path, tiny: Make, fingerprint: Any) -> None:
