@@ -14,6 +14,7 @@ from torch import nn
 
 from poise.core.errors import SettingsError
 from poise.core.records import AttackRecord, EvaluationRecord
+from poise.core.settings import to_json
 from poise.engine import train
 from poise.models import Collaboration
 from poise.objectives import SynergyOfExperts
@@ -210,3 +211,79 @@ def test_every_variant_has_a_small_form_on_digits(ending: str):
             assert (objective.inner.start, objective.inner.step_size) == (value["start"], INNER.step_size)  # type: ignore[attr-defined]
             continue
         assert getattr(made.model if name in ("members", "confidence") else objective, name) == value
+
+
+# -- settings, typed a second time from the papers and their code -----------------------------------------------------------------
+
+ADAM = {"optimizer.type": "Adam", "optimizer.learning_rate": 1e-3, "optimizer.weight_decay": 1e-4, "optimizer.stability": 1e-7}
+PLAIN_SGD = {"optimizer.type": "SGD", "optimizer.learning_rate": 0.1, "optimizer.momentum": 0.9, "optimizer.weight_decay": 1e-4}
+NORMALISED = {"mean": [0.4914, 0.4822, 0.4465], "std": [0.2023, 0.1994, 0.201]}
+
+
+def under(prefix: str, settings: dict[str, Any]) -> dict[str, Any]:
+    return {f"{prefix}.{path}": value for path, value in settings.items()}
+
+
+STEPS_100_150 = under("method.policy", {"schedule.at": [101, 151], "schedule.factors": [0.1, 0.01]})
+FAMILIES: dict[str, dict[str, Any]] = {
+    "adp_cifar10_resnet20x3": {
+        **under("method.policy", ADAM),
+        **STEPS_100_150,
+        "method.policy.objective.alpha": 2,
+        "method.policy.objective.beta": 0.5,
+        "epochs": 200,
+        "model.member.activation": "relu",
+    },
+    "gal_cifar10_resnet20x3": {
+        **under("method.policy", ADAM),
+        **STEPS_100_150,
+        **under("method.policy.objective", {"weight": 0.5, "noise": 0.045, "noise_probability": 0.5}),
+        "epochs": 200,
+        "model.member.activation": "leaky_relu",
+    },
+    "dverge_cifar10_resnet20x3": {
+        **under("method.policy", PLAIN_SGD),
+        **STEPS_100_150,
+        **under("method.distillation", {"threat.epsilon": 0.07, "step_size": 0.007, "steps": 10, "start": "zero"}),
+        "method.momentum": 1,
+        "method.include_logits": True,
+        "method.natural_until": 0,
+        "epochs": 200,
+    },
+    "more_cifar10_resnet20x3": {
+        **under("method.policy", PLAIN_SGD),
+        **under("method.policy", {"schedule.at": [51, 76], "schedule.factors": [0.1, 0.01]}),
+        "epochs": 100,
+        "model.type": "Mixture",
+        "model.gate.type": "ResNet20",
+    },
+    "soe_cifar10_resnet20x3_eps0.03": {
+        **under("method.policy", PLAIN_SGD),
+        **under("method.policy", {"schedule.at": [51, 76, 101, 126], "schedule.factors": [0.1, 0.01, 0.1, 0.01]}),
+        **under("method.policy.objective", {"surrogate": "smooth", "sigma": 1, "confidence_weight": 1, "phase_two_from": 2 / 3}),
+        "epochs": 150,
+        "model.confidence": "rectified",
+    },
+}
+
+
+def flattened(settings: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(settings, dict):
+        return {prefix: settings}
+    return {path: value for name, part in settings.items() for path, value in flattened(part, f"{prefix}.{name}".lstrip(".")).items()}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_settings_of_each_ensemble_are_its_authors(name: str) -> None:
+    found = flattened(to_json(experiment(name)))
+    common = {"model.member.type": "ResNet20", "model.members": 3, "model.member.width": 16, "method.batch_size": 128}
+    wanted = {**FAMILIES[name], **under("model.member.normalise", NORMALISED), **common}
+    assert {path: found[path] for path in wanted} == {
+        path: pytest.approx(value) if isinstance(value, float | list) else value for path, value in wanted.items()
+    }
+
+
+def test_leaky_members_of_gal_have_the_published_slope() -> None:
+    made = experiment("gal_cifar10_resnet20x3").model.build((3, 32, 32), 10, seed=0)
+    slopes = {module.negative_slope for module in made.modules() if isinstance(module, nn.LeakyReLU)}
+    assert slopes == {0.1} and not any(isinstance(module, nn.ReLU) for module in made.modules())

@@ -279,6 +279,17 @@ def test_presets_are_the_papers(name: str, wanted: dict[str, Any]) -> None:
     assert {key: found[key] for key in wanted} == wanted
 
 
+@pytest.mark.parametrize(("learner", "objective", "rate", "decay"), [("natural", "NT", 0.1, 5e-4), ("robust", "AT", 0.01, 3.5e-3)])
+def test_the_headlines_learners_are_trained_as_generalists_paper_says(learner: str, objective: str, rate: float, decay: float) -> None:
+    made: Any = experiment("generalist_cifar10_resnet18")
+    policy = made.method.policies()[learner]
+    assert type(policy.objective).__name__ == objective and policy.average.decay == 0.999
+    optimizer = policy.optimizer
+    assert (optimizer.learning_rate, optimizer.momentum, optimizer.weight_decay) == (rate, 0.9, decay)
+    assert made.method.gamma.values == (1, 1, 1, 0.5) and made.method.decay == 0.999
+    assert made.method.redistribute_from * made.epochs == 75 and (made.epochs, made.method.redistribute_every) == (120, 5)
+
+
 def test_the_released_code_is_judged_by_its_own_evaluator_and_carries_the_row_of_equal_rates() -> None:
     made: Any = experiment("generalist_cifar10_resnet18_code")
     ablation: Any = experiment("ablation_lr_0.01_0.01_cifar10")
