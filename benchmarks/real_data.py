@@ -73,15 +73,18 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     runs = run_suite(arguments.suite, arguments.out / arguments.suite)
+    read = read_runs([run.path for run in runs])
+    seen = read[0].records["selected"]
     today = datetime.now(UTC).date().isoformat()
     lines = [
         f"# {arguments.suite}, {today}",
         "",
         f"Command: `python -m benchmarks.real_data {arguments.suite}`.",
         *([f"Quick variants with {' '.join(SUITES[arguments.suite][3])}."] if SUITES[arguments.suite][3] else []),
+        f"{read[0].experiment['data']['train_images']:,} training images, {seen.count:,} test images; under {', '.join(seen.attack_names)} alone.",
         f"Machine: {platform.machine()} CPU, one thread, torch {torch.__version__}.",
         "",
-        to_markdown(table(read_runs([run.path for run in runs]))),
+        to_markdown(table(read)),
         "",
         *differences(runs),
         "",
