@@ -93,9 +93,18 @@ def test_override_reads_lists_none_and_elements():
     assert experiment.monitors[0].first == 7
 
 
+def test_override_builds_a_third_learner_path_by_path():
+    paths = ["others.0.inner.threat.epsilon=0.5", "others.0.inner.threat=L2", 'others=[{"name":"l2","policy":"AT"}]', "others.0.share=0.2"]
+    (third,) = override(Generalist(), paths).others
+    assert (third.name, third.share.at) == ("l2", 0.2)  # type: ignore[attr-defined]
+    assert third.policy.objective.inner.threat == L2(epsilon=0.5)  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize(
     ("path", "message"),
     [
+        ("others.0.policy=AT", "'others.0.policy': a list has no '0'"),
+        ("batch_size.x=3", "'batch_size.x': a number has no 'x'"),
         ("robust.bta=1", "'robust.bta': AT has no 'bta'; did you mean 'beta'"),
         ("rbust=AT", "has no 'rbust'; did you mean 'robust'"),
         ("robust=TRADE", "no registered"),

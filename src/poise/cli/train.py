@@ -44,6 +44,8 @@ def train(
       poise train --resume runs/generalist
 
       poise train at_digits --import my_objective.py method.objective=MyObjective
+
+      poise train generalist_digits 'method.others=[{"name": "l2", "policy": "AT"}]' method.others.0.inner.threat=L2
     """
     from poise import engine
     from poise.core.distributed import join, leave

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
@@ -10,6 +11,9 @@ from poise.core.errors import SettingsError, did_you_mean
 from poise.core.settings import Settings, families, field_names, from_json, to_json
 
 S = TypeVar("S", bound=Settings)
+
+
+_CALLED = {dict: "an object without a type", list: "a list", str: "a word", type(None): "none", int: "a number", float: "a number"}
 
 
 class _Nameless(SettingsError):
@@ -28,13 +32,27 @@ def override(base: S, assignments: Mapping[str, str] | list[str]) -> S:
     else:
         pairs = list(assignments.items())
     data = to_json(base)
-    for path, text in sorted(pairs, key=lambda pair: pair[0].count(".")):
-        try:
-            _assign(data, path.split("."), path, _value(text))
-        except _Nameless as error:
-            from_json(type(base), data)  # says which family has no such class
-            raise SettingsError(str(error)) from None
+    for _, level in itertools.groupby(sorted(pairs, key=_depth), key=_depth):
+        data = _completed(type(base), data)  # longer paths find what JSON of shorter ones left to defaults
+        for path, text in level:
+            try:
+                _assign(data, path.split("."), path, _value(text))
+            except _Nameless as error:
+                from_json(type(base), data)  # says which family has no such class
+                raise SettingsError(str(error)) from None
     return base.hand_on(from_json(type(base), data))
+
+
+def _depth(pair: tuple[str, str]) -> int:
+    return pair[0].count(".")
+
+
+def _completed(of: type[Settings], data: Any) -> Any:
+    """The same with classes and defaults written out; as it is where it lacks settings that are still to come."""
+    try:
+        return to_json(from_json(of, data))
+    except SettingsError:
+        return data
 
 
 def _split(assignment: str) -> tuple[str, str]:
@@ -73,7 +91,7 @@ def _assign(data: Any, keys: list[str], path: str, value: Any, above: Sequence[s
             return
         if key not in names:
             hint = did_you_mean(key, [*above, *names])
-            called = owner.__name__ if owner is not None else type(data).__name__
+            called = owner.__name__ if owner is not None else _CALLED.get(type(data), "the value")
             kind = _Nameless if isinstance(data, str) else SettingsError
             raise kind(f"there is no setting {path!r}: {called} has no {key!r}{hint}")
     inner: Any = data.get(at) if isinstance(data, dict) else data[at]
