@@ -311,3 +311,12 @@ def test_a_single_learner_can_be_diagnosed_too(tmp_path: Path):
 def test_refusals():
     with pytest.raises(SettingsError, match=r"Diagnosis\.delta = 1\.0: must be above 0 and below 1"):
         Diagnosis(delta=1)
+
+
+def test_distances_are_known_before_and_after_every_redistribution(tmp_path: Path):
+    """Also where epochs are not monitored; the weights trained are the same."""
+    often, seldom = (lines(train(experiment(monitor_every=every), tmp_path / str(every)).path) for every in (1, 3))
+    name = "diagnosis/distance/natural-robust"
+    assert [name in line for line in seldom] == [True] * 3
+    assert [line[name] for line in seldom] == [line[name] for line in often]
+    assert [any(key.startswith("diagnosis/cosine") for key in line) for line in seldom] == [False, False, True]

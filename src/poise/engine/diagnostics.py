@@ -39,7 +39,8 @@ class Diagnosis(Settings):
     images: PositiveCount = 256
     """The first so many images of the split on which epochs are selected."""
     geometry: bool = True
-    """Distances between learners, and cosines between the gradients of their losses, each at its own weights."""
+    """Distances between learners, and cosines between the gradients of their losses, each at its own weights. Distances are taken in
+    every epoch, so that they are known before and after each redistribution; right after it learners lie in one place."""
     regret: bool = True
     """Regrets and Theorem 1's bound, of `loss`."""
     loss: Literal["clipped_cross_entropy", "zero_one"] = "clipped_cross_entropy"
@@ -61,6 +62,11 @@ class Diagnosis(Settings):
         if self.geometry:
             found |= distances(networks) | cosines(learners, images, now)
         return {f"diagnosis/{name}": value for name, value in found.items()}
+
+    def apart(self, learners: Mapping[str, Learner], deployed: nn.Module) -> dict[str, float]:
+        """The distances alone, for epochs in which nothing else is measured."""
+        networks = {**{name: learner.network for name, learner in learners.items()}, GLOBAL: deployed}
+        return {f"diagnosis/{name}": value for name, value in distances(networks).items()}
 
     def regrets(self, lines: Sequence[Mapping[str, Any]], learners: Mapping[str, Learner]) -> dict[str, float]:
         """From the lines of metrics so far, those of epochs that were diagnosed.

@@ -214,6 +214,8 @@ def _end_epoch(training: Training, epoch: int, images_per_second: float, stop: b
     final = epoch == experiment.epochs
     if final or epoch % experiment.monitor_every == 0 or epoch in experiment.keep_epochs:
         line |= monitor_epoch(training, last)
+    elif experiment.diagnosis is not None and experiment.diagnosis.geometry:
+        line |= experiment.diagnosis.apart(training.learners, experiment.method.deployed(training.learners))
     line |= {"images_per_second": images_per_second, "monitor_seconds": time.perf_counter() - clock}
     if world.leads:
         run.append_metrics(line)
