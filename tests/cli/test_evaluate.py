@@ -159,7 +159,7 @@ def test_corruptions_make_a_record_a_matrix_and_a_column(poise: Poise, run: Path
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--protocol", "zipper"), "there is no protocol 'zipper'"),
+        (("--protocol", "zipper"), "must be one of standard, gradient, strict"),
         (("--protocol", "soe-transfer-30"), "by: poise transfer RUN --surrogate RUN --protocol soe-transfer-30"),
         (("--protocol", "zipper-l2", "--threat", "Linf"), "'zipper-l2' is defined for L2 only, not for Linf"),
         (("--protocol", "standard", "--threat", "L1"), "'L1'"),

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -172,10 +173,14 @@ class Dying(nn.Module):
 
     def __init__(self, inner: nn.Module, calls: int) -> None:
         super().__init__()
-        self.inner, self.left = inner, calls
+        self.inner, self.calls = inner, SimpleNamespace(left=calls)
+
+    @property
+    def left(self) -> int:
+        return self.calls.left
 
     def forward(self, x: Tensor) -> Tensor:
-        self.left -= 1
+        self.calls.left -= 1
         if self.left < 0:
             raise Killed
         return self.inner(x)

@@ -195,8 +195,8 @@ class Keeping(nn.Module):
         self.seen: torch.Tensor | None = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.seen = self.frozen(self.first(x)).relu()
-        return self.last(self.seen.flatten(1))
+        found = self.seen = self.frozen(self.first(x)).relu()
+        return self.last(found.flatten(1))
 
 
 @pytest.mark.parametrize("perturbation", [AWP(), RWP()], ids=["AWP", "RWP"])
@@ -216,5 +216,5 @@ def test_a_network_that_keeps_an_activation_can_be_deployed():
     images = Batch.of(torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(3)), torch.arange(6) % 4)
     learner.descend(NT(), images, NOW)
     deployed = Joint(policy=learner.policy).deployed({"joint": learner})
-    assert equal(dict(deployed.state_dict()), learner.weights) and deployed.last.weight is not network.last.weight
+    assert equal(dict(deployed.state_dict()), learner.weights) and deployed.get_parameter("last.weight") is not network.last.weight
     assert isinstance(network.seen, torch.Tensor) and network.seen.requires_grad

@@ -197,12 +197,15 @@ def _chosen(asked: _Asked, default: str | None, experiment: Experiment | None = 
     """
     from poise.core.settings import from_json
     from poise.engine.inspections import threat_of
-    from poise.evaluation import named
+    from poise.evaluation import PROTOCOLS, named
+    from poise.evaluation.soe_protocols import TRANSFER
     from poise.threats import Threat
 
     name = asked.protocol or default
     if name is None:
         return None
+    if name not in (*PROTOCOLS, *TRANSFER):
+        raise SettingsError(f"--protocol {name!r} is unknown; must be one of {', '.join(PROTOCOLS)}")
     chosen = named(name)
     own = chosen.scales
     if chosen.general and experiment is not None and asked.threat is None and asked.epsilon is None:

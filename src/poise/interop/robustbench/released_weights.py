@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from poise.core.errors import CheckpointError
-from poise.engine.checkpoints import load_into
+from poise.engine.checkpoints import fitting, load_into
 from poise.models import Network, Normalisation, PreActResNet18, ResNet18, ResNet20, WideResNet
 from poise.models.layers import Standardise
 
@@ -30,7 +30,7 @@ def loaded(weights: Weights, origin: str, network: nn.Module | None = None, norm
     network: by default the one that the weights tell. normalise: by default by the constants that lie among the weights, if any.
     Raises: CheckpointError where the weights tell no known network or do not fit the given one.
     """
-    stored = None
+    stored, weights = None, weights if network is None else fitting(weights, network)
     if network is None or not set(network.state_dict()) >= set(weights):
         weights, stored = without_constants(weights)
     normalise = normalise or stored
@@ -48,16 +48,21 @@ def loaded(weights: Weights, origin: str, network: nn.Module | None = None, norm
 
 def without_constants(weights: Weights) -> tuple[Weights, Normalisation | None]:
     """The weights without a normalisation's constants and the prefixes that all others share; and that normalisation, if any."""
-    found = None
+    found, weights = None, _bare(weights)
     for names in _CONSTANTS:
         if set(names) <= set(weights):
             mean, std = (tuple(weights[name].flatten().tolist()) for name in names)
             found = Normalisation(mean=mean, std=std)
             weights = {name: tensor for name, tensor in weights.items() if name not in names}
+    return _bare(weights), found
+
+
+def _bare(weights: Weights) -> Weights:
+    """Without the prefixes that all names share."""
     for prefix in _PREFIXES:
         if all(name.startswith(prefix) for name in weights):
             weights = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
-    return weights, found
+    return weights
 
 
 def told(weights: Weights, origin: str) -> tuple[Network, Weights]:
