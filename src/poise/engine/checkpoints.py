@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,9 +112,13 @@ def foreign_weights(path: Path) -> dict[str, Tensor]:
 
 def fitting(weights: dict[str, Tensor], network: torch.nn.Module) -> dict[str, Tensor]:
     """The weights without "module." or "model." before every name, where the network's own names do not begin so."""
-    own = set(network.state_dict())
-    for prefix in ("module.", "model."):
-        if not own & set(weights) and all(name.startswith(prefix) for name in weights):
+    return without_prefixes(weights, ("module.", "model."), set(network.state_dict()))
+
+
+def without_prefixes(weights: dict[str, Tensor], prefixes: Sequence[str], known: Collection[str] = ()) -> dict[str, Tensor]:
+    """The weights without the prefixes that all names share, as long as none of them is `known`."""
+    for prefix in prefixes:
+        if not any(name in known for name in weights) and all(name.startswith(prefix) for name in weights):
             weights = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
     return weights
 

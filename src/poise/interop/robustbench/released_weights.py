@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from poise.core.errors import CheckpointError
-from poise.engine.checkpoints import fitting, load_into
+from poise.engine.checkpoints import fitting, load_into, without_prefixes
 from poise.models import Network, Normalisation, PreActResNet18, ResNet18, ResNet20, WideResNet
 from poise.models.layers import Standardise
 
@@ -48,21 +48,13 @@ def loaded(weights: Weights, origin: str, network: nn.Module | None = None, norm
 
 def without_constants(weights: Weights) -> tuple[Weights, Normalisation | None]:
     """The weights without a normalisation's constants and the prefixes that all others share; and that normalisation, if any."""
-    found, weights = None, _bare(weights)
+    found, weights = None, without_prefixes(weights, _PREFIXES)
     for names in _CONSTANTS:
         if set(names) <= set(weights):
             mean, std = (tuple(weights[name].flatten().tolist()) for name in names)
             found = Normalisation(mean=mean, std=std)
             weights = {name: tensor for name, tensor in weights.items() if name not in names}
-    return _bare(weights), found
-
-
-def _bare(weights: Weights) -> Weights:
-    """Without the prefixes that all names share."""
-    for prefix in _PREFIXES:
-        if all(name.startswith(prefix) for name in weights):
-            weights = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
-    return weights
+    return without_prefixes(weights, _PREFIXES), found
 
 
 def told(weights: Weights, origin: str) -> tuple[Network, Weights]:
