@@ -55,7 +55,7 @@ class Diagnosis(Settings):
     def measure(self, learners: Mapping[str, Learner], deployed: nn.Module, split: Split, now: Now) -> dict[str, Any]:
         """Accuracies in [0, 1], distances, cosines; of networks by name, the deployed one being "global". Beside them the attack."""
         images = split.first(min(self.images, len(split)))
-        networks = {**{name: learner.network for name, learner in learners.items()}, GLOBAL: deployed}
+        networks = _networks(learners, deployed)
         attack = self.against(_policies(learners))
         found: dict[str, Any] = {"attack": described(attack)}
         found |= accuracies(networks, images, attack, now.seed, self.own(learners))
@@ -65,8 +65,7 @@ class Diagnosis(Settings):
 
     def apart(self, learners: Mapping[str, Learner], deployed: nn.Module) -> dict[str, float]:
         """The distances alone, for epochs in which nothing else is measured."""
-        networks = {**{name: learner.network for name, learner in learners.items()}, GLOBAL: deployed}
-        return {f"diagnosis/{name}": value for name, value in distances(networks).items()}
+        return {f"diagnosis/{name}": value for name, value in distances(_networks(learners, deployed)).items()}
 
     def regrets(self, lines: Sequence[Mapping[str, Any]], learners: Mapping[str, Learner]) -> dict[str, float]:
         """From the lines of metrics so far, those of epochs that were diagnosed.
@@ -109,6 +108,10 @@ def searching(policies: Mapping[str, Policy]) -> dict[str, Ascent]:
     """The inner maximisation of each learner that has one."""
     searches = {name: searches_of(policy.objective) for name, policy in policies.items()}
     return {name: found[0] for name, found in searches.items() if found}
+
+
+def _networks(learners: Mapping[str, Learner], deployed: nn.Module) -> dict[str, nn.Module]:
+    return {**{name: learner.network for name, learner in learners.items()}, GLOBAL: deployed}
 
 
 def _policies(learners: Mapping[str, Learner]) -> dict[str, Policy]:

@@ -118,11 +118,8 @@ class Measurement:
             record = EvaluationRecord.read(path)
         except RunError:
             return path
-        return path if self.asks_as(record) else path.with_name(f"{path.stem}-{self.digits}.json")
-
-    def asks_as(self, record: EvaluationRecord) -> bool:
-        """Whether a record, of whatever weights, is of the same images and attacks."""
-        return (record.notes.get("images"), [identity(attack.settings) for attack in record.attacks]) == (self.images, self.attacks)
+        same = (record.notes.get("images"), [identity(attack.settings) for attack in record.attacks]) == (self.images, self.attacks)
+        return path if same else path.with_name(f"{path.stem}-{self.digits}.json")
 
     def check_free(self, out: Path, again: bool) -> None:
         """Raises: SettingsError where `out`, which a user named, is a record of something else and not to be replaced."""
