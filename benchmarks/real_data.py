@@ -81,7 +81,8 @@ def main() -> None:
         "",
         f"Command: `python -m benchmarks.real_data {arguments.suite}`.",
         *([f"Quick variants with {' '.join(SUITES[arguments.suite][3])}."] if SUITES[arguments.suite][3] else []),
-        f"{read[0].experiment['data']['train_images']:,} training images, {seen.count:,} test images; under {', '.join(seen.attack_names)} alone.",
+        f"{read[0].experiment['data']['train_images']:,} training images, {seen.count:,} test images; "
+        f"under {', '.join(seen.attack_names)} alone.",
         f"Machine: {platform.machine()} CPU, one thread, torch {torch.__version__}.",
         "",
         to_markdown(table(read)),
