@@ -37,7 +37,7 @@ from poise.reports.statistics import NATURAL, SUM, WORST
 HEADLINE = "generalist_digits"
 BOTH = (NATURAL, WORST)
 LONGEST = 6
-"""Largest c that is compared: of 45 epochs what 16 is of the paper's 120, whose sweep ends at 15. Larger ones leave three redistributions
+"""Largest c that is compared: of 45 epochs what 16 is of the paper's 120, whose sweep ends at 15. Larger ones leave two redistributions
 or fewer, or one that comes long after t'."""
 
 
@@ -80,6 +80,7 @@ ABLATIONS: dict[str, Ablation] = {
             *above("headline", "gamma_rising", "gamma_late", columns=(NATURAL,)),
             *(("gamma_rising", "headline", WORST), ("gamma_late", "headline", WORST)),
             *(("gamma_late", "gamma_rising", NATURAL), ("gamma_rising", "gamma_late", WORST)),
+            *above("headline", "gamma_rising", "gamma_late", columns=(SUM,)),
         ),
     ),
     "gamma, last breakpoint": Ablation(

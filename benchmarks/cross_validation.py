@@ -4,8 +4,8 @@
     python -m benchmarks.cross_validation objectives --seeds 1 --summary
 
 Suites: objectives, objectives_mnist, ablations, ensembles. Seeds are the outer loop, so that a run that was stopped has whole seeds
-to show. Writes results/DATE-SUITE-MACHINE.md: a line per recipe, each against the suite's baseline with a paired 95 % bootstrap
-interval over images and seeds, the orderings that the papers claim beside those seen, and the trends of ablations.
+to show. Writes results/DATE-SUITE-MACHINE.md: a line per recipe, each against the suite's baseline with a paired 95 % interval
+over images and seeds, the orderings that the papers claim beside those seen, and the trends of ablations.
 """
 
 from __future__ import annotations
@@ -167,8 +167,8 @@ def main() -> None:
         f"# {arguments.suite}, {today}",
         "",
         f"Command: `python -m benchmarks.cross_validation {arguments.suite} --seeds {seeds}`. Last epoch, {tested}.",
-        f"Protocols: {'; '.join(said)}. Intervals are of paired 95 % bootstraps over images and seeds; with one seed they speak of these",
-        f"networks, not of other seeds. {platform.machine()} CPU, one thread, torch {torch.__version__}.",
+        f"Protocols: {'; '.join(said)}. 95 % intervals are paired over images (bootstrap) and count seeds by Welch's t; with one seed they",
+        f"speak of these networks, not of other seeds. {platform.machine()} CPU, one thread, torch {torch.__version__}.",
         "",
         *slowest(chosen, seeds, arguments.out),
         *page(chosen, measured),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
@@ -15,6 +15,25 @@ from poise.reports.statistics import NATURAL, SUM, WORST, correct
 
 Found = dict[str, list[EvaluationRecord]]
 """By recipe, one record per seed, of all tested images."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """In points, with its paired 95 % interval, over so many seeds."""
+
+    points: float
+    low: float
+    high: float
+    seeds: int
+
+    @property
+    def seen(self) -> str:
+        """Whether a is above b; one seed judges these networks only."""
+        word = "yes" if self.low > 0 else "the opposite" if self.high < 0 else UNDECIDED
+        return word if self.seeds > 1 else f"{word} (one seed)"
+
+
+UNDECIDED = "not told apart"
 
 
 @dataclass(frozen=True)
@@ -34,19 +53,25 @@ class Table:
         there = found.get(recipe, [])
         return there if name in (NATURAL, WORST, SUM) else [record for record in there if name in record.attack_names]
 
-    def mean(self, recipe: str, column: str) -> float:
+    def common(self, recipes: Iterable[str], column: str) -> dict[str, list[EvaluationRecord]]:
+        """By recipe that has the column at all, its records of the seeds that all of these have."""
+        there = {recipe: records for recipe in recipes if (records := self.records(recipe, column))}
+        seeds = [{record.seed for record in records} for records in there.values()]
+        shared = set.intersection(*seeds) if seeds else set()
+        return {recipe: [record for record in records if record.seed in shared] for recipe, records in there.items()}
+
+    def mean(self, records: Sequence[EvaluationRecord], column: str) -> float:
         """In percent, over seeds."""
         parts = (NATURAL, WORST) if column == SUM else (self.looked_up(column)[1],)
-        return sum(100 * fmean(fmean(correct(record, part)) for record in self.records(recipe, column)) for part in parts)
+        return sum(100 * fmean(fmean(correct(record, part)) for record in records) for part in parts)
 
-    def difference(self, a: str, b: str, column: str) -> tuple[float, float, float] | None:
-        """a - b in points over the seeds that both have, and its paired 95 % interval; None where one has none."""
-        ours, theirs = self.records(a, column), self.records(b, column)
-        pairs = min(len(ours), len(theirs))
-        if not pairs:
+    def difference(self, a: str, b: str, column: str) -> Difference | None:
+        """a - b over the seeds that both have; None where there is none."""
+        shared = self.common((a, b), column)
+        if len(shared) < 2 or not shared[a]:
             return None
-        found = paired_interval(ours[:pairs], theirs[:pairs], self.looked_up(column)[1])
-        return 100 * found.difference, 100 * found.low, 100 * found.high
+        found = paired_interval(shared[a], shared[b], self.looked_up(column)[1])
+        return Difference(100 * found.difference, 100 * found.low, 100 * found.high, len(shared[a]))
 
 
 def page(chosen: Suite, measured: Table) -> list[str]:
@@ -58,7 +83,8 @@ def page(chosen: Suite, measured: Table) -> list[str]:
     lines = [f"| {' | '.join(names)} |", "|---" + "|---:" * (len(columns) + 1) + "|---|---|"]
     for recipe, records in found.items():
         cells = [recipe, str(len(records))]
-        cells += [f"{measured.mean(recipe, column):.2f}" if measured.records(recipe, column) else "–" for column in columns]
+        shown = [measured.records(recipe, column) for column in columns]
+        cells += [f"{measured.mean(there, column):.2f}" if there else "–" for there, column in zip(shown, columns, strict=True)]
         cells += ["" if recipe == chosen.baseline else interval(measured.difference(recipe, chosen.baseline, column)) for column in judged]
         lines.append(f"| {' | '.join(cells)} |")
     if measured.second and chosen.second is not None:
@@ -72,13 +98,14 @@ def page(chosen: Suite, measured: Table) -> list[str]:
 
 
 def best(measured: Table, columns: Sequence[str]) -> str:
-    """Which recipe has the largest mean in each column."""
+    """Which recipe has the largest mean in each column, over the seeds that all have."""
     winners = []
     for column in columns:
-        means = {recipe: measured.mean(recipe, column) for recipe in measured.main if measured.records(recipe, column)}
-        winner = max(means, key=means.__getitem__)
-        winners.append(f"{column} {winner} ({means[winner]:.2f})")
-    return f"The largest in each column: {', '.join(winners)}."
+        means = {recipe: measured.mean(records, column) for recipe, records in measured.common(measured.main, column).items() if records}
+        if means:
+            winner = max(means, key=means.__getitem__)
+            winners.append(f"{column} {winner} ({means[winner]:.2f})")
+    return f"The largest in each column, over the seeds that all have: {', '.join(winners)}."
 
 
 def experts(chosen: Suite, measured: Table) -> list[str]:
@@ -108,8 +135,8 @@ def _notes(record: EvaluationRecord, name: str) -> Mapping[str, Any]:
     return next((attack.notes for attack in record.attacks if attack.name == name), {})
 
 
-def interval(difference: tuple[float, float, float] | None) -> str:
-    return "–" if difference is None else "{:+.2f} ({:+.2f} to {:+.2f})".format(*difference)
+def interval(difference: Difference | None) -> str:
+    return "–" if difference is None else f"{difference.points:+.2f} ({difference.low:+.2f} to {difference.high:+.2f})"
 
 
 def verdicts(claims: Sequence[Claim], measured: Table) -> list[str]:
@@ -118,23 +145,23 @@ def verdicts(claims: Sequence[Claim], measured: Table) -> list[str]:
     for claim in claims:
         difference = measured.difference(claim.better, claim.worse, claim.column)
         if difference is not None:
-            _, low, high = difference
-            seen = "yes" if low > 0 else "the opposite" if high < 0 else "no difference"
             ordering = f"{claim.better} above {claim.worse}"
-            lines.append(f"| {ordering} | {claim.column} | {claim.source} | {seen} | {interval(difference)} |")
+            lines.append(f"| {ordering} | {claim.column} | {claim.source} | {difference.seen} | {interval(difference)} |")
     return lines
 
 
 def trends(chosen: Suite, measured: Table) -> list[str]:
-    """Each setting: what is claimed, the values seen in the setting's order, and the best against the baseline."""
-    names = ["setting", "claimed", "source", "column", "seen", "best", f"best minus {chosen.baseline}"]
+    """Each setting over the seeds that all its recipes have: what is claimed, the values seen in the setting's order, the best of them."""
+    names = ["setting", "claimed", "source", "column", "seen", "best", "not told apart from the best"]
     lines = ["", f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"] if chosen.trends else []
     for trend in chosen.trends:
-        there = [recipe for recipe in trend.recipes if measured.records(recipe, trend.column)]
-        if len(there) < 2:
+        shared = {recipe: records for recipe, records in measured.common(trend.recipes, trend.column).items() if records}
+        if len(shared) < 2:
             continue
-        best = max(there, key=lambda recipe: measured.mean(recipe, trend.column))
-        seen = ", ".join(f"{recipe} {measured.mean(recipe, trend.column):.2f}" for recipe in there)
-        over = "" if best == chosen.baseline else interval(measured.difference(best, chosen.baseline, trend.column))
-        lines.append(f"| {' | '.join([trend.name, trend.claim or '–', trend.source, trend.column, seen, best, over])} |")
+        means = {recipe: measured.mean(records, trend.column) for recipe, records in shared.items()}
+        best = max(means, key=means.__getitem__)
+        behind = {recipe: measured.difference(best, recipe, trend.column) for recipe in means if recipe != best}
+        level = [recipe for recipe, difference in behind.items() if difference is not None and difference.low <= 0]
+        seen = ", ".join(f"{recipe} {mean:.2f}" for recipe, mean in means.items())
+        lines.append(f"| {' | '.join([trend.name, trend.claim or '–', trend.source, trend.column, seen, best, ', '.join(level) or '–'])} |")
     return lines

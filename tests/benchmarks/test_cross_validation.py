@@ -85,27 +85,48 @@ def test_the_sum_of_both_accuracies_has_an_interval_around_the_sum_of_the_differ
     parts = [paired_interval([a], [b], column) for column in (NATURAL, WORST)]
     assert found.low < found.difference < found.high
     assert found.high - found.low < sum(part.high - part.low for part in parts) + 1e-9
-    assert table(a=a, b=b).mean("a", SUM) == pytest.approx(175)
+    assert table(a=a, b=b).mean([a], SUM) == pytest.approx(175)
 
 
 def test_autoattack_is_the_second_protocols_worst_case_or_else_the_attack_of_that_name():
     main, second = record(40, pgd=list(range(40))), record(40, apgd=list(range(4)))
-    assert Table({"r": [main]}, {"r": [second]}).mean("r", AUTOATTACK) == pytest.approx(10)
-    assert table(r=record(40, AutoAttack=list(range(8)), pgd=[])).mean("r", AUTOATTACK) == pytest.approx(20)
+    for measured, share in (
+        (Table({"r": [main]}, {"r": [second]}), 10),
+        (table(r=record(40, AutoAttack=list(range(8)), pgd=[])), 20),
+    ):
+        assert measured.mean(measured.records("r", AUTOATTACK), AUTOATTACK) == pytest.approx(share)
     assert Table({"r": [main]}, {}).records("r", AUTOATTACK) == []
 
 
-@pytest.mark.parametrize(("better", "worse", "seen"), [(40, 10, "yes"), (10, 40, "the opposite"), (20, 20, "no difference")])
-def test_a_claim_is_seen_reversed_or_undecided(better: int, worse: int, seen: str):
-    measured = table(a=record(better, pgd=[]), b=record(worse, pgd=[]))
+@pytest.mark.parametrize(("better", "worse", "seen"), [(40, 10, "yes"), (10, 40, "the opposite"), (20, 21, "not told apart")])
+@pytest.mark.parametrize(("seeds", "said"), [(1, " (one seed)"), (2, "")])
+def test_a_claim_is_seen_reversed_or_undecided(better: int, worse: int, seen: str, seeds: int, said: str):
+    sides = {"a": better, "b": worse}
+    measured = Table(
+        {name: [dataclasses.replace(record(right, pgd=[]), seed=seed) for seed in range(seeds)] for name, right in sides.items()}
+    )
     (line,) = verdicts([Claim("a", "b", NATURAL, "a paper")], measured)[2:]
-    assert line.split(" | ")[3] == seen
+    assert line.split(" | ")[3] == seen + said
 
 
-def test_a_trend_names_the_best_of_its_recipes():
-    suite = Suite(("a", "b"), "a", Protocol(name="p", attacks=()), trends=(Trend("t", ("a", "b"), "a is best", SUM, "a paper"),))
-    (line,) = trends(suite, table(a=record(20, pgd=[]), b=record(40, pgd=[])))[3:]
-    assert "a 50.00, b 100.00 | b |" in line
+def test_a_trend_names_the_best_of_its_recipes_and_those_not_told_apart_from_it():
+    recipes = ("a", "b", "c")
+    suite = Suite(recipes, "a", Protocol(name="p", attacks=()), trends=(Trend("t", recipes, "a is best", SUM, "a paper"),))
+    (line,) = trends(suite, table(a=record(20, pgd=[]), b=record(40, pgd=[]), c=record(39, pgd=[])))[3:]
+    assert "a 50.00, b 100.00, c 97.50 | b | c |" in line
+
+
+def test_recipes_are_compared_over_the_seeds_that_they_share():
+    def seeds(**right: int) -> list[EvaluationRecord]:
+        return [dataclasses.replace(record(each, pgd=[]), seed=int(seed[1:])) for seed, each in right.items()]
+
+    measured = Table({"a": seeds(s0=10, s2=30), "b": seeds(s0=40, s1=0, s2=20), "c": seeds(s1=40)})
+    found = measured.difference("a", "b", NATURAL)
+    assert found is not None and (found.points, found.seeds) == (pytest.approx(50 - 75), 2)
+    assert measured.difference("a", "c", NATURAL) is None
+    trend = Trend("t", ("a", "b"), "", NATURAL, "a paper")
+    (line,) = trends(Suite(("a", "b"), "a", Protocol(name="p", attacks=()), trends=(trend,)), measured)[3:]
+    assert "a 50.00, b 75.00 | b | a |" in line
 
 
 @pytest.mark.parametrize("name", [name for name in cross_validation.MODULES if name != "ensembles"])

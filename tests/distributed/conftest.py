@@ -23,8 +23,8 @@ from poise.data import Digits, Shift
 from poise.engine import Experiment, Monitor, Run
 from poise.engine.checkpoints import read_tensors
 from poise.evaluation import Protocol
-from poise.learners import AWP, EMA, SGD, Policy
-from poise.methods import Generalist
+from poise.learners import AWP, EMA, SGD, Constant, Policy
+from poise.methods import BaseLearner, Generalist
 from poise.objectives import AT, NT, TRADES
 from poise.threats import Linf
 
@@ -131,15 +131,12 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> Ranks:
 
 
 @pytest.fixture(scope="session")
-def fingerprint() -> Callable[[Path], dict[str, str]]:
+def fingerprint(metrics: Callable[[Path], list[dict[str, Any]]]) -> Callable[[Path], dict[str, str]]:
     """Digests of deployed weights and of all learners' states, and the metrics but for times."""
 
     def of(out: Path) -> dict[str, str]:
-        run = Run.open(out)
         prints = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (out / "checkpoints").glob("*.safetensors")}
-        lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
-        timeless = [{key: value for key, value in sorted(line.items()) if "second" not in key} for line in lines]
-        return {**prints, "metrics": json.dumps(timeless)}
+        return {**prints, "metrics": json.dumps(metrics(out))}
 
     return of
 
@@ -167,3 +164,27 @@ def distance() -> Callable[[Path, Path], float]:
         return max(float((first[name].double() - second[name].double()).abs().max()) for name in first)
 
     return between
+
+
+@pytest.fixture(scope="session")
+def metrics() -> Callable[[Path], list[dict[str, Any]]]:
+    """The lines of a run's metrics but for times."""
+
+    def of(out: Path) -> list[dict[str, Any]]:
+        lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        return [{key: value for key, value in sorted(line.items()) if "second" not in key} for line in lines]
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def third() -> Callable[[Experiment], Experiment]:
+    """The same with a third base learner, by learner."""
+
+    def make(experiment: Experiment) -> Experiment:
+        method = experiment.method
+        assert isinstance(method, Generalist)
+        other = BaseLearner(name="third", policy=method.natural, share=Constant(at=0.2))
+        return replace(experiment, method=replace(method, others=(other,)), placement="by-learner")
+
+    return make

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from poise.attacks import PGD
 from poise.core.distributed import ALONE, World
 from poise.core.errors import SettingsError
-from poise.engine import Experiment, train
+from poise.engine import Diagnosis, Experiment, train
 from poise.engine.checkpoints import read_tensors
 from poise.engine.placement import Placement, check_shares, placed, shares_changed
 from poise.learners import Learner, Policy
@@ -23,6 +23,7 @@ from poise.learners.synchronised import SynchronisedBatchNorm2d, synchronise
 from poise.methods import Generalist, Joint
 from poise.models.folding import foldable
 from poise.objectives import AT, SqueezeTraining
+from poise.threats import Linf
 
 Make = Callable[..., Experiment]
 
@@ -43,12 +44,20 @@ def joint(experiment: Experiment) -> Experiment:
     return replace(experiment, method=method, precision="float64", statistics="synchronised", epochs=2)
 
 
+def diagnosed(experiment: Experiment) -> Experiment:
+    """Learners compared after every epoch, for which all ranks attack, sum and measure together."""
+    attack = PGD(threat=Linf(epsilon=0.2), step_size=0.1, steps=2)
+    return replace(synchronised(experiment), diagnosis=Diagnosis(attack=attack, images=40), epochs=2)
+
+
+MADE: dict[str, Callable[[Experiment], Experiment]] = {"generalist": synchronised, "joint": joint, "diagnosed": diagnosed}
+
+
 @pytest.fixture(scope="module")
 def done(ranks: Any, tiny: Make) -> dict[str, Path]:
     outs = {
         "normed": ranks.folder / "normed",
-        "generalist": ranks.train("generalist", synchronised(tiny())),
-        "joint": ranks.train("joint", joint(tiny())),
+        **{name: ranks.train(name, make(tiny())) for name, make in MADE.items()},
         "local": ranks.train("local", tiny(statistics="local", placement="by-data", epochs=1)),
         "averaged": ranks.train("averaged", tiny(statistics="averaged", placement="by-data", epochs=1)),
     }
@@ -72,15 +81,17 @@ def test_forwards_gradients_and_attacks_are_those_of_one_rank(done: Any, worker:
             torch.testing.assert_close(parts[0][name], wanted, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["generalist", "joint"])
-def test_training_on_two_ranks_equals_one_with_batch_normalisation(done: Any, tmp_path: Path, tiny: Make, distance: Any, name: str) -> None:
-    make = {"generalist": synchronised, "joint": joint}[name]
-    serial = train(make(tiny()), tmp_path / "run").path
+@pytest.mark.parametrize("name", MADE)
+def test_training_on_two_ranks_equals_one_with_batch_normalisation(
+    done: Any, tmp_path: Path, tiny: Make, distance: Any, metrics: Any, name: str
+) -> None:
+    serial = train(MADE[name](tiny()), tmp_path / "run").path
     assert 0 < distance(done[name], serial) < 1e-9
-    lines = [(path / "metrics.jsonl").read_text().splitlines() for path in (done[name], serial)]
-    for found, wanted in zip(*lines, strict=True):
-        told = [{key: value for key, value in json.loads(line).items() if "second" not in key} for line in (found, wanted)]
-        assert told[0] == pytest.approx(told[1], abs=1e-9)
+    for found, wanted in zip(metrics(done[name]), metrics(serial), strict=True):
+        assert found.pop("diagnosis/attack", None) == wanted.pop("diagnosis/attack", None)
+        assert found == pytest.approx(wanted, abs=1e-9)
+    if name == "diagnosed":
+        assert {"regret/tradeoff", "diagnosis/cosine/natural-robust", "diagnosis/distance/natural-robust"} <= set(wanted)
 
 
 def test_local_statistics_are_the_first_ranks_and_averaged_ones_the_mean(done: Any) -> None:

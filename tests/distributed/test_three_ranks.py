@@ -12,20 +12,13 @@ import pytest
 from poise.attacks import Ascent
 from poise.core.errors import Interrupted
 from poise.engine import Experiment, train
-from poise.learners import SGD, Constant, Policy
-from poise.methods import DVERGE, BaseLearner, Generalist, Joint
+from poise.learners import SGD, Policy
+from poise.methods import DVERGE, Joint
 from poise.models import Collaboration, Ensemble
 from poise.objectives import SynergyOfExperts
 from poise.threats import Linf
 
 Make = Callable[..., Experiment]
-
-
-def with_third(experiment: Experiment) -> Experiment:
-    method = experiment.method
-    assert isinstance(method, Generalist)
-    third = BaseLearner(name="third", policy=method.natural, share=Constant(at=0.2))
-    return replace(experiment, method=replace(method, others=(third,)), placement="by-learner")
 
 
 def diversified(smooth: Make) -> Experiment:
@@ -55,14 +48,14 @@ ENSEMBLES = {"dverge": diversified, "synergy": collaborating}
 
 
 @pytest.fixture(scope="module")
-def done(ranks: Any, smooth: Make, worker: Any) -> dict[str, Path]:
+def done(ranks: Any, smooth: Make, third: Any, worker: Any) -> dict[str, Path]:
     begun = ranks.folder / "begun_by_one"
     with pytest.raises(Interrupted):
         train(smooth(placement="by-data"), begun, progress=worker.Stopping(8))
     outs = {
         "by-data": ranks.train("by-data", smooth(placement="by-data")),
         "by-learner": ranks.train("by-learner", smooth(placement="by-learner")),
-        "third": ranks.train("third", with_third(smooth())),
+        "third": ranks.train("third", third(smooth())),
         "begun": begun,
         **{name: ranks.train(name, made(smooth)) for name, made in ENSEMBLES.items()},
     }
@@ -72,15 +65,19 @@ def done(ranks: Any, smooth: Make, worker: Any) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("placement", ["by-data", "by-learner"])
-def test_three_ranks_equal_one(done: Any, tmp_path: Path, smooth: Make, distance: Any, placement: Any) -> None:
+def test_three_ranks_equal_one(done: Any, tmp_path: Path, smooth: Make, distance: Any, metrics: Any, placement: Any) -> None:
     serial = train(smooth(placement=placement), tmp_path / "run").path
-    assert 0 < distance(done[placement], serial) < 1e-9
+    runs = [done[placement]]
     if placement == "by-data":
-        assert distance(done["begun"], serial) < 1e-9, "one rank began in the middle of an epoch, three went on"
+        runs.append(done["begun"])  # by one rank, which stopped in the middle of an epoch
+    for run in runs:
+        assert 0 < distance(run, serial) < 1e-9
+        for found, wanted in zip(metrics(run), metrics(serial), strict=True):
+            assert found == pytest.approx(wanted, abs=1e-9)
 
 
-def test_a_learner_for_each_rank_equals_one(done: Any, tmp_path: Path, smooth: Make, distance: Any) -> None:
-    assert distance(done["third"], train(with_third(smooth()), tmp_path / "run").path) < 1e-9
+def test_a_learner_for_each_rank_equals_one(done: Any, tmp_path: Path, smooth: Make, third: Any, distance: Any) -> None:
+    assert distance(done["third"], train(third(smooth()), tmp_path / "run").path) < 1e-9
 
 
 @pytest.mark.parametrize("name", ENSEMBLES)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -58,24 +60,33 @@ def idling(tiny: Make) -> Experiment:
 
 
 @pytest.fixture(scope="module")
-def done(ranks: Any, tiny: Make, smooth: Make, worker: Any) -> dict[str, Path]:
-    """All jobs of two ranks; first a run that one rank began."""
-    begun = ranks.folder / "begun_by_one"
-    with pytest.raises(Interrupted):
-        train(tiny(placement="by-learner"), begun, progress=worker.Stopping(7))
+def done(ranks: Any, tiny: Make, smooth: Make, third: Any, worker: Any) -> dict[str, Path]:
+    """All jobs of two ranks; first runs that one rank began."""
+    begun = {"begun_by_one": (tiny(placement="by-learner"), 7), "idle_begun_by_one": (idling(tiny), 2)}
+    for name, (experiment, steps) in begun.items():
+        with pytest.raises(Interrupted):
+            train(experiment, ranks.folder / name, progress=worker.Stopping(steps))
     outs = {
         "float32": ranks.train("float32", tiny(placement="by-learner")),
         "float64": ranks.train("float64", tiny(placement="by-learner", precision="float64", epochs=4)),
         "begun_by_two": ranks.train("begun_by_two", tiny(placement="by-learner"), stop_after=7),
-        "begun_by_one": begun,
         "by_data": ranks.train("by_data", smooth(placement="by-data")),
         "gradients": ranks.train("gradients", tiny(model=worker.PlainNet()), do="gradients"),
         "mixup": ranks.train("mixup", interpolated(smooth)),
         "idle": ranks.train("idle", idling(tiny)),
         "normed_by_two": ranks.train("normed_by_two", tiny(placement="by-data", epochs=3), stop_after=4),
+        "idle_begun_by_two": ranks.train("idle_begun_by_two", idling(tiny), stop_after=2),
+        "third": ranks.train("third", third(smooth())),
+        **{name: ranks.folder / name for name in begun},
     }
-    ranks.resume(begun)
-    assert ranks.start(2) == [(0, ""), (0, "")]
+    for name in begun:
+        ranks.resume(outs[name])
+    (first, said), (second, asked) = ranks.start(2)
+    assert (first, second, said) == (0, 0, "")
+    pattern = r"asked to stop at step (\d+): ranks stop together at the end of their epoch, step (\d+); .* --resume (\S+)"
+    found = [re.fullmatch(pattern, line) for line in asked.splitlines()]  # the first rank says it by its progress
+    stopped = [(7, 9, "begun_by_two"), (4, 6, "normed_by_two"), (2, 3, "idle_begun_by_two")]
+    assert [match and match.groups() for match in found] == [(str(at), str(end), str(outs[name])) for at, end, name in stopped]
     return outs
 
 
@@ -99,6 +110,26 @@ def test_an_idle_learner_on_a_rank_of_its_own_equals_serial_bit_for_bit(
     assert {epoch for name, epoch in trained if name == "robust"} == {1, 2, 3, 4, 5}
     assert 0 < len({epoch for name, epoch in trained if name == "natural"}) < 5, "it is idle for some epochs and trained in others"
     assert fingerprint(done["idle"]) == fingerprint(serial)
+
+
+def test_a_run_stopped_while_a_learner_is_idle_goes_on_with_another_number_of_ranks(
+    done: Any, tmp_path: Path, tiny: Make, fingerprint: Any
+) -> None:
+    method = idling(tiny).method
+    assert isinstance(method, Generalist) and method.is_idle("natural", Now(1, 2, 5, 3, 0))
+    wanted = fingerprint(train(idling(tiny), tmp_path / "run").path)
+    assert [path.name for path in Run.open(done["idle_begun_by_two"]).states()] == ["step-000000003"]
+    resume(done["idle_begun_by_two"])
+    for name in ("idle_begun_by_one", "idle_begun_by_two"):
+        found = fingerprint(done[name])
+        assert {name: found[name] for name in wanted} == wanted
+
+
+def test_three_learners_on_two_ranks_equal_one(done: Any, tmp_path: Path, smooth: Make, third: Any, distance: Any) -> None:
+    """Not bit for bit: the rank of two learners adds up theirs first."""
+    placed = json.loads((done["third"] / "run.json").read_text())["placement"]
+    assert placed["by"] == "learner" and placed["ranks"] == 2 and len(placed["shares"]) == 3
+    assert distance(done["third"], train(third(smooth()), tmp_path / "run").path) < 1e-9
 
 
 def test_by_learner_equals_serial_bit_for_bit_in_float64(done: Any, tmp_path: Path, tiny: Make, fingerprint: Any) -> None:
@@ -161,11 +192,13 @@ def test_by_data_sums_once_per_backward(done: Any, ranks: Any) -> None:
     assert len(sent) == 3 * STEPS, "natural, robust, and the ascent of AWP"
 
 
-def test_by_data_equals_one_rank_without_batch_normalisation(done: Any, tmp_path: Path, smooth: Make, distance: Any) -> None:
+def test_by_data_equals_one_rank_without_batch_normalisation(done: Any, tmp_path: Path, smooth: Make, distance: Any, metrics: Any) -> None:
     serial = train(smooth(placement="by-data"), tmp_path / "run")
     assert 0 < distance(done["by_data"], serial.path) < 1e-9
-    lines = [(path / "metrics.jsonl").read_text() for path in (done["by_data"], serial.path)]
-    assert lines[0].count("\n") == lines[1].count("\n") == EPOCHS
+    lines = [metrics(path) for path in (done["by_data"], serial.path)]
+    assert len(lines[0]) == EPOCHS
+    for found, wanted in zip(*lines, strict=True):
+        assert found == pytest.approx(wanted, abs=1e-9)
 
 
 def test_partners_of_mixup_are_found_on_all_ranks(done: Any, tmp_path: Path, smooth: Make, distance: Any) -> None:

@@ -64,20 +64,18 @@ def test_the_deviation_shrinks_with_rounds_and_grows_with_certainty():
     assert deviation(100, 0.01) > deviation(100, 0.05) > 0
 
 
-def test_the_bound_holds_for_convex_losses_and_the_mean_iterate():
-    """Online gradient descent on E|theta - z|, losses in [0, 1], with theta_g the mean of the iterates as in the proof."""
+def test_the_mean_iterate_of_a_convex_loss_lies_within_the_regret_of_the_best_and_not_without_it():
+    """Descent on E|theta - z|, losses in [0, 1], with theta_g the mean of the iterates as in the proof; no chance, so no deviation."""
     z = torch.rand(200, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    theta, path = torch.tensor(1.0, dtype=torch.float64), []
-    for each in z:
-        path.append(float(theta))
-        theta = (theta - 0.05 * torch.sign(theta - each)).clamp(0, 1)
 
     def loss(at: float) -> float:
         return float((z - at).abs().mean())
 
+    path = [1 - 0.05 * step for step in range(10)]
     suffered, seen = [loss(each) for each in path], [loss(each) for each in torch.linspace(0, 1, 101).tolist()]
     mean = sum(path) / len(path)
-    assert loss(mean) <= min(seen) + subproblem_regret(suffered, seen) / len(path) + deviation(len(path), 0.05)
+    regret = subproblem_regret(suffered, seen) / len(path)
+    assert min(seen) + 0.5 * regret < loss(mean) <= min(seen) + regret
 
 
 # -- Equation 12 ------------------------------------------------------------------------------------------------------
@@ -225,7 +223,8 @@ def test_a_diagnosed_run_is_the_same_run_with_more_told_of_it(tmp_path: Path):
     assert 0 <= min(seen) <= max(seen) <= 1
     assert found[-1]["regret/natural"] == pytest.approx(sum(natural) - 3 * min(seen))
     assert found[-1]["regret/tradeoff"] == pytest.approx((found[-1]["regret/natural"] + found[-1]["regret/robust"]) / 2)
-    assert found[-1]["regret/global"] <= found[-1]["regret/bound"]
+    mean_regret = found[-1]["regret/tradeoff"] / 3
+    assert found[-1]["regret/bound"] == pytest.approx(found[-1]["regret/best"] + mean_regret + deviation(3, 0.05))
 
     record = EvaluationRecord.read(evaluate_run(told, "last"))
     assert record.notes["theory"] == {

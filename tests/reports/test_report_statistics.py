@@ -72,8 +72,8 @@ def test_the_paired_interval_agrees_with_the_closed_form_and_has_the_sign_of_a_m
     assert interval.low == pytest.approx(0.08 - half, abs=0.0015)
     assert interval.high == pytest.approx(0.08 + half, abs=0.0015)
     assert interval.excludes_zero
-    turned = paired_interval([b], [a], "PGD-20")
-    assert turned.high < 0 and turned.excludes_zero
+    turned = paired_interval([b], [a], "PGD-20", draws=20000)
+    assert (turned.difference, turned.low, turned.high) == (-interval.difference, -interval.high, -interval.low)
 
 
 def test_the_interval_covers_the_true_difference_about_as_often_as_it_says(make_record):
@@ -84,6 +84,43 @@ def test_the_interval_covers_the_true_difference_about_as_often_as_it_says(make_
         interval = paired_interval([a], [b], "PGD-20", draws=400, seed=trial)
         hits += interval.low <= 0.1 <= interval.high
     assert 180 <= hits <= 198
+
+
+def test_the_interval_of_three_seeds_a_side_covers_the_true_difference_as_often_as_it_says(make_record):
+    rng, hits = np.random.default_rng(0), 0
+
+    def runs(model, share):  # seeds differ far more than images let one see
+        shares = share + 0.05 * rng.standard_normal(3)
+        return [
+            make_record(model=model, seed=seed, attacks={"PGD-20": range(round(2000 * each))}, count=2000)
+            for seed, each in enumerate(shares)
+        ]
+
+    for trial in range(100):
+        interval = paired_interval(runs("TRADES", 0.4), runs("AT", 0.5), "PGD-20", draws=100, seed=trial)
+        hits += interval.low <= 0.1 <= interval.high
+    assert 90 <= hits <= 99
+
+
+def test_runs_of_one_accuracy_on_the_same_images_leave_the_images_margin_alone(make_record):
+    a = [make_record(seed=seed, attacks={"PGD-20": range(10)}) for seed in range(3)]
+    b = [make_record(model="AT", seed=seed, attacks={"PGD-20": range(5, 20)}) for seed in range(3)]
+    assert paired_interval(a, b, "PGD-20") == paired_interval(a[:1], b[:1], "PGD-20")
+
+
+def test_the_margins_of_images_and_of_runs_add_up_in_squares_and_the_latter_is_welchs(make_record):
+    wrong = {"TRADES": (100, 140, 150), "AT": (300, 310, 360, 330)}
+    groups = [
+        [make_record(model=model, seed=seed, attacks={"PGD-20": range(each)}, count=1000) for seed, each in enumerate(counts)]
+        for model, counts in wrong.items()
+    ]
+    interval = paired_interval(groups[0], groups[1], "PGD-20", draws=20000)
+    welch = stats.ttest_ind(*(1 - np.array(counts) / 1000 for counts in wrong.values()), equal_var=False).confidence_interval()
+    ours, theirs = (np.mean([record.correct_under("PGD-20") for record in records], axis=0) for records in groups)
+    images = 1.96 * (ours - theirs).std() / math.sqrt(1000)
+    half = math.hypot(images, (welch.high - welch.low) / 2)
+    assert interval.high - interval.difference == pytest.approx(half, rel=0.01)
+    assert interval.difference - interval.low == pytest.approx(half, rel=0.01)
 
 
 def test_seeds_that_disagree_widen_the_interval(make_record):

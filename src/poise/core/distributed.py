@@ -164,19 +164,24 @@ def going_on(hint: str) -> Iterator[None]:
 
 
 def speaks(error: Exception) -> bool:
-    """Whether this process is to say why it ends. Of the ranks of a job one does: the first that comes to it.
+    """Whether this process is to say why it ends. Of the ranks of a job one does: the first that comes to it."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or not _MEETING.issubset(os.environ):
+        return True
+    return not isinstance(error, RefusedError) and first_to_say("why it ended")
+
+
+def first_to_say(what: str) -> bool:
+    """Whether no other rank of this job has asked so before this one.
 
     Nobody knows which ranks are left, so they leave word at the address where they met, which torchrun keeps while ranks die. Where
     nothing answers there, each speaks for itself.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or not _MEETING.issubset(os.environ) or not dist.is_available():
+    if not _MEETING.issubset(os.environ) or not dist.is_available():
         return True
-    if isinstance(error, RefusedError):
-        return False
     try:
         address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         store = dist.TCPStore(*address, is_master=False, timeout=ANSWERS)  # pyright: ignore[reportPrivateImportUsage]
-        return store.add(f"poise/said/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", 1) == 1
+        return store.add(f"poise/said/{what}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", 1) == 1
     except (RuntimeError, ValueError):
         return True
 

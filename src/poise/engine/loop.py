@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 
 from poise.core.batches import Now
-from poise.core.distributed import World, going_on, join
+from poise.core.distributed import World, first_to_say, going_on, join
 from poise.core.errors import CheckpointError, Interrupted, RunError
 from poise.core.version import __version__
 from poise.data import open_pools
@@ -170,6 +171,7 @@ def _epochs(training: Training) -> None:
     """The loop: steps; monitors, selection, one line of metrics and a checkpoint at the end of every epoch."""
     experiment, run, progress, placement = training.experiment, training.run, training.progress, training.placement
     total = experiment.epochs * training.steps_per_epoch
+    told = False
     with stop_requested() as stop:
         while training.step < total:
             epoch, clock, images = training.now().epoch, time.perf_counter(), 0
@@ -183,7 +185,10 @@ def _epochs(training: Training) -> None:
                 training.step += 1
                 images += next(iter(batches.values())).total
                 advance(1)
-                if stop and placement.world.size == 1 and training.step < end:  # several ranks end the epoch and stop together
+                if stop and placement.world.size > 1 and training.step < end and not told:
+                    told = True
+                    _say_when_ranks_stop(training, end)
+                if stop and placement.world.size == 1 and training.step < end:
                     progress.end()
                     save(training, training.step, for_good=False)
                     raise Interrupted(f"stopped at step {training.step} of {total}; to go on: poise train --resume {run.path}")
@@ -196,6 +201,19 @@ def _epochs(training: Training) -> None:
         placement.world.led(lambda: run.save_weights("last", network, facts_of(training, experiment.epochs, {})))
     if stop:
         raise Interrupted(f"stopped when all {total} steps were done; to evaluate the run: poise evaluate {run.path}")
+
+
+def _say_when_ranks_stop(training: Training, end: int) -> None:
+    """What torchrun has ended 30 s from now would otherwise end without a word; the first rank, which speaks, may be gone already."""
+    if first_to_say("when it stops"):
+        sentence = (
+            f"asked to stop at step {training.step}: ranks stop together at the end of their epoch, step {end}; where the job is ended "
+            f"before, what was saved is whole, and any number of ranks can go on from it: poise train --resume {training.run.path}"
+        )
+        if training.placement.world.leads:
+            training.progress.say(sentence)
+        else:
+            print(sentence, file=sys.stderr, flush=True)
 
 
 def _end_epoch(training: Training, epoch: int, images_per_second: float, stop: bool) -> bool:

@@ -135,7 +135,7 @@ def _notes(run: Run) -> list[str]:
         *notes,
         f"Regrets and bound are of the {loss}, on fixed images, after {rounds} measured epochs (T); the infimum over all weights is "
         f"replaced by the best network seen, and delta is {told.get('delta')}. The theorem asks for convex losses: for networks the "
-        f"bound is a diagnostic, not a guarantee.",
+        f"bound is a diagnostic, not a guarantee; above 1 it says nothing, as losses end there.",
     ]
 
 

@@ -1,4 +1,4 @@
-"""What repeated runs and paired examples let one say: means with t-intervals, and paired bootstrap intervals of differences."""
+"""What repeated runs and paired examples let one say: means with t-intervals, and paired intervals of differences."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Summary:
 
 
 @functools.cache
-def t_quantile(n: int) -> float:
-    """97.5 % point of Student's t with n - 1 degrees of freedom."""
+def t_quantile(n: float) -> float:
+    """97.5 % point of Student's t with n - 1 degrees of freedom, of which there may be a fraction."""
     from scipy.special import stdtrit  # scipy.stats gives the same number but takes over a second to import
 
     return float(stdtrit(n - 1, 0.975))
@@ -155,7 +155,7 @@ def correct(record: EvaluationRecord, column: str) -> list[bool]:
 
 @dataclass(frozen=True)
 class PairedInterval:
-    """Accuracy of a minus accuracy of b, in [-1, 1], with its 95 % bootstrap interval."""
+    """Accuracy of a minus accuracy of b, in [-1, 1], with its 95 % interval."""
 
     difference: float
     low: float
@@ -169,11 +169,12 @@ class PairedInterval:
 def paired_interval(
     records_a: Sequence[EvaluationRecord], records_b: Sequence[EvaluationRecord], column: str, draws: int = 2000, seed: int = 0
 ) -> PairedInterval:
-    """95 % percentile bootstrap interval of the difference in accuracy between two groups of runs, paired by image.
+    """95 % interval of the difference in accuracy between two groups of runs, paired by image.
 
-    Each draw resamples the images (the same for both groups) and, independently, each group's runs. With one run in a group,
-    the interval speaks about that network only, not about other seeds. `column`: "natural", "worst case", "natural + worst case" or
-    an attack's name.
+    Images: a percentile bootstrap, each draw resampling the same images for both groups. Runs: Welch's t over the runs' accuracies,
+    as to resample two or three runs is to take them for all that there are. Both margins are independent and add up in squares (Zou and
+    Donner 2008). With one run in a group, the interval speaks about that network only, not about other seeds. A record of
+    cross-validation is one run: its networks share a seed. `column`: "natural", "worst case", "natural + worst case" or an attack's name.
 
     Raises: RunError when the records are not of the same images, or the attack is absent or not the same.
     """
@@ -183,22 +184,28 @@ def paired_interval(
     if len({examples_of(record) for record in records}) > 1:
         raise RunError("the records cannot be paired: they are not of the same data set, split and labels")
     _same_attack(records, column)
-    rng = np.random.default_rng(seed)
     parts = (NATURAL, WORST) if column == SUM else (column,)
-    flags = np.array([correct(record, part) for part in parts for record in records], dtype=bool)
-    # Images on which all runs agree are exchangeable, so drawing counts of such patterns is drawing images, at far less cost.
-    packed, counts = np.unique(np.packbits(flags, axis=0), axis=1, return_counts=True)
-    patterns = np.unpackbits(packed, axis=0, count=len(flags)).astype(np.float64)
-    n, runs_a = flags.shape[1], len(records_a)
-    images = (rng.multinomial(n, counts / n, size=draws) @ patterns.T / n).reshape(draws, len(parts), len(records)).sum(1)
-    weights_a = rng.multinomial(runs_a, np.full(runs_a, 1 / runs_a), size=draws) / runs_a
-    runs_b = len(records_b)
-    weights_b = rng.multinomial(runs_b, np.full(runs_b, 1 / runs_b), size=draws) / runs_b
-    drawn = (weights_a * images[:, :runs_a]).sum(1) - (weights_b * images[:, runs_a:]).sum(1)
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    shares = flags.mean(1).reshape(len(parts), len(records)).sum(0)
-    difference = shares[:runs_a].mean() - shares[runs_a:].mean()
-    return PairedInterval(float(difference), float(low), float(high))
+    right = np.array([[correct(record, part) for record in records] for part in parts], dtype=np.float64).sum(0)
+    a, b = right[: len(records_a)], right[len(records_a) :]
+    gaps = a.mean(0) - b.mean(0)
+    difference = float(gaps.mean())
+    turned = -1 if difference < 0 else 1  # b - a gets the negated interval, draw by draw
+    # Images of equal gap are exchangeable, so drawing their counts is drawing images, at far less cost.
+    values, counts = np.unique(turned * gaps, return_counts=True)
+    drawn = np.random.default_rng(seed).multinomial(len(gaps), counts / len(gaps), size=draws) @ values / len(gaps)
+    low, high = sorted(turned * np.percentile(drawn, [2.5, 97.5]))
+    runs = _welch_margin(a.mean(1), b.mean(1))
+    return PairedInterval(difference, difference - math.hypot(difference - low, runs), difference + math.hypot(high - difference, runs))
+
+
+def _welch_margin(a: Sequence[float], b: Sequence[float]) -> float:
+    """Half of Welch's 95 % interval of the difference of two means; a group of one has no variance."""
+    parts = [(float(np.var(each, ddof=1)) / len(each), len(each) - 1) for each in (a, b) if len(each) > 1]
+    total = sum(variance for variance, _ in parts)
+    if not total:
+        return 0.0
+    freedom = total**2 / sum(variance**2 / n for variance, n in parts)
+    return t_quantile(freedom + 1) * math.sqrt(total)
 
 
 def _same_attack(records: Sequence[EvaluationRecord], column: str) -> None:
