@@ -1,4 +1,4 @@
-"""One training step of every objective, alone and with weight perturbations, beside its floor in forwards of the network.
+"""One training step of every objective of one network, beside its floor in forwards; three of them with weight perturbations too.
 
     OMP_NUM_THREADS=1 python -m benchmarks floors [--quick] [--rounds N]
 

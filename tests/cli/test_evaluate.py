@@ -63,9 +63,10 @@ def test_two_epsilons_and_norms_of_one_protocol_make_records_of_their_own(poise:
     epsilons = [(each["threat"]["type"], each["threat"]["epsilon"]) for each in settings]
     assert epsilons == [("Linf", 8 / 255), ("Linf", 0.2), ("L2", 0.5)]
     assert [each["step_size"] for each in settings] == pytest.approx([2 / 255, 0.05, 0.5 * 15 / 128])
-    _, _, err = poise("evaluate", run, "--protocol", "gradient", "--first", 3, "--epsilon", "0.2")
-    assert "is there already" in err
-    assert record_of(err) == made[1]
+    for same in (("--epsilon", "0.2"), ("--threat", "Linf")):
+        _, _, err = poise("evaluate", run, "--protocol", "gradient", "--first", 3, *same)
+        assert "is there already" in err
+        assert record_of(err) == made[1]
     before = made[1].read_bytes()
     assert "is there already" not in poise("evaluate", run, "--protocol", "gradient", "--first", 3, "--epsilon", "0.2", "--again")[2]
     assert made[1].read_bytes() != before

@@ -90,8 +90,8 @@ def test_training_on_two_ranks_equals_one_with_batch_normalisation(
     for found, wanted in zip(metrics(done[name]), metrics(serial), strict=True):
         assert found.pop("diagnosis/attack", None) == wanted.pop("diagnosis/attack", None)
         assert found == pytest.approx(wanted, abs=1e-9)
-    if name == "diagnosed":
-        assert {"regret/tradeoff", "diagnosis/cosine/natural-robust", "diagnosis/distance/natural-robust"} <= set(wanted)
+        if name == "diagnosed":
+            assert {"regret/tradeoff", "diagnosis/cosine/natural-robust", "diagnosis/distance/natural-robust"} <= set(wanted)
 
 
 def test_local_statistics_are_the_first_ranks_and_averaged_ones_the_mean(done: Any) -> None:

@@ -55,10 +55,13 @@ class PlainNet(Network):
 
 
 class Stopping(Progress):
-    """Asks this process to stop after so many steps."""
+    """Asks this process to stop after so many steps, and says what it is told to."""
 
     def __init__(self, after: int) -> None:
         self.left = after
+
+    def say(self, sentence: str) -> None:
+        print(sentence, file=sys.stderr)
 
     def begin(self, what: str, total: int, unit: str) -> Callable[[int], None]:
         def advance(done: int) -> None:

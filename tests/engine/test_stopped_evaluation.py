@@ -16,7 +16,7 @@ import safetensors.torch
 
 from poise.attacks import APGD, PGD, AutoAttack, Square
 from poise.attacks.autoattack import Progress as Round
-from poise.core.errors import Interrupted
+from poise.core.errors import Interrupted, SettingsError
 from poise.core.records import EvaluationRecord
 from poise.data import CORRUPTIONS, Digits
 from poise.engine import Run
@@ -144,6 +144,8 @@ def test_own_weights_and_corruptions_stop_and_go_on_too(run: Run, tmp_path: Path
         )
     assert timeless(evaluate_weights(weights, "DigitsCNN", data, PROTOCOL, tmp_path / "a.json", **given)) == timeless(made)
 
+    with pytest.raises(SettingsError, match=r"a\.json is a record of something else than corruptions; .* --again"):
+        corrupt_weights(weights, "DigitsCNN", data, digits_c, tmp_path / "a.json", **given)
     fog = 60 * 5 * CORRUPTIONS.index("fog") + 60  # images until the first severity of fog is over
     made = corrupt_weights(weights, "DigitsCNN", data, digits_c, tmp_path / "c.json", **given)
     with pytest.raises(Interrupted, match=re.escape(f"{weights} --corruptions {digits_c}, with")):

@@ -105,10 +105,10 @@ class TransferFromExperts(Attack):
 
 @settings
 class SoftMixturePGD(Attack):
-    """PGD on a collaboration whose hard choice is replaced by a mixture: the experts' probabilities, weighted by
-    softmax(confidence / temperature).
+    """PGD on a collaboration whose hard choice is replaced by a mixture of the experts' probabilities.
 
-    Its gradient reaches all experts and, through the weights, the choice itself; success is judged by the hard choice.
+    They are weighted by softmax(confidence / temperature). The gradient reaches all experts and, through the weights, the choice itself;
+    success is judged by the hard choice.
     """
 
     paper = papers.SYNERGY

@@ -1,6 +1,6 @@
 """Attacks made on a surrogate to be tried on other networks: the transfer protocol of DVERGE and Synergy-of-Experts.
 
-soe_transfer_30: surrogates of 3, 5 and 8 members x losses CE, CW x (3 starts of M-PGD, SGM, M-DI2-FGSM), 100 steps of epsilon / 5
+soe-transfer-30: surrogates of 3, 5 and 8 members x losses CE, CW x (3 starts of M-PGD, SGM, M-DI2-FGSM), 100 steps of epsilon / 5
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class SurrogateAttack(Attack):
 
     @abstractmethod
     def view(self, model: nn.Module, draw: Draw) -> View:
-        """The surrogate as this attack differentiates it; called once per step, in order."""
+        """The surrogate as this attack differentiates it. Called once; what it returns is called in every step, in order."""
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, draw: Draw, target: Tensor | None = None) -> Tensor:
         view = self.view(surrogate(model), draw)

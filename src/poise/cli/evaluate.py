@@ -67,11 +67,12 @@ def evaluate(
     ] = None,
     threat: Annotated[str | None, typer.Option(help="Linf or L2, for a protocol named here; by default its own.")] = None,
     epsilon: Annotated[
-        str | None, typer.Option(help="Epsilon of a protocol named here; by default a run's for one of no paper and soe-*, else its own.")
+        str | None,
+        typer.Option(help="Of a protocol named here; by default a run's for standard, gradient, strict, autoattack, soe-*, else its own."),
     ] = None,
     step_size: Annotated[str | None, typer.Option(help="Step size of a protocol named here; by default scaled with epsilon.")] = None,
     first: Annotated[
-        int | None, typer.Option(min=1, help="Only the first n test images; of soe-*, which take 1,000 out of 10,000, of these.")
+        int | None, typer.Option(min=1, help="Only the first n test images; of soe-* that take 1,000 out of 10,000, of these.")
     ] = None,
     ensemble: Annotated[
         Together | None, typer.Option(help="Judge the runs together, as one ensemble with this output; goes with --out.")
@@ -147,7 +148,8 @@ def _weights(weights: Path, model: str | None, data: str, out: Path | None, aske
         raise SettingsError("--weights needs --model: a network such as ResNet18, or module:function")
     if asked.corruptions is not None:
         out = out or weights.with_suffix(".corruptions.json")
-        return corrupt_weights(weights, model, data, asked.corruptions, out, first=asked.first, progress=drawn(), **where)
+        how: dict[str, Any] = {"first": asked.first, "again": asked.again, "progress": drawn(), **where}
+        return corrupt_weights(weights, model, data, asked.corruptions, out, **how)
     assert chosen is not None
     use, search = _cut(chosen, asked.first), _searching(chosen, asked)
     return evaluate_weights(weights, model, data, use, out, again=asked.again, search=search, progress=drawn(), **where)
@@ -208,8 +210,9 @@ def _chosen(asked: _Asked, default: str | None, experiment: Experiment | None = 
         raise SettingsError(f"--protocol {name!r} is unknown; must be one of {', '.join(PROTOCOLS)}")
     chosen = named(name)
     own = chosen.scales
-    if chosen.general and experiment is not None and asked.threat is None and asked.epsilon is None:
-        return chosen.at(threat_of(experiment), asked.step_size)
+    of_run = threat_of(experiment) if chosen.general and experiment is not None else None
+    if of_run is not None and asked.threat in (None, type(of_run).__name__) and asked.epsilon is None:
+        return chosen.at(of_run, asked.step_size)
     given = {} if asked.epsilon is None else {"epsilon": asked.epsilon}
     made: Threat = from_json(Threat, {"type": asked.threat or type(own[0][0]).__name__, **given})  # type: ignore[type-abstract]
     made = positive(made, asked.epsilon or "")

@@ -13,7 +13,9 @@ from poise.core.errors import SettingsError
 
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, folders of run folders, or record files.")],
-    out: Annotated[Path | None, typer.Option(help="File to write; by default report.html beside the first run.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="By default report.html in the run's folder or beside the first of several; tables are printed.")
+    ] = None,
     format: Annotated[Literal["html", "markdown", "csv", "latex"], typer.Option(help="What to make.")] = "html",
 ) -> None:
     """Make a page, or a table, from evaluated runs. Runs that differ only by their seed are one row.

@@ -20,7 +20,9 @@ def sanity(
     ] = None,
     data: Annotated[str | None, typer.Option(help="With --weights: a data set, folder or archive; by default CIFAR10.")] = None,
     threat: Annotated[Literal["Linf", "L2"] | None, typer.Option(help="By default that of the run's own protocol, else Linf.")] = None,
-    epsilon: Annotated[str | None, typer.Option(help="By default that of the run's own protocol, else 8/255.")] = None,
+    epsilon: Annotated[
+        str | None, typer.Option(help="By default that of the run's own protocol if it is in this norm, else 8/255 (L2: 128/255).")
+    ] = None,
     surrogate: Annotated[list[Path] | None, typer.Option(help="Run folder of a network to transfer from; may be repeated.")] = None,
     first: Annotated[int, typer.Option(min=16, help="Only the first n test images.")] = 200,
     settings: Annotated[list[str] | None, typer.Option("--set", help="A budget, such as queries=1000; may be repeated.")] = None,

@@ -52,7 +52,7 @@ def transfer(
 
       poise transfer runs/soe runs/adp --surrogate runs/baseline3 --epsilon 0.03
 
-      poise transfer runs/* --surrogate runs/s3 --surrogate runs/s5 --surrogate runs/s8 --protocol soe-transfer-30 --out transfer
+      poise transfer runs/soe runs/adp --surrogate runs/s3 --surrogate runs/s5 --surrogate runs/s8 --protocol soe-transfer-30
     """
     import dataclasses
 

@@ -40,7 +40,7 @@ class EvaluationRecord:
     model: str
     """Display name, such as the recipe's or the checkpoint's."""
     checkpoint: str
-    """Which weights: "selected", "last", "epoch 80", or a file's name."""
+    """Which weights: "selected", "last", "epoch 80", or "file" for a user's own weights."""
     model_digest: str
     run: str
     """Name of the run folder, or empty."""

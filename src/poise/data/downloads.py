@@ -101,23 +101,23 @@ class PublishedSource(DataSource):
     download: bool = True
     """Fetch missing files from their official address."""
     verify: bool = True
-    """Refuse files whose digest is not the published one; otherwise read them and say so in the record."""
+    """Refuse files whose digest is not the published one; otherwise read them and say so in the record. An unpacked Tiny-ImageNet, for
+    which no digests are published, is taken as it is."""
 
     def files(self, data_dir: Path) -> Files:
         """The data set's files, fetched if need be. Raises DataError when they are not to be had."""
-        folder = self._found(data_dir)
+        folder, notes = self._found(data_dir), list[str | None]()
         if folder is None:
             target = data_dir / self.folders[0]
             archives = any(remote.is_archive for remote in self.remotes)
             at_hand = archives and all((data_dir / remote.name).is_file() for remote in self.remotes)
             if not self.download and not at_hand:
                 raise DataError(self._missing(data_dir))
-            for remote in self.remotes:
-                obtain(remote, data_dir, target, self.verify)
+            notes = [obtain(remote, data_dir, target, self.verify) for remote in self.remotes]
             folder = self._found(data_dir)
         if folder is None:
             raise DataError(self._missing(data_dir))
-        return Files(folder, self.digests, self.verify)
+        return Files(folder, self.digests, self.verify, [note for note in notes if note is not None])
 
     def _candidates(self, data_dir: Path) -> list[Path]:
         return [*(data_dir / name for name in self.folders), data_dir]
@@ -144,27 +144,28 @@ def _present(folder: Path, name: str) -> Path | None:
     return packed if packed.exists() else None
 
 
-def obtain(remote: Remote, data_dir: Path, target: Path, verify: bool = True) -> None:
+def obtain(remote: Remote, data_dir: Path, target: Path, verify: bool = True) -> str | None:
     """Have the file in `target`; an archive is fetched into `data_dir`, unpacked to `target` and removed if it was fetched.
 
-    An archive that already lies in `data_dir` is used. Whatever fails leaves nothing behind.
+    An archive that already lies in `data_dir` is used; returns a note where it is not the published one. What fails leaves nothing behind.
     Raises: DataError naming the address and where to put the file by hand.
     """
     if not remote.is_archive:
         if _present(target, remote.name.removesuffix(".gz")) is None:
             fetch(remote, target)
-        return
+        return None
     archive = data_dir / remote.name
-    fetched = not archive.is_file()
+    fetched, note = not archive.is_file(), None
     if fetched:
         fetch(remote, data_dir)
     else:
-        compare(archive.read_bytes(), remote.md5, archive, verify)
+        note = compare(archive.read_bytes(), remote.md5, archive, verify)
     try:
         unpack(archive, target)
     finally:
         if fetched:
             archive.unlink(missing_ok=True)
+    return note
 
 
 def fetch(remote: Remote, folder: Path) -> Path:

@@ -118,7 +118,8 @@ class Experiment(Settings):
     statistics that are evaluated, saved and gone on with from an epoch's end are the first rank's, or their mean over the ranks.
     "synchronised": over the whole batch, with sums over the ranks in every forward, as one rank would do it."""
     deterministic: bool = True
-    """On GPUs, use deterministic kernels only, so that the same seed gives the same bits."""
+    """On GPUs, use deterministic kernels, so that the same seed gives the same bits; an operation of which torch has none runs with its
+    warning."""
     published: Published | None = None
     also_published: tuple[Published, ...] = ()
     """Rows of further tables that print the same run. They are shown, and no part of what the run is (see `group`)."""

@@ -12,7 +12,7 @@ from torch import nn
 
 from poise.core.distributed import join
 from poise.core.errors import SettingsError, did_you_mean
-from poise.core.records import check_writable
+from poise.core.records import EvaluationRecord, check_writable
 from poise.core.settings import from_json, read_json, registered
 from poise.data import Data, DataSource, Folder, Npz, data_directory
 from poise.engine.checkpoints import fitting, foreign_weights, load_into
@@ -108,11 +108,17 @@ def corrupt_weights(
     data_dir: Path | None = None,
     first: int | None = None,
     progress: Progress | None = None,
+    again: bool = False,
 ) -> Path:
-    """`corrupt_run` for a user's own checkpoint (see `evaluate_weights`)."""
+    """`corrupt_run` for a user's own checkpoint (see `evaluate_weights`); what was measured is always measured anew.
+
+    Raises: SettingsError where `out` is a record of anything but corruptions and not `again`; else as `evaluate_weights`.
+    """
     world = join()
     progress = progress if progress is not None and world.leads else Progress()
     check_writable(out)
+    if not again and world.decided(out.exists() and "corruptions" not in EvaluationRecord.read(out).notes):
+        raise SettingsError(f"{out} is a record of something else than corruptions; give another --out, or --again to replace it")
     loaded = world.in_turn(lambda: data_named(data, data_dir)) if isinstance(data, str) else data
     network = network_of(weights, model, loaded).to(choose_device(device))
     with shown(progress, weights.name, f"poise evaluate --weights {weights} --corruptions {folder}") as watch:

@@ -2,7 +2,7 @@
 
 table(read_runs(["runs"]))           # rows = groups of runs, columns = natural, each attack, worst case
 write_report(["runs"], "report.html")
-poise.reports.diff.diff(record_a, record_b)
+from poise.reports.diff import diff  # diff(record_a, record_b)
 """
 
 from __future__ import annotations

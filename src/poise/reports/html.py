@@ -132,7 +132,9 @@ def _protocol(results: Table, runs: Sequence[Run]) -> dict[str, Any]:
     )
     where = {"held-out": "on images held out from training", "test": "on the test set itself, as the papers did"}
     selection = [
-        f"Selected checkpoints were chosen {where.get(selection, selection)}" + (f" (criterion: {criterion})." if criterion else ".")
+        "The last epoch was selected, without a look at accuracies."
+        if criterion == "last"
+        else f"Selected checkpoints were chosen {where.get(selection, selection)}" + (f" (criterion: {criterion})." if criterion else ".")
         for selection, criterion in chosen
         if selection
     ]
