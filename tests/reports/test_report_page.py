@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 import subprocess
 import sys
@@ -93,6 +94,20 @@ def test_only_intervals_that_exclude_zero_are_called_proven(make_record, make_ru
     assert [name for name, _ in found.open] == ["natural"]
     assert "AT and TRADES: one run" in found.cautions[0]
     assert compare(results.groups[:1], {}, results) is None
+
+
+@pytest.mark.parametrize(
+    ("selection", "criterion", "said"),
+    [
+        ("held-out", "worst", "Selected checkpoints were chosen on images held out from training (criterion: worst)."),
+        ("test", "last", "The last epoch was selected, without a look at accuracies."),
+    ],
+)
+def test_the_page_says_how_weights_were_selected(make_record, make_run, tmp_path, selection, criterion, said):
+    folder = make_run(make_record())
+    settings = json.loads((folder / "experiment.json").read_text())
+    (folder / "experiment.json").write_text(json.dumps({**settings, "selection": selection, "criterion": criterion}))
+    assert said in write_report([folder], tmp_path / "report.html").read_text()
 
 
 def test_a_page_needs_neither_metrics_nor_attacks_nor_settings(make_record, tmp_path):

@@ -17,6 +17,7 @@ from poise.models.network import CIFAR10_NORMALISATION, Collective, Network, Nor
 from poise.models.preact_resnet import PreActResNet18, PreActResNetModule
 from poise.models.resnet import ResNet18, ResNet20, ResNetModule
 from poise.models.small_cnn import DigitsCNN, PlainModule, SlimCNN, SmallCNN
+from poise.models.timm_network import Timm
 from poise.models.vgg import VGG16, VGGModule
 from poise.models.wide_resnet import WideResNet
 
@@ -50,6 +51,7 @@ __all__ = [
     "SlimCNN",
     "SmallCNN",
     "Standardise",
+    "Timm",
     "VGGModule",
     "WideResNet",
     "confidence_of",
