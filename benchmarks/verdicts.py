@@ -68,10 +68,12 @@ class Table:
     def difference(self, a: str, b: str, column: str) -> Difference | None:
         """a - b over the seeds that both have; None where there is none."""
         shared = self.common((a, b), column)
-        if len(shared) < 2 or not shared[a]:
-            return None
-        found = paired_interval(shared[a], shared[b], self.looked_up(column)[1])
-        return Difference(100 * found.difference, 100 * found.low, 100 * found.high, len(shared[a]))
+        return self.between(shared[a], shared[b], column) if len(shared) == 2 and shared[a] else None
+
+    def between(self, a: Sequence[EvaluationRecord], b: Sequence[EvaluationRecord], column: str) -> Difference:
+        """a - b, of as many seeds each."""
+        found = paired_interval(a, b, self.looked_up(column)[1])
+        return Difference(100 * found.difference, 100 * found.low, 100 * found.high, len(a))
 
 
 def page(chosen: Suite, measured: Table) -> list[str]:
@@ -101,10 +103,11 @@ def best(measured: Table, columns: Sequence[str]) -> str:
     """Which recipe has the largest mean in each column, over the seeds that all have."""
     winners = []
     for column in columns:
-        means = {recipe: measured.mean(records, column) for recipe, records in measured.common(measured.main, column).items() if records}
+        shared = {recipe: records for recipe, records in measured.common(measured.main, column).items() if records}
+        means = {recipe: measured.mean(records, column) for recipe, records in shared.items()}
         if means:
             winner = max(means, key=means.__getitem__)
-            winners.append(f"{column} {winner} ({means[winner]:.2f})")
+            winners.append(f"{column} {winner} ({means[winner]:.2f}, {len(shared[winner])} seed(s))")
     return f"The largest in each column, over the seeds that all have: {', '.join(winners)}."
 
 
@@ -152,7 +155,7 @@ def verdicts(claims: Sequence[Claim], measured: Table) -> list[str]:
 
 def trends(chosen: Suite, measured: Table) -> list[str]:
     """Each setting over the seeds that all its recipes have: what is claimed, the values seen in the setting's order, the best of them."""
-    names = ["setting", "claimed", "source", "column", "seen", "best", "not told apart from the best"]
+    names = ["setting", "claimed", "source", "column", "seeds", "seen", "best", "not told apart from the best"]
     lines = ["", f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"] if chosen.trends else []
     for trend in chosen.trends:
         shared = {recipe: records for recipe, records in measured.common(trend.recipes, trend.column).items() if records}
@@ -160,8 +163,9 @@ def trends(chosen: Suite, measured: Table) -> list[str]:
             continue
         means = {recipe: measured.mean(records, trend.column) for recipe, records in shared.items()}
         best = max(means, key=means.__getitem__)
-        behind = {recipe: measured.difference(best, recipe, trend.column) for recipe in means if recipe != best}
-        level = [recipe for recipe, difference in behind.items() if difference is not None and difference.low <= 0]
+        behind = {recipe: measured.between(shared[best], shared[recipe], trend.column) for recipe in means if recipe != best}
+        level = ", ".join(recipe for recipe, difference in behind.items() if difference.low <= 0) or "–"
         seen = ", ".join(f"{recipe} {mean:.2f}" for recipe, mean in means.items())
-        lines.append(f"| {' | '.join([trend.name, trend.claim or '–', trend.source, trend.column, seen, best, ', '.join(level) or '–'])} |")
+        seeds = str(len(shared[best]))
+        lines.append(f"| {' | '.join([trend.name, trend.claim or '–', trend.source, trend.column, seeds, seen, best, level])} |")
     return lines

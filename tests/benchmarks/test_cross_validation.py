@@ -67,7 +67,9 @@ def test_the_page_says_who_is_best_and_whose_experts_are_fooled_least():
     low = dataclasses.replace(low, attacks=[dataclasses.replace(low.attacks[0], notes=experts(0.25, 0.125))])
     high = dataclasses.replace(high, attacks=[dataclasses.replace(high.attacks[0], notes=experts(0.5, 0.25))])
     text = "\n".join(page(chosen, table(a=low, b=high)))
-    assert "The largest in each column, over the seeds that all have: natural b (100.00), worst case b (50.00)." in text
+    assert (
+        "The largest in each column, over the seeds that all have: natural b (100.00, 1 seed(s)), worst case b (50.00, 1 seed(s))." in text
+    )
     assert "| pgd | b | 50.00 | 75.00 | 25.00 | - | - | 50.00 50.00 | - |" in text
     assert "all experts are fooled: pgd a (12.50)." in text
 
@@ -126,7 +128,7 @@ def test_recipes_are_compared_over_the_seeds_that_they_share():
     assert measured.difference("a", "c", NATURAL) is None
     trend = Trend("t", ("a", "b"), "", NATURAL, "a paper")
     (line,) = trends(Suite(("a", "b"), "a", Protocol(name="p", attacks=()), trends=(trend,)), measured)[3:]
-    assert "a 50.00, b 75.00 | b | a |" in line
+    assert "| 2 | a 50.00, b 75.00 | b | a |" in line
 
 
 @pytest.mark.parametrize("name", [name for name in cross_validation.MODULES if name != "ensembles"])

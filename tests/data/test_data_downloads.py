@@ -168,8 +168,7 @@ def test_an_archive_put_by_hand_with_another_digest_is_refused(server: Server, t
     with pytest.raises(DataError, match=r"set\.zip has MD5 digest"):
         obtain(remote, tmp_path, tmp_path / "set")
     assert everything(tmp_path) == ["set.zip"]
-    note = obtain(remote, tmp_path, tmp_path / "set", verify=False)
-    assert note is not None and note.startswith("set.zip differs from the published file")
+    obtain(remote, tmp_path, tmp_path / "set", verify=False)
     assert (tmp_path / "set" / "a").read_bytes() == b"2"
     assert server.asked == []
 

@@ -106,6 +106,35 @@ def test_under_torchrun_one_rank_says_that_another_died(tmp_path: Path, torchrun
     assert done.returncode != 0 and "waited in vain" in said and said.endswith(f"poise train --resume {out}")
 
 
+STOPPED = """
+import os, signal
+from poise.core.settings import settings
+from poise.objectives import NT
+
+@settings
+class Stopped(NT):
+    def loss(self, model, examples, now):
+        if now.step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().loss(model, examples, now)
+"""
+
+
+@pytest.mark.slow
+def test_under_torchrun_one_rank_says_when_all_will_stop(tmp_path: Path, torchrun: Any) -> None:
+    (tmp_path / "stopped.py").write_text(STOPPED)
+    settings = ["method=Joint", "method.policy.objective=Stopped", "method.batch_size=32", "data.train_images=96", "data.test_images=60"]
+    done = torchrun(
+        2, "train", "nt_digits", *settings, "epochs=4", "--import", str(tmp_path / "stopped.py"), "--out", str(tmp_path / "run")
+    )
+    said = " ".join(done.stderr.split())
+    assert (
+        said.count("asked to stop at step") == 1
+        and "asked to stop at step 4: ranks stop together at the end of their epoch, step 6" in said
+    )
+    assert Run.open(tmp_path / "run").states()[0].name == "step-000000006"
+
+
 @pytest.mark.slow
 def test_under_torchrun_one_rank_says_a_refusal(tmp_path: Path, torchrun: Any) -> None:
     (tmp_path / "full").mkdir()

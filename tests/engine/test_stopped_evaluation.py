@@ -144,10 +144,15 @@ def test_own_weights_and_corruptions_stop_and_go_on_too(run: Run, tmp_path: Path
         )
     assert timeless(evaluate_weights(weights, "DigitsCNN", data, PROTOCOL, tmp_path / "a.json", **given)) == timeless(made)
 
-    with pytest.raises(SettingsError, match=r"a\.json is a record of something else than corruptions; .* --again"):
+    with pytest.raises(SettingsError, match=r"a\.json is a record of other weights or images; .* --again"):
         corrupt_weights(weights, "DigitsCNN", data, digits_c, tmp_path / "a.json", **given)
+    (tmp_path / "copy.safetensors").write_bytes(weights.read_bytes())
     fog = 60 * 5 * CORRUPTIONS.index("fog") + 60  # images until the first severity of fog is over
     made = corrupt_weights(weights, "DigitsCNN", data, digits_c, tmp_path / "c.json", **given)
+    with pytest.raises(SettingsError, match=r"c\.json is a record of other weights"):
+        corrupt_weights(tmp_path / "copy.safetensors", "DigitsCNN", data, digits_c, made, **given)
+    assert corrupt_weights(weights, "DigitsCNN", data, digits_c, made, **given) == made
+    corrupt_weights(weights, "DigitsCNN", data, digits_c, tmp_path / "a.json", again=True, **given)
     with pytest.raises(Interrupted, match=re.escape(f"{weights} --corruptions {digits_c}, with")):
         corrupt_weights(weights, "DigitsCNN", data, digits_c, tmp_path / "d.json", progress=stopping(fog, number=signal.SIGINT), **given)
     assert len(list(journal_of(tmp_path / "d.json").glob("part-*"))) == CORRUPTIONS.index("fog")

@@ -66,6 +66,11 @@ def test_an_unknown_name_is_refused_with_the_nearest(library: None) -> None:
         Timm(name="free_tny").build(SHAPE, 7, 0)
 
 
+def test_images_that_a_network_cannot_take_are_refused(library: None) -> None:
+    with pytest.raises(SettingsError, match=r"Timm.name = 'free_tiny' cannot be made for images of shape \(3, 2, 2\): "):
+        Timm(name="free_tiny").build((3, 2, 2), 7, 0)
+
+
 def test_without_timm_the_line_that_installs_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'poise\[timm\]'"):

@@ -76,6 +76,14 @@ def test_the_paired_interval_agrees_with_the_closed_form_and_has_the_sign_of_a_m
     assert (turned.difference, turned.low, turned.high) == (-interval.difference, -interval.high, -interval.low)
 
 
+def test_turning_sides_negates_the_interval_of_a_tie_too(make_record):
+    a = make_record(attacks={"PGD-20": range(10)})
+    b = make_record(model="AT", attacks={"PGD-20": range(5, 15)})
+    interval, turned = paired_interval([a], [b], "PGD-20"), paired_interval([b], [a], "PGD-20")
+    assert interval.difference == 0 and interval.low < 0 < interval.high
+    assert (turned.low, turned.high) == (-interval.high, -interval.low)
+
+
 def test_the_interval_covers_the_true_difference_about_as_often_as_it_says(make_record):
     rng, hits = np.random.default_rng(0), 0
     for trial in range(200):

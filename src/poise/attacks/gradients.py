@@ -18,6 +18,6 @@ def image_gradient(values: Tensor, z: Tensor, *, retain: bool = False) -> Tensor
         raise InputError(
             "the network has no gradient with respect to its images: its forward pass detaches them, runs under no_grad or leaves torch, "
             "so attacks by gradients say nothing about it; ask `poise sanity`, and attack with `poise evaluate --protocol soe-blackbox`, "
-            "which looks at logits only (with --first N of fewer than 1,000 images)"
+            "which looks at logits only (and --first N where there are fewer than 1,000 images)"
         )
     return found

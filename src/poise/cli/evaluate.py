@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from poise.cli.shared import DataDir, Device, Imports, bytes_of, drawn, import_files, positive, print_table, run_only
+from poise.cli.shared import DataDir, Device, Imports, bytes_of, drawn, import_files, print_table, run_only, threat_typed
 from poise.core.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def evaluate(
     protocol: Annotated[
         str | None, typer.Option(help="Protocol by name (poise list protocols); by default the run's own, 'standard' for --weights.")
     ] = None,
-    threat: Annotated[str | None, typer.Option(help="Linf or L2, for a protocol named here; by default its own.")] = None,
+    threat: Annotated[str | None, typer.Option(help="Linf or L2, of a protocol named here; by default as for --epsilon.")] = None,
     epsilon: Annotated[
         str | None,
         typer.Option(help="Of a protocol named here; by default a run's for standard, gradient, strict, autoattack, soe-*, else its own."),
@@ -197,11 +197,9 @@ def _chosen(asked: _Asked, default: str | None, experiment: Experiment | None = 
 
     One that is meant for a network's own threat is scaled to that which the experiment is evaluated under.
     """
-    from poise.core.settings import from_json
     from poise.engine.inspections import threat_of
     from poise.evaluation import PROTOCOLS, named
     from poise.evaluation.soe_protocols import TRANSFER
-    from poise.threats import Threat
 
     name = asked.protocol or default
     if name is None:
@@ -209,15 +207,8 @@ def _chosen(asked: _Asked, default: str | None, experiment: Experiment | None = 
     if name not in (*PROTOCOLS, *TRANSFER):
         raise SettingsError(f"--protocol {name!r} is unknown; must be one of {', '.join(PROTOCOLS)}")
     chosen = named(name)
-    own = chosen.scales
-    of_run = threat_of(experiment) if chosen.general and experiment is not None else None
-    if of_run is not None and asked.threat in (None, type(of_run).__name__) and asked.epsilon is None:
-        return chosen.at(of_run, asked.step_size)
-    given = {} if asked.epsilon is None else {"epsilon": asked.epsilon}
-    made: Threat = from_json(Threat, {"type": asked.threat or type(own[0][0]).__name__, **given})  # type: ignore[type-abstract]
-    made = positive(made, asked.epsilon or "")
-    if asked.epsilon is None:
-        made = next((known for known, _ in own if type(known) is type(made)), made)
+    of_run = [threat_of(experiment)] if chosen.general and experiment is not None else []
+    made = threat_typed(asked.threat, asked.epsilon, [*of_run, *(threat for threat, _ in chosen.scales)])
     return chosen.at(made, asked.step_size)
 
 

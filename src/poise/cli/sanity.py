@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from poise.cli.shared import DataDir, Device, Imports, drawn, import_files, run_only
+from poise.cli.shared import DataDir, Device, Imports, drawn, import_files, run_only, threat_typed
 from poise.core.errors import SettingsError
 
 
@@ -84,13 +84,9 @@ def sanity(
 
 def _threat(name: str | None, epsilon: str | None, run: Any) -> Any:
     """The threat typed, completed from the run's own; None where nothing was typed."""
-    from poise.core.settings import from_json, to_json
     from poise.engine.inspections import threat_of
-    from poise.threats import Threat
+    from poise.threats import Linf
 
     if name is None and epsilon is None:
         return None
-    own = threat_of(run.experiment) if run is not None else None
-    kind = name or (type(own).__name__ if own is not None else "Linf")
-    given = to_json(own) if own is not None and type(own).__name__ == kind else {"type": kind}
-    return from_json(Threat, given | ({"epsilon": epsilon} if epsilon is not None else {}))  # type: ignore[type-abstract]
+    return threat_typed(name, epsilon, [threat_of(run.experiment) if run is not None else Linf()])

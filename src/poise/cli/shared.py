@@ -7,7 +7,7 @@ import importlib.util
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -68,6 +68,17 @@ def positive(threat: Threat, typed: str) -> Threat:
     if threat.epsilon == 0:
         raise SettingsError(f"--epsilon {typed}: must be positive")
     return threat
+
+
+def threat_typed(kind: str | None, epsilon: str | None, known: Sequence[Threat]) -> Threat:
+    """The threat of `--threat kind --epsilon epsilon`: what was not typed is that of the first known threat, of this norm if one is."""
+    from poise.core.settings import from_json
+    from poise.threats import Threat
+
+    kind = kind or type(known[0]).__name__
+    if epsilon is not None:
+        return positive(from_json(Threat, {"type": kind, "epsilon": epsilon}), epsilon)  # type: ignore[type-abstract]
+    return next((each for each in known if type(each).__name__ == kind), None) or from_json(Threat, {"type": kind})  # type: ignore[type-abstract]
 
 
 def drawn() -> Progress:

@@ -75,6 +75,10 @@ class Files:
             raise DataError(f"{path} is not a whole gzip file: {error}") from None
 
 
+NOTE = "poise-note.txt"
+"""In a folder unpacked from an archive that is not the published one: what every record of it is to say."""
+
+
 def compare(content: bytes, md5: str | None, path: Path, verify: bool) -> str | None:
     """None where the digest agrees or none is known, else a note for the record. With `verify` raises DataError instead."""
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()
@@ -106,18 +110,20 @@ class PublishedSource(DataSource):
 
     def files(self, data_dir: Path) -> Files:
         """The data set's files, fetched if need be. Raises DataError when they are not to be had."""
-        folder, notes = self._found(data_dir), list[str | None]()
+        folder = self._found(data_dir)
         if folder is None:
             target = data_dir / self.folders[0]
             archives = any(remote.is_archive for remote in self.remotes)
             at_hand = archives and all((data_dir / remote.name).is_file() for remote in self.remotes)
             if not self.download and not at_hand:
                 raise DataError(self._missing(data_dir))
-            notes = [obtain(remote, data_dir, target, self.verify) for remote in self.remotes]
+            for remote in self.remotes:
+                obtain(remote, data_dir, target, self.verify)
             folder = self._found(data_dir)
         if folder is None:
             raise DataError(self._missing(data_dir))
-        return Files(folder, self.digests, self.verify, [note for note in notes if note is not None])
+        note = folder / NOTE
+        return Files(folder, self.digests, self.verify, [note.read_text()] if note.is_file() else [])
 
     def _candidates(self, data_dir: Path) -> list[Path]:
         return [*(data_dir / name for name in self.folders), data_dir]
@@ -144,16 +150,16 @@ def _present(folder: Path, name: str) -> Path | None:
     return packed if packed.exists() else None
 
 
-def obtain(remote: Remote, data_dir: Path, target: Path, verify: bool = True) -> str | None:
+def obtain(remote: Remote, data_dir: Path, target: Path, verify: bool = True) -> None:
     """Have the file in `target`; an archive is fetched into `data_dir`, unpacked to `target` and removed if it was fetched.
 
-    An archive that already lies in `data_dir` is used; returns a note where it is not the published one. What fails leaves nothing behind.
+    An archive that already lies in `data_dir` is used; one that is not as published leaves a note. Whatever fails leaves nothing behind.
     Raises: DataError naming the address and where to put the file by hand.
     """
     if not remote.is_archive:
         if _present(target, remote.name.removesuffix(".gz")) is None:
             fetch(remote, target)
-        return None
+        return
     archive = data_dir / remote.name
     fetched, note = not archive.is_file(), None
     if fetched:
@@ -162,10 +168,11 @@ def obtain(remote: Remote, data_dir: Path, target: Path, verify: bool = True) ->
         note = compare(archive.read_bytes(), remote.md5, archive, verify)
     try:
         unpack(archive, target)
+        if note is not None:
+            (target / NOTE).write_text(note)
     finally:
         if fetched:
             archive.unlink(missing_ok=True)
-    return note
 
 
 def fetch(remote: Remote, folder: Path) -> Path:

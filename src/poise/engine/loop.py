@@ -204,16 +204,16 @@ def _epochs(training: Training) -> None:
 
 
 def _say_when_ranks_stop(training: Training, end: int) -> None:
-    """What torchrun has ended 30 s from now would otherwise end without a word; the first rank, which speaks, may be gone already."""
+    """What torchrun has ended 30 s from now would otherwise end without a word; the first rank, which draws, may be gone already."""
     if first_to_say("when it stops"):
         sentence = (
             f"asked to stop at step {training.step}: ranks stop together at the end of their epoch, step {end}; where the job is ended "
             f"before, what was saved is whole, and any number of ranks can go on from it: poise train --resume {training.run.path}"
         )
-        if training.placement.world.leads:
-            training.progress.say(sentence)
+        if type(training.progress) is Progress:  # says nothing
+            print(f"poise: {sentence}", file=sys.stderr, flush=True)
         else:
-            print(sentence, file=sys.stderr, flush=True)
+            training.progress.say(sentence)
 
 
 def _end_epoch(training: Training, epoch: int, images_per_second: float, stop: bool) -> bool:

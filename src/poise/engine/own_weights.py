@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from poise.core.distributed import join
-from poise.core.errors import SettingsError, did_you_mean
+from poise.core.errors import RunError, SettingsError, did_you_mean
 from poise.core.records import EvaluationRecord, check_writable
 from poise.core.settings import from_json, read_json, registered
 from poise.data import Data, DataSource, Folder, Npz, data_directory
@@ -112,19 +112,30 @@ def corrupt_weights(
 ) -> Path:
     """`corrupt_run` for a user's own checkpoint (see `evaluate_weights`); what was measured is always measured anew.
 
-    Raises: SettingsError where `out` is a record of anything but corruptions and not `again`; else as `evaluate_weights`.
+    Raises: SettingsError where `out` is a record of anything but these weights under corruptions and not `again`; else as
+    `evaluate_weights`.
     """
     world = join()
     progress = progress if progress is not None and world.leads else Progress()
     check_writable(out)
-    if not again and world.decided(out.exists() and "corruptions" not in EvaluationRecord.read(out).notes):
-        raise SettingsError(f"{out} is a record of something else than corruptions; give another --out, or --again to replace it")
+    if not again:
+        world.led(lambda: _check_free(out, weights, folder))
     loaded = world.in_turn(lambda: data_named(data, data_dir)) if isinstance(data, str) else data
     network = network_of(weights, model, loaded).to(choose_device(device))
     with shown(progress, weights.name, f"poise evaluate --weights {weights} --corruptions {folder}") as watch:
         about = _about(weights, out, loaded)
         evaluate_corruptions(network, loaded, folder, first=first, watch=watch, world=world, **about)
     return out
+
+
+def _check_free(out: Path, weights: Path, folder: Path) -> None:
+    """Raises: SettingsError for a record of other weights, or of these under anything but these corruptions."""
+    try:
+        there = EvaluationRecord.read(out)
+    except RunError:  # none, or damaged
+        return
+    if (there.group, (there.notes.get("corruptions") or {}).get("folder")) != (str(weights), folder.name):
+        raise SettingsError(f"{out} is a record of other weights or images; give another --out, or --again to replace it")
 
 
 def _about(weights: Path, out: Path, data: Data) -> dict[str, Any]:

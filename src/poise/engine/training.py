@@ -169,11 +169,11 @@ def restore(training: Training, state: dict[str, Tensor], facts: dict[str, Any])
     for name, learner in training.learners.items():
         prefix = f"learner/{name}/"
         learner.load_state({key.removeprefix(prefix): value.to(device) for key, value in state.items() if key.startswith(prefix)})
-    held = {name: group for name, group in training.placement.groups.items() if name in training.learners}
-    mine = {key: group for key in state for name, group in held.items() if key.startswith((f"meter/loss/{name}/", f"meter/watch/{name}/"))}
-    sums = {
-        key.removeprefix("meter/"): state[key].to(device) * int(group.leads) for key, group in mine.items()
-    }  # to be added up over ranks
+    sums: dict[str, Tensor] = {}
+    for name, group in training.placement.groups.items():
+        for key in (key for key in state if key.startswith((f"meter/loss/{name}/", f"meter/watch/{name}/"))):
+            sum_ = state[key].to(device)
+            sums[key.removeprefix("meter/")] = sum_ if group.leads else torch.zeros_like(sum_)  # they are added up over ranks
     images = {name: facts["meter_images"][name] for name in sums}
     training.step, training.meters, training.best = facts["step"], Meters(sums, images), facts["best"]
     now = {**facts["placements"][-1], **training.placement.facts}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from poise.core.errors import MissingExtraError, SettingsError, did_you_mean
@@ -23,16 +24,23 @@ class Timm(Network):
     """As in `timm.list_models()`."""
 
     def module(self, shape: Shape, classes: int) -> nn.Module:
-        """Raises: MissingExtraError without timm, SettingsError where it cannot be imported or for a name that it does not know."""
+        """Raises: MissingExtraError without timm; SettingsError where it cannot be imported, has no such name or none for such images."""
         timm = _timm()
         if not timm.is_model(self.name):
             raise SettingsError(f"Timm.name = {self.name!r} is unknown to timm{did_you_mean(self.name, timm.list_models())}")
         channels, height, width = shape
         given = {"num_classes": classes, "in_chans": channels}
         try:
-            return timm.create_model(self.name, img_size=(height, width), **given)
-        except TypeError:  # most convolutional networks take any size, and no such argument
-            return timm.create_model(self.name, **given)
+            try:
+                network = timm.create_model(self.name, img_size=(height, width), **given)
+            except TypeError:  # most convolutional networks take any size, and no such argument
+                network = timm.create_model(self.name, **given)
+            with torch.no_grad():
+                network.eval()(torch.zeros(1, *shape))
+        except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+            reason = str(error).partition("\n")[0]
+            raise SettingsError(f"Timm.name = {self.name!r} cannot be made for images of shape {tuple(shape)}: {reason}") from None
+        return network.train()
 
 
 def _timm() -> Any:

@@ -139,7 +139,7 @@ def _protocol(results: Table, runs: Sequence[Run]) -> dict[str, Any]:
         if selection
     ]
     seeds = sorted({record.evaluation_seed for run in runs for record in run.records.values()})
-    return {"columns": columns, "selection": selection, "seeds": ", ".join(map(str, seeds))}
+    return {"columns": columns, "selection": list(dict.fromkeys(selection)), "seeds": ", ".join(map(str, seeds))}
 
 
 def _first(run: Run) -> EvaluationRecord | None:

@@ -155,7 +155,7 @@ def correct(record: EvaluationRecord, column: str) -> list[bool]:
 
 @dataclass(frozen=True)
 class PairedInterval:
-    """Accuracy of a minus accuracy of b, in [-1, 1], with its 95 % interval."""
+    """Accuracy of a minus accuracy of b (of 1, or 2 for the sum of two accuracies), with its 95 % interval."""
 
     difference: float
     low: float
@@ -172,9 +172,10 @@ def paired_interval(
     """95 % interval of the difference in accuracy between two groups of runs, paired by image.
 
     Images: a percentile bootstrap, each draw resampling the same images for both groups. Runs: Welch's t over the runs' accuracies,
-    as to resample two or three runs is to take them for all that there are. Both margins are independent and add up in squares (Zou and
-    Donner 2008). With one run in a group, the interval speaks about that network only, not about other seeds. A record of
-    cross-validation is one run: its networks share a seed. `column`: "natural", "worst case", "natural + worst case" or an attack's name.
+    as to resample two or three runs is to take them for all that there are. The margins add up in squares (Zou and Donner 2008), which is
+    conservative, as what is luck of both run and image is in both. With one run in a group, the interval speaks about that network only,
+    not about other seeds. A record of cross-validation is one run: its networks share a seed. `column`: "natural", "worst case",
+    "natural + worst case" or an attack's name.
 
     Raises: RunError when the records are not of the same images, or the attack is absent or not the same.
     """
@@ -189,7 +190,7 @@ def paired_interval(
     a, b = right[: len(records_a)], right[len(records_a) :]
     gaps = a.mean(0) - b.mean(0)
     difference = float(gaps.mean())
-    turned = -1 if difference < 0 else 1  # b - a gets the negated interval, draw by draw
+    turned = -1 if gaps[np.flatnonzero(gaps)[:1]].sum() < 0 else 1  # so that b - a gets the negated interval, draw by draw
     # Images of equal gap are exchangeable, so drawing their counts is drawing images, at far less cost.
     values, counts = np.unique(turned * gaps, return_counts=True)
     drawn = np.random.default_rng(seed).multinomial(len(gaps), counts / len(gaps), size=draws) @ values / len(gaps)
