@@ -210,6 +210,18 @@ def test_tiny_imagenet_takes_classes_in_turn_and_validation_images_to_test(tmp_p
     assert data.notes == ("a part of Tiny-ImageNet: 2 classes, 6 training and 2 test images",)
 
 
+def test_what_was_unpacked_from_another_archive_than_the_published_is_noted_at_every_reading(
+    tmp_path: Path, write: SimpleNamespace
+) -> None:
+    write.tiny(tmp_path / "source")
+    home = tmp_path / "home"
+    home.mkdir()
+    shutil.make_archive(str(home / "tiny-imagenet-200"), "zip", tmp_path / "source")
+    for _ in range(2):
+        notes = TinyImageNet(**LOOSE).load(home).notes
+        assert len(notes) == 2 and notes[0].startswith("tiny-imagenet-200.zip differs from the published file: MD5 ")
+
+
 def test_tiny_imagenet_is_decoded_once(tmp_path: Path, write: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     write.tiny(tmp_path)
     first = TinyImageNet(**LOOSE).load(tmp_path)
