@@ -191,12 +191,14 @@ def test_restarts_differ_and_repeat() -> None:
     y = net(x).argmax(1)
     found = {}
     for restarts in (1, 3):
-        attack = APGD(threat=Linf(epsilon=float(distances(net, x, y, torch.inf).median())), steps=1, restarts=restarts)
+        threat = L2(epsilon=float(distances(net, x, y, 2).median()))
+        attack = APGD(threat=threat, steps=1, restarts=restarts, unsuccessful="largest_loss")
         found[restarts] = attack(net, x, y)
         assert torch.equal(attack(net, x, y), found[restarts])
     broken = {restarts: net(x_adv).argmax(1) != y for restarts, x_adv in found.items()}
     assert (broken[1] <= broken[3]).all()
     assert torch.equal(found[1][broken[1]], found[3][broken[1]])
+    assert not torch.equal(found[1][~broken[3]], found[3][~broken[3]]), "of the last run each"
 
 
 def test_expectation_over_transformation_averages_the_gradients() -> None:
@@ -212,6 +214,24 @@ def test_expectation_over_transformation_averages_the_gradients() -> None:
     calls.clear()
     APGD(threat=Linf(epsilon=1e-4), steps=3, eot_iterations=5)(Counting(), x, y)
     assert calls.count(4) == 1 + 4 * 5  # one natural forward, then five gradients at the start and after each of three steps
+
+
+def test_the_gradients_of_all_iterations_move_an_image() -> None:
+    """The k-th answer depends on the k-th pixel alone: only the mean of all gradients reaches every pixel."""
+
+    class Turning(nn.Module):
+        asked = 0
+
+        def forward(self, z: Tensor) -> Tensor:
+            k, self.asked = self.asked % 3, self.asked + 1
+            return torch.stack([z.flatten(1)[:, k], 1 - z.flatten(1)[:, k]], 1)
+
+    search = APGDSearch(APGD(threat=Linf(epsilon=0.1), eot_iterations=3), Turning(), 2, targeted=False)
+    z = torch.full((2, 1, 2, 2), 0.7, dtype=torch.float64)
+    labels = torch.zeros(2, dtype=torch.long)
+    _, gradient, _ = search._evaluate({"z": z, "y": labels, "target": labels})
+    slope = -2 * (1 - float(torch.sigmoid(torch.tensor(0.4, dtype=torch.float64)))) / 3  # of cross-entropy by each logit's pixel
+    torch.testing.assert_close(gradient.flatten(1), torch.tensor([[slope, slope, slope, 0]] * 2, dtype=torch.float64))
 
 
 def test_bad_settings_are_refused_by_name() -> None:

@@ -267,14 +267,16 @@ def test_lanes_go_on_from_any_snapshot() -> None:
 
 CHILD = """
 import sys
+from pathlib import Path
 import torch
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[1])
 from test_autoattack import conv_net, labelled, small
 net = conv_net()
 x, y = labelled(net, 48)
-print("started", flush=True)
-small().run(net, x, y, batch_size=8, state_path=sys.argv[2], save_seconds=0.0)
+state = Path(sys.argv[2])
+say = lambda report: state.exists() and print("saved", flush=True)
+small().run(net, x, y, batch_size=8, state_path=state, save_seconds=0.0, progress=say)
 print("finished", flush=True)
 """
 
@@ -283,13 +285,14 @@ print("finished", flush=True)
 def test_killed_at_any_moment_it_resumes_to_the_unbroken_result(tmp_path: Path, delays: tuple[float, ...]) -> None:
     net = conv_net()
     x, y = labelled(net, 48)
-    unbroken = small().run(net, x, y, batch_size=8)
+    whole: list[Progress] = []
+    unbroken = small().run(net, x, y, batch_size=8, progress=whole.append)
     state, kills = tmp_path / "state.safetensors", 0
     for delay in delays:
         command = [sys.executable, "-c", CHILD, str(Path(__file__).parent), str(state)]
         child = subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"})
         assert child.stdout is not None
-        assert child.stdout.readline() == b"started\n"
+        assert child.stdout.readline() == b"saved\n"
         try:
             child.wait(delay)
         except subprocess.TimeoutExpired:
@@ -298,7 +301,9 @@ def test_killed_at_any_moment_it_resumes_to_the_unbroken_result(tmp_path: Path, 
             kills += 1
         child.stdout.close()
     assert kills
-    assert same(small().run(net, x, y, batch_size=8, state_path=state), unbroken)
+    last: list[Progress] = []
+    assert same(small().run(net, x, y, batch_size=8, state_path=state, progress=last.append), unbroken)
+    assert len(last) < len(whole), "it goes on with what was saved"
 
 
 def test_a_run_stopped_inside_an_attack_keeps_what_it_found(tmp_path: Path) -> None:
@@ -439,9 +444,12 @@ def test_progress_counts_survivors_down_and_ends_at_the_result() -> None:
 
 
 def test_a_search_in_bfloat16_still_takes_its_verdicts_in_float32() -> None:
-    net = conv_net()
+    net, asked = conv_net(), set[tuple[bool, str]]()
     x, y = labelled(net, 40)
-    full, half = (small().run(net, x, y, precision=precision) for precision in ("float32", "bfloat16"))
+    full = small().run(net, x, y, precision="float32")
+    net.register_forward_hook(lambda *given: asked.add((torch.is_autocast_enabled("cpu"), str(given[2].dtype))))
+    half = small().run(net, x, y, precision="bfloat16")
+    assert asked == {(True, "torch.bfloat16"), (False, "torch.float32")}
     with torch.no_grad():
         assert torch.equal(net(half.x_adv).argmax(1) == y, half.robust)
     assert abs(int(full.robust.sum()) - int(half.robust.sum())) <= 3

@@ -161,7 +161,7 @@ def test_list_names_everything_of_a_kind(poise: Poise, kind: str) -> None:
     status, out, _ = poise("list", kind)
     assert status == 0
     for name in recipes() if kind == "recipes" else _FAMILIES[KINDS[kind]]:
-        assert name in out
+        assert f"\n{name} " in out
 
 
 def test_recipes_are_listed_by_paper_and_table(poise: Poise) -> None:

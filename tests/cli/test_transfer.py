@@ -124,7 +124,7 @@ def test_thirty_variants_and_the_compatible_loss(poise: Poise, runs: dict[str, P
         (("--surrogate", "{plain}"), "every run is to be named once"),
         (("--surrogate", "{nowhere}"), "no run folder"),
         (("--sgm",), "SGM needs a ResNet of basic blocks (ResNet18, ResNet20) or an Ensemble of them; leave it out with --no-sgm"),
-        (("--first", 99), "99"),
+        (("--first", 99), "the split has 20 images, so the count must be from 1 to 20"),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )

@@ -16,6 +16,7 @@ from poise.attacks import PGD, Ascent
 from poise.data import Digits, Shift
 from poise.engine import Experiment, Monitor, Run
 from poise.engine.progress import Progress
+from poise.engine.training import Meters
 from poise.evaluation import Protocol
 from poise.learners import EMA, SGD, Policy
 from poise.methods import Generalist, Joint, Method
@@ -50,6 +51,15 @@ class Stopping(Progress):
 
     def say(self, sentence: str) -> None:
         self.said.append(sentence)
+
+
+@pytest.fixture
+def steps_taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by one with every step of training from here on."""
+    taken: list[int] = []
+    add = Meters.add
+    monkeypatch.setattr(Meters, "add", lambda self, *given: taken.append(1) or add(self, *given))
+    return taken
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ def test_fifty_kills(tmp_path: Path, tiny_experiment: Tiny, fingerprint_of: Any,
 
 @pytest.mark.parametrize("steps", [1, 3, 4, 8, 11])
 def test_sigterm_saves_within_the_epoch_and_the_run_goes_on(
-    tmp_path: Path, tiny_experiment: Tiny, fingerprint_of: Any, steps: int, trained: Run, stopping: Any
+    tmp_path: Path, tiny_experiment: Tiny, fingerprint_of: Any, steps: int, trained: Run, stopping: Any, steps_taken: list[int]
 ) -> None:
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Interrupted, match=re.escape(f"poise train --resume {tmp_path / 'run'}")):
@@ -64,6 +64,7 @@ def test_sigterm_saves_within_the_epoch_and_the_run_goes_on(
     assert signal.getsignal(signal.SIGTERM) is before
     assert [path.name for path in Run.open(tmp_path / "run").states()] == [f"step-{steps:09d}"]
     found, wanted = fingerprint_of(resume(tmp_path / "run")), fingerprint_of(trained)
+    assert len(steps_taken) == 12, "none is taken twice"
     assert {name: found[name] for name in ENDS} == {name: wanted[name] for name in ENDS}
 
 

@@ -74,13 +74,16 @@ def ends(prints: dict[str, str]) -> dict[str, str]:
 @pytest.mark.parametrize("stopped", STEPS)
 @pytest.mark.parametrize("name", RUNS)
 def test_sigterm_in_any_phase_loses_nothing(
-    tmp_path: Path, tiny_experiment: Any, fingerprint_of: Any, unbroken: Any, name: str, stopped: str, stopping: Any
+    tmp_path: Path, tiny_experiment: Any, fingerprint_of: Any, unbroken: Any, name: str, stopped: str, stopping: Any, steps_taken: list[int]
 ) -> None:
     experiment = tiny_experiment(name=name, epochs=4, save_every=3, **RUNS[name])
+    wanted = ends(fingerprint_of(unbroken(name, experiment)))
+    steps_taken.clear()
     with pytest.raises(Interrupted, match="poise train --resume"):
         train(experiment, tmp_path / "run", progress=stopping(STEPS[stopped]))
     assert [path.name for path in Run.open(tmp_path / "run").states()] == [f"step-{STEPS[stopped]:09d}"]
-    assert ends(fingerprint_of(resume(tmp_path / "run"))) == ends(fingerprint_of(unbroken(name, experiment)))
+    assert ends(fingerprint_of(resume(tmp_path / "run"))) == wanted
+    assert len(steps_taken) == 16, "none is taken twice"
 
 
 def test_sigterm_between_two_updates_of_one_step_loses_nothing(

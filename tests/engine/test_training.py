@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from poise import recipes
+from poise.attacks import AdaptivePGD
 from poise.core.batches import Now
 from poise.core.distributed import ALONE
-from poise.core.errors import CheckpointError, NumericalError, RunError, SettingsError
+from poise.core.errors import CheckpointError, InputError, NumericalError, RunError, SettingsError
 from poise.core.overrides import override
 from poise.data import Digits
 from poise.engine import Experiment, Monitor, Run, resume, train
@@ -26,10 +27,11 @@ from poise.engine.experiment import remarks
 from poise.engine.monitoring import select
 from poise.engine.placement import Placement
 from poise.engine.progress import Progress
-from poise.engine.training import STATE, Meters, prepare, restore
+from poise.engine.training import STATE, Meters, divided, prepare, restore
 from poise.evaluation import Protocol
 from poise.learners import SGD, Policy
 from poise.methods import Joint
+from poise.objectives import ADP
 
 Tiny = Callable[..., Experiment]
 LINE = {"kind", "epoch", "step", "images_per_second", "monitor_seconds", "monitor/natural", "monitor/pgd"}
@@ -228,12 +230,14 @@ def test_what_does_not_fit_is_refused_before_the_folder_exists(tmp_path: Path, t
     from poise.models import SlimCNN
 
     other = tiny_experiment(initial=str(trained.path), model=SlimCNN())
-    for experiment, error in (
-        (other, CheckpointError),
-        (tiny_experiment(data=Digits(train_images=12, test_images=60)), ValueError),  # a class with a single image
-        (tiny_experiment(data=Digits(train_images=120, test_images=30)), SettingsError),  # the protocol wants 40
+    for experiment, error, words in (
+        (other, CheckpointError, str(trained.path)),
+        (tiny_experiment(data=Digits(train_images=12, test_images=60)), InputError, "has a single image"),
+        (tiny_experiment(method=Joint(policy=Policy(objective=ADP()))), SettingsError, "ADP trains an Ensemble, not"),
+        (tiny_experiment(monitors=(Monitor(), Monitor(name="aimed", attack=AdaptivePGD()))), InputError, "AdaptivePGD attacks"),
+        (tiny_experiment(data=Digits(train_images=120, test_images=30)), SettingsError, "Protocol.first = 40: must be at most 30"),
     ):
-        with pytest.raises(error):
+        with pytest.raises(error, match=words):
             train(experiment, tmp_path / "run")
         assert not (tmp_path / "run").exists()
 
@@ -248,10 +252,14 @@ def test_a_run_that_diverges_ends_with_the_learner_and_its_learning_rate(tmp_pat
 def test_monitors_see_the_split_they_name(tmp_path: Path, tiny_experiment: Tiny, lines_of: Any) -> None:
     monitors = (Monitor(), Monitor(name="train", split="train"), Monitor(name="test", split="test", first=7))
     run = train(tiny_experiment(monitors=monitors, epochs=1), tmp_path / "run")
-    line = lines_of(run)[0]
-    for name, count in (("train", 110), ("test", 7)):
-        hits = line[f"monitor/{name}"] * count
-        assert hits == pytest.approx(round(hits), abs=1e-9)
+    line, data = lines_of(run)[0], run.experiment.data.load()
+    train_split, selection = divided(run.experiment, data)
+    network = run.network("last").eval()
+    for name, split in (("natural", selection), ("train", train_split), ("test", data.test.first(7))):
+        with torch.no_grad():
+            right = network(split.pixels()).argmax(1) == split.labels
+        assert line[f"monitor/{name}"] == pytest.approx(float(right.double().mean()), abs=1e-9)
+    assert len({line[f"monitor/{name}"] for name in ("natural", "train", "test")}) == 3, "by which they can be told apart"
 
 
 @pytest.mark.parametrize("keep", [(), (1, 2)])

@@ -83,9 +83,12 @@ def test_the_log_has_the_lines_that_people_read(
 
 def test_a_state_file_brings_back_images_too(net: nn.Module, batch: tuple[Tensor, Tensor], tmp_path: Path) -> None:
     x, y = batch
+    asked: list[int] = []
+    net.register_forward_hook(lambda *given: asked.append(1))
     first = quick(net, verbose=False).run_standard_evaluation(x, y, state_path=tmp_path / "state")
+    once = len(asked)
     again = quick(net, verbose=False).run_standard_evaluation(x, y, state_path=tmp_path / "state")
-    assert torch.equal(first, again)
+    assert torch.equal(first, again) and len(asked) - once < once / 4
 
 
 def test_sub_attacks_run_on_their_own(net: nn.Module, batch: tuple[Tensor, Tensor]) -> None:

@@ -23,6 +23,7 @@ from poise.losses import cross_entropy
 from poise.methods.dverge import DVERGE, Distilled, Diversified, count_layers, distillation_score, features_at, layers_of
 from poise.methods.method import Method
 from poise.models import Collaboration, DigitsCNN, Ensemble, EnsembleModule, Network, PreActResNet18, ResNet20
+from poise.objectives import SqueezeTraining
 from poise.threats import Linf
 
 SHAPE = (1, 8, 8)
@@ -291,3 +292,11 @@ def test_before_distilling_the_experts_train_by_themselves_on_natural_images():
         return {name.rpartition("/")[2] for name in waiting.step(learners, {name: feed.batch(now) for name, feed in feeds.items()}, now)}
 
     assert [terms(epoch) for epoch in (1, 2, 3)] == [{"natural"}, {"natural"}, {"diversity"}]
+
+
+def test_noise_between_the_steps_of_a_search_that_takes_none_is_refused():
+    noisy = Ascent(jitter=0.1)
+    with pytest.raises(SettingsError, match=r"DVERGE\.distillation\.jitter = 0\.1: must be 0"):
+        DVERGE(distillation=noisy)
+    with pytest.raises(SettingsError, match=r"SqueezeTraining\.inner\.jitter = 0\.1: must be 0"):
+        SqueezeTraining(inner=noisy)

@@ -1,10 +1,8 @@
 """Dual heads, ensembles and the collaboration, against given numbers and slow references."""
 
 import math
-import os
-from pathlib import Path
+from collections.abc import Callable
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -26,16 +24,9 @@ from poise.models import (
     log_votes,
 )
 
+Vectors = Callable[[str], dict[str, torch.Tensor]]
 SHAPE = (3, 8, 8)
 THIN = ResNet20(width=4)
-
-
-def vectors(name: str) -> dict[str, torch.Tensor]:
-    folder = Path(os.environ.get("POISE_VECTORS", Path(__file__).parents[1] / "vectors"))
-    if not (folder / name).exists():
-        pytest.skip(f"{name} is not in the folder of test vectors (POISE_VECTORS)")
-    with np.load(folder / name) as arrays:
-        return {key: torch.from_numpy(arrays[key]) for key in arrays}
 
 
 def images(count: int, seed: int = 0) -> torch.Tensor:
@@ -71,8 +62,8 @@ def test_neither_head_detaches_the_features():
     assert stem.abs().sum() > 0
 
 
-def test_confidence_has_both_published_forms():
-    given = vectors("soe.npz")
+def test_confidence_has_both_published_forms(vectors: Vectors):
+    given = vectors("soe")
     rectified = confidence_of("rectified", given["logits"], given["evaluator"])
     torch.testing.assert_close(rectified, given["rectified_confidence"], atol=1e-12, rtol=0)
     evaluator = confidence_of("evaluator", given["logits"], given["evaluator"])
@@ -81,8 +72,8 @@ def test_confidence_has_both_published_forms():
     torch.testing.assert_close(evaluator[1, 2], 1 / (1 + torch.exp(-given["evaluator"][1, 2, 0])))
 
 
-def test_selected_logits_and_experts_are_the_given_ones():
-    given = vectors("soe.npz")
+def test_selected_logits_and_experts_are_the_given_ones(vectors: Vectors):
+    given = vectors("soe")
     model = collaboration()
     confidences = model.confidences(given["logits"], given["evaluator"])
     assert torch.equal(model.winners(confidences), given["selected_expert"])
@@ -91,8 +82,8 @@ def test_selected_logits_and_experts_are_the_given_ones():
     assert torch.equal(selected, given["code.selected_logits_attack"])
 
 
-def test_gradient_of_the_selection_is_the_given_one():
-    given = vectors("soe.npz")
+def test_gradient_of_the_selection_is_the_given_one(vectors: Vectors):
+    given = vectors("soe")
     model = collaboration()
     logits = given["logits"].clone().requires_grad_()
     selected = model.select(logits, model.confidences(logits, given["evaluator"]))
@@ -100,8 +91,8 @@ def test_gradient_of_the_selection_is_the_given_one():
     torch.testing.assert_close(gradient, given["code.attack_ce_grad_logits"], atol=1e-12, rtol=0)
 
 
-def test_ensemble_output_is_the_given_one():
-    soe, losses = vectors("soe.npz"), vectors("ensemble_losses.npz")
+def test_ensemble_output_is_the_given_one(vectors: Vectors):
+    soe, losses = vectors("soe"), vectors("ensemble_losses")
     torch.testing.assert_close(log_mean_probabilities(soe["logits"]), soe["ensemble_logmean"], atol=1e-12, rtol=0)
     mean = log_mean_probabilities(losses["member_logits_eval"])
     torch.testing.assert_close(mean, losses["ensemble_logmean_eval"], atol=1e-12, rtol=0)

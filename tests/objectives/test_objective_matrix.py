@@ -24,6 +24,7 @@ from poise.data import Data, Digits, Extra
 from poise.engine import Experiment, Run, resume, train
 from poise.engine.checkpoints import read_tensors
 from poise.engine.progress import Progress
+from poise.engine.training import Meters
 from poise.learners import AWP, EMA, RWP, SGD, Learner, Policy, WeightPerturbation
 from poise.losses import divergence
 from poise.methods import Generalist, Joint, Method
@@ -186,7 +187,10 @@ def test_a_run_on_digits_resumed_in_the_middle_ends_at_the_same_bits(
         train(experiment, tmp_path / "broken", device="cpu", progress=StoppingAfterOneStep())
     (middle,) = Run(tmp_path / "broken").states()
     before, _ = read_tensors(middle)
+    taken, add = list[int](), Meters.add
+    monkeypatch.setattr(Meters, "add", lambda self, *given: taken.append(1) or add(self, *given))
     resumed = resume(tmp_path / "broken", device="cpu")
+    assert len(taken) == 1, "the first step is not taken again"
 
     (end, _), (again, _) = (read_tensors(run.states()[0]) for run in (unbroken, resumed))
     assert unbroken.states()[0].name == resumed.states()[0].name == "step-000000002"

@@ -39,7 +39,7 @@ class APGD(CompactAttack):
     eot_iterations: PositiveCount = 1
     """Gradients averaged at each point, for randomised networks (expectation over transformation)."""
     unsuccessful: Literal["natural", "largest_loss"] = "natural"
-    """What is returned for examples that were not fooled."""
+    """What is returned for examples that were not fooled; the largest loss is that of the last restart."""
 
     @property
     def name(self) -> str:

@@ -132,6 +132,11 @@ def prepare(
     method = experiment.method
     placement = placed(experiment.placement, method, world, experiment.diagnosis is not None, experiment.statistics)
     learners = placement.local(method.learners(build))
+    for name, learner in learners.items():
+        method.policies()[name].objective.check(learner.network)
+        for attack in (*(monitor.attack for monitor in experiment.monitors), *protocol.attacks):
+            if attack is not None:
+                attack.check(learner.network)
     extra = {name: pool.split for name, pool in (pools or {}).items()}
     feeds = {}
     for name, stream in method.streams().items():

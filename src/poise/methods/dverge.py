@@ -88,7 +88,7 @@ class DVERGE(Method):
     policy: Policy = Policy(
         optimizer=SGD(learning_rate=0.1, weight_decay=1e-4), schedule=Step(at=(0.5, 0.75), factors=(0.1, 0.01), unit="fraction")
     )
-    """How every expert is trained; its objective is not read, DVERGE brings its own."""
+    """How every expert is trained. DVERGE brings its own losses; the policy's objective says only what a diagnosis measures."""
     batch_size: PositiveCount = 128
     experts: PositiveCount = 3
     distillation: Ascent = Ascent(threat=Linf(epsilon=0.07), step_size=0.007, start="zero")
@@ -111,6 +111,8 @@ class DVERGE(Method):
     def __post_init__(self) -> None:
         if self.experts == 1 and self.adversarial is None:
             raise SettingsError("DVERGE.experts = 1: one expert has no other to learn from; take at least 2, or set adversarial")
+        if self.distillation.jitter:
+            raise SettingsError(f"DVERGE.distillation.jitter = {self.distillation.jitter}: must be 0, momentum is its only addition to PGD")
 
     @property
     def names(self) -> list[str]:

@@ -67,6 +67,9 @@ class ADP(Objective[Adversarial]):
     label_smoothing: UnitInterval = 0.0
     craft_mode: CraftMode = "training"
 
+    def check(self, model: nn.Module) -> None:
+        ensemble_of(model, "ADP")
+
     def craft(self, model: nn.Module, batch: Batch, now: Now) -> Adversarial:
         return Adversarial(batch.y, batch.x, attacked(self.adversarial, ensemble_of(model, "ADP"), batch, now))
 

@@ -47,6 +47,9 @@ class GAL(Objective[Adversarial]):
     """Of the members' losses, and so of the gradients whose coherence is measured."""
     craft_mode: CraftMode = "training"
 
+    def check(self, model: nn.Module) -> None:
+        ensemble_of(model, "GAL")
+
     def craft(self, model: nn.Module, batch: Batch, now: Now) -> Adversarial:
         x_adv = attacked(self.adversarial, ensemble_of(model, "GAL"), batch, now)
         return Adversarial(batch.y, self._noised(batch, now), x_adv)

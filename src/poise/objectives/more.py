@@ -27,6 +27,9 @@ class MoRE(Objective[Adversarial]):
     label_smoothing: UnitInterval = 0.0
     craft_mode: CraftMode = "training"
 
+    def check(self, model: nn.Module) -> None:
+        _mixture(model)
+
     def craft(self, model: nn.Module, batch: Batch, now: Now) -> Adversarial:
         return Adversarial(batch.y, batch.x, attacked(self.adversarial, _mixture(model), batch, now))
 

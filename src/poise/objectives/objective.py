@@ -56,6 +56,9 @@ class Objective(Settings, Generic[E], family="objective"):
         """Whether images without a label (`UNLABELLED`) have a part in the loss."""
         return False
 
+    def check(self, model: nn.Module) -> None:
+        """Raises: SettingsError for a network that the objective cannot train; asked before any work."""
+
     def turns(self, model: nn.Module, now: Now) -> int:
         """How many updates a step makes on its batch, each with examples of its own; `now.turn` says which it is. One by default."""
         return 1

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from poise.attacks.ascent import Ascent, started
 from poise.core import papers
 from poise.core.batches import Batch, Now
+from poise.core.errors import SettingsError
 from poise.core.modes import CraftMode, frozen_statistics, over_ranks
 from poise.core.settings import NonNegative, UnitInterval, settings
 from poise.losses import cross_entropy, divergence
@@ -50,6 +51,12 @@ class SqueezeTraining(Objective[Pair]):
     """Where no example of the batch (of the microbatch, of the rank) chooses x, gradients are swapped but points are not: a defect of the
     released code."""
     craft_mode: CraftMode = "frozen_statistics"
+
+    def __post_init__(self) -> None:
+        if self.inner.jitter:
+            raise SettingsError(
+                f"SqueezeTraining.inner.jitter = {self.inner.jitter}: must be 0, as Algorithm 1 adds no noise between steps"
+            )
 
     def craft(self, model: nn.Module, batch: Batch, now: Now) -> Pair:
         inner, draw = self.inner.at(now), now.draw("craft", batch)

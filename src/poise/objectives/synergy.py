@@ -68,6 +68,9 @@ class SynergyOfExperts(Objective[Sources]):
         """Which of the two algorithms this epoch belongs to."""
         return 2 if now.epoch - 1 >= self.phase_two_from * now.epochs - 1e-9 else 1
 
+    def check(self, model: nn.Module) -> None:
+        collaboration_of(model, "SynergyOfExperts")
+
     def turns(self, model: nn.Module, now: Now) -> int:
         one = self.update == "joint" or self.phase(now) == 2
         return 1 if one else len(collaboration_of(model, "SynergyOfExperts").members)
