@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from poise.attacks import Attack
 from poise.core.batches import Now
 from poise.core.distributed import ALONE, World
 from poise.core.errors import CheckpointError, SettingsError
@@ -132,11 +133,12 @@ def prepare(
     method = experiment.method
     placement = placed(experiment.placement, method, world, experiment.diagnosis is not None, experiment.statistics)
     learners = placement.local(method.learners(build))
-    for name, learner in learners.items():
-        method.policies()[name].objective.check(learner.network)
-        for attack in (*(monitor.attack for monitor in experiment.monitors), *protocol.attacks):
-            if attack is not None:
-                attack.check(learner.network)
+    method.check_networks(learners)
+    attacks = [attack for attack in (*(monitor.attack for monitor in experiment.monitors), *protocol.attacks) if attack is not None]
+    if any(type(attack).check is not Attack.check for attack in attacks):  # of the whole network, of which a learner may train a member
+        whole = experiment.model.build(data.shape, len(data.classes), experiment.seed)
+        for attack in attacks:
+            attack.check(whole)
     extra = {name: pool.split for name, pool in (pools or {}).items()}
     feeds = {}
     for name, stream in method.streams().items():

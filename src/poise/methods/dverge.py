@@ -127,6 +127,9 @@ class DVERGE(Method):
         common = {"batch_size": self.batch_size, "augmentation": self.policy.augmentation, "extra": self.policy.extra}
         return {"source": Stream(**common), "target": Stream(order="target", **common)}
 
+    def check_networks(self, learners: Mapping[str, Learner]) -> None:
+        """`learners` has asked what there is to ask, and the policy's objective is not trained."""
+
     def learners(self, build: Build) -> dict[str, Learner]:
         """One learner per member. Raises: SettingsError unless the model is an ensemble of `experts` members with this output."""
         whole = build(self.names[0], self.policy)

@@ -33,6 +33,11 @@ class Method(Settings, family="method"):
     def check(self, epochs: int) -> None:
         """Raises: SettingsError for settings that fit no run of so many epochs."""
 
+    def check_networks(self, learners: Mapping[str, Learner]) -> None:
+        """Raises: SettingsError for a network that its learner's objective cannot train; asked before any work."""
+        for name, learner in learners.items():
+            self.policies()[name].objective.check(learner.network)
+
     def diagnosed(self) -> Method:
         """The same method with every learner trained in every step, also where nothing of it would be used."""
         return self
