@@ -172,14 +172,8 @@ DIAGNOSIS = Diagnosis(attack=PGD(threat=THREAT, step_size=0.05, steps=10), geome
 
 
 def trained(made: Experiment, path: Path) -> Run:
-    """Train, or go on, and evaluate the last weights. Raises: SystemExit where another run lies there, such as a small variant."""
-    if not (path / "experiment.json").exists():
-        run = engine.train(made, path)
-    else:
-        run = Run.open(path)
-        if run.experiment != made:
-            raise SystemExit(f"{path} holds the run of other settings; give another --out")
-        run = run if engine.finished(run) else engine.resume(path)
+    """Train, or go on, and evaluate the last weights. Raises: RunError where another run lies there, such as a small variant."""
+    run = engine.train_or_resume(made, path)
     if not (path / "records" / "last.json").exists():
         evaluate_run(run, "last")
     return run

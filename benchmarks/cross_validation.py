@@ -31,7 +31,6 @@ from poise.core.overrides import override
 from poise.core.records import EvaluationRecord
 from poise.core.settings import to_json
 from poise.engine.evaluations import evaluate_run
-from poise.engine.runs import Run
 from poise.evaluation import Protocol
 
 MODULES = {"objectives": "objectives", "objectives_mnist": "objectives", "ablations": "ablations", "ensembles": "ensembles"}
@@ -62,13 +61,10 @@ def work(chosen: Suite, seeds: int, out: Path) -> None:
                 continue
             made = override(recipes.experiment(recipe, False), chosen.overrides(fold, seed))
             made = dataclasses.replace(made, monitor_every=made.epochs, save_every=made.epochs, selection="test", criterion="last")
-            if not (path / "experiment.json").exists():
-                begun = time.process_time()
-                run = engine.train(made, path)
+            unbroken, begun = not (path / "experiment.json").exists(), time.process_time()
+            run = engine.train_or_resume(made, path)
+            if unbroken:
                 (path / SECONDS).write_text(f"{time.process_time() - begun:.1f}")
-            else:
-                run = Run.open(path)
-                run = run if engine.finished(run) else engine.resume(path)
             evaluate_run(run, "last", protocol=protocol)
             print(f"{recipe} seed {seed} fold {fold}: {protocol.name} done", flush=True)
 

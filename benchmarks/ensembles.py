@@ -53,14 +53,9 @@ def surrogates(out: Path) -> list[Run]:
     """The trained surrogate of every fold; those that are there are taken, and gone on with where they were broken off."""
     trained = []
     for fold in range(FOLDS):
-        path = out / f"fold-{fold}"
-        if (path / "experiment.json").exists():
-            run = Run.open(path)
-            trained.append(run if engine.finished(run) else engine.resume(path))
-            continue
         made = override(recipes.experiment(RECIPE, False), [f"data.fold={fold}", f"seed={HELD_OUT}"])
         made = dataclasses.replace(made, monitor_every=made.epochs, save_every=made.epochs)
-        trained.append(engine.train(made, path))
+        trained.append(engine.train_or_resume(made, out / f"fold-{fold}"))
     return trained
 
 

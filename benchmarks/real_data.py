@@ -44,7 +44,7 @@ def run_suite(name: str, out: Path) -> list[Run]:
         for seed in range(seeds):
             path = out / recipe / f"seed-{seed}"
             experiment = override(recipes.experiment(recipe, quick), [*changed, f"seed={seed}"])
-            run = engine.resume(path) if (path / "experiment.json").exists() else engine.train(experiment, path)
+            run = engine.train_or_resume(experiment, path)
             evaluate_run(run, "selected")
             print(f"{recipe} seed {seed}: done", flush=True)
             runs.append(run)

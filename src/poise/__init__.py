@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from poise import attacks, data, evaluation, learners, losses, methods, models, objectives, recipes, reports, threats
     from poise.core.overrides import override
     from poise.core.settings import from_json, settings, to_json
-    from poise.engine import Experiment, Run, load, resume, train
+    from poise.engine import Experiment, Run, load, resume, train, train_or_resume
     from poise.evaluation import evaluate
     from poise.recipes import experiment as recipe
 
 _HOME = {
-    **{name: ("poise.engine", name) for name in ("Experiment", "Run", "load", "resume", "train")},
+    **{name: ("poise.engine", name) for name in ("Experiment", "Run", "load", "resume", "train", "train_or_resume")},
     **{name: ("poise.core.settings", name) for name in ("from_json", "settings", "to_json")},
     "override": ("poise.core.overrides", "override"),
     "evaluate": ("poise.evaluation", "evaluate"),
@@ -71,6 +71,7 @@ __all__ = [
     "threats",
     "to_json",
     "train",
+    "train_or_resume",
 ]
 
 

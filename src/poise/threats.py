@@ -79,10 +79,10 @@ class L2(Threat):
         direction = draw.within("direction").normal(*x.shape[1:], dtype=x.dtype)
         radius = draw.within("radius").uniform(1, dtype=x.dtype)[:, 0] ** (1 / x[0].numel())
         scale = self.epsilon * radius / self.norm(direction).clamp(min=1e-12)
-        return (x + _spread(scale, x) * direction).clamp_(0, 1)
+        return (x + spread(scale, x) * direction).clamp_(0, 1)
 
     def step(self, z: Tensor, gradient: Tensor, step_size: float) -> Tensor:
-        return z + step_size * gradient / _spread(self.norm(gradient) + 1e-12, z)
+        return z + step_size * gradient / spread(self.norm(gradient) + 1e-12, z)
 
     def norm(self, delta: Tensor) -> Tensor:
         return delta.flatten(1).norm(dim=1)
@@ -90,9 +90,9 @@ class L2(Threat):
     def _into_ball(self, delta: Tensor) -> Tensor:
         norm = self.norm(delta)
         scale = torch.where(norm > self.epsilon, self.epsilon / (norm + 1e-7), torch.ones_like(norm))
-        return delta * _spread(scale, delta)
+        return delta * spread(scale, delta)
 
 
-def _spread(values: Tensor, like: Tensor) -> Tensor:
+def spread(values: Tensor, like: Tensor) -> Tensor:
     """[B] -> [B, 1, ..., 1] with as many axes as `like`."""
     return values.view(-1, *[1] * (like.dim() - 1))

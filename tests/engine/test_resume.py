@@ -21,7 +21,7 @@ from poise.core.errors import CheckpointError, Interrupted, RunError, StorageErr
 from poise.core.records import EvaluationRecord, write_files
 from poise.core.settings import to_json
 from poise.data import Npz
-from poise.engine import Experiment, Run, resume, train
+from poise.engine import Experiment, Run, resume, train, train_or_resume
 from poise.engine.checkpoints import read_tensors, write_tensors
 from poise.engine.evaluations import evaluate_run
 from poise.evaluation import Protocol
@@ -202,6 +202,18 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path: Path, tiny_experiment
     run = train(tiny_experiment(), tmp_path / "run")
     before = fingerprint_of(run)
     assert fingerprint_of(resume(run.path)) == before
+
+
+def test_what_was_asked_can_be_asked_again_and_is_begun_gone_on_with_or_there(
+    tmp_path: Path, tiny_experiment: Tiny, stopping: Any, fingerprint_of: Any, trained: Run
+) -> None:
+    path = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        train_or_resume(tiny_experiment(), path, progress=stopping(7))
+    assert Run.open(path).states() and fingerprint_of(train_or_resume(tiny_experiment(), path)) == fingerprint_of(trained)
+    assert fingerprint_of(train_or_resume(tiny_experiment(), path)) == fingerprint_of(trained)
+    with pytest.raises(RunError, match=r"was started with other settings .*; take another folder, or go on with it: poise train --resume"):
+        train_or_resume(tiny_experiment(seed=5), path)
 
 
 @pytest.mark.parametrize("finished", [True, False])

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from poise.attacks.compact import CompactAttack
-from poise.attacks.search import Examples, Network, Search, State, at, choose, gradient_of, spread, succeeds
+from poise.attacks.search import Examples, Network, Search, State, at, choose, gradient_of, succeeds
 from poise.core import papers
 from poise.core.settings import PositiveCount, UnitInterval, settings
 from poise.losses import cross_entropy, dlr, margin, targeted_dlr
-from poise.threats import L2, Linf, Threat
+from poise.threats import L2, Linf, Threat, spread
 
 Loss = Literal["cross_entropy", "dlr", "targeted_dlr"]
 _SHORT: dict[str, str] = {"cross_entropy": "APGD-CE", "dlr": "APGD-DLR", "targeted_dlr": "APGD-T"}

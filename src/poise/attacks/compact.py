@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from poise.attacks.attack import Attack
 from poise.attacks.lanes import ACCELERATOR_LANES, Lanes, Leave, on_cpu
-from poise.attacks.search import Examples, Network, Search, logits_of, spread
+from poise.attacks.search import Examples, Network, Search, logits_of
 from poise.core.seeds import Draw
+from poise.threats import spread
 
 
 class CompactAttack(Attack):

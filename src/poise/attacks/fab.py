@@ -11,12 +11,12 @@ from poise.attacks.attack import check_images, check_labels
 from poise.attacks.compact import CompactAttack
 from poise.attacks.fab_projection import dual_norm, onto_plane, pairs
 from poise.attacks.gradients import image_gradient
-from poise.attacks.search import Examples, Network, Search, State, at, choose, gradient_of, spread, succeeds
+from poise.attacks.search import Examples, Network, Search, State, at, choose, gradient_of, succeeds
 from poise.core import papers
 from poise.core.modes import crafting
 from poise.core.seeds import Draw, everyone
 from poise.core.settings import Number, PositiveCount, UnitInterval, settings
-from poise.threats import Linf, Threat
+from poise.threats import Linf, Threat, spread
 
 
 @settings

@@ -18,6 +18,7 @@ from poise.attacks.gradients import image_gradient
 from poise.core.errors import InputError
 from poise.core.exact import exact
 from poise.core.seeds import Draw
+from poise.threats import spread
 
 State = dict[str, Tensor]
 Network = Callable[[Tensor], Tensor]
@@ -118,11 +119,6 @@ def gradient_of(model: Network, loss: Callable[[Tensor], Tensor], z: Tensor) -> 
         values = loss(logits)
         gradient = image_gradient(values, leaf)
     return values.detach(), gradient, logits.detach()
-
-
-def spread(values: Tensor, like: Tensor) -> Tensor:
-    """[B] -> [B, 1, ..., 1] with as many axes as `like`."""
-    return values.view(-1, *[1] * (like.dim() - 1))
 
 
 def choose(where: Tensor, a: Tensor, b: Tensor) -> Tensor:

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from poise.attacks.compact import CompactAttack
 from poise.attacks.fab_projection import pairs
-from poise.attacks.search import Examples, Network, Search, State, at, choose, spread, succeeds
+from poise.attacks.search import Examples, Network, Search, State, at, choose, succeeds
 from poise.core import papers
 from poise.core.errors import InputError
 from poise.core.seeds import Draw
 from poise.core.settings import PositiveCount, UnitInterval, settings
 from poise.losses import margin, targeted_margin
-from poise.threats import Linf, Threat
+from poise.threats import Linf, Threat, spread
 
 
 @settings

@@ -41,10 +41,7 @@ def demo(
         made = experiment(name, quick)
         path = out / made.name
         console.print(f"[bold]{made.name}[/bold]", highlight=False)
-        if (path / "experiment.json").exists():
-            run = engine.resume(path, device=device, progress=progress)
-        else:
-            run = engine.train(made, path, device=device, progress=progress)
+        run = engine.train_or_resume(made, path, device=device, progress=progress)
         evaluate_run(run, device=device, progress=progress)
         paths.append(path)
     page = write_report(paths, out / "report.html")

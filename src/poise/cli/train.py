@@ -14,7 +14,6 @@ from poise.core.errors import RunError, SettingsError
 if TYPE_CHECKING:
     from poise.engine import Experiment, Run
 
-OTHER = "{} was started with other settings; give another --out, or go on with it: poise train --resume {}"
 SEEDS = ".seeds.json"
 """In the folder of several seeds: how many were asked for, and of what, so that --resume begins those that are not there yet."""
 
@@ -92,17 +91,9 @@ def _seeds(experiment: Experiment, out: Path, seeds: int, **how: Any) -> list[Ru
     from poise.core.distributed import join
     from poise.core.overrides import override
 
-    world, runs = join(), []
-    world.led(lambda: _write_plan(out, experiment, seeds, list(how["imports"])))
-    for number in range(seeds):
-        path, each = out / f"seed-{number}", override(experiment, {"seed": str(number)})
-        if not world.decided((path / "experiment.json").exists()):
-            runs.append(engine.train(each, path, **how))
-        elif engine.Run.open(path).experiment == each:
-            runs.append(engine.resume(path, **how))
-        else:
-            raise RunError(OTHER.format(path, out))
-    return runs
+    join().led(lambda: _write_plan(out, experiment, seeds, list(how["imports"])))
+    seeded = [(out / f"seed-{number}", override(experiment, {"seed": str(number)})) for number in range(seeds)]
+    return [engine.train_or_resume(each, path, **how) for path, each in seeded]
 
 
 def _write_plan(folder: Path, experiment: Experiment, seeds: int, imports: list[str]) -> None:
@@ -112,7 +103,7 @@ def _write_plan(folder: Path, experiment: Experiment, seeds: int, imports: list[
 
     planned = _plan(folder) if any(folder.glob("seed-*/experiment.json")) else None
     if planned is not None and planned[0] != experiment:
-        raise RunError(OTHER.format(folder, folder))
+        raise RunError(f"{folder} was started with other settings; give another --out, or go on with it: poise train --resume {folder}")
     most = max(seeds, planned[1] if planned is not None else 0)
     write_text(folder / SEEDS, json.dumps({"seeds": most, "imports": imports, "experiment": to_json(experiment)}, indent=1))
 

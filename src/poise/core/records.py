@@ -11,11 +11,11 @@ import dataclasses
 import errno
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from poise.core.errors import PoiseError, RunError, StorageError
 
@@ -176,24 +176,48 @@ def write_bytes(path: str | Path, data: bytes) -> Path:
 
 def write_files(files: Mapping[Path, bytes]) -> None:
     """Write files that belong together as `write_bytes` does: none is renamed before all lie on the disk. Raises: StorageError."""
-    parts: dict[Path, str] = {}
+    parts = {path: _part(path) for path in files}
     try:
         for path, data in files.items():
-            with writing(path):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                handle, parts[path] = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-                with os.fdopen(handle, "wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.chmod(parts[path], 0o644)
+            with writing(path), _synced(parts[path]) as file:
+                file.write(data)
         for path, part in parts.items():
             with writing(path):
                 os.replace(part, path)
     except BaseException:
         for part in parts.values():
-            Path(part).unlink(missing_ok=True)
+            part.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def whole_file(path: str | Path) -> Iterator[IO[bytes]]:
+    """A file to be written that stands at `path` once the block has ended, or not at all, as by `write_bytes`. Raises: StorageError."""
+    path = Path(path)
+    part = _part(path)
+    with writing(path):
+        try:
+            with _synced(part) as file:
+                yield file
+            os.replace(part, path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+
+
+def _part(path: Path) -> Path:
+    """The temporary file beside `path` in which it is written."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+
+
+@contextlib.contextmanager
+def _synced(path: Path) -> Iterator[IO[bytes]]:
+    """A new file, which lies on the disk when the block ends. Its mode is what the umask makes it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("xb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def append_line(path: str | Path, line: str) -> None:

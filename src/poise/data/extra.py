@@ -8,13 +8,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
-import secrets
 from abc import abstractmethod
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
@@ -24,7 +21,7 @@ from poise.core import papers
 from poise.core.batches import UNLABELLED
 from poise.core.errors import DataError, StorageError
 from poise.core.papers import Paper
-from poise.core.records import write_text, writing
+from poise.core.records import whole_file, write_text
 from poise.core.settings import PositiveCount, Settings, number, settings, to_json
 from poise.data.dataset import Data, Split, cache_directory, data_directory, labels_from
 from poise.data.folder import Layout, located
@@ -230,34 +227,17 @@ def _keep(place: Path, parts: Parts, labels: np.ndarray) -> None:
     shape = (parts.count, *parts.shape)
     digest = hashlib.sha256(repr(shape).encode())
     head: Any = {"descr": "|u1", "fortran_order": False, "shape": shape}
-    with _whole(pixels) as file:
+    with whole_file(pixels) as file:
         np.lib.format.write_array_header_1_0(file, head)
         for part in parts.read():
             content = part.tobytes()
             digest.update(content)
             file.write(content)
-    with _whole(numbers) as file:
+    with whole_file(numbers) as file:
         np.save(file, labels)
     digest.update(labels.tobytes())
     found = {"shape": list(shape), "sha256": digest.hexdigest(), "origin": parts.origin}
     _note(facts, {**found, "pixels": _written(pixels), "labels": _digest(labels)})
-
-
-@contextlib.contextmanager
-def _whole(path: Path) -> Iterator[IO[bytes]]:
-    """A file to be written that stands at `path` whole or not at all: temporary, fsync, rename. Its mode is what the umask makes it."""
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-        try:
-            with temporary.open("xb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
 
 
 def _note(facts: Path, known: dict[str, Any]) -> None:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-from poise.core.errors import DataError
+from poise.core.errors import DataError, StorageError
+from poise.core.records import whole_file
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF")
@@ -145,18 +145,9 @@ def _cached(place: Path, shape: tuple[int, ...]) -> np.ndarray | None:
 
 def _keep(values: np.ndarray, place: Path) -> bool:
     """Write the pixels, whole or not at all; false where that cannot be done (read-only folder, full disk)."""
-    temporary: str | None = None
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=place.parent, prefix=".poise-", suffix=".npy")
-        with os.fdopen(handle, "wb") as file:
+        with whole_file(place) as file:
             np.save(file, values)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, place)
-    except OSError:
-        if temporary is not None:
-            with suppress(OSError):
-                os.unlink(temporary)  # noqa: PTH108
+    except StorageError:
         return False
     return True

@@ -2,7 +2,7 @@
 
 from poise.engine.diagnostics import Diagnosis
 from poise.engine.experiment import Experiment, Monitor, Published
-from poise.engine.loop import finished, resume, train
+from poise.engine.loop import finished, resume, train, train_or_resume
 from poise.engine.runs import Run, load
 
-__all__ = ["Diagnosis", "Experiment", "Monitor", "Published", "Run", "finished", "load", "resume", "train"]
+__all__ = ["Diagnosis", "Experiment", "Monitor", "Published", "Run", "finished", "load", "resume", "train", "train_or_resume"]

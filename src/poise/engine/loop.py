@@ -96,6 +96,30 @@ def resume(
     return run
 
 
+def train_or_resume(
+    experiment: Experiment,
+    out: str | Path,
+    *,
+    device: str = "auto",
+    data_dir: str | Path | None = None,
+    imports: dict[str, str] | None = None,
+    progress: Progress | None = None,
+) -> Run:
+    """The experiment's run in `out`: begun where none lies there, gone on with where one was broken off, a finished one as it is.
+
+    Raises: RunError where `out` holds a run of other settings, and what `train` and `resume` raise.
+    """
+    how: dict[str, Any] = {"device": device, "data_dir": data_dir, "imports": imports, "progress": progress}
+    world = join()
+    if not world.decided((Path(out) / "experiment.json").exists()):
+        return train(experiment, out, **how)
+    run = Run.open(out)
+    if (found := run.experiment) != experiment:
+        whose = f"was started with other settings ({found.name}, seed {found.seed})"
+        raise RunError(f"{out} {whose}; take another folder, or go on with it: poise train --resume {out}")
+    return run if world.decided(finished(run)) else resume(out, **how)
+
+
 def _again(run: Run, world: World, device: str, data_dir: str | Path | None, imports: dict[str, str], progress: Progress) -> Training:
     """The training as its newest readable checkpoint left it."""
     experiment, about = run.experiment, run.about

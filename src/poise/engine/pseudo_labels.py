@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +14,7 @@ from torch import Tensor, nn
 
 from poise.attacks.attack import check_logits
 from poise.core.errors import DataError, SettingsError
-from poise.core.records import check_writable, writing
+from poise.core.records import check_writable, whole_file
 from poise.data.dataset import Split
 from poise.data.images import image_files
 from poise.data.parts import Parts, names_in, of_array, of_files, of_npy, of_npz
@@ -133,23 +131,13 @@ def _write(
     """The archive, whole or not at all; `labels` and `confidences` fill as `read` is read. Returns both joined."""
     channels, height, width = parts.shape
     head: Any = {"descr": "|u1", "fortran_order": False, "shape": (parts.count, height, width, channels)}
-    with writing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.", suffix=".part")
-        os.close(handle)
-        try:
-            with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-                with archive.open("image.npy", "w", force_zip64=True) as member:
-                    np.lib.format.write_array_header_1_0(member, head)
-                    for part in read:
-                        member.write(np.ascontiguousarray(part).tobytes())
-                label, confidence = np.concatenate(labels), np.concatenate(confidences)
-                for name, values in (("label", label), ("confidence", confidence)):
-                    with archive.open(f"{name}.npy", "w") as member:
-                        np.lib.format.write_array(member, values, allow_pickle=False)
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, out)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+    with whole_file(out) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        with archive.open("image.npy", "w", force_zip64=True) as member:
+            np.lib.format.write_array_header_1_0(member, head)
+            for part in read:
+                member.write(np.ascontiguousarray(part).tobytes())
+        label, confidence = np.concatenate(labels), np.concatenate(confidences)
+        for name, values in (("label", label), ("confidence", confidence)):
+            with archive.open(f"{name}.npy", "w") as member:
+                np.lib.format.write_array(member, values, allow_pickle=False)
     return label, confidence

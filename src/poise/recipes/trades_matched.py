@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from poise.core.errors import RunError, SettingsError
-from poise.engine import Experiment, Published, Run, finished, resume, train
+from poise.core.errors import SettingsError
+from poise.engine import Experiment, Published, Run, train_or_resume
 from poise.methods import Joint
 from poise.recipes.rows import add
 from poise.recipes.zipper_baselines import CIFAR10_NARROW, measured, method_of
@@ -78,21 +78,10 @@ def matched_trades(
     runs: dict[float, Run] = {}
 
     def natural(beta: float) -> float:
-        runs[beta] = _run(make(beta), Path(out) / f"beta-{beta:g}", where)
+        runs[beta] = train_or_resume(make(beta), Path(out) / f"beta-{beta:g}", **where)
         return runs[beta].facts()["monitors"]["monitor/natural"]
 
     return runs[matched_beta(natural, target, tolerance=tolerance)]
-
-
-def _run(made: Experiment, folder: Path, where: dict[str, Any]) -> Run:
-    """The finished run of the experiment in the folder: as it lies there, gone on with, or new."""
-    if not (folder / "experiment.json").is_file():
-        return train(made, folder, **where)
-    run = Run.open(folder)
-    found = run.experiment
-    if (found.group, found.seed) != (made.group, made.seed):
-        raise RunError(f"{folder} holds another experiment ({found.name}, seed {found.seed}) than is asked for; take another folder")
-    return run if finished(run) else resume(folder, **where)
 
 
 def _register(name: str, beta: float, note: str) -> None:
