@@ -5,6 +5,7 @@ Larger is better for the attacker unless the docstring says otherwise. Logits ar
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Literal
 
@@ -40,7 +41,7 @@ def symmetric_kl(p_logits: Tensor, q_logits: Tensor, detach_target: bool = False
 def js(p_logits: Tensor, q_logits: Tensor, reverse: bool = False) -> Tensor:
     """Jensen-Shannon divergence [B], (KL(p||m) + KL(q||m)) / 2 with m the mean; at most log 2. `reverse` turns each KL around."""
     log_p, log_q = log_probabilities(p_logits), log_probabilities(q_logits)
-    log_m = torch.logaddexp(log_p, log_q) - torch.log(torch.tensor(2.0, dtype=log_p.dtype, device=log_p.device))
+    log_m = torch.logaddexp(log_p, log_q) - math.log(2)
     if reverse:
         halves = log_m.exp() * (2 * log_m - log_p - log_q)
     else:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch.distributed as dist
 
-from poise.core.distributed import RankError, RefusedError, clause, going_on, speaks
-from poise.core.errors import RunError
+from poise.core.distributed import RankError, RefusedError, clause, going_on, join, speaks
+from poise.core.errors import RunError, SettingsError
 from poise.engine import Experiment, Run, resume, train
 
 
@@ -147,3 +148,10 @@ def test_under_torchrun_one_rank_says_a_refusal(tmp_path: Path, torchrun: Any) -
         done = torchrun(3, *arguments)
         (said,) = [line for line in done.stderr.splitlines() if line.startswith("poise: ")]
         assert done.returncode != 0 and sentence in said
+
+
+def test_a_group_that_moves_gpu_tensors_only_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, answer in (("is_initialized", True), ("get_backend", "nccl")):
+        monkeypatch.setattr(dist, name, lambda answer=answer: answer)
+    with pytest.raises(SettingsError, match="backend 'nccl' alone: must be 'cpu:gloo,cuda:nccl'"):
+        join()

@@ -26,7 +26,10 @@ def test_ranks_share_out_the_gpus(monkeypatch: pytest.MonkeyPatch, name: str, ra
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setenv("LOCAL_RANK", str(rank))
+    current: list[str] = []
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: current.append(str(device)))
     assert str(choose_device(name)) == wanted
+    assert current == [wanted] * (wanted == "cuda:1"), "streams and graphs belong to torch's current device"
 
 
 def test_a_device_that_is_not_there_is_refused() -> None:

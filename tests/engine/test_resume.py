@@ -21,7 +21,7 @@ from poise.core.errors import CheckpointError, Interrupted, RunError, StorageErr
 from poise.core.records import EvaluationRecord, write_files
 from poise.core.settings import to_json
 from poise.data import Npz
-from poise.engine import Experiment, Run, resume, train, train_or_resume
+from poise.engine import Experiment, Monitor, Run, resume, train, train_or_resume
 from poise.engine.checkpoints import read_tensors, write_tensors
 from poise.engine.evaluations import evaluate_run
 from poise.evaluation import Protocol
@@ -214,6 +214,44 @@ def test_what_was_asked_can_be_asked_again_and_is_begun_gone_on_with_or_there(
     assert fingerprint_of(train_or_resume(tiny_experiment(), path)) == fingerprint_of(trained)
     with pytest.raises(RunError, match=r"was started with other settings .*; take another folder, or go on with it: poise train --resume"):
         train_or_resume(tiny_experiment(seed=5), path)
+
+
+def test_a_run_is_finished_when_all_is_written(
+    tmp_path: Path, tiny_experiment: Tiny, monkeypatch: pytest.MonkeyPatch, fingerprint_of: Any, trained: Run
+) -> None:
+    """Broken off in its last epoch, before its metrics, its checkpoint or its last weights were written, it goes on."""
+    for name in ("append_metrics", "save_state", "save_weights"):
+        path, done = tmp_path / name, getattr(Run, name)
+
+        def breaks(run: Run, what: Any, *given: Any, done: Any = done) -> Any:
+            if what in ("last", 12) or (isinstance(what, dict) and what["epoch"] == 3):
+                raise StorageError("the disk is full")
+            return done(run, what, *given)
+
+        with monkeypatch.context() as full:
+            full.setattr(Run, name, breaks)
+            with pytest.raises(StorageError):
+                train(tiny_experiment(), path)
+        run = train_or_resume(tiny_experiment(), path)
+        assert fingerprint_of(run) == fingerprint_of(trained), name
+        assert run.facts("last")["monitors"] == trained.facts("last")["monitors"] != {}
+
+
+def test_the_selected_weights_are_those_that_the_run_goes_on_comparing_with(
+    tmp_path: Path, tiny_experiment: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an epoch after the last checkpoint, which on other ranks comes out otherwise when it is trained again."""
+    values = iter([0.5, 0.4, 0.9, 0.1, 0.1])
+    monkeypatch.setattr("poise.engine.monitoring.measured", lambda *given: next(values))
+    made = tiny_experiment(epochs=3, criterion="sum", monitors=(Monitor(),), save_every=2)
+    monkeypatch.setattr(Run, "append_metrics", lambda run, line, done=Run.append_metrics: done(run, line) if line["epoch"] < 3 else 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(made, tmp_path / "run")
+    monkeypatch.undo()
+    monkeypatch.setattr("poise.engine.monitoring.measured", lambda *given: 0.1)
+    run = resume(tmp_path / "run")
+    assert (run.facts()["epoch"], run.facts()["monitors"]) == (3, {"monitor/natural": 0.9})
+    assert read_tensors(run.states()[0])[1]["best"]["value"] == 0.9
 
 
 @pytest.mark.parametrize("finished", [True, False])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from contextlib import nullcontext
 from dataclasses import dataclass, is_dataclass, replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -18,8 +19,8 @@ from poise.learners import EMA, SGD, Learner, Policy
 from poise.learners.compiled import FixedShape, compilation
 from poise.learners.precision import precision
 from poise.learners.recording import Recording, Uncapturable, copied
-from poise.models import DigitsCNN
-from poise.objectives import AT, BAT, FAT, GAIRAT, IAT, MART, TRADES, Adversarial, Objective, SqueezeTraining, TwoExamples
+from poise.models import DigitsCNN, Ensemble
+from poise.objectives import ADP, AT, BAT, FAT, GAIRAT, IAT, MART, TRADES, Adversarial, Objective, SqueezeTraining, TwoExamples
 
 CPU = torch.device("cpu")
 NOW = Now(epoch=1, step=0, epochs=2, steps_per_epoch=8, seed=5, scope="joint")
@@ -66,7 +67,7 @@ def test_a_recording_follows_batch_and_draws(objective):
     with crafting(model, objective.craft_mode):
         recording = Recording.of(objective, model, batch(0), at(0), nullcontext)
         for step in (1, 2):
-            assert recording.serves(objective, batch(step), at(step))
+            assert recording.serves(objective, model, batch(step), at(step))
             ours, plain = recording.replay(batch(step), at(step)), objective.craft(model, batch(step), at(step))
             assert len(tensors(plain)) >= 3
             assert all(torch.equal(*pair) for pair in zip(tensors(ours), tensors(plain), strict=True))
@@ -86,11 +87,12 @@ def test_a_recording_serves_one_shape_one_objective_and_what_it_read_of_the_mome
     objective = FAT(objective=AT(inner=INNER), tau=(0, 1), tau_from=(1, 2))
     with crafting(model := network(), "evaluating"):
         recording = Recording.of(objective, model, batch(0), at(0), nullcontext)
-    assert recording.serves(objective, batch(1), at(7))
-    assert not recording.serves(objective, batch(1), at(8))  # another epoch may have another tau
-    assert not recording.serves(objective, batch(1, 4), at(1))
-    assert not recording.serves(AT(inner=INNER), batch(1), at(1))
-    assert not recording.serves(objective, batch(1), at(1).within("other"))
+    assert recording.serves(objective, model, batch(1), at(7))
+    assert not recording.serves(objective, model, batch(1), at(8))  # another epoch may have another tau
+    assert not recording.serves(objective, model, batch(1, 4), at(1))
+    assert not recording.serves(AT(inner=INNER), model, batch(1), at(1))
+    assert not recording.serves(objective, model, batch(1), at(1).within("other"))
+    assert not recording.serves(objective, copy.deepcopy(model), batch(1), at(1))  # a graph reads the other one's weights
 
 
 def test_what_depends_on_the_step_is_not_recorded():
@@ -140,6 +142,48 @@ def test_where_nothing_can_be_compiled_it_is_said_once_and_the_step_is_the_plain
         "joint: crafting cannot be compiled (RuntimeError: no compiler); it is done step by step",
         "joint: the loss cannot be compiled (RuntimeError: no compiler); it is computed as it is",
     ]
+
+
+class Keeping(nn.Module):
+    """Keeps an activation, so that it has no folded copy, or another one in every step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside, self.kept = network(), None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.kept = self.inside(x)
+        return self.kept
+
+
+PAIR = partial(Ensemble(member=DigitsCNN(), members=2).build, (1, 8, 8), 10, seed=0)
+IN_TRAINING_MODE = AT(inner=INNER, craft_mode="training")
+
+
+@pytest.mark.parametrize(
+    ("build", "objective"),
+    [
+        (network, AT(inner=INNER)),
+        (network, IN_TRAINING_MODE),
+        (PAIR, ADP(adversarial=INNER)),
+        (Keeping, AT(inner=INNER)),
+        (Keeping, IN_TRAINING_MODE),
+    ],
+    ids=["folded", "training mode", "ensemble", "keeping", "keeping in training mode"],
+)
+def test_recorded_crafting_searches_on_the_network_as_it_is_in_every_step(monkeypatch, build, objective):
+    """What a GPU does, but for the graph: recorded from the second step on, the loss through its compiled form."""
+    monkeypatch.setattr("poise.learners.compiled.compiled_call", lambda function: function)
+    said: list[str] = []
+    ours, plain = (learner(build(), objective, messages) for messages in (said, None))
+    assert ours._fixed is not None
+    ours._fixed._ways = [(False, True)]
+    counts, replays = (6, 6, 6, 4, 6, 6), []
+    replay = Recording.replay
+    monkeypatch.setattr(Recording, "replay", lambda self, *given: replays.append(1) or replay(self, *given))
+    moved, wanted = steps(ours, counts), steps(plain, counts)
+    assert all(torch.equal(tensor, wanted[name]) for name, tensor in moved.items())
+    assert build is Keeping or len(replays) == 4
 
 
 def test_auto_compiles_on_gpus_only():

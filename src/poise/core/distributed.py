@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from poise.core.errors import PoiseError
+from poise.core.errors import PoiseError, SettingsError
 
 T = TypeVar("T")
 TIMEOUT = timedelta(days=1)
@@ -198,7 +198,10 @@ def _bytes(data: bytes) -> Tensor:
 
 
 def join(timeout: timedelta = TIMEOUT) -> World:
-    """All ranks that this process trains with: those of torch.distributed if it is set up, else torchrun's, else itself alone."""
+    """All ranks that this process trains with: those of torch.distributed if it is set up, else torchrun's, else itself alone.
+
+    Raises: SettingsError where it was set up for GPU tensors only.
+    """
     if not dist.is_available():
         return ALONE
     if not dist.is_initialized():
@@ -208,6 +211,8 @@ def join(timeout: timedelta = TIMEOUT) -> World:
         own_gpu = torch.cuda.is_available() and torch.cuda.device_count() >= local and dist.is_nccl_available()
         dist.init_process_group("cpu:gloo,cuda:nccl" if own_gpu else "gloo", timeout=timeout)
         atexit.register(leave)
+    if dist.get_backend() == "nccl":
+        raise SettingsError("torch.distributed has the backend 'nccl' alone: must be 'cpu:gloo,cuda:nccl', as ranks exchange texts too")
     return World(dist.get_rank(), dist.get_world_size())
 
 

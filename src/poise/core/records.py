@@ -185,8 +185,7 @@ def write_files(files: Mapping[Path, bytes]) -> None:
             with writing(path):
                 os.replace(part, path)
     except BaseException:
-        for part in parts.values():
-            part.unlink(missing_ok=True)
+        _drop(*parts.values())
         raise
 
 
@@ -201,8 +200,15 @@ def whole_file(path: str | Path) -> Iterator[IO[bytes]]:
                 yield file
             os.replace(part, path)
         except BaseException:
-            part.unlink(missing_ok=True)
+            _drop(part)
             raise
+
+
+def _drop(*parts: Path) -> None:
+    """Delete what was written; what keeps that from working is not what went wrong."""
+    for part in parts:
+        with contextlib.suppress(OSError):
+            part.unlink()
 
 
 def _part(path: Path) -> Path:

@@ -11,8 +11,16 @@ from poise.core.errors import SettingsError
 def choose_device(name: str) -> torch.device:
     """ "auto" is the first GPU, else the CPU; under torchrun "auto" and "cuda" give each rank the GPU of its number on its machine.
 
+    A GPU with a number becomes torch's current one, to which streams and graphs belong unless told otherwise.
     Raises: SettingsError for a device that is not there.
     """
+    device = _device(name)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
+    return device
+
+
+def _device(name: str) -> torch.device:
     here = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if here and name in ("auto", "cuda"):
         return torch.device("cuda", local_rank() % here) if local_rank() else torch.device("cuda")

@@ -1,4 +1,4 @@
-"""Evaluating a run: records, galleries, adversarial images."""
+"""Evaluating a run: records, corruptions, galleries."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ class Experiment(Settings):
     criterion: Literal["sum", "robust", "last"] = "sum"
     """Best epoch: largest natural + robust accuracy, largest robust accuracy, or simply the last."""
     natural_floor: UnitInterval = 0.0
-    """Epochs with less natural accuracy than this are not chosen."""
+    """Epochs with less natural accuracy than this are chosen only where none reaches it; not asked with criterion "last"."""
     monitors: tuple[Monitor, ...] = (Monitor(),)
     """The first one without attack is the criterion's natural accuracy, the first one with an attack its robust accuracy."""
     monitor_every: PositiveCount = 1
@@ -112,7 +112,8 @@ class Experiment(Settings):
     initial: str | None = None
     """A run folder or weights file to start from (fine-tuning); its digest is recorded."""
     placement: PlacementName = "auto"
-    """Under torchrun: all learners on every rank, each with a part of the batch, or every learner on ranks of its own."""
+    """Under torchrun: all learners on every rank, each with a part of the batch, or every learner on ranks of its own (with fewer ranks
+    than learners, some share one)."""
     statistics: Statistics = "averaged"
     """Batch normalisation where several ranks share a learner. "local" and "averaged": over each rank's own part of a batch; the running
     statistics that are evaluated, saved and gone on with from an epoch's end are the first rank's, or their mean over the ranks.

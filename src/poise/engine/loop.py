@@ -1,4 +1,4 @@
-"""The training loop, readable from top to bottom: `train` makes or resumes a run, `_epochs` is the loop."""
+"""The training loop, readable from top to bottom: `train` makes a run, `resume` goes on with one, `_epochs` is the loop."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from poise.core.batches import Now
 from poise.core.distributed import World, first_to_say, going_on, join
@@ -20,7 +21,7 @@ from poise.data import open_pools
 from poise.engine.checkpoints import facts_file, read_facts
 from poise.engine.devices import choose_device
 from poise.engine.experiment import Experiment, remarks
-from poise.engine.monitoring import deployed, facts_of, monitor_epoch
+from poise.engine.monitoring import deployed, keep_last, monitor_epoch, selected_before
 from poise.engine.placement import described, shares_changed
 from poise.engine.progress import Progress
 from poise.engine.ranks import epoch_facts
@@ -143,6 +144,7 @@ def _again(run: Run, world: World, device: str, data_dir: str | Path | None, imp
         state, facts = found
         run.check_unchanged(facts)
         restore(training, state, facts)
+        training.best = world.in_turn(lambda: selected_before(training))
         if changed := shares_changed(facts["placements"][-1]["shares"], training.placement, training.learners):
             progress.say(changed)
     world.led(lambda: run.truncate_metrics(training.step))
@@ -195,7 +197,7 @@ def _epochs(training: Training) -> None:
     """The loop: steps; monitors, selection, one line of metrics and a checkpoint at the end of every epoch."""
     experiment, run, progress, placement = training.experiment, training.run, training.progress, training.placement
     total = experiment.epochs * training.steps_per_epoch
-    told = False
+    told, network = False, None
     with stop_requested() as stop:
         while training.step < total:
             epoch, clock, images = training.now().epoch, time.perf_counter(), 0
@@ -217,13 +219,12 @@ def _epochs(training: Training) -> None:
                     save(training, training.step, for_good=False)
                     raise Interrupted(f"stopped at step {training.step} of {total}; to go on: poise train --resume {run.path}")
             progress.end()
-            stopping = _end_epoch(training, epoch, images / (time.perf_counter() - clock), bool(stop))
+            stopping, network = _end_epoch(training, epoch, images / (time.perf_counter() - clock), bool(stop))
             if stopping and training.step < total:
                 raise Interrupted(f"stopped at step {training.step} of {total}; to go on: poise train --resume {run.path}")
     if not placement.world.decided(finished(run)):
-        network = deployed(training)
-        placement.world.led(lambda: run.save_weights("last", network, facts_of(training, experiment.epochs, {})))
-    if stop:
+        keep_last(training, deployed(training) if network is None else network)
+    if any(placement.world.exchange("stop" if stop else "")):
         raise Interrupted(f"stopped when all {total} steps were done; to evaluate the run: poise evaluate {run.path}")
 
 
@@ -240,8 +241,8 @@ def _say_when_ranks_stop(training: Training, end: int) -> None:
             training.progress.say(sentence)
 
 
-def _end_epoch(training: Training, epoch: int, images_per_second: float, stop: bool) -> bool:
-    """Returns whether any rank was asked to stop."""
+def _end_epoch(training: Training, epoch: int, images_per_second: float, stop: bool) -> tuple[bool, nn.Module | None]:
+    """Returns whether any rank was asked to stop, and after the last epoch the deployed network."""
     experiment, run, world = training.experiment, training.run, training.placement.world
     means, stopping = epoch_facts(world, training.learners, training.meters.means(), stop)
     for learner in training.learners.values():
@@ -254,8 +255,10 @@ def _end_epoch(training: Training, epoch: int, images_per_second: float, stop: b
     training.meters = Meters()
     clock = time.perf_counter()
     final = epoch == experiment.epochs
+    network = None
     if final or epoch % experiment.monitor_every == 0 or epoch in experiment.keep_epochs:
-        line |= monitor_epoch(training, last)
+        found, network = monitor_epoch(training, last)
+        line |= found
     elif experiment.diagnosis is not None and experiment.diagnosis.geometry:
         line |= experiment.diagnosis.apart(training.learners, experiment.method.deployed(training.learners))
     line |= {"images_per_second": images_per_second, "monitor_seconds": time.perf_counter() - clock}
@@ -265,4 +268,4 @@ def _end_epoch(training: Training, epoch: int, images_per_second: float, stop: b
     for_good = epoch in experiment.keep_epochs
     if final or for_good or stopping or epoch % experiment.save_every == 0:
         save(training, training.step, for_good)
-    return stopping
+    return stopping, network if final else None

@@ -7,7 +7,8 @@ from typing import Any
 from torch import nn
 
 from poise.core.batches import Now
-from poise.engine.experiment import Monitor
+from poise.core.errors import CheckpointError
+from poise.engine.experiment import Experiment, Monitor
 from poise.engine.ranks import measured
 from poise.engine.statistics import reestimate
 from poise.engine.training import Training
@@ -21,22 +22,20 @@ def deployed(training: Training) -> nn.Module:
     return network.eval()
 
 
-def monitor_epoch(training: Training, now: Now) -> dict[str, Any]:
-    """Measure the deployed network, and the learners where they are diagnosed; keep its weights where that is due."""
+def monitor_epoch(training: Training, now: Now) -> tuple[dict[str, Any], nn.Module]:
+    """Measure the deployed network, and the learners where they are diagnosed; keep its weights if selected or asked for. Returns both."""
     experiment, run, epoch = training.experiment, training.run, now.epoch
     network = deployed(training)
     found = {f"monitor/{monitor.name}": _measure(training, monitor, network) for monitor in experiment.monitors}
     select(training, epoch, network, found)
-    if training.placement.world.leads:
-        kept = [*(["last"] if epoch == experiment.epochs else []), *([f"epoch {epoch}"] if epoch in experiment.keep_epochs else [])]
-        for which in kept:
-            run.save_weights(which, network, facts_of(training, epoch, found))
+    if training.placement.world.leads and epoch in experiment.keep_epochs:
+        run.save_weights(f"epoch {epoch}", network, facts_of(training, epoch, found))
     if experiment.diagnosis is None:
-        return found
+        return found, network
     told = experiment.diagnosis.measure(training.learners, network, training.splits["selection"], now)
     if experiment.diagnosis.regret and training.placement.world.leads:
         told |= experiment.diagnosis.regrets([*run.metrics(), told], training.learners)
-    return found | told
+    return found | told, network
 
 
 def _measure(training: Training, monitor: Monitor, network: nn.Module) -> float:
@@ -46,17 +45,45 @@ def _measure(training: Training, monitor: Monitor, network: nn.Module) -> float:
     return measured(training.placement.world, network, split, monitor, training.experiment.seed)
 
 
+def keep_last(training: Training, network: nn.Module) -> None:
+    """Keep the trained weights: the last thing that a run does, from which it is known to be finished."""
+    run, epochs = training.run, training.experiment.epochs
+
+    def write() -> None:
+        line = next((line for line in reversed(run.metrics()) if line.get("epoch") == epochs), {})
+        measured = {name: value for name, value in line.items() if name.startswith("monitor/")}
+        run.save_weights("last", network, facts_of(training, epochs, measured))
+
+    training.placement.world.led(write)
+
+
 def select(training: Training, epoch: int, network: nn.Module, measured: dict[str, float]) -> None:
     """Keep these weights if the criterion says so; ties go to the later epoch."""
-    experiment = training.experiment
+    found = judged(training.experiment, epoch, measured)
+    if not training.best or (found["allowed"], found["value"]) >= (training.best["allowed"], training.best["value"]):
+        training.best = found
+        if training.placement.world.leads:
+            training.run.save_weights("selected", network, facts_of(training, epoch, measured))
+
+
+def selected_before(training: Training) -> dict[str, Any]:
+    """The best epoch that a run which goes on starts from: of the weights in its folder, which may be later than its checkpoint."""
+    try:
+        facts = training.run.facts("selected")
+    except CheckpointError:
+        return training.best
+    return (
+        training.best if facts["epoch"] <= training.best.get("epoch", 0) else judged(training.experiment, facts["epoch"], facts["monitors"])
+    )
+
+
+def judged(experiment: Experiment, epoch: int, measured: dict[str, float]) -> dict[str, Any]:
+    """What is compared between epochs."""
     natural = next((measured[f"monitor/{monitor.name}"] for monitor in experiment.monitors if monitor.attack is None), 0.0)
     robust = next((measured[f"monitor/{monitor.name}"] for monitor in experiment.monitors if monitor.attack is not None), 0.0)
     value = {"sum": natural + robust, "robust": robust, "last": float(epoch)}[experiment.criterion]
     allowed = natural >= experiment.natural_floor or experiment.criterion == "last"
-    if not training.best or (allowed, value) >= (training.best["allowed"], training.best["value"]):
-        training.best = {"epoch": epoch, "value": value, "allowed": allowed, "monitors": measured}
-        if training.placement.world.leads:
-            training.run.save_weights("selected", network, facts_of(training, epoch, measured))
+    return {"epoch": epoch, "value": value, "allowed": allowed, "monitors": measured}
 
 
 def facts_of(training: Training, epoch: int, measured: dict[str, float]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Which ranks hold which learners.
 
 By data: every rank holds all learners and a part of every batch; gradients are summed in every step.
-By learner: each learner lives on ranks of its own, which share its batches; learners meet where the method sums over them, at
-redistribution and when the deployed network is made, and nothing is sent in between.
+By learner: each learner lives on ranks of its own (with fewer ranks, some share one), which share its batches; learners meet where the
+method sums over them, at redistribution and when the deployed network is made, and nothing is sent in between.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM ask training to stop after the step in progress."""
+"""SIGINT and SIGTERM ask training to stop after the step in progress (several ranks: after the epoch), an evaluation after the round."""
 
 from __future__ import annotations
 

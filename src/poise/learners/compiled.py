@@ -60,9 +60,9 @@ class FixedShape:
 
     def craft(self, objective: Objective, model: nn.Module, part: Batch, now: Now) -> Examples:
         """What `objective.craft` returns."""
-        if self.recording is not None and self.recording.serves(objective, part, now):
+        if self.recording is not None and self.recording.serves(objective, model, part, now):
             return self.recording.replay(part, now)
-        again = self._comes_again("crafting", (objective, part.x.shape))
+        again = self._comes_again("crafting", (objective, part.x.shape, model))  # a folded copy may be made anew
         if not again or not self._ways:
             return objective.craft(model, part, now)
         self.recording = None  # its memory is needed for the next one

@@ -114,6 +114,8 @@ class Recording:
     """The crafting of one objective at one shape; on GPUs a CUDA graph, on CPUs the call itself."""
 
     objective: Objective
+    model: nn.Module
+    """A graph reads this network's weights where they lie, so it serves no other one."""
     tape: _Tape
     run: Callable[[], Examples]
     graph: torch.cuda.CUDAGraph | None = None
@@ -121,7 +123,7 @@ class Recording:
 
     @classmethod
     def of(cls, objective: Objective, model: nn.Module, part: Batch, now: Now, around: Callable[[], Any]) -> Recording:
-        """Craft `part` a few times, then record. Raises whatever keeps this from working."""
+        """Craft `part` a few times, then record; running statistics stay as they were. Raises whatever keeps this from working."""
         tape = _Tape(part, now)
         moment = cast(Now, _Moment(tape, now.scope))
 
@@ -129,30 +131,41 @@ class Recording:
             with around():
                 return objective.craft(model, tape.batch, moment)
 
-        made = cls(objective, tape, run)
-        if part.x.device.type != "cuda":
-            run()
-            tape.closed = True
-            return made
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
-            for _ in range(_WARMUPS):
+        made = cls(objective, model, tape, run)
+        buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+        try:
+            if part.x.device.type == "cuda":
+                made._capture(part.x.device)
+            else:
                 run()
-        torch.cuda.current_stream().wait_stream(aside)
-        torch.cuda.synchronize()
-        tape.closed = True
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            made.found = run()
-        made.graph = graph
+                tape.closed = True
+        finally:
+            with torch.no_grad():
+                for buffer, before in buffers:
+                    buffer.copy_(before)
         return made
 
-    def serves(self, objective: Objective, part: Batch, now: Now) -> bool:
+    def _capture(self, device: torch.device) -> None:
+        usual, aside = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+        with torch.cuda.device(device), torch.cuda.stream(usual):  # a capture that fails leaves its own stream as the current one
+            aside.wait_stream(usual)
+            with torch.cuda.stream(aside):
+                for _ in range(_WARMUPS):
+                    self.run()
+            usual.wait_stream(aside)
+            torch.cuda.synchronize()
+            self.tape.closed = True
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, stream=aside):
+                self.found = self.run()
+        self.graph = graph
+
+    def serves(self, objective: Objective, model: nn.Module, part: Batch, now: Now) -> bool:
         x = self.tape.batch.x
         fits = part.x.shape == x.shape and part.x.dtype == x.dtype and part.x.stride() == x.stride() and part.total == self.tape.batch.total
         unchanged = all(getattr(now, name) == value for name, value in self.tape.read.items())
-        return fits and unchanged and now.scope == self.tape.now.scope and objective == self.objective
+        same = model is self.model and objective == self.objective and now.scope == self.tape.now.scope
+        return fits and unchanged and same
 
     def replay(self, part: Batch, now: Now) -> Examples:
         self.tape.load(part, now)

@@ -15,7 +15,7 @@ from poise.data.stream import Stream
 from poise.learners import Learner, Metrics, Policy
 
 Build = Callable[[str, Policy], Learner]
-"""(name, policy) -> a learner; all learners of a run start from the same weights."""
+"""(name, policy) -> a learner; every call gives it the same initial weights."""
 
 
 class Method(Settings, family="method"):
@@ -55,7 +55,7 @@ class Method(Settings, family="method"):
 
     @abstractmethod
     def step(self, learners: Mapping[str, Learner], batches: Mapping[str, Batch], now: Now) -> Metrics:
-        """One step on one batch per learner."""
+        """One step on one batch of each stream."""
 
     @abstractmethod
     def deployed(self, learners: Mapping[str, Learner]) -> nn.Module:

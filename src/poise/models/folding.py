@@ -187,7 +187,7 @@ def _anatomy(network: nn.Module) -> object:
     return modules, [id(tensor) for tensor in network.parameters()], [id(tensor) for tensor in network.buffers()]
 
 
-_TORCHS = frozenset(vars(nn.Module()))
+_TORCHS = frozenset(vars(nn.Module())) | {"_compiled_call_impl"}
 
 
 def _attributes(module: nn.Module) -> list[tuple[str, object]]:

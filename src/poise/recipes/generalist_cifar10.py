@@ -1,7 +1,7 @@
 """Generalist, Table 1: CIFAR-10, ResNet-18, Linf 8/255 (Wang & Wang 2023). Published rows: the camera-ready version's.
 
-Robust columns of the paper other than AA were probably made by ten steps of 0.007 whatever their name says (its released
-evaluator ignores the step count), so only natural accuracy and AA are to be compared.
+Robust columns by PGD, MIM and CW were probably made by ten steps of 0.007 whatever their name says (the released evaluator ignores
+the step count), so natural accuracy and AA are to be compared; every such row says so.
 """
 
 from __future__ import annotations
@@ -26,8 +26,20 @@ SCHEDULE: Schedule = PiecewiseLinear(values=(1, 1, 0.1, 0.01))
 COLUMNS = ("natural", "PGD-20", "PGD-100", "MIM-20", "CW-100", "APGD-CE", "APGD-DLR", "APGD-T", "FAB-T", "Square", "AA")
 
 
+TEN_STEPS = (
+    "PGD, MIM and CW probably took ten steps whatever their names say, as in the released evaluator; natural accuracy and AA can be "
+    "compared"
+)
+
+
+def noted(columns: tuple[str, ...], *notes: str) -> str:
+    """The notes of a row of these columns, among them what is wrong with the columns themselves."""
+    return "; ".join(filter(None, (*notes, TEN_STEPS if {"PGD-20", "PGD-100"} & set(columns) else "")))
+
+
 def published(row: str, *values: float, note: str = "") -> Published:
-    return Published(table="Generalist, Table 1 (CIFAR-10, ResNet-18)", row=row, columns=COLUMNS, values=values, note=note)
+    table = "Generalist, Table 1 (CIFAR-10, ResNet-18)"
+    return Published(table=table, row=row, columns=COLUMNS, values=values, note=noted(COLUMNS, note))
 
 
 def natural(objective: Objective | None = None) -> Policy:
@@ -75,8 +87,9 @@ def cifar10(name: str, method: Method, row: Published | None, quick: bool) -> Ex
     )
 
 
-def of_zipper(table: int, row: str, columns: tuple[str, ...], *values: float, **more: Any) -> Published:
-    return Published(table=f"Zipper, Table {table} (CIFAR-10, ResNet-18)", row=row, columns=columns, values=values, **more)
+def of_zipper(table: int, row: str, columns: tuple[str, ...], *values: float, note: str = "", **more: Any) -> Published:
+    title = f"Zipper, Table {table} (CIFAR-10, ResNet-18)"
+    return Published(table=title, row=row, columns=columns, values=values, note=noted(columns, note), **more)
 
 
 def plotted(figure: str, name: str) -> Published:

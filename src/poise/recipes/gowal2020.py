@@ -66,6 +66,6 @@ add(
     "gowal2020_cifar10_wrn32-10_clean90",
     "The techniques of Gowal et al. 2020 at more than 90 % natural accuracy, WRN-32-10 on CIFAR-10",
     lambda: dataclasses.replace(gowal(0.5, ABOVE_90), natural_floor=0.9),
-    f"not stated, nor is the base loss. Here TRADES with beta .5, to be swept (method.beta), only epochs with 90 % natural accuracy are "
-    f"chosen; {SETTINGS}",
+    f"not stated, nor is the base loss. Here TRADES with beta .5, to be swept (method.beta), an epoch below 90 % natural accuracy is "
+    f"chosen only where none is above; {SETTINGS}",
 )

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from poise.core.errors import SettingsError
-from poise.engine import Experiment, Published, Run, train_or_resume
+from poise.engine import Experiment, Run, train_or_resume
 from poise.methods import Joint
+from poise.recipes.generalist_cifar10 import of_zipper
 from poise.recipes.rows import add
 from poise.recipes.zipper_baselines import CIFAR10_NARROW, measured, method_of
 
@@ -23,11 +24,11 @@ TARGET = 0.8991
 """Natural accuracy of the row."""
 BETAS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7)
 """The grid around the beta that is not known; TRADES with beta 1 has 87.88 % in the same paper's Table 1."""
-PUBLISHED = Published(
-    table="Zipper, Table 6 (CIFAR-10, ResNet-18)",
-    row="TRADES",
-    columns=("natural", "PGD-100", "APGD-CE"),
-    values=(89.91, 34.25, 30.20),
+PUBLISHED = of_zipper(
+    6,
+    "TRADES",
+    ("natural", "PGD-100", "APGD-CE"),
+    *(89.91, 34.25, 30.20),
     spread=(0.69, 0.56, 0.81),
     runs=5,
     note="the paper's last column is APGD; beta is not given (below 1)",

@@ -20,7 +20,7 @@ from poise.learners import EMA, SGD, PiecewiseLinear, Policy
 from poise.methods import Generalist, Joint, Method
 from poise.models import Network, ResNet18, WideResNet
 from poise.objectives import AT, FAT, IAT, NT, TRADES, Objective, WeightedRST
-from poise.recipes.generalist_cifar10 import COLUMNS
+from poise.recipes.generalist_cifar10 import COLUMNS, noted
 from poise.recipes.rows import add
 from poise.threats import L2, Linf
 
@@ -256,7 +256,13 @@ def _row(bench: Bench, row: str, values: Values) -> None:
         printed, notes = "TRADES", [*notes, "beta is not stated; 1, as in Tables 4 and 5"]
     name = printed if row != "generalist" or bench.table.startswith("Generalist") else "Zipper"
     published = Published(
-        table=bench.table, row=name, columns=bench.columns, values=values, spread=spread, runs=5 if spread else None, note="; ".join(notes)
+        table=bench.table,
+        row=name,
+        columns=bench.columns,
+        values=values,
+        spread=spread,
+        runs=5 if spread else None,
+        note=noted(bench.columns, *notes),
     )
     settings = RST_NOTE.format(name=bench.name) if row == "rst" else OPEN[row]
     if "corruptions" in bench.columns:

@@ -52,7 +52,7 @@ def to_markdown(table: Table) -> str:
     for row in table.rows:
         cells = [{"best": "**{}**", "second": "*{}*", "": "{}"}[cell.mark].format(cell.text) for cell in row.cells]
         lines.append("| " + " | ".join([*map(escape_markdown, _lead(row, names)), *cells]) + " |")
-    lines += ["", *table.notes] if table.notes else []
+    lines += ["", *map(escape_markdown, table.notes)] if table.notes else []
     return "\n".join(lines) + "\n"
 
 

@@ -82,6 +82,18 @@ def columns_of_papers(columns: Sequence[Column], printed: Sequence[tuple[Group, 
     return [Column(label) for label in labels if label not in {column.label for column in columns}]
 
 
+def notes_of(printed: Sequence[tuple[Group, list[dict[str, Any]]]]) -> list[str]:
+    """What is to be known of the papers' rows that are shown, a sentence for each note with the rows, or tables, that it is about."""
+    where: dict[str, dict[str, list[str]]] = {}
+    for paper in (paper for _, papers in printed for paper in papers if paper["columns"] and paper.get("note")):
+        where.setdefault(str(paper["note"]), {}).setdefault(str(paper.get("table", "")), []).append(str(paper.get("row", "")))
+
+    def place(table: str, rows: list[str]) -> str:
+        return f"{table}, {rows[0]}" if len(rows) == 1 and rows[0] else table
+
+    return [f"Published in {'; '.join(place(*each) for each in tables.items())}: {note}." for note, tables in where.items()]
+
+
 def paper_label(label: str, paper: Mapping[str, Any]) -> str:
     where = ", ".join(str(paper[name]) for name in ("table", "row") if paper.get(name))
     return f"{label}, published" + (f" ({where})" if where else "")

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from poise.core.errors import RunError
 from poise.reports.collect import Run
 from poise.reports.columns import Cell, Column, attacks_of, columns_of, values_of
-from poise.reports.printed import columns_of_papers, paper_cells, paper_label, papers_beside
+from poise.reports.printed import columns_of_papers, notes_of, paper_cells, paper_label, papers_beside
 from poise.reports.statistics import CORRUPTED, Group, Summary, examples_of, group_records, summary
 
 Checkpoints = Literal["selected", "last", "both", "all"]
@@ -68,7 +68,7 @@ def table(runs: Sequence[Run], checkpoints: Checkpoints = "selected") -> Table:
             if paper["columns"]:  # of a figure no numbers are printed
                 label, known = paper_label(labels[group.key], paper), paper_cells(paper, columns, group)
                 rows.append(Row(label, group.checkpoint, data, known, "published"))
-    return _mark(columns, rows)
+    return _mark(columns, rows, notes_of(printed))
 
 
 def choose(groups: Sequence[Group], checkpoints: Checkpoints) -> list[Group]:
@@ -128,8 +128,8 @@ def _detail(s: Summary, group: Group) -> str:
     return f"95 % interval {100 * s.low:.2f} to {100 * s.high:.2f} ({over})"
 
 
-def _mark(columns: list[Column], rows: list[Row]) -> Table:
-    """Mark the best and second best distinct printed value of each column among the measured rows of a block."""
+def _mark(columns: list[Column], rows: list[Row], said: Sequence[str]) -> Table:
+    """Mark the best and second best distinct printed value of each column among the measured rows of a block. said: further notes."""
     notes: list[str] = []
     marks: dict[tuple[int, int], Literal["best", "second"]] = {}
     for block in dict.fromkeys(row.block for row in rows):
@@ -148,4 +148,4 @@ def _mark(columns: list[Column], rows: list[Row]) -> Table:
         dataclasses.replace(row, cells=[dataclasses.replace(cell, mark=marks.get((p, c), "")) for c, cell in enumerate(row.cells)])
         for p, row in enumerate(rows)
     ]
-    return Table(columns, marked, list(dict.fromkeys(notes)))
+    return Table(columns, marked, [*dict.fromkeys(notes), *said])
