@@ -514,6 +514,14 @@ def test_the_batch_size_follows_the_memory_limit() -> None:
     assert all(size & (size - 1) == 0 for size in sizes)
 
 
+def test_measuring_the_memory_of_an_example_leaves_a_network_in_training_mode_as_it_was() -> None:
+    net, x = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Dropout(), nn.Linear(256, 3)), torch.rand(2, 3, 10, 10)
+    before, drawn = {name: tensor.clone() for name, tensor in net.state_dict().items()}, torch.random.get_rng_state()
+    find_batch_size(net.train(), x, 10**9)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+    assert net.training and torch.equal(torch.random.get_rng_state(), drawn)
+
+
 @pytest.mark.parametrize("most", [4, 8, 64, 1024])
 def test_lanes_hold_what_enters_in_as_few_and_equally_full_rounds_as_can_be(most: int) -> None:
     for count in (1, 4, 5, 63, 64, 65, 80, 129, 1000):

@@ -178,12 +178,12 @@ def test_recorded_crafting_searches_on_the_network_as_it_is_in_every_step(monkey
     ours, plain = (learner(build(), objective, messages) for messages in (said, None))
     assert ours._fixed is not None
     ours._fixed._ways = [(False, True)]
-    counts, replays = (6, 6, 6, 4, 6, 6), []
+    counts, replays = (6, 6, 6, 4, 6, 6, 4, 6), []  # an odd batch at the end of every epoch
     replay = Recording.replay
     monkeypatch.setattr(Recording, "replay", lambda self, *given: replays.append(1) or replay(self, *given))
     moved, wanted = steps(ours, counts), steps(plain, counts)
     assert all(torch.equal(tensor, wanted[name]) for name, tensor in moved.items())
-    assert build is Keeping or len(replays) == 4
+    assert build is Keeping or len(replays) == 5
 
 
 def test_auto_compiles_on_gpus_only():

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import gc
 import weakref
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -88,10 +91,49 @@ def test_a_hook_that_came_later_is_asked_too_and_a_network_in_training_mode_is_i
     assert surrogate(net) is net
 
 
+def test_a_hook_that_took_another_ones_place_is_asked_in_the_copy_too():
+    net, (x, _) = network(), images()
+    first = net.register_forward_hook(shifted)
+    torch.testing.assert_close(surrogate(net)(x), net(x), atol=1e-9, rtol=1e-9)
+    first.remove()
+    net.register_forward_hook(lambda module, given, found: found * 3)
+    torch.testing.assert_close(surrogate(net)(x), net(x), atol=1e-9, rtol=1e-9)
+
+
+class TwoNames(nn.Module):
+    """Keeps a handle on a layer of its sequence, as one does for saliency maps, or reads the weights of one."""
+
+    def __init__(self, handle: int | None) -> None:
+        super().__init__()
+        self.handle = nn.Identity()
+        layers = [nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 64, 5)]
+        if handle is not None:
+            self.handle = layers[handle]
+        self.features, self.reads = nn.Sequential(*layers), handle is None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.features(x) + (self.features[0].weight.sum() if self.reads else 0.0)
+
+
+@pytest.mark.parametrize("handle", [0, 1, None])
+def test_layers_with_two_names_or_whose_weights_are_read_are_not_folded(handle: int | None):
+    net, (x, _) = TwoNames(handle).double(), images()
+    with torch.no_grad():
+        net(torch.rand(32, 3, 8, 8, generator=torch.Generator().manual_seed(1)).double() * 3)
+    torch.testing.assert_close(surrogate(net.eval())(x), net(x), atol=1e-9, rtol=1e-9)
+
+
+def test_a_network_that_was_moved_or_cast_has_another_copy():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 5)).eval()
+    assert surrogate(net) is not net
+    net.double()
+    torch.testing.assert_close(surrogate(net)(images()[0]), net(images()[0]), atol=1e-9, rtol=1e-9)
+
+
 class Switched(nn.Module):
     """A defence that is an ordinary attribute of the module."""
 
-    def __init__(self, value: object) -> None:
+    def __init__(self, value: Any) -> None:
         super().__init__()
         self.inside = network()
         self.value = value
@@ -107,6 +149,30 @@ def test_an_attribute_that_was_changed_is_changed_in_the_copy_too(one: object, o
     kept = surrogate(net)
     assert kept is not net and surrogate(net) is kept
     net.value = other
+    torch.testing.assert_close(surrogate(net)(x), net(x), atol=1e-9, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "holder", [SimpleNamespace(of=SimpleNamespace(factor=1.0)), {"of": np.ones(1)}, [{1.0}]], ids=lambda holder: type(holder).__name__
+)
+def test_an_object_that_was_changed_in_place_is_changed_in_the_copy_too(holder: Any):
+    """Read by a function of the network's own, however deep it lies."""
+
+    class Reading(Switched):
+        def forward(self, x: Tensor) -> Tensor:
+            kept = self.value
+            if isinstance(kept, SimpleNamespace):
+                return self.inside(x) * kept.of.factor
+            return self.inside(x) * (float(kept["of"][0]) if isinstance(kept, dict) else sum(kept[0]))
+
+    net, (x, _) = Reading(holder).eval(), images()
+    surrogate(net)
+    if isinstance(holder, SimpleNamespace):
+        holder.of.factor = 2.0
+    elif isinstance(holder, dict):
+        holder["of"][0] = 2.0
+    else:
+        holder[0].add(2.0)
     torch.testing.assert_close(surrogate(net)(x), net(x), atol=1e-9, rtol=1e-9)
 
 

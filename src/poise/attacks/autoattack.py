@@ -26,7 +26,7 @@ from poise.attacks.square import Square
 from poise.core import papers
 from poise.core.distributed import ALONE, World
 from poise.core.errors import InputError, Interrupted, RunError, SettingsError, did_you_mean
-from poise.core.exact import arithmetic_named
+from poise.core.exact import arithmetic_named, exact
 from poise.core.modes import crafting
 from poise.core.records import check_writable
 from poise.core.seeds import Draw
@@ -93,7 +93,7 @@ class AutoAttack(Attack):
             raise InputError(f"target is given, but {self.name} is untargeted: it looks for any misclassification")
         z = x
         for place, attack in enumerate(self.components()):
-            with torch.no_grad():
+            with torch.no_grad(), exact(z.device):
                 rows = (model(z).argmax(1) == y).nonzero()[:, 0]
             if len(rows) == 0:
                 break

@@ -13,6 +13,7 @@ from poise.attacks.autoattack_ranks import Ranks
 from poise.attacks.compact import CompactAttack, most_lanes
 from poise.attacks.lanes import Lanes, fitting
 from poise.attacks.search import Examples, Network, logits_of
+from poise.core.exact import exact
 from poise.core.seeds import Draw, key_of
 from poise.models.folding import surrogate
 
@@ -96,7 +97,7 @@ class Job:
         self.components = plan.components
         self.searched = surrogate(model)
         """What the attacks ask: the network, or what equals it up to rounding and is faster."""
-        self.exact = self.searched is model and plan.precision == "float32"
+        self.exact = self.searched is model and plan.precision == "float32" and x.device.type != "cuda"  # there TF32 may be allowed
         self.natural = logits_of(model, x, plan.width)
         self.x_adv = x.clone()
         self.broken_by = torch.where(self.natural.argmax(1) == y, ROBUST, MISCLASSIFIED)
@@ -148,7 +149,7 @@ class Job:
 
     def network(self) -> Network:
         if self.again:
-            return self.model
+            return self.as_judged
         model, kind = self.searched, self.x.device.type
         if self.plan.precision == "float32":
             return model
@@ -158,6 +159,11 @@ class Job:
                 return model(z).to(z.dtype)
 
         return autocast
+
+    def as_judged(self, z: Tensor) -> Tensor:
+        """The network's logits in the arithmetic of verdicts."""
+        with exact(z.device):
+            return self.model(z)
 
     def harvest(self) -> None:
         """Take over what the attack found, as far as a forward pass in full precision confirms it, and go to the next."""

@@ -150,7 +150,7 @@ def _copied(flags: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
     buffer = torch.empty(flags.shape, dtype=torch.bool, pin_memory=True)
     buffer.copy_(flags, non_blocking=True)
     event = torch.cuda.Event()
-    event.record()
+    event.record(torch.cuda.current_stream(flags.device))
     return buffer, event
 
 
@@ -194,11 +194,13 @@ def fitting(count: int, most: int) -> int:
 def find_batch_size(model: nn.Module, x: Tensor, memory_limit: int | None = None) -> int:
     """A power of two of lanes: on a CPU at most 64 (of small networks more), on an accelerator 1024, within `memory_limit` bytes.
 
-    By default the limit is 70 % of the accelerator's free memory. What one example takes is measured on one gradient.
+    By default the limit is 70 % of the accelerator's memory that is free or kept by torch for reuse. What one example takes is measured
+    on one gradient, in evaluating mode.
     Raises: InputError if not even one example fits.
     """
     if memory_limit is None and x.device.type == "cuda":
-        memory_limit = int(0.7 * torch.cuda.mem_get_info(x.device)[0])
+        reusable = torch.cuda.memory_reserved(x.device) - torch.cuda.memory_allocated(x.device)
+        memory_limit = int(0.7 * (torch.cuda.mem_get_info(x.device)[0] + reusable))
     most = on_cpu(CPU_LANES, model, x) if x.device.type == "cpu" else ACCELERATOR_LANES
     if memory_limit is None:
         return most
@@ -208,7 +210,8 @@ def find_batch_size(model: nn.Module, x: Tensor, memory_limit: int | None = None
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), torch.enable_grad():
+    measuring = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+    with evaluating(model), torch.random.fork_rng(devices=[]), measuring, torch.enable_grad():
         model(x[:1].detach().requires_grad_(True)).sum()
     own = {p.untyped_storage().data_ptr() for p in model.parameters()} | {b.untyped_storage().data_ptr() for b in model.buffers()}
     activations = sum(size for pointer, size in kept.items() if pointer not in own)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from poise.attacks.ascent import Rank, Score, Start, ascent, started
 from poise.attacks.attack import Attack
 from poise.core import papers
+from poise.core.exact import exact
 from poise.core.seeds import Draw
 from poise.core.settings import NonNegative, Number, Positive, PositiveCount, settings
 from poise.losses import cross_entropy, kl, margin, targeted_margin
@@ -173,7 +174,7 @@ def worst_of(runs: Sequence[Run], model: nn.Module, x: Tensor, y: Tensor, draw: 
             break
         towards = None if target is None else target[rows]
         z = run(x[rows], y[rows], draw[rows], towards)
-        with torch.no_grad():
+        with torch.no_grad(), exact(z.device):
             lead = success(model(z), y[rows], towards).nan_to_num(nan=torch.inf)  # an answer of NaN is no right one
         better = lead > reached[rows]
         found = found.index_copy(0, rows, torch.where(better.view(-1, *[1] * (x.dim() - 1)), z, found[rows]))

@@ -51,6 +51,7 @@ class FixedShape:
         self._compiles_loss = True
         self._loss_compiled = False
         self._calls: dict[int, Callable[..., Any]] = {}
+        self._calls_made = 0
         self._last: dict[str, object] = {}
         self._said: object = None
 
@@ -60,9 +61,9 @@ class FixedShape:
 
     def craft(self, objective: Objective, model: nn.Module, part: Batch, now: Now) -> Examples:
         """What `objective.craft` returns."""
+        again = self._comes_again("crafting", (objective, part.x.shape, model))  # a folded copy may be made anew
         if self.recording is not None and self.recording.serves(objective, model, part, now):
             return self.recording.replay(part, now)
-        again = self._comes_again("crafting", (objective, part.x.shape, model))  # a folded copy may be made anew
         if not again or not self._ways:
             return objective.craft(model, part, now)
         self.recording = None  # its memory is needed for the next one
@@ -92,6 +93,7 @@ class FixedShape:
         if self._loss_compiled:
             with self._compiled(network):
                 return run()
+        self._calls_made = 0
         begun, buffers = time.perf_counter(), {name: buffer.clone() for name, buffer in network.named_buffers()}
         try:
             with self._compiled(network):
@@ -104,7 +106,11 @@ class FixedShape:
             self._tell(f"the loss cannot be compiled ({_reason(error)}); it is computed as it is")
             return run()
         self._loss_compiled = True
-        self.compilation.say(f"{self.name}: the loss was compiled in {time.perf_counter() - begun:.0f} s")
+        if self._calls_made:
+            self.compilation.say(f"{self.name}: the loss was compiled in {time.perf_counter() - begun:.0f} s")
+        else:
+            self._compiles_loss = False
+            self._tell("the loss calls the network's parts one by one; it is computed as it is")
         return found
 
     def _comes_again(self, what: str, shape: object) -> bool:
@@ -132,8 +138,13 @@ class FixedShape:
         """Calls of the network go through its compiled form; modules inside, called one by one, do not."""
         if id(model) not in self._calls:
             self._calls[id(model)] = compiled_call(model._call_impl)
-        place = cast(Any, model)
-        place._compiled_call_impl = self._calls[id(model)]
+        place, call = cast(Any, model), self._calls[id(model)]
+
+        def counted(*given: Any, **named: Any) -> Any:
+            self._calls_made += 1
+            return call(*given, **named)
+
+        place._compiled_call_impl = counted
         try:
             yield
         finally:

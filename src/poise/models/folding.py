@@ -10,6 +10,7 @@ import copy
 from collections import Counter
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
@@ -32,6 +33,8 @@ def foldable(network: nn.Module) -> list[Pair]:
         return [(f"{name}.{conv}", f"{name}.{norm}") for name, module in inside for conv, norm in foldable(module)]
     modules = dict(examined.named_modules())
     calls = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
+    names_of = Counter(id(module) for _, module in examined.named_modules(remove_duplicate=False))
+    read = {str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
     pairs = []
     for node in graph.nodes:
         source = node.args[0] if node.op == "call_module" and len(node.args) == 1 else None
@@ -39,18 +42,21 @@ def foldable(network: nn.Module) -> list[Pair]:
             continue
         names = str(source.target), str(node.target)
         conv, norm = (modules[name] for name in names)
-        known = _plain(conv) and type(norm) is nn.BatchNorm2d and norm.running_mean is not None and not _hooked(norm)
-        if known and calls[names[0]] == calls[names[1]] == 1:
+        known = _plain(conv) and type(norm) is nn.BatchNorm2d and norm.running_mean is not None and not _hooks(norm)
+        alone = names_of[id(conv)] == names_of[id(norm)] == 1 and not read & set(names)  # nobody else calls it or reads its weights
+        if known and alone and calls[names[0]] == calls[names[1]] == 1:
             pairs.append(names)
     return pairs
 
 
 def _plain(module: nn.Module) -> bool:
-    return type(module) is nn.Conv2d and not _hooked(module)
+    return type(module) is nn.Conv2d and not _hooks(module)
 
 
-def _hooked(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks)
+def _hooks(module: nn.Module) -> list[tuple[int, int]]:
+    """Number and function of each hook."""
+    kinds = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return [(number, id(hook)) for hooks in kinds for number, hook in hooks.items()]
 
 
 _BY_STRIDE = frozenset({"view", "view_as", "as_strided", "stride", "is_contiguous", "storage_offset", "data_ptr"})
@@ -71,7 +77,7 @@ def any_layout(network: nn.Module) -> bool:
     modules = dict(network.named_modules())
     called = [modules[str(node.target)] for node in graph.nodes if node.op == "call_module"]
     asked = any(node.op == "call_method" and node.target in _BY_STRIDE for node in graph.nodes)
-    return not asked and not any(isinstance(module, nn.Unflatten) or _hooked(module) for module in called)
+    return not asked and not any(isinstance(module, nn.Unflatten) or _hooks(module) for module in called)
 
 
 _BLOCK = 16
@@ -183,25 +189,34 @@ def _folded(network: nn.Module, dtype: torch.dtype | None) -> Folded | None:
 
 def _anatomy(network: nn.Module) -> object:
     """What a kept copy depends on besides the values of parameters and buffers."""
-    modules = [(id(module), _hooked(module), _attributes(module)) for module in network.modules()]
-    return modules, [id(tensor) for tensor in network.parameters()], [id(tensor) for tensor in network.buffers()]
+    modules = [(id(module), _hooks(module), _attributes(module)) for module in network.modules()]
+    tensors = [(id(tensor), tensor.device, tensor.dtype) for tensor in (*network.parameters(), *network.buffers())]
+    return modules, tensors
 
 
 _TORCHS = frozenset(vars(nn.Module())) | {"_compiled_call_impl"}
 
 
 def _attributes(module: nn.Module) -> list[tuple[str, object]]:
-    """What its own code keeps, such as a temperature: numbers and words by value, tensors by version, anything else by identity."""
+    """What its own code keeps, such as a temperature."""
     return [(name, _known(value)) for name, value in vars(module).items() if name not in _TORCHS]
 
 
-def _known(value: object) -> object:
+_DEEP = 4
+
+
+def _known(value: object, depth: int = 0) -> object:
+    """Numbers and words by value, tensors by version, collections and plain objects by what is in them, anything else by identity."""
     if isinstance(value, bool | int | float | str | None):
         return type(value), value
     if isinstance(value, Tensor):
         return id(value), value._version
-    if isinstance(value, list | tuple):
-        return [_known(part) for part in value]
+    if depth == _DEEP or isinstance(value, nn.Module | type) or callable(value):
+        return id(value)
+    if isinstance(value, np.ndarray):
+        return id(value), value.tobytes()
     if isinstance(value, dict):
-        return [(_known(name), _known(part)) for name, part in value.items()]
-    return id(value)
+        return [(_known(name, depth + 1), _known(part, depth + 1)) for name, part in value.items()]
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_known(part, depth + 1) for part in value]
+    return id(value), [(name, _known(part, depth + 1)) for name, part in getattr(value, "__dict__", {}).items()]
