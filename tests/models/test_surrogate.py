@@ -91,12 +91,16 @@ def test_a_hook_that_came_later_is_asked_too_and_a_network_in_training_mode_is_i
     assert surrogate(net) is net
 
 
+def tripled(module: nn.Module, given: tuple[Tensor, ...], found: Tensor) -> Tensor:
+    return found * 3
+
+
 def test_a_hook_that_took_another_ones_place_is_asked_in_the_copy_too():
     net, (x, _) = network(), images()
     first = net.register_forward_hook(shifted)
     torch.testing.assert_close(surrogate(net)(x), net(x), atol=1e-9, rtol=1e-9)
     first.remove()
-    net.register_forward_hook(lambda module, given, found: found * 3)
+    net.register_forward_hook(tripled)
     torch.testing.assert_close(surrogate(net)(x), net(x), atol=1e-9, rtol=1e-9)
 
 
@@ -105,14 +109,15 @@ class TwoNames(nn.Module):
 
     def __init__(self, handle: int | None) -> None:
         super().__init__()
-        self.handle = nn.Identity()
+        self.handle: nn.Module = nn.Identity()
         layers = [nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 64, 5)]
         if handle is not None:
             self.handle = layers[handle]
         self.features, self.reads = nn.Sequential(*layers), handle is None
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.features(x) + (self.features[0].weight.sum() if self.reads else 0.0)
+        first = next(self.features.children())
+        return self.features(x) + (first.weight.sum() if self.reads else 0.0)  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("handle", [0, 1, None])
