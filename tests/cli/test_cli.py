@@ -234,6 +234,19 @@ def test_seeds_are_run_and_on_the_second_call_gone_on_with(poise: Poise, tmp_pat
     assert ".seeds.json is damaged" in "".join(poise("train", "--resume", tmp_path / "many")[2].splitlines())
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("train", "nt_digits", "seed=10", "--seeds", 3), "seed=... and --seeds: one of the two"),
+        (("train", "x/experiment.json", "--quick"), "--quick is of recipes"),
+        (("show", "x/experiment.json", "--quick"), "--quick is of recipes"),
+    ],
+)
+def test_what_would_be_passed_over_is_refused(poise: Poise, given: tuple[object, ...], said: str) -> None:
+    status, _, err = poise(*given)
+    assert status == 2 and said in " ".join(err.split())
+
+
 def test_a_page_beside_the_runs_is_no_run(poise: Poise, run: Path, tmp_path: Path) -> None:
     """`poise report runs/*` writes its page where the shell finds it the next time."""
     for name in ("one", "two"):

@@ -48,6 +48,18 @@ def test_override_resolves_the_class_before_its_settings_whatever_the_order():
     assert method.robust.optimizer == Generalist().robust.optimizer
 
 
+def test_paths_through_transparent_settings_are_as_long_as_written_out():
+    """`method.beta` is `method.policy.objective.beta`: the objective is chosen first, whatever is typed first."""
+    inner = Ascent(threat=Linf(epsilon=0.2), step_size=0.05)
+    base = Experiment(method=Joint(policy=Policy(objective=AT(inner=inner))))
+    for chosen in ("method.objective=TRADES", "method.policy.objective=TRADES", "method.policy=TRADES"):
+        for order in ([chosen, "method.beta=3"], ["method.beta=3", chosen]):
+            made = override(base, order).method.policies()["joint"].objective
+            assert isinstance(made, TRADES) and (made.beta, made.inner.threat, made.inner.step_size) == (3, Linf(epsilon=0.2), 0.05), order
+    robust = override(Generalist(), ["robust.beta=6", "robust.objective=TRADES"]).robust.objective
+    assert isinstance(robust, TRADES) and robust.beta == 6
+
+
 def test_override_reaches_through_a_method_of_one_policy():
     experiment = override(Experiment(), {"method.objective": "AT", "method.beta": "0.5", "method.optimizer.learning_rate": "1/4"})
     assert experiment.method == Joint(policy=Policy(objective=AT(beta=0.5), optimizer=SGD(learning_rate=0.25)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pickle
@@ -91,6 +92,20 @@ def test_a_folder_gives_its_subfolders_the_labels_of_the_classes_they_are_named_
             write.image(tmp_path / "pool" / name / f"{number}.png", np.full((8, 8, 3), value + number, dtype=np.uint8))
     pool = FolderPool(path="pool").open(data_of(), tmp_path).split
     assert sorted(zip(pool.labels.tolist(), pool.images[:, 0, 0, 0].tolist(), strict=True)) == [(1, 10), (1, 11), (1, 12), (3, 30), (3, 31)]
+
+
+def test_a_pool_that_was_cached_beside_other_data_is_read_anew(tmp_path: Path, write: SimpleNamespace) -> None:
+    """Beside data of another shape, and where a folder of a class, reached by a link, has come to hold another image."""
+    (tmp_path / "pool").mkdir()
+    write.image(tmp_path / "elsewhere" / "a.png", np.full((8, 8, 3), 9, dtype=np.uint8))
+    (tmp_path / "pool" / "c0").symlink_to(tmp_path / "elsewhere")
+    data = data_of()
+    assert len(FolderPool(path="pool").open(data, tmp_path).split) == 1
+    write.image(tmp_path / "elsewhere" / "b.png", np.full((8, 8, 3), 5, dtype=np.uint8))
+    assert len(FolderPool(path="pool").open(data, tmp_path).split) == 2
+    train, test = (Split.of(part.images[:, :1], part.labels) for part in (data.train, data.test))
+    grey = dataclasses.replace(data, train=train, test=test)
+    assert FolderPool(path="pool").open(grey, tmp_path).split.images.shape == (2, 1, 8, 8)
 
 
 def test_folder_images_of_another_size_are_resized_when_asked(tmp_path: Path, write: SimpleNamespace) -> None:

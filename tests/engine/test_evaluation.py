@@ -29,6 +29,7 @@ from poise.engine.checkpoints import fitting, foreign_weights, read_facts
 from poise.engine.evaluations import evaluate_run
 from poise.engine.experiment import Published
 from poise.engine.exporting import export_network
+from poise.engine.inspections import inspect_weights
 from poise.engine.own_weights import data_named, evaluate_weights
 from poise.engine.progress import Progress
 from poise.evaluation import Protocol, evaluate, standard, strict
@@ -220,6 +221,19 @@ def test_a_record_of_something_else_is_replaced_only_on_demand(own_code: SimpleN
     assert EvaluationRecord.read(evaluate_weights(path, "my_net_of_test:build", "Digits", other, out, again=True)).count == 20
 
 
+def test_a_file_that_is_no_record_is_never_taken_for_a_free_place(own_code: SimpleNamespace) -> None:
+    path, notes = own_code.folder / "mine.pt", own_code.folder / "notes.json"
+    torch.save(own_code.network.state_dict(), path)
+    notes.write_text('["mine"]')
+    for out in (path, notes):
+        before = out.read_bytes()
+        with pytest.raises(SettingsError, match=rf"{out.name} is there and is no record; give another --out"):
+            evaluate_weights(path, "my_net_of_test:build", "Digits", own_code.protocol, out)
+        assert out.read_bytes() == before
+    with pytest.raises(SettingsError, match=r"mine\.pt is there and is no verdict; give another --out"):
+        inspect_weights(path, "my_net_of_test:build", "Digits", path)
+
+
 def test_own_checkpoints_are_compared_with_each_other(own_code: SimpleNamespace) -> None:
     """Also where their files have one name."""
     records = []
@@ -404,6 +418,8 @@ def test_a_run_is_tested_on_other_images_of_its_shape_and_classes_only(own_run: 
     assert (path.name, record.dataset, record.labels) == ("selected-on-rows.json", "rows", data.test.labels[10:50].tolist())
     with pytest.raises(DataError, match=r"rows: images are \[1, 8, 8\] of 11 classes, must be \[1, 8, 8\] and 10 classes"):
         evaluate_run(own_run, other=dataclasses.replace(other, classes=(*data.classes, "more")))
+    with pytest.raises(DataError, match=r"rows: its classes are those of .* in another order, must be in the order 0, 1, 2"):
+        evaluate_run(own_run, other=dataclasses.replace(other, classes=data.classes[::-1]))
 
 
 def picture(path: Path, shade: int, size: int = 8) -> None:

@@ -173,14 +173,15 @@ class Dying(nn.Module):
 
     def __init__(self, inner: nn.Module, calls: int) -> None:
         super().__init__()
-        self.inner, self.calls = inner, SimpleNamespace(left=calls)
+        kept = SimpleNamespace(left=calls)
+        self.inner, self.calls = inner, lambda: kept  # a function: what an attribute holds, copies of the network depend on
 
     @property
     def left(self) -> int:
-        return self.calls.left
+        return self.calls().left
 
     def forward(self, x: Tensor) -> Tensor:
-        self.calls.left -= 1
+        self.calls().left -= 1
         if self.left < 0:
             raise Killed
         return self.inner(x)

@@ -86,6 +86,27 @@ def test_checkpoints_are_chosen_and_ranked_apart(make_record, make_run):
         table(runs[1:2], "last")
 
 
+def test_records_of_weights_that_a_run_had_before_it_was_trained_on_do_not_count(make_record, make_run):
+    """Evaluated in the middle of its training, then trained to its end: one run, of its present weights."""
+    old = make_record(model_digest="before", natural_wrong=range(20), started="2026-01-01T00:00:00", protocol="autoattack")
+    new = make_record(started="2026-01-02T00:00:00")
+    folder = make_run(new)
+    old.write(folder / "records" / "selected-autoattack.json")
+    (run,) = read_runs([folder])
+    assert list(run.records) == ["selected"]
+    (row,) = table([run]).rows
+    assert row.cells[0].text == "100.00"
+
+
+def test_what_is_known_of_a_papers_columns_stands_below_the_table(make_record, tmp_path):
+    paper = {"table": "Table 1", "row": "TRADES", "columns": {"PGD-20": 50.0}, "note": "ten steps_whatever"}
+    records = [make_record(notes={"published": {**paper, "row": row}}, model=row) for row in ("TRADES", "MART")]
+    one = table([Run(tmp_path, "x", records={"selected": records[0]})])
+    assert one.notes == ["Published in Table 1, TRADES: ten steps_whatever."] and r"steps\_whatever" in to_markdown(one)
+    both = table([Run(tmp_path / row, row, records={"selected": each}) for row, each in zip("ab", records, strict=True)])
+    assert both.notes == ["Published in Table 1: ten steps_whatever."]
+
+
 def test_a_published_row_is_labelled_placed_and_never_ranked(make_record, tmp_path):
     paper = {"table": "Table 1", "columns": {"natural": 99.9, "PGD20": 98.0, "AA": 46.07}, "spread": {"natural": 0.1}, "runs": 5}
     a = make_record(notes={"published": paper}, natural_wrong=[1])

@@ -40,4 +40,4 @@ def embed(
     import_files(imports)
     given = {"perplexity": perplexity, "device": device, "data_dir": data_dir}
     written = make(Run.open(run), of=of, images=images, progress=drawn(), **given)
-    console.print(f"embedded {'features' if of == 'features' else 'adversarial images'}: {written}", highlight=False)
+    console.print(f"embedded {'features' if of == 'features' else 'adversarial images'}: {written}", markup=False, highlight=False)

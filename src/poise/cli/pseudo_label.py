@@ -39,4 +39,4 @@ def pseudo_label(
     done = label(Run.open(run), images, out, which=checkpoint, device=device, data_dir=data_dir, progress=drawn())
     counts = ", ".join(f"{name} {count}" for name, count in list(done.per_class.items())[:20])
     typer.echo(f"{done.count} images, mean confidence {100 * done.confidence:.2f} %: {counts}")
-    console.print(f"pseudo-labelled images: {out}", highlight=False)
+    console.print(f"pseudo-labelled images: {out}", markup=False, highlight=False)

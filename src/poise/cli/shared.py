@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 console = Console(stderr=True)
 
+NO_SMALL_VARIANT = "--quick is of recipes, which have a small variant; settings that were written down are as they are"
 Device = Annotated[str, typer.Option(help="'auto' (the first GPU, else the CPU), 'cpu', 'cuda', 'cuda:1', ...")]
 DataDir = Annotated[Path | None, typer.Option(help="Folder of the data sets; by default $POISE_DATA, else the user's cache.")]
 Imports = Annotated[

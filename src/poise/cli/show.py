@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from poise.cli.shared import DataDir, Device, Imports, import_files
+from poise.cli.shared import NO_SMALL_VARIANT, DataDir, Device, Imports, import_files
+from poise.core.errors import SettingsError
 
 if TYPE_CHECKING:
     from poise.engine import Experiment
@@ -39,6 +40,8 @@ def show(
     from poise.recipes import recipes
 
     import_files(imports)
+    if quick and (Path(recipe).is_dir() or recipe.endswith(".json")):
+        raise SettingsError(NO_SMALL_VARIANT)
     if Path(recipe).is_dir():
         made = Run.open(recipe).experiment
     elif recipe.endswith(".json"):

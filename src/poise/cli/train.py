@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from poise.cli.shared import DataDir, Device, Imports, drawn, import_files, print_table
+from poise.cli.shared import NO_SMALL_VARIANT, DataDir, Device, Imports, drawn, import_files, print_table
 from poise.core.errors import RunError, SettingsError
 
 if TYPE_CHECKING:
@@ -63,7 +63,11 @@ def train(
         experiment, seeds, out = (*planned, resume) if planned is not None else (None, None, resume)
     elif recipe is None:
         raise SettingsError("name a recipe (poise list recipes), a settings file, or --resume RUN")
+    elif seeds is not None and any(setting.partition("=")[0].strip() == "seed" for setting in settings or []):
+        raise SettingsError("seed=... and --seeds: one of the two; --seeds counts from 0")
     else:
+        if quick and recipe.endswith(".json"):
+            raise SettingsError(NO_SMALL_VARIANT)
         made = read_file(engine.Experiment, Path(recipe)) if recipe.endswith(".json") else of_recipe(recipe, quick)
         experiment = override(made, settings or [])
         out = out or Path("runs") / experiment.name

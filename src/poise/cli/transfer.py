@@ -112,16 +112,12 @@ def _named(paths: list[Path]) -> dict[str, Run]:
     Raises: SettingsError for a run that is named twice.
     """
     from poise.engine import Run
+    from poise.engine.runs import by_name
 
     resolved = [path.resolve() for path in paths]
     if len(set(resolved)) < len(resolved):
         raise SettingsError(f"runs {', '.join(map(str, paths))}: every run is to be named once")
-    names = [path.name for path in resolved]
-    several = [name for name in names if names.count(name) > 1]
-    labels = [f"{path.parent.name}/{path.name}" if path.name in several else path.name for path in resolved]
-    if len(set(labels)) < len(labels):
-        labels = [str(path).strip("/") for path in resolved]
-    return {label: Run.open(path) for label, path in zip(labels, paths, strict=True)}
+    return by_name([Run.open(path) for path in paths])
 
 
 def _threat(epsilon: str | None, judged: dict[str, Run]) -> Threat:

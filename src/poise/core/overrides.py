@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
@@ -23,8 +22,8 @@ class _Nameless(SettingsError):
 def override(base: S, assignments: Mapping[str, str] | list[str]) -> S:
     """`base` with settings replaced by dotted paths: `override(run, ["method.robust=TRADES", "method.robust.beta=6"])`.
 
-    Shorter paths are applied first, so that a class is chosen before its settings, whatever the order given. A class chosen in place
-    of another of its family takes over what that one hands on (see `Settings.hand_on`).
+    Shorter paths, as written out in full, are applied first, so that a class is chosen before its settings, whatever the order given.
+    A class chosen in place of another of its family takes over what that one hands on (see `Settings.hand_on`).
     Values are JSON, fractions ("8/255"), comma-separated lists, or bare words.
     """
     if not isinstance(assignments, Mapping):
@@ -32,8 +31,11 @@ def override(base: S, assignments: Mapping[str, str] | list[str]) -> S:
     else:
         pairs = list(assignments.items())
     data = to_json(base)
-    for _, level in itertools.groupby(sorted(pairs, key=_depth), key=_depth):
+    while pairs:
         data = _completed(type(base), data)  # longer paths find what JSON of shorter ones left to defaults
+        depths = [_depth(data, path.split(".")) for path, _ in pairs]
+        level = [pair for pair, depth in zip(pairs, depths, strict=True) if depth == min(depths)]
+        pairs = [pair for pair in pairs if pair not in level]
         for path, text in level:
             try:
                 _assign(data, path.split("."), path, _value(text))
@@ -43,8 +45,19 @@ def override(base: S, assignments: Mapping[str, str] | list[str]) -> S:
     return base.hand_on(from_json(type(base), data))
 
 
-def _depth(pair: tuple[str, str]) -> int:
-    return pair[0].count(".")
+def _depth(data: Any, keys: Sequence[str]) -> int:
+    """How many steps the path takes in `data`, those among them that lead through transparent settings without being named."""
+    if not keys:
+        return 0
+    owner = _class_of(data := _opened(data))
+    through = getattr(owner, "transparent", None)
+    if through is not None and owner is not None and keys[0] not in field_names(owner) and through in data:
+        return 1 + _depth(data[through], keys)
+    if isinstance(data, list):
+        inner = data[int(keys[0])] if keys[0].isdigit() and int(keys[0]) < len(data) else None
+    else:
+        inner = data.get(keys[0]) if isinstance(data, dict) else None
+    return 1 + _depth(inner, keys[1:])
 
 
 def _completed(of: type[Settings], data: Any) -> Any:

@@ -163,6 +163,7 @@ def check_writable(path: str | Path) -> None:
     path = Path(path)
     if path.is_dir():
         raise StorageError(f"{path} cannot be written: it is a folder, must be a file")
+    _regular(path)
     nearest = next(parent for parent in path.absolute().parents if parent.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         raise StorageError(f"{path} cannot be written: {nearest} is not a folder that one may write to")
@@ -176,6 +177,7 @@ def write_bytes(path: str | Path, data: bytes) -> Path:
 
 def write_files(files: Mapping[Path, bytes]) -> None:
     """Write files that belong together as `write_bytes` does: none is renamed before all lie on the disk. Raises: StorageError."""
+    files = {_regular(path): data for path, data in files.items()}
     parts = {path: _part(path) for path in files}
     try:
         for path, data in files.items():
@@ -192,7 +194,7 @@ def write_files(files: Mapping[Path, bytes]) -> None:
 @contextlib.contextmanager
 def whole_file(path: str | Path) -> Iterator[IO[bytes]]:
     """A file to be written that stands at `path` once the block has ended, or not at all, as by `write_bytes`. Raises: StorageError."""
-    path = Path(path)
+    path = _regular(Path(path))
     part = _part(path)
     with writing(path):
         try:
@@ -209,6 +211,14 @@ def _drop(*parts: Path) -> None:
     for part in parts:
         with contextlib.suppress(OSError):
             part.unlink()
+
+
+def _regular(path: Path) -> Path:
+    """Where a link leads, which is to stay one. Raises: StorageError for what is there and cannot be replaced, such as a device."""
+    place = path.resolve() if path.is_symlink() else path
+    if place.exists() and not (place.is_file() or place.is_dir()):
+        raise StorageError(f"{path} cannot be written: it is a device or a pipe, must be a file")
+    return place
 
 
 def _part(path: Path) -> Path:

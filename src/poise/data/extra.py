@@ -90,9 +90,10 @@ class Pool(Settings, family="pool"):
         return OpenedPool(Split.of(torch.from_numpy(images), torch.from_numpy(labels)), digest, str(path))
 
     def _key(self, path: Path, data: Data) -> str:
-        """Changes with the settings, the classes and the size or time of any file."""
-        digest = hashlib.blake2b(json.dumps([_FORMAT, to_json(self), list(data.classes)]).encode(), digest_size=12)
-        files = sorted(child for child in path.rglob("*") if child.is_file()) if path.is_dir() else [path]
+        """Changes with the settings, the data's classes and shape and the size or time of any file, behind links to folders too."""
+        digest = hashlib.blake2b(json.dumps([_FORMAT, to_json(self), list(data.classes), list(data.shape)]).encode(), digest_size=12)
+        folders = [path, *subfolders(path)] if path.is_dir() else []
+        files = [child for folder in folders for child in sorted(folder.iterdir()) if child.is_file()] if folders else [path]
         for file in files:
             facts = file.stat()
             digest.update(f"{file.resolve()}\x1f{facts.st_size}\x1f{facts.st_mtime_ns}\x1e".encode())

@@ -122,9 +122,11 @@ class Measurement:
         return path if same else path.with_name(f"{path.stem}-{self.digits}.json")
 
     def check_free(self, out: Path, again: bool) -> None:
-        """Raises: SettingsError where `out`, which a user named, is a record of something else and not to be replaced."""
+        """Raises: SettingsError where `out`, which a user named, is a record of something else, or none, and not to be replaced."""
         if not again and self.place(out) != out:
             raise SettingsError(f"{out} is a record of other images or attacks; give another --out, or --again to replace it")
+        if not again:
+            check_record(out)
 
     @property
     def digits(self) -> str:
@@ -233,10 +235,23 @@ def _printed(row: Published) -> dict[str, Any]:
 def _fitting(run: Run, which: str, data: Data) -> Data:
     """The data. Raises: DataError unless they have the shape and the number of classes that the run was trained on."""
     facts = run.facts(which)
+    if set(data.classes) == set(facts["classes"]) and list(data.classes) != list(facts["classes"]):
+        order = ", ".join(facts["classes"][:3])
+        raise DataError(f"{data.name}: its classes are those of {run.name} in another order, must be in the order {order}, ...")
     if data.shape != tuple(facts["shape"]) or len(data.classes) != len(facts["classes"]):
         trained = f"{list(facts['shape'])} and {len(facts['classes'])} classes, as {run.name} was trained on"
         raise DataError(f"{data.name}: images are {list(data.shape)} of {len(data.classes)} classes, must be {trained}")
     return data
+
+
+def check_record(out: Path) -> None:
+    """Raises: SettingsError for a file that is no record, such as the weights that are to be evaluated."""
+    try:
+        there = not out.is_file() or "attacks" in json.loads(out.read_text())  # a damaged record may be replaced
+    except ValueError:
+        there = out.read_bytes()[:1] == b"{"
+    if not there:
+        raise SettingsError(f"{out} is there and is no record; give another --out, or --again to replace it")
 
 
 def journal_of(path: Path, wanted: Measurement | None = None) -> Path:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from poise.attacks import Attack
-from poise.core.errors import CheckpointError, SettingsError
+from poise.core.errors import CheckpointError, RunError, SettingsError
 from poise.core.records import check_writable
 from poise.core.settings import from_json, to_json
 from poise.core.verdicts import Verdict
@@ -20,7 +20,7 @@ from poise.engine.devices import choose_device
 from poise.engine.experiment import Experiment
 from poise.engine.own_weights import data_named, network_of
 from poise.engine.progress import Progress
-from poise.engine.runs import Run
+from poise.engine.runs import Run, by_name
 from poise.evaluation.digests import digest_of
 from poise.evaluation.sanity import CHECKS, Claim, Effort, inspect
 from poise.losses import Divergence
@@ -67,7 +67,7 @@ def inspect_run(
         seed=seed,
         effort=effort,
         claims=dict(_claims(run, digest_of(network), split)),
-        surrogates={other.name: other.network() for other in surrogates},
+        surrogates={name: other.network() for name, other in by_name(surrogates).items()},
         divergences=divergences_of(to_json(experiment.method)),
         named=experiment.title or experiment.name,
         checkpoint=which,
@@ -93,6 +93,11 @@ def inspect_weights(
 ) -> Path:
     """`inspect_run` for a user's own checkpoint; model and data are named as for `evaluate_weights`."""
     check_writable(out)
+    try:
+        Verdict.read(out)
+    except RunError:
+        if out.is_file():
+            raise SettingsError(f"{out} is there and is no verdict; give another --out") from None
     loaded = data_named(data, data_dir) if isinstance(data, str) else data
     split = loaded.test.first(min(first, len(loaded.test)))
     verdict = _inspected(
@@ -105,7 +110,7 @@ def inspect_weights(
         weights.name,
         seed=seed,
         effort=effort,
-        surrogates={other.name: other.network() for other in surrogates},
+        surrogates={name: other.network() for name, other in by_name(surrogates).items()},
         named=weights.stem,
         checkpoint=str(weights),
     )

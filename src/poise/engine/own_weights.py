@@ -17,7 +17,7 @@ from poise.core.settings import from_json, read_json, registered
 from poise.data import Data, DataSource, Folder, Npz, data_directory
 from poise.engine.checkpoints import fitting, foreign_weights, load_into
 from poise.engine.devices import choose_device
-from poise.engine.evaluations import KEPT, Measurement, journal_of, shown
+from poise.engine.evaluations import KEPT, Measurement, check_record, journal_of, shown
 from poise.engine.progress import Progress
 from poise.evaluation.columns import Searching
 from poise.evaluation.corruption import evaluate_corruptions
@@ -130,6 +130,7 @@ def corrupt_weights(
 
 def _check_free(out: Path, weights: Path, folder: Path) -> None:
     """Raises: SettingsError for a record of other weights, or of these under anything but these corruptions."""
+    check_record(out)
     try:
         there = EvaluationRecord.read(out)
     except RunError:  # none, or damaged

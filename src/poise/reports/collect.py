@@ -108,16 +108,23 @@ def _read_record_file(path: Path) -> Run:
 def _read_folder(path: Path, records: bool = True) -> Run:
     experiment = _read_experiment(path / "experiment.json")
     files = sorted((path / "records").glob("*.json"), key=lambda file: (_rank(file.stem), file.stem)) if records else []
+    found = {file.stem: EvaluationRecord.read(file) for file in files if not _holds_verdict(file)}
     galleries = sorted((path / "records").glob("gallery*.npz"), key=lambda file: _rank(file.stem.removeprefix("gallery-")))
     return Run(
         path=path.resolve(),
         name=str(experiment.get("name") or path.name),
         experiment=experiment,
         metrics=read_lines(path / "metrics.jsonl"),
-        records={file.stem: EvaluationRecord.read(file) for file in files if not _holds_verdict(file)},
+        records=_of_the_weights(found),
         gallery=galleries[0] if galleries else None,
         verdicts=[Verdict.read(file) for file in files if _holds_verdict(file)],
     )
+
+
+def _of_the_weights(records: dict[str, EvaluationRecord]) -> dict[str, EvaluationRecord]:
+    """Without records of weights that a checkpoint had before: a run that was evaluated and then trained on is one run, not two."""
+    newest = {record.checkpoint: record.model_digest for record in sorted(records.values(), key=lambda record: record.started)}
+    return {name: record for name, record in records.items() if record.model_digest == newest[record.checkpoint]}
 
 
 def _holds_verdict(file: Path) -> bool:

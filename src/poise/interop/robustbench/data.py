@@ -23,7 +23,7 @@ def load_cifar100(n_examples: int | None = None, data_dir: str | Path = "./data"
 
 def first_of(data: Data, count: int | None) -> tuple[Tensor, Tensor]:
     """The first test images and their labels, all where `count` is None."""
-    split = data.test if count is None else data.test.first(count)
+    split = data.test if count is None else data.test.first(min(count, len(data.test)))
     return split.pixels(), split.labels
 
 
