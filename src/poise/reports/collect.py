@@ -27,6 +27,8 @@ class Run:
     metrics: list[dict[str, Any]] = field(default_factory=list)
     """The lines of `metrics.jsonl`."""
     records: dict[str, EvaluationRecord] = field(default_factory=dict)
+    former: tuple[str, ...] = ()
+    """Files of records that are left out: of weights that a checkpoint had before the run was trained on."""
     gallery: Path | None = None
     verdicts: list[Verdict] = field(default_factory=list)
     """What `poise sanity` wrote, the selected weights first."""
@@ -109,22 +111,24 @@ def _read_folder(path: Path, records: bool = True) -> Run:
     experiment = _read_experiment(path / "experiment.json")
     files = sorted((path / "records").glob("*.json"), key=lambda file: (_rank(file.stem), file.stem)) if records else []
     found = {file.stem: EvaluationRecord.read(file) for file in files if not _holds_verdict(file)}
+    present = _of_present_weights(found)
     galleries = sorted((path / "records").glob("gallery*.npz"), key=lambda file: _rank(file.stem.removeprefix("gallery-")))
     return Run(
         path=path.resolve(),
         name=str(experiment.get("name") or path.name),
         experiment=experiment,
         metrics=read_lines(path / "metrics.jsonl"),
-        records=_of_the_weights(found),
+        records={name: found[name] for name in present},
+        former=tuple(f"{name}.json" for name in found if name not in present),
         gallery=galleries[0] if galleries else None,
         verdicts=[Verdict.read(file) for file in files if _holds_verdict(file)],
     )
 
 
-def _of_the_weights(records: dict[str, EvaluationRecord]) -> dict[str, EvaluationRecord]:
-    """Without records of weights that a checkpoint had before: a run that was evaluated and then trained on is one run, not two."""
+def _of_present_weights(records: dict[str, EvaluationRecord]) -> list[str]:
+    """Those of the weights that each checkpoint has now: a run that was evaluated and then trained on is one run, not two."""
     newest = {record.checkpoint: record.model_digest for record in sorted(records.values(), key=lambda record: record.started)}
-    return {name: record for name, record in records.items() if record.model_digest == newest[record.checkpoint]}
+    return [name for name, record in records.items() if record.model_digest == newest[record.checkpoint]]
 
 
 def _holds_verdict(file: Path) -> bool:

@@ -68,7 +68,8 @@ def table(runs: Sequence[Run], checkpoints: Checkpoints = "selected") -> Table:
             if paper["columns"]:  # of a figure no numbers are printed
                 label, known = paper_label(labels[group.key], paper), paper_cells(paper, columns, group)
                 rows.append(Row(label, group.checkpoint, data, known, "published"))
-    return _mark(columns, rows, notes_of(printed))
+    left_out = [f"Not of {run.name}'s present weights, left out: {', '.join(run.former)}." for run in runs if run.former]
+    return _mark(columns, rows, [*notes_of(printed), *left_out])
 
 
 def choose(groups: Sequence[Group], checkpoints: Checkpoints) -> list[Group]:
