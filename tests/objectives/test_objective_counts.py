@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from poise.attacks import Ascent
 from poise.core.batches import Batch, Now
+from poise.core.errors import SettingsError
+from poise.core.settings import settings
 from poise.learners import AWP, RWP, Learner, Policy, WeightPerturbation
 from poise.learners.costs import forwards
 from poise.methods import Generalist
@@ -155,6 +157,18 @@ def test_recipes_state_these_costs(objective: Objective, perturbation: WeightPer
 def test_the_floors_are_reached(objective: Objective, floor: int) -> None:
     counts = counted(objective)
     assert counts.total == floor
+
+
+@settings
+class _Silent(NT):
+    """Does not say what it costs."""
+
+    forwards = Objective.forwards
+
+
+def test_an_objective_that_does_not_say_its_cost_is_an_error_and_not_a_guess() -> None:
+    with pytest.raises(SettingsError, match=r"_Silent\.forwards: the objective does not say what a step costs"):
+        forwards(Policy(objective=_Silent()))
 
 
 def test_generalist_costs_its_two_learners() -> None:

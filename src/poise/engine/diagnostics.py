@@ -19,7 +19,6 @@ from poise.engine.regret import regrets
 from poise.evaluation.predictions import attacked, device_of, logits_of
 from poise.learners import Learner, Policy
 from poise.losses import cross_entropy
-from poise.objectives import NT
 from poise.objectives.objective import searches_of
 
 GLOBAL = "global"
@@ -72,7 +71,7 @@ class Diagnosis(Settings):
 
         NT's task is the natural loss, others' the robust one, or that under a threat of their own.
         """
-        tasks = {name: "natural" if isinstance(learner.policy.objective, NT) else "robust" for name, learner in learners.items()}
+        tasks = {name: "robust" if learner.policy.objective.asks_network else "natural" for name, learner in learners.items()}
         tasks |= {name: task_of(attack) for name, attack in self.own(learners).items()}
         judged = sorted({"natural", "robust", *tasks.values()})
         diagnosed = [line for line in lines if all(f"diagnosis/{GLOBAL}/{task}" in line for task in judged)]

@@ -149,14 +149,14 @@ class Learner:
             batch = replace(batch, x=batch.x.contiguous(memory_format=self.layout))
             parts = batch.split(self.policy.microbatch or max(1, len(batch)))
             model = self._crafted_on(objective)
-            craft = objective.craft if self._fixed is None or isinstance(objective, NT) else partial(self._fixed.craft, objective)
+            craft = objective.craft if self._fixed is None or not objective.asks_network else partial(self._fixed.craft, objective)
             with MODES[objective.craft_mode](model):
                 crafted = [in_order(craft(model, part, now), self.layout) for part in parts]
             return parts, objective.exchange(crafted, now, self.world)
 
     def _crafted_on(self, objective: Objective) -> nn.Module:
         """The network as it is now in the objective's mode: in evaluating mode its folded copy."""
-        if isinstance(objective, NT) or objective.craft_mode != "evaluating":  # NT asks the network nothing
+        if not objective.asks_network or objective.craft_mode != "evaluating":
             return self.network
         return surrogate(self.network, torch.bfloat16 if self.arithmetic.autocast else None)
 

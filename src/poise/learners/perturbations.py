@@ -27,6 +27,11 @@ class WeightPerturbation(Settings, family="perturbation"):
     gamma: float
     from_epoch: int
 
+    @property
+    @abstractmethod
+    def gradients(self) -> int:
+        """How often the training loss is differentiated for it in a step."""
+
     def active(self, now: Now) -> bool:
         """Whether weights are perturbed at this (1-based) epoch."""
         return now.epoch >= self.from_epoch
@@ -50,6 +55,10 @@ class AWP(WeightPerturbation):
     gamma: NonNegative = 0.01
     from_epoch: PositiveCount = 1
 
+    @property
+    def gradients(self) -> int:
+        return 1
+
     def move(self, weights: Sequence[Tensor], uphill: Uphill) -> list[Tensor]:
         return [
             self.gamma * weight.norm() / (gradient.norm() + 1e-20) * gradient
@@ -69,6 +78,10 @@ class RWP(WeightPerturbation):
     """Size of one ascent step before scaling ("proxy learning rate")."""
     largest_loss: Number = 1.7
     """c_min: examples with a larger loss don't count."""
+
+    @property
+    def gradients(self) -> int:
+        return self.steps
 
     def move(self, weights: Sequence[Tensor], uphill: Uphill) -> list[Tensor]:
         here = [weight.clone() for weight in weights]

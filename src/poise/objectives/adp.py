@@ -16,7 +16,7 @@ from poise.core.settings import NonNegative, UnitInterval, settings
 from poise.losses import cross_entropy
 from poise.models.ensemble import EnsembleModule
 from poise.objectives.at import Adversarial
-from poise.objectives.objective import Objective, Terms
+from poise.objectives.objective import Forwards, Objective, Terms
 
 
 def ensemble_of(model: nn.Module, asking: str) -> EnsembleModule:
@@ -69,6 +69,9 @@ class ADP(Objective[Adversarial]):
 
     def check(self, model: nn.Module) -> None:
         ensemble_of(model, "ADP")
+
+    def forwards(self) -> Forwards:
+        return Forwards(0, 3) if self.adversarial is None else Forwards(2 * self.adversarial.steps, 6)
 
     def craft(self, model: nn.Module, batch: Batch, now: Now) -> Adversarial:
         return Adversarial(batch.y, batch.x, attacked(self.adversarial, ensemble_of(model, "ADP"), batch, now))

@@ -15,7 +15,7 @@ from poise.core.batches import Batch, Now
 from poise.core.modes import CraftMode
 from poise.core.settings import UnitInterval, settings
 from poise.losses import cross_entropy
-from poise.objectives.objective import Examples, Objective, Terms
+from poise.objectives.objective import Examples, Forwards, Objective, Terms
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,9 @@ class AT(AdversarialObjective):
     joint_batch: bool = False
     """With beta < 1: one forward of [x_adv; x], so that BatchNorm sees both at once, instead of one each."""
     craft_mode: CraftMode = "evaluating"
+
+    def forwards(self) -> Forwards:
+        return Forwards(2 * self.inner.steps, 3 if self.beta == 1 else 6)
 
     def score(self, model: nn.Module, batch: Batch) -> Score:
         return score_of("cross_entropy", model, batch.x, batch.y)

@@ -16,7 +16,7 @@ from poise.core.modes import CraftMode
 from poise.core.settings import NonNegative, PositiveCount, UnitInterval, settings
 from poise.losses import cross_entropy, kl
 from poise.objectives.at import Adversarial, AdversarialObjective
-from poise.objectives.objective import Terms
+from poise.objectives.objective import Forwards, Terms
 
 
 @settings
@@ -31,6 +31,9 @@ class BAT(AdversarialObjective):
     inner: Ascent = Ascent()
     label_smoothing: UnitInterval = 0.0
     craft_mode: CraftMode = "evaluating"
+
+    def forwards(self) -> Forwards:
+        return Forwards(2 * self.inner.steps + (self.maximised == "kl"), 3 * (self.bridges + 1))
 
     def score(self, model: nn.Module, batch: Batch) -> Score:
         return score_of(self.maximised, model, batch.x, batch.y)

@@ -11,7 +11,7 @@ from poise.core.modes import CraftMode
 from poise.core.settings import NonNegative, UnitInterval, settings
 from poise.losses import cross_entropy, kl
 from poise.objectives.at import Adversarial, AdversarialObjective
-from poise.objectives.objective import Terms
+from poise.objectives.objective import Forwards, Terms
 
 
 @settings
@@ -24,6 +24,9 @@ class CollaborativeTraining(AdversarialObjective):
     inner: Ascent = Ascent(start="zero")
     label_smoothing: UnitInterval = 0.0
     craft_mode: CraftMode = "evaluating"
+
+    def forwards(self) -> Forwards:
+        return Forwards(2 * self.inner.steps, 6)
 
     def score(self, model: nn.Module, batch: Batch) -> Score:
         def descent(z: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from poise.core.errors import SettingsError
 from poise.core.modes import CraftMode
 from poise.core.settings import Count, NonNegative, PositiveCount, settings
 from poise.objectives.at import AT, Adversarial, AdversarialObjective
-from poise.objectives.objective import Objective, Terms
+from poise.objectives.objective import Forwards, Objective, Terms
 
 
 def friendly(y: Tensor, tau: int) -> StopRule:
@@ -61,6 +61,10 @@ class FAT(Objective[Adversarial]):
     @property
     def takes_unlabelled(self) -> bool:
         return self.objective.takes_unlabelled
+
+    def forwards(self) -> Forwards:
+        """At most: friendly examples stop early."""
+        return self.objective.forwards()
 
     def craft(self, model: nn.Module, batch: Batch, now: Now) -> Adversarial:
         tau = [tau for tau, start in zip(self.tau, self.tau_from, strict=True) if now.epoch >= start][-1]

@@ -17,7 +17,7 @@ from poise.core.modes import CraftMode
 from poise.core.settings import NonNegative, Number, PositiveCount, UnitInterval, settings
 from poise.losses import cross_entropy, kl
 from poise.objectives.at import Adversarial
-from poise.objectives.objective import Examples, Objective, Terms
+from poise.objectives.objective import Examples, Forwards, Objective, Terms
 from poise.threats import Linf
 
 Weighting = Literal["tanh", "sigmoid", "discrete"]
@@ -54,6 +54,9 @@ class GAIRAT(Objective[Adversarial]):
     inner: Ascent = Ascent()
     label_smoothing: UnitInterval = 0.0
     craft_mode: CraftMode = "evaluating"
+
+    def forwards(self) -> Forwards:
+        return Forwards(2 * self.inner.steps, 3)
 
     def craft(self, model: nn.Module, batch: Batch, now: Now) -> Adversarial:
         kappa = torch.zeros(len(batch), dtype=batch.x.dtype, device=batch.x.device)
@@ -93,6 +96,10 @@ class GAIRRST(Objective[TwoAttacks]):
     confidence: Number = 50.0
     label_smoothing: UnitInterval = 0.0
     craft_mode: CraftMode = "evaluating"
+
+    def forwards(self) -> Forwards:
+        """Those of `from_epoch` on."""
+        return Forwards(4 * self.inner.steps + 1, 9)
 
     def craft(self, model: nn.Module, batch: Batch, now: Now) -> TwoAttacks:
         kappa = torch.zeros(len(batch), dtype=batch.x.dtype, device=batch.x.device)

@@ -15,7 +15,7 @@ from poise.core.settings import NonNegative, UnitInterval, settings
 from poise.losses import cross_entropy
 from poise.objectives.adp import attacked, ensemble_of, sum_of_losses
 from poise.objectives.at import Adversarial
-from poise.objectives.objective import Objective, Terms
+from poise.objectives.objective import Forwards, Objective, Terms
 
 
 def coherence(gradients: Tensor) -> Tensor:
@@ -49,6 +49,10 @@ class GAL(Objective[Adversarial]):
 
     def check(self, model: nn.Module) -> None:
         ensemble_of(model, "GAL")
+
+    def forwards(self) -> Forwards:
+        """The gradients that are compared take a backward pass, and one more through it to images and weights."""
+        return Forwards(0, 6) if self.adversarial is None else Forwards(2 * self.adversarial.steps, 9)
 
     def craft(self, model: nn.Module, batch: Batch, now: Now) -> Adversarial:
         x_adv = attacked(self.adversarial, ensemble_of(model, "GAL"), batch, now)

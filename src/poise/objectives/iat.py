@@ -16,7 +16,7 @@ from poise.core.distributed import ALONE, World
 from poise.core.modes import CraftMode
 from poise.core.settings import UnitInterval, settings
 from poise.losses import cross_entropy
-from poise.objectives.objective import Examples, Objective, Terms
+from poise.objectives.objective import Examples, Forwards, Objective, Terms
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,9 @@ class IAT(Objective[Interpolated]):
     label_smoothing: UnitInterval = 0.0
     """Of both labels of a mixture alike."""
     craft_mode: CraftMode = "evaluating"
+
+    def forwards(self) -> Forwards:
+        return Forwards(2 * self.inner.steps, 6)
 
     def craft(self, model: nn.Module, batch: Batch, now: Now) -> Interpolated:
         score = score_of("cross_entropy", model, batch.x, batch.y)

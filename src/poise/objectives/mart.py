@@ -13,7 +13,7 @@ from poise.core.modes import CraftMode
 from poise.core.settings import NonNegative, UnitInterval, settings
 from poise.losses import boosted_ce, log_probabilities
 from poise.objectives.at import Adversarial, AdversarialObjective
-from poise.objectives.objective import Terms
+from poise.objectives.objective import Forwards, Terms
 
 
 @settings
@@ -26,6 +26,9 @@ class MART(AdversarialObjective):
     label_smoothing: UnitInterval = 0.0
     """Of BCE's first term, the cross-entropy of x_adv; its second, the margin, has no labels to smooth."""
     craft_mode: CraftMode = "evaluating"
+
+    def forwards(self) -> Forwards:
+        return Forwards(2 * self.inner.steps, 6)
 
     def score(self, model: nn.Module, batch: Batch) -> Score:
         return score_of("cross_entropy", model, batch.x, batch.y)

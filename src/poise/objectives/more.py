@@ -14,7 +14,7 @@ from poise.losses import cross_entropy
 from poise.models.mixture import MixtureModule
 from poise.objectives.adp import attacked
 from poise.objectives.at import Adversarial
-from poise.objectives.objective import Objective, Terms
+from poise.objectives.objective import Forwards, Objective, Terms
 
 
 @settings
@@ -29,6 +29,9 @@ class MoRE(Objective[Adversarial]):
 
     def check(self, model: nn.Module) -> None:
         _mixture(model)
+
+    def forwards(self) -> Forwards:
+        return Forwards(0, 3) if self.adversarial is None else Forwards(2 * self.adversarial.steps, 6)
 
     def craft(self, model: nn.Module, batch: Batch, now: Now) -> Adversarial:
         return Adversarial(batch.y, batch.x, attacked(self.adversarial, _mixture(model), batch, now))

@@ -11,7 +11,7 @@ from poise.core.batches import Batch, Now
 from poise.core.modes import CraftMode
 from poise.core.settings import UnitInterval, settings
 from poise.losses import cross_entropy
-from poise.objectives.objective import Examples, Objective, Terms
+from poise.objectives.objective import Examples, Forwards, Objective, Terms
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,10 @@ class NT(Objective[Natural]):
     paper = papers.GENERALIST
     label_smoothing: UnitInterval = 0.0
     craft_mode: CraftMode = "evaluating"
+    asks_network = False
+
+    def forwards(self) -> Forwards:
+        return Forwards(0, 3)
 
     def craft(self, model: nn.Module, batch: Batch, now: Now) -> Natural:
         return Natural(batch.y, batch.x)

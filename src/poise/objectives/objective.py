@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from poise.attacks.ascent import Ascent
 from poise.core.batches import Batch, Now
 from poise.core.distributed import ALONE, World
+from poise.core.errors import SettingsError
 from poise.core.modes import CraftMode
 from poise.core.papers import Paper
 from poise.core.settings import Settings
@@ -44,10 +45,22 @@ class Examples:
 E = TypeVar("E", bound=Examples)
 
 
+@dataclass(frozen=True)
+class Forwards:
+    """What a step costs an image, in forwards of the network: a backward pass to images is 1, one to weights 2."""
+
+    crafting: int
+    descending: int
+    moving: int = 0
+    """Of `descending`, forwards that only move running statistics; weight perturbations leave them out."""
+
+
 class Objective(Settings, Generic[E], family="objective"):
     """One saddle-point problem: `craft` is its inner maximisation, `loss` its outer minimisation."""
 
     paper: ClassVar[Paper]
+    asks_network: ClassVar[bool] = True
+    """Whether `craft` asks the network anything."""
     craft_mode: CraftMode
     """Mode of the network while examples are crafted; the Learner applies and restores it."""
 
@@ -58,6 +71,10 @@ class Objective(Settings, Generic[E], family="objective"):
 
     def check(self, model: nn.Module) -> None:
         """Raises: SettingsError for a network that the objective cannot train; asked before any work."""
+
+    def forwards(self) -> Forwards:
+        """What a step costs; for placing learners on ranks and for the texts of recipes. Raises: SettingsError where it is not said."""
+        raise SettingsError(f"{type(self).__name__}.forwards: the objective does not say what a step costs; define it")
 
     def turns(self, model: nn.Module, now: Now) -> int:
         """How many updates a step makes on its batch, each with examples of its own; `now.turn` says which it is. One by default."""

@@ -14,7 +14,7 @@ from poise.core.modes import CraftMode
 from poise.core.settings import NonNegative, UnitInterval, settings
 from poise.losses import cross_entropy, kl
 from poise.objectives.at import Adversarial, AdversarialObjective
-from poise.objectives.objective import Terms
+from poise.objectives.objective import Forwards, Terms
 from poise.threats import Linf
 
 
@@ -29,6 +29,9 @@ class RST(AdversarialObjective):
     inner: Ascent = Ascent(threat=Linf(epsilon=0.031), step_size=0.007, start="gaussian")
     label_smoothing: UnitInterval = 0.0
     craft_mode: CraftMode = "evaluating"
+
+    def forwards(self) -> Forwards:
+        return Forwards(2 * self.inner.steps + 1, 6)
 
     @property
     def takes_unlabelled(self) -> bool:
@@ -69,6 +72,9 @@ class WeightedRST(AdversarialObjective):
     inner: Ascent = Ascent(threat=Linf(epsilon=0.031), step_size=0.007, start="gaussian")
     label_smoothing: UnitInterval = 0.0
     craft_mode: CraftMode = "evaluating"
+
+    def forwards(self) -> Forwards:
+        return Forwards(2 * self.inner.steps, 6)
 
     def score(self, model: nn.Module, batch: Batch) -> Score:
         return score_of("cross_entropy", model, batch.x, batch.y)

@@ -15,7 +15,7 @@ from poise.core.errors import SettingsError
 from poise.core.modes import CraftMode, frozen_statistics, over_ranks
 from poise.core.settings import NonNegative, UnitInterval, settings
 from poise.losses import cross_entropy, divergence
-from poise.objectives.objective import Examples, Objective, Terms
+from poise.objectives.objective import Examples, Forwards, Objective, Terms
 from poise.objectives.watch import watched
 
 Symmetric = Literal["symmetric_kl", "js", "reversed_js", "squared_l2"]
@@ -57,6 +57,10 @@ class SqueezeTraining(Objective[Pair]):
             raise SettingsError(
                 f"SqueezeTraining.inner.jitter = {self.inner.jitter}: must be 0, as Algorithm 1 adds no noise between steps"
             )
+
+    def forwards(self) -> Forwards:
+        """The natural graph is kept, so an inner step costs two forwards and three backward passes."""
+        return Forwards(5 * self.inner.steps + 1, 9)
 
     def craft(self, model: nn.Module, batch: Batch, now: Now) -> Pair:
         inner, draw = self.inner.at(now), now.draw("craft", batch)

@@ -15,7 +15,7 @@ from poise.core.modes import CraftMode
 from poise.core.settings import NonNegative, UnitInterval, settings
 from poise.losses import Divergence, cross_entropy, divergence
 from poise.objectives.at import Adversarial, AdversarialObjective
-from poise.objectives.objective import Terms
+from poise.objectives.objective import Forwards, Terms
 from poise.objectives.watch import watched
 
 
@@ -33,6 +33,9 @@ class TRADES(AdversarialObjective):
     outer_order: Literal["natural_first", "adversarial_first"] = "natural_first"
     """Order of the forwards: natural, adversarial, natural (released code), or adversarial, natural, natural (TRADES-AWP's)."""
     craft_mode: CraftMode = "evaluating"
+
+    def forwards(self) -> Forwards:
+        return Forwards(2 * self.inner.steps + 1, 7, moving=1)
 
     def score(self, model: nn.Module, batch: Batch) -> Score:
         natural = model(batch.x).detach()

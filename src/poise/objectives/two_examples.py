@@ -15,7 +15,7 @@ from poise.core.modes import CraftMode
 from poise.core.settings import settings
 from poise.objectives.at import Adversarial, AdversarialObjective
 from poise.objectives.fat import FAT
-from poise.objectives.objective import Examples, Objective, Terms
+from poise.objectives.objective import Examples, Forwards, Objective, Terms
 from poise.objectives.trades import TRADES
 from poise.objectives.watch import minimised
 
@@ -56,6 +56,10 @@ class TwoExamples(Objective[Two]):
     @property
     def takes_unlabelled(self) -> bool:
         return self.objective.takes_unlabelled
+
+    def forwards(self) -> Forwards:
+        one = self.objective.forwards()
+        return Forwards(2 * one.crafting, 2 * one.descending, 2 * one.moving)
 
     def craft(self, model: nn.Module, batch: Batch, now: Now) -> Two:
         again = replace(now, scope=f"{now.scope}/second")
