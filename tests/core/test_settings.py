@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
+from typing import ClassVar
 
 import pytest
 
 from poise.attacks import Ascent
 from poise.core.errors import SettingsError
 from poise.core.overrides import override
-from poise.core.settings import Settings, from_json, read_json, registered, settings, to_json
+from poise.core.settings import Settings, from_json, newer, read_json, registered, settings, to_json
 from poise.engine import Experiment
 from poise.engine.experiment import Published
 from poise.learners import SGD, Policy
@@ -203,3 +205,41 @@ def test_a_single_settings_class_needs_no_tag():
 
 def test_l2_may_exceed_one():
     assert L2(epsilon=3).epsilon == 3
+
+
+class Renamed(Settings, family="renamed"):
+    """A family of this file."""
+
+
+@settings
+class Present(Renamed):
+    """A class and a setting that had other names when settings were written, and a setting that is newer than those."""
+
+    tag: ClassVar[str] = "Former"
+    aliases: ClassVar[tuple[str, ...]] = ("Foremost",)
+    written: ClassVar[Mapping[str, str]] = {"batch_norm": "statistics"}
+    batch_norm: str = "averaged"
+    pace: int = newer(default=1)
+
+
+@settings
+class Heir(Present):
+    """Inherits the settings and no name."""
+
+
+def test_a_renamed_class_and_setting_are_written_as_ever_and_read_by_either_name():
+    former = {"type": "Former", "statistics": "local"}
+    assert to_json(Present(batch_norm="local")) == former
+    for data in (former, {"type": "Present", "batch_norm": "local"}, {"type": "Foremost", "batch_norm": "local"}):
+        assert from_json(Renamed, data) == Present(batch_norm="local")  # type: ignore[type-abstract]
+    assert list(registered(Renamed)) == ["Former", "Heir"]
+    assert to_json(Heir(batch_norm="local")) == {"type": "Heir", "statistics": "local"}
+    assert type(from_json(Renamed, {"type": "Heir"})) is Heir  # type: ignore[type-abstract]
+
+
+def test_a_setting_that_came_later_is_written_only_where_it_is_not_its_default():
+    assert to_json(Present()) == to_json(Present(pace=1)) == {"type": "Former", "statistics": "averaged"}
+    assert to_json(Present(pace=2)) == {"type": "Former", "statistics": "averaged", "pace": 2}
+    assert to_json(Present(), whole=True) == {"type": "Former", "statistics": "averaged", "pace": 1}
+    assert from_json(Renamed, to_json(Present(pace=2))) == Present(pace=2)  # type: ignore[type-abstract]
+    assert override(Present(), ["pace=3"]) == Present(pace=3)

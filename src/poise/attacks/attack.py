@@ -12,7 +12,7 @@ from poise.core.errors import InputError
 from poise.core.modes import crafting
 from poise.core.papers import Paper
 from poise.core.seeds import Draw, everyone
-from poise.core.settings import Settings
+from poise.core.settings import Settings, tag_of
 from poise.threats import Threat
 
 _SLACK = 1e-6  # float rounding of a user's own preprocessing, such as (x * 255 / 255)
@@ -27,7 +27,7 @@ class Attack(Settings, family="attack"):
     @property
     def name(self) -> str:
         """Short name for tables, such as PGD-20."""
-        return type(self).__name__
+        return tag_of(self)
 
     def check(self, model: nn.Module) -> None:
         """Raises: InputError for a network that the attack is not for; asked before any work."""

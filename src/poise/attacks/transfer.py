@@ -19,7 +19,7 @@ from poise.attacks.attack import Attack
 from poise.core import papers
 from poise.core.errors import InputError
 from poise.core.seeds import Draw
-from poise.core.settings import Count, NonNegative, Number, Positive, PositiveCount, UnitInterval, settings
+from poise.core.settings import Count, NonNegative, Number, Positive, PositiveCount, UnitInterval, settings, tag_of
 from poise.losses import cross_entropy, margin, targeted_margin
 from poise.models.ensemble import EnsembleModule
 from poise.models.folding import surrogate
@@ -51,7 +51,7 @@ class SurrogateAttack(Attack):
     @property
     def name(self) -> str:
         loss = "" if self.loss == "cross_entropy" else "-CW-compat" if self.dverge_cw_compat else "-CW"
-        return f"{type(self).__name__}-{self.steps}{loss}"
+        return f"{tag_of(self)}-{self.steps}{loss}"
 
     @abstractmethod
     def view(self, model: nn.Module, draw: Draw) -> View:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from poise.core.errors import SettingsError, did_you_mean
-from poise.core.settings import Settings, families, field_names, from_json, to_json
+from poise.core.settings import Settings, families, field_names, from_json, tag_of, to_json
 
 S = TypeVar("S", bound=Settings)
 
@@ -144,4 +144,4 @@ def _succeeded(old: Any, new: type) -> Any:
     try:
         return to_json(from_json(before, old).hand_on(new()))
     except SettingsError:  # either needs settings that are still to come
-        return {"type": new.__name__}
+        return {"type": tag_of(new)}

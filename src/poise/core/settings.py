@@ -6,6 +6,9 @@
 
 A *family* is an abstract class whose registered subclasses may stand in one field (`Objective`, `Threat`, ...). In JSON such
 a value carries its class: `{"type": "TRADES", "beta": 6.0}`. Tags name registered classes only, so reading settings never imports.
+
+What is written once stays: digests, records and random draws hold these words, so a class or setting that gets another name in
+Python keeps its word in JSON (`tag`, `written`), and a setting that comes later is left out while it has its default (`newer`).
 """
 
 from __future__ import annotations
@@ -58,6 +61,12 @@ class Settings(ABC):
     family: ClassVar[str | None] = None
     transparent: ClassVar[str | None] = None
     """Name of one field through which unknown override paths are looked up (`method.robust.beta` -> `method.robust.objective.beta`)."""
+    tag: ClassVar[str]
+    """The word for this class, and none that inherits from it, in JSON, records and draws, where its name is another (see `tag_of`)."""
+    aliases: ClassVar[tuple[str, ...]] = ()
+    """Further words by which this class, and none that inherits from it, is read."""
+    written: ClassVar[Mapping[str, str]] = {}
+    """The words in JSON of settings that have another name by now, by that name; both are read."""
 
     def __init_subclass__(cls, family: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -94,10 +103,12 @@ def _resolve(cls: type[Settings], value: object) -> object:
     given = dict(value)
     only = next(iter(known)) if len(known) == 1 else None
     name = given.pop("type", only)
-    if not isinstance(name, str) or name not in known:
+    concrete = called(cls, name) if isinstance(name, str) else None
+    if concrete is None:
         facts = {"family": cls.family or cls.__name__, "name": repr(name), "hint": did_you_mean(str(name), known)}
         raise PydanticCustomError("family", "names no registered {family} {name}{hint}", facts)
-    concrete = known[name]
+    present = {word: setting for setting, word in concrete.written.items()}
+    given = {present.get(key, key): item for key, item in given.items()}
     unknown = [key for key in given if key not in field_names(concrete)]
     if unknown:
         hint = did_you_mean(unknown[0], field_names(concrete))
@@ -106,9 +117,22 @@ def _resolve(cls: type[Settings], value: object) -> object:
 
 
 def registered(cls: type[Settings]) -> dict[str, type]:
-    """The registered concrete classes that may stand where `cls` is expected, by name, in order of registration."""
+    """The registered concrete classes that may stand where `cls` is expected, by tag, in order of registration."""
     family = _FAMILIES.get(cls.family or "", {})
     return {name: member for name, member in family.items() if issubclass(member, cls)}
+
+
+def called(cls: type[Settings], word: str) -> Any:
+    """The registered class that `word` names where `cls` is expected: its tag, its name or an alias; None where it names none."""
+    known = registered(cls)
+    others = (member for member in known.values() if word in (member.__name__, *member.__dict__.get("aliases", ())))
+    return known[word] if word in known else next(others, None)
+
+
+def tag_of(part: object) -> str:
+    """The word for a class, or an object's, in JSON, records and draws: its `tag` where it says one, else its name."""
+    cls = part if isinstance(part, type) else type(part)
+    return cls.__dict__.get("tag", cls.__name__)
 
 
 def families() -> dict[str, dict[str, type]]:
@@ -120,7 +144,12 @@ def field_names(cls: type) -> list[str]:
     return [field.name for field in dataclasses.fields(cls) if field.init]
 
 
-@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(dataclasses.field,))
+def newer(*, default: T) -> T:
+    """A setting that its class got after experiments with it were digested: JSON leaves it out at its default, so their groups stay."""
+    return dataclasses.field(default=default, metadata={"newer": True})
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(dataclasses.field, newer))
 def settings(cls: type[T]) -> type[T]:
     """Class decorator: a frozen keyword-only dataclass, validated on construction and registered in its family.
 
@@ -147,14 +176,15 @@ def settings(cls: type[T]) -> type[T]:
 
     __init__.__wrapped__ = validate  # type: ignore[attr-defined]  # keeps the signature for help() and inspect
     made.__init__ = __init__
+    tag = tag_of(made)
     if made.family is None:
-        made.family = made.__name__
-        _FAMILIES.setdefault(made.__name__, {})
-    taken = _FAMILIES[made.family].get(made.__name__)
+        made.family = tag
+        _FAMILIES.setdefault(tag, {})
+    taken = _FAMILIES[made.family].get(tag)
     if taken is not None and (taken.__module__, taken.__qualname__) != (made.__module__, made.__qualname__):
         holder = f"{taken.__module__}.{taken.__qualname__}"
-        raise SettingsError(f"the name {made.__name__!r} is taken by {holder}; rename the class in {made.__module__}")
-    _FAMILIES[made.family][made.__name__] = made
+        raise SettingsError(f"the name {tag!r} is taken by {holder}; rename the class in {made.__module__}")
+    _FAMILIES[made.family][tag] = made
     return made
 
 
@@ -172,18 +202,23 @@ def _sentence(name: str, error: ValidationError) -> str:
     return f"{where} = {first['input']!r}: {message[0].lower() + message[1:]}"
 
 
-def to_json(value: Any) -> Any:
-    """Plain JSON data of a settings object; each object carries its class under `"type"`."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        tag = {"type": type(value).__name__}
-        return tag | {name: to_json(getattr(value, name)) for name in field_names(type(value))}
+def to_json(value: Any, whole: bool = False) -> Any:
+    """Plain JSON data of a settings object; each object carries its class under `"type"`. whole: with newer settings at their defaults."""
+    if isinstance(value, Settings) and dataclasses.is_dataclass(value):
+        shown = [field for field in dataclasses.fields(value) if field.init and (whole or not _left_out(field, value))]
+        words = {field.name: type(value).written.get(field.name, field.name) for field in shown}
+        return {"type": tag_of(value)} | {word: to_json(getattr(value, name), whole) for name, word in words.items()}
     if isinstance(value, Mapping):
-        return {str(key): to_json(item) for key, item in value.items()}
+        return {str(key): to_json(item, whole) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [to_json(item) for item in value]
+        return [to_json(item, whole) for item in value]
     if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value)):
         return value
     raise SettingsError(f"{value!r} of type {type(value).__name__} cannot be written as a setting")
+
+
+def _left_out(field: dataclasses.Field[Any], value: Settings) -> bool:
+    return "newer" in field.metadata and getattr(value, field.name) == field.default
 
 
 def from_json(cls: type[S], data: object) -> S:

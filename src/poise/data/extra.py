@@ -22,7 +22,7 @@ from poise.core.batches import UNLABELLED
 from poise.core.errors import DataError, StorageError
 from poise.core.papers import Paper
 from poise.core.records import whole_file, write_text
-from poise.core.settings import PositiveCount, Settings, number, settings, to_json
+from poise.core.settings import PositiveCount, Settings, number, settings, tag_of, to_json
 from poise.data.dataset import Data, Split, cache_directory, data_directory, labels_from
 from poise.data.folder import Layout, located
 from poise.data.images import image_files, in_turn, subfolders
@@ -73,7 +73,7 @@ class Pool(Settings, family="pool"):
         StorageError when the cache cannot be written.
         """
         path = located(self.path, data_directory(data_dir), self.source)
-        place = cache_directory() / "pools" / f"{type(self).__name__}-{self._key(path, data)}"
+        place = cache_directory() / "pools" / f"{tag_of(self)}-{self._key(path, data)}"
         found = _cached(place, len(data.classes), self.labelled)
         if found is None:
             parts, values = self.read(path, data)

@@ -13,7 +13,7 @@ from poise.core import seeds
 from poise.core.batches import Batch, Now
 from poise.core.errors import InputError, SettingsError
 from poise.core.seeds import Draw, key_of
-from poise.core.settings import PositiveCount, Settings, settings
+from poise.core.settings import PositiveCount, Settings, settings, tag_of
 from poise.data.augment import Augmentation
 from poise.data.dataset import Data, Split
 from poise.data.extra import Extra, OpenedPool, Pool
@@ -104,7 +104,7 @@ class Feed:
             x, y, ids, extra = self._mixed(self._rows(epoch + 1)[start : start + count], now.step, slice(low, high))
         augmentation = self.stream.augmentation
         if augmentation is not None:
-            key = key_of(self.seed, "augment", self.stream.order, type(augmentation).__name__, now.step)
+            key = key_of(self.seed, "augment", self.stream.order, tag_of(augmentation), now.step)
             x = augmentation(x, Draw(key, places))
         return Batch(x=x, y=y, ids=ids, places=places, total=total, extra=extra)
 

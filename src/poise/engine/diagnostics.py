@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from poise.attacks import PGD, Ascent, Attack
 from poise.core.batches import Batch, Now
 from poise.core.errors import SettingsError
-from poise.core.settings import Number, PositiveCount, Settings, settings, to_json
+from poise.core.settings import Number, PositiveCount, Settings, settings, tag_of, to_json
 from poise.data import Split
 from poise.engine.regret import regrets
 from poise.evaluation.predictions import attacked, device_of, logits_of
@@ -124,7 +124,7 @@ def described(attack: Attack) -> dict[str, Any]:
 
 def task_of(attack: Attack) -> str:
     """A task beyond "natural" and "robust", such as "robust L2 0.5"."""
-    return f"robust {type(attack.threat).__name__} {attack.threat.epsilon:g}"
+    return f"robust {tag_of(attack.threat)} {attack.threat.epsilon:g}"
 
 
 def _under(attack: Attack, inner: Ascent) -> Attack:

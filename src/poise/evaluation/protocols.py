@@ -15,7 +15,7 @@ from poise.attacks.autoattack import PUBLISHED
 from poise.core import papers
 from poise.core.errors import SettingsError, did_you_mean
 from poise.core.papers import Paper
-from poise.core.settings import number
+from poise.core.settings import number, tag_of
 from poise.evaluation.protocol import Protocol
 from poise.evaluation.soe_protocols import TRANSFER, soe_adaptive, soe_aimed, soe_benchmark, soe_lambdas
 from poise.threats import L2, Linf, Threat
@@ -60,7 +60,7 @@ class NamedProtocol:
         steps = [step for attack in attacks if (step := getattr(attack, "step_size", None)) is not None]
         if step_size is not None and chosen not in steps:
             raise SettingsError(f"step_size = {step_size}: protocol {self.name!r} has no step size to choose")
-        label = self.name + (f"-{type(threat).__name__.lower()}" if type(threat) is not type(self.scales[0][0]) else "")
+        label = self.name + (f"-{tag_of(threat).lower()}" if type(threat) is not type(self.scales[0][0]) else "")
         label += f"-eps{threat.epsilon:.4g}" if threat != own[0] else ""
         label += f"-step{steps[0]:.4g}" if step_size is not None and chosen != scaled else ""
         return Protocol(name=label, attacks=attacks, **self.rest)
