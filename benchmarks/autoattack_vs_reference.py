@@ -174,10 +174,10 @@ def timed(call: Any, seconds: dict[str, float], name: str) -> Any:
 
 
 def ours(net: nn.Module, x: Tensor, y: Tensor, epsilon: float, seed: int, cut: bool) -> dict[str, Any]:
-    from poise.attacks.apgd import APGD
     from poise.attacks.autoattack import AutoAttack, Progress
-    from poise.attacks.fab import FAB
-    from poise.attacks.square import Square
+    from poise.attacks.autoattack.apgd import APGD
+    from poise.attacks.autoattack.fab import FAB
+    from poise.attacks.autoattack.square import Square
     from poise.threats import Linf
 
     attack = AutoAttack(threat=Linf(epsilon=epsilon))

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from poise.attacks.apgd import APGD, APGDSearch, checkpoints
-from poise.attacks.search import Examples
+from poise.attacks.autoattack.apgd import APGD, APGDSearch, checkpoints
+from poise.attacks.autoattack.search import Examples
 from poise.core.errors import SettingsError
 from poise.core.seeds import everyone
 from poise.losses import cross_entropy, dlr, margin, targeted_dlr

@@ -14,12 +14,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from poise.attacks.apgd import APGD
 from poise.attacks.autoattack import MISCLASSIFIED, PUBLISHED, ROBUST, AutoAttack, Progress, Result
-from poise.attacks.fab import FAB
-from poise.attacks.lanes import Lanes, find_batch_size, fitting, multiply_adds, on_cpu
-from poise.attacks.search import Examples, Search, State
-from poise.attacks.square import Square
+from poise.attacks.autoattack.apgd import APGD
+from poise.attacks.autoattack.fab import FAB
+from poise.attacks.autoattack.lanes import Lanes, find_batch_size, fitting, multiply_adds, on_cpu
+from poise.attacks.autoattack.search import Examples, Search, State
+from poise.attacks.autoattack.square import Square
 from poise.core.errors import InputError, Interrupted, RunError, SettingsError
 from poise.core.seeds import everyone
 from poise.core.settings import from_json, to_json
@@ -111,7 +111,7 @@ def test_an_example_keeps_its_adversarial_image_whatever_its_mates_the_order_and
 @pytest.fixture
 def queued(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Lets lanes run as on an accelerator from now on: eight steps a round, and flags of the round before."""
-    return lambda: monkeypatch.setattr("poise.attacks.lanes.queued", lambda device: True)
+    return lambda: monkeypatch.setattr("poise.attacks.autoattack.lanes.queued", lambda device: True)
 
 
 KINDS = {
@@ -362,7 +362,7 @@ def test_a_stopped_run_goes_on_with_its_own_lanes_whatever_would_fit_by_now(tmp_
     x, y = labelled(net, 24)
     state = tmp_path / "state.safetensors"
     widths = iter((16, 8))
-    monkeypatch.setattr("poise.attacks.autoattack.find_batch_size", lambda *given: next(widths))
+    monkeypatch.setattr("poise.attacks.autoattack.autoattack.find_batch_size", lambda *given: next(widths))
     unbroken = small().run(net, x, y, batch_size=16)
 
     def stop(report: Progress) -> None:

@@ -11,8 +11,8 @@ import torch
 from scipy.optimize import linprog
 from torch import Tensor, nn
 
-from poise.attacks.fab import FAB
-from poise.attacks.fab_projection import onto_plane
+from poise.attacks.autoattack.fab import FAB
+from poise.attacks.autoattack.fab_projection import onto_plane
 from poise.core.seeds import everyone
 from poise.threats import L2, Linf, Threat
 
@@ -164,7 +164,7 @@ def test_rows_without_a_gradient_do_not_hold_up_the_projection_of_the_others(thr
     w[5] = torch.nan
     rounds: list[bool] = []
     equal = torch.equal
-    monkeypatch.setattr("poise.attacks.fab_projection.torch.equal", lambda a, b: rounds.append(equal(a, b)) or rounds[-1])
+    monkeypatch.setattr("poise.attacks.autoattack.fab_projection.torch.equal", lambda a, b: rounds.append(equal(a, b)) or rounds[-1])
     move = onto_plane(z, w, b, threat)
     assert len(rounds) < 15, "not one round for each of 400 pixels"
     assert torch.equal(move[:3], alone)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from poise.attacks.square import Square, bumps, share_changed, square_side
+from poise.attacks.autoattack.square import Square, bumps, share_changed, square_side
 from poise.core.errors import InputError
 from poise.core.seeds import everyone
 from poise.losses import margin

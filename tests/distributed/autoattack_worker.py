@@ -24,10 +24,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from poise.attacks.apgd import APGD
 from poise.attacks.autoattack import AutoAttack, Result
-from poise.attacks.fab import FAB
-from poise.attacks.square import Square
+from poise.attacks.autoattack.apgd import APGD
+from poise.attacks.autoattack.fab import FAB
+from poise.attacks.autoattack.square import Square
 from poise.core.distributed import ALONE, World, join
 from poise.core.errors import PoiseError
 from poise.threats import L2, Linf

@@ -2,15 +2,15 @@
 
 from poise.attacks.adaptive import AdaptivePGD, SoftMixturePGD, TransferFromExperts
 from poise.attacks.aimed import AimedPGD
-from poise.attacks.apgd import APGD
 from poise.attacks.ascent import Ascent, ascent
 from poise.attacks.attack import Attack
 from poise.attacks.autoattack import AutoAttack
+from poise.attacks.autoattack.apgd import APGD
+from poise.attacks.autoattack.fab import FAB
+from poise.attacks.autoattack.square import Square
 from poise.attacks.collaborative import Collaborative
-from poise.attacks.fab import FAB
 from poise.attacks.pgd import CW, FGSM, MIM, PGD
 from poise.attacks.saved import AdversarialSet, Saved
-from poise.attacks.square import Square
 from poise.attacks.transfer import MDI2FGSM, MPGD, SGM
 
 __all__ = [

@@ -215,7 +215,7 @@ def _chosen(asked: _Asked, default: str | None, experiment: Experiment | None = 
 def _searching(protocol: Protocol, asked: _Asked) -> Searching:
     """Raises: SettingsError for settings of a search that the protocol has not."""
     from poise.attacks import AutoAttack
-    from poise.attacks.compact import CompactAttack
+    from poise.attacks.autoattack.compact import CompactAttack
     from poise.evaluation.columns import Searching
 
     if asked.search and not any(isinstance(attack, AutoAttack | CompactAttack) for attack in protocol.attacks):

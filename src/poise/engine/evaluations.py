@@ -18,7 +18,7 @@ import numpy as np
 from torch import nn
 
 from poise.attacks import PGD, Attack, AutoAttack
-from poise.attacks.compact import CompactAttack
+from poise.attacks.autoattack.compact import CompactAttack
 from poise.core.distributed import going_on, join
 from poise.core.errors import DataError, Interrupted, RunError, SettingsError
 from poise.core.identity import identity

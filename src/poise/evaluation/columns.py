@@ -17,8 +17,8 @@ from torch import nn
 
 from poise.attacks import Attack, AutoAttack
 from poise.attacks.autoattack import Progress, Result, SearchPrecision, search_precision
-from poise.attacks.compact import CompactAttack
-from poise.attacks.lanes import find_batch_size
+from poise.attacks.autoattack.compact import CompactAttack
+from poise.attacks.autoattack.lanes import find_batch_size
 from poise.core.distributed import ALONE, World
 from poise.core.records import AttackRecord
 from poise.core.settings import to_json

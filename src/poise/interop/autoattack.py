@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from poise.attacks.attack import check_images
 from poise.attacks.autoattack import PUBLISHED, Progress, Result, Version
 from poise.attacks.autoattack import AutoAttack as NativeAutoAttack
-from poise.attacks.compact import CompactAttack
-from poise.attacks.lanes import find_batch_size
+from poise.attacks.autoattack.compact import CompactAttack
+from poise.attacks.autoattack.lanes import find_batch_size
 from poise.core.errors import InputError, SettingsError
 from poise.core.modes import evaluating
 from poise.interop.autoattack_flags import flags

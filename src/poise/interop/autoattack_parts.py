@@ -10,10 +10,10 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from poise.attacks.apgd import APGD
-from poise.attacks.compact import CompactAttack
-from poise.attacks.fab import FAB
-from poise.attacks.square import Square
+from poise.attacks.autoattack.apgd import APGD
+from poise.attacks.autoattack.compact import CompactAttack
+from poise.attacks.autoattack.fab import FAB
+from poise.attacks.autoattack.square import Square
 from poise.core.errors import SettingsError, UnknownNameError, did_you_mean
 from poise.core.modes import evaluating
 from poise.core.seeds import everyone

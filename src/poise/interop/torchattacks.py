@@ -15,13 +15,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from poise.attacks import apgd as ours_apgd
 from poise.attacks import autoattack as ours_autoattack
-from poise.attacks import fab as ours_fab
 from poise.attacks import pgd as ours
-from poise.attacks import square as ours_square
 from poise.attacks.ascent import Start
 from poise.attacks.attack import Attack as NativeAttack
+from poise.attacks.autoattack import apgd as ours_apgd
+from poise.attacks.autoattack import fab as ours_fab
+from poise.attacks.autoattack import square as ours_square
 from poise.core.errors import SettingsError, UnknownNameError
 from poise.interop.autoattack_parts import threat_of
 from poise.interop.torchattacks_base import Attack

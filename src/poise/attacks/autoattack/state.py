@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from poise.attacks.autoattack_job import Job
+from poise.attacks.autoattack.job import Job
 from poise.core.distributed import World
 from poise.core.errors import RunError
 from poise.core.records import write_bytes

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from poise.attacks.attack import Attack
-from poise.attacks.lanes import ACCELERATOR_LANES, Lanes, Leave, on_cpu
-from poise.attacks.search import Examples, Network, Search, logits_of
+from poise.attacks.autoattack.lanes import ACCELERATOR_LANES, Lanes, Leave, on_cpu
+from poise.attacks.autoattack.search import Examples, Network, Search, logits_of
 from poise.core.seeds import Draw
 from poise.threats import spread
 

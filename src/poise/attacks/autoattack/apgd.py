@@ -7,8 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from poise.attacks.compact import CompactAttack
-from poise.attacks.search import Examples, Network, Search, State, at, choose, gradient_of, succeeds
+from poise.attacks.autoattack.compact import CompactAttack
+from poise.attacks.autoattack.search import Examples, Network, Search, State, at, choose, gradient_of, succeeds
 from poise.core import papers
 from poise.core.settings import PositiveCount, UnitInterval, settings
 from poise.losses import cross_entropy, dlr, margin, targeted_dlr

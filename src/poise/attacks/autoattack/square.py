@@ -7,9 +7,9 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from poise.attacks.compact import CompactAttack
-from poise.attacks.fab_projection import pairs
-from poise.attacks.search import Examples, Network, Search, State, at, choose, succeeds
+from poise.attacks.autoattack.compact import CompactAttack
+from poise.attacks.autoattack.fab_projection import pairs
+from poise.attacks.autoattack.search import Examples, Network, Search, State, at, choose, succeeds
 from poise.core import papers
 from poise.core.errors import InputError
 from poise.core.seeds import Draw

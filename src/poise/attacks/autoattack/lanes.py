@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from poise.attacks.search import Examples, Search
+from poise.attacks.autoattack.search import Examples, Search
 from poise.core.errors import InputError
 from poise.core.modes import evaluating
 

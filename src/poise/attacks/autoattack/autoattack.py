@@ -14,15 +14,15 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from poise.attacks.apgd import APGD
 from poise.attacks.attack import Attack, check_images, check_labels, count_classes
-from poise.attacks.autoattack_job import MISCLASSIFIED, ROBUST, Job, Plan, Progress, Result
-from poise.attacks.autoattack_ranks import Ranks
-from poise.attacks.autoattack_state import StateFile, fingerprint_of, width_of
-from poise.attacks.compact import CompactAttack
-from poise.attacks.fab import FAB
-from poise.attacks.lanes import find_batch_size
-from poise.attacks.square import Square
+from poise.attacks.autoattack.apgd import APGD
+from poise.attacks.autoattack.compact import CompactAttack
+from poise.attacks.autoattack.fab import FAB
+from poise.attacks.autoattack.job import MISCLASSIFIED, ROBUST, Job, Plan, Progress, Result
+from poise.attacks.autoattack.lanes import find_batch_size
+from poise.attacks.autoattack.ranks import Ranks
+from poise.attacks.autoattack.square import Square
+from poise.attacks.autoattack.state import StateFile, fingerprint_of, width_of
 from poise.core import papers
 from poise.core.distributed import ALONE, World
 from poise.core.errors import InputError, Interrupted, RunError, SettingsError, did_you_mean

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from poise.attacks.attack import check_images, check_labels
-from poise.attacks.compact import CompactAttack
-from poise.attacks.fab_projection import dual_norm, onto_plane, pairs
+from poise.attacks.autoattack.compact import CompactAttack
+from poise.attacks.autoattack.fab_projection import dual_norm, onto_plane, pairs
+from poise.attacks.autoattack.search import Examples, Network, Search, State, at, choose, gradient_of, succeeds
 from poise.attacks.gradients import image_gradient
-from poise.attacks.search import Examples, Network, Search, State, at, choose, gradient_of, succeeds
 from poise.core import papers
 from poise.core.modes import crafting
 from poise.core.seeds import Draw, everyone

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from poise.attacks.autoattack_ranks import Ranks
-from poise.attacks.compact import CompactAttack, most_lanes
-from poise.attacks.lanes import Lanes, fitting
-from poise.attacks.search import Examples, Network, logits_of
+from poise.attacks.autoattack.compact import CompactAttack, most_lanes
+from poise.attacks.autoattack.lanes import Lanes, fitting
+from poise.attacks.autoattack.ranks import Ranks
+from poise.attacks.autoattack.search import Examples, Network, logits_of
 from poise.core.exact import exact
 from poise.core.seeds import Draw, key_of
 from poise.models.folding import surrogate
