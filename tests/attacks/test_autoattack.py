@@ -455,6 +455,16 @@ def test_a_search_in_bfloat16_still_takes_its_verdicts_in_float32() -> None:
     assert abs(int(full.robust.sum()) - int(half.robust.sum())) <= 3
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_shapes_are_the_searchs_own_though_claims_in_vain_are_searched_again(monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
+    net = conv_net()
+    x, y = labelled(net, 40)
+    monkeypatch.setattr("poise.attacks.autoattack.job.surrogate", lambda model: conv_net(seed=5).eval())  # claims what is not so
+    result = small().run(net, x, y, batch_size=64, precision=precision)  # type: ignore[arg-type]
+    entered = (int((result.natural == y).sum()), *result.survivors[:-1])
+    assert result.shapes == tuple(fitting(count, 64) for count in entered)
+
+
 def test_a_network_with_noise_in_its_output_is_reported() -> None:
     class Noisy(nn.Module):
         def __init__(self) -> None:

@@ -187,3 +187,38 @@ def test_a_tensor_attribute_that_was_changed_in_place_is_changed_in_the_copy_too
     surrogate(net)
     factor.mul_(3)
     torch.testing.assert_close(surrogate(net)(x), net(x), atol=1e-9, rtol=1e-9)
+
+
+def test_there_is_a_copy_for_each_arithmetic_and_neither_takes_the_others_place():
+    net = network(torch.float32)
+    plain = surrogate(net)
+    with torch.autocast("cpu", torch.bfloat16):
+        narrow = surrogate(net)
+    assert surrogate(net) is plain and plain is not narrow
+    with torch.autocast("cpu", torch.bfloat16):
+        assert surrogate(net) is narrow
+    assert {module.weight.dtype for module in narrow.modules() if isinstance(module, nn.Conv2d)} == {torch.bfloat16}
+
+
+def test_a_copy_in_bfloat16_says_what_autocast_says_of_the_plain_copy():
+    net, (x, _) = network(torch.float32), images(torch.float32)
+    plain = surrogate(net)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(surrogate(net)(x), plain(x))
+
+
+def test_a_copy_in_bfloat16_serves_a_forward_that_switches_autocast_off_and_one_in_float64():
+    class Careful(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inside = network(torch.float32)
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.autocast("cpu", enabled=False):
+                return self.inside(x.float())
+
+    net, (x, _) = Careful().eval(), images(torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(surrogate(net)(x).float(), net(x), atol=0.1, rtol=0.1)
+        wide = network()
+        torch.testing.assert_close(surrogate(wide)(x.double()), wide(x.double()), atol=1e-9, rtol=1e-9)

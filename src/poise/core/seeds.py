@@ -7,6 +7,8 @@ example is the same whatever the batch size, the rank, the order of calls or the
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -74,6 +76,13 @@ class Draw:
     def integers(self, high: int, *shape: int) -> Tensor:
         """Uniform integers in [0, high), int64 [B, *shape]."""
         return (self.uniform(*shape, dtype=torch.float64) * high).to(torch.int64)
+
+
+@contextmanager
+def generators_kept(device: torch.device) -> Iterator[None]:
+    """torch's generators on the host and on this device, from which a network may draw, come back as they were."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
 
 
 def everyone(*parts: int | str, count: int, device: torch.device | str = "cpu") -> Draw:

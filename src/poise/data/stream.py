@@ -14,6 +14,7 @@ from poise.core.batches import Batch, Now
 from poise.core.errors import InputError, SettingsError
 from poise.core.seeds import Draw, key_of
 from poise.core.settings import PositiveCount, Settings, settings, tag_of
+from poise.core.transfers import sent
 from poise.data.augment import Augmentation
 from poise.data.dataset import Data, Split
 from poise.data.extra import Extra, OpenedPool, Pool
@@ -111,23 +112,30 @@ class Feed:
     def _mixed(self, labelled: Tensor, step: int, part: slice) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(x, y, ids, extra) of a part of the batch that holds the rows `labelled` and images of the pool, in random order.
 
-        Which places are whose is decided on the CPU, so that no device is waited for.
+        Which places are whose is decided on the CPU, so that no device is waited for; one copy takes them there.
         """
         if self.pool is None:
             raise InputError("the stream has extra images, but its feed was given no pool; open it with open_pools")
         order = seeds.permutation(self.stream.batch_size, self.seed, "mix", self.stream.order, step)[part]
         own, others = (order < len(labelled)).nonzero()[:, 0], (order >= len(labelled)).nonzero()[:, 0]
         drawn = Draw(key_of(self.seed, "extra", self.stream.order, step), order[others]).integers(len(self.pool))
+        sizes = [len(own), len(own), len(others), len(others)]
+        rows, own, chosen, others = sent(torch.cat([order[own], own, drawn, others]), self.device).split(sizes)
+        shown = [self.split.subset(labelled[rows]), self._of_pool(self.pool, drawn, chosen)]
+        places = torch.cat([own, others])
         x = torch.empty(len(order), *self.split.images.shape[1:], dtype=self.dtype, device=self.device)
         y, ids = (torch.empty(len(order), dtype=torch.int64, device=self.device) for _ in range(2))
-        extra = torch.zeros(len(order), dtype=torch.bool, device=self.device)
-        rows = labelled[order[own].to(self.device)]
-        for source, chosen, places in ((self.split, rows, own), (self.pool, drawn.to(self.pool.images.device), others)):
-            places = places.to(self.device)
-            x[places] = source.pixels(chosen, self.dtype).to(self.device)
-            y[places], ids[places] = source.labels[chosen].to(self.device), source.ids[chosen].to(self.device)
-        extra[others.to(self.device)] = True
+        x[places] = torch.cat([source.pixels(dtype=self.dtype) for source in shown])
+        y[places], ids[places] = torch.cat([source.labels for source in shown]), torch.cat([source.ids for source in shown])
+        extra = torch.zeros(len(order), dtype=torch.bool, device=self.device).index_fill_(0, others, True)
         return x, y, ids, extra
+
+    def _of_pool(self, pool: Split, drawn: Tensor, chosen: Tensor) -> Split:
+        """The rows of the pool, known on the host as `drawn` and on the device as `chosen`, on the device."""
+        if pool.images.device == self.device:
+            return pool.subset(chosen)
+        far = pool.subset(drawn)
+        return Split(*(sent(column, self.device) for column in (far.images, far.labels, far.ids)))
 
     def _rows(self, epoch: int) -> torch.Tensor:
         """The epoch's order; only the last one asked for is kept."""

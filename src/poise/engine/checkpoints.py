@@ -16,6 +16,7 @@ from torch import Tensor
 
 from poise.core.errors import CheckpointError
 from poise.core.records import write_files
+from poise.core.transfers import fetched
 
 FORMAT = 1
 
@@ -26,7 +27,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any])
     Both are whole or as they were; should the process end between the two renames, digests tell that they do not belong together.
     Raises: StorageError.
     """
-    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    plain = dict(zip(tensors, fetched(list(tensors.values())), strict=True))
     data = safetensors.torch.save(plain)
     digest = hashlib.sha256(data).hexdigest()
     described = {"format": FORMAT, "sha256": digest, **facts}

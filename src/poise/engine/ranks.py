@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from poise.core.distributed import World
 from poise.core.errors import NumericalError
+from poise.core.transfers import fetched
 from poise.data import Split
 from poise.engine.checkpoints import load_safetensors
 from poise.engine.experiment import Monitor
@@ -61,6 +62,6 @@ def whole_state(placement: Placement, learners: Mapping[str, Learner]) -> dict[s
     state = {f"learner/{name}/{key}": tensor for name, learner in given.items() for key, tensor in learner.state().items()}
     if not placement.spread:
         return state
-    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
+    plain = dict(zip(state, fetched(list(state.values())), strict=True))
     parts = placement.world.gather(safetensors.torch.save(plain) if plain else b"")
     return {name: tensor for part in parts if part for name, tensor in load_safetensors(part, "another rank's state").items()}

@@ -17,6 +17,7 @@ from poise.attacks import Attack
 from poise.core.batches import Now
 from poise.core.distributed import ALONE, World
 from poise.core.errors import CheckpointError, SettingsError
+from poise.core.transfers import fetched
 from poise.data import Data, Feed, Split, held_out
 from poise.data.extra import OpenedPool
 from poise.engine.checkpoints import fitting, foreign_weights, load_into
@@ -51,7 +52,9 @@ class Meters:
 
     def means(self) -> dict[str, float]:
         """Over images, so that a short last batch counts for no more than its images."""
-        return {name: float(value) / self.images[name] for name, value in sorted(self.sums.items())}  # the same order after a resume
+        names = sorted(self.sums)  # the same order after a resume
+        sums = zip(names, fetched([self.sums[name] for name in names]), strict=True)
+        return {name: float(total) / self.images[name] for name, total in sums}
 
 
 @dataclass

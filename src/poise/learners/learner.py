@@ -158,7 +158,7 @@ class Learner:
         """The network as it is now in the objective's mode: in evaluating mode its folded copy."""
         if not objective.asks_network or objective.craft_mode != "evaluating":
             return self.network
-        return surrogate(self.network, torch.bfloat16 if self.arithmetic.autocast else None)
+        return surrogate(self.network)
 
     def _backward(self, objective: Objective, shown: Sequence[Examples], denominators: Denominators, now: Now) -> Metrics:
         metrics: Metrics = {}

@@ -52,7 +52,7 @@ class _Synchronised(_BatchNorm):
         self._check_input_dim(input)
         z = input if input.dtype == torch.float64 else input.float()
         axes, shape = [axis for axis in range(z.dim()) if axis != 1], [1, -1, *[1] * (z.dim() - 2)]
-        first = summed(torch.cat([z.sum(axes), z.new_tensor([z.numel() / z.shape[1]])]), self.world)
+        first = summed(torch.cat([z.sum(axes), z.new_full((1,), z.numel() / z.shape[1])]), self.world)
         count, mean = first[-1].detach(), first[:-1] / first[-1].detach()
         centred = z - mean.view(shape)
         variance = summed(centred.square().sum(axes), self.world) / count

@@ -101,6 +101,14 @@ def _right_in_any_layout(conv: nn.Conv2d) -> bool:
     return conv.groups == 1 and conv.dilation == (1, 1) and (not reduced or conv.in_channels % _BLOCK == 0)
 
 
+class _InItsDtype(nn.Conv2d):
+    """A convolution of a narrower dtype than its network's, for autocast; a forward that switches that off has wider activations."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        output = super().forward(input.to(self.weight.dtype))
+        return output if torch.is_autocast_enabled(input.device.type) else output.to(input.dtype)
+
+
 class Folded:
     """The copy of `network`. It shares all its tensors but the weights of convolutions, which `refreshed` brings up to date.
 
@@ -124,14 +132,17 @@ class Folded:
             norm = network.get_submodule(behind[name]) if name in behind else None
             assert norm is None or isinstance(norm, nn.BatchNorm2d)
             own = copy.deepcopy(conv)
+            narrow = dtype if conv.weight.dtype is torch.float32 else None  # autocast leaves float64 alone
+            if narrow is not None:
+                own.__class__ = _InItsDtype
             own.weight = nn.Parameter(
-                conv.weight.detach().to(dtype or conv.weight.dtype, copy=True, memory_format=layout), requires_grad=False
+                conv.weight.detach().to(narrow or conv.weight.dtype, copy=True, memory_format=layout), requires_grad=False
             )
             if norm is not None:
                 own.bias = nn.Parameter(own.weight.new_zeros(conv.out_channels), requires_grad=False)
                 self._copy.set_submodule(behind[name], nn.Identity())
             elif conv.bias is not None:
-                own.bias = conv.bias if dtype is None else nn.Parameter(conv.bias.detach().to(dtype), requires_grad=False)
+                own.bias = conv.bias if narrow is None else nn.Parameter(conv.bias.detach().to(narrow), requires_grad=False)
             self._copy.set_submodule(name, own)
             self._convolutions.append((conv, norm, own))
 
@@ -160,23 +171,30 @@ class Folded:
         return self._copy
 
 
-_SURROGATES: WeakKeyDictionary[nn.Module, tuple[object, Folded | None]] = WeakKeyDictionary()
+_SURROGATES: WeakKeyDictionary[nn.Module, dict[torch.dtype | None, tuple[object, Folded | None]]] = WeakKeyDictionary()
 
 
-def surrogate(network: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
+def surrogate(network: nn.Module) -> nn.Module:
     """What crafting may ask instead of a network in evaluating mode: its folded copy, or itself where nothing is gained.
 
     Logits and gradients agree up to rounding (in float32 about 1e-6 of their size), so it serves a search; verdicts are the
     network's own. The copy is kept as long as the network lives, brought up to date here, and made anew where layers, hooks or
-    attributes were changed. dtype: see `Folded`.
+    attributes were changed. Under autocast it is another one, whose convolutions lie in autocast's dtype.
     """
     if any(module.training for module in network.modules()):
         return network
-    built = dtype, _anatomy(network)
-    if network not in _SURROGATES or _SURROGATES[network][0] != built:
-        _SURROGATES[network] = built, _folded(network, dtype)
-    folded = _SURROGATES[network][1]
+    anatomy, dtype = _anatomy(network), _autocast(network)
+    copies = _SURROGATES.setdefault(network, {})
+    if dtype not in copies or copies[dtype][0] != anatomy:
+        copies[dtype] = anatomy, _folded(network, dtype)
+    folded = copies[dtype][1]
     return network if folded is None else folded.refreshed()
+
+
+def _autocast(network: nn.Module) -> torch.dtype | None:
+    """The dtype in which convolutions on the network's device now compute, None for their own."""
+    kind = next((parameter.device.type for parameter in network.parameters()), "cpu")
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
 
 
 def _folded(network: nn.Module, dtype: torch.dtype | None) -> Folded | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -95,7 +96,8 @@ class Job:
     def __init__(self, plan: Plan, model: nn.Module, x: Tensor, y: Tensor, ids: Tensor, ranks: Ranks) -> None:
         self.plan, self.model, self.x, self.y, self.ids, self.ranks = plan, model, x, y, ids, ranks
         self.components = plan.components
-        self.searched = surrogate(model)
+        with self.arithmetic():
+            self.searched = surrogate(model)
         """What the attacks ask: the network, or what equals it up to rounding and is faster."""
         self.exact = self.searched is model and plan.precision == "float32" and x.device.type != "cuda"  # there TF32 may be allowed
         self.natural = logits_of(model, x, plan.width)
@@ -145,20 +147,24 @@ class Job:
         draw = Draw(key_of(plan.seed, "autoattack", self.place, attack.name), self.ids)
         pool = Examples(self.x, self.y, self.natural, draw)[rows]
         self.lanes = Lanes(attack.search(self.network(), plan.classes), pool, width)
-        self.log[self.place, 2] = width
+        if not self.again:
+            self.log[self.place, 2] = width
 
     def network(self) -> Network:
         if self.again:
             return self.as_judged
-        model, kind = self.searched, self.x.device.type
         if self.plan.precision == "float32":
-            return model
+            return self.searched
 
         def autocast(z: Tensor) -> Tensor:
-            with torch.autocast(kind, torch.bfloat16):
-                return model(z).to(z.dtype)
+            with self.arithmetic():
+                return self.searched(z).to(z.dtype)
 
         return autocast
+
+    def arithmetic(self) -> AbstractContextManager[object]:
+        """That of the search."""
+        return torch.autocast(self.x.device.type, torch.bfloat16) if self.plan.precision == "bfloat16" else nullcontext()
 
     def as_judged(self, z: Tensor) -> Tensor:
         """The network's logits in the arithmetic of verdicts."""

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from poise.attacks.autoattack.search import Examples, Search
 from poise.core.errors import InputError
 from poise.core.modes import evaluating
+from poise.core.seeds import generators_kept
+from poise.core.transfers import sent
 
 Leave = Literal["at once", "after the run", "never"]
 CPU_LANES = 64  # more only leave lanes empty at the end
@@ -93,7 +95,7 @@ class Lanes:
 
     def _exchange(self, rows: np.ndarray) -> None:
         """The examples of these lanes are done; the next of the pool take their places."""
-        lanes, examples = self._tensor(rows), self._tensor(self._example[rows])
+        lanes, examples = self._tensors(rows, self._example[rows])
         self.fooled[examples] = self._state["fooled"][lanes]
         self.found[examples] = self._state["found"][lanes]
         self.finished[self._example[rows]] = True
@@ -106,15 +108,16 @@ class Lanes:
             self._enter(rows[:count], ())
 
     def _enter(self, rows: np.ndarray, kept: tuple[str, ...]) -> None:
-        lanes = self._tensor(rows)
-        fresh = self.search.begin(self.pool[self._tensor(self._example[rows])], self._tensor(self._run[rows]))
+        lanes, examples, run = self._tensors(rows, self._example[rows], self._run[rows])
+        fresh = self.search.begin(self.pool[examples], run)
         for name, values in fresh.items():
             if name not in kept:
                 self._state[name] = self._state[name].index_copy(0, lanes, values)
         self._age[rows] = 0
 
-    def _tensor(self, values: np.ndarray) -> Tensor:
-        return torch.from_numpy(values.astype(np.int64)).to(self.pool.x.device)
+    def _tensors(self, *values: np.ndarray) -> tuple[Tensor, ...]:
+        """Arrays of one length as tensors on the device, which one copy takes there."""
+        return sent(torch.from_numpy(np.stack(values).astype(np.int64)), self.pool.x.device).unbind()
 
     def share_done(self) -> float:
         """Share of the work done, taking for granted that examples in lanes use their whole budget."""
@@ -127,7 +130,7 @@ class Lanes:
         host = {"finished": self.finished, "example": self._example, "run": self._run, "age": self._age}
         counters = torch.tensor([self._next, self.lane_steps, self.useful_steps])
         saved = {f"host.{name}": torch.from_numpy(values.copy()) for name, values in host.items()} | {"host.counters": counters}
-        done = self._tensor(np.flatnonzero(self.finished & self.fooled.cpu().numpy()))
+        (done,) = self._tensors(np.flatnonzero(self.finished & self.fooled.cpu().numpy()))
         saved |= {"done.rows": done, "done.found": self.found[done]}
         return saved | {f"state.{name}": values for name, values in self._state.items()}
 
@@ -169,7 +172,7 @@ def multiply_adds(model: nn.Module, x: Tensor) -> int:
 
         hooks = [layer.register_forward_hook(count) for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
         try:
-            with evaluating(model), torch.random.fork_rng(devices=[]), torch.no_grad():
+            with evaluating(model), generators_kept(x.device), torch.no_grad():
                 model(x[:1])
         finally:
             for hook in hooks:
@@ -211,7 +214,7 @@ def find_batch_size(model: nn.Module, x: Tensor, memory_limit: int | None = None
         return tensor
 
     measuring = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
-    with evaluating(model), torch.random.fork_rng(devices=[]), measuring, torch.enable_grad():
+    with evaluating(model), generators_kept(x.device), measuring, torch.enable_grad():
         model(x[:1].detach().requires_grad_(True)).sum()
     own = {p.untyped_storage().data_ptr() for p in model.parameters()} | {b.untyped_storage().data_ptr() for b in model.buffers()}
     activations = sum(size for pointer, size in kept.items() if pointer not in own)

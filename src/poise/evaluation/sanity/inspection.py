@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from poise.core.errors import InputError, did_you_mean
-from poise.core.seeds import key_of
+from poise.core.seeds import generators_kept, key_of
 from poise.core.settings import to_json
 from poise.core.verdicts import Finding, Verdict
 from poise.core.version import __version__
@@ -83,7 +83,7 @@ def inspect(
             raise InputError(f"checks has no check {name!r}{did_you_mean(name, CHECKS)}")
     if x.dim() != 4 or len(x) < _FEWEST:
         raise InputError(f"x has shape {list(x.shape)}, must be [N, C, H, W] with at least {_FEWEST} images: fewer prove nothing")
-    with torch.random.fork_rng():  # a network that draws for itself draws the same each time, and the caller's generator stays
+    with generators_kept(x.device):  # a network that draws for itself draws the same each time, and the caller's generator stays
         torch.manual_seed(key_of(seed, "sanity"))
         subject = Subject(model, x, y, threat, effort, seed=seed, ids=ids, claims=claims, surrogates=surrogates, divergences=divergences)
         findings = []
