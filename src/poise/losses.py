@@ -1,6 +1,7 @@
 """Per-example losses on logits: every function returns one value per example, [B]; nothing here reduces over a batch.
 
 Larger is better for the attacker unless the docstring says otherwise. Logits are [B, C], labels int64 [B].
+Logits that autocast made in bfloat16 are taken in float32, so that differences, logarithms and sums keep their digits.
 """
 
 from __future__ import annotations
@@ -13,17 +14,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from poise.core.exact import widened
+
 Divergence = Literal["kl", "symmetric_kl", "js", "reversed_js", "squared_l2"]
 
 
 def cross_entropy(logits: Tensor, y: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """-log p_y [B]; with smoothing s, (1-s) of it plus s times the mean over the classes."""
-    return F.cross_entropy(logits, y, reduction="none", label_smoothing=label_smoothing)
+    return F.cross_entropy(widened(logits), y, reduction="none", label_smoothing=label_smoothing)
 
 
 def log_probabilities(logits: Tensor) -> Tensor:
-    """log softmax [B, C], in float32 at least, so that sums over classes keep their digits under bfloat16."""
-    return F.log_softmax(logits, 1, dtype=torch.promote_types(logits.dtype, torch.float32))
+    """log softmax [B, C]."""
+    return F.log_softmax(widened(logits), 1)
 
 
 def kl(target_logits: Tensor, logits: Tensor) -> Tensor:
@@ -66,12 +69,12 @@ def divergence(name: Divergence, p_logits: Tensor, q_logits: Tensor, detach_targ
 
 def best_other(logits: Tensor, y: Tensor) -> Tensor:
     """max_{k != y} z_k [B]: the true class is masked with -inf, so it never counts, whatever the logits' sign."""
-    return logits.scatter(1, y[:, None], float("-inf")).amax(1)
+    return widened(logits).scatter(1, y[:, None], float("-inf")).amax(1)
 
 
 def margin(logits: Tensor, y: Tensor, confidence: float | None = None) -> Tensor:
     """max_{k != y} z_k - z_y [B]; positive where misclassified. With `confidence` c it is at most c (Carlini & Wagner 2017)."""
-    value = best_other(logits, y) - logits.gather(1, y[:, None])[:, 0]
+    value = best_other(logits, y) - widened(logits).gather(1, y[:, None])[:, 0]
     return value if confidence is None else value.clamp(max=confidence)
 
 
@@ -82,12 +85,13 @@ def targeted_margin(logits: Tensor, target: Tensor) -> Tensor:
 
 def dlr(logits: Tensor, y: Tensor) -> Tensor:
     """Difference of logits ratio [B], Croce & Hein 2020a, Eq. 7; needs at least 3 classes."""
-    ranked = logits.topk(3, dim=1).values
+    ranked = widened(logits).topk(3, dim=1).values
     return margin(logits, y) / (ranked[:, 0] - ranked[:, 2] + 1e-12)
 
 
 def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     """Targeted DLR [B], Croce & Hein 2020a, Eq. 8; needs at least 4 classes."""
+    logits = widened(logits)
     ranked = logits.topk(4, dim=1).values
     gap = logits.gather(1, target[:, None])[:, 0] - logits.gather(1, y[:, None])[:, 0]
     return gap / (ranked[:, 0] - (ranked[:, 2] + ranked[:, 3]) / 2 + 1e-12)
@@ -98,6 +102,6 @@ def boosted_ce(adversarial_logits: Tensor, y: Tensor, label_smoothing: float = 0
 
     Smoothing acts on the first term only.
     """
-    p = F.softmax(adversarial_logits, 1)
+    p = F.softmax(widened(adversarial_logits), 1)
     wrong = p.scatter(1, y[:, None], float("-inf")).amax(1)
     return cross_entropy(adversarial_logits, y, label_smoothing) - torch.log(1.0001 - wrong + 1e-12)

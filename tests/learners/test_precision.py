@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import pytest
 import torch
+from torch import nn
 
 from poise.attacks import PGD
 from poise.core.batches import Now
@@ -18,7 +20,7 @@ from poise.evaluation.predictions import accuracy, attacked, predict
 from poise.learners import Learner
 from poise.learners.precision import PrecisionName, precision
 from poise.methods import Generalist
-from poise.models import DigitsCNN
+from poise.models import DigitsCNN, Network, ResNet18, ResNet20
 from poise.recipes.digits import THREAT, policy
 from poise.recipes.registry import experiment
 
@@ -43,6 +45,36 @@ def trained(name: PrecisionName, seed: int) -> tuple[float, float]:
     deployed, test = method.deployed(learners), data.test
     ((_, robust),) = attacked(deployed, test, PGD(threat=THREAT, step_size=0.05, steps=5), batch_size=len(test))
     return accuracy(predict(deployed, test), test), accuracy(robust, test)
+
+
+@pytest.mark.parametrize("model", [ResNet18(width=16), ResNet20()], ids=["ResNet18", "ResNet20"])
+def test_gradients_of_convolutions_channels_last_are_right_up_to_bfloat16s_rounding(model: Network) -> None:
+    """The studies' networks lie channels last, as known to be right; each convolution at its own shape, against float64."""
+    network, arithmetic = model.build((3, 16, 16), 10, seed=0), precision("bfloat16", CPU)
+    assert arithmetic.layout(network) is torch.channels_last
+    shapes: dict[str, tuple[nn.Conv2d, torch.Size]] = {}
+
+    def note(conv: nn.Module, given: tuple[torch.Tensor, ...], made: object) -> None:
+        assert isinstance(conv, nn.Conv2d)
+        shapes.setdefault(f"{conv}{given[0].shape}", (conv, given[0].shape))
+
+    for part in network.modules():
+        if isinstance(part, nn.Conv2d):
+            part.register_forward_hook(note)
+    network(torch.zeros(16, 3, 16, 16))
+    source = torch.Generator().manual_seed(0)
+    assert len(shapes) > 5
+    for conv, shape in shapes.values():
+        x, towards = torch.randn(shape, generator=source), torch.randn(conv(torch.zeros(shape)).shape, generator=source)
+        weights = []
+        for chosen in (arithmetic, precision("float64", CPU)):
+            own = copy.deepcopy(conv).to(chosen.dtype, memory_format=torch.channels_last)
+            with chosen.context():
+                made = own(x.to(chosen.dtype).contiguous(memory_format=torch.channels_last))
+            made.backward(towards.to(made.dtype).contiguous(memory_format=torch.channels_last))
+            assert own.weight.grad is not None
+            weights.append(own.weight.grad.double())
+        assert float((weights[0] - weights[1]).norm() / weights[1].norm()) < 0.01, conv
 
 
 @pytest.mark.slow

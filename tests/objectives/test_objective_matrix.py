@@ -273,6 +273,44 @@ def test_microbatches_equal_one_batch(objective: Objective, perturbation: Weight
         torch.testing.assert_close(ends[1][name], value, rtol=1e-10, atol=1e-12)
 
 
+class ConfidentHeads:
+    """Networks whose logits are large, so that probabilities reach 0 and 1; `exactly` hands them on in float64."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.heads = [part for part in model.modules() if isinstance(part, nn.Linear)]
+        for head in self.heads:
+            head.weight.data.mul_(30)
+
+    def exactly(self, loss: Callable[[], Terms]) -> Terms:
+        handles = [head.register_forward_hook(lambda *given: given[2].double()) for head in self.heads]
+        try:
+            return loss()
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+@pytest.mark.parametrize(("objective", "model"), RUNS.values(), ids=RUNS)
+def test_under_autocast_only_the_network_rounds_to_bfloat16(objective: Objective[Any], model: Network) -> None:
+    """From what the network answers in bfloat16 the loss is that of float64, also where it is sure; logarithms of bfloat16 are far off."""
+    now, given = moment(1), batch(objective)
+    built = model.build((1, 8, 8), 5, seed=0) if (objective, model) in ENSEMBLES.values() else network()
+    heads = ConfidentHeads(built)
+    with torch.autocast("cpu", torch.bfloat16):
+        examples = shown(objective, built, given, now)
+        with frozen_statistics(built):
+            rounded = objective.loss(built, examples, now)
+            wanted = heads.exactly(lambda: objective.loss(built, examples, now))
+    with frozen_statistics(built):
+        plain = objective.loss(built, examples, now)
+    size = max(float(head.weight.detach().abs().amax()) for head in heads.heads)
+    for name, values in rounded.items():
+        assert values.dtype == torch.float32, name
+        torch.testing.assert_close(values.double(), wanted[name].double(), rtol=1e-3, atol=1e-5)
+        if not name.startswith("watch/"):  # bfloat16's own error: of logits of this size, and of what they are multiplied by
+            torch.testing.assert_close(values, plain[name], rtol=0.3, atol=0.1 * size * getattr(objective, "beta", 1.0))
+
+
 @every_objective
 def test_settings_survive_json(objective: Objective) -> None:
     assert from_json(Objective, json.loads(json.dumps(to_json(objective)))) == objective

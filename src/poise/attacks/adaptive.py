@@ -19,6 +19,7 @@ from poise.attacks.attack import Attack
 from poise.attacks.pgd import Form, run_of, score_of, worst_of
 from poise.core import papers
 from poise.core.errors import InputError
+from poise.core.exact import widened
 from poise.core.seeds import Draw
 from poise.core.settings import NonNegative, Positive, PositiveCount, settings
 from poise.losses import cross_entropy
@@ -181,7 +182,7 @@ def adaptive_loss(
     if aim == "confidence":
         second = -confidences.amax(0).clamp(min=smallest).log()
     else:
-        doubt = 1 - F.softmax(logits, -1).gather(-1, y.expand(len(logits), -1)[..., None])[..., 0]
+        doubt = 1 - F.softmax(widened(logits), -1).gather(-1, y.expand(len(logits), -1)[..., None])[..., 0]
         second = -(1 - confidences * doubt).clamp(min=smallest).log().amin(0)
     return cross_entropy(chosen, y) + weight * second, chosen
 
@@ -190,7 +191,7 @@ def soft_mixture(whole: CollaborationModule, x: Tensor, temperature: float) -> T
     """log sum_i w_i softmax(logits_i) [B, C], w = softmax(confidence / temperature) over the experts."""
     logits, evaluator = whole.all_heads(x)
     log_shares = F.log_softmax(whole.confidences(logits, evaluator) / temperature, 0)
-    return torch.logsumexp(F.log_softmax(logits, -1) + log_shares[..., None], 0)
+    return torch.logsumexp(F.log_softmax(widened(logits), -1) + log_shares[..., None], 0)
 
 
 def chooses(model: nn.Module) -> bool:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 
 SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp64": "float64"}
 
@@ -14,6 +15,11 @@ SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp64": "float64"}
 def arithmetic_named(value: object) -> object:
     """The full name of an arithmetic where `value` is a short one, else `value`."""
     return SHORT.get(value, value) if isinstance(value, str) else value
+
+
+def widened(values: Tensor) -> Tensor:
+    """The values in float32 at least: what autocast made in bfloat16 is added up, and its logarithms are taken, in 24 bits."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 @contextmanager

@@ -26,10 +26,12 @@ def _device(name: str) -> torch.device:
         return torch.device("cuda", local_rank() % here) if local_rank() else torch.device("cuda")
     if name == "auto":
         return torch.device("cpu")
+    if name.partition(":")[0] == "mps":
+        raise SettingsError(f"device = {name!r}: random numbers are drawn in float64, which Apple's GPUs lack; must be 'cpu' or 'cuda'")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, dtype=torch.float64, device=device).item()  # "meta" holds no numbers, some accelerators no float64
+    except (RuntimeError, AssertionError, TypeError) as error:
         first = str(error).splitlines()[0]
         raise SettingsError(f"device = {name!r} is not available here ({first}); must be 'auto', 'cpu' or one that is there") from None
     return device

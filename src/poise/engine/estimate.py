@@ -15,7 +15,7 @@ from poise.engine.devices import choose_device
 from poise.engine.experiment import Experiment
 from poise.evaluation.protocol import device_name
 from poise.learners import Learner, Policy
-from poise.learners.precision import precision
+from poise.learners.precision import allowed
 from poise.methods import Method
 
 
@@ -51,7 +51,7 @@ LONG_ENOUGH = 1.0
 def estimate_cost(experiment: Experiment, *, device: str = "auto", data_dir: Path | None = None) -> Cost:
     """Measure one step on a few examples (at least 8) and scale it linearly to the batch and the run."""
     chosen = choose_device(device)
-    arithmetic = precision(experiment.precision, chosen)
+    arithmetic = allowed(experiment.precision, chosen)
     data = experiment.data.load(data_dir)
     count = len(data.train) if experiment.selection == "test" else round(len(data.train) * (1 - experiment.held_out))
 

@@ -16,6 +16,7 @@ from torch import nn
 from poise.core.batches import Now
 from poise.core.distributed import World, first_to_say, going_on, join
 from poise.core.errors import CheckpointError, Interrupted, RunError
+from poise.core.processors import processor
 from poise.core.version import __version__
 from poise.data import open_pools
 from poise.engine.checkpoints import facts_file, read_facts
@@ -29,6 +30,7 @@ from poise.engine.runs import Run
 from poise.engine.signals import stop_requested
 from poise.engine.training import STATE, Meters, Training, initial_weights, prepare, restore, save
 from poise.evaluation.protocol import device_name
+from poise.learners.precision import PrecisionName
 from poise.objectives.watch import moments
 
 
@@ -57,6 +59,8 @@ def train(
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {"poise": __version__, "torch": torch.__version__},
         "device": device_name(chosen),
+        "processor": str(processor()),
+        "precision": training.arithmetic.name,
         "imports": imports or {},
         "data_digest": data.digest,
         "data_notes": [*data.notes, *dict.fromkeys(pool.note for pool in pools.values())],
@@ -139,7 +143,9 @@ def _again(run: Run, world: World, device: str, data_dir: str | Path | None, imp
     pools = world.in_turn(lambda: open_pools(experiment.method.streams(), data, data_dir))
     for name, pool in pools.items():
         _same(f"the file of extra images {pool.origin}", pool.digest, about.get("pool_digests", {}).get(name))
-    training = prepare(experiment, run, data, choose_device(device), progress, initial, pools, world)
+    chosen = choose_device(device)
+    begun = about.get("precision", _unsaid(experiment, chosen))
+    training = prepare(experiment, run, data, chosen, progress, initial, pools, world, begun)
     if found is not None:
         state, facts = found
         run.check_unchanged(facts)
@@ -150,6 +156,13 @@ def _again(run: Run, world: World, device: str, data_dir: str | Path | None, imp
     world.led(lambda: run.truncate_metrics(training.step))
     _say_placement(training)
     return training
+
+
+def _unsaid(experiment: Experiment, device: torch.device) -> PrecisionName | None:
+    """The arithmetic of a run whose run.json is older than the question: then "auto" was float32 on CPUs."""
+    if experiment.precision != "auto":
+        return experiment.precision
+    return "float32" if device.type == "cpu" else None
 
 
 def _say_placement(training: Training) -> None:

@@ -28,7 +28,7 @@ from poise.engine.ranks import whole_state
 from poise.engine.runs import Run
 from poise.learners import Learner, Policy
 from poise.learners.compiled import compilation
-from poise.learners.precision import Precision, precision
+from poise.learners.precision import Precision, PrecisionName, allowed, begun_in, choice, precision
 from poise.methods import Method
 
 STATE = 2
@@ -110,12 +110,16 @@ def prepare(
     initial: dict[str, Tensor] | None,
     pools: Mapping[str, OpenedPool] | None = None,
     world: World = ALONE,
+    begun: PrecisionName | None = None,
 ) -> Training:
-    """Data on the device, learners at their first step. Raises: SettingsError, InputError, CheckpointError for what does not fit."""
+    """Data on the device, learners at their first step.
+
+    begun: the arithmetic that run.json names, for a run that goes on; None for a new one, whose ranks choose together.
+    Raises: SettingsError, InputError, CheckpointError for what does not fit."""
     protocol = experiment.protocol
     if protocol.first is not None and protocol.chosen == "first" and protocol.first > len(data.test):
         raise SettingsError(f"Protocol.first = {protocol.first}: must be at most {len(data.test)}, the number of test images")
-    arithmetic = precision(experiment.precision, device)
+    arithmetic = _chosen(experiment.precision, device, progress, world) if begun is None else begun_in(begun, device, run.path)
     compiling = compilation(experiment.compile, device, progress.say)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = not experiment.deterministic
@@ -150,8 +154,18 @@ def prepare(
         feeds[name] = Feed(stream, training_split, experiment.seed, device, arithmetic.dtype, **part)
     check_shares(placement, method, feeds)
     check_pieces(placement, method, feeds, learners, data.shape)
-    begun = [{"from": 0, **placement.facts}]
-    return Training(experiment, run, data, splits, feeds, learners, arithmetic, progress, placement, begun)
+    placements = [{"from": 0, **placement.facts}]
+    return Training(experiment, run, data, splits, feeds, learners, arithmetic, progress, placement, placements)
+
+
+def _chosen(name: PrecisionName, device: torch.device, progress: Progress, world: World) -> Precision:
+    """The arithmetic of a new run, the same on all ranks: bfloat16 only where every one of them has it."""
+    arithmetic = allowed(name, device)
+    if len(set(world.exchange(arithmetic.name))) > 1:
+        arithmetic = precision("float32", device)
+    if sentence := choice(name, arithmetic):
+        progress.say(sentence)
+    return arithmetic
 
 
 def save(training: Training, step: int, for_good: bool) -> None:

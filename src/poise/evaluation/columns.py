@@ -20,6 +20,7 @@ from poise.attacks.autoattack import Progress, Result, SearchPrecision, search_p
 from poise.attacks.autoattack.compact import CompactAttack
 from poise.attacks.autoattack.lanes import find_batch_size
 from poise.core.distributed import ALONE, World
+from poise.core.processors import emulation
 from poise.core.records import AttackRecord
 from poise.core.settings import to_json
 from poise.data.dataset import Split
@@ -74,6 +75,9 @@ def columns_of(
     work = _Work(model, split, seed, batch_size, journal, watch, world, search)
     if search.memory_limit is not None and any(_turn(attack) for attack in attacks):
         work.check_memory()
+    emulated = emulation(device_of(model)[0]) if search.precision == "bfloat16" and any(map(_turn, attacks)) else ""
+    if emulated:
+        watch.say(f"the search is in bfloat16, and {emulated}; the verdicts are float32's either way")
     order = sorted(range(len(attacks)), key=lambda place: _turn(attacks[place]))
     done: dict[int, AttackRecord] = {}
     for place in order:

@@ -17,6 +17,7 @@ from poise.attacks.pgd import score_of
 from poise.core import papers, seeds
 from poise.core.batches import Batch, Now
 from poise.core.errors import SettingsError
+from poise.core.exact import widened
 from poise.core.modes import CraftMode, crafting
 from poise.core.settings import NonNegative, PositiveCount, UnitInterval, settings
 from poise.data.stream import Stream
@@ -201,9 +202,9 @@ def distillation_score(network: nn.Module, layer: int, target: Tensor, recompute
     kept = None if recompute else features_at(network, layer, target).detach()
 
     def score(z: Tensor) -> tuple[Tensor, Tensor]:
-        features = features_at(network, layer, z)
+        features = widened(features_at(network, layer, z))
         wanted = features_at(network, layer, target).detach() if kept is None else kept
-        return -(features - wanted).square().mean(1), features
+        return -(features - widened(wanted)).square().mean(1), features
 
     return score
 

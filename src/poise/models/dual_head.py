@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from poise.core import papers
 from poise.core.errors import SettingsError
+from poise.core.exact import widened
 from poise.core.papers import Paper
 from poise.core.settings import settings
 from poise.models.layers import Classifier
@@ -20,8 +21,8 @@ Confidence = Literal["evaluator", "rectified"]
 
 def confidence_of(form: Confidence, logits: Tensor, evaluator: Tensor) -> Tensor:
     """Confidence in [0, 1] [...] from logits [..., C] and the evaluator's raw output e [..., 1]."""
-    trust = evaluator.squeeze(-1).sigmoid()
-    return trust if form == "evaluator" else F.softmax(logits, -1).amax(-1) * trust
+    trust = widened(evaluator).squeeze(-1).sigmoid()
+    return trust if form == "evaluator" else F.softmax(widened(logits), -1).amax(-1) * trust
 
 
 class DualHeadModule(nn.Module):

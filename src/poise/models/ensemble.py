@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from poise.core import papers
+from poise.core.exact import widened
 from poise.core.papers import Paper
 from poise.core.settings import PositiveCount, settings
 from poise.models.dual_head import Confidence, DualHead, DualHeadModule, confidence_of
@@ -22,13 +23,13 @@ _FLOOR = 1e-40  # DVERGE's clamp of the mean probability, applied to its logarit
 
 def log_mean_probabilities(logits: Tensor) -> Tensor:
     """log(mean over the members of softmax) [B, C] of logits [M, B, C], at least log(1e-40); serves as logits (DVERGE)."""
-    log_mean = torch.logsumexp(F.log_softmax(logits, -1), 0) - math.log(len(logits))
+    log_mean = torch.logsumexp(F.log_softmax(widened(logits), -1), 0) - math.log(len(logits))
     return log_mean.clamp(min=math.log(_FLOOR))
 
 
 def mean_logits(logits: Tensor) -> Tensor:
     """Mean over the members [B, C] of logits [M, B, C]."""
-    return logits.mean(0)
+    return widened(logits).mean(0)
 
 
 def log_votes(logits: Tensor) -> Tensor:
@@ -37,6 +38,7 @@ def log_votes(logits: Tensor) -> Tensor:
     The tie-break takes 0.001 / M of the share, too little to outweigh a vote, and is all that has a gradient: that of the
     cross-entropy is the mean probability's up to a positive factor per example, so steps of its sign or direction are the same.
     """
+    logits = widened(logits)
     share = F.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits.dtype).mean(0)
     weight = 1e-3 / len(logits)
     mixed = (1 - weight) * share + weight * F.softmax(logits, -1).mean(0)

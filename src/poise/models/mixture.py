@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from poise.core import papers
+from poise.core.exact import widened
 from poise.core.papers import Paper
 from poise.core.settings import settings
 from poise.models.network import Collective, Network, Shape
@@ -30,7 +31,7 @@ class MixtureModule(nn.Module):
 
     def shares(self, x: Tensor) -> Tensor:
         """Each expert's share in each example [M, B]; they sum to 1."""
-        return F.softmax(self.gate(x), 1).T
+        return F.softmax(widened(self.gate(x)), 1).T
 
     def forward(self, x: Tensor) -> Tensor:
         return (self.shares(x)[..., None] * self.all_logits(x)).sum(0)

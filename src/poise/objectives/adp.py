@@ -11,6 +11,7 @@ from poise.attacks.pgd import score_of
 from poise.core import papers
 from poise.core.batches import Batch, Now
 from poise.core.errors import SettingsError
+from poise.core.exact import widened
 from poise.core.modes import CraftMode
 from poise.core.settings import NonNegative, UnitInterval, settings
 from poise.losses import cross_entropy
@@ -79,9 +80,8 @@ class ADP(Objective[Adversarial]):
     def loss(self, model: nn.Module, examples: Adversarial, now: Now) -> Terms:
         """Forwards of every member: natural, then adversarial."""
         ensemble = ensemble_of(model, "ADP")
-        logits = ensemble.all_logits(examples.x)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # no determinant in half precision
-        with torch.autocast(logits.device.type, enabled=False):
+        logits = widened(ensemble.all_logits(examples.x))
+        with torch.autocast(logits.device.type, enabled=False):  # no determinant in half precision
             terms = {"natural": sum_of_losses(logits, examples.y, self.label_smoothing)}
             if self.alpha > 0:
                 terms["entropy"] = -self.alpha * entropy_of_mean(logits)

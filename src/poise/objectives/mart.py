@@ -9,6 +9,7 @@ from poise.attacks.ascent import Ascent, Score
 from poise.attacks.pgd import score_of
 from poise.core import papers
 from poise.core.batches import Batch, Now
+from poise.core.exact import widened
 from poise.core.modes import CraftMode
 from poise.core.settings import NonNegative, UnitInterval, settings
 from poise.losses import boosted_ce, log_probabilities
@@ -36,7 +37,7 @@ class MART(AdversarialObjective):
     def loss(self, model: nn.Module, examples: Adversarial, now: Now) -> Terms:
         """Two forwards: natural, adversarial. The constants are those of the released code; nothing is detached."""
         log_p = log_probabilities(model(examples.x))
-        adversarial_logits = model(examples.x_adv)
+        adversarial_logits = widened(model(examples.x_adv))
         log_q = (F.softmax(adversarial_logits, 1) + 1e-12).log()
         robust = F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(1)  # p log p has no gradient where p underflows to 0
         misclassified = 1.0000001 - log_p.gather(1, examples.y[:, None])[:, 0].exp()

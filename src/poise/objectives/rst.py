@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from poise.attacks.ascent import Ascent, Score
@@ -12,7 +11,7 @@ from poise.core import papers
 from poise.core.batches import UNLABELLED, Batch, Now
 from poise.core.modes import CraftMode
 from poise.core.settings import NonNegative, UnitInterval, settings
-from poise.losses import cross_entropy, kl
+from poise.losses import cross_entropy, kl, log_probabilities
 from poise.objectives.at import Adversarial, AdversarialObjective
 from poise.objectives.objective import Forwards, Terms
 from poise.threats import Linf
@@ -95,5 +94,5 @@ class WeightedRST(AdversarialObjective):
 
 def entropy(logits: Tensor) -> Tensor:
     """-sum_k p_k log p_k [B]."""
-    log_p = F.log_softmax(logits, 1)
+    log_p = log_probabilities(logits)
     return -(torch.exp(log_p) * log_p).sum(1)

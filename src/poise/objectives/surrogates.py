@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from poise.losses import log_probabilities
 from poise.models.dual_head import Confidence
 
 Surrogate = Literal["smooth", "hard", "released"]
@@ -32,7 +33,7 @@ def confidence_loss(form: Confidence, logits: Tensor, evaluator: Tensor, y: Tens
 
     In the rectified form max_k p_k is a constant too where the prediction is right (released code).
     """
-    log_p = F.log_softmax(logits, 1)
+    log_p = log_probabilities(logits)
     target = log_p.detach().gather(1, y[:, None])[:, 0].exp()
     raw = evaluator[:, 0].to(log_p.dtype)
     log_trust = F.logsigmoid(raw)

@@ -28,6 +28,7 @@ from poise.core.distributed import ALONE, World
 from poise.core.errors import InputError, Interrupted, RunError, SettingsError, did_you_mean
 from poise.core.exact import arithmetic_named, exact
 from poise.core.modes import crafting
+from poise.core.processors import check_bfloat16, native_bfloat16
 from poise.core.records import check_writable
 from poise.core.seeds import Draw
 from poise.core.settings import settings, to_json
@@ -174,18 +175,16 @@ def _check(batch_size: int | None, save_seconds: float, state_path: str | Path |
 
 
 def search_precision(name: str, device: torch.device) -> Literal["float32", "bfloat16"]:
-    """The arithmetic of a search: "auto" is bfloat16 on a GPU that has it and float32 elsewhere.
+    """The arithmetic of a search: "auto" is bfloat16 on a GPU or processor that computes it natively and float32 elsewhere.
 
-    Raises: SettingsError for an unknown name ("fp32" and "bf16" are known), or bfloat16 on a GPU without it.
+    Raises: SettingsError for an unknown name ("fp32" and "bf16" are known), or bfloat16 on a GPU that emulates it, unless forced.
     """
-    able = device.type != "cuda" or torch.cuda.is_bf16_supported()
-    known = {"auto": "bfloat16" if device.type == "cuda" and able else "float32", "float32": "float32", "bfloat16": "bfloat16"}
     full = str(arithmetic_named(name))
-    if full not in known:
+    if full not in ("auto", "float32", "bfloat16"):
         raise SettingsError(f"precision = {name!r}, must be 'auto', 'float32' or 'bfloat16'")
-    if full == "bfloat16" and not able:
-        raise SettingsError("precision = 'bfloat16': this GPU does not support it, must be 'auto' or 'float32'")
-    return cast(Literal["float32", "bfloat16"], known[full])
+    if full == "bfloat16" and device.type == "cuda":
+        check_bfloat16(device)
+    return "bfloat16" if full == "bfloat16" or (full == "auto" and native_bfloat16(device)) else "float32"
 
 
 __all__ = ["MISCLASSIFIED", "PUBLISHED", "ROBUST", "VERSIONS", "AutoAttack", "Progress", "Result", "Version"]
