@@ -32,6 +32,17 @@ def test_ranks_share_out_the_gpus(monkeypatch: pytest.MonkeyPatch, name: str, ra
     assert current == [wanted] * (wanted == "cuda:1"), "streams and graphs belong to torch's current device"
 
 
+@pytest.mark.parametrize("name", ["mps", "mps:0"])
+def test_apples_gpus_are_refused_because_they_lack_float64(name: str) -> None:
+    with pytest.raises(SettingsError, match=f"device = '{name}': random numbers are drawn in float64, which Apple's GPUs lack"):
+        choose_device(name)
+
+
+def test_a_device_that_holds_no_numbers_is_refused() -> None:
+    with pytest.raises(SettingsError, match="device = 'meta' is not available here"):
+        choose_device("meta")
+
+
 def test_a_device_that_is_not_there_is_refused() -> None:
     with pytest.raises(SettingsError, match="device = 'gpu' is not available here"):
         choose_device("gpu")

@@ -68,7 +68,7 @@ def test_gradients_of_convolutions_channels_last_are_right_up_to_bfloat16s_round
         x, towards = torch.randn(shape, generator=source), torch.randn(conv(torch.zeros(shape)).shape, generator=source)
         weights = []
         for chosen in (arithmetic, precision("float64", CPU)):
-            own = copy.deepcopy(conv).to(chosen.dtype, memory_format=torch.channels_last)
+            own = copy.deepcopy(conv).to(chosen.dtype)
             with chosen.context():
                 made = own(x.to(chosen.dtype).contiguous(memory_format=torch.channels_last))
             made.backward(towards.to(made.dtype).contiguous(memory_format=torch.channels_last))

@@ -60,6 +60,14 @@ def test_worst_cases_over_different_attacks_are_not_ranked(make_record, tmp_path
     assert "not ranked" in shown.notes[0] and "not ranked" in to_markdown(shown)
 
 
+def test_rows_trained_in_different_arithmetics_are_named_below_the_table(make_record, tmp_path):
+    arithmetics = {"A": "float32", "B": "float32", "C": "bfloat16", "D": None}
+    told = [make_record(model=name, notes={} if dtype is None else {"trained_in": dtype}) for name, dtype in arithmetics.items()]
+    assert table(runs_of(tmp_path, *told[:2], told[3])).notes == table(runs_of(tmp_path, told[2], told[3])).notes == []
+    (note,) = table(runs_of(tmp_path, *told)).notes
+    assert note == "Rows were trained in different arithmetics. bfloat16: C; float32: A, B."
+
+
 def test_one_attack_name_with_two_settings_makes_two_columns(make_record, tmp_path):
     a = make_record(settings={"type": "PGD", "steps": 10})
     b = make_record(model="AT", settings={"type": "PGD", "steps": 20})

@@ -74,7 +74,8 @@ def _gain(threads: int) -> float:
     """Two convolutions with batch normalisation, forward and backward; the fastest of several rounds, taken in turn."""
     with _own_draws():
         block = [nn.Conv2d(32, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32), nn.ReLU()]
-        network = nn.Sequential(*block, nn.Conv2d(32, 32, 3, padding=1, bias=False)).to(memory_format=torch.channels_last)
+        network = nn.Sequential(*block, nn.Conv2d(32, 32, 3, padding=1, bias=False))
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         x = torch.rand(16, 32, 16, 16).contiguous(memory_format=torch.channels_last)
 
     def seconds(autocast: bool) -> float:

@@ -69,7 +69,18 @@ def table(runs: Sequence[Run], checkpoints: Checkpoints = "selected") -> Table:
                 label, known = paper_label(labels[group.key], paper), paper_cells(paper, columns, group)
                 rows.append(Row(label, group.checkpoint, data, known, "published"))
     left_out = [f"Not of {run.name}'s present weights, left out: {', '.join(run.former)}." for run in runs if run.former]
-    return _mark(columns, rows, [*notes_of(printed), *left_out])
+    return _mark(columns, rows, [*notes_of(printed), *left_out, *_arithmetics(groups, labels)])
+
+
+def _arithmetics(groups: Sequence[Group], labels: dict[str, str]) -> list[str]:
+    """A sentence where rows were trained in different arithmetics; records that say nothing of it are passed over."""
+    rows: dict[str, list[str]] = {}
+    for group in groups:
+        for precision in dict.fromkeys(record.notes.get("trained_in") for record in group.records):
+            if precision is not None:
+                rows.setdefault(str(precision), []).append(labels[group.key])
+    told = "; ".join(f"{precision}: {', '.join(dict.fromkeys(names))}" for precision, names in sorted(rows.items()))
+    return [f"Rows were trained in different arithmetics. {told}."] if len(rows) > 1 else []
 
 
 def choose(groups: Sequence[Group], checkpoints: Checkpoints) -> list[Group]:
