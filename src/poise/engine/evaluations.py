@@ -215,7 +215,8 @@ def _about(run: Run, which: str, other: Data | None) -> dict[str, Any]:
     experiment, facts = run.experiment, run.facts(which)
     notes: dict[str, Any] = {"epoch": facts["epoch"], "selection": experiment.selection}
     notes |= {name: facts[name] for name in ("placement", "placements") if name in facts}
-    notes |= {"trained_in": precision for precision in [run.about.get("precision")] if precision}
+    if arithmetic := run.about.get("precision"):
+        notes["trained_in"] = arithmetic
     if experiment.diagnosis is not None and (told := theory(run.metrics(), facts["epoch"], experiment.diagnosis)):
         notes["theory"] = told
     if other is not None and other.digest != run.about.get("data_digest"):
