@@ -1,6 +1,6 @@
 """Floor 1: data sets, their readers and downloads, augmentation, and the streams that learners are fed from."""
 
-from poise.data.augment import Augmentation, CropFlip, Shift
+from poise.data.augment import Augmentation, CropFlip, RandomResizedCrop, Several, Shift
 from poise.data.cifar import CIFAR10, CIFAR100
 from poise.data.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS, SEVERITIES, corrupted
 from poise.data.dataset import Data, DataSource, Split, cache_directory, data_directory, held_out
@@ -33,6 +33,8 @@ __all__ = [
     "NpzPool",
     "Pool",
     "PseudoLabelled500K",
+    "RandomResizedCrop",
+    "Several",
     "Shift",
     "Split",
     "Stream",

@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
+from poise.core.errors import SettingsError
 from poise.core.seeds import Draw
-from poise.core.settings import Count, PositiveCount, Settings, settings
+from poise.core.settings import Count, Positive, PositiveCount, Settings, UnitInterval, settings
+from poise.data.geometry import random_boxes
+
+_TRIES = 10
+"""Boxes drawn of which the first that fits into the image is taken."""
 
 
 class Augmentation(Settings, family="augmentation"):
     """A random change of images, drawn per example."""
+
+    @property
+    def crops(self) -> bool:
+        """Whether what is shown of an image is cut out of it before it is resized (see `boxes`)."""
+        return False
+
+    def boxes(self, draw: Draw, sizes: Tensor) -> Tensor:
+        """Where `crops`: the part of each image that is shown, (top, left, height, width), int64 [B, 4]; sizes: (height, width) [B, 2]."""
+        raise NotImplementedError(f"{type(self).__name__} cuts nothing out")
 
     @abstractmethod
     def __call__(self, x: Tensor, draw: Draw) -> Tensor:
@@ -41,6 +57,57 @@ class Shift(Augmentation):
 
     def __call__(self, x: Tensor, draw: Draw) -> Tensor:
         return _windows(x, self.pixels, draw.within("shift"))
+
+
+@settings
+class RandomResizedCrop(Augmentation):
+    """A part of random area and aspect ratio, stretched to the network's size (Szegedy et al. 2015), as in training on ImageNet.
+
+    Where images come from files it is cut out before they are resized; so they are decoded anew for every batch.
+    """
+
+    scale: tuple[UnitInterval, UnitInterval] = (0.08, 1.0)
+    """Bounds of the share of the image's area."""
+    ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
+    """Bounds of width / height, drawn uniformly in its logarithm."""
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in (("scale", self.scale), ("ratio", self.ratio)):
+            if not 0 < low <= high:
+                raise SettingsError(f"RandomResizedCrop.{name} = {(low, high)}: must be two numbers above 0, the smaller one first")
+
+    @property
+    def crops(self) -> bool:
+        return True
+
+    def boxes(self, draw: Draw, sizes: Tensor) -> Tensor:
+        return random_boxes(draw.within("box").uniform(_TRIES, 4, dtype=torch.float64), sizes, self.scale, self.ratio)
+
+    def __call__(self, x: Tensor, draw: Draw) -> Tensor:
+        return x
+
+
+@settings
+class Several(Augmentation):
+    """Augmentations one after another; a random crop, which is made of the whole image, comes first."""
+
+    parts: Annotated[tuple[Augmentation, ...], Field(min_length=1)]
+
+    def __post_init__(self) -> None:
+        if any(part.crops for part in self.parts[1:]):
+            raise SettingsError("Several.parts: a random crop is made of the whole image, so it must be the first part")
+
+    @property
+    def crops(self) -> bool:
+        return self.parts[0].crops
+
+    def boxes(self, draw: Draw, sizes: Tensor) -> Tensor:
+        return self.parts[0].boxes(draw.within(0), sizes)
+
+    def __call__(self, x: Tensor, draw: Draw) -> Tensor:
+        for number, part in enumerate(self.parts):
+            x = part(x, draw.within(number))
+        return x
 
 
 def _windows(x: Tensor, padding: int, draw: Draw, mirrored: Tensor | None = None) -> Tensor:

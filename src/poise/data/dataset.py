@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from dataclasses import dataclass, replace
+from functools import cached_property
 from hashlib import blake2b
+from importlib.metadata import version
 from pathlib import Path
 from typing import ClassVar
 
@@ -18,54 +20,9 @@ from poise.core import seeds
 from poise.core.errors import DataError, InputError, SettingsError
 from poise.core.papers import Paper
 from poise.core.settings import PositiveCount, Settings
+from poise.data.split import Split
 
-
-@dataclass(frozen=True, eq=False)
-class Split:
-    """Labelled images: `images` uint8 [N, C, H, W], `labels` int64 [N], `ids` int64 [N], the image's number in the original split.
-
-    Raises: InputError where dtypes or lengths do not fit.
-    """
-
-    images: Tensor
-    labels: Tensor
-    ids: Tensor
-
-    def __post_init__(self) -> None:
-        if self.images.dtype != torch.uint8 or self.images.dim() != 4:
-            raise InputError(f"images must be uint8 [N, C, H, W], not {self.images.dtype} {list(self.images.shape)}")
-        for name in ("labels", "ids"):
-            column = getattr(self, name)
-            if column.dtype != torch.int64 or column.shape != self.images.shape[:1]:
-                raise InputError(f"{name} must be int64 [{len(self.images)}], not {column.dtype} {list(column.shape)}")
-
-    @classmethod
-    def of(cls, images: Tensor, labels: Tensor) -> Split:
-        """A whole split, numbered in order."""
-        return cls(images, labels, torch.arange(len(images), device=images.device))
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def to(self, device: torch.device | str) -> Split:
-        """The split on another device."""
-        return Split(self.images.to(device), self.labels.to(device), self.ids.to(device))
-
-    def subset(self, indices: Tensor | slice) -> Split:
-        """The rows `indices`, in their order; the images keep their ids."""
-        return Split(self.images[indices], self.labels[indices], self.ids[indices])
-
-    def first(self, count: int) -> Split:
-        """The first `count` images. Raises InputError unless 1 <= count <= len."""
-        if not 1 <= count <= len(self):
-            raise InputError(f"first({count}): the split has {len(self)} images, so the count must be from 1 to {len(self)}")
-        return self.subset(slice(count))
-
-    def pixels(self, rows: Tensor | slice = slice(None), dtype: torch.dtype = torch.float32) -> Tensor:
-        """Images of `rows` as numbers in [0, 1], value / 255, [B, C, H, W]."""
-        x = self.images[rows].to(dtype)
-        # a divisor on the device: accelerators turn division by a host number into a product, which rounds differently
-        return x.div_(torch.full((), 255, dtype=dtype, device=x.device))
+_MANIFEST = "files-"
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,10 +37,14 @@ class Data:
     test: Split
     classes: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    manifest: str = ""
+    """Of the names, sizes and times of the files that the data come from; empty where pixels and labels alone tell what they are."""
+    remark: str = ""
+    """What is to be said before work: how images are kept, and why so."""
 
     def __post_init__(self) -> None:
-        if self.train.images.shape[1:] != self.test.images.shape[1:]:
-            shapes = f"{list(self.train.images.shape[1:])} and {list(self.test.images.shape[1:])}"
+        if self.train.shape != self.test.shape:
+            shapes = f"{list(self.train.shape)} and {list(self.test.shape)}"
             raise DataError(f"{self.name}: training and test images differ in shape: {shapes}")
         for word, split in (("training", self.train), ("test", self.test)):
             if not len(split):
@@ -95,17 +56,34 @@ class Data:
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of every image."""
-        channels, height, width = self.train.images.shape[1:]
-        return channels, height, width
+        return self.train.shape
 
     @property
     def digest(self) -> str:
-        """Of all pixels and labels of both splits, so that a run can tell that its data were changed."""
+        """What tells that a run's data were changed: of all pixels and labels where they are in memory, else of the files' manifest."""
+        decoded = self.train.resident is not None and self.test.resident is not None
+        return self.full_digest if decoded or not self.manifest else f"{_MANIFEST}{self.manifest}"
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Of the library that decoded the images, on which their pixels depend: Pillow's, where the data come from image files."""
+        return {"pillow": version("pillow")} if self.manifest else {}
+
+    @cached_property
+    def full_digest(self) -> str:
+        """Of all pixels and labels of both splits, decoded for it where they are not in memory."""
         digest = blake2b(digest_size=16)
         for split in (self.train, self.test):
-            for column in (split.images, split.labels):
-                digest.update(column.cpu().contiguous().numpy().data)
+            for part in split.parts():
+                digest.update(part.cpu().contiguous().numpy().data)
+            digest.update(split.labels.cpu().contiguous().numpy().data)
         return digest.hexdigest()
+
+    def has(self, digest: str | None) -> bool:
+        """Whether `digest`, which these data or others gave, however they kept their images, is of these."""
+        if digest is not None and digest.startswith(_MANIFEST):
+            return digest == f"{_MANIFEST}{self.manifest}"
+        return digest == self.full_digest
 
 
 @dataclass(frozen=True, kw_only=True)

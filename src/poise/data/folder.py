@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
 
-from poise.core.errors import DataError, InputError, UntrustedFileError
-from poise.core.settings import Count, PositiveCount, settings
+from poise.core.errors import DataError, InputError, SettingsError, UntrustedFileError
+from poise.core.settings import Count, PositiveCount, newer, settings
+from poise.data.cache import Decode, views
 from poise.data.dataset import Data, DataSource, Split, held_out, images_from, labels_from
-from poise.data.images import image_files, in_turn, read_images, subfolders
+from poise.data.encoded import Places
+from poise.data.geometry import Geometry, Interpolation
+from poise.data.images import image_files, in_turn, subfolders
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 Layout = Literal["auto", "NHWC", "NCHW"]
@@ -45,6 +49,18 @@ class Folder(DataSource):
     """Share of every class that becomes the test split where there are no train and test folders."""
     split_seed: Count = 0
     """Which images those are."""
+    shorter_side: PositiveCount | None = newer(default=None)
+    """Resize the shorter side to this and take the centre, image_size x image_size, as in evaluations on ImageNet; None stretches."""
+    interpolation: Interpolation = newer(default="bilinear")
+    """Of resized images."""
+    decode: Decode = newer(default="auto")
+    """"resident": decoded into memory at the start. "cache": their bytes in one mapped file in the user's cache, which all ranks read;
+    "workers": where they are, both decoded as they are needed (by POISE_WORKERS processes). "auto": in memory where they take at most a
+    quarter of what is free, else "cache". The pixels are the same."""
+
+    def __post_init__(self) -> None:
+        if self.shorter_side is not None and self.shorter_side < (self.image_size or self.shorter_side + 1):
+            raise SettingsError(f"Folder.shorter_side = {self.shorter_side}: must be at least image_size = {self.image_size}, which is set")
 
     def read(self, data_dir: Path) -> Data:
         root = located(self.path, data_dir)
@@ -52,11 +68,12 @@ class Folder(DataSource):
             raise DataError(f"{root} is not a folder")
         if not (root / "train").is_dir():
             classes = self._classes(root)
+            (whole,), about = self._splits(root, classes, [root])
             try:
-                train, test = held_out(self._split(root, classes), self.test_fraction, self.split_seed)
+                train, test = held_out(whole, self.test_fraction, self.split_seed)
             except InputError as error:
                 raise DataError(f"{root}: {error}") from None
-            return Data(root.name, train, test, classes)
+            return Data(root.name, train, test, classes, **about)
         tested = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
         if tested is None:
             raise DataError(f"{root} has a folder train but neither test nor val beside it")
@@ -64,14 +81,15 @@ class Folder(DataSource):
         strange = [folder.name for folder in subfolders(tested) if folder.name not in classes]
         if strange:
             raise DataError(f"{tested / strange[0]} is a class that {root / 'train'} does not have")
-        return Data(root.name, self._split(root / "train", classes), self._split(tested, classes), classes)
+        (train, test), about = self._splits(root, classes, [root / "train", tested])
+        return Data(root.name, train, test, classes, **about)
 
     def whole(self) -> Data:
         """All images of the folder of classes as both splits, for networks that were trained elsewhere."""
         root = Path(self.path).expanduser()
         classes = self._classes(root)
-        every = self._split(root, classes)
-        return Data(root.name, every, every, classes)
+        (every,), about = self._splits(root, classes, [root])
+        return Data(root.name, every, every, classes, **about)
 
     def _classes(self, folder: Path) -> tuple[str, ...]:
         classes = tuple(path.name for path in subfolders(folder))
@@ -79,14 +97,24 @@ class Folder(DataSource):
             raise DataError(f"{folder} holds {len(classes)} subfolders, but needs one for each of at least 2 classes")
         return classes
 
-    def _split(self, folder: Path, classes: tuple[str, ...]) -> Split:
+    def _splits(self, root: Path, classes: tuple[str, ...], folders: Sequence[Path]) -> tuple[list[Split], dict[str, Any]]:
+        """A split of each folder of classes, the images of all kept together, and what Data says of them."""
+        found = [self._images(folder, classes) for folder in folders]
+        places = Places.whole(root, [str(path.relative_to(root)) for paths, _ in found for path in paths])
+        return views(places, [labels for _, labels in found], len(classes), self.geometry, self.decode)
+
+    def _images(self, folder: Path, classes: tuple[str, ...]) -> tuple[list[Path], np.ndarray]:
+        """(paths, labels) of the images of every class in turn."""
         per_class = [image_files(folder / name) if (folder / name).is_dir() else [] for name in classes]
         empty = [name for name, files in zip(classes, per_class, strict=True) if not files]
         if empty:
             raise DataError(f"{folder / empty[0]} holds no images")
-        paths, labels = in_turn(per_class)
-        pixels = read_images(paths, self.channels, self.image_size, hint="; set image_size to resize them all")
-        return images_from(pixels, labels_from(labels, len(classes), folder), None, folder)
+        return in_turn(per_class)
+
+    @property
+    def geometry(self) -> Geometry:
+        """How images become arrays."""
+        return Geometry(self.channels, self.image_size, self.shorter_side, self.interpolation)
 
 
 @settings

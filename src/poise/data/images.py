@@ -5,20 +5,23 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 
 from poise.core.errors import DataError, StorageError
 from poise.core.records import whole_file
+from poise.data.geometry import Geometry
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF")
 _CACHE = "poise-decoded-"
-_PART = 256
+_PIECE = 32
+"""Images that a thread decodes before it takes more."""
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -41,26 +44,34 @@ def in_turn(per_class: Sequence[Sequence[Path]]) -> tuple[list[Path], np.ndarray
     return [per_class[label][turn] for turn, label in places], np.array([label for _, label in places], dtype=np.int64)
 
 
-def read_image(path: Path, channels: int = 3, size: int | None = None) -> np.ndarray:
-    """One image, uint8 [C, H, W]; `size` resizes it to size x size (bilinear).
-
-    Raises: DataError for a file that is missing, truncated or no image.
-    """
+@contextmanager
+def opened(file: Path | IO[bytes], name: object) -> Iterator[Any]:
+    """An image file opened by Pillow, its head read. Raises: DataError for whatever goes wrong inside, with the image's `name`."""
     from PIL import Image
 
     try:
-        with Image.open(path, formats=_FORMATS) as opened:
-            if opened.mode.startswith(("I", "F")):  # a conversion would clip every value above 255
-                raise DataError(f"{path} has pixels of mode {opened.mode}; only images of 8 bits per channel are read")
-            image = opened.convert("RGB" if channels == 3 else "L")
-        if size is not None and image.size != (size, size):
-            image = image.resize((size, size), Image.Resampling.BILINEAR)
+        with Image.open(file, formats=_FORMATS) as image:
+            if image.mode.startswith(("I", "F")):  # a conversion would clip every value above 255
+                raise DataError(f"{name} has pixels of mode {image.mode}; only images of 8 bits per channel are read")
+            yield image
     except DataError:
         raise
     except Exception as error:  # image decoders raise errors of many kinds on damaged files
-        raise DataError(f"{path} is not a readable image: {error}") from None
-    values = np.asarray(image)
-    return values[None] if channels == 1 else values.transpose(2, 0, 1)
+        raise DataError(f"{name} is not a readable image: {error}") from None
+
+
+def decoded(file: Path | IO[bytes], name: object, geometry: Geometry, box: Sequence[int] | None = None) -> np.ndarray:
+    """One image, uint8 [C, H, W], as `geometry` makes it; with a `box` (top, left, height, width) only what is in it.
+
+    Raises: DataError for a file that is missing, truncated or no image.
+    """
+    with opened(file, name) as image:
+        return geometry.apply(image, box)
+
+
+def read_image(path: Path, channels: int = 3, size: int | None = None) -> np.ndarray:
+    """One image, uint8 [C, H, W]; `size` resizes it to size x size (bilinear). Raises: DataError, as `decoded`."""
+    return decoded(path, path, Geometry(channels, size))
 
 
 def read_images(
@@ -72,7 +83,7 @@ def read_images(
     """
     if not paths:
         raise DataError("there are no images to read")
-    with _bombs_refused():
+    with bombs_refused():
         wanted = shape or read_image(paths[0], channels, size).shape
     values = np.empty((len(paths), *wanted), dtype=np.uint8)
 
@@ -83,19 +94,29 @@ def read_images(
                 raise DataError(f"{paths[number]} has shape {list(image.shape)}, not {list(wanted)} as required{hint}")
             values[number] = image
 
-    parts = [range(start, min(start + _PART, len(paths))) for start in range(0, len(paths), _PART)]
-    with _bombs_refused(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # decoding releases the interpreter lock
-        try:
-            for _ in pool.map(place, parts):
-                pass
-        except DataError:
-            pool.shutdown(cancel_futures=True)
-            raise
+    in_pieces(place, len(paths))
     return values
 
 
+def in_pieces(work: Callable[[range], None], count: int) -> None:
+    """Do the work on pieces of 0 .. count - 1, in threads, as decoding releases the interpreter lock. The first DataError ends it."""
+    pieces = [range(start, min(start + _PIECE, count)) for start in range(0, count, _PIECE)]
+    with bombs_refused():
+        if len(pieces) < 2:
+            for piece in pieces:
+                work(piece)
+            return
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            try:
+                for _ in pool.map(work, pieces):
+                    pass
+            except DataError:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+
 @contextmanager
-def _bombs_refused() -> Iterator[None]:
+def bombs_refused() -> Iterator[None]:
     """Images of suspicious size raise; set once around all threads, as warning filters belong to the whole process."""
     from PIL import Image
 

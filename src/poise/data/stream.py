@@ -15,9 +15,11 @@ from poise.core.errors import InputError, SettingsError
 from poise.core.seeds import Draw, key_of
 from poise.core.settings import PositiveCount, Settings, settings, tag_of
 from poise.core.transfers import sent
+from poise.data.ahead import Ahead, Job
 from poise.data.augment import Augmentation
-from poise.data.dataset import Data, Split
+from poise.data.dataset import Data
 from poise.data.extra import Extra, OpenedPool, Pool
+from poise.data.split import Split, in_unit_interval
 
 
 @settings
@@ -40,6 +42,8 @@ class Stream(Settings):
         if self.extra is not None and self.labelled == self.batch_size:
             wanted = f"at least one of batch_size = {self.batch_size} images"
             raise SettingsError(f"Extra.share = {self.extra.share}: must leave room for {wanted} from the pool")
+        if self.extra is not None and self.augmentation is not None and self.augmentation.crops:
+            raise SettingsError("Stream.augmentation: a random crop is made of whole images, which a pool does not have; set extra to none")
 
     @property
     def labelled(self) -> int:
@@ -73,12 +77,15 @@ class Feed:
         if not len(split) or (stream.drop_last and len(split) < size):
             raise InputError(f"batch_size = {size} with drop_last={stream.drop_last} leaves no batch of {len(split)} images")
         self.stream, self.seed, self.dtype, self.rank, self.world = stream, seed, dtype, rank, world
-        self.split = split.to(device)
-        self.device = self.split.images.device
+        crops = stream.augmentation is not None and stream.augmentation.crops
+        self.split = (split.undecoded() if crops else split).to(device)
+        self.device = self.split.labels.device
         own = stream.extra is not None and stream.extra.pool is None
         self.pool = self.split if own else None if pool is None else _near(pool, self.device)
         self.steps_per_epoch = len(split) // size if stream.drop_last else math.ceil(len(split) / size)
-        self._epoch, self._order = 0, torch.arange(len(split), device=self.device)
+        ahead = stream.extra is None and (crops or self.split.resident is None)
+        self._ahead = Ahead(self.split, self._job, pin=self.device.type == "cuda") if ahead else None
+        self._epoch, self._order = 0, torch.arange(len(split), device="cpu" if ahead else self.device)
 
     @property
     def smallest(self) -> int:
@@ -91,23 +98,45 @@ class Feed:
 
         Raises: InputError where the stream has extra images but the feed was given no pool.
         """
-        epoch, at = divmod(now.step, self.steps_per_epoch)
-        start = at * self.stream.labelled
-        count = min(self.stream.labelled, len(self.split) - start)
-        total = count if self.stream.extra is None else self.stream.batch_size
-        low, high = self.rank * total // self.world, (self.rank + 1) * total // self.world
+        first, low, high, total = self._part(now.step)
         places = torch.arange(low, high, device=self.device)
-        if self.stream.extra is None:
-            rows = self._rows(epoch + 1)[start + low : start + high]
-            x, y, ids = self.split.pixels(rows, self.dtype), self.split.labels[rows], self.split.ids[rows]
-            extra = torch.zeros(high - low, dtype=torch.bool, device=self.device)
+        if self.stream.extra is not None:
+            labelled = self._rows(now.step // self.steps_per_epoch + 1)[first : first + self.stream.labelled]
+            x, y, ids, extra = self._mixed(labelled, now.step, slice(low, high))
         else:
-            x, y, ids, extra = self._mixed(self._rows(epoch + 1)[start : start + count], now.step, slice(low, high))
-        augmentation = self.stream.augmentation
-        if augmentation is not None:
-            key = key_of(self.seed, "augment", self.stream.order, tag_of(augmentation), now.step)
-            x = augmentation(x, Draw(key, places))
+            if self._ahead is not None:
+                rows, images = self._ahead.batch(now.step)
+                rows = rows.to(self.device)
+                x = in_unit_interval(images.to(self.device, non_blocking=True), self.dtype)
+            else:
+                rows, _ = self._job(now.step)
+                x = self.split.pixels(rows, self.dtype)
+            y, ids = self.split.labels[rows], self.split.ids[rows]
+            extra = torch.zeros(high - low, dtype=torch.bool, device=self.device)
+        if self.stream.augmentation is not None:
+            x = self.stream.augmentation(x, self._draw(now.step, places))
         return Batch(x=x, y=y, ids=ids, places=places, total=total, extra=extra)
+
+    def _part(self, step: int) -> tuple[int, int, int, int]:
+        """(first, low, high, total): the step's batch begins at place `first` of its epoch's order and has `total` images, this rank's part
+        those from `low` to `high`."""
+        first = step % self.steps_per_epoch * self.stream.labelled
+        total = min(self.stream.labelled, len(self.split) - first) if self.stream.extra is None else self.stream.batch_size
+        return first, self.rank * total // self.world, (self.rank + 1) * total // self.world, total
+
+    def _job(self, step: int) -> Job:
+        """The rows that a step without extra images shows this rank, and the boxes of a random crop."""
+        first, low, high, _ = self._part(step)
+        rows = self._rows(step // self.steps_per_epoch + 1)[first + low : first + high]
+        augmentation = self.stream.augmentation
+        if augmentation is None or not augmentation.crops:
+            return rows, None
+        return rows, augmentation.boxes(self._draw(step, torch.arange(low, high)), self.split.sizes(rows))
+
+    def _draw(self, step: int, places: Tensor) -> Draw:
+        """The draws of the augmentation at a step, by place in the global batch."""
+        assert self.stream.augmentation is not None
+        return Draw(key_of(self.seed, "augment", self.stream.order, tag_of(self.stream.augmentation), step), places)
 
     def _mixed(self, labelled: Tensor, step: int, part: slice) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(x, y, ids, extra) of a part of the batch that holds the rows `labelled` and images of the pool, in random order.
@@ -123,16 +152,16 @@ class Feed:
         rows, own, chosen, others = sent(torch.cat([order[own], own, drawn, others]), self.device).split(sizes)
         shown = [self.split.subset(labelled[rows]), self._of_pool(self.pool, drawn, chosen)]
         places = torch.cat([own, others])
-        x = torch.empty(len(order), *self.split.images.shape[1:], dtype=self.dtype, device=self.device)
+        x = torch.empty(len(order), *self.split.shape, dtype=self.dtype, device=self.device)
         y, ids = (torch.empty(len(order), dtype=torch.int64, device=self.device) for _ in range(2))
-        x[places] = torch.cat([source.pixels(dtype=self.dtype) for source in shown])
+        x[places] = torch.cat([source.pixels(dtype=self.dtype).to(self.device) for source in shown])
         y[places], ids[places] = torch.cat([source.labels for source in shown]), torch.cat([source.ids for source in shown])
         extra = torch.zeros(len(order), dtype=torch.bool, device=self.device).index_fill_(0, others, True)
         return x, y, ids, extra
 
     def _of_pool(self, pool: Split, drawn: Tensor, chosen: Tensor) -> Split:
         """The rows of the pool, known on the host as `drawn` and on the device as `chosen`, on the device."""
-        if pool.images.device == self.device:
+        if pool.device == self.device:
             return pool.subset(chosen)
         far = pool.subset(drawn)
         return Split(*(sent(column, self.device) for column in (far.images, far.labels, far.ids)))
@@ -140,7 +169,7 @@ class Feed:
     def _rows(self, epoch: int) -> torch.Tensor:
         """The epoch's order; only the last one asked for is kept."""
         if self.stream.shuffle and epoch != self._epoch:
-            order = seeds.permutation(len(self.split), self.seed, "order", self.stream.order, epoch, device=self.device)
+            order = seeds.permutation(len(self.split), self.seed, "order", self.stream.order, epoch, device=self._order.device)
             self._epoch, self._order = epoch, order
         return self._order
 
@@ -158,6 +187,6 @@ def open_pools(streams: Mapping[str, Stream], data: Data, data_dir: Path | str |
 
 def _near(pool: Split, device: torch.device) -> Split:
     """The pool on the device where it takes at most a quarter of the memory free there, else where it is."""
-    if device.type != "cuda" or pool.images.nbytes > torch.cuda.mem_get_info(device)[0] // 4:
+    if device.type != "cuda" or pool.nbytes > torch.cuda.mem_get_info(device)[0] // 4:
         return pool
     return pool.to(device)

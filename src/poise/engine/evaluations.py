@@ -219,7 +219,7 @@ def _about(run: Run, which: str, other: Data | None) -> dict[str, Any]:
         notes["trained_in"] = arithmetic
     if experiment.diagnosis is not None and (told := theory(run.metrics(), facts["epoch"], experiment.diagnosis)):
         notes["theory"] = told
-    if other is not None and other.digest != run.about.get("data_digest"):
+    if other is not None and not other.has(run.about.get("data_digest")):
         notes["tested_on"] = other.name
     elif experiment.published is not None:
         notes["published"] = _printed(experiment.published)

@@ -57,7 +57,7 @@ def train(
     training = prepare(experiment, run, data, chosen, _drawn(progress, world), initial, pools, world)
     about = {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {"poise": __version__, "torch": torch.__version__},
+        "versions": {"poise": __version__, "torch": torch.__version__, **data.versions},
         "device": device_name(chosen),
         "processor": str(processor()),
         "precision": training.arithmetic.name,
@@ -72,7 +72,7 @@ def train(
     with _alone(run, world):
         world.led(lambda: run.create(experiment, about))
         _say_placement(training)
-        for sentence in remarks(experiment):
+        for sentence in (*remarks(experiment), *filter(None, [data.remark])):
             training.progress.say(sentence)
         _epochs(training)
     return run
@@ -139,7 +139,10 @@ def _again(run: Run, world: World, device: str, data_dir: str | Path | None, imp
     initial, digest = initial_weights(experiment) if found is None else (None, about.get("initial_digest"))
     _same(f"Experiment.initial = {experiment.initial!r}", digest, about.get("initial_digest"))
     data = world.in_turn(lambda: experiment.data.load(data_dir))
-    _same(f"the data set {data.name}", data.digest, about.get("data_digest", data.digest))
+    if "data_digest" in about and not data.has(about["data_digest"]):
+        raise RunError(f"the data set {data.name} was changed since the run was started; start a new run instead")
+    if data.remark:
+        progress.say(data.remark)
     pools = world.in_turn(lambda: open_pools(experiment.method.streams(), data, data_dir))
     for name, pool in pools.items():
         _same(f"the file of extra images {pool.origin}", pool.digest, about.get("pool_digests", {}).get(name))

@@ -1,0 +1,217 @@
+"""How encoded images are kept: decoded in memory, as bytes in one mapped file of the user's cache, or where they are."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from filelock import FileLock
+
+from poise.core.errors import DataError, StorageError
+from poise.core.records import whole_file, writing
+from poise.data.dataset import cache_directory, labels_from
+from poise.data.encoded import Encoded, Packed, Places, head_sizes
+from poise.data.geometry import Geometry
+from poise.data.images import bombs_refused, opened
+from poise.data.split import Split
+
+Decode = Literal["auto", "resident", "cache", "workers"]
+_FORMAT = 1
+_SHARE = 4
+"""Images are decoded into memory where they take at most one part in so many of what is free."""
+
+
+def manifest_of(places: Places) -> str:
+    """A digest of the names, sizes and times of the files, and of where in them the images lie. Raises: DataError for a missing file."""
+    digest = hashlib.blake2b(json.dumps([_FORMAT, places.facts(), places.names]).encode(), digest_size=16)
+    for column in (places.owners, places.starts, places.lengths):
+        digest.update(column.astype(np.int64).tobytes())
+    return digest.hexdigest()
+
+
+def kept(places: Places, geometry: Geometry, decode: Decode) -> tuple[Encoded, str]:
+    """The images as `decode` says, and a sentence that says how, and for "auto" why.
+
+    Raises: DataError naming an image that cannot be read or has another size than the first, where `geometry` does not make them one
+    size, or a cache of other files; StorageError where decode="cache" and the cache cannot be written.
+    """
+    if not len(places):
+        raise DataError(f"{places.folder} holds no images")
+    first = Encoded(places, geometry, _shape(places, geometry))
+    size = len(first) * int(np.prod(first.shape))
+    mode, why = (decode, "") if decode != "auto" else _chosen(size)
+    whole = f"{len(first):,} images ({_bytes(size)} decoded)"
+    if mode == "resident":
+        return replace(first, pixels=first.read(slice(None))), f"{whole} are kept in memory{why}"
+    key = manifest_of(places)
+    if mode == "cache":
+        try:
+            packed, sizes = _packed(places, key)
+        except StorageError as error:
+            if decode == "cache":
+                raise
+            why = f"{why}, and {error}"
+        else:
+            encoded = replace(first, contents=packed, sizes_known=_of_one_size(places, sizes, geometry))
+            return encoded, f"{whole} are decoded as they are needed, from {packed.path}{why}"
+    encoded = replace(first, sizes_known=_of_one_size(places, _sizes(places, key), geometry))
+    return encoded, f"{whole} are decoded as they are needed, from their files{why}"
+
+
+def views(
+    places: Places, labels: Sequence[np.ndarray], classes: int, geometry: Geometry, decode: Decode
+) -> tuple[list[Split], dict[str, Any]]:
+    """A split for each column of labels [n], of the images in order, and the manifest and the remark of Data. Raises: as `kept`."""
+    images, remark = kept(places, geometry, decode)
+    splits, start = [], 0
+    for column in labels:
+        part = images.part(start, start + len(column))
+        splits.append(Split.of(part, labels_from(column, classes, places.folder)))
+        start += len(column)
+    identity = hashlib.blake2b(f"{manifest_of(places)}{geometry}".encode(), digest_size=16)
+    for split in splits:
+        identity.update(split.labels.numpy().tobytes())
+    return splits, {"manifest": identity.hexdigest(), "remark": remark}
+
+
+def _shape(places: Places, geometry: Geometry) -> tuple[int, int, int]:
+    if geometry.size is not None:
+        return geometry.channels, geometry.size, geometry.size
+    height, width = head_sizes(places, [0])[0].tolist()
+    return geometry.channels, height, width
+
+
+def _of_one_size(places: Places, sizes: np.ndarray, geometry: Geometry) -> np.ndarray:
+    others = (sizes != sizes[0]).any(1).nonzero()[0]
+    if geometry.size is None and len(others):
+        shape, wanted = ([geometry.channels, *sizes[at].tolist()] for at in (others[0], 0))
+        raise DataError(f"{places.name(others[0])} has shape {shape}, not {wanted} as required; set image_size to resize them all")
+    return sizes
+
+
+def _chosen(size: int) -> tuple[Decode, str]:
+    """Decoded images of all ranks of the machine are to fit into a part of its free memory."""
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    free = free_memory()
+    fits = size * ranks * _SHARE <= free
+    by = f" by {ranks} ranks" if ranks > 1 else ""
+    why = f", as they take{by} {'at most' if fits else 'more than'} a quarter of the {_bytes(free)} that are free (decode=auto)"
+    return ("resident" if fits else "cache"), why
+
+
+def free_memory() -> int:
+    """Bytes of memory that processes can still take, within the limit of the control group where there is one."""
+    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    with contextlib.suppress(OSError, ValueError):  # "max" where there is none
+        group = Path("/sys/fs/cgroup")
+        free = min(free, int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+    return free
+
+
+def _packed(places: Places, key: str) -> tuple[Packed, np.ndarray]:
+    """The cache of the images and their sizes, written where it is not there yet; one process writes, others wait for it."""
+    place = cache_directory() / "images" / key
+    with writing(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+    if not _index(place).exists():
+        with writing(place), FileLock(place.with_suffix(".lock")):
+            if not _index(place).exists():
+                _pack(place, places, key)
+    return _reopened(place, places, key)
+
+
+def _pack(place: Path, places: Places, key: str) -> None:
+    """The bytes first, the index last, so that what is not whole is not found."""
+    total = int(places.lengths.sum()) or sum(size for _, size, _ in places.facts())
+    free = shutil.disk_usage(place.parent).free
+    if total > free:
+        raise StorageError(f"{place} cannot be written: its images take {_bytes(total)}, {_bytes(free)} are free; set decode to 'workers'")
+    sizes, starts = np.empty((len(places), 2), dtype=np.int32), np.zeros(len(places) + 1, dtype=np.int64)
+    digest = hashlib.sha256()
+    with bombs_refused(), whole_file(_content(place)) as file:
+        for number in range(len(places)):
+            with places.open(number) as encoded:
+                content = encoded.read()
+            with opened(io.BytesIO(content), places.name(number)) as image:
+                sizes[number] = image.height, image.width
+            digest.update(content)
+            starts[number + 1] = starts[number] + file.write(content)
+    _note(place, {"key": key, "sha256": digest.hexdigest(), "written": _written(_content(place))}, starts=starts, sizes=sizes)
+
+
+def _reopened(place: Path, places: Places, key: str) -> tuple[Packed, np.ndarray]:
+    """The cache at `place`; its bytes are read through only where its file is no longer the one written."""
+    with _readable(_index(place)) as arrays:
+        facts: dict[str, Any] = json.loads(str(arrays["facts"]))
+        starts, sizes = arrays["starts"], arrays["sizes"]
+        if facts["key"] != key or len(starts) != len(places) + 1:
+            raise DataError(f"{_index(place)} is of a cache of other files; delete it")
+        written = _written(_content(place))
+        if facts["written"] != written:
+            with _content(place).open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            if found != facts["sha256"]:
+                raise DataError(f"{_content(place)} is a cache of other files, or damaged: its SHA-256 is not {facts['sha256']}; delete it")
+            with contextlib.suppress(StorageError):  # a cache that others own is checked each time
+                _note(place, {**facts, "written": written}, starts=starts, sizes=sizes)
+    return Packed(_content(place), starts, places), sizes
+
+
+def _sizes(places: Places, key: str) -> np.ndarray:
+    """(height, width) of all images, read from their heads once and kept in the cache where that can be written."""
+    place = cache_directory() / "images" / f"{key}.sizes"
+    if _index(place).exists():
+        with _readable(_index(place)) as arrays:
+            if json.loads(str(arrays["facts"]))["key"] == key and len(arrays["sizes"]) == len(places):
+                return arrays["sizes"]
+        raise DataError(f"{_index(place)} is of a cache of other files; delete it")
+    sizes = head_sizes(places, range(len(places)))
+    with contextlib.suppress(StorageError):
+        _note(place, {"key": key}, sizes=sizes)
+    return sizes
+
+
+def _note(place: Path, facts: dict[str, Any], **arrays: np.ndarray) -> None:
+    with whole_file(_index(place)) as file:
+        np.savez(file, facts=np.array(json.dumps(facts)), **arrays)  # pyright: ignore[reportArgumentType]
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[Any]:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            yield arrays
+    except DataError:
+        raise
+    except Exception as error:  # zip and .npy readers raise errors of many kinds on damaged files
+        raise DataError(f"{path} is a damaged cache: {error}; delete it") from None
+
+
+def _content(place: Path) -> Path:
+    return place.with_name(f"{place.name}.images")
+
+
+def _index(place: Path) -> Path:
+    return place.with_name(f"{place.name}.npz")
+
+
+def _written(path: Path) -> list[int]:
+    """[bytes, time of the last change in ns]: what tells a file that is as it was written."""
+    known = path.stat()
+    return [known.st_size, known.st_mtime_ns]
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

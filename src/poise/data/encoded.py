@@ -1,0 +1,164 @@
+"""Encoded images that are decoded when they are asked for: files, members of tar shards, or the bytes of one mapped file."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from poise.core.errors import DataError
+from poise.data.geometry import Geometry
+from poise.data.images import decoded, in_pieces, opened
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Where the encoded images lie: image i is `lengths[i]` bytes of `files[owners[i]]`
+    from `starts[i]` on (the whole file where that is -1).
+
+    names: what an error calls each image; where they are empty, its file. folder: what relative paths are relative to.
+    """
+
+    folder: Path
+    files: tuple[str, ...]
+    owners: np.ndarray
+    starts: np.ndarray
+    lengths: np.ndarray
+    names: tuple[str, ...] = ()
+
+    @classmethod
+    def whole(cls, folder: Path, files: Sequence[str]) -> Places:
+        """One image per file."""
+        count = len(files)
+        return cls(folder, tuple(files), np.arange(count), np.full(count, -1), np.zeros(count, dtype=np.int64))
+
+    def __len__(self) -> int:
+        return len(self.owners)
+
+    def name(self, number: int) -> str:
+        """What image `number` is called in an error."""
+        file = str(self.folder / self.files[self.owners[number]])
+        return f"{file}, {self.names[number]}" if self.names else file
+
+    def open(self, number: int) -> IO[bytes]:
+        """The encoded image as a file. Raises: DataError naming it where it cannot be read."""
+        try:
+            file = (self.folder / self.files[self.owners[number]]).open("rb")
+            if self.starts[number] < 0:
+                return file
+            with file:
+                file.seek(int(self.starts[number]))
+                return io.BytesIO(file.read(int(self.lengths[number])))
+        except OSError as error:
+            raise DataError(f"{self.name(number)} cannot be read: {error.strerror or error}") from None
+
+    def facts(self) -> list[tuple[str, int, int]]:
+        """(name, bytes, time of the last change in ns) of every file. Raises: DataError naming one that is missing."""
+        found = []
+        for file in self.files:
+            try:
+                known = (self.folder / file).stat()
+            except OSError as error:
+                raise DataError(f"{self.folder / file} cannot be read: {error.strerror or error}") from None
+            found.append((file, known.st_size, known.st_mtime_ns))
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """The bytes of all images in one mapped file, image i from `starts[i]` to `starts[i + 1]`; processes share its pages."""
+
+    path: Path
+    starts: np.ndarray
+    places: Places
+    """Where they were read from, which errors name."""
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    @cached_property
+    def _bytes(self) -> np.ndarray:
+        return np.memmap(self.path, dtype=np.uint8, mode="r")
+
+    def name(self, number: int) -> str:
+        return self.places.name(number)
+
+    def open(self, number: int) -> IO[bytes]:
+        return io.BytesIO(self._bytes[self.starts[number] : self.starts[number + 1]].tobytes())
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """A run of encoded images, `first` to `first + count`, and how each becomes uint8 [C, H, W] of one `shape`.
+
+    pixels: the decoded images, uint8 [count, C, H, W], where they were kept.
+    sizes_known: (height, width) of all images, [N, 2], where they are known.
+    """
+
+    contents: Places | Packed
+    geometry: Geometry
+    shape: tuple[int, int, int]
+    first: int = 0
+    count: int = -1
+    pixels: Tensor | None = None
+    sizes_known: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return self.count if self.count >= 0 else len(self.contents)
+
+    def part(self, start: int, stop: int) -> Encoded:
+        """The images from `start` to `stop`, none copied."""
+        pixels = None if self.pixels is None else self.pixels[start:stop]
+        return replace(self, first=self.first + start, count=stop - start, pixels=pixels)
+
+    @cached_property
+    def sizes(self) -> Tensor:
+        """(height, width) of every image before it is cropped or resized, int64 [count, 2]; read from their heads where not yet known."""
+        known = self.sizes_known[self.first : self.first + len(self)] if self.sizes_known is not None else None
+        values = known if known is not None else head_sizes(self.contents, range(self.first, self.first + len(self)))
+        return torch.from_numpy(values.astype(np.int64))
+
+    def read(self, rows: Tensor | slice, boxes: Tensor | None = None) -> Tensor:
+        """The images of `rows` decoded, uint8 [B, C, H, W]; of each only what is in its box (top, left, height, width), if given.
+
+        Raises: DataError naming an image that is damaged or has another shape.
+        """
+        numbers = range(len(self))[rows] if isinstance(rows, slice) else rows.tolist()
+        values = np.empty((len(numbers), *self.shape), dtype=np.uint8)
+
+        def place(piece: range) -> None:
+            for at in piece:
+                values[at] = self.decode(numbers[at], None if boxes is None else boxes[at].tolist())
+
+        in_pieces(place, len(numbers))
+        return torch.from_numpy(values)
+
+    def decode(self, number: int, box: Sequence[int] | None = None) -> np.ndarray:
+        """One image, uint8 [C, H, W]. Raises: DataError naming it."""
+        at = self.first + number
+        name = self.contents.name(at)
+        with self.contents.open(at) as file:
+            image = decoded(file, name, self.geometry, box)
+        if image.shape != self.shape:
+            raise DataError(f"{name} has shape {list(image.shape)}, not {list(self.shape)} as required; set image_size to resize them all")
+        return image
+
+
+def head_sizes(contents: Places | Packed, numbers: Sequence[int]) -> np.ndarray:
+    """(height, width) of images, int32 [n, 2], by their heads; no pixel is decoded. Raises: DataError naming one that is no image."""
+    sizes = np.empty((len(numbers), 2), dtype=np.int32)
+
+    def look(piece: range) -> None:
+        for at in piece:
+            with contents.open(numbers[at]) as file, opened(file, contents.name(numbers[at])) as image:
+                sizes[at] = image.height, image.width
+
+    in_pieces(look, len(numbers))
+    return sizes
