@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from poise.core.batches import Now
 from poise.core.settings import from_json, to_json
 from poise.data import Digits, Split
 from poise.engine import Experiment, train
@@ -19,8 +20,8 @@ from poise.methods import Generalist, Joint
 from poise.recipes import experiment, recipes
 from poise.recipes.generalist_ablations import ABLATIONS
 
-NAMES = [f"ablation_{name}" for name in ABLATIONS]
 HEADLINES = {"digits": "generalist_digits", "cifar10": "generalist_cifar10_resnet18"}
+ON = [(name, data) for name, ablation in ABLATIONS.items() for data in HEADLINES if data == "cifar10" or ablation.on_digits_too]
 
 
 def method_of(name: str) -> Generalist:
@@ -35,8 +36,7 @@ def leaves(data: object, path: str = "") -> dict[str, object]:
     return {path: tuple(data) if isinstance(data, list) else data}
 
 
-@pytest.mark.parametrize("data", HEADLINES)
-@pytest.mark.parametrize("name", ABLATIONS)
+@pytest.mark.parametrize(("name", "data"), ON)
 def test_nothing_but_the_named_settings_differs_from_the_headline(name: str, data: str) -> None:
     made, base = experiment(f"ablation_{name}_{data}"), experiment(HEADLINES[data])
     told = ABLATIONS[name].cifar10 if data == "cifar10" else ABLATIONS[name].on_digits
@@ -54,6 +54,7 @@ def test_what_the_changes_do() -> None:
     assert to_json(method_of("ablation_gamma_0_cifar10").gamma)["values"] == [1, 1, 1, 0]
     assert [method_of(f"ablation_c_{c}_digits").redistribute_every for c in range(1, 16)] == list(range(1, 16))
     assert method_of("ablation_no_ema_cifar10").decay == 0
+    assert [policy.average for policy in method_of("ablation_no_ema_cifar10").policies().values()] == [EMA(), EMA()], "all else unchanged"
     averages = {
         name: tuple(policy.average is not None for policy in method_of(f"ablation_wa_{name}_{data}").policies().values())
         for name in ("none", "natural", "robust", "both")
@@ -87,7 +88,7 @@ def test_published_rows() -> None:
     assert experiment("ablation_gamma_rising_digits").published is None
 
 
-@pytest.mark.parametrize("name", [*(f"{name}_{data}" for name in NAMES for data in HEADLINES), "at_adam_digits"])
+@pytest.mark.parametrize("name", [*(f"ablation_{name}_{data}" for name, data in ON), "at_adam_digits"])
 def test_recipes_survive_json_and_say_how_they_are_run(name: str) -> None:
     for quick in (False, True):
         made = experiment(name, quick)
@@ -134,3 +135,37 @@ def test_a_network_without_running_statistics_is_left_alone() -> None:
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     reestimate(network, split(8), 8)
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+# -- c counted in steps ---------------------------------------------------------------------------------------------
+
+
+def test_c_may_count_steps_as_algorithm_1_does() -> None:
+    method = Generalist(redistribute_unit="steps", redistribute_every=3, redistribute_from=0.5)
+    moments = [Now(step // 4 + 1, step, 5, 4, 0) for step in range(20)]
+    assert [now.step + 1 for now in moments if method._redistributes(now, "epoch_start")] == [12, 15, 18]
+    assert method.redistribution_epochs(5) == [3, 4, 5]
+    late = dataclasses.replace(method, redistribute="every_step")
+    assert [now.step + 1 for now in moments if late._redistributes(now, "every_step")] == [12, 15, 18]
+    assert not any(dataclasses.replace(method, redistribute="never")._redistributes(now, "epoch_start") for now in moments)
+
+
+def test_learners_become_the_global_one_at_every_cth_step(tmp_path: Path) -> None:
+    base = dataclasses.replace(experiment("generalist_digits", quick=True), data=Digits(train_images=128, test_images=20), epochs=2)
+    method = dataclasses.replace(base.method, batch_size=32, redistribute_every=4, redistribute_from=0.5)  # type: ignore[call-arg]
+    ends = {
+        unit: train(dataclasses.replace(base, method=dataclasses.replace(method, redistribute_unit=unit)), tmp_path / unit)
+        for unit in ("steps", "epochs")
+    }
+    weights = [run.network("last").state_dict() for run in ends.values()]
+    assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0]), "in 2 epochs every 4th has no part"
+
+
+def test_experiments_from_before_the_unit_keep_their_groups() -> None:
+    made = experiment(HEADLINES["cifar10"])
+    data = to_json(made)
+    assert "redistribute_unit" not in data["method"]
+    assert from_json(Experiment, data) == made
+    assert made.group == "generalist_cifar10_resnet18-cbaeb4e9"
+    other = dataclasses.replace(made, method=dataclasses.replace(made.method, redistribute_unit="steps"))  # type: ignore[call-arg]
+    assert other.group != made.group and not other.rows

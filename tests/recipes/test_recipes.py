@@ -153,7 +153,7 @@ PRINTED: tuple[tuple[str, str, float], ...] = (
     ("trades_cifar10_wrn32-10", "APGD-DLR", 55.50),
     ("trades1_cifar10_wrn32-10", "PGD-100", 51.65),
     ("generalist_cifar10_wrn32-10", "AA", 52.91),
-    ("trades1_mnist_resnet18", "natural", 99.07),
+    ("trades_mnist_resnet18", "natural", 99.07),
     ("fat_mnist_resnet18", "AA", 90.04),
     ("fat_svhn_resnet18", "PGD-20", 53.61),
     ("generalist_svhn_resnet18", "AA", 45.41),
@@ -183,7 +183,7 @@ SPREADS = (
     ("at_cifar10_resnet18_st", (0.12, 0.17, 0.16, 0.26, 0.24, 0.08), 7),
     ("trades_cifar10_resnet18_k20", (0.14, 0.09), None),
     ("fat_mnist_resnet18", (0.03, 0.1, 0.68), 5),
-    ("trades1_svhn_resnet18", (0.25, 0.71, 0.37), 5),
+    ("trades_svhn_resnet18", (0.25, 0.71, 0.37), 5),
     ("mart_cifar10_resnet18_st", (0.17, 0.24, 0.29, 0.30, 0.27, 0.23), 7),
     ("trades_awp_cifar10_resnet18_st", (0.12, 0.14, 0.06, 0.14, 0.12, 0.10), 7),
     ("st_awp_cifar10_resnet18", (0.14, 0.14, 0.13, 0.13, 0.16, 0.12), 7),
@@ -235,6 +235,8 @@ SETTINGS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("fat_cifar10_resnet18", {"rate": 0.01, "decay": 3.5e-3, "values": (1, 1, 0.1, 0.01)}),
     ("at_cifar100_resnet18", {"epochs": 200}),
     ("trades1_mnist_resnet18", {"epsilon": 0.3, "step": 0.01, "steps": 40, "augmentation": None, "beta": 1}),
+    ("trades_mnist_resnet18", {"epsilon": 0.3, "step": 0.01, "steps": 40, "augmentation": None, "beta": 6}),
+    ("trades_svhn_resnet18", {"epsilon": 8 / 255, "step": 2 / 255, "steps": 10, "beta": 6}),
     ("at_cifar10_resnet18_l2", {"epsilon": 128 / 255, "step": 15 / 255}),
     ("fat_cifar10_resnet18_official", {"rate": 0.1, "decay": 2e-4, "at": (60, 90, 110), "epsilon": 0.031, "step": 0.007}),
     ("trades_awp_cifar10_wrn34-10_official", {"gamma": 0.005, "from_epoch": 10, "epochs": 200}),
@@ -570,7 +572,8 @@ def test_matched_trades_refuses_runs_of_another_experiment(tmp_path: Path) -> No
 
 
 def test_beta_is_the_only_thing_swept() -> None:
-    assert override(trades(0.3), {"method.beta": "0.5"}) == trades(0.5)
+    swept, named = override(trades(0.3), {"method.beta": "0.5"}), trades(0.5)
+    assert swept == dataclasses.replace(named, title="TRADES, beta 0.5", published=None)
 
 
 def test_mnist_is_padded_where_the_recipe_says_so(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import re
@@ -15,7 +16,7 @@ from poise.reports import read_runs, write_picture, write_report
 from poise.reports.html import compare, render
 from poise.reports.plots import tradeoff
 from poise.reports.svg import ticks
-from poise.reports.tables import group_labels, table
+from poise.reports.tables import table
 
 HOSTILE = '</script><script>alert(1)</script> " onload="x" {{ 7*7 }} & <b>'
 
@@ -57,7 +58,7 @@ def test_the_page_is_whole_and_loads_nothing(make_record, make_run, tmp_path):
     assert "@import" not in text and "url(" not in text
     loaded = [value or "" for _, attrs in page.tags for name, value in attrs.items() if name in ("src", "href", "srcset", "action")]
     assert len(loaded) == 6 and all(value.startswith("data:image/png;base64,") for value in loaded)
-    for part in ("What is proven", "Natural against worst case", "loss/model/robust", "Adversarial examples", "digest-AT-0", "8/255"):
+    for part in ("What is proven", "Natural against robust accuracy", "loss/model/robust", "Adversarial examples", "digest-AT-0", "8/255"):
         assert part in text
     assert "95 % interval" in text and "last checkpoint" in text
 
@@ -88,7 +89,7 @@ def test_only_intervals_that_exclude_zero_are_called_proven(make_record, make_ru
     make_run(make_record(model="AT", attacks={"PGD-20": range(10)}, natural_wrong=[3]))
     folder = make_run(make_record(model="TRADES", attacks={"PGD-20": range(25)}, natural_wrong=[4]))
     results = table(read_runs(folder.parent))
-    found = compare(results.groups, group_labels(results.groups), results)
+    found = compare(results.groups, results.labels, results)
     assert found is not None
     assert [name for name, _ in found.proven] == ["PGD-20", "worst case"]
     assert [name for name, _ in found.open] == ["natural"]
@@ -113,13 +114,16 @@ def test_the_page_says_how_weights_were_selected(make_record, make_run, tmp_path
 def test_a_page_needs_neither_metrics_nor_attacks_nor_settings(make_record, tmp_path):
     path = make_record(attacks={}).write(tmp_path / "alone.json")
     text = render(read_runs(path))
-    assert "Training</h2>" not in text and "Natural against worst case" not in text and "100.00" in text
+    assert "Training</h2>" not in text and "Natural against robust accuracy" not in text and "100.00" in text
 
 
 def test_a_papers_point_is_hollow_and_linked_to_the_measured_one(make_record, tmp_path):
-    paper = {"columns": {"natural": 90.0, "AA": 46.07}}
+    strongest = {"type": "AutoAttack", "threat": {"type": "Linf", "epsilon": 8 / 255}}
+    paper = {"columns": {"natural": 90.0, "AA": 46.07}, "measured": {"AA": [strongest]}}
     for notes, expected in (({"published": paper}, 1), ({}, 0)):
-        path = make_record(protocol="autoattack", notes=notes, natural_wrong=[1]).write(tmp_path / "one.json")
+        made = make_record(protocol="zipper-linf", notes=notes, natural_wrong=[1])
+        aa = make_record(attacks={"AutoAttack": range(22)}, settings=strongest).attacks
+        path = dataclasses.replace(made, attacks=[*made.attacks, *aa]).write(tmp_path / "one.json")
         svg = tradeoff(table(read_runs(path)), {"TRADES-abcd": 0})
         assert svg.count("mark hollow") == svg.count('class="link') == expected
 

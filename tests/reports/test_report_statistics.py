@@ -8,9 +8,9 @@ import pytest
 from scipy import stats
 
 from poise.core.errors import RunError
+from poise.core.wording import flatten
 from poise.reports.diff import diff, to_terminal
 from poise.reports.statistics import group_records, paired_interval, summary
-from poise.reports.wording import flatten
 
 
 def test_summary_equals_scipys_t_interval():

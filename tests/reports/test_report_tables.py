@@ -10,10 +10,11 @@ import pytest
 
 from poise.core.errors import RunError
 from poise.core.records import EvaluationRecord
-from poise.reports import read_runs, table, to_csv, to_latex, to_markdown, to_terminal
+from poise.reports import Table, read_runs, table, to_csv, to_latex, to_markdown, to_terminal
 from poise.reports.collect import Run
 from poise.reports.plots import _per_class
 
+PGD = {"type": "PGD", "threat": {"type": "Linf", "epsilon": 8 / 255}, "step_size": 2 / 255, "steps": 20}
 HOSTILE = r"a_b & 50% $x$ #1 {y} ~^\z <script>alert(1)</script> | *w*"
 
 
@@ -31,14 +32,14 @@ def test_columns_are_natural_each_attack_and_the_worst_case_with_absent_ones_das
     b = make_record(model="AT", attacks={"CW-100": range(30)})
     shown = table(runs_of(tmp_path, a, b))
     assert [column.label for column in shown.columns] == ["natural", "PGD-20", "CW-100", "worst case"]
-    assert [cell.text for cell in shown.rows[0].cells] == ["97.50", "75.00", "-", "72.50"]
-    assert [cell.text for cell in shown.rows[1].cells] == ["100.00", "-", "25.00", "25.00"]
+    assert [cell.text for cell in shown.rows[0].cells] == ["97.50", "75.00", "-", "-"]
+    assert [cell.text for cell in shown.rows[1].cells] == ["100.00", "-", "25.00", "-"]
 
 
 def test_seeds_become_mean_and_sample_deviation(make_record, tmp_path):
     shown = table(runs_of(tmp_path, *(make_record(seed=s, attacks={"PGD-20": range(10 * s)}) for s in (1, 2, 3))))
     (cell,) = cells(shown, 0, "PGD-20")
-    assert cell.text == "50.00 ± 25.00 (3)"
+    assert cell.text == "50.00 ± 25.00 (std, 3)"
     assert cell.spread == pytest.approx(np.std([75, 50, 25], ddof=1))
     assert "t over 3 seeds" in cell.detail
 
@@ -54,10 +55,54 @@ def test_a_single_row_is_not_the_best_of_anything(make_record, tmp_path):
     assert {cell.mark for cell in table(runs_of(tmp_path, make_record())).rows[0].cells} == {""}
 
 
-def test_worst_cases_over_different_attacks_are_not_ranked(make_record, tmp_path):
+def test_a_worst_case_is_over_all_columns_that_are_shown_or_there_is_none(make_record, tmp_path):
     shown = table(runs_of(tmp_path, make_record(), make_record(model="AT", attacks={"PGD-20": range(5), "CW-100": range(5)})))
-    assert [cells(shown, row, "worst case")[0].mark for row in (0, 1)] == ["", ""]
-    assert "not ranked" in shown.notes[0] and "not ranked" in to_markdown(shown)
+    assert [cells(shown, row, "worst case")[0].text for row in (0, 1)] == ["-", "87.50"]
+    said = "No worst case of TRADES: it would not be over all columns that are shown, for every run."
+    assert said in shown.notes and said in to_markdown(shown)
+
+
+def test_a_worst_case_of_some_runs_does_not_stand_beside_columns_of_others(make_record, tmp_path):
+    """AutoAttack of one seed, PGD of three: the worst case of three would lie above AutoAttack's column."""
+    records = [make_record(seed=seed, attacks={"PGD-20": range(20)}) for seed in range(3)]
+    strong = make_record(seed=0, protocol="autoattack", attacks={"AutoAttack": range(26)}, settings=AA)
+    runs = [Run(tmp_path / str(place), "x", records={"selected": record}) for place, record in enumerate(records)]
+    runs[0].records["selected-autoattack"] = strong
+    shown = table(runs)
+    assert [cell.text for cell in cells(shown, 0, "PGD-20", "AutoAttack", "worst case")] == ["50.00 ± 0.00 (std, 3)", "35.00 (1)", "-"]
+    runs[1].records["selected-autoattack"] = dataclasses.replace(strong, **told(records[1]))
+    runs[2].records["selected-autoattack"] = dataclasses.replace(strong, **told(records[2]))
+    whole = table(runs)
+    assert [cell.text for cell in cells(whole, 0, "AutoAttack", "worst case")] == ["35.00 ± 0.00 (std, 3)"] * 2
+
+
+def told(record: EvaluationRecord) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in ("run", "seed", "model_digest")}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_worst_case_exceeds_a_column_of_its_row(make_record, tmp_path, seed):
+    draw = np.random.default_rng(seed)
+    names, records = ["PGD-20", "CW-100", "FGSM"], []
+    for model in ("A", "B"):
+        for run in range(2):
+            for part in range(2):
+                attacks = {name: draw.choice(40, draw.integers(1, 30), replace=False) for name in draw.permutation(names)[: 1 + part]}
+                corrupted = {"corruptions": {"mean": draw.random()}} if draw.random() < 0.3 else {}
+                count = 40 if draw.random() < 0.8 else 30
+                attacks = {name: [int(place) for place in wrong if place < count] for name, wrong in attacks.items()}
+                records.append(make_record(model=model, seed=run, protocol=f"p{part}", attacks=attacks, count=count, notes=corrupted))
+    shown = table(runs_of(tmp_path, *records))
+    for row in shown.rows:
+        worst = [cell.value for cell, column in zip(row.cells, shown.columns, strict=True) if column.worst]
+        others = [cell.value for cell, column in zip(row.cells, shown.columns, strict=True) if not column.worst and cell.value is not None]
+        assert all(value is None or value <= min(others) for value in worst)
+
+
+def test_rows_of_other_images_of_one_number_say_so(make_record, tmp_path):
+    shown = table(runs_of(tmp_path, make_record(), make_record(model="AT", labels=[3] * 40, natural=[3] * 40, attacks={})))
+    assert [row.data for row in shown.rows] == ["Digits test, 40 images", "Digits test, 40 images (others, 2)"]
+    assert "| method | data |" in to_markdown(shown)
 
 
 def test_rows_trained_in_different_arithmetics_are_named_below_the_table(make_record, tmp_path):
@@ -108,7 +153,7 @@ def test_records_of_weights_that_a_run_had_before_it_was_trained_on_do_not_count
 
 
 def test_what_is_known_of_a_papers_columns_stands_below_the_table(make_record, tmp_path):
-    paper = {"table": "Table 1", "row": "TRADES", "columns": {"PGD-20": 50.0}, "note": "ten steps_whatever"}
+    paper = {"table": "Table 1", "row": "TRADES", "columns": {"PGD-20": 50.0}, "note": "ten steps_whatever", "measured": {"PGD-20": [PGD]}}
     records = [make_record(notes={"published": {**paper, "row": row}}, model=row) for row in ("TRADES", "MART")]
     one = table([Run(tmp_path, "x", records={"selected": records[0]})])
     assert one.notes == ["Published in Table 1, TRADES: ten steps_whatever."] and r"steps\_whatever" in to_markdown(one)
@@ -118,24 +163,108 @@ def test_what_is_known_of_a_papers_columns_stands_below_the_table(make_record, t
 
 def test_a_published_row_is_labelled_placed_and_never_ranked(make_record, tmp_path):
     paper = {"table": "Table 1", "columns": {"natural": 99.9, "PGD20": 98.0, "AA": 46.07}, "spread": {"natural": 0.1}, "runs": 5}
+    paper |= {"measured": {"PGD20": [PGD]}}
     a = make_record(notes={"published": paper}, natural_wrong=[1])
     shown = table(runs_of(tmp_path, a, make_record(model="AT", natural_wrong=[1, 2])))
     assert [row.kind for row in shown.rows] == ["measured", "published", "measured"]
     assert shown.rows[1].label == "TRADES, published (Table 1)"
-    assert [cell.text for cell in cells(shown, 1, "natural", "PGD-20", "AA", "worst case")] == [
-        "99.90 ± 0.10 (5)",
+    assert [cell.text for cell in cells(shown, 1, "natural", "PGD-20", "AA (published)", "worst case")] == [
+        "99.90 ± 0.10 (std, 5)",
         "98.00 (5)",
         "46.07 (5)",
         "-",
     ]
     assert {cell.mark for cell in shown.rows[1].cells} == {""}
-    assert cells(shown, 0, "natural", "AA")[0].mark == "best"
+    assert cells(shown, 0, "natural")[0].mark == "best"
 
 
-def test_autoattack_as_printed_stands_under_the_worst_case_of_that_protocol(make_record, tmp_path):
-    a = make_record(protocol="autoattack", notes={"published": {"columns": {"AA": 46.07}}})
-    (cell,) = cells(table(runs_of(tmp_path, a)), 1, "worst case")
-    assert cell.value == 46.07
+AA = {"type": "AutoAttack", "threat": {"type": "Linf", "epsilon": 8 / 255}, "version": "standard"}
+TRADES_PGD = {**PGD, "threat": {"type": "Linf", "epsilon": 0.031}, "step_size": 0.003}
+EUCLIDEAN = {**PGD, "threat": {"type": "L2", "epsilon": 0.5}}
+
+
+@pytest.mark.parametrize(
+    ("settings", "printed", "shown"),
+    [
+        (PGD, PGD, True),
+        (PGD, TRADES_PGD, False),
+        (EUCLIDEAN, PGD, False),
+        ({**PGD, "steps": 40}, PGD, False),
+        ({**PGD, "restarts": 5}, PGD, False),
+    ],
+)
+def test_a_printed_number_stands_only_under_the_attack_that_it_is_of(make_record, tmp_path, settings, printed, shown):
+    """Not under another of its name: 57.73 of steps of .003 within .031 is no PGD-20 of steps of 2/255 within 8/255, nor in L2."""
+    paper = {"table": "Table 3", "row": "ST", "columns": {"natural": 84.92, "PGD-20": 57.73}, "measured": {"PGD-20": [printed]}}
+    found = table(runs_of(tmp_path, make_record(settings=settings, notes={"published": paper})))
+    assert [row.kind for row in found.rows] == ["measured", "published"] if shown else ["measured"]
+    if shown:
+        assert cells(found, 1, "PGD-20")[0].value == 57.73
+    else:
+        assert found.notes == ["Published in Table 3, ST, by other attacks, threats or settings than any here: not shown."]
+
+
+def test_of_a_row_that_fits_in_part_the_rest_stands_in_columns_of_its_own_that_say_by_what(make_record, tmp_path):
+    paper = {"columns": {"AA": 53.54, "PGD-20": 57.73}, "measured": {"AA": [AA], "PGD-20": [TRADES_PGD]}}
+    record = make_record(notes={"published": paper})
+    strong = make_record(attacks={"AutoAttack": range(20)}, settings=AA).attacks
+    found = table(runs_of(tmp_path, dataclasses.replace(record, attacks=[*record.attacks, *strong])))
+    labels = [column.label for column in found.columns]
+    here, there = (label for label in labels if label.startswith("PGD-20"))
+    assert "0.031" in there and "0.003" in there and "8/255" in here
+    assert [cell.value for cell in cells(found, 1, here, there, "AutoAttack")] == [None, 57.73, 53.54]
+
+
+def test_records_that_do_not_say_how_a_number_was_measured_have_it_from_the_experiments_own_protocol(make_record, tmp_path):
+    paper = {"table": "T", "columns": {"PGD-20": 50.0}}
+    for own, kinds in ((PGD, ["measured", "published"]), (TRADES_PGD, ["measured"])):
+        run = Run(tmp_path, "x", {"protocol": {"attacks": [own]}}, records={"selected": make_record(notes={"published": paper})})
+        assert [row.kind for row in table([run]).rows] == kinds
+
+
+ADAPTIVE = {"type": "AdaptivePGD", "threat": {"type": "Linf", "epsilon": 0.03}, "restarts": 5}
+
+
+def test_the_adaptive_column_of_the_paper_is_the_stronger_attack_as_a_whole_beside_our_stricter_one(make_record, tmp_path):
+    aims = {aim: {**ADAPTIVE, "aims": [aim], "lambdas": [0.2]} for aim in ("confidence", "mismatch")}
+    wrong = {"confidence": range(10), "mismatch": range(6, 20)}
+    attacks = [make_record(attacks={f"AdaptivePGD-50x5-{aim}-0.2": wrong[aim]}, settings=aims[aim]).attacks[0] for aim in aims]
+    strict = make_record(attacks={"AdaptivePGD-50x5": range(20)}, settings={**ADAPTIVE, "aims": list(aims), "lambdas": [0, 0.2]}).attacks
+    paper = {"columns": {"AdaptivePGD-50x5": 45.6}, "measured": {"AdaptivePGD-50x5": list(aims.values())}}
+    found = table(runs_of(tmp_path, dataclasses.replace(make_record(notes={"published": paper}), attacks=[*attacks, *strict])))
+    columns = ("AdaptivePGD-50x5, the stronger one as a whole", "AdaptivePGD-50x5", "worst case")
+    assert [cell.value for cell in cells(found, 0, *columns)] == [65.0, 50.0, 50.0]
+    assert [cell.value for cell in cells(found, 1, *columns)] == [45.6, None, None]
+
+
+@pytest.mark.parametrize(
+    ("plus_minus", "text", "std", "ends"),
+    [
+        ("standard deviation", "54.62 ± 0.14 (std, 7)", "0.14", ["", ""]),
+        ("95 % interval", "54.62 ± 0.14 (95 %, 7)", "", ["54.48", "54.76"]),
+        ("not stated", "54.62 ± 0.14 (of a kind not stated, 7)", "", ["", ""]),
+    ],
+)
+def test_every_plus_minus_says_what_it_is_in_every_format(make_record, tmp_path, plus_minus, text, std, ends):
+    paper = {"table": "T", "columns": {"PGD-20": 54.62}, "spread": {"PGD-20": 0.14}, "runs": 7, "plus_minus": plus_minus}
+    paper |= {"measured": {"PGD-20": [PGD]}}
+    shown = table(runs_of(tmp_path, make_record(notes={"published": paper}), make_record(seed=1, notes={"published": paper})))
+    latex = text.replace("±", r"$\pm$").replace("%", r"\%")
+    assert text in to_markdown(shown) and latex in to_latex(shown) and text.partition(" ")[2] in render_of(shown)
+    line = list(csv.DictReader(io.StringIO(to_csv(shown))))[1]
+    assert [line["PGD-20 std"], line["PGD-20 low"], line["PGD-20 high"], line["PGD-20 runs"]] == [std, *ends, "7"]
+    assert line["PGD-20 ± not stated"] == ("0.14" if plus_minus == "not stated" else "")
+    if plus_minus != "not stated":
+        kind = {"standard deviation": "(std, n): standard deviation", "95 % interval": "(95 %, n): 95 % interval"}[plus_minus]
+        assert any(kind in note for note in shown.notes)
+
+
+def render_of(shown: Table) -> str:
+    from rich.console import Console
+
+    console = Console(width=300, record=True, file=io.StringIO())
+    console.print(to_terminal(shown))
+    return console.export_text()
 
 
 def test_worst_cases_within_other_threats_are_columns_of_their_own(make_record, tmp_path):
@@ -209,26 +338,29 @@ def test_transfer_protocols_of_other_images_are_columns_of_their_own(make_record
     assert [[cell.value for cell in cells(shown, row, *labels)] for row in (0, 1)] == [[70.0, None], [None, 70.0]]
 
 
-@pytest.mark.parametrize(
-    ("protocol", "column"), [("soe-transfer-30-part-0.03", "soe-transfer-30"), ("soe-transfer-3-0.03", "soe-transfer-30")]
-)
-def test_a_published_protocol_is_no_other_and_no_part_of_it(make_record, tmp_path, protocol, column):
+@pytest.mark.parametrize("protocol", ["soe-transfer-30-part-0.03", "soe-transfer-3-0.03"])
+def test_a_published_protocol_is_no_other_and_no_part_of_it(make_record, tmp_path, protocol):
     a = make_record(protocol=protocol, notes={"published": {"columns": {"soe-transfer-30": 61.1}}}, attacks=SETS, settings=shown_images())
     shown = table([Run(tmp_path, "x", {}, records={"selected": a})])
-    assert [cell.value for cell in cells(shown, 1, column, protocol)] == [61.1, None]
+    assert [row.kind for row in shown.rows] == ["measured"]
+    assert "soe-transfer-30" not in [column.label for column in shown.columns]
 
 
-@pytest.mark.parametrize(("epsilon", "column"), [(0.03, "soe-transfer-3-0.03"), (8 / 255, "soe-transfer-3"), (0.07, "soe-transfer-3")])
-def test_published_numbers_stand_only_beside_measurements_of_their_epsilon(make_record, tmp_path, epsilon, column):
+@pytest.mark.parametrize("epsilon", [0.03, 8 / 255, 0.07])
+def test_published_numbers_stand_only_beside_measurements_of_their_epsilon(make_record, tmp_path, epsilon):
+    own = {"type": "PGD", "threat": {"type": "Linf", "epsilon": 0.03}}
     paper = {"table": "Tables 1 to 3 (CIFAR-10, epsilon 0.03)", "columns": {"soe-transfer-3": 78.8, "PGD-50x5": 47.8, "natural": 80.2}}
-    settings = {"type": "PGD", "threat": {"type": "Linf", "epsilon": epsilon}}
+    paper |= {"measured": {"PGD-50x5": [own]}}
+    settings = {**own, "threat": {"type": "Linf", "epsilon": epsilon}}
     white = make_record(protocol="soe-adaptive", notes={"published": paper}, attacks={"PGD-50x5": range(10)}, settings=settings)
     images = make_record(protocol=f"soe-transfer-3-{epsilon:g}", attacks=SETS, settings=shown_images(epsilon))
     shown = table(runs_of(tmp_path, white, images))
     labels = [each.label for each in shown.columns]
-    assert len(shown.rows[1].cells) == len(labels) == len(set(labels))
-    beside = "PGD-50x5" if epsilon == 0.03 else "PGD-50x5 (epsilon 0.03)"
-    assert [cell.value for cell in cells(shown, 1, "natural", column, beside)] == [80.2, 78.8, 47.8]
+    assert len(labels) == len(set(labels))
+    if epsilon != 0.03:
+        assert [row.kind for row in shown.rows] == ["measured"]
+        return
+    assert [cell.value for cell in cells(shown, 1, "natural", "soe-transfer-3-0.03", "PGD-50x5")] == [80.2, 78.8, 47.8]
     assert sum(cell.value is not None for cell in shown.rows[1].cells) == 3
 
 
@@ -267,16 +399,19 @@ def test_a_published_row_is_found_in_the_settings_too(make_record, tmp_path):
 def test_rows_of_further_tables_stand_beside_the_first(make_record, tmp_path):
     first = {"table": "Table 1", "columns": ["natural", "PGD-20"], "values": [82.4, 52.0], "spread": [0.1, None], "runs": 7}
     further = {"table": "Table 5", "columns": ["natural", "AA"], "values": [82.66, 47.62], "spread": [], "runs": None}
-    settings = {"published": first, "also_published": [further]}
+    settings = {"published": first, "also_published": [further], "protocol": {"attacks": [PGD, AA]}}
+    strong = make_record(attacks={"AutoAttack": range(22)}, settings=AA).attacks
+    record = dataclasses.replace(make_record(), attacks=[*make_record().attacks, *strong])
     noted = {
-        "published": {**first, "columns": {"natural": 82.4, "PGD-20": 52.0}, "spread": {"natural": 0.1}},
-        "also_published": [{**further, "columns": {"natural": 82.66, "AA": 47.62}, "spread": {}}],
+        "published": {**first, "columns": {"natural": 82.4, "PGD-20": 52.0}, "spread": {"natural": 0.1}, "measured": {"PGD-20": [PGD]}},
+        "also_published": [{**further, "columns": {"natural": 82.66, "AA": 47.62}, "measured": {"AA": [AA]}}],
     }
-    for run in (Run(tmp_path, "x", settings, records={"selected": make_record()}), *runs_of(tmp_path, make_record(notes=noted))):
+    noting = dataclasses.replace(record, notes=noted)
+    for run in (Run(tmp_path, "x", settings, records={"selected": record}), *runs_of(tmp_path, noting)):
         shown = table([run])
         assert [row.label for row in shown.rows][1:] == ["TRADES, published (Table 1)", "TRADES, published (Table 5)"]
-        assert [[cell.text for cell in cells(shown, row, "natural", "PGD-20", "AA")] for row in (1, 2)] == [
-            ["82.40 ± 0.10 (7)", "52.00 (7)", "-"],
+        assert [[cell.text for cell in cells(shown, row, "natural", "PGD-20", "AutoAttack")] for row in (1, 2)] == [
+            ["82.40 ± 0.10 (std, 7)", "52.00 (7)", "-"],
             ["82.66", "-", "47.62"],
         ]
 
@@ -288,9 +423,27 @@ def test_a_paper_that_prints_no_numbers_has_no_row(make_record, tmp_path):
         assert [row.kind for row in table([run]).rows] == ["measured"]
 
 
-def test_models_of_the_same_name_are_told_apart(make_record, tmp_path):
-    shown = table(runs_of(tmp_path, make_record(group="TRADES-1111"), make_record(group="TRADES-2222")))
-    assert [row.label for row in shown.rows] == ["TRADES-1111", "TRADES-2222"]
+def test_models_of_the_same_name_are_told_apart_by_what_they_differ_in_and_never_by_a_digest(make_record, tmp_path):
+    method = {"type": "Joint", "policy": {"type": "Policy", "objective": {"type": "TRADES", "beta": 6.0}}}
+    base = {"name": "trades", "model": {"type": "ResNet18", "width": 64}, "epochs": 120, "method": method, "data": {"type": "CIFAR10"}}
+    beta = {**base, "method": {**method, "policy": {"type": "Policy", "objective": {"type": "TRADES", "beta": 3.0}}}}
+    network = {**base, "model": {"type": "VGG16"}, "epochs": 3}
+    thin = {**base, "model": {"type": "ResNet18", "width": 8}}
+    few = {**base, "data": {"type": "CIFAR10", "train_images": 500}}
+
+    def labels(*settings: dict[str, Any]) -> list[str]:
+        records = [make_record(group=f"TRADES-{place}111", run=f"r{place}") for place, _ in enumerate(settings)]
+        runs = [Run(tmp_path / r.run, r.run, each, records={"selected": r}) for r, each in zip(records, settings, strict=True)]
+        return [row.label for row in table(runs).rows]
+
+    assert labels(base, beta) == ["TRADES, beta 6", "TRADES, beta 3"]
+    assert labels(base, network) == ["TRADES, ResNet-18, 120 epochs", "TRADES, VGG-16, 3 epochs"]
+    assert labels(base, thin) == ["TRADES, ResNet-18, width 64", "TRADES, ResNet-18, width 8"]
+    assert labels(base, few) == ["TRADES, all training images", "TRADES, 500 training images"]
+    assert labels(base, {**base, "seed": 4}) == ["TRADES (run r0)", "TRADES (run r1)"], "nothing that counts is different"
+    assert labels({}, {}) == ["TRADES (run r0)", "TRADES (run r1)"]
+    same = table(runs_of(tmp_path, make_record(group="TRADES-1111"), make_record(group="TRADES-2222")))
+    assert [row.label for row in same.rows] == ["TRADES (run TRADES-0) (1)", "TRADES (run TRADES-0) (2)"]
 
 
 def test_markdown_csv_and_terminal_agree(make_record, tmp_path):

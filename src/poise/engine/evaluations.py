@@ -27,8 +27,8 @@ from poise.core.settings import to_json
 from poise.data import Data, Split
 from poise.engine.devices import choose_device
 from poise.engine.diagnostics import theory
-from poise.engine.experiment import Published
 from poise.engine.progress import Progress
+from poise.engine.published import Published
 from poise.engine.runs import Run
 from poise.engine.signals import stop_requested
 from poise.evaluation.columns import Searching, Watch
@@ -176,7 +176,7 @@ def evaluate_run(
             made = same and dataclasses.replace(same, checkpoint=which, protocol=protocol.name)
             world.led(lambda: made and made.write(path))
         else:
-            about |= {"watch": watch, "named": experiment.title or experiment.name}
+            about |= {"watch": watch, "named": experiment.label}
             evaluate(network, data, protocol, journal=journal, out=path, world=world, search=search, **about)
         if protocol.attacks and not suffix:
             world.led(lambda: None if watch.signals else _write_gallery(run, which, network, data, protocol, again))
@@ -204,7 +204,7 @@ def corrupt_run(
     check_writable(path)
     network = run.network(which).to(choose_device(device))
     data = world.in_turn(lambda: experiment.data.load(data_dir))
-    about: dict[str, Any] = {"named": experiment.title or experiment.name, "journal": journal_of(path), **_about(run, which, None)}
+    about: dict[str, Any] = {"named": experiment.label, "journal": journal_of(path), **_about(run, which, None)}
     with shown(progress, f"{experiment.name} ({which})", f"poise evaluate {run.path} --corruptions {folder}") as watch:
         evaluate_corruptions(network, data, folder, first=first, watch=watch, world=world, out=path, **about)
     return path
@@ -221,17 +221,19 @@ def _about(run: Run, which: str, other: Data | None) -> dict[str, Any]:
         notes["theory"] = told
     if other is not None and not other.has(run.about.get("data_digest")):
         notes["tested_on"] = other.name
-    elif experiment.published is not None:
-        notes["published"] = _printed(experiment.published)
-        if experiment.also_published:
-            notes["also_published"] = [_printed(row) for row in experiment.also_published]
+    elif rows := [_printed(row, experiment.protocol) for row in experiment.rows]:
+        notes["published"] = rows[0]
+        if rows[1:]:
+            notes["also_published"] = rows[1:]
     return {"checkpoint": which, "run": run.name, "group": run.group, "seed": experiment.seed, "notes": notes}
 
 
-def _printed(row: Published) -> dict[str, Any]:
+def _printed(row: Published, protocol: Protocol) -> dict[str, Any]:
+    """A row as records have it. protocol: the experiment's own."""
     columns = {name: value for name, value in zip(row.columns, row.values, strict=True) if value is not None}
     spread = dict(zip(row.columns, row.spread, strict=False))
-    return {"table": row.table, "row": row.row, "columns": columns, "spread": spread, "runs": row.runs, "note": row.note}
+    about = {"table": row.table, "row": row.row, "runs": row.runs, "note": row.note, "plus_minus": row.plus_minus}
+    return {**about, "columns": columns, "spread": spread, "measured": row.measured(protocol)}
 
 
 def _fitting(run: Run, which: str, data: Data) -> Data:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 from poise.attacks import Attack
 from poise.core.errors import SettingsError
-from poise.core.settings import Count, Number, PositiveCount, Settings, UnitInterval, settings, to_json
+from poise.core.settings import Count, PositiveCount, Settings, UnitInterval, settings, to_json
 from poise.data import DataSource, Digits
 from poise.engine.diagnostics import Diagnosis, searching
 from poise.engine.placement import PlacementName
+from poise.engine.published import Published, belongs, definition, fingerprint, outdated, retitled
 from poise.evaluation import Protocol
 from poise.learners.compiled import CompileName
 from poise.learners.precision import PrecisionName
@@ -36,24 +37,6 @@ def beginnings(part: object) -> Iterator[tuple[str, object, int]]:
             yield f"{type(part).__name__}.{field.name}", value, max(value) if isinstance(value, tuple) else value
         else:
             yield from beginnings(value)
-
-
-@settings
-class Published(Settings):
-    """A row of a paper's table, in percent, that this experiment is meant to reproduce."""
-
-    table: str = ""
-    row: str = ""
-    columns: tuple[str, ...] = ()
-    values: tuple[Number | None, ...] = ()
-    spread: tuple[Number | None, ...] = ()
-    """Printed plus-minus per column, None where it cannot be read; empty when the paper prints none."""
-    runs: PositiveCount | None = None
-    note: str = ""
-
-    def __post_init__(self) -> None:
-        if len(self.columns) != len(self.values) or len(self.spread) not in (0, len(self.values)):
-            raise SettingsError(f"Published.values has {len(self.values)} entries for {len(self.columns)} columns")
 
 
 @settings
@@ -145,13 +128,45 @@ class Experiment(Settings):
             raise SettingsError(f"Experiment.held_out = {self.held_out}: must be above 0 and below 1")
 
     def hand_on(self, new: Any) -> Any:
-        """With another method or objective the experiment is another one: its title says which, and no published row is its own."""
-        if self._kinds == new._kinds:
-            return new
-        objectives = {name: type(policy.objective).__name__ for name, policy in new.method.policies().items()}
-        shown = ", ".join(f"{name}: {kind}" for name, kind in objectives.items())
-        title = next(iter(objectives.values())) if len(objectives) == 1 else f"{type(new.method).__name__} ({shown})"
-        return dataclasses.replace(new, title=title if new.title == self.title else new.title, published=None, also_published=())
+        """Once anything differs that defines the experiment it is another one: its title says which, and no published row is its own.
+
+        By what else it is evaluated changes neither; the rows then say by what they were measured.
+        """
+        kinds, rows = self._kinds != new._kinds, self.published is not None
+        if definition(self) == definition(new):
+            return new._measured_by(self.protocol) if new.protocol.attacks != self.protocol.attacks else new
+        stale = new.title == self.title and (kinds or rows or outdated(self, new))
+        title = retitled(self, new, kinds) if stale else new.title
+        own = new.published if new.published != self.published else None
+        return dataclasses.replace(new, title=title, published=own, also_published=())
+
+    @property
+    def rows(self) -> tuple[Published, ...]:
+        """The papers' rows that are this experiment's as it is: none that it carries from before it was changed."""
+        return tuple(row for row in (self.published, *self.also_published) if row is not None and belongs(row, self))
+
+    @property
+    def label(self) -> str:
+        """What tables and pages call it: its title or name, said to be changed where it carries a row that is no longer its own."""
+        carried = [row for row in (self.published, *self.also_published) if row is not None]
+        return (self.title or self.name) + (", changed" if carried and not self.rows else "")
+
+    def bound(self) -> Experiment:
+        """The same with its rows bound to it, so that they are told from those of whatever it is changed into."""
+        own = fingerprint(self)
+        return self._with_rows(lambda row: dataclasses.replace(row, of=own))
+
+    def small_variant(self) -> Experiment:
+        """The same, as what only shows that a recipe runs: no row of a paper is its own, and its title says so."""
+        title = f"{self.title}, quick variant" if self.title and self.published is not None else self.title
+        return dataclasses.replace(self, title=title, published=None, also_published=())
+
+    def _measured_by(self, protocol: Protocol) -> Experiment:
+        return self._with_rows(lambda row: dataclasses.replace(row, protocol=row.protocol or protocol))
+
+    def _with_rows(self, change: Callable[[Published], Published]) -> Experiment:
+        also = tuple(map(change, self.also_published))
+        return dataclasses.replace(self, published=self.published and change(self.published), also_published=also)
 
     @property
     def _kinds(self) -> list[type]:
@@ -159,9 +174,14 @@ class Experiment(Settings):
 
     @property
     def group(self) -> str:
-        """The same for experiments that differ only by their seed: the name and a short digest of all other settings."""
+        """The same for experiments that differ only by their seed: the name and a short digest of all other settings.
+
+        What was printed counts, what is known of how it was measured does not.
+        """
         data = to_json(self)
         del data["seed"], data["also_published"]
+        for known in ("plus_minus", "protocol", "of"):
+            (data["published"] or {}).pop(known, None)
         return f"{self.name}-{hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:8]}"
 
 

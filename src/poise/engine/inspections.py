@@ -69,7 +69,7 @@ def inspect_run(
         claims=dict(_claims(run, digest_of(network), split)),
         surrogates={name: other.network() for name, other in by_name(surrogates).items()},
         divergences=divergences_of(to_json(experiment.method)),
-        named=experiment.title or experiment.name,
+        named=experiment.label,
         checkpoint=which,
         run=run.name,
     )

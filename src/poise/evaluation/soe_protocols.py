@@ -6,6 +6,7 @@ network is right under all of them.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -53,6 +54,11 @@ def soe_lambdas(threat: Threat | None = None) -> Protocol:
     threat = threat or Linf()
     swept = [AdaptivePGD(aims=(aim,), lambdas=(value,), **_common(threat)) for aim in AIMS for value in LAMBDAS if value > 0]
     return Protocol(name="soe-lambdas", attacks=(_whitebox(threat), *swept))
+
+
+def soe_printed(threat: Threat | None = None) -> Protocol:
+    """What the columns of Table 1 are about: PGD-50, and the stronger of the two adaptive attacks as a whole, at its strongest lambda."""
+    return dataclasses.replace(soe_lambdas(threat), name="soe-printed")
 
 
 def soe_aimed(threat: Threat | None = None) -> Protocol:

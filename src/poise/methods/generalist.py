@@ -18,7 +18,7 @@ from torch import nn
 from poise.core import papers
 from poise.core.batches import Batch, Now
 from poise.core.errors import SettingsError
-from poise.core.settings import PositiveCount, Settings, UnitInterval, settings
+from poise.core.settings import PositiveCount, Settings, UnitInterval, newer, settings
 from poise.learners import EMA, SGD, Constant, Learner, Metrics, PiecewiseLinear, Policy, Schedule
 from poise.learners.averages import Weights, warmed_up, with_weights
 from poise.methods.idle import idle_epochs, moments
@@ -70,9 +70,11 @@ class Generalist(Method):
     redistribute_from: UnitInterval = 0.625
     """t' as a fraction of the run's epochs: 75 of 120."""
     redistribute_every: PositiveCount = 5
-    """c in epochs."""
+    """c in epochs, or in steps."""
+    redistribute_unit: Literal["epochs", "steps"] = newer(default="epochs")
+    """What c counts. "steps" is Algorithm 1 to the letter, whose t is the t-th iteration: at every c-th step of the run from t' on."""
     redistribute: Literal["epoch_start", "after_first_step", "every_step", "never"] = "epoch_start"
-    """When in a redistribution epoch; the released code does it after every step."""
+    """When in a redistribution epoch; the released code does it after every step. Counted in steps: before such a step, or after it."""
     momentum: Literal["kept", "reset"] = "kept"
     """What redistribution does to the optimizers' state."""
     averages: Literal["kept", "reset"] = "kept"
@@ -170,13 +172,19 @@ class Generalist(Method):
         return momentum and (self.averages == "reset" or policy.average is None)
 
     def redistribution_epochs(self, epochs: int) -> list[int]:
-        """The 1-based epochs, of so many, in which the base learners become theta_g."""
+        """The 1-based epochs, of so many, in which the base learners become theta_g; all from t' on where c counts steps."""
+        if self.redistribute_unit == "steps":
+            return [epoch for epoch in range(1, epochs + 1) if epoch >= self.redistribute_from * epochs - 1e-9]
         moments = (Now(epoch, epoch - 1, epochs, 1, 0) for epoch in range(1, epochs + 1))
         return [now.epoch for now in moments if self._redistributes(now, self.redistribute)]
 
     def _redistributes(self, now: Now, when: str) -> bool:
         """Whether the base learners become theta_g at this moment of this epoch."""
-        if when == "never" or when != self.redistribute or (when != "every_step" and now.step_of_epoch != 0):
+        if when == "never" or when != self.redistribute:
+            return False
+        if self.redistribute_unit == "steps":
+            return now.step + 1 >= self.redistribute_from * now.steps - 1e-9 and (now.step + 1) % self.redistribute_every == 0
+        if when != "every_step" and now.step_of_epoch != 0:
             return False
         return now.epoch >= self.redistribute_from * now.epochs - 1e-9 and now.epoch % self.redistribute_every == 0
 

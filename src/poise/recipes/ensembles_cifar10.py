@@ -14,6 +14,7 @@ from poise.attacks import PGD, Ascent
 from poise.data import CIFAR10, CropFlip
 from poise.engine.experiment import Experiment, Monitor, Published
 from poise.evaluation import Protocol, named
+from poise.evaluation.soe_protocols import soe_printed
 from poise.learners import SGD, Adam, Optimizer, Policy, Step
 from poise.methods import DVERGE, Joint, Method
 from poise.models import Ensemble, Mixture, Network, ResNet20
@@ -70,6 +71,8 @@ def published(row: str, epsilon: float) -> Published:
         columns=COLUMNS,
         values=(natural, robust, ADAPTIVE[place] if row == "SoE" else None, three, thirty),
         spread=(None, None, None, around_three, around_thirty),
+        plus_minus="not stated",
+        protocol=soe_printed(Linf(epsilon=epsilon)),
         note="the released evaluator of Table 2 loads one file three times; its CW loss lets the true class count as 0 (--compat-cw)",
     )
 

@@ -59,7 +59,8 @@ def _on_target(target: str, choice: str, quick: bool) -> Experiment:
     if choice == "headline":
         return made
     ablation = ABLATIONS[choice]
-    return override(made, list(ablation.on_digits if TARGETS[target] == "digits" else ablation.cifar10))
+    changed = override(made, list(ablation.on_digits if TARGETS[target] == "digits" else ablation.cifar10))
+    return dataclasses.replace(changed, published=made.published)
 
 
 def _register(target: str, choice: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -32,8 +33,13 @@ _RECIPES: dict[str, Recipe] = {}
 
 
 def recipe(make: Make) -> Make:
-    """Register the function under its own name; the experiment it returns carries that name."""
-    _RECIPES[make.__name__] = Recipe(make.__name__, make)
+    """Register the function under its own name; the experiment it returns carries that name, and its rows are bound to it."""
+
+    @functools.wraps(make)
+    def made(quick: bool) -> Experiment:
+        return make(quick).small_variant() if quick else make(quick).bound()
+
+    _RECIPES[make.__name__] = Recipe(make.__name__, made)
     return make
 
 

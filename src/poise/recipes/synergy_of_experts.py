@@ -122,7 +122,8 @@ def _add(name: str, line: str, epsilon: float, note: str = "", members: int = 3,
         return made if made.published is not None else dataclasses.replace(made, published=row)
 
     made = make()
-    grid = [name] if members == 3 else [f"soe_cifar10_resnet20x{each}_eps{epsilon:g}" for each in range(1, 6)]
+    end = name.partition("_eps")[2]
+    grid = [name] if members == 3 else [f"soe_cifar10_resnet20x{each}_eps{end}" for each in range(1, 6)]
     targets = " ".join(f"runs/{each}" for each in grid)
     then = (
         f"accuracy against lambda: poise evaluate runs/{name} --protocol soe-lambdas",
@@ -163,7 +164,12 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """What differs between paper and released code, and what neither prints: the name's ending, in words, the settings."""
 
+PRINTED = [*((3, epsilon) for epsilon in EPSILONS), *((members, epsilon) for members in (1, 2, 4, 5) for epsilon in MEMBERS_GRID)]
+"""Numbers of experts and epsilons at which there is the form as the paper prints it."""
+
 for _ending, (_what, _changes) in VARIANTS.items():
-    _line = f"Synergy-of-Experts at epsilon {ABLATED:g}, {_what}"
     _note = "the attack takes steps of .01 whatever the epsilon" if _ending == "compat" else ""
-    _add(f"soe_cifar10_resnet20x3_eps{ABLATED:g}_{_ending}", _line, ABLATED, _note, **_changes)
+    for _members, _epsilon in PRINTED if _ending == "paper" else [(3, ABLATED)]:
+        _with = "" if _members == 3 else f" with {_members} expert{'s' * (_members > 1)}"
+        _line = f"Synergy-of-Experts{_with} at epsilon {_epsilon:g}, {_what}"
+        _add(f"soe_cifar10_resnet20x{_members}_eps{_epsilon:g}_{_ending}", _line, _epsilon, _note, _members, **_changes)

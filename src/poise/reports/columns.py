@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from poise.core.records import AttackRecord, EvaluationRecord
-from poise.reports.statistics import CORRUPTED, NATURAL, WORST, AttackKey, Group, key_of, settings_key
-from poise.reports.wording import flatten
+from poise.core.wording import flatten
+from poise.reports.statistics import CORRUPTED, NATURAL, WORST, AttackKey, Group, examples_of, key_of, settings_key
+
+SpreadKind = Literal["std", "95 %", "not stated"]
 
 
 @dataclass(frozen=True)
@@ -18,11 +20,15 @@ class Column:
 
     label: str
     attack: str | None = None
-    settings: dict[str, Any] | None = field(default=None, hash=False)
+    settings: Mapping[str, Any] | None = field(default=None, hash=False)
     whole: frozenset[AttackKey] = frozenset()
     """The attacks of a protocol of images made elsewhere: the column is the worst case over them."""
     within: str | None = None
-    """For a worst case: over the attacks within these threats only, where a row has attacks within others too."""
+    """For a worst case: over the attacks within these threats only, where there are attacks within others too."""
+    forms: frozenset[str] = frozenset()
+    """The settings (`settings_key`) of an attack's forms: the column is the lowest accuracy that one of them leaves, as a whole."""
+    among: Mapping[tuple[str, str, int, int], frozenset[AttackKey]] = field(default_factory=dict, hash=False)
+    """For a worst case: all attacks that the table shows on these images, which it must be over."""
 
     @property
     def worst(self) -> bool:
@@ -32,7 +38,7 @@ class Column:
     @property
     def judged(self) -> str:
         """What `paired_interval` is to judge in the records that `records_of` gives."""
-        return self.attack or (WORST if self.worst or self.whole else self.label)
+        return self.attack or (WORST if self.worst or self.whole or self.forms else self.label)
 
     def of(self, record: EvaluationRecord) -> AttackRecord | None:
         """The record's attack of this name with these settings."""
@@ -46,53 +52,111 @@ class Cell:
 
     value: float | None = None
     spread: float | None = None
-    """Sample standard deviation over the runs, or the paper's printed plus-minus."""
+    """Plus-minus, of the kind that `kind` says: over the runs, or as the paper prints it."""
     n: int = 0
     detail: str = ""
     """The interval, in words."""
     low: float | None = None
     high: float | None = None
     mark: Literal["", "best", "second"] = ""
+    kind: SpreadKind = "std"
+    of: int = 0
+    """The number of runs of the row, of which this cell may have fewer."""
+
+    @property
+    def around(self) -> str:
+        """What stands after the number: ` ± 0.21 (std, 3)`, with the number of runs; ` (1)` in a row of more; empty where nothing does."""
+        runs = str(self.n) if max(self.n, self.of) > 1 else ""
+        if self.spread is None:
+            return f" ({runs})" if runs else ""
+        kind = {"std": "std", "95 %": "95 %", "not stated": "of a kind not stated"}[self.kind]
+        return f" ± {self.spread:.2f} ({', '.join(filter(None, (kind, runs)))})"
 
     @property
     def text(self) -> str:
-        """`84.32`, `84.32 ± 0.21 (3)` with the number of runs, or `-`."""
-        if self.value is None:
-            return "-"
-        spread = "" if self.spread is None else f" ± {self.spread:.2f}"
-        return f"{self.value:.2f}{spread}" + (f" ({self.n})" if self.n > 1 else "")
+        """`84.32`, `84.32 ± 0.21 (std, 3)` with the number of runs, or `-`."""
+        return "-" if self.value is None else f"{self.value:.2f}{self.around}"
 
 
-def columns_of(groups: Sequence[Group]) -> list[Column]:
-    found: dict[AttackKey, AttackRecord] = {}
+def columns_of(groups: Sequence[Group], printed: Iterable[tuple[str, Mapping[str, Any]]] = ()) -> list[Column]:
+    """All columns of these groups. printed: names and settings of further attacks, which only papers have numbers of."""
+    found: dict[AttackKey, tuple[str, Mapping[str, Any]]] = {}
     for group in groups:
         for record in group.records:
             for attack in record.attacks:
-                found.setdefault(key_of(attack), attack)
+                found.setdefault(key_of(attack), (attack.name, attack.settings))
+    for name, settings in printed:
+        found.setdefault((name, settings_key(settings)), (name, settings))
     names = [name for name, _ in found]
     attacks = []
-    for attack in found.values():
-        same = [other.settings for other in found.values() if other.name == attack.name]
-        extra = "" if names.count(attack.name) == 1 else f" [{_told_apart(attack.settings, same)}]"
-        attacks.append(Column(attack.name + extra, attack.name, attack.settings))
-    wholes = dict.fromkeys((name, whole) for group in groups for name, whole in group.transferred)
-    labels = [name for name, _ in wholes]
-    transfers = [
-        Column(name if labels.count(name) == 1 else f"{name} [images {place}]", whole=whole)
-        for place, (name, whole) in enumerate(wholes, start=1)
-    ]
+    for name, settings in found.values():
+        same = [other for called, other in found.values() if called == name]
+        extra = "" if names.count(name) == 1 else f" [{_told_apart(settings, same)}]"
+        attacks.append(Column(name + extra, name, settings))
     corrupted = any(record.corruption_accuracy is not None for group in groups for record in group.records)
-    threats = dict.fromkeys(name for group in groups for name in group.within)
-    apart = any(len(group.within) > 1 for group in groups)
-    worst = [Column(f"{WORST} [{name}]", within=name) for name in threats] if apart else [Column(WORST)]
-    ends = [*transfers, *worst] if attacks else []
+    ends = [*_strongest(groups), *_transfers(groups), *_worst_cases(groups)] if any(group.within for group in groups) else []
     return [Column(NATURAL), *([Column(CORRUPTED)] if corrupted else []), *attacks, *ends]
 
 
-def _told_apart(settings: dict[str, Any], others: Sequence[dict[str, Any]]) -> str:
+def _transfers(groups: Sequence[Group]) -> list[Column]:
+    wholes = dict.fromkeys((name, whole) for group in groups for name, whole in group.transferred)
+    labels = [name for name, _ in wholes]
+    return [
+        Column(name if labels.count(name) == 1 else f"{name} [images {place}]", whole=whole)
+        for place, (name, whole) in enumerate(wholes, start=1)
+    ]
+
+
+def _worst_cases(groups: Sequence[Group]) -> list[Column]:
+    """One, or one for each of several threats."""
+    threats = dict.fromkeys(name for group in groups for name in group.within)
+
+    def among(name: str | None) -> dict[tuple[str, str, int, int], frozenset[AttackKey]]:
+        shown: dict[tuple[str, str, int, int], frozenset[AttackKey]] = {}
+        for group in groups:
+            images, inside = examples_of(group.first), group.within.get(name, frozenset()) if name else _all_of(group)
+            shown[images] = shown.get(images, frozenset()) | inside
+        return shown
+
+    if len(threats) > 1:
+        return [Column(f"{WORST} [{name}]", within=name, among=among(name)) for name in threats]
+    return [Column(WORST, among=among(None))]
+
+
+def _all_of(group: Group) -> frozenset[AttackKey]:
+    return frozenset(key_of(attack) for record in group.records for attack in record.attacks)
+
+
+def _strongest(groups: Sequence[Group]) -> list[Column]:
+    """A column for each adaptive attack that was made in several forms, for both of its aims: the strongest as a whole, as papers say."""
+    columns: dict[frozenset[str], str] = {}
+    for group in groups:
+        for record in group.records:
+            forms: dict[str, list[AttackRecord]] = {}
+            for attack in record.attacks:
+                if attack.settings.get("type") == "AdaptivePGD" and len(attack.settings.get("aims", ())) == 1:
+                    rest = {name: value for name, value in attack.settings.items() if name not in ("aims", "lambdas")}
+                    forms.setdefault(settings_key(rest), []).append(attack)
+            for same in forms.values():
+                if len({str(attack.settings["aims"]) for attack in same}) > 1:
+                    stem = same[0].name.partition(f"-{same[0].settings['aims'][0]}")[0]
+                    columns.setdefault(frozenset(settings_key(attack.settings) for attack in same), strongest_label(stem))
+    labels = list(columns.values())
+    return [
+        Column(label if labels.count(label) == 1 else f"{label} [{place}]", forms=forms)
+        for place, (forms, label) in enumerate(columns.items(), start=1)
+    ]
+
+
+def strongest_label(name: str) -> str:
+    return f"{name}, the stronger one as a whole"
+
+
+def _told_apart(settings: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> str:
     flat = [flatten(other) for other in others]
     own = flatten(settings)
-    return ", ".join(f"{name}={own.get(name, '-')}" for name in own if len({other.get(name) for other in flat}) > 1) or "other settings"
+    names = dict.fromkeys(name for each in flat for name in each)
+    return ", ".join(f"{name}={own.get(name, '-')}" for name in names if len({other.get(name) for other in flat}) > 1) or "other settings"
 
 
 def values_of(group: Group, column: Column) -> list[float]:
@@ -100,6 +164,8 @@ def values_of(group: Group, column: Column) -> list[float]:
     records = records_of(group, column)
     if column.attack is not None:
         return [record.accuracy(column.attack) for record in records]
+    if column.forms:
+        return [record.accuracy(record.attacks[0].name) for record in records]
     if column.whole or column.worst:
         return [record.worst_case_accuracy for record in records]
     if column.label == NATURAL:
@@ -110,22 +176,31 @@ def values_of(group: Group, column: Column) -> list[float]:
 
 
 def records_of(group: Group, column: Column) -> list[EvaluationRecord]:
-    """The group's records that have this column, with the attacks that it is about and no others."""
+    """The group's records that have this column, with the attacks that it is about and no others.
+
+    A worst case is over all attacks that are shown on its images, by every run of the group, or there is none.
+    """
     if column.attack is not None:
         return [dataclasses.replace(record, attacks=[attack]) for record in group.records if (attack := column.of(record))]
-    if column.whole or column.worst:
-        return _only(group.records, column.whole or attacks_of(group, column.within))
-    return group.records
+    if column.forms:
+        return [strongest for record in group.records if (strongest := _strongest_of(record, column.forms)) is not None]
+    if column.worst:
+        wanted = column.among.get(examples_of(group.first), frozenset())
+        found = _only(group.records, wanted)
+        return found if len(found) == len(group.records) else []
+    return _only(group.records, column.whole) if column.whole else group.records
+
+
+def _strongest_of(record: EvaluationRecord, forms: frozenset[str]) -> EvaluationRecord | None:
+    """The record with the form alone under which the network is right least often; None where it lacks one."""
+    found = {settings_key(attack.settings): attack for attack in record.attacks}
+    if not forms <= set(found):
+        return None
+    alone = [dataclasses.replace(record, attacks=[found[form]]) for form in sorted(forms)]
+    return min(alone, key=lambda each: each.accuracy(each.attacks[0].name))
 
 
 def _only(records: Sequence[EvaluationRecord], wanted: frozenset[AttackKey]) -> list[EvaluationRecord]:
     """The records that have all these attacks, with no others, so that their worst cases mean the same; none for none."""
     kept = [dataclasses.replace(each, attacks=[attack for attack in each.attacks if key_of(attack) in wanted]) for each in records]
     return [record for record in kept if len(record.attacks) == len(wanted)] if wanted else []
-
-
-def attacks_of(group: Group, within: str | None = None) -> frozenset[AttackKey]:
-    """What all records of the group were attacked by, of the attacks within these threats; of all by default."""
-    sets = [frozenset(map(key_of, record.attacks)) for record in group.records]
-    common = frozenset.intersection(*sets)
-    return common if within is None else common & group.within.get(within, frozenset())

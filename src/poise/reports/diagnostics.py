@@ -72,7 +72,8 @@ def redistributions(experiment: Mapping[str, Any]) -> list[int]:
     method, epochs = experiment.get("method", {}), experiment.get("epochs", 0)
     if not isinstance(method, Mapping) or method.get("type") != "Generalist" or method.get("redistribute") == "never":
         return []
-    first, every = method["redistribute_from"] * epochs - 1e-9, method["redistribute_every"]
+    first = method["redistribute_from"] * epochs - 1e-9
+    every = 1 if method.get("redistribute_unit") == "steps" else method["redistribute_every"]
     return [epoch for epoch in range(1, epochs + 1) if epoch >= first and epoch % every == 0]
 
 

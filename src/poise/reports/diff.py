@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from poise.core.errors import RunError
 from poise.core.records import EvaluationRecord
+from poise.core.wording import flatten
 from poise.reports.statistics import NATURAL, WORST, PairedInterval, correct, examples_of, paired_interval
-from poise.reports.wording import flatten
 
 if TYPE_CHECKING:
     from rich.console import Group as RichGroup

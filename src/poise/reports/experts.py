@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from poise.reports.columns import Column, records_of
 from poise.reports.formats import escape_markdown
 from poise.reports.statistics import NATURAL, Group
-from poise.reports.tables import Table, group_labels
+from poise.reports.tables import Table
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -29,7 +29,7 @@ class ExpertsRow:
 
 def experts_rows(table: Table) -> list[ExpertsRow]:
     """A row for each group and kind of images of which its records hold measures; means over the group's runs."""
-    labels = group_labels(table.groups)
+    labels = table.labels
     rows = []
     for group in table.groups:
         for column in table.columns:

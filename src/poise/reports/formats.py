@@ -63,17 +63,26 @@ def escape_markdown(text: str) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """One line per row: per column the mean, the standard deviation and the ends of the 95 % interval, in percent; empty when absent."""
+    """One line per row: per column the mean, the standard deviation, the ends of the 95 % interval, in percent, and the number of runs.
+
+    A paper's plus-minus of which it does not say what it is has a column of its own; empty when absent.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    parts = [[label, f"{label} std", f"{label} low", f"{label} high"] for label in (column.label for column in table.columns)]
+    ends = ("", " std", " low", " high", " ± not stated", " runs")
+    parts = [[f"{column.label}{end}" for end in ends] for column in table.columns]
     writer.writerow(["method", "data", "checkpoint", "kind", "runs", *(name for part in parts for name in part)])
     for row in table.rows:
-        numbers = [number for cell in row.cells for number in (cell.value, cell.spread, cell.low, cell.high)]
         runs = max((cell.n for cell in row.cells), default=0)
-        texts = ["" if number is None else f"{number:.2f}" for number in numbers]
+        texts = [text for cell in row.cells for text in _csv_cell(cell)]
         writer.writerow([row.label, row.data, row.checkpoint, row.kind, runs or "", *texts])
     return out.getvalue()
+
+
+def _csv_cell(cell: Cell) -> list[str]:
+    spreads = [cell.spread if cell.kind == kind else None for kind in ("std", "not stated")]
+    numbers = [cell.value, spreads[0], cell.low, cell.high, spreads[1]]
+    return [*("" if number is None else f"{number:.2f}" for number in numbers), str(cell.n or "")]
 
 
 def escape_latex(text: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from poise.core.errors import RunError
 from poise.core.records import EvaluationRecord, write_text
+from poise.core.wording import flatten
 from poise.reports.collect import Run, read_runs
 from poise.reports.columns import records_of
 from poise.reports.diagnostics import diagnosed
@@ -18,8 +19,7 @@ from poise.reports.plots import class_panels, curve_panels, group_of, tradeoff
 from poise.reports.sanity import verdict_sections
 from poise.reports.statistics import Group, PairedInterval, paired_interval
 from poise.reports.svg import marker, wrap
-from poise.reports.tables import Checkpoints, Table, group_labels, table
-from poise.reports.wording import flatten
+from poise.reports.tables import Checkpoints, Table, table
 
 _NAME = "report.html"
 
@@ -42,7 +42,7 @@ def render(runs: Sequence[Run], title: str | None = None, checkpoints: Checkpoin
 
     results = table(runs, checkpoints)
     groups = [group for group in results.groups if _block(results, group) == results.rows[0].block]
-    labels = group_labels(results.groups)
+    labels = results.labels
     places = {key: place for place, key in enumerate(dict.fromkeys(group.key for group in results.groups))}
     environment = Environment(
         loader=PackageLoader("poise.reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from poise.core.verdicts import Finding, Verdict, summary
+from poise.core.wording import flatten
 from poise.reports.collect import Run
 from poise.reports.formats import escape_markdown
 from poise.reports.plots import group_of
-from poise.reports.wording import flatten
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable

@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 from poise.core.errors import RunError
 from poise.reports.collect import Run
-from poise.reports.columns import Cell, Column, attacks_of, columns_of, values_of
-from poise.reports.printed import columns_of_papers, notes_of, paper_cells, paper_label, papers_beside
+from poise.reports.columns import Cell, Column, columns_of, values_of
+from poise.reports.names import group_labels
+from poise.reports.printed import attacks_of_papers, columns_of_papers, paper_cells, papers_beside
 from poise.reports.statistics import CORRUPTED, Group, Summary, examples_of, group_records, summary
 
 Checkpoints = Literal["selected", "last", "both", "all"]
@@ -40,6 +41,11 @@ class Table:
     notes: list[str]
 
     @property
+    def labels(self) -> dict[str, str]:
+        """{group key: the label of its rows}."""
+        return {row.group.key: row.label for row in self.rows if row.group is not None}
+
+    @property
     def groups(self) -> list[Group]:
         return [row.group for row in self.rows if row.group is not None and row.kind == "measured"]
 
@@ -55,21 +61,68 @@ def table(runs: Sequence[Run], checkpoints: Checkpoints = "selected") -> Table:
     groups = choose(group_records(record for run in runs for record in run.records.values()), checkpoints)
     if not groups:
         raise RunError(f"no run has an evaluation record with checkpoints = {checkpoints!r}; make them with: poise evaluate RUN")
-    columns = columns_of(groups)
-    printed = papers_beside(groups, runs)
+    printed, notes = papers_beside(groups, runs)
+    columns = columns_of(groups, attacks_of_papers(printed))
     columns += columns_of_papers(columns, printed)
-    labels = group_labels(groups)
+    labels = group_labels(groups, runs)
     rows: list[Row] = []
     for group, papers in printed:
         data = f"{group.first.dataset} {group.first.split}, {group.first.count:,} images"
-        cells = [_cell(group, column) for column in columns]
+        cells = _honest([_cell(group, column) for column in columns], columns)
         rows.append(Row(labels[group.key], group.checkpoint, data, cells, "measured", group))
         for paper in papers:
-            if paper["columns"]:  # of a figure no numbers are printed
-                label, known = paper_label(labels[group.key], paper), paper_cells(paper, columns, group)
-                rows.append(Row(label, group.checkpoint, data, known, "published"))
+            known = paper_cells(paper, columns, group)
+            where = f" ({paper.label})" if paper.label else ""
+            rows.append(Row(f"{labels[group.key]}, published{where}", group.checkpoint, data, known, "published"))
+    rows = _images_told_apart(rows)
     left_out = [f"Not of {run.name}'s present weights, left out: {', '.join(run.former)}." for run in runs if run.former]
-    return _mark(columns, rows, [*notes_of(printed), *left_out, *_arithmetics(groups, labels)])
+    return _mark(
+        columns, rows, [*_without_worst_case(columns, rows), *plus_minus_notes(rows), *notes, *left_out, *_arithmetics(groups, labels)]
+    )
+
+
+def plus_minus_notes(rows: Sequence[Row]) -> list[str]:
+    """What stands after a plus-minus, for the kinds that are shown."""
+    kinds = {cell.kind for row in rows for cell in row.cells if cell.spread is not None}
+    said = {"std": "± (std, n): standard deviation over n runs", "95 %": "± (95 %, n): 95 % interval of the mean over n runs"}
+    return [f"{'; '.join(text for kind, text in said.items() if kind in kinds)}."] if kinds & set(said) else []
+
+
+def _honest(cells: list[Cell], columns: Sequence[Column]) -> list[Cell]:
+    """No worst case that is above another number of its row, as one beside the accuracy under corruptions can be."""
+    others = [cell.value for cell, column in zip(cells, columns, strict=True) if not column.worst and cell.value is not None]
+    within = [column.worst and column.within is None for column in columns]
+    least = min(others, default=math.inf)
+    return [Cell() if alone and cell.value is not None and cell.value > least else cell for cell, alone in zip(cells, within, strict=True)]
+
+
+def _without_worst_case(columns: Sequence[Column], rows: Sequence[Row]) -> list[str]:
+    """A sentence where a row that was attacked has no worst case."""
+    missing = [
+        row.label
+        for row in rows
+        if row.group is not None
+        and any(record.attacks for record in row.group.records)
+        and all(cell.value is None for cell, column in zip(row.cells, columns, strict=True) if column.worst)
+    ]
+    if not missing:
+        return []
+    return [f"No worst case of {', '.join(dict.fromkeys(missing))}: it would not be over all columns that are shown, for every run."]
+
+
+def _images_told_apart(rows: Sequence[Row]) -> list[Row]:
+    """Rows whose data are called the same although their images are others are told apart."""
+    images: dict[str, list[Any]] = {}
+    told, last = [], ""
+    for row in rows:
+        if row.group is not None:
+            known = images.setdefault(row.data, [])
+            own = examples_of(row.group.first)
+            known += [] if own in known else [own]
+            place = known.index(own)
+            last = row.data if place == 0 else f"{row.data} (others, {place + 1})"
+        told.append(dataclasses.replace(row, data=last))
+    return told
 
 
 def _arithmetics(groups: Sequence[Group], labels: dict[str, str]) -> list[str]:
@@ -105,19 +158,6 @@ def choose(groups: Sequence[Group], checkpoints: Checkpoints) -> list[Group]:
     return sorted(kept, key=lambda group: (places[examples_of(group.first)], order.get(group.checkpoint, places[group.checkpoint])))
 
 
-def group_labels(groups: Sequence[Group]) -> dict[str, str]:
-    """{group key: label}: the model's name, made unambiguous by the key where two groups share it."""
-    models = {group.key: group.first.model or group.key for group in groups}
-    names = list(models.values())
-
-    def label(key: str, model: str) -> str:
-        if names.count(model) == 1:
-            return model
-        return key if key.startswith(model) else f"{model} {key}"
-
-    return {key: label(key, model) for key, model in models.items()}
-
-
 def _cell(group: Group, column: Column) -> Cell:
     values = [value for value in values_of(group, column) if math.isfinite(value)]
     if not values:
@@ -126,13 +166,15 @@ def _cell(group: Group, column: Column) -> Cell:
     spread = None if math.isnan(s.std) else 100 * s.std
     detail = _detail(s, group)
     if column.worst:
-        count = len(attacks_of(group, column.within))
+        count = len(column.among[examples_of(group.first)])
         detail += f"; wrong on the natural image or after {'the one attack' if count == 1 else f'any of {count} attacks'} counts as wrong"
+    if column.forms:
+        detail += f"; of {len(column.forms)} forms of the attack, the one that the network is right under least often"
     if column.whole:
         detail += f"; wrong on the natural image or on any of the {len(column.whole)} sets of images counts as wrong"
     if column.label == CORRUPTED and column.attack is None:
         detail += "; mean over 15 common corruptions of 5 severities"
-    return Cell(100 * s.mean, spread, s.n, detail, 100 * s.low, 100 * s.high)
+    return Cell(100 * s.mean, spread, s.n, detail, 100 * s.low, 100 * s.high, of=len(group.records))
 
 
 def _detail(s: Summary, group: Group) -> str:
@@ -142,15 +184,10 @@ def _detail(s: Summary, group: Group) -> str:
 
 def _mark(columns: list[Column], rows: list[Row], said: Sequence[str]) -> Table:
     """Mark the best and second best distinct printed value of each column among the measured rows of a block. said: further notes."""
-    notes: list[str] = []
     marks: dict[tuple[int, int], Literal["best", "second"]] = {}
     for block in dict.fromkeys(row.block for row in rows):
         places = [place for place, row in enumerate(rows) if row.block == block and row.group is not None]
-        groups = [group for place in places if (group := rows[place].group)]
-        for number, column in enumerate(columns):
-            if column.worst and len({attacks_of(group, column.within) for group in groups} - {frozenset()}) > 1:
-                notes.append("The worst cases are over different attacks in different rows and are not ranked.")
-                continue
+        for number in range(len(columns)):
             printed = {p: round(value, 2) for p in places if (value := rows[p].cells[number].value) is not None}
             ranked = sorted(set(printed.values()), reverse=True)[:2] if len(printed) > 1 else []
             for place, value in printed.items():
@@ -160,4 +197,4 @@ def _mark(columns: list[Column], rows: list[Row], said: Sequence[str]) -> Table:
         dataclasses.replace(row, cells=[dataclasses.replace(cell, mark=marks.get((p, c), "")) for c, cell in enumerate(row.cells)])
         for p, row in enumerate(rows)
     ]
-    return Table(columns, marked, [*dict.fromkeys(notes), *said])
+    return Table(columns, marked, list(said))
