@@ -93,9 +93,9 @@ def trained_by(experiment: Experiment) -> str:
     return f"{type(experiment.method).__name__} ({', '.join(f'{name}: {kind}' for name, kind in words.items())})"
 
 
-def _objective(objective: Settings) -> str:
-    told = {field.name: getattr(objective, field.name) for field in fields(objective) if field.name in ("beta", "divergence")}  # type: ignore[arg-type]
-    own = [f"{name} {plain(value)}" for name, value in told.items() if value != type(objective).__dataclass_fields__[name].default]
+def _objective(objective: Any) -> str:
+    told = [field for field in fields(objective) if field.name in ("beta", "divergence")]
+    own = [f"{field.name} {plain(value)}" for field in told if (value := getattr(objective, field.name)) != field.default]
     return ", ".join([type(objective).__name__, *own])
 
 

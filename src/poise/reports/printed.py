@@ -139,7 +139,7 @@ def _place(name: str, columns: Sequence[Column], group: Group, paper: Paper) -> 
     simple, forms = _simple(name), frozenset(settings_key(form) for form in paper.forms.get(name, ()))
     if simple in (NATURAL, CORRUPTED):
         return {_simple(column.label): column.label for column in columns}.get(simple, simple)
-    same = [column for column in columns if column.settings is not None and forms == {settings_key(dict(column.settings))}]
+    same = [column for column in columns if column.settings is not None and forms == {settings_key(column.settings)}]
     same += [column for column in columns if forms and column.forms == forms]
     same += [column for column in columns if column.whole and _transferred(name, paper, group, column.whole)]
     exact = [column for column in same if column.attack is not None and _simple(column.attack) == simple]

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -137,7 +137,7 @@ def key_of(attack: AttackRecord) -> AttackKey:
     return attack.name, settings_key(attack.settings)
 
 
-def settings_key(settings: dict[str, Any]) -> str:
+def settings_key(settings: Mapping[str, Any]) -> str:
     return json.dumps(identity(settings), sort_keys=True, default=str)
 
 
