@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from poise.core.exact import widened
+from poise.core.lengths import above_zero, scaled
 
 Divergence = Literal["kl", "symmetric_kl", "js", "reversed_js", "squared_l2"]
 
@@ -84,9 +85,9 @@ def targeted_margin(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def dlr(logits: Tensor, y: Tensor) -> Tensor:
-    """Difference of logits ratio [B], Croce & Hein 2020a, Eq. 7; needs at least 3 classes."""
+    """Difference of logits ratio [B], Croce & Hein 2020a, Eq. 7; needs at least 3 classes. It does not depend on the logits' scale."""
     ranked = widened(logits).topk(3, dim=1).values
-    return margin(logits, y) / (ranked[:, 0] - ranked[:, 2] + 1e-12)
+    return _ratio(margin(logits, y), ranked[:, 0] - ranked[:, 2])
 
 
 def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
@@ -94,7 +95,13 @@ def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     logits = widened(logits)
     ranked = logits.topk(4, dim=1).values
     gap = logits.gather(1, target[:, None])[:, 0] - logits.gather(1, y[:, None])[:, 0]
-    return gap / (ranked[:, 0] - (ranked[:, 2] + ranked[:, 3]) / 2 + 1e-12)
+    return _ratio(gap, ranked[:, 0] - (ranked[:, 2] + ranked[:, 3]) / 2)
+
+
+def _ratio(above: Tensor, below: Tensor) -> Tensor:
+    """above / below [B], below at least 0 and as small as it may be; where it is 0, above, which has the ratio's sign and direction."""
+    factor = torch.where(below > 0, scaled(below.detach()[:, None])[1][:, 0], 1.0)
+    return above * factor / above_zero(below * factor)
 
 
 def boosted_ce(adversarial_logits: Tensor, y: Tensor, label_smoothing: float = 0.0) -> Tensor:

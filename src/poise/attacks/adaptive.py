@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from poise.attacks.ascent import Score, Start
 from poise.attacks.attack import Attack
+from poise.attacks.gradients import heard
 from poise.attacks.pgd import Form, run_of, score_of, worst_of
 from poise.core import papers
 from poise.core.errors import InputError
@@ -155,7 +156,7 @@ def entropy_form(logits_of: Callable[[Tensor], Tensor]) -> Form:
 
     def form(x: Tensor, y: Tensor, target: Tensor | None) -> Score:
         def score(z: Tensor) -> tuple[Tensor, Tensor]:
-            logits = logits_of(z)
+            logits = heard(logits_of(z))
             return (cross_entropy(logits, y) if target is None else -cross_entropy(logits, target)), logits
 
         return score

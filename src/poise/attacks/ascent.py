@@ -15,9 +15,10 @@ from torch import Tensor
 
 from poise.attacks.gradients import image_gradient
 from poise.core.batches import Now
+from poise.core.lengths import above_zero, scaled, wide
 from poise.core.seeds import Draw
 from poise.core.settings import Count, NonNegative, Positive, Settings, UnitInterval, settings
-from poise.threats import Linf, Threat
+from poise.threats import Linf, Threat, each, spread
 
 Score = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Images [B, ...] -> (what is maximised [B], logits [B, C])."""
@@ -56,46 +57,51 @@ def ascent(
 
     start: z_0, used as it is; momentum: decay of the accumulated gradient, each normalised by its mean absolute value
     (Dong et al. 2018, Eq. 6); noise(k): added to step k before projection; stop: see `StopRule` (Zhang et al. 2020, Alg. 1).
-    The model inside `score` should have frozen parameters, so that gradients are taken with respect to images only.
+    The model inside `score` should have frozen parameters, so that gradients are taken with respect to images only. Images of half
+    precision are moved in float32 and rounded where the model is asked. NaN is never passed over: it stays, and with `keep` it wins.
     Raises: InputError where the score has no gradient.
     """
-    z = start.detach()
+    given, x = x.dtype, x.to(wide(x.dtype))
+    z = start.detach().to(x.dtype)
     velocity = torch.zeros_like(x) if momentum else None
     active = torch.ones(len(x), dtype=torch.bool, device=x.device) if stop is not None else None
     best = (torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device), z) if keep is not None else None
     for k in range(steps):
-        leaf = z.detach().requires_grad_(True)
+        leaf = z.detach().to(given).requires_grad_(True)
         with torch.enable_grad():
             values, logits = score(leaf)
-            gradient = image_gradient(values, leaf)
+            gradient = image_gradient(values, leaf).to(x.dtype)
         with torch.no_grad():
             if best is not None and keep is not None:
                 best = _better(best, keep(values, logits), z)
             if velocity is not None:
-                size = gradient.flatten(1).abs().mean(1).clamp(min=1e-20)
-                gradient = velocity = momentum * velocity + gradient / size.view(-1, *[1] * (x.dim() - 1))
+                near = scaled(gradient, each(gradient))[0]
+                size = above_zero(near.flatten(1).abs().mean(1))
+                gradient = velocity = momentum * velocity + near / spread(size, near)
             if noise is None:
                 moved = MOVE.get()(threat, step_size, z, gradient, x)
             else:
                 moved = threat.project(threat.step(z, gradient, step_size) + noise(k), x)
             if stop is not None and active is not None and (going := stop(logits)) is not None:
                 active = active & going
-                moved = torch.where(active.view(-1, *[1] * (x.dim() - 1)), moved, z)
+                moved = torch.where(spread(active, z), moved, z)
             z = moved
     if best is not None and keep is not None:
         with torch.no_grad():
-            return _better(best, keep(*score(z)), z)[1]
-    return z
+            return _better(best, keep(*score(z.to(given))), z)[1].to(given)
+    return z.to(given)
 
 
 def _better(best: tuple[Tensor, Tensor], values: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-    """Per example, the larger score with its image; NaN never wins."""
-    wins = values > best[0]
-    return torch.where(wins, values, best[0]), torch.where(wins.view(-1, *[1] * (z.dim() - 1)), z, best[1])
+    """Per example, the larger score with its image. NaN is larger than any number, and its image is none (see `check_found`)."""
+    nan = values.isnan()
+    wins, z = (values > best[0]) | nan, torch.where(spread(nan, z), torch.nan, z)
+    return torch.where(wins, values, best[0]), torch.where(spread(wins, z), z, best[1])
 
 
 def started(start: Start, threat: Threat, x: Tensor, draw: Draw) -> Tensor:
-    """z_0: uniform in the threat (clamped to [0, 1] or not), x + N(0, 0.001^2) unclamped, or x itself."""
+    """z_0: uniform in the threat (clamped to [0, 1] or not), x + N(0, 0.001^2) unclamped, or x itself; in float32 at least."""
+    x = x.to(wide(x.dtype))
     if start == "uniform":
         return threat.random_start(x, draw.within("start"))
     if start == "unclamped_uniform":  # around mid-grey no clamp is reached
@@ -133,7 +139,7 @@ class Ascent(Settings):
         """x_adv [B, C, H, W], detached: the last iterate of the ascent of `score` around x."""
 
         def noise(k: int) -> Tensor:
-            return self.jitter * draw.within("jitter", k).normal(*x.shape[1:], dtype=x.dtype)
+            return self.jitter * draw.within("jitter", k).normal(*x.shape[1:], dtype=wide(x.dtype))
 
         z = started(self.start, self.threat, x, draw)
         z = ascent(

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from poise.attacks.ascent import Start, ascent, started
 from poise.attacks.attack import Attack
+from poise.attacks.gradients import heard
 from poise.core import papers
 from poise.core.errors import InputError
 from poise.core.seeds import Draw
@@ -33,7 +34,7 @@ class Collaborative(Attack):
             raise InputError("target is given, must be None: collaborative examples are sought for the label itself")
 
         def score(z: Tensor) -> tuple[Tensor, Tensor]:
-            logits = model(z)
+            logits = heard(model(z))
             return -cross_entropy(logits, y), logits
 
         z = started(self.start, self.threat, x, draw)

@@ -1,11 +1,20 @@
-"""The gradient that an attack follows: that of a loss with respect to the images, and of nothing else."""
+"""The gradient that an attack follows: that of a loss with respect to the images, and of nothing else.
+
+A network of half precision is asked in its own type; the attack is made in float32 (see `asked`).
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from poise.core.errors import InputError
+from poise.core.lengths import scaled, wide
+from poise.threats import spread
+
+Network = Callable[[Tensor], Tensor]
 
 
 def image_gradient(values: Tensor, z: Tensor, *, retain: bool = False) -> Tensor:
@@ -21,3 +30,38 @@ def image_gradient(values: Tensor, z: Tensor, *, retain: bool = False) -> Tensor
             "which looks at logits only (and --first N where there are fewer than 1,000 images)"
         )
     return found
+
+
+def asked(model: Network, x: Tensor) -> Network:
+    """The network as an attack in float32 at least asks it about images of the type of x: it is shown those, rounded where that is half.
+
+    On its way back through half precision a gradient is brought near 1, so that small ones are not rounded to 0 nor large ones to
+    infinity; where it comes out it has its size again.
+    """
+    if wide(x.dtype) is x.dtype:
+        return model
+
+    def answer(z: Tensor) -> Tensor:
+        shown, factors = z.view_as(z), dict[str, Tensor]()
+        logits = model(shown.to(x.dtype)).to(z.dtype)
+        if logits.requires_grad and shown.requires_grad:
+
+            def near_one(gradient: Tensor) -> Tensor:
+                near, factors["factor"] = scaled(gradient)
+                return near
+
+            logits.register_hook(near_one)
+            shown.register_hook(lambda gradient: gradient / spread(factors["factor"][:, 0], gradient))
+        return logits
+
+    return answer
+
+
+def heard(logits: Tensor) -> Tensor:
+    """The logits in float32 at least, for scores whose gradient's direction alone is followed: it is brought near 1 (see `asked`)."""
+    if wide(logits.dtype) is logits.dtype:
+        return logits
+    logits = logits.to(wide(logits.dtype))
+    if logits.requires_grad:
+        logits.register_hook(lambda gradient: scaled(gradient)[0])
+    return logits

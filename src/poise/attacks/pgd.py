@@ -15,13 +15,15 @@ from torch import Tensor, nn
 
 from poise.attacks.ascent import Rank, Score, Start, ascent, started
 from poise.attacks.attack import Attack
+from poise.attacks.gradients import heard
 from poise.core import papers
 from poise.core.exact import exact
+from poise.core.lengths import wide
 from poise.core.seeds import Draw
 from poise.core.settings import NonNegative, Number, Positive, PositiveCount, settings
 from poise.losses import cross_entropy, kl, margin, targeted_margin
 from poise.models.folding import surrogate
-from poise.threats import Linf, Threat
+from poise.threats import Linf, Threat, spread
 
 Loss = Literal["cross_entropy", "kl", "margin"]
 Run = Callable[[Tensor, Tensor, Draw, Tensor | None], Tensor]
@@ -41,7 +43,7 @@ def score_of(loss: Loss, model: nn.Module, x: Tensor, y: Tensor, target: Tensor 
         natural = model(x) if loss == "kl" else x
 
     def score(z: Tensor) -> tuple[Tensor, Tensor]:
-        logits = model(z)
+        logits = heard(model(z))
         if loss == "kl":
             return kl(natural, logits), logits
         if loss == "margin":
@@ -165,9 +167,10 @@ def run_of(attack: Ascending, form: Form, *purpose: int | str, rank: Ranking = l
 def worst_of(runs: Sequence[Run], model: nn.Module, x: Tensor, y: Tensor, draw: Draw, target: Tensor | None = None) -> Tensor:
     """Per example the first run's image that succeeds on `model`, else the one of largest margin; same shape as x.
 
-    Runs after the first see only the examples that still stand: one host synchronisation per run, none inside it.
+    It is NaN where the model answered NaN. Runs after the first see only the examples that still stand: one host synchronisation per
+    run, none inside it.
     """
-    found, reached = x, torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
+    found, reached = x, torch.full((len(x),), -torch.inf, dtype=wide(x.dtype), device=x.device)
     for run in runs:
         rows = (reached <= 0).nonzero()[:, 0]
         if not len(rows):
@@ -175,9 +178,11 @@ def worst_of(runs: Sequence[Run], model: nn.Module, x: Tensor, y: Tensor, draw: 
         towards = None if target is None else target[rows]
         z = run(x[rows], y[rows], draw[rows], towards)
         with torch.no_grad(), exact(z.device):
-            lead = success(model(z), y[rows], towards).nan_to_num(nan=torch.inf)  # an answer of NaN is no right one
+            lead = success(model(z), y[rows], towards)
+        z = torch.where(spread(lead.isnan(), z), torch.nan, z)  # where there is no answer there is no image: `check_found` refuses it
+        lead = lead.nan_to_num(nan=torch.inf)
         better = lead > reached[rows]
-        found = found.index_copy(0, rows, torch.where(better.view(-1, *[1] * (x.dim() - 1)), z, found[rows]))
+        found = found.index_copy(0, rows, torch.where(spread(better, z), z, found[rows]))
         reached = reached.index_copy(0, rows, torch.where(better, lead.to(reached.dtype), reached[rows]))
     return found
 

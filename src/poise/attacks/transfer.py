@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from poise.attacks.ascent import Start, ascent, started
 from poise.attacks.attack import Attack
+from poise.attacks.gradients import heard
 from poise.core import papers
 from poise.core.errors import InputError
 from poise.core.seeds import Draw
@@ -61,7 +62,7 @@ class SurrogateAttack(Attack):
         view = self.view(surrogate(model), draw)
 
         def score(z: Tensor) -> tuple[Tensor, Tensor]:
-            logits = view(z)
+            logits = heard(view(z))
             return self._loss(logits, y, target), logits
 
         z = started(self.start, self.threat, x, draw)

@@ -14,6 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from poise.core.lengths import wide
+
+_DIGITS = {torch.float16: 11, torch.bfloat16: 8, torch.float32: 24, torch.float64: 53}
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit integer
 _MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
 _MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
@@ -58,20 +61,20 @@ class Draw:
         return _mix(rows[:, None] + columns)
 
     def uniform(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
-        """Uniform on [0, 1) of shape [B, *shape]; 24 random bits in float32 and below, 53 in float64."""
+        """Uniform on [0, 1) of shape [B, *shape], with as many random bits as the type holds: 24 in float32, 53 in float64."""
         dtype = dtype or torch.get_default_dtype()
-        wide = dtype == torch.float64
         count = int(torch.Size(shape).numel())
-        digits = 53 if wide else 24
+        digits = _DIGITS[dtype]  # with more, the largest would round up to 1
         kept = (self.bits(count) >> (64 - digits)).bitwise_and_((1 << digits) - 1)
-        values = kept.to(torch.float64 if wide else torch.float32).mul_(2.0**-digits)
+        values = kept.to(wide(dtype)).mul_(2.0**-digits)
         return values.to(dtype).reshape(len(self.index), *shape)
 
     def normal(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
         """Standard normal of shape [B, *shape] (Box and Muller, 1958)."""
-        radius = self.within("radius").uniform(*shape, dtype=dtype).neg_().add_(1)  # (0, 1]: its logarithm is finite
-        angle = self.within("angle").uniform(*shape, dtype=dtype)
-        return radius.log_().mul_(-2).sqrt_().mul_(angle.mul_(2 * torch.pi).cos_())
+        dtype = dtype or torch.get_default_dtype()
+        radius = self.within("radius").uniform(*shape, dtype=wide(dtype)).neg_().add_(1)  # (0, 1]: its logarithm is finite
+        angle = self.within("angle").uniform(*shape, dtype=wide(dtype))
+        return radius.log_().mul_(-2).sqrt_().mul_(angle.mul_(2 * torch.pi).cos_()).to(dtype)
 
     def integers(self, high: int, *shape: int) -> Tensor:
         """Uniform integers in [0, high), int64 [B, *shape]."""

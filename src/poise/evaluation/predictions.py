@@ -67,7 +67,7 @@ def attacked(
     """
     for x, y, ids in _batches(model, split, batch_size):
         with crafting(model, "evaluating"):
-            x_adv = attack.perturb(model, x, y, Draw(key_of(seed, "evaluate", attack.name), ids)).detach()
+            x_adv = attack.made(model, x, y, Draw(key_of(seed, "evaluate", attack.name), ids))
             with torch.no_grad(), exact(x_adv.device):
                 logits = model(x_adv)
         check_logits(logits, len(y))

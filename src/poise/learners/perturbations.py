@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from poise.core import papers
 from poise.core.batches import Now
+from poise.core.lengths import above_zero, scaled
 from poise.core.papers import Paper
 from poise.core.settings import NonNegative, Number, Positive, PositiveCount, Settings, settings
 
@@ -60,10 +61,8 @@ class AWP(WeightPerturbation):
         return 1
 
     def move(self, weights: Sequence[Tensor], uphill: Uphill) -> list[Tensor]:
-        return [
-            self.gamma * weight.norm() / (gradient.norm() + 1e-20) * gradient
-            for weight, gradient in zip(weights, uphill(None), strict=True)
-        ]
+        near = [scaled(gradient, tuple(range(gradient.dim())))[0] for gradient in uphill(None)]
+        return [self.gamma * weight.norm() / above_zero(towards.norm()) * towards for weight, towards in zip(weights, near, strict=True)]
 
 
 @settings
@@ -91,8 +90,10 @@ class RWP(WeightPerturbation):
         for _ in range(self.steps):
             gradients = uphill(lambda values: values < self.largest_loss)
             summed = [total + self.step_size * gradient for total, gradient in zip(summed, gradients, strict=True)]
-            scale = self.gamma * size / (_norm(summed) + 1e-20)
-            delta = [scale * total for total in summed]
+            factor = scaled(torch.stack([total.abs().max() for total in summed]))[1]
+            near = [total * factor for total in summed]
+            scale = self.gamma * size / above_zero(_norm(near))
+            delta = [scale * total for total in near]
             for weight, start, move in zip(weights, here, delta, strict=True):
                 weight.copy_(start + move)
         for weight, start in zip(weights, here, strict=True):

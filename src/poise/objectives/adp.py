@@ -12,12 +12,15 @@ from poise.core import papers
 from poise.core.batches import Batch, Now
 from poise.core.errors import SettingsError
 from poise.core.exact import widened
+from poise.core.lengths import unit
 from poise.core.modes import CraftMode
 from poise.core.settings import NonNegative, UnitInterval, settings
 from poise.losses import cross_entropy
 from poise.models.ensemble import EnsembleModule
 from poise.objectives.at import Adversarial
 from poise.objectives.objective import Forwards, Objective, Terms
+
+_GONE = 1e-30  # the largest wrong class's probability below which all of them are taken among themselves: their directions are the same
 
 
 def ensemble_of(model: nn.Module, asking: str) -> EnsembleModule:
@@ -48,7 +51,9 @@ def log_determinant(logits: Tensor, y: Tensor) -> Tensor:
     """
     probabilities = F.softmax(logits, -1)
     wrong = probabilities.scatter(-1, y.expand(len(logits), -1)[..., None], 0.0).transpose(0, 1)  # a zero changes no inner product
-    directions = wrong / wrong.norm(dim=-1, keepdim=True).clamp(min=1e-20)
+    among_wrong = F.softmax(logits.scatter(-1, y.expand(len(logits), -1)[..., None], float("-inf")), -1).transpose(0, 1)
+    gone = wrong.amax(-1, keepdim=True) < _GONE
+    directions = unit(torch.where(gone, among_wrong, wrong))
     gram = directions @ directions.transpose(1, 2)
     return torch.logdet(gram + 1e-6 * torch.eye(len(logits), dtype=gram.dtype, device=gram.device))
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from poise.attacks.ascent import Ascent
 from poise.core import papers
 from poise.core.batches import Batch, Now
+from poise.core.lengths import unit
 from poise.core.modes import CraftMode
 from poise.core.settings import NonNegative, UnitInterval, settings
 from poise.losses import cross_entropy
@@ -22,7 +23,7 @@ def coherence(gradients: Tensor) -> Tensor:
     """log of the sum over pairs of members of exp(cosine of their gradients) [B], from gradients [M, B, D] (Eq. 6); one member: 0."""
     if len(gradients) < 2:
         return gradients.new_zeros(gradients.shape[1])
-    directions = gradients / gradients.norm(dim=-1, keepdim=True).clamp(min=1e-20)
+    directions = unit(gradients)
     cosines = [(directions[i] * directions[j]).sum(-1) for i, j in combinations(range(len(gradients)), 2)]
     return torch.logsumexp(torch.stack(cosines), 0)
 

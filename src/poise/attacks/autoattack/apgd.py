@@ -190,4 +190,5 @@ def project(threat: Threat, z: Tensor, x: Tensor) -> Tensor:
     if not isinstance(threat, L2):
         return threat.project(z, x)
     size = threat.norm(z - x)
-    return (x + (z - x) * spread(size.clamp(max=threat.epsilon) / (size + 1e-12), x)).clamp(0, 1)
+    share = torch.where(size > threat.epsilon, threat.epsilon / size, torch.ones_like(size))
+    return (x + (z - x) * spread(share, x)).clamp(0, 1)

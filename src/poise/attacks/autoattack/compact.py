@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from poise.attacks.attack import Attack
 from poise.attacks.autoattack.lanes import ACCELERATOR_LANES, Lanes, Leave, on_cpu
 from poise.attacks.autoattack.search import Examples, Network, Search, logits_of
+from poise.attacks.gradients import asked
+from poise.core.lengths import wide
 from poise.core.seeds import Draw
 from poise.threats import spread
 
@@ -39,16 +41,21 @@ class CompactAttack(Attack):
 
     def _drive(self, model: nn.Module, x: Tensor, y: Tensor, draw: Draw, target: Tensor | None, leave: Leave) -> tuple[Tensor, Tensor]:
         """What the search found [B, ...] and where it succeeded [B]; natural images where there was nothing to do."""
-        width = min(len(x), most_lanes(self, model, x))
-        everyone = Examples(x, y, logits_of(model, x, width), draw, target)
+        width, given = min(len(x), most_lanes(self, model, x)), x
+        natural, x = logits_of(model, x, width), x.to(wide(x.dtype))
+        everyone = Examples(x, y, natural, draw, target)
         fooled = everyone.fooled(everyone.natural)
         rows = (~fooled).nonzero()[:, 0]
         if len(rows) == 0:
-            return x, fooled
-        lanes = Lanes(self.search(model, everyone.natural.shape[1], target is not None), everyone[rows], width, leave)
+            return given, fooled
+        search = self.search(asked(model, given), natural.shape[1], target is not None)
+        lanes = Lanes(search, everyone[rows], width, leave)
         while lanes.advance():
             pass
-        return x.index_copy(0, rows, lanes.found), fooled.index_copy(0, rows, lanes.fooled)
+        found = x.index_copy(0, rows, lanes.found).to(given.dtype)
+        if (claimed := rows[lanes.fooled]).numel():
+            logits_of(model, found[claimed], width)  # NaN, which ends a search, is refused
+        return found, fooled.index_copy(0, rows, lanes.fooled)
 
 
 def most_lanes(attack: CompactAttack, model: nn.Module, x: Tensor) -> int:

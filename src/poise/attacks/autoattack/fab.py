@@ -13,6 +13,7 @@ from poise.attacks.autoattack.fab_projection import dual_norm, onto_plane, pairs
 from poise.attacks.autoattack.search import Examples, Network, Search, State, at, choose, gradient_of, succeeds
 from poise.attacks.gradients import image_gradient
 from poise.core import papers
+from poise.core.lengths import above_zero, scaled
 from poise.core.modes import crafting
 from poise.core.seeds import Draw, everyone
 from poise.core.settings import Number, PositiveCount, UnitInterval, settings
@@ -107,7 +108,7 @@ class FABSearch(Search):
         noise = draw.normal(*x.shape[1:], dtype=x.dtype)
         if pairs(threat) == torch.inf:
             noise = draw.uniform(*x.shape[1:], dtype=x.dtype) * 2 - 1
-        return (x + noise * spread(0.5 * threat.epsilon / threat.norm(noise).clamp(min=1e-12), x)).clamp(0, 1)
+        return (x + noise * spread(0.5 * threat.epsilon / above_zero(threat.norm(noise)), x)).clamp(0, 1)
 
     def step(self, state: State) -> State:
         s, attack = dict(state), self.attack
@@ -117,18 +118,20 @@ class FABSearch(Search):
         offset = (normal * flat_z).sum(1) - level
         moves = onto_plane(torch.cat([flat_z, flat_x]), normal.repeat(2, 1), offset.repeat(2), attack.threat)
         from_z, from_x = (move.view_as(x) for move in moves.chunk(2))
-        size_z, size_x = (attack.threat.norm(move).clamp(min=1e-8) for move in (from_z, from_x))
-        alpha = spread((size_z / (size_z + size_x)).clamp(max=attack.alpha_max), x)
+        size_z, size_x = (attack.threat.norm(move) for move in (from_z, from_x))
+        alpha = spread((size_z / above_zero(size_z + size_x)).clamp(max=attack.alpha_max), x)
         z = ((z + attack.eta * from_z) * (1 - alpha) + (x + attack.eta * from_x) * alpha).clamp(0, 1)
+        lost = offset.isnan()  # by a gradient of NaN: there is no such plane, and no such image
+        z = torch.where(spread(lost, z), torch.nan, z)
         with torch.no_grad():
-            crossed = succeeds(self.model(z), s["y"], s["target"] if self.reach else None)
+            crossed = succeeds(self.model(z), s["y"], s["target"] if self.reach else None) | lost
         distance = attack.threat.norm(z - x)
-        nearer = crossed & (distance < s["distance"])
+        nearer = crossed & ~(distance >= s["distance"])
         if not self.refines:
             nearer = nearer & ~s["fooled"]
         s["found"] = choose(nearer, z, s["found"])
         s["distance"] = torch.where(nearer, distance, s["distance"])
-        s["fooled"] = s["distance"] <= attack.threat.epsilon
+        s["fooled"] = ~(s["distance"] > attack.threat.epsilon)  # true of NaN too, so that it is judged
         s["z"] = choose(crossed, x + (z - x) * attack.beta, z)
         return s
 
@@ -151,7 +154,8 @@ class FABSearch(Search):
             normals = [image_gradient(gaps[:, c], leaf, retain=c < classes[-1]).flatten(1) for c in classes]
         levels = gaps.detach()
         planes = torch.stack(normals, 1)
-        away = torch.stack([dual_norm(normal, self.attack.threat) for normal in normals], 1)
-        away = (levels.abs() / (away + 1e-12)).scatter(1, s["y"][:, None], torch.inf)
+        near, factor = scaled(planes)
+        slopes = torch.stack([dual_norm(normal, self.attack.threat) for normal in near.unbind(1)], 1)
+        away = (levels.abs() * factor[..., 0] / slopes).nan_to_num(nan=torch.inf).scatter(1, s["y"][:, None], torch.inf)
         best = away.argmin(1, keepdim=True)
         return levels.gather(1, best)[:, 0], planes.gather(1, best[:, :, None].expand(-1, -1, planes.shape[2]))[:, 0]

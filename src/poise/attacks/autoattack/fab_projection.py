@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from poise.core.errors import SettingsError
+from poise.core.lengths import scaled
 from poise.threats import L2, Linf, Threat
 
 _STEPS = 40  # on an accelerator, where asking whether all have converged would stall the queue; seldom are more than ten needed
@@ -21,7 +22,8 @@ def onto_plane(z: Tensor, w: Tensor, b: Tensor, threat: Threat) -> Tensor:
 
     Where the plane misses the box: the move into the corner next to it. Where w is 0: no move.
     """
-    gap = (w * z).sum(1) - b
+    w, factor = scaled(w)  # the same plane; weights may be so small that their squares are not numbers
+    gap = (w * z).sum(1) - b * factor[:, 0]
     downwards = (w > 0) == (gap >= 0)[:, None]  # the direction of each coordinate that closes the gap
     room = torch.where(downwards, z, 1 - z)
     size = w.abs()

@@ -14,7 +14,10 @@ from poise.attacks.autoattack.compact import CompactAttack, most_lanes
 from poise.attacks.autoattack.lanes import Lanes, fitting
 from poise.attacks.autoattack.ranks import Ranks
 from poise.attacks.autoattack.search import Examples, Network, logits_of
+from poise.attacks.checks import check_found
+from poise.attacks.gradients import asked
 from poise.core.exact import exact
+from poise.core.lengths import wide
 from poise.core.seeds import Draw, key_of
 from poise.models.folding import surrogate
 
@@ -145,8 +148,8 @@ class Job:
         attack, plan = self.components[self.place], self.plan
         width = plan.width if plan.fixed_shape else fitting(total, min(plan.width, most_lanes(attack, self.model, self.x)))
         draw = Draw(key_of(plan.seed, "autoattack", self.place, attack.name), self.ids)
-        pool = Examples(self.x, self.y, self.natural, draw)[rows]
-        self.lanes = Lanes(attack.search(self.network(), plan.classes), pool, width)
+        pool = Examples(self.x.to(wide(self.x.dtype)), self.y, self.natural, draw)[rows]
+        self.lanes = Lanes(attack.search(asked(self.network(), self.x), plan.classes), pool, width)
         if not self.again:
             self.log[self.place, 2] = width
 
@@ -179,7 +182,8 @@ class Job:
             self.log[self.place, 3:] += torch.tensor([lanes.lane_steps, lanes.useful_steps])
             claimed = self.entering[lanes.fooled]
         if lanes is not None and len(claimed):
-            images = lanes.found[lanes.fooled]
+            images = lanes.found[lanes.fooled].to(self.x.dtype)
+            check_found(images)
             confirmed = logits_of(self.model, images, self.plan.width).argmax(1) != self.y[claimed]
             self.x_adv[claimed[confirmed]] = images[confirmed]
             self.broken_by[claimed[confirmed]] = self.place

@@ -14,14 +14,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from poise.attacks.gradients import image_gradient
-from poise.core.errors import InputError
+from poise.attacks.checks import check_finite
+from poise.attacks.gradients import Network, image_gradient
 from poise.core.exact import exact
 from poise.core.seeds import Draw
 from poise.threats import spread
 
 State = dict[str, Tensor]
-Network = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -87,9 +86,7 @@ def at(draw: Draw, *counters: Tensor) -> Draw:
 def logits_of(model: Network, x: Tensor, width: int) -> Tensor:
     """Logits [N, C] of images x [N, ...], always computed in batches of exactly `width` (the last padded with repetitions).
 
-    They decide: no autocast, no TF32.
-
-    Raises: InputError where the network returns NaN.
+    They decide: no autocast, no TF32. Raises: InputError where they are not finite.
     """
     parts = []
     with exact(x.device):
@@ -97,15 +94,18 @@ def logits_of(model: Network, x: Tensor, width: int) -> Tensor:
             rows = torch.arange(start, start + width, device=x.device).clamp(max=len(x) - 1)
             parts.append(model(x[rows])[: len(x) - start])
     logits = torch.cat(parts)
-    if bool(logits.isnan().any()):
-        raise InputError("the network returned NaN, must return finite floating logits")
+    check_finite(logits)
     return logits
 
 
 def succeeds(logits: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
-    """Where logits [B, C] predict another class than y, or with targets the target [B]."""
-    guess = logits.argmax(1)
-    return guess != y if target is None else guess == target
+    """Where logits [B, C] predict another class than y, or with targets the target [B]; where they are NaN, so that this is judged.
+
+    Who takes a verdict asks again by `logits_of`, which refuses NaN: no NaN passes for a success, nor for an image that stands.
+    """
+    guess = logits.argmax(1)  # that of NaN, if there is one
+    reached = guess != y if target is None else guess == target
+    return reached | logits.gather(1, guess[:, None])[:, 0].isnan()
 
 
 def gradient_of(model: Network, loss: Callable[[Tensor], Tensor], z: Tensor) -> tuple[Tensor, Tensor, Tensor]:

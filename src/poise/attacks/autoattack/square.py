@@ -12,6 +12,7 @@ from poise.attacks.autoattack.fab_projection import pairs
 from poise.attacks.autoattack.search import Examples, Network, Search, State, at, choose, succeeds
 from poise.core import papers
 from poise.core.errors import InputError
+from poise.core.lengths import above_zero
 from poise.core.seeds import Draw
 from poise.core.settings import PositiveCount, UnitInterval, settings
 from poise.losses import margin, targeted_margin
@@ -163,12 +164,12 @@ class SquareL2(_SquareSearch):
         available = ((delta * (first | second)).square().sum((2, 3), keepdim=True) + unused / x.shape[1]).sqrt()
         kept = delta * first
         bump = self._bump(x, corner, side, numbers[:, 4] < 0.5)[:, None] * _signs(numbers[:, 5:, None, None])
-        shape = bump + kept / (_size(kept) + 1e-12)
-        fresh = shape * (available / (_size(shape) + 1e-12))
+        shape = bump + kept / above_zero(_size(kept))
+        fresh = shape * (available / above_zero(_size(shape)))
         return self._on_sphere(torch.where(first, fresh, delta * ~second), x)
 
     def _on_sphere(self, delta: Tensor, x: Tensor) -> Tensor:
-        return (x + delta * spread(self.attack.threat.epsilon / (self.attack.threat.norm(delta) + 1e-12), x)).clamp(0, 1)
+        return (x + delta * spread(self.attack.threat.epsilon / above_zero(self.attack.threat.norm(delta)), x)).clamp(0, 1)
 
     def _bump(self, x: Tensor, corner: Tensor, side: Tensor, turned: Tensor) -> Tensor:
         """The unit bumps of this side at this corner, zero elsewhere [B, H, W]."""
