@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from poise.core.exact import widened
-from poise.core.lengths import above_zero, scaled
+from poise.core.lengths import scaled
 
 Divergence = Literal["kl", "symmetric_kl", "js", "reversed_js", "squared_l2"]
 
@@ -99,9 +99,9 @@ def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
 
 
 def _ratio(above: Tensor, below: Tensor) -> Tensor:
-    """above / below [B], below at least 0 and as small as it may be; where it is 0, above, which has the ratio's sign and direction."""
+    """above / below [B], below at least 0 and as small as it may be; where it is 0, above / 1e-12, as in the released code."""
     factor = torch.where(below > 0, scaled(below.detach()[:, None])[1][:, 0], 1.0)
-    return above * factor / above_zero(below * factor)
+    return above * factor / torch.where(below > 0, below * factor, 1e-12)
 
 
 def boosted_ce(adversarial_logits: Tensor, y: Tensor, label_smoothing: float = 0.0) -> Tensor:
