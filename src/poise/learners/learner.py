@@ -100,6 +100,11 @@ class Learner:
         self._fixed = None if compilation is None else FixedShape(name, self.arithmetic, compilation)
 
     @property
+    def compilation(self) -> Compilation | None:
+        """As it was given."""
+        return None if self._fixed is None else self._fixed.compilation
+
+    @property
     def weights(self) -> Weights:
         """The raw weights (the network's own tensors)."""
         return weights_of(self.network)

@@ -63,7 +63,8 @@ class GAIRAT(Objective[Adversarial]):
         score = score_of("cross_entropy", model, batch.x, batch.y)
         x_adv = self.inner.at(now).maximise(score, batch.x, now.draw("craft", batch), stop=counter(batch.y, kappa))
         weight = geometry_weights(kappa, self.inner.steps, self.shift, self.weighting)
-        return Adversarial(batch.y, batch.x, x_adv, weights={"robust": weight if now.epoch >= self.from_epoch else torch.ones_like(weight)})
+        uneven = now.since(self.from_epoch)
+        return Adversarial(batch.y, batch.x, x_adv, weights={"robust": uneven * weight + (1 - uneven)})
 
     def loss(self, model: nn.Module, examples: Adversarial, now: Now) -> Terms:
         return {"robust": cross_entropy(model(examples.x_adv), examples.y, self.label_smoothing)}
