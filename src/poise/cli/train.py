@@ -102,7 +102,7 @@ def _seeds(experiment: Experiment, out: Path, seeds: int, **how: Any) -> list[Ru
 
 def _write_plan(folder: Path, experiment: Experiment, seeds: int, imports: list[str]) -> None:
     """Raises: RunError where a seed of another experiment was begun in the folder."""
-    from poise.core.records import write_text
+    from poise.core.files import write_text
     from poise.core.settings import to_json
 
     planned = _plan(folder) if any(folder.glob("seed-*/experiment.json")) else None

@@ -57,7 +57,8 @@ def transfer(
     import dataclasses
 
     from poise.attacks.transfer import SGM_NEEDS, residual
-    from poise.core.records import EvaluationRecord, write_text
+    from poise.core.files import write_text
+    from poise.core.records import EvaluationRecord
     from poise.engine.devices import choose_device
     from poise.engine.evaluations import evaluate_run
     from poise.evaluation import Protocol, soe_transfer

@@ -17,7 +17,7 @@ import numpy as np
 from filelock import FileLock
 
 from poise.core.errors import DataError, StorageError
-from poise.core.records import whole_file, writing
+from poise.core.files import whole_file, writing
 from poise.data.dataset import cache_directory, labels_from
 from poise.data.encoded import Encoded, Packed, Places, head_sizes
 from poise.data.geometry import Geometry

@@ -20,8 +20,8 @@ from pydantic import BeforeValidator, Field
 from poise.core import papers
 from poise.core.batches import UNLABELLED
 from poise.core.errors import DataError, StorageError
+from poise.core.files import whole_file, write_text
 from poise.core.papers import Paper
-from poise.core.records import whole_file, write_text
 from poise.core.settings import PositiveCount, Settings, number, settings, tag_of, to_json
 from poise.data.dataset import Data, Split, cache_directory, data_directory, labels_from
 from poise.data.folder import Layout, located

@@ -14,7 +14,7 @@ from typing import IO, Any
 import numpy as np
 
 from poise.core.errors import DataError, StorageError
-from poise.core.records import whole_file
+from poise.core.files import whole_file
 from poise.data.geometry import Geometry
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
