@@ -40,7 +40,7 @@ class Protocol(Settings):
     Wherever a protocol is expected its name may stand (`poise list protocols`): `protocol=zipper-linf`.
     """
 
-    named: ClassVar[dict[str, Callable[[], Protocol]]] = {}
+    named: ClassVar[dict[str, Callable[..., Protocol]]] = {}
     """The named protocols, each under its paper's threat."""
 
     name: str = "standard"
