@@ -150,6 +150,7 @@ def test_values_of_another_kind_are_refused_with_their_path(path, value, message
         (0.5, "0.5"),
         (0.0, "0"),
         (3.0, "3"),
+        (1 / 3, "0.3333"),
         (0.5 / 255, "0.5/255"),
     ],
 )

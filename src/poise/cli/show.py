@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from poise.cli.names import check_recipe
 from poise.cli.shared import NO_SMALL_VARIANT, DataDir, Device, Imports, import_files
 from poise.core.errors import SettingsError
 
@@ -33,6 +34,7 @@ def show(
 
       poise show generalist_digits method.robust=TRADES --no-estimate
     """
+    check_recipe(recipe, imports)
     from poise.core.overrides import override
     from poise.core.settings import in_pixels, read_file, to_json
     from poise.engine import Experiment, Run

@@ -51,8 +51,8 @@ def number(value: object) -> object:
 def spelled(value: float, digits: int = 4) -> str:
     """A number as papers print it: 8/255 where it is that and no short decimal, else a decimal of so many digits."""
     halves = round(value * 510)
-    in_pixels = 0 < value <= 1 and math.isclose(halves / 510, value, rel_tol=1e-12)
-    return f"{halves / 2:g}/255" if in_pixels and float(f"{value:.4g}") != value else f"{value:.{digits}g}"
+    of_pixels = 0 < value <= 1 and math.isclose(halves / 510, value, rel_tol=1e-12) and halves % 170  # a third is a third
+    return f"{halves / 2:g}/255" if of_pixels and float(f"{value:.4g}") != value else f"{value:.{digits}g}"
 
 
 def in_pixels(data: Any) -> Any:
