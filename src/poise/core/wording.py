@@ -9,6 +9,7 @@ from typing import Any
 
 from poise.core.settings import spelled
 
+
 def flatten(value: object, prefix: str = "") -> dict[str, str]:
     """{dotted name: value as text} of nested settings; k/255 is written as such."""
     if isinstance(value, Mapping):

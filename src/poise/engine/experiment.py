@@ -154,9 +154,10 @@ class Experiment(Settings):
         """With `threat` or `epsilon` assigned. Raises: SettingsError as `threat`, or for no such threat."""
         old = self.threat
         new = assigned(old, views)
+        if new == old:
+            return self
         changed = within(self, old, new)
-        if new != old:
-            say_change(changed, old, new)
+        say_change(changed, old, new)
         return changed
 
     def hand_on(self, new: Any) -> Any:
