@@ -149,7 +149,7 @@ def test_times_are_inputs_of_one_recording(objective):
 class Reads(AT):
     """An objective of a user's, which reads the time in its own ways."""
 
-    def craft(self, model: nn.Module, batch: Batch, now: Now) -> Adversarial:
+    def craft(self, model: nn.Module, batch: Batch, now: Now, teacher: nn.Module | None = None) -> Adversarial:
         late = 2.0 if now.epoch - 1 >= 0.5 * now.epochs else 1.0
         faded = late * batch.x * (1 - now.step / now.steps) ** 2
         turned = torch.where(faded > 0.1 * now.step_of_epoch, faded, -now.epoch + batch.x)
@@ -169,9 +169,9 @@ def test_a_users_own_reckoning_with_times_is_followed():
 @pytest.mark.parametrize("number", [int, float, hash, range], ids=lambda number: number.__name__)
 def test_what_is_another_number_at_every_step_is_not_recorded_and_an_epoch_is_recorded_as_it_is(number):
     class Odd(AT):
-        def craft(self, model: nn.Module, batch: Batch, now: Now) -> Adversarial:
+        def craft(self, model: nn.Module, batch: Batch, now: Now, teacher: nn.Module | None = None) -> Adversarial:
             number(now.step if self.beta == 1 else now.epoch)
-            return super().craft(model, batch, now)
+            return super().craft(model, batch, now, teacher)
 
     model = network()
     with pytest.raises(Uncapturable, match="step"):

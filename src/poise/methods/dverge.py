@@ -58,7 +58,7 @@ class Diversified(Objective[Distilled]):
     craft_mode: CraftMode
     label_smoothing: float = 0.0
 
-    def craft(self, model: nn.Module, batch: Batch, now: Now) -> Distilled:
+    def craft(self, model: nn.Module, batch: Batch, now: Now, teacher: nn.Module | None = None) -> Distilled:
         others = self.others[batch.places - self.first]
         if self.adversarial is None:
             return Distilled(batch.y, others, batch.x.new_empty(len(batch), 0))

@@ -66,7 +66,7 @@ class FAT(Objective[Adversarial]):
         """At most: friendly examples stop early."""
         return self.objective.forwards()
 
-    def craft(self, model: nn.Module, batch: Batch, now: Now) -> Adversarial:
+    def craft(self, model: nn.Module, batch: Batch, now: Now, teacher: nn.Module | None = None) -> Adversarial:
         changes = zip((0, *self.tau), self.tau, self.tau_from, strict=False)
         tau = sum((after - before) * now.since(start) for before, after, start in changes)
         inner = dataclasses.replace(self.objective.inner, jitter=self.jitter).at(now)
