@@ -9,10 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from poise.cli.names import names_of
-from poise.evaluation import PROTOCOLS
-from poise.evaluation.soe_protocols import TRANSFER
-from poise.recipes import experiment, recipes
+from poise.recipes import experiment
 
 Poise = Callable[..., tuple[int, str, str]]
 HEAVY = ("torch", "numpy", "scipy", "sklearn", "poise.recipes", "poise.evaluation")
@@ -43,11 +40,6 @@ def test_a_mistyped_name_is_answered_before_anything_heavy_is_imported(words: tu
     assert done.returncode == 2
     assert answer in done.stderr
     assert not set(HEAVY) & set(done.stdout.split())
-
-
-def test_the_names_known_before_imports_are_all_there_are() -> None:
-    assert names_of("recipes") == list(recipes())
-    assert names_of("protocols") == [*PROTOCOLS, *TRANSFER]
 
 
 def test_a_list_is_narrowed_by_words(poise: Poise) -> None:
