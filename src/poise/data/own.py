@@ -65,17 +65,18 @@ class OwnImages(DataSource):
         """How images become arrays."""
         return Geometry(self.channels, self.image_size, self.shorter_side, self.interpolation)
 
-    def assembled(self, name: str, images: Origin, labels: Sequence[np.ndarray], names: Sequence[str]) -> Data:
+    def assembled(self, name: str, images: Origin, labels: Sequence[np.ndarray], names: Sequence[str], notes: Sequence[str] = ()) -> Data:
         """The data of images in order: those of the training split, then those of the test split; of one split both are made.
 
-        labels: of each split, numbers of the source's own `names`, which are in the order of its classes. Raises: DataError, as `classed`.
+        labels: of each split, numbers of the source's own `names`, which are in the order of its classes. notes: what a reader
+        of results must know. Raises: DataError, as `classed`.
         """
         splits, classes, about = self.classed(images, labels, names)
         try:
             train, test = splits if len(splits) == 2 else held_out(splits[0], self.test_fraction, self.split_seed)
         except InputError as error:
             raise DataError(f"{images.folder}: {error}") from None
-        return Data(name, train, test, classes, **about)
+        return Data(name, train, test, classes, tuple(notes), **about)
 
     def classed(
         self, images: Origin, labels: Sequence[np.ndarray], names: Sequence[str]
