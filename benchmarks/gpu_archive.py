@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from poise.core.records import write_bytes, write_text
+from poise.core.files import write_bytes, write_text
 from poise.core.settings import from_json, to_json
 from poise.engine import Experiment
 from poise.engine.checkpoints import load_into

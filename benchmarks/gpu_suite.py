@@ -34,7 +34,7 @@ from poise import recipes
 from poise.attacks import APGD, AutoAttack, Square
 from poise.core.errors import Interrupted
 from poise.core.exact import exact
-from poise.core.records import write_text
+from poise.core.files import write_text
 from poise.data import Data
 from poise.engine import Experiment, resume, train
 from poise.engine.devices import choose_device

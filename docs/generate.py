@@ -6,12 +6,15 @@ python docs/generate.py --check    exit 1 when something is out of date
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
 
 from poise.cli.listing import line_of, paper_of
 from poise.core.settings import families, field_names
+from poise.evaluation import PROTOCOLS
+from poise.evaluation.soe_protocols import TRANSFER
 from poise.recipes import recipes
 
 ROOT = Path(__file__).parents[1]
@@ -75,7 +78,12 @@ def generated() -> dict[Path, str]:
     readme = ROOT / "README.md"
     block = f"{BEGIN}\n{overview()}\n{END}"
     text = re.sub(f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda match: block, readme.read_text(), flags=re.S)
-    return {readme: text, ROOT / "docs" / "reference.md": reference()}
+    names = json.dumps({"recipes": list(recipes()), "protocols": [*PROTOCOLS, *TRANSFER]}, indent=0)
+    return {
+        readme: text,
+        ROOT / "docs" / "reference.md": reference(),
+        ROOT / "src" / "poise" / "cli" / "names.json": f"{names}\n",
+    }
 
 
 def main() -> int:

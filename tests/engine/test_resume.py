@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 
 from poise.core.errors import CheckpointError, Interrupted, RunError, StorageError
-from poise.core.records import EvaluationRecord, write_files
+from poise.core.files import write_files
+from poise.core.records import EvaluationRecord
 from poise.core.settings import to_json
 from poise.data import Npz
 from poise.engine import Experiment, Monitor, Run, resume, train, train_or_resume

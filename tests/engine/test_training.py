@@ -296,7 +296,7 @@ def test_training_within_a_threat_that_nothing_judges_is_said(tmp_path: Path) ->
     progress = Hearing()
     for name, each in (("as judged", tiny), ("away", away)):
         train(each, tmp_path / name, progress=progress)
-    told = "trained joint within Linf 0.03137, but judged within Linf 0.2: set inner.threat or the attacks of protocol and monitors"
+    told = "trained joint within Linf 8/255, but judged within Linf 0.2: set inner.threat or the attacks of protocol and monitors"
     assert progress.heard == [told]
     assert remarks(override(tiny, ["monitors=[]", "criterion=last"])) == [], "nothing judges it, as was asked for"
 
@@ -313,7 +313,7 @@ def test_a_diagnosis_within_a_threat_that_no_learner_is_trained_within_is_said()
     assert remarks(made) == []
     (told,) = remarks(override(made, ["diagnosis.attack=PGD"]))
     assert told == (
-        "trained robust within Linf 0.2, but diagnosed within Linf 0.03137: "
+        "trained robust within Linf 0.2, but diagnosed within Linf 8/255: "
         "set diagnosis.attack=none to attack as the robust learner searches"
     )
     assert remarks(override(made, ["diagnosis.attack=PGD", "diagnosis.attack.threat=Linf", "diagnosis.attack.threat.epsilon=0.2"])) == []

@@ -27,7 +27,7 @@ def close(found: Tensor, expected: Tensor) -> None:
 class FixedAT(AT):
     """AT whose adversarial examples are the images it is given."""
 
-    def craft(self, model: nn.Module, batch: Batch, now: Now) -> Adversarial:
+    def craft(self, model: nn.Module, batch: Batch, now: Now, teacher: nn.Module | None = None) -> Adversarial:
         return Adversarial(batch.y, batch.x, batch.x)
 
 
@@ -35,7 +35,7 @@ def awp_trades(x_adv: Tensor, beta: float) -> TRADES:
     """TRADES on given examples, in the order of forwards of the released TRADES-AWP."""
 
     class Fixed(TRADES):
-        def craft(self, model: nn.Module, batch: Batch, now: Now) -> Adversarial:
+        def craft(self, model: nn.Module, batch: Batch, now: Now, teacher: nn.Module | None = None) -> Adversarial:
             return Adversarial(batch.y, batch.x, x_adv)
 
     return Fixed(beta=beta, outer_order="adversarial_first")

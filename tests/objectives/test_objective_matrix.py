@@ -336,7 +336,7 @@ def test_a_new_objective_is_one_class() -> None:
 
         craft_mode: CraftMode = "evaluating"
 
-        def craft(self, model: nn.Module, batch: Batch, now: Now) -> Natural:
+        def craft(self, model: nn.Module, batch: Batch, now: Now, teacher: nn.Module | None = None) -> Natural:
             return Natural(batch.y, batch.x)
 
         def loss(self, model: nn.Module, examples: Natural, now: Now) -> Terms:

@@ -69,7 +69,7 @@ def test_the_worst_finding_is_the_judgement_and_alarms_come_by_severity():
         (lambda data: data.update(format="other"), "is not a verdict of format 'poise.verdict.1'"),
         (lambda data: data.pop("threat"), "is not a complete verdict"),
         (lambda data: data["findings"][0].pop("seen"), "is not a complete verdict"),
-        (lambda data: data["findings"][0].update(judgement="fine"), "holds the judgement 'fine', must be one of pass, warning, flaw"),
+        (lambda data: data["findings"][0].update(judgement="fine"), "or was damaged: its sha256 is not the digest of what it says"),
     ],
 )
 def test_damaged_verdicts_are_refused(tmp_path, change, message):

@@ -5,10 +5,10 @@ z_0 = start;   z_{k+1} = Project( z_k + step_size * steepest(gradient of score a
 
 from __future__ import annotations
 
-import dataclasses
+import copy
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -132,8 +132,8 @@ class Ascent(Settings):
         if self.ramp == 0 or now.step + 1 >= self.ramp * now.steps:
             return self
         share = (now.step + 1) / (self.ramp * now.steps)
-        threat = dataclasses.replace(self.threat, epsilon=share * self.threat.epsilon)  # type: ignore[type-var]
-        return dataclasses.replace(self, threat=threat, step_size=share * self.step_size, ramp=0.0)
+        threat = _changed(self.threat, epsilon=share * self.threat.epsilon)
+        return _changed(self, threat=threat, step_size=share * self.step_size, ramp=0.0)
 
     def maximise(self, score: Score, x: Tensor, draw: Draw, stop: StopRule | None = None) -> Tensor:
         """x_adv [B, C, H, W], detached: the last iterate of the ascent of `score` around x."""
@@ -146,6 +146,17 @@ class Ascent(Settings):
             score, x, z, threat=self.threat, step_size=self.step_size, steps=self.steps, noise=noise if self.jitter else None, stop=stop
         )
         return z.clamp(0, 1)  # with zero steps the gaussian start is still unclamped
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def _changed(settings: S, **changes: object) -> S:
+    """The settings with other values, which are not validated: while a step is recorded, a ramp's are no plain numbers."""
+    made = copy.copy(settings)
+    for name, value in changes.items():
+        object.__setattr__(made, name, value)
+    return made
 
 
 __all__ = ["Ascent", "Rank", "Score", "Start", "StopRule", "ascent", "started"]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from poise.attacks.attack import Attack
 from poise.core import papers
 from poise.core.errors import DataError, InputError
-from poise.core.records import write_bytes
+from poise.core.files import write_bytes
 from poise.core.seeds import Draw
 from poise.core.settings import from_json, settings
 from poise.threats import Linf, Threat

@@ -29,7 +29,7 @@ def demo(
     import torch
 
     from poise import engine
-    from poise.core.records import write_text
+    from poise.core.files import write_text
     from poise.engine.evaluations import evaluate_run
     from poise.recipes import experiment
     from poise.reports import read_runs, table, to_markdown, write_picture, write_report

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from poise.cli.names import check_protocol
 from poise.cli.shared import DataDir, Device, Imports, bytes_of, drawn, import_files, print_table, run_only, threat_typed
 from poise.core.errors import SettingsError
 
@@ -111,6 +112,7 @@ def evaluate(
 
       poise evaluate --weights mine.pt --model ResNet18 --data my_photos --protocol autoattack
     """
+    check_protocol(protocol)
     import_files(imports)
     if (weights is None) == (not runs):
         raise SettingsError("name run folders, or --weights FILE with --model")

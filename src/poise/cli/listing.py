@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
+import json
 import sys
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -32,40 +35,104 @@ UNWRAPPED = 400
 """Columns of what goes into a pipe or a file: a line for each entry, as grep likes it."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A line of a list: under which title it stands, its name, what it is, and its paper or its row of a paper's table."""
+
+    kind: str
+    title: str
+    name: str
+    what: str
+    source: str
+
+    def has(self, words: Sequence[str]) -> bool:
+        text = " ".join((self.title, self.name, self.what, self.source)).lower()
+        return all(word.lower() in text for word in words)
+
+
 def listing(
     kind: Annotated[str | None, typer.Argument(help=f"{', '.join(KINDS)}, protocols, recipes; all of them by default.")] = None,
+    words: Annotated[list[str] | None, typer.Argument(help="Only lines that have all these words.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object for each line, with what recipes publish.")] = False,
     imports: Imports = None,
 ) -> None:
-    """List every method, objective, attack, data set, network, protocol and recipe, with one line and its paper."""
+    """List every method, objective, attack, data set, network, protocol and recipe, with one line and its paper.
+
+    Examples:
+
+      poise list recipes awp svhn
+
+      poise list all trades
+
+      poise list recipes --json
+    """
     kinds = [*KINDS, "protocols", "recipes"]
-    if kind is not None and kind not in kinds:
-        raise SettingsError(f"there is nothing called {kind!r} to list{did_you_mean(kind, kinds)}")
+    if kind not in (None, "all", *kinds):
+        hint = did_you_mean(kind, kinds)
+        raise SettingsError(f"there is nothing called {kind!r} to list{hint} To search all: poise list all {kind}")
+    import poise.recipes  # noqa: F401  registers everything
+
+    import_files(imports)
+    chosen = kinds if kind in (None, "all") else [kind]
+    entries = [entry for word in chosen for entry in _entries(word) if entry.has(words or [])]
+    if as_json:
+        typer.echo(json.dumps([_as_json(entry) for entry in entries], indent=1))
+        return
+    if not entries:
+        raise SettingsError(f"nothing in {kind or 'all'} has {' and '.join(map(repr, words or []))}")
+    console = Console(width=None if sys.stdout.isatty() else UNWRAPPED)
+    tables: dict[str, list[Entry]] = {}
+    for entry in entries:
+        tables.setdefault(entry.title, []).append(entry)
+    for title, lines in tables.items():
+        console.print(_table(title, lines, "row" if lines[0].kind == "recipes" else "paper"))
+
+
+def _entries(kind: str) -> list[Entry]:
+    """The lines of a kind, in the order of their tables."""
     from poise.core import papers
     from poise.evaluation import PROTOCOLS
     from poise.evaluation.soe_protocols import TRANSFER_LINES
-    from poise.recipes import recipes  # registers everything
+
+    if kind == "recipes":
+        return _recipes()
+    if kind == "protocols":
+        named = [(name, made.line, str(made.paper or "")) for name, made in PROTOCOLS.items()]
+        lines = named + [(name, line, str(papers.SYNERGY)) for name, line in TRANSFER_LINES.items()]
+    else:
+        lines = [(name, line_of(cls), paper_of(cls)) for name, cls in _members(kind)]
+    return [Entry(kind, kind, *line) for line in lines]
+
+
+def _recipes() -> list[Entry]:
+    """Ours by data set, then those of papers by paper and table; one that several tables print has a line in each."""
+    from poise.recipes import recipes
     from poise.recipes.rows import said
 
-    import_files(imports)
-    console = Console(width=None if sys.stdout.isatty() else UNWRAPPED)
-    for word in [kind] if kind in KINDS else [] if kind else KINDS:
-        console.print(_table(word, [(name, line_of(cls), paper_of(cls)) for name, cls in _members(word)]))
-    if kind in (None, "protocols"):
-        on_surrogates = [(name, line, str(papers.SYNERGY)) for name, line in TRANSFER_LINES.items()]
-        console.print(_table("protocols", [(name, made.line, str(made.paper or "")) for name, made in PROTOCOLS.items()] + on_surrogates))
-    if kind in (None, "recipes"):
-        tables: dict[tuple[bool, str], list[tuple[str, str, str]]] = {}
-        for name, made in recipes().items():
-            experiment = made.make(False)
-            own, line = experiment.published, made.line
-            title = f"our own, on {type(experiment.data).__name__}" if own is None else own.table
-            tables.setdefault((own is not None, title), []).append((name, line, own.row if own is not None else ""))
-            for row in experiment.also_published:  # with this table's numbers in place of the first one's
-                what, numbers = line.removesuffix(".").partition("; published ")[0], said(row)
-                line_there = f"{what}; published {numbers}." if numbers else f"{what}."
-                tables.setdefault((True, row.table), []).append((name, line_there, row.row))
-        for printed, title in sorted(tables):  # ours by data set, then those of papers by paper and table
-            console.print(_table(f"recipes: {title}", tables[printed, title], "row" if printed else ""))
+    entries: list[tuple[bool, Entry]] = []
+    for name, recipe in recipes().items():
+        experiment, line = recipe.make(False), recipe.line
+        own = experiment.published
+        title = f"our own, on {type(experiment.data).__name__}" if own is None else own.table
+        entries.append((own is not None, Entry("recipes", f"recipes: {title}", name, line, own.row if own is not None else "")))
+        for row in experiment.also_published:  # with this table's numbers in place of the first one's
+            what, numbers = line.removesuffix(".").partition("; published ")[0], said(row)
+            line_there = f"{what}; published {numbers}." if numbers else f"{what}."
+            entries.append((True, Entry("recipes", f"recipes: {row.table}", name, line_there, row.row)))
+    return [entry for _, entry in sorted(entries, key=lambda pair: (pair[0], pair[1].title))]
+
+
+def _as_json(entry: Entry) -> dict[str, Any]:
+    """A line as data; a recipe's with every number that its table has printed, in percent."""
+    from poise.recipes import experiment
+
+    if entry.kind != "recipes":
+        return {"kind": entry.kind, "name": entry.name, "what": entry.what, "paper": entry.source}
+    made = experiment(entry.name)
+    rows = [row for row in (made.published, *made.also_published) if row is not None and f"recipes: {row.table}" == entry.title]
+    numbers = {column: value for row in rows[:1] for column, value in zip(row.columns, row.values, strict=True)}
+    table = entry.title.removeprefix("recipes: ")
+    return {"kind": "recipes", "name": entry.name, "what": entry.what, "table": table, "row": entry.source, "published": numbers}
 
 
 def _members(word: str) -> list[tuple[str, type]]:
@@ -83,11 +150,11 @@ def paper_of(cls: type) -> str:
     return str(getattr(cls, "paper", None) or "")
 
 
-def _table(title: str, rows: list[tuple[str, str, str]], last: str = "paper") -> Table:
+def _table(title: str, entries: list[Entry], last: str) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
     table.add_column("name", no_wrap=True, style="cyan")
     table.add_column("what", ratio=1)
     table.add_column(last, no_wrap=last == "paper", style="dim")  # rows of papers are long, and share the width with what they are
-    for row in rows:
-        table.add_row(*row)
+    for entry in entries:
+        table.add_row(entry.name, entry.what, entry.source)
     return table

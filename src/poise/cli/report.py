@@ -26,7 +26,7 @@ def report(
 
       poise report runs/at runs/generalist --format latex
     """
-    from poise.core.records import write_text
+    from poise.core.files import write_text
     from poise.reports import read_runs, table, to_csv, to_latex, to_markdown, write_report
     from poise.reports.experts import experts_markdown
     from poise.reports.sanity import verdict_markdown

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from poise.cli.names import check_recipe
 from poise.cli.shared import NO_SMALL_VARIANT, DataDir, Device, Imports, import_files
 from poise.core.errors import SettingsError
 
@@ -33,8 +34,9 @@ def show(
 
       poise show generalist_digits method.robust=TRADES --no-estimate
     """
+    check_recipe(recipe, imports)
     from poise.core.overrides import override
-    from poise.core.settings import read_file, to_json
+    from poise.core.settings import in_pixels, read_file, to_json
     from poise.engine import Experiment, Run
     from poise.recipes import experiment as of_recipe
     from poise.recipes import recipes
@@ -50,7 +52,7 @@ def show(
         made = of_recipe(recipe, quick)
         typer.echo(recipes()[recipe].text + "\n")
     made = override(made, settings or [])
-    typer.echo(json.dumps(to_json(made), indent=2))
+    typer.echo(json.dumps(in_pixels(to_json(made)), indent=2))
     if estimate:
         typer.echo("\n" + _cost(made, device, data_dir))
 

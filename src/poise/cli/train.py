@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from poise.cli.names import check_recipe
 from poise.cli.shared import NO_SMALL_VARIANT, DataDir, Device, Imports, drawn, import_files, print_table
 from poise.core.errors import RunError, SettingsError
 
@@ -46,6 +47,8 @@ def train(
 
       poise train generalist_digits 'method.others=[{"name": "l2", "policy": "AT"}]' method.others.0.inner.threat=L2
     """
+    if recipe is not None:
+        check_recipe(recipe, imports)
     from poise import engine
     from poise.core.distributed import join, leave
     from poise.core.overrides import override
@@ -102,7 +105,7 @@ def _seeds(experiment: Experiment, out: Path, seeds: int, **how: Any) -> list[Ru
 
 def _write_plan(folder: Path, experiment: Experiment, seeds: int, imports: list[str]) -> None:
     """Raises: RunError where a seed of another experiment was begun in the folder."""
-    from poise.core.records import write_text
+    from poise.core.files import write_text
     from poise.core.settings import to_json
 
     planned = _plan(folder) if any(folder.glob("seed-*/experiment.json")) else None

@@ -57,7 +57,8 @@ def transfer(
     import dataclasses
 
     from poise.attacks.transfer import SGM_NEEDS, residual
-    from poise.core.records import EvaluationRecord, write_text
+    from poise.core.files import write_text
+    from poise.core.records import EvaluationRecord
     from poise.engine.devices import choose_device
     from poise.engine.evaluations import evaluate_run
     from poise.evaluation import Protocol, soe_transfer
@@ -122,6 +123,7 @@ def _named(paths: list[Path]) -> dict[str, Run]:
 
 def _threat(epsilon: str | None, judged: dict[str, Run]) -> Threat:
     """Raises: SettingsError where none is named and the targets are not all evaluated within one Linf threat."""
+    from poise.core.settings import spelled
     from poise.engine.inspections import threat_of
     from poise.threats import Linf
 
@@ -130,7 +132,7 @@ def _threat(epsilon: str | None, judged: dict[str, Run]) -> Threat:
     own = {name: threat_of(run.experiment) for name, run in judged.items()}
     if len(set(own.values())) == 1 and isinstance(threat := next(iter(own.values())), Linf) and threat.epsilon > 0:
         return threat
-    each = ", ".join(f"{name} within {type(threat).__name__} {threat.epsilon:g}" for name, threat in own.items())
+    each = ", ".join(f"{name} within {type(threat).__name__} {spelled(threat.epsilon)}" for name, threat in own.items())
     raise SettingsError(f"the targets are not all evaluated within one Linf epsilon ({each}); name one with --epsilon")
 
 

@@ -72,6 +72,10 @@ class Now:
         """0-based step within the epoch."""
         return self.step - (self.epoch - 1) * self.steps_per_epoch
 
+    def since(self, epoch: int) -> int:
+        """1 from this 1-based epoch on, 0 before: where a recorded objective is to follow the time by a factor, not by a branch."""
+        return int(self.epoch >= epoch)
+
     def within(self, scope: str) -> Now:
         return replace(self, scope=scope)
 

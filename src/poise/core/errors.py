@@ -59,7 +59,7 @@ class NumericalError(PoiseError, ArithmeticError):
 
 
 def did_you_mean(word: str, known: object) -> str:
-    """`"; did you mean 'x'?"` for the nearest known word, else the list of known words (or nothing when there are none)."""
+    """`"; did you mean 'x'?"` for the nearest known word, else the known words, where they are not too many to read."""
     import difflib
 
     words = sorted(str(name) for name in known)  # type: ignore[attr-defined]
@@ -67,4 +67,5 @@ def did_you_mean(word: str, known: object) -> str:
     near = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.6)
     if near:
         return f"; did you mean {lowered[near[0]]!r}?"
-    return f"; known: {', '.join(words)}" if words else ""
+    many = f"; none of the {len(words)} known names is near: poise list"
+    return many if len(words) > 60 else f"; known: {', '.join(words)}" if words else ""

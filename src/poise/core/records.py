@@ -6,20 +6,20 @@ accuracy, worst case, per-class figure or paired comparison can be computed from
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import errno
 import json
-import os
-import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from poise.core.errors import PoiseError, RunError, StorageError
+from poise.core.documents import opened, read_document, sealed, typed
+from poise.core.errors import RunError
+from poise.core.files import write_text
+from poise.core.hardware import Hardware
 
-FORMAT = 1
+FORMAT = 2
+"""1 had no digest, and nothing on training's time and processors."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,24 @@ class EvaluationRecord:
     device: str
     versions: dict[str, str]
     notes: dict[str, Any] = field(default_factory=dict)
-    format: int = FORMAT
+    training_seconds: float | None = field(default=None, compare=False)
+    """Time in steps of training, over all stretches of the run and all its ranks; None where it is not known."""
+    trained_on: list[Hardware] = field(default_factory=list, compare=False)
+    """Every processor or device that the training has seen, with its arithmetic and threads; empty where it is not known."""
+    evaluated_on: list[Hardware] = field(default_factory=list, compare=False)
+    """The same of the evaluation."""
+    format: int = field(default=FORMAT, compare=False)
+
+    @property
+    def lacking(self) -> list[str]:
+        """What is not known of it, in words: of records that were made before it was kept, and of weights of other programs."""
+        known = {
+            "the time of training": self.training_seconds is not None,
+            "the processors of training": bool(self.trained_on),
+            "the processors of the evaluation": bool(self.evaluated_on),
+            "a digest": self.format > 1,
+        }
+        return [what for what, there in known.items() if not there]
 
     @property
     def count(self) -> int:
@@ -111,174 +128,34 @@ class EvaluationRecord:
         return float(found["mean"]) if found else None
 
     def write(self, path: str | Path) -> Path:
-        """Write as JSON, atomically."""
-        return write_text(path, json.dumps(dataclasses.asdict(self), indent=1))
+        """Write as JSON with its digest, atomically. Raises: StorageError."""
+        return write_text(path, json.dumps(sealed(dataclasses.asdict(self) | {"format": FORMAT}), indent=1))
 
     @classmethod
     def read(cls, path: str | Path) -> EvaluationRecord:
         """Raises: RunError when the file is missing, damaged or not a record."""
         path = Path(path)
+        data = read_document(path, "evaluation record")
+        known = data.get("format") if isinstance(data, dict) else None
+        if type(known) is not int or known not in (1, FORMAT):
+            raise RunError(f"{path} is not an evaluation record of format 1 or {FORMAT}")
         try:
-            data = json.loads(path.read_text())
-        except FileNotFoundError:
-            raise RunError(f"there is no evaluation record {path}") from None
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise RunError(f"{path} cannot be read as an evaluation record: {error}") from None
-        if not isinstance(data, dict) or data.get("format") != FORMAT:
-            raise RunError(f"{path} is not an evaluation record of format {FORMAT}")
-        try:
-            attacks = [AttackRecord(**attack) for attack in data.pop("attacks")]
-            record = cls(attacks=attacks, **data)
-        except (TypeError, KeyError) as error:
-            raise RunError(f"{path} is not a complete evaluation record: {error}") from None
-        lengths = {len(record.natural), *(len(attack.predicted) for attack in attacks)}
-        if lengths != {record.count}:
-            raise RunError(f"{path} has {record.count} labels but predictions of length {sorted(lengths)}")
+            record: EvaluationRecord = typed(cls, opened(data) if known == FORMAT else data)
+            record.check()
+        except ValueError as error:
+            raise RunError(f"{path} is not a complete evaluation record, or was damaged: {error}") from None
         return record
+
+    def check(self) -> None:
+        """Raises: ValueError for labels and predictions that do not fit one another or the classes."""
+        columns = {"labels": self.labels, "natural": self.natural}
+        columns |= {f"attacks[{place}].predicted": attack.predicted for place, attack in enumerate(self.attacks)}
+        for name, column in columns.items():
+            if len(column) != self.count:
+                raise ValueError(f"{name} has {len(column)} entries for {self.count} labels")
+            if column and not (min(column) >= -1 and max(column) < len(self.classes)):
+                raise ValueError(f"{name} holds {min(column)} to {max(column)}, must lie in -1 to {len(self.classes) - 1}")
 
 
 def _share(flags: Sequence[bool]) -> float:
     return sum(flags) / len(flags) if flags else float("nan")
-
-
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Raises: StorageError naming `path` for whatever keeps the body from writing it; Poise's own errors pass."""
-    try:
-        yield
-    except PoiseError:
-        raise
-    except OSError as error:
-        why = error.strerror or str(error)
-        if error.errno in _FULL:
-            why = f"no space is left or a size limit is reached ({why}); what was there is unharmed"
-        raise StorageError(f"{path} cannot be written: {why}") from None
-
-
-def check_writable(path: str | Path) -> None:
-    """Refuses, before long work, a place where its result could not be written. Raises: StorageError."""
-    path = Path(path)
-    if path.is_dir():
-        raise StorageError(f"{path} cannot be written: it is a folder, must be a file")
-    _regular(path)
-    nearest = next(parent for parent in path.absolute().parents if parent.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        raise StorageError(f"{path} cannot be written: {nearest} is not a folder that one may write to")
-
-
-def write_bytes(path: str | Path, data: bytes) -> Path:
-    """Write a file so that it either has all of `data` or is as it was: temporary file, fsync, rename. Raises: StorageError."""
-    write_files({Path(path): data})
-    return Path(path)
-
-
-def write_files(files: Mapping[Path, bytes]) -> None:
-    """Write files that belong together as `write_bytes` does: none is renamed before all lie on the disk. Raises: StorageError."""
-    files = {_regular(path): data for path, data in files.items()}
-    parts = {path: _part(path) for path in files}
-    try:
-        for path, data in files.items():
-            with writing(path), _synced(parts[path]) as file:
-                file.write(data)
-        for path, part in parts.items():
-            with writing(path):
-                os.replace(part, path)
-    except BaseException:
-        _drop(*parts.values())
-        raise
-
-
-@contextlib.contextmanager
-def whole_file(path: str | Path) -> Iterator[IO[bytes]]:
-    """A file to be written that stands at `path` once the block has ended, or not at all, as by `write_bytes`. Raises: StorageError."""
-    path = _regular(Path(path))
-    part = _part(path)
-    with writing(path):
-        try:
-            with _synced(part) as file:
-                yield file
-            os.replace(part, path)
-        except BaseException:
-            _drop(part)
-            raise
-
-
-def _drop(*parts: Path) -> None:
-    """Delete what was written; what keeps that from working is not what went wrong."""
-    for part in parts:
-        with contextlib.suppress(OSError):
-            part.unlink()
-
-
-def _regular(path: Path) -> Path:
-    """Where a link leads, which is to stay one. Raises: StorageError for what is there and cannot be replaced, such as a device."""
-    place = path.resolve() if path.is_symlink() else path
-    if place.exists() and not (place.is_file() or place.is_dir()):
-        raise StorageError(f"{path} cannot be written: it is a device or a pipe, must be a file")
-    return place
-
-
-def _part(path: Path) -> Path:
-    """The temporary file beside `path` in which it is written."""
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-
-
-@contextlib.contextmanager
-def _synced(path: Path) -> Iterator[IO[bytes]]:
-    """A new file, which lies on the disk when the block ends. Its mode is what the umask makes it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("xb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def append_line(path: str | Path, line: str) -> None:
-    """Append a line to a file, or leave the file as it was. Raises: StorageError."""
-    path = Path(path)
-    with writing(path), path.open("ab", buffering=0) as file:
-        size = file.tell()
-        data = f"{line}\n".encode()
-        try:
-            if file.write(data) < len(data):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            os.fsync(file.fileno())
-        except OSError:
-            file.truncate(size)
-            raise
-
-
-def read_lines(path: str | Path) -> list[dict[str, Any]]:
-    """The JSON objects that `append_line` wrote; the last one may be cut off, as it is while a process writes or was killed.
-
-    Empty where there is no file. Raises: RunError for a file that cannot be read, or a line before the last that is no object.
-    """
-    path = Path(path)
-    if not path.is_file():
-        return []
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise RunError(f"{path} cannot be read: {error}") from None
-    lines = text.split("\n")
-    found: list[dict[str, Any]] = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            entry = None
-        if isinstance(entry, dict):
-            found.append(entry)
-        elif number < len(lines):  # a line that was written to its end
-            raise RunError(f"{path} is damaged at line {number}: it is not a JSON object")
-    return found
-
-
-def write_text(path: str | Path, text: str) -> Path:
-    """`write_bytes` of a text in UTF-8."""
-    return write_bytes(path, text.encode())

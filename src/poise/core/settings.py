@@ -17,9 +17,10 @@ import dataclasses
 import json
 import math
 from abc import ABC
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypeVar, dataclass_transform
+from typing import Annotated, Any, ClassVar, TypeVar, dataclass_transform, get_args, get_origin
 
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass as validated_dataclass
@@ -47,12 +48,35 @@ def number(value: object) -> object:
     return value
 
 
+def spelled(value: float, digits: int = 4) -> str:
+    """A number as papers print it: 8/255 where it is that and no short decimal, else a decimal of so many digits."""
+    halves = round(value * 510)
+    of_pixels = 0 < value <= 1 and math.isclose(halves / 510, value, rel_tol=1e-12) and halves % 170  # a third is a third
+    return f"{halves / 2:g}/255" if of_pixels and float(f"{value:.4g}") != value else f"{value:.{digits}g}"
+
+
+def in_pixels(data: Any) -> Any:
+    """JSON with "8/255" in place of every number that is exactly that: what is read is the same."""
+    if isinstance(data, Mapping):
+        return {key: in_pixels(item) for key, item in data.items()}
+    if isinstance(data, list):
+        return [in_pixels(item) for item in data]
+    return word if isinstance(data, float) and "/" in (word := spelled(data)) and number(word) == data else data
+
+
+def count(value: object) -> object:
+    """Refuse booleans wherever a whole number is expected; anything else is left to the validator."""
+    if isinstance(value, bool):
+        raise PydanticCustomError("count", "must be a whole number")
+    return value
+
+
 Number = Annotated[float, BeforeValidator(number)]
 NonNegative = Annotated[float, BeforeValidator(number), Field(ge=0)]
 Positive = Annotated[float, BeforeValidator(number), Field(gt=0)]
 UnitInterval = Annotated[float, BeforeValidator(number), Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=0)]
-PositiveCount = Annotated[int, Field(ge=1)]
+Count = Annotated[int, BeforeValidator(count), Field(ge=0)]
+PositiveCount = Annotated[int, BeforeValidator(count), Field(ge=1)]
 
 
 class Settings(ABC):
@@ -61,6 +85,8 @@ class Settings(ABC):
     family: ClassVar[str | None] = None
     transparent: ClassVar[str | None] = None
     """Name of one field through which unknown override paths are looked up (`method.robust.beta` -> `method.robust.objective.beta`)."""
+    views: ClassVar[tuple[str, ...]] = ()
+    """Names that paths may assign though they are no settings: each stands for several settings (see `viewed`)."""
     tag: ClassVar[str]
     """The word for this class, and none that inherits from it, in JSON, records and draws, where its name is another (see `tag_of`)."""
     aliases: ClassVar[tuple[str, ...]] = ()
@@ -82,6 +108,14 @@ class Settings(ABC):
     def hand_on(self, new: Any) -> Any:
         """What takes this object's place under `override`, with what it should keep of this one; by default as it is."""
         return new
+
+    def viewed(self, views: Mapping[str, Any]) -> Any:
+        """This object with its views assigned, by path in JSON. Raises: SettingsError for what they cannot be."""
+        raise SettingsError(f"{type(self).__name__} has no view {next(iter(views))!r}")
+
+    def __repr__(self) -> str:
+        settings = (f"{name}={_repr(getattr(self, name))}" for name in field_names(type(self)))
+        return f"{type(self).__name__}({', '.join(settings)})"
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
@@ -109,11 +143,21 @@ def _resolve(cls: type[Settings], value: object) -> object:
         raise PydanticCustomError("family", "names no registered {family} {name}{hint}", facts)
     present = {word: setting for setting, word in concrete.written.items()}
     given = {present.get(key, key): item for key, item in given.items()}
-    unknown = [key for key in given if key not in field_names(concrete)]
-    if unknown:
-        hint = did_you_mean(unknown[0], field_names(concrete))
-        raise SettingsError(f"{name} has no setting {unknown[0]!r}{hint}")
+    _check_names(concrete, given)
     return concrete(**given)
+
+
+def _check_names(cls: type[Settings], given: Mapping[str, Any]) -> None:
+    """Raises: SettingsError for a name that is no setting of the class."""
+    known = field_names(cls)
+    for name in (name for name in given if name not in known):
+        if name in cls.views:
+            raise SettingsError(f"{cls.__name__}.{name} is a view, no setting: make it without, then override(it, {{{name!r}: ...}})")
+        raise SettingsError(f"{cls.__name__} has no setting {name!r}{did_you_mean(name, known)}")
+
+
+def _repr(value: object) -> str:
+    return str(in_pixels(value)) if isinstance(value, float) else repr(value)
 
 
 def registered(cls: type[Settings]) -> dict[str, type]:
@@ -144,6 +188,22 @@ def field_names(cls: type) -> list[str]:
     return [field.name for field in dataclasses.fields(cls) if field.init]
 
 
+@cache
+def parts_of(cls: type) -> Mapping[str, tuple[type[Settings], ...]]:
+    """For each setting the classes of settings that its annotation names, also inside lists: what may stand there."""
+    fields = getattr(cls, "__pydantic_fields__", {})
+    return {name: tuple(_classes(field.annotation)) for name, field in fields.items()}
+
+
+def _classes(annotation: Any) -> Iterator[type[Settings]]:
+    origin = get_origin(annotation) or annotation
+    if isinstance(origin, type) and issubclass(origin, Settings):
+        yield origin
+    else:
+        for part in get_args(annotation):
+            yield from _classes(part)
+
+
 def newer(*, default: T) -> T:
     """A setting that its class got after experiments with it were digested: JSON leaves it out at its default, so their groups stay."""
     return dataclasses.field(default=default, metadata={"newer": True})
@@ -157,7 +217,7 @@ def settings(cls: type[T]) -> type[T]:
     """
     _UNDER_CONSTRUCTION.add(cls)
     try:
-        made: Any = validated_dataclass(frozen=True, kw_only=True, config=_CONFIG)(cls)
+        made: Any = validated_dataclass(frozen=True, kw_only=True, repr=False, config=_CONFIG)(cls)
     finally:
         _UNDER_CONSTRUCTION.discard(cls)
     validate = made.__init__
@@ -166,9 +226,7 @@ def settings(cls: type[T]) -> type[T]:
         if args:
             example = (field_names(made) or ["..."])[0]
             raise SettingsError(f"{made.__name__} takes keyword arguments only, such as {made.__name__}({example}=...)")
-        unknown = [key for key in kwargs if key not in field_names(made)]
-        if unknown:
-            raise SettingsError(f"{made.__name__} has no setting {unknown[0]!r}{did_you_mean(unknown[0], field_names(made))}")
+        _check_names(made, kwargs)
         try:
             validate(self, **kwargs)
         except ValidationError as error:
@@ -176,16 +234,19 @@ def settings(cls: type[T]) -> type[T]:
 
     __init__.__wrapped__ = validate  # type: ignore[attr-defined]  # keeps the signature for help() and inspect
     made.__init__ = __init__
-    tag = tag_of(made)
-    if made.family is None:
-        made.family = tag
-        _FAMILIES.setdefault(tag, {})
+    tag, origin = tag_of(made), f"{made.__module__}.{made.__qualname__}"
+    if made.family is None:  # alone; whoever else has the name has nothing to do with it
+        made.family = origin if any(_origin(cls) != origin for cls in _FAMILIES.get(tag, {}).values()) else tag
+        _FAMILIES.setdefault(made.family, {})
     taken = _FAMILIES[made.family].get(tag)
-    if taken is not None and (taken.__module__, taken.__qualname__) != (made.__module__, made.__qualname__):
-        holder = f"{taken.__module__}.{taken.__qualname__}"
-        raise SettingsError(f"the name {tag!r} is taken by {holder}; rename the class in {made.__module__}")
+    if taken is not None and _origin(taken) != origin:
+        raise SettingsError(f"the name {tag!r} is taken by {_origin(taken)}; rename the class in {made.__module__}")
     _FAMILIES[made.family][tag] = made
     return made
+
+
+def _origin(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def _sentence(name: str, error: ValidationError) -> str:

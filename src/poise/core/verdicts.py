@@ -7,12 +7,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
+from poise.core.documents import opened, read_document, sealed, typed
 from poise.core.errors import RunError
-from poise.core.records import write_text
+from poise.core.files import write_text
 
-FORMAT = "poise.verdict.1"
+FORMAT = "poise.verdict.2"
+_BEFORE_DIGESTS = "poise.verdict.1"
 Judgement = Literal["pass", "warning", "flaw", "not applicable"]
 """A flaw makes an accuracy under attack meaningless as it stands; a warning asks for a further run before it is believed."""
 SEVERITY: dict[Judgement, int] = {"not applicable": 0, "pass": 1, "warning": 2, "flaw": 3}
@@ -69,7 +71,7 @@ class Verdict:
     """UTC, ISO 8601."""
     device: str
     versions: dict[str, str]
-    format: str = FORMAT
+    format: str = field(default=FORMAT, compare=False)
 
     @property
     def judgement(self) -> Judgement:
@@ -90,33 +92,25 @@ class Verdict:
         raise KeyError(f"the verdict has no check {check!r}; it has {', '.join(finding.check for finding in self.findings)}")
 
     def write(self, path: str | Path) -> Path:
-        """Write as JSON, atomically."""
-        return write_text(path, json.dumps(dataclasses.asdict(self), indent=1))
+        """Write as JSON with its digest, atomically. Raises: StorageError."""
+        return write_text(path, json.dumps(sealed(dataclasses.asdict(self) | {"format": FORMAT}), indent=1))
 
     @classmethod
     def read(cls, path: str | Path) -> Verdict:
         """Raises: RunError when the file is missing, damaged or not a verdict."""
         path = Path(path)
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise RunError(f"there is no verdict {path}") from None
-        except (OSError, ValueError) as error:
-            raise RunError(f"{path} cannot be read as a verdict: {error}") from None
+        data = read_document(path, "verdict")
         if not is_verdict(data):
-            raise RunError(f"{path} is not a verdict of format {FORMAT!r}")
+            raise RunError(f"{path} is not a verdict of format {_BEFORE_DIGESTS!r} or {FORMAT!r}")
         try:
-            made = cls(**{**data, "findings": [Finding(**finding) for finding in data["findings"]]})
-        except (TypeError, KeyError) as error:
-            raise RunError(f"{path} is not a complete verdict: {error}") from None
-        if strange := [finding.judgement for finding in made.findings if finding.judgement not in get_args(Judgement)]:
-            raise RunError(f"{path} holds the judgement {strange[0]!r}, must be one of {', '.join(get_args(Judgement))}")
-        return made
+            return typed(cls, data if data["format"] == _BEFORE_DIGESTS else opened(data))
+        except ValueError as error:
+            raise RunError(f"{path} is not a complete verdict, or was damaged: {error}") from None
 
 
 def is_verdict(data: object) -> bool:
     """Whether JSON data was written by `Verdict.write`."""
-    return isinstance(data, dict) and data.get("format") == FORMAT
+    return isinstance(data, dict) and data.get("format") in (FORMAT, _BEFORE_DIGESTS)
 
 
 def summary(findings: Sequence[Finding]) -> str:

@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from poise.core.settings import spelled
+
 
 def flatten(value: object, prefix: str = "") -> dict[str, str]:
     """{dotted name: value as text} of nested settings; k/255 is written as such."""
@@ -30,10 +32,7 @@ def plain(value: object) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(plain(item) for item in value)
     if isinstance(value, float) and math.isfinite(value):
-        pixels = value * 255
-        if 0 < value <= 1 and abs(pixels - round(pixels * 2) / 2) < 1e-9 and float(f"{value:.4g}") != value:
-            return f"{pixels:g}/255"
-        return f"{value:.6g}"
+        return spelled(value, digits=6)
     return str(value)
 
 

@@ -7,9 +7,12 @@ from poise.data.dataset import Data, DataSource, Split, cache_directory, data_di
 from poise.data.digits import Digits
 from poise.data.extra import Extra, FolderPool, NpzPool, Pool, PseudoLabelled500K
 from poise.data.folder import Folder, Npz
+from poise.data.hugging_face import HuggingFace
 from poise.data.mnist import MNIST
+from poise.data.shards import Shards
 from poise.data.stream import Feed, Stream, open_pools
 from poise.data.svhn import SVHN
+from poise.data.table import Table
 from poise.data.tiny_imagenet import TinyImageNet
 
 __all__ = [
@@ -29,15 +32,18 @@ __all__ = [
     "Feed",
     "Folder",
     "FolderPool",
+    "HuggingFace",
     "Npz",
     "NpzPool",
     "Pool",
     "PseudoLabelled500K",
     "RandomResizedCrop",
     "Several",
+    "Shards",
     "Shift",
     "Split",
     "Stream",
+    "Table",
     "TinyImageNet",
     "cache_directory",
     "corrupted",

@@ -8,7 +8,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,9 +17,9 @@ import numpy as np
 from filelock import FileLock
 
 from poise.core.errors import DataError, StorageError
-from poise.core.records import whole_file, writing
+from poise.core.files import whole_file, writing
 from poise.data.dataset import cache_directory, labels_from
-from poise.data.encoded import Encoded, Packed, Places, head_sizes
+from poise.data.encoded import Encoded, Origin, Packed, head_sizes
 from poise.data.geometry import Geometry
 from poise.data.images import bombs_refused, opened
 from poise.data.split import Split
@@ -30,71 +30,75 @@ _SHARE = 4
 """Images are decoded into memory where they take at most one part in so many of what is free."""
 
 
-def manifest_of(places: Places) -> str:
+def manifest_of(origin: Origin) -> str:
     """A digest of the names, sizes and times of the files, and of where in them the images lie. Raises: DataError for a missing file."""
-    digest = hashlib.blake2b(json.dumps([_FORMAT, places.facts(), places.names]).encode(), digest_size=16)
-    for column in (places.owners, places.starts, places.lengths):
-        digest.update(column.astype(np.int64).tobytes())
+    digest = hashlib.blake2b(json.dumps([_FORMAT, origin.facts()]).encode(), digest_size=16)
+    digest.update(origin.layout())
     return digest.hexdigest()
 
 
-def kept(places: Places, geometry: Geometry, decode: Decode) -> tuple[Encoded, str]:
+def kept(origin: Origin, geometry: Geometry, decode: Decode) -> tuple[Encoded, str]:
     """The images as `decode` says, and a sentence that says how, and for "auto" why.
 
     Raises: DataError naming an image that cannot be read or has another size than the first, where `geometry` does not make them one
     size, or a cache of other files; StorageError where decode="cache" and the cache cannot be written.
     """
-    if not len(places):
-        raise DataError(f"{places.folder} holds no images")
-    first = Encoded(places, geometry, _shape(places, geometry))
+    if not len(origin):
+        raise DataError(f"{origin.folder} holds no images")
+    first = Encoded(origin, geometry, _shape(origin, geometry))
     size = len(first) * int(np.prod(first.shape))
     mode, why = (decode, "") if decode != "auto" else _chosen(size)
     whole = f"{len(first):,} images ({_bytes(size)} decoded)"
     if mode == "resident":
         return replace(first, pixels=first.read(slice(None))), f"{whole} are kept in memory{why}"
-    key = manifest_of(places)
+    key = manifest_of(origin)
     if mode == "cache":
         try:
-            packed, sizes = _packed(places, key)
+            packed, sizes = _packed(origin, key)
         except StorageError as error:
             if decode == "cache":
                 raise
             why = f"{why}, and {error}"
         else:
-            encoded = replace(first, contents=packed, sizes_known=_of_one_size(places, sizes, geometry))
+            encoded = replace(first, contents=packed, sizes_known=_of_one_size(origin, sizes, geometry))
             return encoded, f"{whole} are decoded as they are needed, from {packed.path}{why}"
-    encoded = replace(first, sizes_known=_of_one_size(places, _sizes(places, key), geometry))
+    encoded = replace(
+        first,
+        sizes_known=_of_one_size(
+            origin, indexed(origin, "sizes", lambda: {"sizes": head_sizes(origin, range(len(origin)))})["sizes"], geometry
+        ),
+    )
     return encoded, f"{whole} are decoded as they are needed, from their files{why}"
 
 
 def views(
-    places: Places, labels: Sequence[np.ndarray], classes: int, geometry: Geometry, decode: Decode
+    origin: Origin, labels: Sequence[np.ndarray], classes: int, geometry: Geometry, decode: Decode
 ) -> tuple[list[Split], dict[str, Any]]:
     """A split for each column of labels [n], of the images in order, and the manifest and the remark of Data. Raises: as `kept`."""
-    images, remark = kept(places, geometry, decode)
+    images, remark = kept(origin, geometry, decode)
     splits, start = [], 0
     for column in labels:
         part = images.part(start, start + len(column))
-        splits.append(Split.of(part, labels_from(column, classes, places.folder)))
+        splits.append(Split.of(part, labels_from(column, classes, origin.folder)))
         start += len(column)
-    identity = hashlib.blake2b(f"{manifest_of(places)}{geometry}".encode(), digest_size=16)
+    identity = hashlib.blake2b(f"{manifest_of(origin)}{geometry}".encode(), digest_size=16)
     for split in splits:
         identity.update(split.labels.numpy().tobytes())
     return splits, {"manifest": identity.hexdigest(), "remark": remark}
 
 
-def _shape(places: Places, geometry: Geometry) -> tuple[int, int, int]:
+def _shape(origin: Origin, geometry: Geometry) -> tuple[int, int, int]:
     if geometry.size is not None:
         return geometry.channels, geometry.size, geometry.size
-    height, width = head_sizes(places, [0])[0].tolist()
+    height, width = head_sizes(origin, [0])[0].tolist()
     return geometry.channels, height, width
 
 
-def _of_one_size(places: Places, sizes: np.ndarray, geometry: Geometry) -> np.ndarray:
+def _of_one_size(origin: Origin, sizes: np.ndarray, geometry: Geometry) -> np.ndarray:
     others = (sizes != sizes[0]).any(1).nonzero()[0]
     if geometry.size is None and len(others):
         shape, wanted = ([geometry.channels, *sizes[at].tolist()] for at in (others[0], 0))
-        raise DataError(f"{places.name(others[0])} has shape {shape}, not {wanted} as required; set image_size to resize them all")
+        raise DataError(f"{origin.name(others[0])} has shape {shape}, not {wanted} as required; set image_size to resize them all")
     return sizes
 
 
@@ -120,7 +124,7 @@ def free_memory() -> int:
     return free
 
 
-def _packed(places: Places, key: str) -> tuple[Packed, np.ndarray]:
+def _packed(origin: Origin, key: str) -> tuple[Packed, np.ndarray]:
     """The cache of the images and their sizes, written where it is not there yet; one process writes, others wait for it."""
     place = cache_directory() / "images" / key
     with writing(place):
@@ -128,35 +132,35 @@ def _packed(places: Places, key: str) -> tuple[Packed, np.ndarray]:
     if not _index(place).exists():
         with writing(place), FileLock(place.with_suffix(".lock")):
             if not _index(place).exists():
-                _pack(place, places, key)
-    return _reopened(place, places, key)
+                _pack(place, origin, key)
+    return _reopened(place, origin, key)
 
 
-def _pack(place: Path, places: Places, key: str) -> None:
+def _pack(place: Path, origin: Origin, key: str) -> None:
     """The bytes first, the index last, so that what is not whole is not found."""
-    total = int(places.lengths.sum()) or sum(size for _, size, _ in places.facts())
+    total = origin.nbytes
     free = shutil.disk_usage(place.parent).free
     if total > free:
         raise StorageError(f"{place} cannot be written: its images take {_bytes(total)}, {_bytes(free)} are free; set decode to 'workers'")
-    sizes, starts = np.empty((len(places), 2), dtype=np.int32), np.zeros(len(places) + 1, dtype=np.int64)
+    sizes, starts = np.empty((len(origin), 2), dtype=np.int32), np.zeros(len(origin) + 1, dtype=np.int64)
     digest = hashlib.sha256()
     with bombs_refused(), whole_file(_content(place)) as file:
-        for number in range(len(places)):
-            with places.open(number) as encoded:
+        for number in range(len(origin)):
+            with origin.open(number) as encoded:
                 content = encoded.read()
-            with opened(io.BytesIO(content), places.name(number)) as image:
+            with opened(io.BytesIO(content), origin.name(number)) as image:
                 sizes[number] = image.height, image.width
             digest.update(content)
             starts[number + 1] = starts[number] + file.write(content)
     _note(place, {"key": key, "sha256": digest.hexdigest(), "written": _written(_content(place))}, starts=starts, sizes=sizes)
 
 
-def _reopened(place: Path, places: Places, key: str) -> tuple[Packed, np.ndarray]:
+def _reopened(place: Path, origin: Origin, key: str) -> tuple[Packed, np.ndarray]:
     """The cache at `place`; its bytes are read through only where its file is no longer the one written."""
     with _readable(_index(place)) as arrays:
         facts: dict[str, Any] = json.loads(str(arrays["facts"]))
         starts, sizes = arrays["starts"], arrays["sizes"]
-        if facts["key"] != key or len(starts) != len(places) + 1:
+        if facts["key"] != key or len(starts) != len(origin) + 1:
             raise DataError(f"{_index(place)} is of a cache of other files; delete it")
         written = _written(_content(place))
         if facts["written"] != written:
@@ -166,21 +170,22 @@ def _reopened(place: Path, places: Places, key: str) -> tuple[Packed, np.ndarray
                 raise DataError(f"{_content(place)} is a cache of other files, or damaged: its SHA-256 is not {facts['sha256']}; delete it")
             with contextlib.suppress(StorageError):  # a cache that others own is checked each time
                 _note(place, {**facts, "written": written}, starts=starts, sizes=sizes)
-    return Packed(_content(place), starts, places), sizes
+    return Packed(_content(place), starts, origin), sizes
 
 
-def _sizes(places: Places, key: str) -> np.ndarray:
-    """(height, width) of all images, read from their heads once and kept in the cache where that can be written."""
-    place = cache_directory() / "images" / f"{key}.sizes"
+def indexed(origin: Origin, word: str, scan: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """What `scan` finds in the files, from the user's cache where it was found before; kept there where that can be written."""
+    key = manifest_of(origin)
+    place = cache_directory() / "images" / f"{key}.{word}"
     if _index(place).exists():
         with _readable(_index(place)) as arrays:
-            if json.loads(str(arrays["facts"]))["key"] == key and len(arrays["sizes"]) == len(places):
-                return arrays["sizes"]
+            if json.loads(str(arrays["facts"]))["key"] == key:
+                return {name: arrays[name] for name in arrays.files if name != "facts"}
         raise DataError(f"{_index(place)} is of a cache of other files; delete it")
-    sizes = head_sizes(places, range(len(places)))
+    found = scan()
     with contextlib.suppress(StorageError):
-        _note(place, {"key": key}, sizes=sizes)
-    return sizes
+        _note(place, {"key": key}, **found)
+    return found
 
 
 def _note(place: Path, facts: dict[str, Any], **arrays: np.ndarray) -> None:

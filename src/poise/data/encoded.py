@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 import numpy as np
 import torch
@@ -16,6 +16,42 @@ from torch import Tensor
 from poise.core.errors import DataError
 from poise.data.geometry import Geometry
 from poise.data.images import decoded, in_pieces, opened
+
+
+class Contents(Protocol):
+    """Encoded images in an order."""
+
+    def __len__(self) -> int: ...
+
+    def name(self, number: int) -> str:
+        """What image `number` is called in an error."""
+        ...
+
+    def open(self, number: int) -> IO[bytes]:
+        """The encoded image as a file. Raises: DataError naming it where it cannot be read."""
+        ...
+
+
+class Origin(Contents, Protocol):
+    """Encoded images where their owner keeps them."""
+
+    @property
+    def folder(self) -> object:
+        """What an error about all of them calls them."""
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """What the encoded images take."""
+        ...
+
+    def facts(self) -> list[tuple[str, int, int]]:
+        """(name, bytes, time of the last change in ns) of every file. Raises: DataError naming one that is missing."""
+        ...
+
+    def layout(self) -> bytes:
+        """Where in the files the images lie."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,12 +79,10 @@ class Places:
         return len(self.owners)
 
     def name(self, number: int) -> str:
-        """What image `number` is called in an error."""
         file = str(self.folder / self.files[self.owners[number]])
         return f"{file}, {self.names[number]}" if self.names else file
 
     def open(self, number: int) -> IO[bytes]:
-        """The encoded image as a file. Raises: DataError naming it where it cannot be read."""
         try:
             file = (self.folder / self.files[self.owners[number]]).open("rb")
             if self.starts[number] < 0:
@@ -60,7 +94,6 @@ class Places:
             raise DataError(f"{self.name(number)} cannot be read: {error.strerror or error}") from None
 
     def facts(self) -> list[tuple[str, int, int]]:
-        """(name, bytes, time of the last change in ns) of every file. Raises: DataError naming one that is missing."""
         found = []
         for file in self.files:
             try:
@@ -70,6 +103,15 @@ class Places:
             found.append((file, known.st_size, known.st_mtime_ns))
         return found
 
+    @property
+    def nbytes(self) -> int:
+        shards = int(self.lengths.sum())
+        return shards if shards else sum(size for _, size, _ in self.facts())
+
+    def layout(self) -> bytes:
+        columns = (self.owners, self.starts, self.lengths)
+        return b"".join(column.astype(np.int64).tobytes() for column in columns) + "\0".join(self.names).encode()
+
 
 @dataclass(frozen=True, eq=False)
 class Packed:
@@ -77,7 +119,7 @@ class Packed:
 
     path: Path
     starts: np.ndarray
-    places: Places
+    origin: Origin
     """Where they were read from, which errors name."""
 
     def __len__(self) -> int:
@@ -88,7 +130,7 @@ class Packed:
         return np.memmap(self.path, dtype=np.uint8, mode="r")
 
     def name(self, number: int) -> str:
-        return self.places.name(number)
+        return self.origin.name(number)
 
     def open(self, number: int) -> IO[bytes]:
         return io.BytesIO(self._bytes[self.starts[number] : self.starts[number + 1]].tobytes())
@@ -102,7 +144,7 @@ class Encoded:
     sizes_known: (height, width) of all images, [N, 2], where they are known.
     """
 
-    contents: Places | Packed
+    contents: Contents
     geometry: Geometry
     shape: tuple[int, int, int]
     first: int = 0
@@ -151,7 +193,7 @@ class Encoded:
         return image
 
 
-def head_sizes(contents: Places | Packed, numbers: Sequence[int]) -> np.ndarray:
+def head_sizes(contents: Contents, numbers: Sequence[int]) -> np.ndarray:
     """(height, width) of images, int32 [n, 2], by their heads; no pixel is decoded. Raises: DataError naming one that is no image."""
     sizes = np.empty((len(numbers), 2), dtype=np.int32)
 

@@ -20,12 +20,13 @@ from pydantic import BeforeValidator, Field
 from poise.core import papers
 from poise.core.batches import UNLABELLED
 from poise.core.errors import DataError, StorageError
+from poise.core.files import whole_file, write_text
 from poise.core.papers import Paper
-from poise.core.records import whole_file, write_text
 from poise.core.settings import PositiveCount, Settings, number, settings, tag_of, to_json
 from poise.data.dataset import Data, Split, cache_directory, data_directory, labels_from
-from poise.data.folder import Layout, located
+from poise.data.folder import Layout
 from poise.data.images import image_files, in_turn, subfolders
+from poise.data.own import located
 from poise.data.parts import PART, Parts, column, of_array, of_files, of_npz
 from poise.data.pickles import read_pickle
 

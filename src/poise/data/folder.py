@@ -6,34 +6,24 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
 
-from poise.core.errors import DataError, InputError, SettingsError, UntrustedFileError
-from poise.core.settings import Count, PositiveCount, newer, settings
-from poise.data.cache import Decode, views
-from poise.data.dataset import Data, DataSource, Split, held_out, images_from, labels_from
+from poise.core.errors import DataError, UntrustedFileError
+from poise.core.settings import newer, settings
+from poise.data.dataset import Data, DataSource, images_from, labels_from
 from poise.data.encoded import Places
-from poise.data.geometry import Geometry, Interpolation
 from poise.data.images import image_files, in_turn, subfolders
+from poise.data.own import OwnImages, located
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 Layout = Literal["auto", "NHWC", "NCHW"]
 
 
-def located(path: str, data_dir: Path, hint: str = "set path to your data") -> Path:
-    """The path itself, or below the data folder. Raises DataError saying where it was looked for and, by `hint`, what to do."""
-    given = Path(path).expanduser()
-    for candidate in (given, data_dir / given):
-        if candidate.exists():
-            return candidate
-    raise DataError(f"there is no {given} (looked in {Path.cwd()} and {data_dir}); {hint}")
-
-
 @settings
-class Folder(DataSource):
+class Folder(OwnImages):
     """Your own images: one subfolder per class, below train/ and test/ (or val/), or split here.
 
     Classes are the subfolders' names in order; images are taken from every class in turn.
@@ -41,39 +31,15 @@ class Folder(DataSource):
 
     path: Annotated[str, Field(min_length=1)]
     """The folder; a relative one is looked up here, then in the data folder."""
-    image_size: PositiveCount | None = None
-    """Resize every image to this height and width, in pixels; None asks that all have one size."""
-    channels: Literal[1, 3] = 3
-    """3 for colour, 1 for grey; images are converted."""
-    test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """Share of every class that becomes the test split where there are no train and test folders."""
-    split_seed: Count = 0
-    """Which images those are."""
-    shorter_side: PositiveCount | None = newer(default=None)
-    """Resize the shorter side to this and take the centre, image_size x image_size, as in evaluations on ImageNet; None stretches."""
-    interpolation: Interpolation = newer(default="bilinear")
-    """Of resized images."""
-    decode: Decode = newer(default="auto")
-    """"resident": decoded into memory at the start. "cache": their bytes in one mapped file in the user's cache, which all ranks read;
-    "workers": where they are, both decoded as they are needed (by POISE_WORKERS processes). "auto": in memory where they take at most a
-    quarter of what is free, else "cache". The pixels are the same."""
-
-    def __post_init__(self) -> None:
-        if self.shorter_side is not None and self.shorter_side < (self.image_size or self.shorter_side + 1):
-            raise SettingsError(f"Folder.shorter_side = {self.shorter_side}: must be at least image_size = {self.image_size}, which is set")
+    nested: bool = newer(default=False)
+    """Take the images in folders inside a class's folder too."""
 
     def read(self, data_dir: Path) -> Data:
         root = located(self.path, data_dir)
         if not root.is_dir():
             raise DataError(f"{root} is not a folder")
         if not (root / "train").is_dir():
-            classes = self._classes(root)
-            (whole,), about = self._splits(root, classes, [root])
-            try:
-                train, test = held_out(whole, self.test_fraction, self.split_seed)
-            except InputError as error:
-                raise DataError(f"{root}: {error}") from None
-            return Data(root.name, train, test, classes, **about)
+            return self.assembled(root.name, *self._images(root, self._classes(root), [root]))
         tested = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
         if tested is None:
             raise DataError(f"{root} has a folder train but neither test nor val beside it")
@@ -81,14 +47,12 @@ class Folder(DataSource):
         strange = [folder.name for folder in subfolders(tested) if folder.name not in classes]
         if strange:
             raise DataError(f"{tested / strange[0]} is a class that {root / 'train'} does not have")
-        (train, test), about = self._splits(root, classes, [root / "train", tested])
-        return Data(root.name, train, test, classes, **about)
+        return self.assembled(root.name, *self._images(root, classes, [root / "train", tested]))
 
     def whole(self) -> Data:
         """All images of the folder of classes as both splits, for networks that were trained elsewhere."""
         root = Path(self.path).expanduser()
-        classes = self._classes(root)
-        (every,), about = self._splits(root, classes, [root])
+        (every,), classes, about = self.classed(*self._images(root, self._classes(root), [root]))
         return Data(root.name, every, every, classes, **about)
 
     def _classes(self, folder: Path) -> tuple[str, ...]:
@@ -97,24 +61,19 @@ class Folder(DataSource):
             raise DataError(f"{folder} holds {len(classes)} subfolders, but needs one for each of at least 2 classes")
         return classes
 
-    def _splits(self, root: Path, classes: tuple[str, ...], folders: Sequence[Path]) -> tuple[list[Split], dict[str, Any]]:
-        """A split of each folder of classes, the images of all kept together, and what Data says of them."""
-        found = [self._images(folder, classes) for folder in folders]
+    def _images(self, root: Path, classes: tuple[str, ...], folders: Sequence[Path]) -> tuple[Places, list[np.ndarray], tuple[str, ...]]:
+        """(where the images of all folders lie, the labels of each folder's, every class in turn, what the labels number)."""
+        found = [self._in_turn(folder, classes) for folder in folders]
         places = Places.whole(root, [str(path.relative_to(root)) for paths, _ in found for path in paths])
-        return views(places, [labels for _, labels in found], len(classes), self.geometry, self.decode)
+        return places, [labels for _, labels in found], classes
 
-    def _images(self, folder: Path, classes: tuple[str, ...]) -> tuple[list[Path], np.ndarray]:
+    def _in_turn(self, folder: Path, classes: tuple[str, ...]) -> tuple[list[Path], np.ndarray]:
         """(paths, labels) of the images of every class in turn."""
-        per_class = [image_files(folder / name) if (folder / name).is_dir() else [] for name in classes]
+        per_class = [image_files(folder / name, self.nested) if (folder / name).is_dir() else [] for name in classes]
         empty = [name for name, files in zip(classes, per_class, strict=True) if not files]
         if empty:
             raise DataError(f"{folder / empty[0]} holds no images")
         return in_turn(per_class)
-
-    @property
-    def geometry(self) -> Geometry:
-        """How images become arrays."""
-        return Geometry(self.channels, self.image_size, self.shorter_side, self.interpolation)
 
 
 @settings

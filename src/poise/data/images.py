@@ -14,7 +14,7 @@ from typing import IO, Any
 import numpy as np
 
 from poise.core.errors import DataError, StorageError
-from poise.core.records import whole_file
+from poise.core.files import whole_file
 from poise.data.geometry import Geometry
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
@@ -24,13 +24,17 @@ _PIECE = 32
 """Images that a thread decodes before it takes more."""
 
 
-def image_files(folder: Path) -> list[Path]:
-    """Image files directly in `folder`, by name, hidden ones left out. Raises DataError when it cannot be listed."""
+def image_files(folder: Path, nested: bool = False) -> list[Path]:
+    """Image files in `folder`, by name, hidden ones left out; those of its subfolders, where `nested`, after its own.
+
+    Raises: DataError when it cannot be listed.
+    """
     try:
         entries = [entry.name for entry in os.scandir(folder) if entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith(".")]
     except OSError as error:
         raise DataError(f"{folder} cannot be read: {error.strerror or error}") from None
-    return [folder / name for name in sorted(entries)]
+    inside = [file for below in subfolders(folder) for file in image_files(below, nested)] if nested else []
+    return [folder / name for name in sorted(entries)] + inside
 
 
 def subfolders(folder: Path) -> list[Path]:

@@ -10,7 +10,7 @@ import torch
 
 from poise.attacks import Attack
 from poise.core.errors import SettingsError
-from poise.core.records import check_writable
+from poise.core.files import check_writable
 from poise.core.settings import to_json
 from poise.engine.checkpoints import write_tensors
 from poise.engine.devices import choose_device

@@ -14,8 +14,9 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from poise.core.documents import opened, parse, sealed
 from poise.core.errors import CheckpointError
-from poise.core.records import write_files
+from poise.core.files import read_text, write_files
 from poise.core.transfers import fetched
 
 FORMAT = 1
@@ -31,7 +32,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any])
     data = safetensors.torch.save(plain)
     digest = hashlib.sha256(data).hexdigest()
     described = {"format": FORMAT, "sha256": digest, **facts}
-    beside = json.dumps({**described, "facts_sha256": _digest(described)}, indent=1)
+    beside = json.dumps(sealed(described, "facts_sha256"), indent=1)
     write_files({tensors_file(path): data, facts_file(path): beside.encode()})
     return digest
 
@@ -44,24 +45,21 @@ def facts_file(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
-def _digest(facts: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
 def read_facts(path: Path) -> dict[str, Any]:
     """The JSON beside a tensor file. Raises: CheckpointError when it is missing, damaged or altered."""
     beside = facts_file(path)
     try:
-        facts = json.loads(beside.read_text())
+        facts = parse(read_text(beside))
     except FileNotFoundError:
         raise CheckpointError(f"{beside} is missing: the checkpoint was never finished or is not one of Poise's") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{beside} is damaged: {error}") from None
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
         raise CheckpointError(f"{beside} is not a checkpoint of format {FORMAT}")
-    if facts.pop("facts_sha256", None) != _digest(facts):
-        raise CheckpointError(f"{beside} is damaged: its facts_sha256 is not the digest of what it says")
-    return facts
+    try:
+        return opened(facts, "facts_sha256")
+    except ValueError as error:
+        raise CheckpointError(f"{beside} is damaged: {error}") from None
 
 
 def read_tensors(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from poise.attacks import PGD, Attack
 from poise.core.errors import RunError, SettingsError
+from poise.core.files import check_writable, write_text
 from poise.core.modes import evaluating
-from poise.core.records import check_writable, write_text
 from poise.data import Split
 from poise.engine.checkpoints import load_into, read_tensors
 from poise.engine.devices import choose_device

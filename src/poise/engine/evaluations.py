@@ -21,8 +21,9 @@ from poise.attacks import PGD, Attack, AutoAttack
 from poise.attacks.autoattack.compact import CompactAttack
 from poise.core.distributed import going_on, join
 from poise.core.errors import DataError, Interrupted, RunError, SettingsError
+from poise.core.files import check_writable, write_bytes
 from poise.core.identity import identity
-from poise.core.records import EvaluationRecord, check_writable, write_bytes
+from poise.core.records import EvaluationRecord
 from poise.core.settings import to_json
 from poise.data import Data, Split
 from poise.engine.devices import choose_device
@@ -225,7 +226,7 @@ def _about(run: Run, which: str, other: Data | None) -> dict[str, Any]:
         notes["published"] = rows[0]
         if rows[1:]:
             notes["also_published"] = rows[1:]
-    return {"checkpoint": which, "run": run.name, "group": run.group, "seed": experiment.seed, "notes": notes}
+    return {"checkpoint": which, "run": run.name, "group": run.group, "seed": experiment.seed, "notes": notes, **run.trained()}
 
 
 def _printed(row: Published, protocol: Protocol) -> dict[str, Any]:

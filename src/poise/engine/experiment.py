@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from poise.attacks import Attack
 from poise.core.errors import SettingsError
@@ -15,6 +15,7 @@ from poise.data import DataSource, Digits
 from poise.engine.diagnostics import Diagnosis, searching
 from poise.engine.placement import PlacementName
 from poise.engine.published import Published, belongs, definition, fingerprint, outdated, retitled
+from poise.engine.threat import VIEWS, assigned, say_change, short_of, threat_of, threats_apart, within
 from poise.evaluation import Protocol
 from poise.learners.compiled import CompileName
 from poise.learners.precision import PrecisionName
@@ -56,6 +57,7 @@ class Monitor(Settings):
 class Experiment(Settings):
     """Everything that determines a training run."""
 
+    views: ClassVar[tuple[str, ...]] = VIEWS
     name: str = "experiment"
     title: str = ""
     """Name in tables and pages; empty: `name`."""
@@ -127,6 +129,37 @@ class Experiment(Settings):
         if self.selection == "held-out" and not 0 < self.held_out < 1:
             raise SettingsError(f"Experiment.held_out = {self.held_out}: must be above 0 and below 1")
 
+    @property
+    def judges(self) -> list[Attack]:
+        """The attacks of the monitors, then those of the protocol."""
+        monitored = (monitor.attack for monitor in self.monitors if monitor.attack is not None)
+        return [*monitored, *self.protocol.attacks]
+
+    @property
+    def threat(self) -> Threat:
+        """The run's threat, in every place where it stands: `override(run, {"threat": L2(epsilon=.5)})` assigns it.
+
+        Step sizes keep their share of epsilon; in another norm they become 2.5 epsilon / steps, at most epsilon. Places
+        with other threats stay and are logged, as are steps that together are shorter than epsilon.
+        Raises: SettingsError where nothing attacks, or learners train within several threats and the first judge in none.
+        """
+        return threat_of(self.method.policies(), self.judges)
+
+    @property
+    def epsilon(self) -> float:
+        """The size of `threat`, assigned in the same way: `override(run, {"epsilon": 4 / 255})`."""
+        return self.threat.epsilon
+
+    def viewed(self, views: Mapping[str, Any]) -> Any:
+        """With `threat` or `epsilon` assigned. Raises: SettingsError as `threat`, or for no such threat."""
+        old = self.threat
+        new = assigned(old, views)
+        if new == old:
+            return self
+        changed = within(self, old, new)
+        say_change(changed, old, new)
+        return changed
+
     def hand_on(self, new: Any) -> Any:
         """Once anything differs that defines the experiment it is another one: its title says which, and no published row is its own.
 
@@ -187,23 +220,10 @@ class Experiment(Settings):
 
 def remarks(experiment: Experiment) -> list[str]:
     """What is to be said before training: settings that are each right and together leave something out."""
-    return [*threats_apart(experiment), *never_redistributed(experiment)]
-
-
-def threats_apart(experiment: Experiment) -> list[str]:
-    """Sentences where no attack that judges the experiment is within the threat of a learner, or a diagnosis is within that of none."""
-    trained = {name: ascent.threat for name, ascent in searching(experiment.method.policies()).items()}
-    attacks = [*experiment.protocol.attacks, *(monitor.attack for monitor in experiment.monitors if monitor.attack is not None)]
-    judged, said = {attack.threat for attack in attacks}, []
-    missed = {name: threat for name, threat in trained.items() if not any(_close(threat, theirs) for theirs in judged)}
-    if missed and judged:
-        there = ", ".join(sorted(map(_shown, judged)))
-        said.append(f"trained {_within(missed)}, but judged within {there}: set inner.threat or the attacks of protocol and monitors")
-    attack = experiment.diagnosis.attack if experiment.diagnosis is not None else None
-    if trained and attack is not None and not any(_close(ours, attack.threat) for ours in trained.values()):
-        wanted = "set diagnosis.attack=none to attack as the robust learner searches"
-        said.append(f"trained {_within(trained)}, but diagnosed within {_shown(attack.threat)}: {wanted}")
-    return said
+    policies = experiment.method.policies()
+    apart = threats_apart(policies, experiment.judges, experiment.diagnosis)
+    searches = {f"learner {name!r}": search for name, search in searching(policies).items()}
+    return [*apart, *short_of(searches), *never_redistributed(experiment)]
 
 
 def never_redistributed(experiment: Experiment) -> list[str]:
@@ -214,16 +234,3 @@ def never_redistributed(experiment: Experiment) -> list[str]:
     given = f"method.redistribute_every = {method.redistribute_every} and redistribute_from = {method.redistribute_from:g}"
     wanted = "lower one of them, or set method.redistribute=never"
     return [f"{given} leave no redistribution within epochs = {epochs}, so the base learners never become the global one: {wanted}"]
-
-
-def _within(threats: Mapping[str, Threat]) -> str:
-    return ", ".join(f"{name} within {_shown(threat)}" for name, threat in threats.items())
-
-
-def _close(a: Threat, b: Threat) -> bool:
-    """.031, which some papers take, is 8/255."""
-    return type(a) is type(b) and abs(a.epsilon - b.epsilon) <= 0.02 * b.epsilon
-
-
-def _shown(threat: Threat) -> str:
-    return f"{type(threat).__name__} {threat.epsilon:.4g}"

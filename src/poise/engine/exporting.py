@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from poise.core.errors import MissingExtraError, SettingsError
-from poise.core.records import check_writable, write_bytes
+from poise.core.files import check_writable, write_bytes
 from poise.engine.checkpoints import write_tensors
 from poise.engine.runs import Run
 

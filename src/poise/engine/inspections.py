@@ -11,7 +11,7 @@ from torch import nn
 
 from poise.attacks import Attack
 from poise.core.errors import CheckpointError, RunError, SettingsError
-from poise.core.records import check_writable
+from poise.core.files import check_writable
 from poise.core.settings import from_json, to_json
 from poise.core.verdicts import Verdict
 from poise.data import Data, Split

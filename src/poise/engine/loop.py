@@ -22,6 +22,7 @@ from poise.data import open_pools
 from poise.engine.checkpoints import facts_file, read_facts
 from poise.engine.devices import choose_device
 from poise.engine.experiment import Experiment, remarks
+from poise.engine.history import processors_of
 from poise.engine.monitoring import deployed, keep_last, monitor_epoch, selected_before
 from poise.engine.placement import described, shares_changed
 from poise.engine.progress import Progress
@@ -71,7 +72,7 @@ def train(
     }
     with _alone(run, world):
         world.led(lambda: run.create(experiment, about))
-        _say_placement(training)
+        _begin_stretch(training)
         for sentence in (*remarks(experiment), *filter(None, [data.remark])):
             training.progress.say(sentence)
         _epochs(training)
@@ -139,8 +140,7 @@ def _again(run: Run, world: World, device: str, data_dir: str | Path | None, imp
     initial, digest = initial_weights(experiment) if found is None else (None, about.get("initial_digest"))
     _same(f"Experiment.initial = {experiment.initial!r}", digest, about.get("initial_digest"))
     data = world.in_turn(lambda: experiment.data.load(data_dir))
-    if "data_digest" in about and not data.has(about["data_digest"]):
-        raise RunError(f"the data set {data.name} was changed since the run was started; start a new run instead")
+    run.check_unchanged(data=data)
     if data.remark:
         progress.say(data.remark)
     pools = world.in_turn(lambda: open_pools(experiment.method.streams(), data, data_dir))
@@ -156,8 +156,9 @@ def _again(run: Run, world: World, device: str, data_dir: str | Path | None, imp
         training.best = world.in_turn(lambda: selected_before(training))
         if changed := shares_changed(facts["placements"][-1]["shares"], training.placement, training.learners):
             progress.say(changed)
-    world.led(lambda: run.truncate_metrics(training.step))
-    _say_placement(training)
+    for sentence in world.led(lambda: run.truncate_metrics(training.step)) or []:
+        progress.say(sentence)
+    _begin_stretch(training)
     return training
 
 
@@ -168,8 +169,11 @@ def _unsaid(experiment: Experiment, device: torch.device) -> PrecisionName | Non
     return "float32" if device.type == "cpu" else None
 
 
-def _say_placement(training: Training) -> None:
+def _begin_stretch(training: Training) -> None:
+    """Note what is trained on from here, and say where that is not what it was."""
     placement = training.placement
+    if changed := training.history.begin(training.step, processors_of(placement.world, training.arithmetic)):
+        training.progress.say(changed)
     if placement.world.size > 1:
         training.progress.say(described(placement, training.method, training.learners))
 
@@ -217,6 +221,7 @@ def _epochs(training: Training) -> None:
     with stop_requested() as stop:
         while training.step < total:
             epoch, clock, images = training.now().epoch, time.perf_counter(), 0
+            training.history.start_clock()
             end = epoch * training.steps_per_epoch
             advance = progress.begin(f"{experiment.name} epoch {epoch}/{experiment.epochs}", end - training.step, "steps")
             while training.step < end:
@@ -232,6 +237,7 @@ def _epochs(training: Training) -> None:
                     _say_when_ranks_stop(training, end)
                 if stop and placement.world.size == 1 and training.step < end:
                     progress.end()
+                    training.history.add(training.history.elapsed())
                     save(training, training.step, for_good=False)
                     raise Interrupted(f"stopped at step {training.step} of {total}; to go on: poise train --resume {run.path}")
             progress.end()
@@ -260,7 +266,9 @@ def _say_when_ranks_stop(training: Training, end: int) -> None:
 def _end_epoch(training: Training, epoch: int, images_per_second: float, stop: bool) -> tuple[bool, nn.Module | None]:
     """Returns whether any rank was asked to stop, and after the last epoch the deployed network."""
     experiment, run, world = training.experiment, training.run, training.placement.world
-    means, stopping = epoch_facts(world, training.learners, training.meters.means(), stop)
+    means = training.meters.means()  # waits for the device
+    means, stopping = epoch_facts(world, training.learners, means | {"training_seconds": training.history.elapsed()}, stop)
+    training.history.add(means["training_seconds"])
     for learner in training.learners.values():
         learner.agree()
     line: dict[str, Any] = {"kind": "epoch", "epoch": epoch, "step": training.step}

@@ -94,8 +94,10 @@ def facts_of(training: Training, epoch: int, measured: dict[str, float]) -> dict
         "monitors": measured,
         "experiment": experiment.name,
         "seed": experiment.seed,
+        "group": training.run.group,
         "shape": list(data.shape),
         "classes": list(data.classes),
+        **training.history.facts(),
         **({"placement": placement.facts} if placement.world.size > 1 else {}),
         **({"placements": training.placements} if len(training.placements) > 1 else {}),
     }

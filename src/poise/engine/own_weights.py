@@ -12,7 +12,8 @@ from torch import nn
 
 from poise.core.distributed import join
 from poise.core.errors import RunError, SettingsError, did_you_mean
-from poise.core.records import EvaluationRecord, check_writable
+from poise.core.files import check_writable
+from poise.core.records import EvaluationRecord
 from poise.core.settings import from_json, read_json, registered
 from poise.data import Data, DataSource, Folder, Npz, data_directory
 from poise.engine.checkpoints import fitting, foreign_weights, load_into

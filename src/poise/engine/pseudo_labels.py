@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from poise.attacks.attack import check_logits
 from poise.core.errors import DataError, SettingsError
-from poise.core.records import check_writable, whole_file
+from poise.core.files import check_writable, whole_file
 from poise.data.dataset import Split
 from poise.data.images import image_files
 from poise.data.parts import Parts, names_in, of_array, of_files, of_npy, of_npz

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,33 @@ from typing import Any
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
+from poise.core.documents import line_of, lines_in, opened, parse, read_lines, sealed, typed
 from poise.core.errors import CheckpointError, RunError, SettingsError, StorageError
-from poise.core.records import append_line, check_writable, read_lines, write_text
+from poise.core.files import append_line, check_writable, read_text, write_text
 from poise.core.settings import read_file, to_json
+from poise.data import Data
 from poise.engine.checkpoints import facts_file, load_into, read_facts, read_tensors, tensors_file, write_tensors
 from poise.engine.experiment import Experiment
+from poise.engine.history import History
+
+_ABOUT: dict[str, Any] = {
+    "group": str | None,
+    "seed": int | None,
+    "settings_sha256": str | None,
+    "started": str,
+    "versions": dict[str, str],
+    "device": str,
+    "processor": str,
+    "precision": str,
+    "imports": dict[str, str],
+    "data_digest": str | None,
+    "data_notes": list[str],
+    "pool_digests": dict[str, str],
+    "initial_digest": str | None,
+    "ranks": int,
+    "placement": dict[str, Any],
+}
+"""Types of what run.json says."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +64,7 @@ class Run:
         settings = json.dumps(to_json(experiment), indent=1)
         identity = {"group": experiment.group, "seed": experiment.seed, "settings_sha256": _digest(settings)}
         try:
-            write_text(self.path / "run.json", json.dumps({**identity, **about}, indent=1))
+            write_text(self.path / "run.json", json.dumps(sealed({**identity, **about}), indent=1))
             write_text(self.path / "experiment.json", settings)
         except StorageError:
             for name in ("run.json", ".lock"):
@@ -78,12 +100,13 @@ class Run:
     @property
     def about(self) -> dict[str, Any]:
         """What the run was started with that is no setting: versions, device, digests, imported files."""
+        file = self.path / "run.json"
         try:
-            about = json.loads((self.path / "run.json").read_text())
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise RunError(f"{self.path / 'run.json'} is missing or damaged: {error}") from None
-        if not isinstance(about, dict):
-            raise RunError(f"{self.path / 'run.json'} is damaged: it must hold a JSON object")
+            about = opened(parse(read_text(file)), required=False)  # runs that were begun before it had a digest have none
+            for name in about.keys() & _ABOUT:
+                typed(_ABOUT[name], about[name], name)
+        except (OSError, ValueError) as error:
+            raise RunError(f"{file} is missing or damaged: {error}") from None
         return about
 
     @property
@@ -104,15 +127,25 @@ class Run:
             raise StorageError(f"{self.path} cannot be written to: {error.strerror or error}") from None
         return lock
 
-    def check_unchanged(self, facts: dict[str, Any] | None = None) -> None:
-        """Raises: RunError when experiment.json is another one than the run was started with, or than a checkpoint's `facts` say."""
+    def check_unchanged(self, facts: Mapping[str, Any] | None = None, data: Data | None = None) -> None:
+        """Refuse a folder that is not as its run was started: whatever trains, evaluates or reads the run asks this first.
+
+        experiment.json must be what run.json has the digest of, or at least give the same group and seed; `facts`, those beside a
+        checkpoint or weights (whose tensors `read_tensors` compares with their digest), must be of that group and seed; `data`, as the
+        experiment loads it now, must have the digest that it had. Raises: RunError that names what was changed.
+        """
         about, file = self.about, self.path / "experiment.json"
         started = (about.get("group"), about.get("seed"))
-        as_written = about.get("settings_sha256") in (None, _digest(file.read_text()))  # None: begun before digests were kept
+        try:
+            as_written = about.get("settings_sha256") in (None, _digest(read_text(file)))  # None: begun before digests were kept
+        except (OSError, ValueError) as error:
+            raise RunError(f"{file} cannot be read: {error}") from None
         if not as_written and started != (self.experiment.group, self.experiment.seed):
             raise RunError(f"{file} was changed since the run was started; start a new run with it instead")
-        if facts is not None and started != (facts.get("group"), facts.get("seed")):
+        if facts is not None and started != (facts.get("group", started[0]), facts.get("seed", started[1])):
             raise RunError(f"the checkpoints of {self.path} are of another run than its run.json; start a new run instead")
+        if data is not None and "data_digest" in about and not data.has(about["data_digest"]):
+            raise RunError(f"the data set {data.name} was changed since the run was started; start a new run instead")
 
     def weights_path(self, which: str) -> Path:
         """Deployed weights: "selected", "last" or "epoch 80"."""
@@ -129,6 +162,7 @@ class Run:
             known = sorted(file.stem for file in (self.path / "checkpoints").glob("*.safetensors") if not file.stem.startswith("step-"))
             raise CheckpointError(f"{self.path} has no weights {which!r}; it has {', '.join(known) or 'none yet'}")
         weights, facts = read_tensors(path)
+        self.check_unchanged(facts)
         experiment = self.experiment
         network = experiment.model.build(tuple(facts["shape"]), len(facts["classes"]), experiment.seed)
         network = network.to(next(tensor.dtype for tensor in weights.values() if tensor.is_floating_point()))
@@ -138,6 +172,15 @@ class Run:
     def facts(self, which: str = "selected") -> dict[str, Any]:
         """What is known of the deployed weights: epoch, monitors, shape, classes, digest."""
         return read_facts(self.weights_path(which))
+
+    def trained(self) -> dict[str, Any]:
+        """What records say of the training so far: `training_seconds` and `trained_on`, as far as it is known."""
+        histories = [History()]
+        for file in (self.path / "checkpoints").glob("*.json"):
+            with contextlib.suppress(CheckpointError, ValueError):  # of those that are whole the longest
+                histories.append(History.of(read_facts(file.with_suffix(""))))
+        longest = max(histories, key=lambda history: history.seconds or 0.0)
+        return {"training_seconds": longest.seconds or None, "trained_on": longest.processors}
 
     # -- complete checkpoints, to go on from --------------------------------------------------------------------------
 
@@ -183,25 +226,22 @@ class Run:
     # -- metrics ------------------------------------------------------------------------------------------------------
 
     def append_metrics(self, line: dict[str, Any]) -> None:
-        append_line(self.path / "metrics.jsonl", json.dumps(line))
+        append_line(self.path / "metrics.jsonl", line_of(line))
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines written so far, in order (see `read_lines`)."""
         return read_lines(self.path / "metrics.jsonl")
 
-    def truncate_metrics(self, step: int) -> None:
-        """Forget the lines written after `step`, which will be written again; a half-written last line goes too."""
+    def truncate_metrics(self, step: int) -> list[str]:
+        """Forget the lines written after `step`, which will be written again; a half-written last line goes too.
+
+        Damaged lines are dropped; returns a sentence for each.
+        """
         path = self.path / "metrics.jsonl"
-        if not path.exists():
-            return
-        kept = []
-        for text in path.read_text(errors="replace").splitlines():
-            try:
-                if json.loads(text)["step"] <= step:
-                    kept.append(text)
-            except (json.JSONDecodeError, KeyError, TypeError):
-                continue
-        write_text(path, "".join(f"{text}\n" for text in kept))
+        entries, damaged = lines_in(path)
+        if path.exists():
+            write_text(path, "".join(f"{line_of(entry)}\n" for entry in entries if entry.get("step", step) <= step))
+        return [f"{path} is damaged at {clause}; that line is dropped" for clause in damaged]
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from poise.core.distributed import join
 from poise.core.errors import DataError, SettingsError
-from poise.core.records import check_writable
+from poise.core.files import check_writable
 from poise.data import Data
 from poise.engine.devices import choose_device
 from poise.engine.evaluations import KEPT, Measurement, journal_of, shown

@@ -22,6 +22,7 @@ from poise.data import Data, Feed, Split, held_out
 from poise.data.extra import OpenedPool
 from poise.engine.checkpoints import fitting, foreign_weights, load_into
 from poise.engine.experiment import Experiment
+from poise.engine.history import History
 from poise.engine.placement import Placement, check_pieces, check_shares, placed
 from poise.engine.progress import Progress
 from poise.engine.ranks import whole_state
@@ -75,6 +76,7 @@ class Training:
     step: int = 0
     """Steps done."""
     meters: Meters = field(default_factory=Meters)
+    history: History = field(default_factory=History)
     best: dict[str, Any] = field(default_factory=dict)
     """Epoch, criterion's value and monitors of the selected weights; empty before the first monitored epoch."""
 
@@ -181,6 +183,7 @@ def save(training: Training, step: int, for_good: bool) -> None:
         "group": training.run.group,
         "seed": experiment.seed,
         "state": STATE,
+        **training.history.facts(),
     }
     training.run.save_state(step, state, facts, experiment.keep_last, for_good)
 
@@ -201,6 +204,7 @@ def restore(training: Training, state: dict[str, Tensor], facts: dict[str, Any])
     images = {name: facts["meter_images"][name] for name in sums}
     training.step, training.meters, training.best = facts["step"], Meters(sums, images), facts["best"]
     now = {**facts["placements"][-1], **training.placement.facts}
+    training.history = History.of(facts)
     changed = [] if now == facts["placements"][-1] else [{**now, "from": training.step}]
     training.placements = [*facts["placements"], *changed]
 

@@ -82,9 +82,12 @@ def columns_of(
     done: dict[int, AttackRecord] = {}
     for place in order:
         attack = attacks[place]
-        kept = json.loads(world.exchange(json.dumps(journal.get(str(place)) if world.leads else None))[0])
-        if kept is not None:
-            done[place] = AttackRecord(**kept)
+        kept: AttackRecord | None = journal.get(str(place), AttackRecord) if world.leads else None
+        if kept is not None and len(kept.predicted) != len(split):
+            kept = None
+        told = json.loads(world.exchange(json.dumps(kept and dataclasses.asdict(kept)))[0])
+        if told is not None:
+            done[place] = AttackRecord(**told)
             continue
         rules = [(rule, done[at]) for at in done if isinstance(rule := attacks[at], AutoAttack)]
         done[place] = work.column(attack, str(place), rules)

@@ -20,7 +20,7 @@ from poise.evaluation.columns import Watch
 from poise.evaluation.digests import digest_of, digest_of_images
 from poise.evaluation.journal import Journal
 from poise.evaluation.predictions import accuracy, predict
-from poise.evaluation.protocol import about_record, finish
+from poise.evaluation.protocol import about_record, finish, processors_of
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,11 @@ def evaluate_corruptions(
     digest, images = digest_of(model), digest_of_images(split)
     record = about_record(model, data, split, digest, batch_size, about, world)
     facts = {"model": digest, "images": images, "corruptions": str(root.resolve()), "poise": __version__}
-    kept = world.in_turn(lambda: Journal(journal, facts))
+    processors = processors_of(model, world)
+    kept = world.in_turn(lambda: Journal(journal, facts, processors))
     rows: dict[str, list[float]] = {}
     for corruption in CORRUPTIONS:
-        row = json.loads(world.exchange(json.dumps(kept.get(corruption) if world.leads else None))[0])
+        row = json.loads(world.exchange(json.dumps(kept.get(corruption, list[float]) if world.leads else None))[0])
         if row is None:
             advance = watch.begin(corruption, len(split) * len(SEVERITIES))
             row = []
@@ -79,7 +80,14 @@ def evaluate_corruptions(
     record["notes"] |= {"images": images, "corruptions": asdict(found)}
     seconds, model_name = time.perf_counter() - clock, named or type(model).__name__
     made = EvaluationRecord(
-        **record, model=model_name, evaluation_seed=0, split="test", protocol="corruptions", attacks=[], seconds=seconds
+        **record,
+        model=model_name,
+        evaluation_seed=0,
+        split="test",
+        protocol="corruptions",
+        attacks=[],
+        seconds=seconds,
+        evaluated_on=kept.processors,
     )
     finish(made, out, kept, world)
     return made

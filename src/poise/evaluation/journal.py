@@ -2,39 +2,52 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from poise.core.records import write_text, writing
+from poise.core.documents import opened, parse, sealed, typed
+from poise.core.files import read_text, sweep, write_text, writing
+from poise.core.hardware import Hardware, joined
 
 _PLAN = "plan.json"
+_PROCESSORS = "processors.json"
 
 
 class Journal:
-    """Parts of an evaluation by key, each written whole or not at all; without a folder it keeps nothing.
+    """Parts of an evaluation by key, each written whole or not at all, with its digest; without a folder it keeps nothing.
 
-    facts: what the evaluation is of, as JSON data. A folder left by an evaluation of something else is emptied first; nothing is
-    written before there is something to keep. Raises: StorageError.
+    facts: what the evaluation is of, as JSON data; processors: those of all its ranks. A folder left by an evaluation of something else
+    is emptied first; nothing is written before there is something to keep. Raises: StorageError.
     """
 
-    def __init__(self, folder: Path | None, facts: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path | None, facts: Mapping[str, Any], processors: Sequence[Hardware] = ()) -> None:
         self.folder, self._facts = folder, json.loads(json.dumps(dict(facts)))
-        self.dropped = folder is not None and folder.exists() and _read(folder / _PLAN) != self._facts
-        """Whether there was such a folder."""
+        self.damaged: list[str] = []
+        """A sentence for every part that was damaged, and so counts as never made."""
+        there = folder is not None and folder.exists()
+        self.dropped = there and self._read(_PLAN, dict[str, Any]) != self._facts
+        """Whether there was such a folder of something else."""
+        if folder is not None and there:
+            sweep(folder.iterdir())
         if folder is not None and self.dropped:
             _remove(folder)
+        before = self._read(_PROCESSORS, list[Hardware]) or []
+        self.processors: list[Hardware] = joined(before, processors)
+        """Those that what is kept was made on, and those that go on."""
+        self._noted = before == self.processors
 
-    def get(self, key: str) -> Any | None:
-        """What was kept under this key."""
-        return None if self.folder is None else _read(self.folder / f"part-{key}.json")
+    def get(self, key: str, kind: Any = Any) -> Any | None:
+        """What was kept under this key, of this type (see `typed`); None where there is none, or it is damaged."""
+        return self._read(f"part-{key}.json", kind)
 
     def keep(self, key: str, part: Any) -> None:
         if self.folder is not None:
             self._begin(self.folder)
-            write_text(self.folder / f"part-{key}.json", json.dumps(part))
+            self._write(self.folder / f"part-{key}.json", part)
 
     def state(self, key: str, width: int) -> tuple[Path | None, int]:
         """The file in which a search keeps its state, and the lanes it goes on with: `width` unless it was begun with others."""
@@ -47,7 +60,7 @@ class Journal:
 
     def drop_if_empty(self) -> None:
         """Remove a folder that holds nothing to go on from."""
-        if self.folder is not None and self.folder.exists() and {path.name for path in self.folder.iterdir()} <= {_PLAN}:
+        if self.folder is not None and self.folder.exists() and {path.name for path in self.folder.iterdir()} <= {_PLAN, _PROCESSORS}:
             self.close()
 
     def close(self) -> None:
@@ -57,15 +70,27 @@ class Journal:
 
     def _begin(self, folder: Path) -> None:
         if not (folder / _PLAN).exists():
-            write_text(folder / _PLAN, json.dumps(self._facts))
+            self._write(folder / _PLAN, self._facts)
+        if not self._noted:
+            self._write(folder / _PROCESSORS, [dataclasses.asdict(processor) for processor in self.processors])
+            self._noted = True
 
+    @staticmethod
+    def _write(path: Path, content: Any) -> None:
+        write_text(path, json.dumps(sealed({"content": content})))
 
-def _read(path: Path) -> Any | None:
-    """The JSON data, None where there is none that can be read."""
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
+    def _read(self, name: str, kind: Any) -> Any | None:
+        """What was written under this name, also as it was before there were digests; None where there is none or it is damaged."""
+        if self.folder is None or not (self.folder / name).exists():
+            return None
+        try:
+            data = parse(read_text(self.folder / name))
+            if isinstance(data, dict) and "sha256" in data:
+                data = opened(data)["content"]
+            return typed(kind, data, name)
+        except (OSError, ValueError, KeyError) as error:
+            self.damaged.append(f"{self.folder / name} is damaged ({error}); what it held is made anew")
+            return None
 
 
 def _remove(folder: Path) -> None:

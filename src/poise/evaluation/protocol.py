@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from poise.attacks import Attack
 from poise.core.distributed import ALONE, World
 from poise.core.errors import InputError, PoiseError, SettingsError, did_you_mean
+from poise.core.hardware import Hardware, hardware_of, joined
 from poise.core.identity import identity
 from poise.core.records import EvaluationRecord
 from poise.core.settings import PositiveCount, Settings, settings, to_json
@@ -39,7 +40,7 @@ class Protocol(Settings):
     Wherever a protocol is expected its name may stand (`poise list protocols`): `protocol=zipper-linf`.
     """
 
-    named: ClassVar[dict[str, Callable[[], Protocol]]] = {}
+    named: ClassVar[dict[str, Callable[..., Protocol]]] = {}
     """The named protocols, each under its paper's threat."""
 
     name: str = "standard"
@@ -126,7 +127,8 @@ def evaluate(
     record = about_record(model, data, split, facts["model"], batch_size, about, world)
     answers = hashlib.sha256(json.dumps(record["natural"]).encode()).hexdigest()  # equal weights may be used by another forward
     of = {**facts, "natural": answers, "search": search.precision, "poise": __version__}
-    kept = world.in_turn(lambda: Journal(journal, of))
+    processors = processors_of(model, world)
+    kept = world.in_turn(lambda: Journal(journal, of, processors))
     if kept.dropped:
         watch.say("what was kept here of an unfinished evaluation is of other weights, images, attacks or versions; it begins anew")
     shared: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "world": world, "search": search}
@@ -136,6 +138,8 @@ def evaluate(
         if world.leads:
             kept.drop_if_empty()
         raise
+    for sentence in kept.damaged:
+        watch.say(sentence)
     note = "; ".join(filter(None, (protocol.note, instead)))
     record["notes"] |= {"images": facts["images"], **({"protocol": note} if note else {})}
     record |= {"model": named or type(model).__name__, "evaluation_seed": seed, "split": split_name, "protocol": protocol.name}
@@ -144,7 +148,7 @@ def evaluate(
         for column, attack in zip(attacks, protocol.attacks, strict=True)
     ]
     seconds = max(time.perf_counter() - clock, sum(column.seconds for column in attacks))  # some may be of an earlier session
-    made = EvaluationRecord(**record, attacks=attacks, seconds=seconds)
+    made = EvaluationRecord(**record, attacks=attacks, seconds=seconds, evaluated_on=kept.processors)
     finish(made, out, kept, world)
     return made
 
@@ -188,6 +192,13 @@ def about_record(
         **about,
         "notes": {**about.get("notes", {}), **natural_notes(model, split, batch_size, world)},
     }
+
+
+def processors_of(model: nn.Module, world: World) -> list[Hardware]:
+    """What the network is evaluated on, by all ranks."""
+    device, dtype = device_of(model)
+    own = dataclasses.asdict(hardware_of(device, str(dtype).removeprefix("torch.")))
+    return joined(Hardware(**json.loads(text)) for text in world.exchange(json.dumps(own)))
 
 
 def gallery(model: nn.Module, split: Split, attack: Attack, *, seed: int = 0, count: int = 12) -> dict[str, np.ndarray]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,10 @@ from torch import Tensor, nn
 from poise.attacks.ascent import MOVE, moved_by
 from poise.core.batches import Batch, Now
 from poise.learners.precision import Precision
-from poise.learners.recording import Recording, Uncapturable
+from poise.learners.recording import Recording
+from poise.learners.times import Uncapturable
+from poise.models.dual_head import DualHeadModule
+from poise.models.ensemble import CollaborationModule, EnsembleModule
 from poise.objectives import Examples, Objective
 from poise.threats import Threat
 
@@ -50,7 +53,8 @@ class FixedShape:
         """(compiled, recorded), the best first; empty: examples are crafted as they are."""
         self._compiles_loss = True
         self._loss_compiled = False
-        self._calls: dict[int, Callable[..., Any]] = {}
+        self._calls: dict[str, tuple[nn.Module, list[Call]]] = {}
+        """By purpose, of the one network that it now asks: another one's are let go."""
         self._calls_made = 0
         self._last: dict[str, object] = {}
         self._said: object = None
@@ -91,12 +95,12 @@ class FixedShape:
         if not self._comes_again("loss", tuple(shapes)) or len(shapes) > 1 or not self._compiles_loss:
             return run()
         if self._loss_compiled:
-            with self._compiled(network):
+            with self._compiled("loss", network):
                 return run()
         self._calls_made = 0
         begun, buffers = time.perf_counter(), {name: buffer.clone() for name, buffer in network.named_buffers()}
         try:
-            with self._compiled(network):
+            with self._compiled("loss", network):
                 found = run()
         except Exception as error:
             self._compiles_loss = False
@@ -128,27 +132,28 @@ class FixedShape:
                 return
             token = MOVE.set(_fused_move)
             try:
-                with self._compiled(model):
+                with self._compiled("crafting", model):
                     yield
             finally:
                 MOVE.reset(token)
 
     @contextmanager
-    def _compiled(self, model: nn.Module) -> Iterator[None]:
-        """Calls of the network go through its compiled form; modules inside, called one by one, do not."""
-        if id(model) not in self._calls:
-            self._calls[id(model)] = compiled_call(model._call_impl)
-        place, call = cast(Any, model), self._calls[id(model)]
-
-        def counted(*given: Any, **named: Any) -> Any:
-            self._calls_made += 1
-            return call(*given, **named)
-
-        place._compiled_call_impl = counted
+    def _compiled(self, purpose: str, model: nn.Module) -> Iterator[None]:
+        """Calls of the network, or of a collective's members, go through their compiled form; of other modules inside they do not."""
+        if purpose not in self._calls or self._calls[purpose][0] is not model:
+            self._calls[purpose] = model, [(place, name, compiled_call(getattr(place, method))) for place, name, method in asked(model)]
+        calls = [(vars(place), name, call) for place, name, call in self._calls[purpose][1] if vars(place).get(name) is None]
+        for place, name, call in calls:
+            place[name] = partial(self._counted, call)
         try:
             yield
         finally:
-            place._compiled_call_impl = None
+            for place, name, _ in calls:
+                del place[name]
+
+    def _counted(self, call: Callable[..., Any], *given: Any, **named: Any) -> Any:
+        self._calls_made += 1
+        return call(*given, **named)
 
     def _tell_cost(self, compiled: bool, recorded: bool, seconds: float) -> None:
         if self._said != (compiled, recorded):
@@ -160,6 +165,20 @@ class FixedShape:
 
     def _instead(self) -> str:
         return f"next it is {_way(*self._ways[0])}" if self._ways else "it is done step by step"
+
+
+Call = tuple[nn.Module, str, Callable[..., Any]]
+"""A module, the name under which it finds its compiled form, and that form."""
+
+
+def asked(model: nn.Module) -> list[tuple[nn.Module, str, str]]:
+    """What objectives call of a network: itself; of a collective each member, of an expert with two heads also both heads at once.
+
+    Each is a module, the name under which it finds a compiled form, and the method that is compiled.
+    """
+    if isinstance(model, EnsembleModule | CollaborationModule):
+        return [call for member in model.members for call in asked(member)]
+    return [(model, "_compiled_call_impl", "_call_impl"), *([(model, "heads", "heads")] if isinstance(model, DualHeadModule) else [])]
 
 
 def _way(compiled: bool, recorded: bool) -> str:
@@ -188,6 +207,8 @@ _MOVES: dict[tuple[Threat, float], Callable[[Tensor, Tensor, Tensor], Tensor]] =
 
 def _fused_move(threat: Threat, step_size: float, z: Tensor, gradient: Tensor, x: Tensor) -> Tensor:
     """The projected step as one kernel, for a few threats and sizes; a ramp has another size at every step and is not worth it."""
+    if not isinstance(step_size, float):  # the ramp of a recording
+        return moved_by(threat, step_size, z, gradient, x)
     if (threat, step_size) not in _MOVES:
         if len(_MOVES) >= 16:
             return moved_by(threat, step_size, z, gradient, x)

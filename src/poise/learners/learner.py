@@ -13,7 +13,7 @@ from poise.core.batches import Batch, Now
 from poise.core.distributed import ALONE, World
 from poise.core.errors import CheckpointError, NumericalError, SettingsError
 from poise.core.modes import MODES, crafting, frozen_statistics, training
-from poise.core.settings import Positive, PositiveCount, Settings, registered, settings
+from poise.core.settings import Positive, PositiveCount, Settings, called, settings
 from poise.data.augment import Augmentation
 from poise.data.extra import Extra
 from poise.learners.averages import Average, Weights, accumulate, copied, load_weights, weights_of
@@ -66,7 +66,8 @@ class Policy(Settings):
         if isinstance(value, Objective):
             return cls(objective=value)
         name = value.get("type") if isinstance(value, dict) else value
-        return {"objective": value} if isinstance(name, str) and name in registered(Objective) else value
+        around = isinstance(name, str) and called(cls, name) is None and called(Objective, name) is not None
+        return {"objective": value} if around else value
 
 
 class Learner:
@@ -98,6 +99,11 @@ class Learner:
         self.average: Weights | None = copied(weights_of(network)) if policy.average is not None else None
         self.accumulators: dict[str, Weights] = {}
         self._fixed = None if compilation is None else FixedShape(name, self.arithmetic, compilation)
+
+    @property
+    def compilation(self) -> Compilation | None:
+        """As it was given."""
+        return None if self._fixed is None else self._fixed.compilation
 
     @property
     def weights(self) -> Weights:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from operator import attrgetter
 from typing import Any, cast
 
 import torch
@@ -16,27 +17,25 @@ from torch import Tensor, nn
 
 from poise.core.batches import Batch, Now
 from poise.core.seeds import Draw, key_of
+from poise.learners.times import Read, Time, Uncapturable
 from poise.objectives import Examples, Objective
 
 _WARMUPS = 3  # runs before a graph is recorded: kernels are compiled and chosen, the autograd engine has its buffers
 
 
-class Uncapturable(Exception):
-    """Why the crafting of an objective cannot be recorded."""
-
-
 class _Tape:
-    """The batch and the random bits of a step, in memory that stays where it is."""
+    """The batch, the random bits and the times of a step, in memory that stays where it is."""
 
     def __init__(self, part: Batch, now: Now) -> None:
         self.now = now
         self.batch = replace(part, **{name: getattr(part, name).clone() for name in ("x", "y", "ids", "places", "extra")})
         self.once = torch.zeros(1, dtype=torch.int64, device=part.y.device)
-        self.read: dict[str, object] = {}
-        """What the objective has read of the moment."""
+        self.decisions: dict[str, tuple[Read, object]] = {}
+        """What the objective has asked of the moment, by the question's text, and the answers that belong to the recording."""
+        self.numbers: dict[tuple[str, torch.dtype], tuple[Read, Tensor]] = {}
         self.bits: dict[tuple[object, ...], tuple[_Taped, Tensor]] = {}
         self.closed = False
-        """No further draws can be learned."""
+        """No further draws, questions or numbers can be learned."""
 
     def bits_of(self, draw: _Taped, count: int) -> Tensor:
         wanted = (draw.path, draw.rows, count)
@@ -46,13 +45,31 @@ class _Tape:
             self.bits[wanted] = draw, Draw(_key(draw.path, self.now), draw.index).bits(count)
         return self.bits[wanted][1]
 
+    def decided(self, text: str, read: Read) -> Any:
+        if text not in self.decisions:
+            self._learn()
+            self.decisions[text] = read, read(self.now)
+        return self.decisions[text][1]
+
+    def number(self, text: str, read: Read, dtype: torch.dtype) -> Tensor:
+        if (text, dtype) not in self.numbers:
+            self._learn()
+            self.numbers[text, dtype] = read, torch.full((), read(self.now), dtype=dtype, device=self.batch.x.device)
+        return self.numbers[text, dtype][1]
+
+    def _learn(self) -> None:
+        if self.closed:
+            raise Uncapturable("what it asks of the time differs from run to run")
+
     def load(self, part: Batch, now: Now) -> None:
-        """The next step's batch and bits take the places of the last one's."""
+        """The next step's batch, bits and times take the places of the last one's."""
         self.now = now
         for name in ("x", "y", "ids", "places", "extra"):
             getattr(self.batch, name).copy_(getattr(part, name))
         for (_, _, count), (draw, kept) in self.bits.items():
             kept.copy_(Draw(_key(draw.path, now), draw.index).bits(cast(int, count)))
+        for read, number in self.numbers.values():
+            number.fill_(read(now))
 
 
 def _key(path: tuple[Any, ...], now: Now) -> int:
@@ -94,6 +111,9 @@ class _Moment:
     def within(self, scope: str) -> _Moment:
         return replace(self, scope=scope)
 
+    def since(self, epoch: int) -> Time:
+        return Time(self.tape, f"since({epoch})", lambda now: now.since(epoch), moves=False)
+
     def draw(self, purpose: str, batch: Batch) -> Draw:
         return _Taped(0, batch.places, tape=self.tape, path=(self.scope, purpose))
 
@@ -103,10 +123,10 @@ class _Moment:
     def __getattr__(self, name: str) -> object:
         if name.startswith("__"):
             raise AttributeError(name)
-        if name in ("step", "step_of_epoch", "turn"):
-            raise Uncapturable(f"what it does depends on the {'turn' if name == 'turn' else 'step'}")
-        self.tape.read[name] = getattr(self.tape.now, name)
-        return self.tape.read[name]
+        if name == "turn":
+            raise Uncapturable("what it does depends on the turn")
+        time = Time(self.tape, name, attrgetter(name), moves=name in ("step", "step_of_epoch"))
+        return time if isinstance(getattr(self.tape.now, name), int) and name != "seed" else time.fixed()
 
 
 @dataclass
@@ -163,7 +183,7 @@ class Recording:
     def serves(self, objective: Objective, model: nn.Module, part: Batch, now: Now) -> bool:
         x = self.tape.batch.x
         fits = part.x.shape == x.shape and part.x.dtype == x.dtype and part.x.stride() == x.stride() and part.total == self.tape.batch.total
-        unchanged = all(getattr(now, name) == value for name, value in self.tape.read.items())
+        unchanged = all(read(now) == answer for read, answer in self.tape.decisions.values())
         same = model is self.model and objective == self.objective and now.scope == self.tape.now.scope
         return fits and unchanged and same
 

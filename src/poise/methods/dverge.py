@@ -43,7 +43,7 @@ class Distilled(Examples):
     x_adv: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Diversified(Objective[Distilled]):
     """One expert's objective in one step; it exists for that step only, since it carries the other experts' images.
 
@@ -58,7 +58,7 @@ class Diversified(Objective[Distilled]):
     craft_mode: CraftMode
     label_smoothing: float = 0.0
 
-    def craft(self, model: nn.Module, batch: Batch, now: Now) -> Distilled:
+    def craft(self, model: nn.Module, batch: Batch, now: Now, teacher: nn.Module | None = None) -> Distilled:
         others = self.others[batch.places - self.first]
         if self.adversarial is None:
             return Distilled(batch.y, others, batch.x.new_empty(len(batch), 0))
@@ -80,8 +80,8 @@ class Diversified(Objective[Distilled]):
 class DVERGE(Method):
     """The members of an ensemble, each a learner of its own. `Experiment.model` is an Ensemble, `Experiment.initial` a trained one if any.
 
-    Each epoch distils the features of one layer, drawn at random. All experts distil first, then each takes its step. Its steps are not
-    compiled, whatever `Experiment.compile` says: their objectives are made anew each time.
+    Each epoch distils the features of one layer, drawn at random. All experts distil first, then each takes its step. Of its steps only
+    the losses are compiled (see `Experiment.compile`): objectives are made anew each time, and distilling stops in mid-network.
     """
 
     transparent = "policy"
@@ -144,7 +144,7 @@ class DVERGE(Method):
         for member in ensemble.members:
             count_layers(member)  # refuses a network whose layers are unknown before any work
         pairs = zip(self.names, ensemble.members, strict=True)
-        return {name: Learner(name, self.policy, member, whole.world, whole.arithmetic) for name, member in pairs}
+        return {name: Learner(name, self.policy, member, whole.world, whole.arithmetic, whole.compilation) for name, member in pairs}
 
     def step(self, learners: Mapping[str, Learner], batches: Mapping[str, Batch], now: Now) -> Metrics:
         source, target = batches["source"], batches["target"]

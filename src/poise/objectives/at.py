@@ -39,7 +39,7 @@ class AdversarialObjective(Objective[Adversarial]):
         """Of terms that are weighted means, the weight of each example [B]; none by default. They can't depend on what is found."""
         return {}
 
-    def craft(self, model: nn.Module, batch: Batch, now: Now) -> Adversarial:
+    def craft(self, model: nn.Module, batch: Batch, now: Now, teacher: nn.Module | None = None) -> Adversarial:
         x_adv = self.inner.at(now).maximise(self.score(model, batch), batch.x, now.draw("craft", batch))
         return Adversarial(batch.y, batch.x, x_adv, weights=self.weights(batch))
 

@@ -22,7 +22,7 @@ def friendly(y: Tensor, tau: int) -> StopRule:
 
     One without a label (-1) is never misclassified and takes all steps.
     """
-    left = torch.full_like(y, tau)
+    left = torch.zeros_like(y) + tau
 
     def stop(logits: Tensor) -> Tensor:
         nonlocal left
@@ -66,9 +66,10 @@ class FAT(Objective[Adversarial]):
         """At most: friendly examples stop early."""
         return self.objective.forwards()
 
-    def craft(self, model: nn.Module, batch: Batch, now: Now) -> Adversarial:
-        tau = [tau for tau, start in zip(self.tau, self.tau_from, strict=True) if now.epoch >= start][-1]
-        inner = dataclasses.replace(self.objective.inner.at(now), jitter=self.jitter)
+    def craft(self, model: nn.Module, batch: Batch, now: Now, teacher: nn.Module | None = None) -> Adversarial:
+        changes = zip((0, *self.tau), self.tau, self.tau_from, strict=False)
+        tau = sum((after - before) * now.since(start) for before, after, start in changes)
+        inner = dataclasses.replace(self.objective.inner, jitter=self.jitter).at(now)
         score, draw = self.objective.score(model, batch), now.draw("craft", batch)
         x_adv = inner.maximise(score, batch.x, draw, stop=friendly(batch.y, tau))
         return Adversarial(batch.y, batch.x, x_adv, weights=self.objective.weights(batch))

@@ -58,12 +58,13 @@ class GAIRAT(Objective[Adversarial]):
     def forwards(self) -> Forwards:
         return Forwards(2 * self.inner.steps, 3)
 
-    def craft(self, model: nn.Module, batch: Batch, now: Now) -> Adversarial:
+    def craft(self, model: nn.Module, batch: Batch, now: Now, teacher: nn.Module | None = None) -> Adversarial:
         kappa = torch.zeros(len(batch), dtype=batch.x.dtype, device=batch.x.device)
         score = score_of("cross_entropy", model, batch.x, batch.y)
         x_adv = self.inner.at(now).maximise(score, batch.x, now.draw("craft", batch), stop=counter(batch.y, kappa))
         weight = geometry_weights(kappa, self.inner.steps, self.shift, self.weighting)
-        return Adversarial(batch.y, batch.x, x_adv, weights={"robust": weight if now.epoch >= self.from_epoch else torch.ones_like(weight)})
+        uneven = now.since(self.from_epoch)
+        return Adversarial(batch.y, batch.x, x_adv, weights={"robust": uneven * weight + (1 - uneven)})
 
     def loss(self, model: nn.Module, examples: Adversarial, now: Now) -> Terms:
         return {"robust": cross_entropy(model(examples.x_adv), examples.y, self.label_smoothing)}
@@ -101,7 +102,7 @@ class GAIRRST(Objective[TwoAttacks]):
         """Those of `from_epoch` on."""
         return Forwards(4 * self.inner.steps + 1, 9)
 
-    def craft(self, model: nn.Module, batch: Batch, now: Now) -> TwoAttacks:
+    def craft(self, model: nn.Module, batch: Batch, now: Now, teacher: nn.Module | None = None) -> TwoAttacks:
         kappa = torch.zeros(len(batch), dtype=batch.x.dtype, device=batch.x.device)
         inner, draw = self.inner.at(now), now.draw("craft", batch)
         x_adv = inner.maximise(score_of("kl", model, batch.x, batch.y), batch.x, draw, stop=counter(batch.y, kappa))

@@ -55,7 +55,7 @@ class GAL(Objective[Adversarial]):
         """The gradients that are compared take a backward pass, and one more through it to images and weights."""
         return Forwards(0, 6) if self.adversarial is None else Forwards(2 * self.adversarial.steps, 9)
 
-    def craft(self, model: nn.Module, batch: Batch, now: Now) -> Adversarial:
+    def craft(self, model: nn.Module, batch: Batch, now: Now, teacher: nn.Module | None = None) -> Adversarial:
         x_adv = attacked(self.adversarial, ensemble_of(model, "GAL"), batch, now)
         return Adversarial(batch.y, self._noised(batch, now), x_adv)
 

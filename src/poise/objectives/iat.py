@@ -56,7 +56,7 @@ class IAT(Objective[Interpolated]):
     def forwards(self) -> Forwards:
         return Forwards(2 * self.inner.steps, 6)
 
-    def craft(self, model: nn.Module, batch: Batch, now: Now) -> Interpolated:
+    def craft(self, model: nn.Module, batch: Batch, now: Now, teacher: nn.Module | None = None) -> Interpolated:
         score = score_of("cross_entropy", model, batch.x, batch.y)
         x_adv = self.inner.at(now).maximise(score, batch.x, now.draw("craft", batch))
 

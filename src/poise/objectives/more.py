@@ -33,7 +33,7 @@ class MoRE(Objective[Adversarial]):
     def forwards(self) -> Forwards:
         return Forwards(0, 3) if self.adversarial is None else Forwards(2 * self.adversarial.steps, 6)
 
-    def craft(self, model: nn.Module, batch: Batch, now: Now) -> Adversarial:
+    def craft(self, model: nn.Module, batch: Batch, now: Now, teacher: nn.Module | None = None) -> Adversarial:
         return Adversarial(batch.y, batch.x, attacked(self.adversarial, _mixture(model), batch, now))
 
     def loss(self, model: nn.Module, examples: Adversarial, now: Now) -> Terms:

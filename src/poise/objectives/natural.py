@@ -33,7 +33,7 @@ class NT(Objective[Natural]):
     def forwards(self) -> Forwards:
         return Forwards(0, 3)
 
-    def craft(self, model: nn.Module, batch: Batch, now: Now) -> Natural:
+    def craft(self, model: nn.Module, batch: Batch, now: Now, teacher: nn.Module | None = None) -> Natural:
         return Natural(batch.y, batch.x)
 
     def loss(self, model: nn.Module, examples: Natural, now: Now) -> Terms:

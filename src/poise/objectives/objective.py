@@ -81,8 +81,12 @@ class Objective(Settings, Generic[E], family="objective"):
         return 1
 
     @abstractmethod
-    def craft(self, model: nn.Module, batch: Batch, now: Now) -> E:
-        """The examples the network is shown at this step. Weights are frozen; ALL random draws happen here."""
+    def craft(self, model: nn.Module, batch: Batch, now: Now, teacher: nn.Module | None = None) -> E:
+        """The examples the network is shown at this step. Weights are frozen; ALL random draws happen here.
+
+        teacher: a second network, frozen and in evaluation mode, where the policy names one; only here is it ever asked, and
+        what it says goes into the examples [B, ...]. An objective that takes none may leave this argument out.
+        """
 
     def exchange(self, examples: Sequence[E], now: Now, world: World = ALONE) -> Sequence[E]:
         """What the microbatches of one step take from each other once all are crafted (the partners of mixup); nothing by default.

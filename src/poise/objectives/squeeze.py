@@ -62,7 +62,7 @@ class SqueezeTraining(Objective[Pair]):
         """The natural graph is kept, so an inner step costs two forwards and three backward passes."""
         return Forwards(5 * self.inner.steps + 1, 9)
 
-    def craft(self, model: nn.Module, batch: Batch, now: Now) -> Pair:
+    def craft(self, model: nn.Module, batch: Batch, now: Now, teacher: nn.Module | None = None) -> Pair:
         inner, draw = self.inner.at(now), now.draw("craft", batch)
         z_adv, z_col = (started(inner.start, inner.threat, batch.x, draw.within(role)) for role in ("adversarial", "collaborative"))
         x = batch.x.detach().requires_grad_(True)

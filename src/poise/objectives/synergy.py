@@ -79,7 +79,7 @@ class SynergyOfExperts(Objective[Sources]):
         one = self.update == "joint" or self.phase(now) == 2
         return 1 if one else len(collaboration_of(model, "SynergyOfExperts").members)
 
-    def craft(self, model: nn.Module, batch: Batch, now: Now) -> Sources:
+    def craft(self, model: nn.Module, batch: Batch, now: Now, teacher: nn.Module | None = None) -> Sources:
         whole = collaboration_of(model, "SynergyOfExperts")
         inner, draw = self.inner.at(now), now.draw("craft", batch)
         experts = list(enumerate(whole.members))

@@ -61,9 +61,9 @@ class TwoExamples(Objective[Two]):
         one = self.objective.forwards()
         return Forwards(2 * one.crafting, 2 * one.descending, 2 * one.moving)
 
-    def craft(self, model: nn.Module, batch: Batch, now: Now) -> Two:
+    def craft(self, model: nn.Module, batch: Batch, now: Now, teacher: nn.Module | None = None) -> Two:
         again = replace(now, scope=f"{now.scope}/second")
-        first, second = self.objective.craft(model, batch, now), self.objective.craft(model, batch, again)
+        first, second = (self.objective.craft(model, batch, moment, teacher) for moment in (now, again))
         return Two(batch.y, first, second, weights=first.weights)
 
     def loss(self, model: nn.Module, examples: Two, now: Now) -> Terms:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from poise.core.documents import read_lines
 from poise.core.errors import RunError
-from poise.core.records import EvaluationRecord, read_lines
+from poise.core.records import EvaluationRecord
 from poise.core.verdicts import Verdict
 
 _DEPTH = 3  # how far below a folder of runs a run folder may lie

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from poise.core.errors import RunError
+from poise.core.settings import spelled
 from poise.reports.collect import Run
 from poise.reports.plots import Panel, group_of
 from poise.reports.svg import Chart, colour_class, marker, number, ticks, wrap
@@ -165,7 +166,7 @@ def _what(data: Mapping[str, Any]) -> tuple[str, str]:
 
 def _attack(told: Mapping[str, Any]) -> str:
     threat = told["settings"]["threat"]
-    return f"{told['name']} within {threat['type']} {float(threat['epsilon']):.4g}"
+    return f"{told['name']} within {threat['type']} {spelled(float(threat['epsilon']))}"
 
 
 def _cloud(

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from poise.core.errors import RunError
-from poise.core.records import AttackRecord, EvaluationRecord, write_text
+from poise.core.files import write_text
+from poise.core.records import AttackRecord, EvaluationRecord
 from poise.reports.formats import escape_markdown
 from poise.reports.statistics import NATURAL, TRANSFERRED
 from poise.reports.svg import number, wrap

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from poise.core.errors import RunError
-from poise.core.records import EvaluationRecord, write_text
+from poise.core.files import write_text
+from poise.core.records import EvaluationRecord
 from poise.core.wording import flatten
 from poise.reports.collect import Run, read_runs
 from poise.reports.columns import records_of

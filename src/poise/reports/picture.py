@@ -7,7 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from poise.core.errors import RunError
-from poise.core.records import write_text
+from poise.core.files import write_text
 from poise.reports.collect import read_runs
 from poise.reports.plots import tradeoff
 from poise.reports.tables import table

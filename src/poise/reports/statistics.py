@@ -15,6 +15,7 @@ import numpy as np
 from poise.core.errors import RunError
 from poise.core.identity import identity
 from poise.core.records import AttackRecord, EvaluationRecord
+from poise.core.settings import spelled
 
 NATURAL, WORST, CORRUPTED, SUM = "natural", "worst case", "corruptions", "natural + worst case"
 _Z = 1.959963984540054  # 97.5 % point of the normal distribution
@@ -113,7 +114,7 @@ def group_records(records: Iterable[EvaluationRecord]) -> list[Group]:
 def _threats(record: EvaluationRecord) -> str:
     """What a record's attacks are within, in words."""
     given = [attack.settings.get("threat") or {} for attack in record.attacks]
-    return ", ".join(sorted({f"{threat.get('type', 'threat')} {threat.get('epsilon', 0):.4g}" for threat in given}))
+    return ", ".join(sorted({f"{threat.get('type', 'threat')} {spelled(threat.get('epsilon', 0))}" for threat in given}))
 
 
 def _merge(first: EvaluationRecord, second: EvaluationRecord) -> EvaluationRecord:

@@ -27,9 +27,9 @@ from poise.core import papers
 from poise.core.distributed import ALONE, World
 from poise.core.errors import InputError, Interrupted, RunError, SettingsError, did_you_mean
 from poise.core.exact import arithmetic_named, exact
+from poise.core.files import check_writable
 from poise.core.modes import crafting
 from poise.core.processors import check_bfloat16, native_bfloat16
-from poise.core.records import check_writable
 from poise.core.seeds import Draw
 from poise.core.settings import settings, to_json
 from poise.threats import Linf, Threat

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from hashlib import blake2b
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from poise.attacks.autoattack.job import Job
 from poise.core.distributed import World
 from poise.core.errors import RunError
-from poise.core.records import write_bytes
+from poise.core.files import write_bytes
 
 _FORMAT = "poise.autoattack.1"
 
@@ -28,6 +28,13 @@ def fingerprint_of(settings: list[object], tensors: Iterable[Tensor]) -> str:
     for tensor in tensors:
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:32]
+
+
+def _digest(facts: dict[str, str], tensors: Mapping[str, Tensor]) -> str:
+    """Of all that a state holds."""
+    shapes = [[name, str(values.dtype), list(values.shape)] for name, values in sorted(tensors.items())]
+    told = sorted((name, value) for name, value in facts.items() if name != "digest")
+    return fingerprint_of([told, shapes], (values for _, values in sorted(tensors.items()) if len(values)))
 
 
 def width_of(path: str | Path, world: World) -> int | None:
@@ -61,6 +68,7 @@ class StateFile:
         """Raises: StorageError."""
         tensors = {name: values.detach().cpu().clone().contiguous() for name, values in job.snapshot().items()}
         facts = {"format": _FORMAT, "fingerprint": self.fingerprint, "width": str(self.width)}
+        facts["digest"] = _digest(facts, tensors)
         write_bytes(self.path, safetensors.torch.save(tensors, metadata=facts))
         self.last = time.monotonic()
 
@@ -87,8 +95,10 @@ class StateFile:
             with safetensors.safe_open(self.path, framework="pt") as file:
                 facts = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
-        except (safetensors.SafetensorError, OSError) as error:
+        except (safetensors.SafetensorError, OSError, ValueError) as error:
             raise RunError(f"state_path = {self.path} cannot be read ({error}); remove it to start anew") from None
+        if facts.get("digest") not in (None, _digest(facts, tensors)):  # states had none once
+            raise RunError(f"state_path = {self.path} is damaged: its digest is not that of what it holds; remove it to start anew")
         if facts.get("format") != _FORMAT or facts.get("fingerprint") != self.fingerprint:
             raise RunError(
                 f"state_path = {self.path} belongs to another run: model, images, labels, settings, seed and batch size must be the same"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from poise.core.errors import RunError
-from poise.core.records import write_text
+from poise.core.files import write_text
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,201 @@
+"""Files on disk: written whole or not at all, read within bounds, and swept where a killed process left its part.
+
+A file is written beside its place under a name of its own, which its writer holds locked, so that another process can tell what is
+still written from what was left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import secrets
+import stat
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import IO
+
+from poise.core.errors import PoiseError, StorageError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_LARGEST = 2**28
+_PART = re.compile(r"\..*\.([0-9]+-)?[0-9a-f]{8}\.part", re.DOTALL)
+_STALE = 24 * 3600.0
+"""Seconds after which what cannot be locked to be judged, on file systems without locks, counts as left."""
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raises: StorageError naming `path` for whatever keeps the body from writing it; Poise's own errors pass."""
+    try:
+        yield
+    except PoiseError:
+        raise
+    except OSError as error:
+        why = error.strerror or str(error)
+        if error.errno in _FULL:
+            why = f"no space is left or a size limit is reached ({why}); what was there is unharmed"
+        raise StorageError(f"{path} cannot be written: {why}") from None
+
+
+def check_writable(path: str | Path) -> None:
+    """Refuses, before long work, a place where its result could not be written. Raises: StorageError."""
+    path = Path(path)
+    if path.is_dir():
+        raise StorageError(f"{path} cannot be written: it is a folder, must be a file")
+    _regular(path)
+    nearest = next(parent for parent in path.absolute().parents if parent.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise StorageError(f"{path} cannot be written: {nearest} is not a folder that one may write to")
+
+
+def read_bytes(path: str | Path, largest: int = _LARGEST) -> bytes:
+    """The content of a file of at most `largest` bytes. Raises: OSError, also for a pipe or a device, on which one could wait for ever."""
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "it is no file")
+        if found.st_size > largest:
+            raise OSError(errno.EFBIG, f"it has {found.st_size:,} bytes, may have at most {largest:,}")
+        return file.read(largest)
+
+
+def read_text(path: str | Path) -> str:
+    """A text in UTF-8. Raises: OSError as `read_bytes`; UnicodeDecodeError, which is a ValueError."""
+    return read_bytes(path).decode()
+
+
+def write_bytes(path: str | Path, data: bytes) -> Path:
+    """Write a file so that it either has all of `data` or is as it was: temporary file, fsync, rename. Raises: StorageError."""
+    write_files({Path(path): data})
+    return Path(path)
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """`write_bytes` of a text in UTF-8."""
+    return write_bytes(path, text.encode())
+
+
+def write_files(files: Mapping[Path, bytes]) -> None:
+    """Write files that belong together as `write_bytes` does: none is renamed before all lie on the disk. Raises: StorageError."""
+    with contextlib.ExitStack() as parts:
+        written: list[tuple[Path, _Part]] = []
+        for path, data in files.items():
+            with writing(path):
+                part = parts.enter_context(_Part.of(_regular(path)))
+                part.file.write(data)
+                part.sync()
+            written.append((path, part))
+        for path, part in written:
+            with writing(path):
+                part.rename()
+
+
+@contextlib.contextmanager
+def whole_file(path: str | Path) -> Iterator[IO[bytes]]:
+    """A file to be written that stands at `path` once the block has ended, or not at all, as by `write_bytes`. Raises: StorageError."""
+    path = _regular(Path(path))
+    with writing(path), _Part.of(path) as part:
+        yield part.file
+        part.sync()
+        part.rename()
+
+
+class _Part:
+    """The temporary file beside `place` in which it is written, locked as long as it is; removed on leaving unless it was renamed."""
+
+    def __init__(self, place: Path, path: Path, file: IO[bytes]) -> None:
+        self.place, self.path, self.file = place, path, file
+
+    @classmethod
+    def of(cls, place: Path) -> _Part:
+        """Its mode is what the umask makes it. Removes what killed processes left of the same file."""
+        place.parent.mkdir(parents=True, exist_ok=True)
+        name = place.name.encode()[:200].decode(errors="ignore")  # a name has at most 255 bytes
+        sweep(place.parent.glob(f".{_literal(name)}.*.part"))
+        while True:
+            path = place.with_name(f".{name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+            file = path.open("xb")
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if path.exists():  # no other process swept it before it was locked
+                return cls(place, path, file)
+            file.close()
+
+    def sync(self) -> None:
+        self.file.flush()
+        os.fsync(self.file.fileno())
+
+    def rename(self) -> None:
+        os.replace(self.path, self.place)
+        _sync_folder(self.place.parent)
+
+    def __enter__(self) -> _Part:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):  # what keeps that from working is not what went wrong
+            self.path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a full disk once more
+            self.file.close()
+
+
+def _literal(name: str) -> str:
+    return re.sub(r"([*?[])", r"[\1]", name)
+
+
+def _lock(file: IO[bytes]) -> bool:
+    """Whether no other process holds the file; on file systems without locks whether it is old enough that none can."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return time.time() - os.fstat(file.fileno()).st_mtime > _STALE
+    return True
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have a rename in the folder on the disk too, where the file system can."""
+    with contextlib.suppress(OSError):
+        number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
+
+
+def _regular(path: Path) -> Path:
+    """Where a link leads, which is to stay one. Raises: StorageError for what is there and cannot be replaced, such as a device."""
+    place = path.resolve() if path.is_symlink() else path
+    if place.exists() and not (place.is_file() or place.is_dir()):
+        raise StorageError(f"{path} cannot be written: it is a device or a pipe, must be a file")
+    return place
+
+
+def sweep(paths: Iterable[Path]) -> None:
+    """Remove, of these, the temporary files that no process writes any more."""
+    for path in paths:
+        if not _PART.fullmatch(path.name):
+            continue
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            if _lock(file):
+                path.unlink(missing_ok=True)
+
+
+def append_line(path: str | Path, line: str) -> None:
+    """Append a line to a file, or leave the file as it was. Raises: StorageError."""
+    path = Path(path)
+    with writing(path), path.open("ab", buffering=0) as file:
+        size = file.tell()
+        data = f"{line}\n".encode()
+        try:
+            if file.write(data) < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(size)
+            raise

@@ -1,0 +1,55 @@
+"""Run folders, records and unfinished evaluations that the version before wrote are read and gone on with."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from poise.attacks import APGD, PGD, AutoAttack, Square
+from poise.core.records import EvaluationRecord
+from poise.core.verdicts import Verdict
+from poise.engine import Run, load, resume
+from poise.engine.evaluations import evaluate_run
+from poise.evaluation import Protocol
+from poise.reports.collect import read_runs
+from poise.threats import Linf
+
+FORMER = Path(__file__).parents[1] / "former"
+THREAT = Linf(epsilon=0.15)
+
+
+@pytest.fixture
+def former(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(FORMER, tmp_path / "former"))
+
+
+def test_its_records_are_read_and_say_what_they_lack(former: Path) -> None:
+    record = EvaluationRecord.read(former / "finished" / "records" / "selected.json")
+    assert record.lacking == ["the time of training", "the processors of training", "the processors of the evaluation", "a digest"]
+    assert record.attack_names == ["PGD-2", "PGD-margin-2"] and record.count == 30
+    assert Verdict.read(former / "finished" / "records" / "sanity.json")["black_box"].judgement == "pass"
+    (run,) = read_runs(former / "finished")
+    assert list(run.records) == ["selected", "last", "selected-corruptions-first20"] and len(run.metrics) == 3
+    assert load(former / "finished").training is False
+
+
+def test_its_broken_off_run_ends_with_the_weights_of_the_unbroken_one(former: Path) -> None:
+    run = resume(former / "broken-off")
+    for name in ("last", "selected"):
+        ours, theirs = (folder / "checkpoints" / f"{name}.safetensors" for folder in (run.path, former / "finished"))
+        assert ours.read_bytes() == theirs.read_bytes(), name
+    assert run.trained() == {"training_seconds": None, "trained_on": []}, "the first steps are not known"
+
+
+def test_its_unfinished_evaluation_is_gone_on_with(former: Path) -> None:
+    rule = AutoAttack(threat=THREAT, version="custom", attacks=(APGD(threat=THREAT, steps=5), Square(threat=THREAT, queries=20)))
+    protocol = Protocol(name="rule", attacks=(PGD(threat=THREAT, step_size=0.05, steps=2), rule), first=30)
+    (kept,) = (former / "finished" / "records").glob(".*.unfinished/part-0.json")
+    part = json.loads(kept.read_text())
+    record = EvaluationRecord.read(evaluate_run(Run.open(former / "finished"), protocol=protocol))
+    assert record.attacks[0].seconds == part["seconds"], "it was not made anew"
+    again = EvaluationRecord.read(evaluate_run(Run.open(former / "finished"), protocol=protocol, again=True))
+    assert [attack.predicted for attack in record.attacks] == [attack.predicted for attack in again.attacks]
