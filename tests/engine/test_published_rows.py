@@ -11,7 +11,7 @@ from poise.attacks import PGD
 from poise.core.overrides import override
 from poise.core.settings import to_json
 from poise.engine import Experiment
-from poise.engine.experiment import Monitor
+from poise.engine.experiment import Monitor, remarks
 from poise.engine.published import Published, belongs, fingerprint
 from poise.evaluation import Protocol, named
 from poise.models import VGG16
@@ -148,3 +148,19 @@ def test_the_intervals_of_squeeze_training_and_the_deviations_of_others_say_what
         "Synergy-of-Experts": {"not stated"},
         "Zipper": {"standard deviation"},
     }
+
+
+OWN = ['data={"type": "Folder", "path": "photos"}']
+
+
+def test_on_data_of_ones_own_the_epoch_is_chosen_on_held_out_images_and_else_a_sentence_says_so() -> None:
+    made = experiment(TRADES)
+    assert made.selection == "test" and not remarks(made)
+    own = override(made, OWN)
+    assert own.selection == "held-out" and not remarks(own)
+    asked = override(made, [*OWN, "selection=test"])
+    assert asked.selection == "test"
+    (sentence,) = remarks(asked)
+    assert "chosen on the test images of your own data" in sentence and "selection=held-out" in sentence
+    assert not remarks(override(asked, ["criterion=last"]))
+    assert override(made, ["data=SVHN"]).selection == "test"

@@ -475,3 +475,47 @@ def test_latex_escapes_hostile_names_and_marks_best_and_second(make_record, tmp_
 def test_markdown_escapes_hostile_names(make_record, tmp_path):
     markdown = to_markdown(table(runs_of(tmp_path, make_record(model=HOSTILE))))
     assert "<script>" not in markdown and r"\| \*w\*" in markdown
+
+
+# -- the terminal ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [24, 40, 80, 132, 400])
+def test_no_digit_is_cut_off_at_any_width(make_record, tmp_path, width):
+    from rich.console import Console
+
+    names = ["FGSM", "PGD-20", "PGD-100", "MIM-20", "CW-100", "APGD-CE", "APGD-DLR", "APGD-T", "FAB-T", "Square", "AutoAttack"]
+    records = [
+        make_record(model=model, seed=seed, attacks={name: range(3 * place + seed + 1) for place, name in enumerate(names)})
+        for model in ("Generalist (natural: NT, robust: AT), robust learning rate 0.05", "AT")
+        for seed in range(3)
+    ]
+    shown = table(runs_of(tmp_path, *records))
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(to_terminal(shown))
+    text = console.export_text()
+    words = set(text.split())
+    for row in shown.rows:
+        for cell in row.cells:
+            assert cell.text in text if width >= 80 else set(cell.text.split()) <= words
+    assert "…" not in text
+    if width >= 80:
+        assert all(len(line.rstrip()) <= width for line in text.splitlines())
+    assert text.count("method") == (1 if width == 400 else max(text.count("method"), 2))
+
+
+def test_a_checkpoint_that_is_another_one_again_is_not_shown_twice(make_record, make_run):
+    first = make_run(make_record(), make_record(checkpoint="last"))
+    shown = table(read_runs(first), "both")
+    assert [row.checkpoint for row in shown.rows] == ["selected"]
+    assert "The last checkpoint is the selected one and not shown again." in shown.notes
+    make_run(make_record(model="AT"), make_record(model="AT", checkpoint="last", model_digest="other"))
+    assert [row.checkpoint for row in table(read_runs(first.parent), "both").rows] == ["selected"] * 2 + ["last"] * 2
+
+
+@pytest.mark.parametrize(
+    ("selection", "source", "said"), [("test", "Folder", True), ("test", "CIFAR10", False), ("held-out", "Npz", False)]
+)
+def test_own_data_that_were_selected_on_say_so_below_the_table(make_record, tmp_path, selection, source, said):
+    run = Run(tmp_path, "x", {"selection": selection, "criterion": "sum", "data": {"type": source}}, records={"selected": make_record()})
+    assert any("chosen on the test images themselves" in note for note in table([run]).notes) == said

@@ -16,6 +16,12 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="By default report.html in the run's folder or beside the first of several; tables are printed.")
     ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            help="The row that every other one is held against, or 'all' for all pairs; by default the best other one of a column."
+        ),
+    ] = None,
     format: Annotated[Literal["html", "markdown", "csv", "latex"], typer.Option(help="What to make.")] = "html",
 ) -> None:
     """Make a page, or a table, from evaluated runs. Runs that differ only by their seed are one row.
@@ -24,6 +30,8 @@ def report(
 
       poise report runs/*
 
+      poise report runs/* --baseline TRADES
+
       poise report runs/at runs/generalist --format latex
     """
     from poise.core.files import write_text
@@ -31,10 +39,14 @@ def report(
     from poise.reports.experts import experts_markdown
     from poise.reports.sanity import verdict_markdown
 
+    if baseline is not None and format != "html":
+        raise SettingsError(f"--baseline {baseline} is of the page; leave it or --format {format} out")
     runs = [path for path in runs if path.suffix != ".html"] or runs  # a page that an earlier call left beside the runs
     if format == "html":
         print_table(runs)
-        page = write_report(runs, out or (runs[0] if len(runs) == 1 and runs[0].is_dir() else runs[0].parent) / "report.html")
+        page = write_report(
+            runs, out or (runs[0] if len(runs) == 1 and runs[0].is_dir() else runs[0].parent) / "report.html", baseline=baseline
+        )
         typer.echo(f"page: {page}")
         return
     read = read_runs(runs)

@@ -84,6 +84,7 @@ def threat_typed(kind: str | None, epsilon: str | None, known: Sequence[Threat])
 
 def drawn() -> Progress:
     """A progress bar with rate and time left, and a line per monitored epoch, on stderr."""
+    from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
     from rich.text import Text
@@ -129,9 +130,8 @@ def drawn() -> Progress:
             shown = {key.removeprefix("monitor/"): value for key, value in numbers.items() if key.startswith("monitor/")}
             if shown:
                 accuracies = "  ".join(f"{name} {100 * value:.2f} %" for name, value in shown.items())
-                console.print(
-                    f"epoch {epoch}/{epochs}  {accuracies}  [dim]{numbers['images_per_second']:.0f} images/s[/dim]", highlight=False
-                )
+                what = escape(self.what) or f"epoch {epoch}/{epochs}"
+                console.print(f"{what}  {accuracies}  [dim]{numbers['images_per_second']:.0f} images/s[/dim]", highlight=False)
 
         def say(self, sentence: str) -> None:
             console.print(sentence, style="yellow", markup=False, highlight=False, soft_wrap=True)
@@ -143,8 +143,8 @@ def print_table(paths: list[Path]) -> None:
     """The table of runs or records, on stdout."""
     from poise.reports import read_runs, table, to_terminal
     from poise.reports.experts import experts_terminal
+    from poise.reports.terminal import show
 
     results = table(read_runs(paths))
-    Console().print(to_terminal(results))
-    if (experts := experts_terminal(results)) is not None:
-        Console().print(experts)
+    experts = experts_terminal(results)
+    show(to_terminal(results), *([experts] if experts is not None else []))

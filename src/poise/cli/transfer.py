@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from poise.cli.shared import Console, DataDir, Device, Imports, drawn, import_files, positive
+from poise.cli.shared import DataDir, Device, Imports, drawn, import_files, positive
 from poise.core.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def transfer(
     from poise.evaluation import Protocol, soe_transfer
     from poise.recipes.synergy_of_experts import gained
     from poise.reports.heatmap import matrix, matrix_markdown, matrix_terminal, write_heatmap
+    from poise.reports.terminal import show
 
     import_files(imports)
     sources, judged = _named(surrogate), _named(targets)
@@ -101,7 +102,7 @@ def transfer(
     for line in gain:
         typer.echo(line)
     found = matrix(records, every_attack)
-    Console().print(matrix_terminal(found))
+    show(matrix_terminal(found))
     page = matrix_markdown(found) + "".join(f"\n{line}\n" for line in gain)
     typer.echo(f"matrix: {write_text(out / f'{kind}.md', page)}", err=True)
     typer.echo(f"heat map: {write_heatmap(found, out / f'{kind}.svg')}", err=True)

@@ -14,6 +14,8 @@ def identity(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name != "path" or not settings.get("digest")}
 
 
+BENCHMARKS = frozenset({"CIFAR10", "CIFAR100", "Digits", "MNIST", "SVHN", "TinyImageNet", "ImageNet"})
+"""Data sources on whose test sets papers choose; all others are somebody's own data."""
 _HOW = {"name", "title", "seed", "published", "also_published", "protocol", "compile", "placement", "deterministic", "diagnosis"}
 _KEPT = {"keep_last", "keep_epochs", "save_every", "monitors"}
 _EXACT = {"microbatch", "idle", "overlap", "download"}
@@ -35,6 +37,12 @@ def definition(experiment: Mapping[str, Any]) -> dict[str, Any]:
         data.pop("held_out", None)
     data["initial"] = data.get("initial") is not None  # where it lies on this disk says nothing
     return _without(data, _EXACT)
+
+
+def chosen_on_own_test_images(experiment: Mapping[str, Any]) -> bool:
+    """Whether an experiment, as JSON, chooses its epoch by looking at the test images of somebody's own data."""
+    own = (experiment.get("data") or {}).get("type", "Digits") not in BENCHMARKS
+    return own and experiment.get("selection") == "test" and experiment.get("criterion") != "last"
 
 
 def _without(data: Any, names: set[str]) -> Any:

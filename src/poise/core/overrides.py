@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
@@ -49,7 +50,14 @@ def override(base: S, assignments: Mapping[str, Any] | Sequence[str]) -> S:
             except _Nameless as error:
                 from_json(root, data)  # says which family has no such class
                 raise SettingsError(str(error)) from None
-    return base.hand_on(from_json(root, data))
+    made = from_json(root, data)
+    return _as_given(base.hand_on(made), made, [path for path in assignments if "." not in path and path not in base.views])
+
+
+def _as_given(handed_on: S, made: S, names: Sequence[str]) -> S:
+    """What was handed on, with the settings of these names, which were given themselves, as they were given."""
+    kept: Any = {name: getattr(made, name) for name in names if getattr(handed_on, name, None) != getattr(made, name, None)}
+    return dataclasses.replace(handed_on, **kept) if kept else handed_on  # type: ignore[type-var]
 
 
 def _viewed(root: type[Settings], data: Any, views: Mapping[str, Any], last: bool) -> Any:

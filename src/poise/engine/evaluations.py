@@ -169,7 +169,7 @@ def evaluate_run(
     journal = journal_of(path, wanted)
     path = wanted.place(path) if suffix else path
     command = command or f"poise evaluate {run.path}{f' --checkpoint {shlex.quote(which)}' if which != 'selected' else ''}"
-    with shown(progress, f"{experiment.name} ({which})", command) as watch:
+    with shown(progress, f"{experiment.name}, seed {experiment.seed} ({which})", command) as watch:
         same = None if again else next(filter(None, map(wanted.done, sorted(path.parent.glob("*.json")))), None)
         if world.decided(not again and wanted.done(path) is not None):
             progress.say(KEPT.format(path))
@@ -206,7 +206,9 @@ def corrupt_run(
     network = run.network(which).to(choose_device(device))
     data = world.in_turn(lambda: experiment.data.load(data_dir))
     about: dict[str, Any] = {"named": experiment.label, "journal": journal_of(path), **_about(run, which, None)}
-    with shown(progress, f"{experiment.name} ({which})", f"poise evaluate {run.path} --corruptions {folder}") as watch:
+    with shown(
+        progress, f"{experiment.name}, seed {experiment.seed} ({which})", f"poise evaluate {run.path} --corruptions {folder}"
+    ) as watch:
         evaluate_corruptions(network, data, folder, first=first, watch=watch, world=world, out=path, **about)
     return path
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from poise.attacks import Attack
 from poise.core.errors import SettingsError
+from poise.core.identity import BENCHMARKS, chosen_on_own_test_images
 from poise.core.settings import Count, PositiveCount, Settings, UnitInterval, settings, to_json
 from poise.data import DataSource, Digits
 from poise.engine.diagnostics import Diagnosis, searching
@@ -163,7 +164,8 @@ class Experiment(Settings):
     def hand_on(self, new: Any) -> Any:
         """Once anything differs that defines the experiment it is another one: its title says which, and no published row is its own.
 
-        By what else it is evaluated changes neither; the rows then say by what they were measured.
+        By what else it is evaluated changes neither; the rows then say by what they were measured. On data of one's own no epoch is
+        chosen by the test images because a paper did so on its.
         """
         kinds, rows = self._kinds != new._kinds, self.published is not None
         if definition(self) == definition(new):
@@ -171,7 +173,9 @@ class Experiment(Settings):
         stale = new.title == self.title and (kinds or rows or outdated(self, new))
         title = retitled(self, new, kinds) if stale else new.title
         own = new.published if new.published != self.published else None
-        return dataclasses.replace(new, title=title, published=own, also_published=())
+        theirs = type(self.data).__name__ in BENCHMARKS and type(new.data).__name__ not in BENCHMARKS
+        selection: Any = "held-out" if theirs else new.selection
+        return dataclasses.replace(new, title=title, published=own, also_published=(), selection=selection)
 
     @property
     def rows(self) -> tuple[Published, ...]:
@@ -223,7 +227,14 @@ def remarks(experiment: Experiment) -> list[str]:
     policies = experiment.method.policies()
     apart = threats_apart(policies, experiment.judges, experiment.diagnosis)
     searches = {f"learner {name!r}": search for name, search in searching(policies).items()}
-    return [*apart, *short_of(searches), *never_redistributed(experiment)]
+    return [*apart, *short_of(searches), *never_redistributed(experiment), *chosen_on_the_test_set(experiment)]
+
+
+def chosen_on_the_test_set(experiment: Experiment) -> list[str]:
+    """A sentence where the test images of one's own data choose the epoch that they then judge."""
+    if not chosen_on_own_test_images(to_json(experiment)):
+        return []
+    return ["the epoch is chosen on the test images of your own data, so that accuracy on them flatters: better selection=held-out"]
 
 
 def never_redistributed(experiment: Experiment) -> list[str]:

@@ -223,7 +223,9 @@ def _epochs(training: Training) -> None:
             epoch, clock, images = training.now().epoch, time.perf_counter(), 0
             training.history.start_clock()
             end = epoch * training.steps_per_epoch
-            advance = progress.begin(f"{experiment.name} epoch {epoch}/{experiment.epochs}", end - training.step, "steps")
+            advance = progress.begin(
+                f"{experiment.name}, seed {experiment.seed}: epoch {epoch}/{experiment.epochs}", end - training.step, "steps"
+            )
             while training.step < end:
                 now = training.now()
                 batches = {name: feed.batch(now) for name, feed in training.feeds.items() if placement.group_of_stream(name)}

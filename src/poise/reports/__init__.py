@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from poise.reports.formats import to_csv, to_latex, to_markdown, to_terminal
     from poise.reports.html import write_report
     from poise.reports.picture import write_picture
+    from poise.reports.proof import Proof, comparisons
     from poise.reports.statistics import paired_interval
     from poise.reports.tables import Table, table
 
@@ -28,13 +29,17 @@ _HOME = {
     "write_picture": "picture",
     "write_report": "html",
     "paired_interval": "statistics",
+    "Proof": "proof",
+    "comparisons": "proof",
     "Table": "tables",
     "table": "tables",
 }
 
 __all__ = [
+    "Proof",
     "Run",
     "Table",
+    "comparisons",
     "paired_interval",
     "read_runs",
     "table",

@@ -10,6 +10,7 @@ from poise.core.errors import RunError
 from poise.core.records import EvaluationRecord
 from poise.core.wording import flatten
 from poise.reports.statistics import NATURAL, WORST, PairedInterval, correct, examples_of, paired_interval
+from poise.reports.terminal import Numbers
 
 if TYPE_CHECKING:
     from rich.console import Group as RichGroup
@@ -104,16 +105,16 @@ def to_terminal(difference: Difference) -> RichGroup:
     from rich.table import Table
     from rich.text import Text
 
-    accuracies = Table(box=box.SIMPLE_HEAD, title="accuracy in percent", title_justify="left")
-    for name in ("", "a", "b", "a - b", "95 % interval, paired", "only a right", "only b right", "changed"):
-        accuracies.add_column(name, justify="left" if not name else "right")
+    names = ("a", "b", "a - b", "95 % interval, paired", "only a right", "only b right", "changed")
+    accuracies = Numbers(("",), names, title="accuracy in percent")
     for column in difference.columns:
         paired = column.paired
         gap = "-" if column.a is None or column.b is None else f"{100 * (column.a - column.b):+.2f}"
         interval = f"{100 * paired.low:+.2f} to {100 * paired.high:+.2f}" if paired else "-"
         style = "bold" if paired and paired.excludes_zero else ""
         counts = ["-" if count is None else str(count) for count in (column.only_a, column.only_b, column.changed)]
-        accuracies.add_row(Text(column.column), _percent(column.a), _percent(column.b), gap, Text(interval, style=style), *counts)
+        numbers = [Text(_percent(column.a)), Text(_percent(column.b)), Text(gap), Text(interval, style=style), *map(Text, counts)]
+        accuracies.lines.append(((column.column,), numbers, None))
     settings = Table(box=box.SIMPLE_HEAD, title="settings that differ", title_justify="left")
     for name in ("setting", "a", "b"):
         settings.add_column(name, overflow="fold")

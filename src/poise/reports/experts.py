@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from poise.reports.columns import Column, records_of
 from poise.reports.formats import escape_markdown
 from poise.reports.statistics import NATURAL, Group
 from poise.reports.tables import Table
-
-if TYPE_CHECKING:
-    from rich.table import Table as RichTable
+from poise.reports.terminal import Line, Numbers
 
 COLUMNS = ("images", "whole", "best expert", "all fooled", "choice is best", "right one missed", "experts", "shares won")
 """whole, best expert (the one of lowest loss), each expert: accuracy; all fooled: vulnerability overlap; shares won: chosen how often."""
@@ -84,19 +82,10 @@ def experts_markdown(table: Table) -> str:
     return "\n".join(lines) + "\n"
 
 
-def experts_terminal(table: Table) -> RichTable | None:
-    """A rich table; None where no network has experts."""
-    from rich import box
-    from rich.table import Table as RichTable
+def experts_terminal(table: Table) -> Numbers | None:
+    """For rich's Console.print; None where no network has experts."""
     from rich.text import Text
 
     rows = experts_rows(table)
-    if not rows:
-        return None
-    shown = RichTable(box=box.SIMPLE_HEAD, caption="experts, in percent", caption_justify="left")
-    shown.add_column("method", overflow="fold")
-    for place, name in enumerate(COLUMNS):
-        shown.add_column(name, justify="right" if place else "left")
-    for row in rows:
-        shown.add_row(Text(row.label), *map(Text, row.cells))
-    return shown
+    lines: list[Line] = [((row.label, row.cells[0]), [Text(cell) for cell in row.cells[1:]], None) for row in rows]
+    return Numbers(("method", COLUMNS[0]), COLUMNS[1:], lines, caption="experts, in percent") if rows else None

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-from typing import TYPE_CHECKING
 
 from poise.reports.tables import Cell, Row, Table
-
-if TYPE_CHECKING:
-    from rich.table import Table as RichTable
+from poise.reports.terminal import Numbers
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -112,25 +109,17 @@ def _latex_cell(cell: Cell) -> str:
     return {"best": f"\\textbf{{{text}}}", "second": f"\\underline{{{text}}}", "": text}[cell.mark]
 
 
-def to_terminal(table: Table) -> RichTable:
-    """A rich table; best values bold green, second best underlined, published rows dim."""
-    from rich import box
-    from rich.table import Table as RichTable
+def to_terminal(table: Table) -> Numbers:
+    """For rich's Console.print; best values bold green, second best underlined, published rows dim. No digit is cut off at any width."""
     from rich.text import Text
 
-    names = heads(table)
-    shown = RichTable(box=box.SIMPLE_HEAD, caption="\n".join(["accuracy in percent", *table.notes]), caption_justify="left")
-    for name in names:
-        shown.add_column(name, overflow="fold")
-    for column in table.columns:
-        shown.add_column(Text(column.label), justify="right")
     styles = {"best": "bold green", "second": "underline", "": ""}
+    names = heads(table)
+    shown = Numbers(names, [column.label for column in table.columns], caption="\n".join(["accuracy in percent", *table.notes]))
     block = None
     for row in table.rows:
-        if block not in (None, row.block):
-            shown.add_section()
+        shown.sections |= {len(shown.lines)} if block not in (None, row.block) else set()
         block = row.block
-        lead = [Text(text) for text in _lead(row, names)]
         cells = [Text(cell.text, style=styles[cell.mark]) for cell in row.cells]
-        shown.add_row(*lead, *cells, style="dim" if row.kind == "published" else None)
+        shown.lines.append((_lead(row, names), cells, "dim" if row.kind == "published" else None))
     return shown

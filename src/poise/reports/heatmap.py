@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from poise.core.errors import RunError
 from poise.core.files import write_text
@@ -15,9 +14,7 @@ from poise.core.records import AttackRecord, EvaluationRecord
 from poise.reports.formats import escape_markdown
 from poise.reports.statistics import NATURAL, TRANSFERRED
 from poise.reports.svg import number, wrap
-
-if TYPE_CHECKING:
-    from rich.table import Table as RichTable
+from poise.reports.terminal import Line, Numbers
 
 ALL = "all surrogates"
 
@@ -84,19 +81,13 @@ def matrix_markdown(shown: Matrix) -> str:
     return "\n".join(lines) + "\n"
 
 
-def matrix_terminal(shown: Matrix) -> RichTable:
-    """A rich table, in percent."""
-    from rich import box
-    from rich.table import Table as RichTable
+def matrix_terminal(shown: Matrix) -> Numbers:
+    """For rich's Console.print, in percent."""
     from rich.text import Text
 
-    table = RichTable(box=box.SIMPLE_HEAD, caption="accuracy in percent, all-or-nothing over a column's attacks", caption_justify="left")
-    table.add_column("target", overflow="fold")
-    for name in shown.columns:
-        table.add_column(Text(name), justify="right")
-    for target, row in zip(shown.targets, shown.cells, strict=True):
-        table.add_row(Text(target), *(Text(f"{100 * value:.2f}") for value in row))
-    return table
+    rows = zip(shown.targets, shown.cells, strict=True)
+    lines: list[Line] = [((target,), [Text(f"{100 * value:.2f}") for value in row], None) for target, row in rows]
+    return Numbers(("target",), shown.columns, lines, caption="accuracy in percent, all-or-nothing over a column's attacks")
 
 
 WIDE, HIGH, LEFT, TOP = 76, 34, 190, 96

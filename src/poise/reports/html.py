@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from poise.core.errors import RunError
 from poise.core.files import write_text
+from poise.core.identity import chosen_on_own_test_images
 from poise.core.records import EvaluationRecord
 from poise.core.wording import flatten
 from poise.reports.collect import Run, read_runs
-from poise.reports.columns import records_of
 from poise.reports.diagnostics import diagnosed
 from poise.reports.experts import COLUMNS, experts_rows
 from poise.reports.gallery import Gallery, read_gallery
 from poise.reports.plots import class_panels, curve_panels, group_of, tradeoff
+from poise.reports.proof import comparisons
 from poise.reports.sanity import verdict_sections
-from poise.reports.statistics import Group, PairedInterval, paired_interval
+from poise.reports.statistics import Group
 from poise.reports.svg import marker, wrap
 from poise.reports.tables import Checkpoints, Table, table
 
@@ -26,24 +25,29 @@ _NAME = "report.html"
 
 
 def write_report(
-    paths: str | Path | Iterable[str | Path], out: str | Path, title: str | None = None, checkpoints: Checkpoints = "both"
+    paths: str | Path | Iterable[str | Path],
+    out: str | Path,
+    title: str | None = None,
+    checkpoints: Checkpoints = "both",
+    baseline: str | None = None,
 ) -> Path:
     """Write the page about the runs at `paths` (see `read_runs`) to `out`, a file, or a folder that gets report.html.
 
-    Raises: RunError for whatever `read_runs` refuses and for a damaged gallery.
+    baseline: what each method is held against under "What is proven" (see `comparisons`).
+    Raises: RunError for whatever `read_runs` and `comparisons` refuse and for a damaged gallery.
     """
     out = Path(out)
-    return write_text(out / _NAME if out.is_dir() else out, render(read_runs(paths), title, checkpoints))
+    return write_text(out / _NAME if out.is_dir() else out, render(read_runs(paths), title, checkpoints, baseline))
 
 
-def render(runs: Sequence[Run], title: str | None = None, checkpoints: Checkpoints = "both") -> str:
+def render(runs: Sequence[Run], title: str | None = None, checkpoints: Checkpoints = "both", baseline: str | None = None) -> str:
     """The page as text."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
     results = table(runs, checkpoints)
     groups = [group for group in results.groups if _block(results, group) == results.rows[0].block]
-    labels = results.labels
+    labels, proof = results.labels, comparisons(results, baseline)
     places = {key: place for place, key in enumerate(dict.fromkeys(group.key for group in results.groups))}
     environment = Environment(
         loader=PackageLoader("poise.reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -56,7 +60,7 @@ def render(runs: Sequence[Run], title: str | None = None, checkpoints: Checkpoin
         varied={"data": len({row.data for row in results.rows}) > 1, "checkpoint": len({row.checkpoint for row in results.rows}) > 1},
         keys={key: wrap(16, 16, labels[key], [marker(place, 8, 8, 5)]) for key, place in places.items()},
         labels=labels,
-        comparison=compare(groups, labels, results),
+        proof=proof if len(groups) > 1 and proof.comparisons else None,
         experts={"columns": COLUMNS, "rows": experts_rows(results)},
         protocol=_protocol(results, runs),
         curves=curve_panels(runs, places, labels),
@@ -90,48 +94,15 @@ def _subtitle(results: Table, runs: Sequence[Run]) -> list[str]:
     ]
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """What paired intervals prove about the first two methods, in percentage points, a minus b."""
-
-    a: str
-    b: str
-    proven: list[tuple[str, PairedInterval]]
-    open: list[tuple[str, PairedInterval]]
-    cautions: list[str]
-
-
-def compare(groups: Sequence[Group], labels: Mapping[str, str], results: Table) -> Comparison | None:
-    """Of the first two groups: the columns in which the paired 95 % interval of their difference excludes zero, and the others."""
-    if len(groups) < 2:
-        return None
-    a, b = groups[:2]
-    found: list[tuple[str, PairedInterval]] = []
-    for column in results.columns:
-        try:
-            interval = paired_interval(records_of(a, column), records_of(b, column), column.judged)
-        except RunError:  # the column is not in both, or not measured in the same way
-            continue
-        found.append((column.label, interval))
-    alone = [labels[group.key] for group in (a, b) if len(group.records) == 1]
-    cautions = []
-    if alone:
-        cautions.append(
-            f"{' and '.join(alone)}: one run{' each' * (len(alone) > 1)}, so this speaks of these trained weights, not of other seeds."
-        )
-    if len(found) > 1:
-        cautions.append("Each column is judged by itself, without correction for looking at several.")
-    proven = [pair for pair in found if pair[1].excludes_zero]
-    return Comparison(labels[a.key], labels[b.key], proven, [pair for pair in found if not pair[1].excludes_zero], cautions)
-
-
 def _protocol(results: Table, runs: Sequence[Run]) -> dict[str, Any]:
     """How each column was measured, and how the checkpoints were chosen."""
     columns = [(column.label, flatten(column.settings)) for column in results.columns if column.settings is not None]
     chosen = dict.fromkeys(
         (str(run.experiment.get("selection", "")), str(run.experiment.get("criterion", ""))) for run in runs if run.experiment
     )
-    where = {"held-out": "on images held out from training", "test": "on the test set itself, as the papers did"}
+    own = any(chosen_on_own_test_images(run.experiment) for run in runs)
+    as_papers = "on the test set itself" + (", which flatters them there" if own else ", as the papers did")
+    where = {"held-out": "on images held out from training", "test": as_papers}
     selection = [
         "The last epoch was selected, without a look at accuracies."
         if criterion == "last"

@@ -161,6 +161,9 @@ class PairedInterval:
     difference: float
     low: float
     high: float
+    p: float = math.nan
+    """Probability of a difference at least as far from zero if there were none; below .05 where the interval excludes zero, unless
+    too few images are decided otherwise for a sign test to say so."""
 
     @property
     def excludes_zero(self) -> bool:
@@ -196,18 +199,38 @@ def paired_interval(
     values, counts = np.unique(turned * gaps, return_counts=True)
     drawn = np.random.default_rng(seed).multinomial(len(gaps), counts / len(gaps), size=draws) @ values / len(gaps)
     low, high = sorted(turned * np.percentile(drawn, [2.5, 97.5]))
-    runs = _welch_margin(a.mean(1), b.mean(1))
-    return PairedInterval(difference, difference - math.hypot(difference - low, runs), difference + math.hypot(high - difference, runs))
+    deviation, freedom = _welch(a.mean(1), b.mean(1))
+    runs = deviation and t_quantile(freedom + 1) * deviation
+    towards = difference - low if difference > 0 else high - difference
+    p = max(_beyond(abs(difference), towards / _Z, deviation, freedom), min(1.0, 2.0 ** (1 - np.count_nonzero(gaps))))
+    low, high = difference - math.hypot(difference - low, runs), difference + math.hypot(high - difference, runs)
+    return PairedInterval(difference, low, high, p)
 
 
-def _welch_margin(a: Sequence[float], b: Sequence[float]) -> float:
-    """Half of Welch's 95 % interval of the difference of two means; a group of one has no variance."""
+def _beyond(difference: float, images: float, runs: float, freedom: float) -> float:
+    """The level at which the two-sided interval just reaches zero, of margins that add up in squares: normal over images, t over runs.
+
+    images, runs: standard errors of the difference.
+    """
+    from scipy.special import ndtri, stdtrit
+
+    if not difference:
+        return 1.0
+    least, most = 0.0, 1.0
+    for _ in range(60):
+        p = (least + most) / 2
+        margin = math.hypot(float(-ndtri(p / 2)) * images, float(-stdtrit(freedom, p / 2)) * runs if runs else 0.0)
+        least, most = (p, most) if margin > difference else (least, p)
+    return most
+
+
+def _welch(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
+    """Standard error of the difference of two means, and its degrees of freedom (Welch); a group of one has no variance."""
     parts = [(float(np.var(each, ddof=1)) / len(each), len(each) - 1) for each in (a, b) if len(each) > 1]
     total = sum(variance for variance, _ in parts)
     if not total:
-        return 0.0
-    freedom = total**2 / sum(variance**2 / n for variance, n in parts)
-    return t_quantile(freedom + 1) * math.sqrt(total)
+        return 0.0, math.inf
+    return math.sqrt(total), total**2 / sum(variance**2 / n for variance, n in parts)
 
 
 def _same_attack(records: Sequence[EvaluationRecord], column: str) -> None:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from poise.core.errors import RunError
+from poise.core.identity import chosen_on_own_test_images
+from poise.core.records import EvaluationRecord
 from poise.reports.collect import Run
 from poise.reports.columns import Cell, Column, columns_of, values_of
-from poise.reports.names import group_labels
+from poise.reports.names import group_labels, settings_of
 from poise.reports.printed import attacks_of_papers, columns_of_papers, paper_cells, papers_beside
-from poise.reports.statistics import CORRUPTED, Group, Summary, examples_of, group_records, summary
+from poise.reports.statistics import CORRUPTED, Group, Summary, examples_of, group_records, key_of, summary
 
 Checkpoints = Literal["selected", "last", "both", "all"]
 
@@ -58,7 +60,7 @@ def table(runs: Sequence[Run], checkpoints: Checkpoints = "selected") -> Table:
 
     Raises: RunError when no record is left.
     """
-    groups = choose(group_records(record for run in runs for record in run.records.values()), checkpoints)
+    groups, again = _once(choose(group_records(record for run in runs for record in run.records.values()), checkpoints))
     if not groups:
         raise RunError(f"no run has an evaluation record with checkpoints = {checkpoints!r}; make them with: poise evaluate RUN")
     printed, notes = papers_beside(groups, runs)
@@ -76,9 +78,8 @@ def table(runs: Sequence[Run], checkpoints: Checkpoints = "selected") -> Table:
             rows.append(Row(f"{labels[group.key]}, published{where}", group.checkpoint, data, known, "published"))
     rows = _images_told_apart(rows)
     left_out = [f"Not of {run.name}'s present weights, left out: {', '.join(run.former)}." for run in runs if run.former]
-    return _mark(
-        columns, rows, [*_without_worst_case(columns, rows), *plus_minus_notes(rows), *notes, *left_out, *_arithmetics(groups, labels)]
-    )
+    said = [*_without_worst_case(columns, rows), *plus_minus_notes(rows), *notes, *again, *_chosen(groups, runs, labels)]
+    return _mark(columns, rows, [*said, *left_out, *_arithmetics(groups, labels)])
 
 
 def plus_minus_notes(rows: Sequence[Row]) -> list[str]:
@@ -123,6 +124,39 @@ def _images_told_apart(rows: Sequence[Row]) -> list[Row]:
             last = row.data if place == 0 else f"{row.data} (others, {place + 1})"
         told.append(dataclasses.replace(row, data=last))
     return told
+
+
+def _once(groups: Sequence[Group]) -> tuple[list[Group], list[str]]:
+    """The groups without a checkpoint that is another one again, for every method and on all images; and a sentence that says so."""
+
+    def rows(checkpoint: str) -> set[Any]:
+        return {
+            (group.key, examples_of(group.first), _answers(r)) for group in groups if group.checkpoint == checkpoint for r in group.records
+        }
+
+    first: dict[str, set[Any]] = {}
+    said: list[str] = []
+    for checkpoint in dict.fromkeys(group.checkpoint for group in groups):
+        same = next((other for other, known in first.items() if known == rows(checkpoint)), None)
+        if same is None:
+            first[checkpoint] = rows(checkpoint)
+        else:
+            said.append(f"The {checkpoint} checkpoint is the {same} one and not shown again.")
+    return [group for group in groups if group.checkpoint in first], said
+
+
+def _answers(record: EvaluationRecord) -> tuple[Any, ...]:
+    """All that a network was seen to say."""
+    return record.model_digest, record.seed, tuple(record.natural), tuple((key_of(a), tuple(a.predicted)) for a in record.attacks)
+
+
+def _chosen(groups: Sequence[Group], runs: Sequence[Run], labels: Mapping[str, str]) -> list[str]:
+    """A sentence where the epoch of a method was chosen on the test images of somebody's own data."""
+    settings = settings_of(groups, runs)
+    names = [labels[key] for key, each in settings.items() if chosen_on_own_test_images(each)]
+    if not names:
+        return []
+    return [f"The epoch was chosen on the test images themselves, so that accuracy on them flatters: {', '.join(names)}."]
 
 
 def _arithmetics(groups: Sequence[Group], labels: dict[str, str]) -> list[str]:
