@@ -86,9 +86,10 @@ def test_p_is_below_the_level_exactly_where_the_interval_excludes_zero(make_reco
         [make_record(seed=run, count=200, attacks={"PGD-20": draw.choice(200, count, replace=False).tolist()}) for run in range(size)]
         for count, size in ((80, 3), (80 + 5 * seed, 1 + seed % 3))
     ]
-    interval = paired_interval(*groups, "PGD-20")
+    a, b = groups
+    interval = paired_interval(a, b, "PGD-20")
     assert (interval.p < 0.05) == interval.excludes_zero
-    assert interval.p == pytest.approx(paired_interval(*groups[::-1], "PGD-20").p, rel=1e-6)
+    assert interval.p == pytest.approx(paired_interval(b, a, "PGD-20").p, rel=1e-6)
 
 
 def test_p_of_one_run_each_is_near_mcnemars(make_record):
