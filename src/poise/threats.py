@@ -7,13 +7,19 @@ are measured and moved in float32 and then rounded.
 from __future__ import annotations
 
 from abc import abstractmethod
+from math import inf
+from typing import Annotated
 
 import torch
+from pydantic import BeforeValidator, Field
 from torch import Tensor
 
+from poise.core.errors import SettingsError
 from poise.core.lengths import above_zero, scaled, wide
 from poise.core.seeds import Draw
-from poise.core.settings import NonNegative, Settings, UnitInterval, settings
+from poise.core.settings import NonNegative, Settings, UnitInterval, number, settings
+
+PositiveShare = Annotated[float, BeforeValidator(number), Field(gt=0, le=1)]
 
 _MARGIN = 1e-5  # how far below its sphere L2 projects, as a share of the norm and at most 1e-7: rounding then leaves it inside
 
@@ -24,6 +30,15 @@ class Threat(Settings, family="threat"):
     """The set of allowed images around `x`: within `epsilon` of it and inside [0, 1]."""
 
     epsilon: float
+
+    @property
+    def order(self) -> float:
+        """Of the norm: infinity, 2 or 1. Raises: SettingsError for a threat of another kind."""
+        raise SettingsError(f"threat = {type(self).__name__}: this attack knows norms of order infinity, 2 and 1")
+
+    def dual_norm(self, gradient: Tensor) -> Tensor:
+        """What a move of size 1 can add to a linear function of this gradient [B]: the norm dual to the threat's."""
+        raise SettingsError(f"threat = {type(self).__name__}: this attack needs to know its dual norm")
 
     @abstractmethod
     def project(self, z: Tensor, x: Tensor) -> Tensor:
@@ -44,6 +59,10 @@ class Threat(Settings, family="threat"):
     def norm(self, delta: Tensor) -> Tensor:
         """Size of each perturbation [B]."""
 
+    def whole_box(self, x: Tensor) -> float:
+        """The epsilon within which every image of this shape [B, ...] can become every other."""
+        return float(x[0].numel()) ** (1 / self.order)
+
     def gaussian_start(self, x: Tensor, draw: Draw, deviation: float = 0.001) -> Tensor:
         """x plus a little normal noise, neither projected nor clamped: the start of TRADES, MART and Squeeze Training."""
         return (x + deviation * draw.normal(*x.shape[1:], dtype=wide(x.dtype))).to(x.dtype)
@@ -54,6 +73,13 @@ class Linf(Threat):
     """Every pixel may change by at most epsilon."""
 
     epsilon: UnitInterval = 8 / 255
+
+    @property
+    def order(self) -> float:
+        return inf
+
+    def dual_norm(self, gradient: Tensor) -> Tensor:
+        return gradient.flatten(1).abs().sum(1)
 
     def project(self, z: Tensor, x: Tensor) -> Tensor:
         wider = x.to(wide(x.dtype))
@@ -79,6 +105,13 @@ class L2(Threat):
     """May exceed 1: the norm is taken over all pixels."""
     box_first: bool = False
     """Clamp to [0, 1] before the ball instead of after (TRADES' order); both results are allowed images."""
+
+    @property
+    def order(self) -> float:
+        return 2
+
+    def dual_norm(self, gradient: Tensor) -> Tensor:
+        return gradient.flatten(1).norm(dim=1)
 
     def project(self, z: Tensor, x: Tensor) -> Tensor:
         wider = x.to(wide(x.dtype))
@@ -109,9 +142,74 @@ class L2(Threat):
         return delta * spread(scale, delta)
 
 
+@settings
+class L1(Threat):
+    """The sum of all pixels' changes is at most epsilon; projections are exact for ball and box together (Croce & Hein 2021)."""
+
+    epsilon: NonNegative = 12.0
+    """May exceed 1: the sum is taken over all pixels."""
+    density: PositiveShare = 0.01
+    """Share of the coordinates that a step moves: those of largest gradient, alike."""
+
+    @property
+    def order(self) -> float:
+        return 1
+
+    def dual_norm(self, gradient: Tensor) -> Tensor:
+        return gradient.flatten(1).abs().amax(1)
+
+    def project(self, z: Tensor, x: Tensor) -> Tensor:
+        """The nearest image of ball and box in the Euclidean sense."""
+        return self.within(z, x, x.new_full((len(x),), self.epsilon, dtype=wide(x.dtype)))
+
+    def within(self, z: Tensor, x: Tensor, epsilon: Tensor) -> Tensor:
+        """The same with an epsilon for each example [B]."""
+        wider = x.to(wide(x.dtype))
+        delta, flat = (z - wider).flatten(1), wider.flatten(1)
+        room = torch.where(delta > 0, 1 - flat, flat)
+        return (wider + shrunk(delta, room, epsilon).view_as(x)).clamp(0, 1).to(z.dtype)
+
+    def random_start(self, x: Tensor, draw: Draw) -> Tensor:
+        """The nearest allowed image of x + N(0, 1), which is as sparse as the threat."""
+        return self.project(x + draw.normal(*x.shape[1:], dtype=wide(x.dtype)), x).to(x.dtype)
+
+    def step(self, z: Tensor, gradient: Tensor, step_size: float) -> Tensor:
+        """Among coordinates that the box lets move, those of largest gradient share the step alike."""
+        free = torch.where(gradient > 0, z < 1, z > 0) | gradient.isnan()
+        return (z + step_size * self.sparse(gradient * free, self.density)).to(z.dtype)
+
+    def sparse(self, gradient: Tensor, density: float | Tensor) -> Tensor:
+        """The signs of the share `density` (for each example [B] or all) of largest coordinates, of norm 1; 0 where all are 0."""
+        size = gradient.flatten(1).abs()
+        count = (size.shape[1] * torch.as_tensor(density, device=size.device)).long().clamp(1, size.shape[1])
+        least = size.sort(1, descending=True).values.gather(1, (count - 1).expand(len(size))[:, None])
+        sign = torch.where(gradient.isnan(), gradient, gradient.sign()).to(wide(gradient.dtype)) * (size >= least).view_as(gradient)
+        return sign / spread(self.norm(sign).clamp(min=1), sign)
+
+    def norm(self, delta: Tensor) -> Tensor:
+        return delta.flatten(1).abs().sum(1, dtype=wide(delta.dtype))
+
+
 def each(x: Tensor) -> tuple[int, ...]:
     """The axes of one example."""
     return tuple(range(1, x.dim()))
+
+
+def shrunk(delta: Tensor, room: Tensor, epsilon: Tensor) -> Tensor:
+    """The point nearest to delta [B, D] of L1 norm at most epsilon [B] whose coordinates go at most room [B, D] in delta's direction.
+
+    Coordinate i goes min(room_i, max(|delta_i| - level, 0)), level >= 0 the least that keeps the sum within epsilon. The sum is
+    piecewise linear in the level with kinks at |delta_i| and |delta_i| - room_i, so one sort finds it exactly.
+    """
+    size = delta.abs()
+    kinks, order = torch.cat([size, (size - room).clamp(min=0)], 1).sort(1, descending=True)
+    slope = torch.cat([torch.ones_like(size), -torch.ones_like(size)], 1).gather(1, order).cumsum(1)
+    sums = torch.cat([torch.zeros_like(size[:, :1]), (slope[:, :-1] * (kinks[:, :-1] - kinks[:, 1:])).cumsum(1)], 1)
+    enough = sums >= epsilon[:, None]
+    after = enough.to(torch.uint8).argmax(1, keepdim=True).clamp(min=1)  # the first kink whose sum reaches epsilon
+    above, spent, rate = (values.gather(1, after - 1)[:, 0] for values in (kinks, sums, slope))
+    level = torch.where(enough.any(1), above - (epsilon - spent) / rate.clamp(min=1), torch.zeros_like(above)).clamp(min=0)
+    return torch.minimum((size - level[:, None]).clamp(min=0), room) * delta.sign()
 
 
 def spread(values: Tensor, like: Tensor) -> Tensor:

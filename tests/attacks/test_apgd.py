@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from poise.attacks.autoattack.apgd import APGD, APGDSearch, checkpoints
+from poise.attacks.autoattack.apgd import APGD, MomentumSearch, checkpoints
 from poise.attacks.autoattack.search import Examples
 from poise.core.errors import SettingsError
 from poise.core.seeds import everyone
@@ -64,7 +64,7 @@ def test_iterates_losses_and_flags_are_those_of_the_vectors(
     expected = vectors(f"aa_apgd_{norm}")
     threat: Threat = Linf(epsilon=float(expected["eps"])) if norm == "linf" else L2(epsilon=float(expected["eps_l2"]))
     x, y = common["x"], common["y"]
-    search = APGDSearch(APGD(threat=threat, steps=steps, loss="cross_entropy" if loss == "ce" else "dlr"), net10, 10, False)
+    search = MomentumSearch(APGD(threat=threat, steps=steps, loss="cross_entropy" if loss == "ce" else "dlr"), net10, 10, False)
     examples = Examples(x, y, net10(x), everyone(0, "test", count=len(y)))
     state = search.start_from(expected[f"start_{norm}"], examples, torch.zeros_like(y), len(y))
     for _ in range(search.steps):
@@ -83,7 +83,7 @@ def test_the_targeted_attack_follows_the_vectors_target_by_target(vectors: Vecto
     expected = vectors("aa_apgd_t")
     x, y = common["x"], common["y"]
     attack = APGD(threat=Linf(epsilon=float(expected["eps"])), steps=int(expected["n_iter"]), loss="targeted_dlr")
-    search = APGDSearch(attack, net10, 10, False)
+    search = MomentumSearch(attack, net10, 10, False)
     assert search.runs == 9
     natural = net10(x)
     assert torch.equal(natural.argmax(1) == y, expected["initially_correct"])
@@ -226,7 +226,7 @@ def test_the_gradients_of_all_iterations_move_an_image() -> None:
             k, self.asked = self.asked % 3, self.asked + 1
             return torch.stack([z.flatten(1)[:, k], 1 - z.flatten(1)[:, k]], 1)
 
-    search = APGDSearch(APGD(threat=Linf(epsilon=0.1), eot_iterations=3), Turning(), 2, targeted=False)
+    search = MomentumSearch(APGD(threat=Linf(epsilon=0.1), eot_iterations=3), Turning(), 2, targeted=False)
     z = torch.full((2, 1, 2, 2), 0.7, dtype=torch.float64)
     labels = torch.zeros(2, dtype=torch.long)
     _, gradient, _ = search._evaluate({"z": z, "y": labels, "target": labels})

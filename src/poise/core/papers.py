@@ -29,6 +29,7 @@ AUTOATTACK = Paper(
     "Croce & Hein 2020a", "Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse Parameter-free Attacks", "ICML 2020"
 )
 FAB = Paper("Croce & Hein 2020b", "Minimally Distorted Adversarial Examples with a Fast Adaptive Boundary Attack", "ICML 2020")
+L1_ATTACKS = Paper("Croce & Hein 2021", "Mind the Box: L1-APGD for Sparse Adversarial Attacks on Image Classifiers", "ICML 2021")
 SQUARE = Paper("Andriushchenko et al. 2020", "Square Attack: a Query-efficient Black-box Adversarial Attack via Random Search", "ECCV 2020")
 SKIP_GRADIENT = Paper(
     "Wu et al. 2020b", "Skip Connections Matter: On the Transferability of Adversarial Examples Generated with ResNets", "ICLR 2020"
@@ -45,6 +46,8 @@ GAIRAT = Paper("Zhang et al. 2021", "Geometry-aware Instance-reweighted Adversar
 BAT = Paper("Kim et al. 2023", "Bridged Adversarial Training", "Neural Networks 2023")
 AWP = Paper("Wu et al. 2020", "Adversarial Weight Perturbation Helps Robust Generalization", "NeurIPS 2020")
 RWP = Paper("Yu et al. 2022", "Robust Weight Perturbation for Adversarial Training", "IJCAI 2022")
+N_FGSM = Paper("de Jorge et al. 2022", "Make Some Noise: Reliable and Efficient Single-Step Adversarial Training", "NeurIPS 2022")
+RPAT = Paper("RPAT", "Robust Perception Adversarial Training", "")
 
 ADP = Paper("Pang et al. 2019", "Improving Adversarial Robustness via Promoting Ensemble Diversity", "ICML 2019")
 GAL = Paper("Kariyappa & Qureshi 2019", "Improving Adversarial Robustness of Ensembles with Diversity Training", "arXiv:1901.09981")

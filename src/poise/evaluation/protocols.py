@@ -18,7 +18,7 @@ from poise.core.papers import Paper
 from poise.core.settings import number, tag_of
 from poise.evaluation.protocol import Protocol
 from poise.evaluation.soe_protocols import TRANSFER, soe_adaptive, soe_aimed, soe_benchmark, soe_lambdas
-from poise.threats import L2, Linf, Threat
+from poise.threats import L1, L2, Linf, Threat
 
 Build = Callable[[Threat, float], tuple[Attack, ...]]
 """(threat, step size) -> the attacks."""
@@ -100,9 +100,9 @@ def plus_autoattack(protocol: Protocol, threat: Threat | None = None) -> Protoco
 
 def components(threat: Threat, *names: str) -> tuple[Attack, ...]:
     """AutoAttack's components of these published names under the threat, by default those of the standard version."""
-    return tuple(
-        dataclasses.replace(cast(Any, PUBLISHED[name]), threat=threat) for name in names or ("apgd-ce", "apgd-t", "fab-t", "square")
-    )
+    if not names:
+        return AutoAttack(threat=threat).components()
+    return tuple(dataclasses.replace(cast(Any, PUBLISHED[name]), threat=threat) for name in names)
 
 
 def _gradient(threat: Threat, step_size: float) -> tuple[Attack, ...]:
@@ -171,6 +171,7 @@ def _soe_blackbox(threat: Threat, step_size: float) -> tuple[Attack, ...]:
 
 LINF = (Linf(), 2 / 255)
 EUCLIDEAN = (L2(), 15 / 255)
+NORMS = (LINF, EUCLIDEAN, (L1(), 1.0))
 OLD = Linf(epsilon=0.031)
 SOE = ((Linf(epsilon=0.03), 0.006),)
 SUBSET: dict[str, Any] = {"first": 1000, "chosen": "dverge"}
@@ -185,22 +186,31 @@ PROTOCOLS: dict[str, NamedProtocol] = {
         NamedProtocol(
             "standard",
             "FGSM, PGD-20, PGD-100, MIM-20, CW-100, AutoAttack and each component alone",
-            (LINF, EUCLIDEAN),
+            NORMS,
             _standard,
             general=True,
         ),
         NamedProtocol(
             "gradient",
             "FGSM, PGD-20, PGD-100, MIM-20, CW-100: no AutoAttack, so a first look only",
-            (LINF, EUCLIDEAN),
+            NORMS,
             _cheap,
             general=True,
         ),
         NamedProtocol(
-            "strict", "PGD-20, PGD-100 with 3 restarts, PGD-100 on the margin: for small data", (LINF, EUCLIDEAN), _strict, general=True
+            "strict",
+            "PGD-20, PGD-100 with 3 restarts, PGD-100 on the margin: for small data",
+            NORMS,
+            _strict,
+            general=True,
         ),
         NamedProtocol(
-            "autoattack", "AutoAttack (standard) and each component alone", (LINF, EUCLIDEAN), _autoattack, papers.AUTOATTACK, general=True
+            "autoattack",
+            "AutoAttack (standard) and each component alone",
+            NORMS,
+            _autoattack,
+            papers.AUTOATTACK,
+            general=True,
         ),
         NamedProtocol("zipper-linf", "the 11 columns of Zipper's tables at Linf 8/255", (LINF,), _zipper, papers.GENERALIST),
         NamedProtocol("zipper-l2", "the 11 columns of Zipper's Table 5 at L2 128/255", (EUCLIDEAN,), _zipper, papers.GENERALIST),

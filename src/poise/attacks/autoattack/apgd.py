@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from abc import abstractmethod
+from dataclasses import replace
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -10,9 +12,10 @@ from torch import Tensor
 from poise.attacks.autoattack.compact import CompactAttack
 from poise.attacks.autoattack.search import Examples, Network, Search, State, at, choose, gradient_of, succeeds
 from poise.core import papers
-from poise.core.settings import PositiveCount, UnitInterval, settings
+from poise.core.errors import SettingsError
+from poise.core.settings import Positive, PositiveCount, UnitInterval, newer, settings
 from poise.losses import cross_entropy, dlr, margin, targeted_dlr
-from poise.threats import L2, Linf, Threat, spread
+from poise.threats import L1, L2, Linf, Threat, spread
 
 Loss = Literal["cross_entropy", "dlr", "targeted_dlr"]
 _SHORT: dict[str, str] = {"cross_entropy": "APGD-CE", "dlr": "APGD-DLR", "targeted_dlr": "APGD-T"}
@@ -38,15 +41,24 @@ class APGD(CompactAttack):
     """Read by "targeted_dlr" only."""
     eot_iterations: PositiveCount = 1
     """Gradients averaged at each point, for randomised networks (expectation over transformation)."""
+    radii: tuple[Positive, ...] = newer(default=(1.0,))
+    """In L1: within how many epsilons a run ascends, one after the other, ending at 1; each but the last has nine tenths of an equal
+    share of the steps. Croce & Hein 2021 take (3, 2, 1)."""
     unsuccessful: Literal["natural", "largest_loss"] = "natural"
     """What is returned for examples that were not fooled; the largest loss is that of the last restart."""
+
+    def __post_init__(self) -> None:
+        if self.radii[-1:] != (1.0,) or len(self.radii) > self.steps:
+            raise SettingsError(f"APGD.radii = {self.radii}: must end at 1 and be at most as many as the {self.steps} steps")
+        if len(self.radii) > 1 and self.threat.order != 1:
+            raise SettingsError(f"APGD.radii = {self.radii}: is for L1 only, not for {type(self.threat).__name__}")
 
     @property
     def name(self) -> str:
         return _SHORT[self.loss] + (f"x{self.restarts}" if self.restarts > 1 else "")
 
     def search(self, model: Network, classes: int, targeted: bool = False) -> Search:
-        return APGDSearch(self, model, classes, targeted)
+        return (SparseSearch if self.threat.order == 1 else MomentumSearch)(self, model, classes, targeted)
 
     def notes(self, classes: int) -> list[str]:
         said = []
@@ -79,19 +91,23 @@ def checkpoints(steps: int) -> tuple[list[bool], list[int]]:
 
 
 class APGDSearch(Search):
-    """APGD in lanes. A step takes the gradient at `z`, reviews the step size where due, and moves; step 0 is the start."""
+    """APGD in lanes. A step takes the gradient at `z`, reviews the step size where due, and moves; step 0 is the start.
+
+    Abstract in what depends on the norm: `review` and `move`.
+    """
 
     def __init__(self, attack: APGD, model: Network, classes: int, targeted: bool) -> None:
         self.attack, self.model, self.classes, self.targeted = attack, model, classes, targeted
+        self._widest = attack.threat
+        if attack.radii[0] != 1:
+            self._widest = replace(cast(Any, attack.threat), epsilon=attack.radii[0] * attack.threat.epsilon)
         ranks = 1 if targeted or attack.loss != "targeted_dlr" else min(attack.targets, classes - 1)
         self.runs = attack.restarts * ranks
         self.steps = attack.steps + 1
-        self._review, self._periods = (torch.tensor(table) for table in checkpoints(attack.steps))
 
     def begin(self, examples: Examples, run: Tensor) -> State:
         x, count = examples.x, len(examples)
-        self._review, self._periods = self._review.to(x.device), self._periods.to(x.device)
-        start = self.attack.threat.random_start(x, at(examples.draw, run).within("start"))
+        start = self._widest.random_start(x, at(examples.draw, run).within("start"))
         return self.start_from(start, examples, run // self.attack.restarts if self.runs > 1 else torch.zeros_like(run), count)
 
     def start_from(self, start: Tensor, examples: Examples, rank: Tensor, count: int) -> State:
@@ -123,6 +139,8 @@ class APGDSearch(Search):
         s = dict(state)
         loss, gradient, logits = self._evaluate(s)
         reached = succeeds(logits, s["y"], s["target"] if self.targeted else None)
+        if len(self.attack.radii) > 1:
+            reached = reached & (s["radius"] == 1)
         s["found"] = choose(reached & ~s["fooled"], s["z"], s["found"])
         s["fooled"] = s["fooled"] | reached
         better = loss > s["best_loss"]
@@ -131,9 +149,9 @@ class APGDSearch(Search):
         s["best_gradient"] = choose(better, gradient, s["best_gradient"])
         if self.attack.unsuccessful == "largest_loss":
             s["found"] = choose(~s["fooled"], s["best"], s["found"])
-        halve = self._review_step_size(s, loss)
-        current, gradient = choose(halve, s["best"], s["z"]), choose(halve, s["best_gradient"], gradient)
-        s["z"], s["before"] = self._move(s, current, gradient), current
+        back = self.review(s, loss)
+        current, gradient = choose(back, s["best"], s["z"]), choose(back, s["best_gradient"], gradient)
+        s["z"], s["before"] = self.move(s, current, gradient), current
         s["k"] = s["k"] + 1
         return s
 
@@ -156,11 +174,28 @@ class APGDSearch(Search):
             return (logits.gather(1, target[:, None]) - logits.gather(1, y[:, None]))[:, 0]
         return dlr(logits, y) if self.classes >= 3 else margin(logits, y)
 
-    def _review_step_size(self, s: State, loss: Tensor) -> Tensor:
+    @abstractmethod
+    def review(self, s: State, loss: Tensor) -> Tensor:
+        """Change what the next step goes by, given the loss at z [W]; returns who goes back to its best point [W]."""
+
+    @abstractmethod
+    def move(self, s: State, current: Tensor, gradient: Tensor) -> Tensor:
+        """The next z."""
+
+
+class MomentumSearch(APGDSearch):
+    """In Linf and L2: momentum, and a step size that is halved where the loss has stopped to rise (Croce & Hein 2020a)."""
+
+    def __init__(self, attack: APGD, model: Network, classes: int, targeted: bool) -> None:
+        super().__init__(attack, model, classes, targeted)
+        self._review, self._periods = (torch.tensor(table) for table in checkpoints(attack.steps))
+
+    def review(self, s: State, loss: Tensor) -> Tensor:
         """Where the step size is halved [W] (Section 3.2, conditions 1 and 2).
 
         As in the released code, the loss after the first step counts as an increase if it is above 0, not above the start's.
         """
+        self._review, self._periods = self._review.to(loss.device), self._periods.to(loss.device)
         first = s["k"] == 0
         k = s["k"].clamp(max=self.attack.steps)
         due, period = self._review[k], self._periods[k]
@@ -176,13 +211,71 @@ class APGDSearch(Search):
         s["step_size"] = torch.where(halve, s["step_size"] / 2, s["step_size"])
         return halve
 
-    def _move(self, s: State, current: Tensor, gradient: Tensor) -> Tensor:
+    def move(self, s: State, current: Tensor, gradient: Tensor) -> Tensor:
         """Steepest step, projection, momentum of weight 1/4 except in the first step, projection (Algorithm 1, lines 3, 7, 8)."""
         threat, x = self.attack.threat, s["x"]
         direction = threat.step(torch.zeros_like(current), gradient, 1.0)
         ahead = project(threat, current + spread(s["step_size"], x) * direction, x)
         weight = spread(torch.where(s["k"] == 0, 1.0, 0.75).to(x.dtype), x)
         return project(threat, current + (ahead - current) * weight + (current - s["before"]) * (1 - weight), x)
+
+
+class SparseSearch(APGDSearch):
+    """In L1: sparse steps without momentum; how many coordinates they move follows the best point (Croce & Hein 2021, Algorithm 1).
+
+    Every 4 % of the steps their share becomes the best point's share of changed pixels over 1.5. Where that has fallen by 5 %, the step
+    size begins anew at epsilon, from the best point; elsewhere it shrinks by 1.5, down to epsilon / 10.
+    """
+
+    def __init__(self, attack: APGD, model: Network, classes: int, targeted: bool) -> None:
+        super().__init__(attack, model, classes, targeted)
+        length = attack.steps if len(attack.radii) == 1 else int(0.9 * attack.steps / len(attack.radii))
+        self._narrower = {length * (place + 1): radius for place, radius in enumerate(attack.radii[1:])}
+        """The radius that follows, by the step after which it does."""
+        self._period = max(int(0.04 * length), 1)
+
+    def start_from(self, start: Tensor, examples: Examples, rank: Tensor, count: int) -> State:
+        s = super().start_from(start, examples, rank, count)
+        pixels, radius = s["x"][0].numel(), self.attack.radii[0]
+        s["radius"] = torch.full_like(s["step_size"], radius)
+        s["begun"] = torch.zeros_like(s["k"])
+        s["step_size"] = s["radius"] * self.attack.threat.epsilon
+        s["changed"] = torch.full_like(s["radius"], pixels) if radius == 1 else changed(s["z"], s["x"])
+        s["density"] = torch.full_like(s["radius"], 0.2) if radius == 1 else s["changed"] / pixels / 1.5
+        return s
+
+    def review(self, s: State, loss: Tensor) -> Tensor:
+        """Where the best point has become sparser [W]."""
+        age, full = s["k"] - s["begun"], s["radius"] * self.attack.threat.epsilon
+        due, now = (age > 0) & (age % self._period == 0), changed(s["best"], s["x"])
+        sparser = due & (now < 0.95 * s["changed"])
+        shrunk = torch.maximum(s["step_size"] / 1.5, full / 10)
+        s["step_size"] = torch.where(due, torch.where(sparser, full, shrunk), s["step_size"])
+        s["density"] = torch.where(due, now / s["x"][0].numel() / 1.5, s["density"])
+        s["changed"] = torch.where(due, now, s["changed"])
+        return sparser
+
+    def move(self, s: State, current: Tensor, gradient: Tensor) -> Tensor:
+        """Sparse step and projection; where a radius is over, the best point, projected, begins the next one."""
+        threat, x = cast(L1, self.attack.threat), s["x"]
+        ahead = current + spread(s["step_size"], x) * threat.sparse(gradient, s["density"])
+        z = threat.within(ahead, x, s["radius"] * threat.epsilon)
+        for end, radius in self._narrower.items():
+            over = s["k"] == end
+            best = threat.within(s["best"], x, torch.full_like(s["radius"], radius * threat.epsilon))
+            z, s["best"] = choose(over, best, z), choose(over, best, s["best"])
+            s["best_loss"] = torch.where(over, -torch.inf, s["best_loss"])
+            s["radius"] = torch.where(over, radius, s["radius"])
+            s["step_size"] = torch.where(over, radius * threat.epsilon, s["step_size"])
+            s["changed"] = torch.where(over, changed(best, x), s["changed"])
+            s["density"] = torch.where(over, s["changed"] / x[0].numel() / 1.5, s["density"])
+            s["begun"] = torch.where(over, end + 1, s["begun"])
+        return z
+
+
+def changed(z: Tensor, x: Tensor) -> Tensor:
+    """How many pixels of each z differ from x's [B]."""
+    return (z != x).flatten(1).sum(1).to(x.dtype)
 
 
 def project(threat: Threat, z: Tensor, x: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ from poise.core.modes import crafting
 from poise.core.processors import check_bfloat16, native_bfloat16
 from poise.core.seeds import Draw
 from poise.core.settings import settings, to_json
-from poise.threats import Linf, Threat
+from poise.threats import L1, Linf, Threat
 
 Version = Literal["standard", "plus", "rand", "custom"]
 SearchPrecision = Literal["auto", "float32", "bfloat16", "fp32", "bf16"]
@@ -53,12 +53,21 @@ VERSIONS: dict[str, tuple[CompactAttack, ...]] = {
 }
 
 
+STANDARD_L1: tuple[CompactAttack, ...] = (
+    APGD(threat=L1(), radii=(3, 2, 1), restarts=5),
+    APGD(threat=L1(), radii=(3, 2, 1), loss="targeted_dlr", targets=5),
+    *(PUBLISHED[name] for name in ("fab-t", "square")),
+)
+"""The standard version in L1 (Croce & Hein 2021)."""
+
+
 @settings
 class AutoAttack(Attack):
     """Croce & Hein 2020a. An example counts as robust if every component fails on it; each attacks only what the ones before left.
 
     standard: APGD-CE, APGD-T (9 targets), FAB-T (9 targets), Square (5000 queries). plus: APGD-CE and APGD-DLR with 5 restarts,
-    FAB with 5, Square, APGD-T, FAB-T. rand, for randomised networks: APGD-CE and APGD-DLR averaging 20 gradients.
+    FAB with 5, Square, APGD-T, FAB-T. rand, for randomised networks: APGD-CE and APGD-DLR averaging 20 gradients. In L1 standard has five
+    restarts of APGD-CE and five targets of APGD-T, within 3, 2 and 1 epsilons (Croce & Hein 2021).
     """
 
     paper = papers.AUTOATTACK
@@ -85,7 +94,8 @@ class AutoAttack(Attack):
 
     def components(self) -> tuple[CompactAttack, ...]:
         """The attacks in their order, under this threat."""
-        chosen = VERSIONS.get(self.version) or self.attacks or tuple(PUBLISHED[name] for name in self.attacks_to_run)
+        versions = VERSIONS | ({"standard": STANDARD_L1} if self.threat.order == 1 else {})
+        chosen = versions.get(self.version) or self.attacks or tuple(PUBLISHED[name] for name in self.attacks_to_run)
         return tuple(dataclasses.replace(cast(Any, attack), threat=self.threat) for attack in chosen)
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, draw: Draw, target: Tensor | None = None) -> Tensor:

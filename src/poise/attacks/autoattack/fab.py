@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from poise.attacks.attack import check_images, check_labels
 from poise.attacks.autoattack.compact import CompactAttack
-from poise.attacks.autoattack.fab_projection import dual_norm, onto_plane, pairs
+from poise.attacks.autoattack.fab_projection import onto_plane
 from poise.attacks.autoattack.search import Examples, Network, Search, State, at, choose, gradient_of, succeeds
 from poise.attacks.gradients import image_gradient
 from poise.core import papers
@@ -83,7 +83,6 @@ class FABSearch(Search):
         self.towards_one = attack.targeted or reach
         self.runs = attack.restarts * (min(attack.targets, classes - 1) if attack.targeted and not reach else 1)
         self.steps = attack.steps
-        pairs(attack.threat)
 
     def begin(self, examples: Examples, run: Tensor) -> State:
         x = examples.x
@@ -106,7 +105,7 @@ class FABSearch(Search):
         x, threat = examples.x, self.attack.threat
         draw = at(examples.draw, run).within("start")
         noise = draw.normal(*x.shape[1:], dtype=x.dtype)
-        if pairs(threat) == torch.inf:
+        if threat.order == torch.inf:
             noise = draw.uniform(*x.shape[1:], dtype=x.dtype) * 2 - 1
         return (x + noise * spread(0.5 * threat.epsilon / above_zero(threat.norm(noise)), x)).clamp(0, 1)
 
@@ -155,7 +154,7 @@ class FABSearch(Search):
         levels = gaps.detach()
         planes = torch.stack(normals, 1)
         near, factor = scaled(planes)
-        slopes = torch.stack([dual_norm(normal, self.attack.threat) for normal in near.unbind(1)], 1)
+        slopes = torch.stack([self.attack.threat.dual_norm(normal) for normal in near.unbind(1)], 1)
         away = (levels.abs() * factor[..., 0] / slopes).nan_to_num(nan=torch.inf).scatter(1, s["y"][:, None], torch.inf)
         best = away.argmin(1, keepdim=True)
         return levels.gather(1, best)[:, 0], planes.gather(1, best[:, :, None].expand(-1, -1, planes.shape[2]))[:, 0]

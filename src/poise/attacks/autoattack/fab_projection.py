@@ -1,8 +1,9 @@
-"""The smallest move of a point inside [0, 1]^d onto a plane (Croce & Hein 2020b, Eq. 5), in Linf and L2.
+"""The smallest move of a point inside [0, 1]^d onto a plane (Croce & Hein 2020b, Eq. 5), in Linf, L2 and L1.
 
 Moving coordinate i towards the plane by m_i = min(r s_i, room_i) is optimal, where room_i is its distance to the box in that
 direction and s_i = 1 (Linf) or |w_i| (L2); r solves sum_i |w_i| m_i = |w.z - b|. The left side is concave and piecewise linear
-in r, so Newton's method from below climbs to the root in a few steps without sorting the coordinates.
+in r, so Newton's method from below climbs to the root in a few steps without sorting the coordinates. In L1 the coordinates of
+largest |w_i| go as far as the box lets them, one after the other (Croce & Hein 2021).
 """
 
 from __future__ import annotations
@@ -10,9 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from poise.core.errors import SettingsError
 from poise.core.lengths import scaled
-from poise.threats import L2, Linf, Threat
+from poise.threats import Threat
 
 _STEPS = 40  # on an accelerator, where asking whether all have converged would stall the queue; seldom are more than ten needed
 
@@ -28,24 +28,22 @@ def onto_plane(z: Tensor, w: Tensor, b: Tensor, threat: Threat) -> Tensor:
     room = torch.where(downwards, z, 1 - z)
     size = w.abs()
     room = torch.where(size > 0, room, torch.zeros_like(room))
-    slope = size if pairs(threat) == 2 else torch.ones_like(size)
+    if threat.order == 1:
+        move = _greedy(size, room, gap.abs())
+        return torch.where(downwards, -move, move)
+    slope = size if threat.order == 2 else torch.ones_like(size)
     length = _root(size, slope, room, gap.abs())[:, None]
     move = torch.where(length.isinf(), room, torch.minimum(length * slope, room))
     return torch.where(downwards, -move, move)
 
 
-def pairs(threat: Threat) -> int | float:
-    """The order of the threat's norm, 2 or inf. Raises: SettingsError for a threat without one."""
-    if isinstance(threat, L2):
-        return 2
-    if isinstance(threat, Linf):
-        return torch.inf
-    raise SettingsError(f"threat = {type(threat).__name__}: this attack knows Linf and L2")
-
-
-def dual_norm(w: Tensor, threat: Threat) -> Tensor:
-    """The norm dual to the threat's, of each row of w [B, d]: L1 for Linf, L2 for L2."""
-    return w.abs().sum(1) if pairs(threat) == torch.inf else w.norm(dim=1)
+def _greedy(size: Tensor, room: Tensor, gap: Tensor) -> Tensor:
+    """How far each coordinate goes [B, d]: the largest sizes first, all as far as they can but the last."""
+    ranked, order = size.sort(dim=1, descending=True, stable=True)
+    closes = ranked * room.gather(1, order)
+    left = (gap[:, None] - (closes.cumsum(1) - closes)).clamp(min=0)
+    move = torch.where(ranked > 0, torch.minimum(left, closes) / ranked, torch.zeros_like(ranked))
+    return torch.zeros_like(size).scatter(1, order, move)
 
 
 def _root(size: Tensor, slope: Tensor, room: Tensor, gap: Tensor) -> Tensor:

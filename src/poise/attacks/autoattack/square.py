@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from math import inf
 
 import torch
 from torch import Tensor
 
 from poise.attacks.autoattack.compact import CompactAttack
-from poise.attacks.autoattack.fab_projection import pairs
 from poise.attacks.autoattack.search import Examples, Network, Search, State, at, choose, succeeds
 from poise.core import papers
 from poise.core.errors import InputError
@@ -39,7 +39,7 @@ class Square(CompactAttack):
         return "Square" + (f"x{self.restarts}" if self.restarts > 1 else "")
 
     def search(self, model: Network, classes: int, targeted: bool = False) -> Search:
-        return (SquareL2 if pairs(self.threat) == 2 else SquareLinf)(self, model, targeted)
+        return (SquareLinf if self.threat.order == inf else SquareBall)(self, model, targeted)
 
 
 def share_changed(query: int, queries: int, p_init: float) -> float:
@@ -133,8 +133,8 @@ class SquareLinf(_SquareSearch):
         return torch.where(inside[:, None], best + change, best)
 
 
-class SquareL2(_SquareSearch):
-    """Moves the norm of one window into another, shaped as two bumps of opposite sign (Algorithm 3)."""
+class SquareBall(_SquareSearch):
+    """In L2 and L1: moves the norm of one window into another, shaped as two bumps of opposite sign (Algorithm 3; Croce & Hein 2021)."""
 
     def _rounded(self, side: int, longest: int) -> int:
         side = max(side, 3)
@@ -147,7 +147,7 @@ class SquareL2(_SquareSearch):
         down, across = height // side, width // side
         signs = _signs(draw.uniform(x.shape[1], down, across, dtype=x.dtype))
         turned = draw.within("turned").uniform(down, across, dtype=x.dtype) < 0.5
-        bump = bumps(side).to(x)
+        bump = bumps(side, self.attack.threat.order).to(x)
         tiles = torch.where(turned[..., None, None], bump.T, bump)[:, None] * signs[..., None, None]
         grid = tiles.transpose(-3, -2).reshape(*x.shape[:2], down * side, across * side)
         top, left = (height - down * side) // 2, (width - across * side) // 2
@@ -159,14 +159,20 @@ class SquareL2(_SquareSearch):
         numbers = draw.uniform(5 + x.shape[1], dtype=x.dtype)
         corner, other = _corner(numbers, x, side), _corner(numbers[:, 2:], x, side)
         first, second = _window(x, corner, side)[:, None], _window(x, other, side)[:, None]
-        delta = best - x
-        unused = (self.attack.threat.epsilon**2 - delta.square().sum((1, 2, 3), keepdim=True)).clamp(min=0)
-        available = ((delta * (first | second)).square().sum((2, 3), keepdim=True) + unused / x.shape[1]).sqrt()
+        delta, order = best - x, self.attack.threat.order
+        used = delta.abs().pow(order).sum((1, 2, 3), keepdim=True)
+        unused = (self.attack.threat.epsilon**order - used).clamp(min=0)
+        available = ((delta * (first | second)).abs().pow(order).sum((2, 3), keepdim=True) + unused / x.shape[1]).pow(1 / order)
         kept = delta * first
         bump = self._bump(x, corner, side, numbers[:, 4] < 0.5)[:, None] * _signs(numbers[:, 5:, None, None])
-        shape = bump + kept / above_zero(_size(kept))
-        fresh = shape * (available / above_zero(_size(shape)))
+        shape = bump + kept / above_zero(self._size(kept))
+        fresh = shape * (available / above_zero(self._size(shape)))
         return self._on_sphere(torch.where(first, fresh, delta * ~second), x)
+
+    def _size(self, values: Tensor) -> Tensor:
+        """Norm of each channel [B, C, 1, 1]."""
+        order = self.attack.threat.order
+        return values.abs().pow(order).sum((2, 3), keepdim=True).pow(1 / order)
 
     def _on_sphere(self, delta: Tensor, x: Tensor) -> Tensor:
         return (x + delta * spread(self.attack.threat.epsilon / above_zero(self.attack.threat.norm(delta)), x)).clamp(0, 1)
@@ -175,7 +181,8 @@ class SquareL2(_SquareSearch):
         """The unit bumps of this side at this corner, zero elsewhere [B, H, W]."""
         longest = max(x.shape[2:])
         if self._bumps is None:
-            tables = [torch.nn.functional.pad(bumps(h), (0, longest - h, 0, longest - h)) for h in range(1, longest + 1)]
+            order = self.attack.threat.order
+            tables = [torch.nn.functional.pad(bumps(h, order), (0, longest - h, 0, longest - h)) for h in range(1, longest + 1)]
             self._bumps = torch.stack([torch.zeros(longest, longest, dtype=torch.float64), *tables]).to(x)
         down = (torch.arange(x.shape[2], device=x.device) - corner[:, :1]).clamp(min=0)[:, :, None]
         across = (torch.arange(x.shape[3], device=x.device) - corner[:, 1:]).clamp(min=0)[:, None, :]
@@ -186,13 +193,13 @@ class SquareL2(_SquareSearch):
     _bumps: Tensor | None = None
 
 
-def bumps(side: int) -> Tensor:
-    """Two pyramids of opposite sign side by side, together [side, side] of norm 1, float64 (Eq. 2)."""
+def bumps(side: int, order: float = 2) -> Tensor:
+    """Two pyramids of opposite sign side by side, together [side, side] of norm 1 of this order, float64 (Eq. 2)."""
     if side == 1:
         return torch.ones(1, 1, dtype=torch.float64)
     half = side // 2
     both = torch.cat([_pyramid(side, half), -_pyramid(side, side - half)], 1)
-    return both / both.norm()
+    return both / both.norm(order)
 
 
 def _pyramid(height: int, width: int) -> Tensor:
@@ -202,11 +209,6 @@ def _pyramid(height: int, width: int) -> Tensor:
     reach = n - torch.maximum((r - n).abs(), (s - width // 2).abs())
     levels = torch.cumsum(1 / torch.arange(n + 1, 0, -1, dtype=torch.float64).square(), 0)
     return levels[reach]
-
-
-def _size(values: Tensor) -> Tensor:
-    """Norm of each channel [B, C, 1, 1]."""
-    return values.square().sum((2, 3), keepdim=True).sqrt()
 
 
 def _signs(numbers: Tensor) -> Tensor:

@@ -15,7 +15,6 @@ from poise.evaluation.sanity.significance import exceeds
 from poise.evaluation.sanity.subject import Subject, percent, share
 from poise.evaluation.sanity.trace import Trace
 from poise.losses import margin
-from poise.threats import Linf
 
 _TOLERANCE = 1e-3
 """Of logits computed twice, relative to their spread: summation order moves the last digits, a mode or a draw far more."""
@@ -228,6 +227,6 @@ def _nearest_other(subject: Subject) -> float | None:
     if len(subject.y.unique()) < 2:
         return None
     flat = subject.x.flatten(1).double()
-    distances = torch.cdist(flat, flat, p=float("inf") if isinstance(subject.threat, Linf) else 2.0)
+    distances = torch.cdist(flat, flat, p=subject.threat.order)
     distances[subject.y[:, None] == subject.y[None]] = float("inf")
     return float(distances.amin(1).median())

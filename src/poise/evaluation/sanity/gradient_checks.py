@@ -13,7 +13,6 @@ from poise.evaluation.sanity.gradients import Bridged, Estimated
 from poise.evaluation.sanity.significance import Paired, exceeds
 from poise.evaluation.sanity.subject import Subject, differentiable, percent
 from poise.losses import cross_entropy, margin
-from poise.threats import Linf
 
 _UNDERFLOW = 1e-30
 """Largest entry of a gradient that is as good as none: the square of such numbers is zero in float32."""
@@ -73,7 +72,7 @@ def shattered_gradients(subject: Subject) -> Finding:
     if differentiable(bridged, subject.x) and bridged.replaced:
         found["straight through"] = Paired.of(_stands(subject, attack, bridged, rows), own[rows])
     few = rows[: effort.gradient_examples]
-    radius = subject.threat.epsilon / 2 / (1.0 if isinstance(subject.threat, Linf) else subject.x[0].numel() ** 0.5)
+    radius = subject.threat.epsilon / 2 / subject.whole_box()
     estimated = Estimated(subject.model, radius, effort.gradient_samples, subject.draw("estimated")[few])
     found["estimated"] = Paired.of(_stands(subject, attack, estimated, few), own[few])
     numbers: dict[str, Any] = {name: pair.numbers() for name, pair in found.items()} | {"replaced": sorted(bridged.replaced)}

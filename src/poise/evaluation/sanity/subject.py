@@ -19,7 +19,7 @@ from poise.core.seeds import Draw, key_of
 from poise.core.settings import PositiveCount, Settings, UnitInterval, settings, to_json
 from poise.evaluation.predictions import logits_of
 from poise.losses import Divergence
-from poise.threats import L2, Linf, Threat
+from poise.threats import Threat
 
 BATCH = 256
 
@@ -79,8 +79,8 @@ class Subject:
         divergences: tuple[Divergence, Divergence] | None = None,
     ) -> None:
         check_images(x)
-        if not isinstance(threat, Linf | L2):
-            raise InputError(f"threat is {type(threat).__name__}, must be Linf or L2")
+        if not isinstance(threat, Threat):
+            raise InputError(f"threat is {type(threat).__name__}, must be Linf, L2 or L1")
         if threat.epsilon <= 0:
             raise InputError(f"threat.epsilon = {threat.epsilon}, must be positive: nothing can be inspected without an attacker")
         self.model, self.x, self.y, self.threat, self.effort, self.seed = model, x, y, threat, effort, seed
@@ -122,13 +122,12 @@ class Subject:
         return PGD(threat=self.within(epsilon), steps=steps, step_size=epsilon * min(1.0, 2.5 / steps), **changes)
 
     def within(self, epsilon: float) -> Threat:
-        """The threat with another epsilon; in Linf at most 1, the whole box."""
-        allowed = min(epsilon, 1.0) if isinstance(self.threat, Linf) else epsilon
-        return dataclasses.replace(cast(Any, self.threat), epsilon=allowed)
+        """The threat with another epsilon, at most that of the whole box."""
+        return dataclasses.replace(cast(Any, self.threat), epsilon=min(epsilon, self.whole_box()))
 
     def whole_box(self) -> float:
         """The epsilon within which every image can become every other."""
-        return 1.0 if isinstance(self.threat, Linf) else float(self.x[0].numel()) ** 0.5
+        return self.threat.whole_box(self.x)
 
     def images(self, attack: Attack) -> Tensor:
         """What the attack makes of all images."""
