@@ -86,8 +86,9 @@ def targeted_margin(logits: Tensor, target: Tensor) -> Tensor:
 
 def dlr(logits: Tensor, y: Tensor) -> Tensor:
     """Difference of logits ratio [B], Croce & Hein 2020a, Eq. 7; needs at least 3 classes. It does not depend on the logits' scale."""
-    ranked = widened(logits).topk(3, dim=1).values
-    return _ratio(margin(logits, y), ranked[:, 0] - ranked[:, 2])
+    logits = widened(logits)
+    ranked = logits.topk(3, dim=1).values
+    return _ratio(logits, margin(logits, y), ranked[:, 0] - ranked[:, 2])
 
 
 def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
@@ -95,13 +96,14 @@ def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     logits = widened(logits)
     ranked = logits.topk(4, dim=1).values
     gap = logits.gather(1, target[:, None])[:, 0] - logits.gather(1, y[:, None])[:, 0]
-    return _ratio(gap, ranked[:, 0] - (ranked[:, 2] + ranked[:, 3]) / 2)
+    return _ratio(logits, gap, ranked[:, 0] - (ranked[:, 2] + ranked[:, 3]) / 2)
 
 
-def _ratio(above: Tensor, below: Tensor) -> Tensor:
-    """above / below [B], below at least 0 and as small as it may be; where it is 0, above / 1e-12, as in the released code."""
-    factor = torch.where(below > 0, scaled(below.detach()[:, None])[1][:, 0], 1.0)
-    return above * factor / torch.where(below > 0, below * factor, 1e-12)
+def _ratio(logits: Tensor, above: Tensor, below: Tensor) -> Tensor:
+    """above / (below + 1e-12) [B], as in the released code; small logits are first scaled up, so that the guard stays one against ties."""
+    largest = logits.detach().abs().amax(1, keepdim=True)
+    factor = torch.where(largest < 1e-6, scaled(largest)[1], 1.0)[:, 0]
+    return above * factor / (below * factor + 1e-12)
 
 
 def boosted_ce(adversarial_logits: Tensor, y: Tensor, label_smoothing: float = 0.0) -> Tensor:
