@@ -18,7 +18,8 @@ from poise.recipes import (
     trades_matched,
     zipper_baselines,
 )
-from poise.recipes.registry import Recipe, experiment, recipe, recipes, register
+from poise.recipes.registry import Recipe, experiment, recipe, recipes
+from poise.recipes.rows import register
 
 __all__ = [
     "Recipe",

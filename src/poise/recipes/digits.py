@@ -18,8 +18,7 @@ from poise.methods import Generalist, Method
 from poise.models import DigitsCNN
 from poise.objectives import NT, Objective
 from poise.recipes.compared import Row, compared
-from poise.recipes.registry import register
-from poise.recipes.rows import text
+from poise.recipes.rows import register
 from poise.threats import Linf
 
 THREAT = Linf(epsilon=0.2)
@@ -73,8 +72,7 @@ def generalist_digits(quick: bool) -> Experiment:
 
 
 def _register(name: str, row: Row) -> None:
-    described = text(f"{name}_digits", f"{row.line}, on digits (Linf .2)", on_digits(name))
-    register(f"{name}_digits", described, lambda quick: on_digits(name, quick))
+    register(f"{name}_digits", f"{row.line}, on digits (Linf .2)", lambda quick: on_digits(name, quick))
 
 
 for _name, _row in compared(INNER, EPOCHS, RATE).items():

@@ -20,8 +20,7 @@ from poise.methods import DVERGE, Joint, Method
 from poise.models import Ensemble, Mixture, Network, ResNet20
 from poise.models.network import CIFAR10_NORMALISATION
 from poise.objectives import ADP, GAL, MoRE, Objective
-from poise.recipes.registry import register
-from poise.recipes.rows import text, unprinted
+from poise.recipes.rows import register, unprinted
 from poise.threats import Linf
 
 EPSILONS = (0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07)
@@ -140,8 +139,7 @@ def add(
         full = dataclasses.replace(make(), name=name)
         return small(full) if quick else full
 
-    told = text(name, line, make(), "; ".join(filter(None, (note, repeats))), cost)
-    register(name, "\n".join([told, *(f"Then, {each}" for each in then)]), build)
+    register(name, line, build, "; ".join(filter(None, (note, repeats))), cost, then)
 
 
 # -- the surrogates, and the baselines alone and in adversarial training ---------------------------------------------------------

@@ -14,8 +14,7 @@ from poise.methods import DVERGE, Joint, Method
 from poise.models import Collaboration, DigitsCNN, Ensemble, Mixture, Network
 from poise.objectives import ADP, AT, GAL, MoRE, Objective, SynergyOfExperts
 from poise.recipes.digits import EPOCHS, INNER, QUICK_EPOCHS, THREAT, digits, policy
-from poise.recipes.registry import register
-from poise.recipes.rows import text
+from poise.recipes.rows import register
 from poise.recipes.synergy_of_experts import VARIANTS, cost
 
 EXPERT, SMALLER = DigitsCNN(width=8), DigitsCNN(width=7)
@@ -92,8 +91,8 @@ def on_digits(name: str, row: Row, quick: bool) -> Experiment:
 
 def _register(name: str, row: Row, seed: int = 0) -> None:
     note = f"seed {seed}, held out: train no target with it" if seed else ""
-    described = text(name, f"{row.line}, on digits (Linf {THREAT.epsilon:g})", on_digits(name, row, False), note, row.each)
-    register(name, described, lambda quick: dataclasses.replace(on_digits(name, row, quick), seed=seed))
+    line = f"{row.line}, on digits (Linf {THREAT.epsilon:g})"
+    register(name, line, lambda quick: dataclasses.replace(on_digits(name, row, quick), seed=seed), note, row.each)
 
 
 for _name, _row in ROWS.items():

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
 
 from poise.core.overrides import override
 from poise.engine.experiment import Experiment, Published
@@ -27,8 +26,8 @@ from poise.recipes.generalist_cifar10 import (
     plotted,
     robust,
 )
-from poise.recipes.registry import register
-from poise.recipes.rows import own, redistributing, text
+from poise.recipes.registry import Make
+from poise.recipes.rows import own, redistributing, register
 
 Pair = tuple[tuple[str, ...], tuple[str, ...]]
 """Settings on CIFAR-10 and on digits."""
@@ -175,10 +174,9 @@ def _named(made: Experiment, name: str, title: str, quick: bool) -> Experiment:
     return dataclasses.replace(made, name=f"{name}_quick" if quick else name, title=title)
 
 
-def _register(name: str, line: str, where: str, build: Callable[[bool], Experiment], headline: Experiment) -> None:
-    """A recipe whose text says what is changed, beside how it is run, its cost, which is the headline's, and what was published."""
-    described = text(name, f"Generalist on {where}, {line}", headline)
-    register(name, described, lambda quick: _named(build(quick), name, f"Generalist: {line}", quick))
+def _register(name: str, line: str, where: str, build: Make) -> None:
+    """A recipe whose text says what is changed, beside how it is run, its cost and what was published."""
+    register(name, f"Generalist on {where}, {line}", lambda quick: _named(build(quick), name, f"Generalist: {line}", quick))
 
 
 def _with_row(made: Experiment, ablation: Ablation) -> Experiment:
@@ -186,19 +184,18 @@ def _with_row(made: Experiment, ablation: Ablation) -> Experiment:
     return dataclasses.replace(made, published=ablation.published or plotted(ablation.figure, ablation.line), also_published=())
 
 
-def _on_cifar10(ablation: Ablation) -> Callable[[bool], Experiment]:
+def _on_cifar10(ablation: Ablation) -> Make:
     return lambda quick: _with_row(override(generalist_cifar10_resnet18(quick), list(ablation.cifar10)), ablation)
 
 
-def _on_digits(ablation: Ablation) -> Callable[[bool], Experiment]:
+def _on_digits(ablation: Ablation) -> Make:
     return lambda quick: override(generalist_digits(quick), list(ablation.on_digits))
 
 
-_DIGITS, _HEADLINE = generalist_digits(False), generalist_cifar10_resnet18(False)
 for _name, _ablation in ABLATIONS.items():
     if _ablation.on_digits_too:
-        _register(f"ablation_{_name}_digits", _ablation.line, "digits", _on_digits(_ablation), _DIGITS)
-    _register(f"ablation_{_name}_cifar10", _ablation.line, "CIFAR-10 (ResNet-18)", _on_cifar10(_ablation), _with_row(_HEADLINE, _ablation))
+        _register(f"ablation_{_name}_digits", _ablation.line, "digits", _on_digits(_ablation))
+    _register(f"ablation_{_name}_cifar10", _ablation.line, "CIFAR-10 (ResNet-18)", _on_cifar10(_ablation))
 
 
 def at_adam_digits(quick: bool) -> Experiment:

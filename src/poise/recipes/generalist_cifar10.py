@@ -17,8 +17,7 @@ from poise.learners import EMA, SGD, PiecewiseLinear, Policy, Schedule
 from poise.methods import Generalist, Joint, Method
 from poise.models import ResNet18
 from poise.objectives import AT, NT, TRADES, Objective
-from poise.recipes.registry import register
-from poise.recipes.rows import own, redistributing, text, unprinted
+from poise.recipes.rows import own, redistributing, register, unprinted
 from poise.threats import Linf
 
 AUGMENTATION = CropFlip()
@@ -168,7 +167,7 @@ def _baseline(name: str, baseline: Baseline) -> None:
     def make(quick: bool) -> Experiment:
         return dataclasses.replace(cifar10(full, Joint(policy=baseline.policy), row, quick), also_published=baseline.also)
 
-    register(full, text(full, f"{baseline.line}, ResNet-18 on CIFAR-10", make(False), baseline.note), make)
+    register(full, f"{baseline.line}, ResNet-18 on CIFAR-10", make, baseline.note)
 
 
 for _name, _baseline_of in BASELINES.items():
@@ -256,12 +255,8 @@ own(
 )
 register(
     "generalist_cifar10_resnet18_idle",
-    text(
-        "generalist_cifar10_resnet18_idle",
-        "Generalist, ResNet-18 on CIFAR-10, with its natural learner left idle while its share is zero",
-        generalist_cifar10_resnet18_idle(False),
-        "the row's but for what idling needs to be exact: EMA of the global learner only, momentum reset by redistribution",
-        "24.0 forwards an image on average, 26 without idling",
-    ),
+    "Generalist, ResNet-18 on CIFAR-10, with its natural learner left idle while its share is zero",
     generalist_cifar10_resnet18_idle,
+    "the row's but for what idling needs to be exact: EMA of the global learner only, momentum reset by redistribution",
+    "24.0 forwards an image on average, 26 without idling",
 )

@@ -17,8 +17,7 @@ from poise.methods import BaseLearner, Generalist
 from poise.objectives import AT, NT, SqueezeTraining
 from poise.recipes import digits
 from poise.recipes.generalist_cifar10 import generalist_cifar10_resnet18
-from poise.recipes.registry import register
-from poise.recipes.rows import text, unprinted
+from poise.recipes.rows import register, unprinted
 from poise.threats import L2
 
 SHARE = 1 / 3
@@ -72,7 +71,7 @@ def _register(name: str, line: str, make: Callable[[bool], Experiment], row: Pub
     def build(quick: bool) -> Experiment:
         return dataclasses.replace(make(quick), name=f"{name}_quick" if quick else name, published=row, also_published=())
 
-    register(name, text(name, line, build(False)), build)
+    register(name, line, build)
 
 
 def _on_digits(quick: bool) -> Experiment:

@@ -16,8 +16,8 @@ from poise.core.overrides import override
 from poise.engine.experiment import Experiment
 from poise.recipes.generalist_ablations import ABLATIONS
 from poise.recipes.generalist_policies import generalist_of
-from poise.recipes.registry import experiment, register
-from poise.recipes.rows import redistributing, text, unprinted
+from poise.recipes.registry import experiment
+from poise.recipes.rows import redistributing, register, unprinted
 
 GAMMAS = ("gamma_half", "gamma_0", "gamma_25", "gamma_75", "gamma_early")
 SOURCES = {"digits": "generalist_digits", "cifar10": "generalist_cifar10_resnet18"}
@@ -73,7 +73,7 @@ def _register(target: str, choice: str) -> None:
             return dataclasses.replace(made, name=name)
         return dataclasses.replace(made, name=f"{name}_quick", method=redistributing(made.method, made.epochs))
 
-    register(name, text(name, f"Generalist on {target} with gamma and c as on {TARGETS[target]}: {what}", _headline(target, choice)), build)
+    register(name, f"Generalist on {target} with gamma and c as on {TARGETS[target]}: {what}", build)
 
 
 for _target in TARGETS:

@@ -18,8 +18,7 @@ from poise.methods import Generalist
 from poise.models import Network, SlimCNN, SmallCNN
 from poise.objectives import NT
 from poise.recipes.compared import Row, compared
-from poise.recipes.registry import register
-from poise.recipes.rows import text
+from poise.recipes.rows import register
 from poise.threats import Linf
 
 THREAT = Linf(epsilon=0.3)
@@ -82,8 +81,8 @@ def mnist(bench: Bench, row: str, quick: bool = False) -> Experiment:
 
 
 def _register(bench: Bench, name: str, row: Row) -> None:
-    described = text(f"{name}_{bench.name}", f"{row.line}, {bench.title}, 10,000 images of MNIST (Linf .3)", mnist(bench, name))
-    register(f"{name}_{bench.name}", described, lambda quick: mnist(bench, name, quick))
+    line = f"{row.line}, {bench.title}, 10,000 images of MNIST (Linf .3)"
+    register(f"{name}_{bench.name}", line, lambda quick: mnist(bench, name, quick))
 
 
 for _name, _row in SLIM.rows().items():

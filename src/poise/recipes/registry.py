@@ -14,45 +14,40 @@ Make = Callable[[bool], Experiment]
 
 @dataclass(frozen=True)
 class Recipe:
-    """A named experiment: `make(quick)` builds it; the docstring has command, cost and published result."""
+    """A named experiment: `make(quick)` builds it. Neither it nor what is said of it is made before it is asked for."""
 
     name: str
     make: Make
+    describe: Callable[[], str]
+
+    @functools.cached_property
+    def text(self) -> str:
+        """What it is, in a line, then its command, its cost and what was published."""
+        return "\n".join(line.strip() for line in self.describe().strip().splitlines())
 
     @property
     def line(self) -> str:
-        """The first line of the docstring."""
-        return (self.make.__doc__ or "").strip().splitlines()[0]
-
-    @property
-    def text(self) -> str:
-        return "\n".join(line.strip() for line in (self.make.__doc__ or "").strip().splitlines())
+        return self.text.partition("\n")[0]
 
 
 _RECIPES: dict[str, Recipe] = {}
 
 
 def recipe(make: Make) -> Make:
-    """Register the function under its own name; the experiment it returns carries that name, and its rows are bound to it."""
-
-    @functools.wraps(make)
-    def made(quick: bool) -> Experiment:
-        return make(quick).small_variant() if quick else make(quick).bound()
-
-    _RECIPES[make.__name__] = Recipe(make.__name__, made)
+    """Register the function under its own name, described by its docstring; the experiment it returns carries that name."""
+    enlist(make.__name__, make, lambda: make.__doc__ or "")
     return make
 
 
-def register(name: str, text: str, make: Make) -> None:
-    """Register `make` under another name and docstring: how a table's rows are made in a loop. Raises: SettingsError for a name taken."""
+def enlist(name: str, make: Make, describe: Callable[[], str]) -> None:
+    """Register `make` under a name; the rows of its experiments are bound to them. Raises: SettingsError for a name taken."""
     if name in _RECIPES:
         raise SettingsError(f"there is a recipe {name!r} already")
 
-    def made(quick: bool) -> Experiment:
-        return make(quick)
+    def bound(quick: bool) -> Experiment:
+        return make(quick).small_variant() if quick else make(quick).bound()
 
-    made.__name__, made.__doc__ = name, text
-    recipe(made)
+    _RECIPES[name] = Recipe(name, bound, describe)
 
 
 def recipes() -> dict[str, Recipe]:

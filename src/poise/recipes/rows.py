@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from poise.attacks import PGD, Attack
@@ -15,7 +15,7 @@ from poise.learners.costs import forwards
 from poise.methods import Generalist, Method
 from poise.models import VGG16, Network, PreActResNet18, ResNet18, WideResNet
 from poise.objectives import FAT, GAIRAT, GAIRRST
-from poise.recipes.registry import Make, register
+from poise.recipes.registry import Make, enlist
 
 M = TypeVar("M", bound=Method)
 
@@ -30,6 +30,15 @@ IMAGES: dict[type[DataSource], int] = {
 """Training images."""
 
 
+def register(name: str, line: str, make: Make, note: str = "", cost: str = "", then: Sequence[str] = ()) -> None:
+    """Register a recipe with its text (see `text`). then: further commands on the run, each after what it shows."""
+
+    def describe() -> str:
+        return "\n".join([text(name, line, make(False), note, cost), *(f"Then, {command}" for command in then)])
+
+    enlist(name, make, describe)
+
+
 def add(name: str, line: str, make: Callable[[], Experiment], note: str = "") -> None:
     """Register a recipe with its text (see `text`) and its small variant."""
 
@@ -37,12 +46,12 @@ def add(name: str, line: str, make: Callable[[], Experiment], note: str = "") ->
         full = dataclasses.replace(make(), name=name)
         return small(full) if quick else full
 
-    register(name, text(name, line, make(), note), build)
+    register(name, line, build, note)
 
 
 def own(make: Make, line: str, note: str = "") -> None:
     """Register a function that builds both variants itself, under its own name, with its text."""
-    register(make.__name__, text(make.__name__, line, make(False), note), make)
+    register(make.__name__, line, make, note)
 
 
 def unprinted(table: str, row: str, note: str = "no numbers are printed") -> Published:
