@@ -27,12 +27,12 @@ from benchmarks.suites import Claim, Suite, Trend
 from poise import engine, recipes
 from poise.attacks import PGD
 from poise.engine import Diagnosis, Experiment, Run
-from poise.engine.evaluations import evaluate_run
 from poise.recipes.digits import THREAT
 from poise.recipes.generalist_transfer import TARGETS, candidates
 from poise.reports import read_runs
 from poise.reports.across import agreement, regretted, untuned
 from poise.reports.statistics import NATURAL, SUM, WORST
+from poise.verbs.evaluate import evaluate
 
 HEADLINE = "generalist_digits"
 BOTH = (NATURAL, WORST)
@@ -175,7 +175,7 @@ def trained(made: Experiment, path: Path) -> Run:
     """Train, or go on, and evaluate the last weights. Raises: RunError where another run lies there, such as a small variant."""
     run = engine.train_or_resume(made, path)
     if not (path / "records" / "last.json").exists():
-        evaluate_run(run, "last")
+        evaluate(run, checkpoint="last")
     return run
 
 

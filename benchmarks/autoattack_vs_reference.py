@@ -106,9 +106,9 @@ def published(args: argparse.Namespace, case: str) -> Problem:
 
 def trained(args: argparse.Namespace) -> Problem:
     """A run of Poise's, its network exported for an environment without Poise."""
-    from poise.engine.inspections import threat_of
     from poise.engine.runs import Run
     from poise.threats import Linf
+    from poise.verbs.of_run import threat_of
 
     run = Run.open(args.run)
     net, threat = run.network("last").eval(), threat_of(run.experiment)

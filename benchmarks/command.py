@@ -36,8 +36,8 @@ sys.meta_path.insert(0, NoTorch())
 def make_runs(folder: Path, count: int) -> list[Path]:
     """Small runs on digits, trained and evaluated: NT and AT in turn, each with the seeds 0, 1, ..."""
     import poise
-    from poise.engine.evaluations import evaluate_run
     from poise.evaluation import Protocol
+    from poise.verbs.evaluate import evaluate
 
     protocol = Protocol(attacks=(poise.attacks.FGSM(), poise.attacks.PGD(steps=2)))
     paths = []
@@ -46,7 +46,7 @@ def make_runs(folder: Path, count: int) -> list[Path]:
         experiment = dataclasses.replace(poise.recipe(recipe, quick=True), epochs=1, seed=seed, protocol=protocol)
         run = poise.train(experiment, out=folder / f"{recipe}-{seed}", device="cpu")
         for which in ("selected", "last"):
-            evaluate_run(run, which, device="cpu")
+            evaluate(run, checkpoint=which, device="cpu")
         paths.append(run.path)
     return paths
 

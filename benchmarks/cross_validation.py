@@ -30,8 +30,8 @@ from poise.core.identity import identity
 from poise.core.overrides import override
 from poise.core.records import EvaluationRecord
 from poise.core.settings import to_json
-from poise.engine.evaluations import evaluate_run
 from poise.evaluation import Protocol
+from poise.verbs.evaluate import evaluate
 
 MODULES = {"objectives": "objectives", "objectives_mnist": "objectives", "ablations": "ablations", "ensembles": "ensembles"}
 """The module of this package whose SUITES has the suite."""
@@ -65,7 +65,7 @@ def work(chosen: Suite, seeds: int, out: Path) -> None:
             run = engine.train_or_resume(made, path)
             if unbroken:
                 (path / SECONDS).write_text(f"{time.process_time() - begun:.1f}")
-            evaluate_run(run, "last", protocol=protocol)
+            evaluate(run, checkpoint="last", protocol=protocol)
             print(f"{recipe} seed {seed} fold {fold}: {protocol.name} done", flush=True)
 
 

@@ -17,9 +17,9 @@ import torch
 from benchmarks.measuring import write
 from poise import engine, recipes
 from poise.core.overrides import override
-from poise.engine.evaluations import evaluate_run
 from poise.engine.runs import Run
 from poise.reports import paired_interval, read_runs, table, to_markdown
+from poise.verbs.evaluate import evaluate
 
 CIFAR10 = ["nt_cifar10_resnet18", "at_cifar10_resnet18", "trades_cifar10_resnet18", "generalist_cifar10_resnet18"]
 SUITES: dict[str, tuple[list[str], int, bool, list[str]]] = {
@@ -45,7 +45,7 @@ def run_suite(name: str, out: Path) -> list[Run]:
             path = out / recipe / f"seed-{seed}"
             experiment = override(recipes.experiment(recipe, quick), [*changed, f"seed={seed}"])
             run = engine.train_or_resume(experiment, path)
-            evaluate_run(run, "selected")
+            evaluate(run, checkpoint="selected")
             print(f"{recipe} seed {seed}: done", flush=True)
             runs.append(run)
     return runs

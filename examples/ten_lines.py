@@ -3,12 +3,11 @@
 import tempfile
 
 import poise
-from poise.engine.evaluations import evaluate_run
 
 folder = tempfile.mkdtemp()
 run = poise.train(poise.recipe("generalist_digits", True), out=f"{folder}/first")  # True: the quick variant
-evaluate_run(run)
-page = poise.reports.write_report([run.path], f"{folder}/report.html")
+print(poise.evaluate(run).path)
+page = poise.report([run], f"{folder}/report.html")
 
 model = poise.load(run.path)  # images in [0, 1] -> logits
 test = poise.data.Digits().load().test.first(100)

@@ -27,7 +27,8 @@ FLOORS = {
     "engine": 6,
     "recipes": 7,
     "interop": 7,
-    "cli": 8,
+    "verbs": 8,
+    "cli": 9,
 }
 MAY_MEET = {("cli", "reports"), ("cli", "engine")}
 
@@ -85,10 +86,10 @@ def test_packages_are_acyclic_inside(name):
         edges = {module: others for module, others in edges.items() if module not in leaves}
 
 
-def test_only_the_command_line_knows_both_engine_and_reports():
+def test_only_the_verbs_and_the_command_line_know_both_engine_and_reports():
     for module, path in MODULES.items():
         packages = {package(other) for other in imported(path)}
-        assert not {"engine", "reports"} <= packages or package(module) in ("cli", ""), module
+        assert not {"engine", "reports"} <= packages or package(module) in ("verbs", "cli", ""), module
 
 
 def test_no_junk_drawers():

@@ -37,12 +37,12 @@ from poise.data import CIFAR10, MNIST, Digits, Folder, Npz
 from poise.engine import Experiment, Monitor, Run, load, resume, train
 from poise.engine.adversarial import save_adversarial
 from poise.engine.checkpoints import foreign_weights, load_into
-from poise.engine.evaluations import evaluate_run
 from poise.engine.exporting import export_network
-from poise.evaluation import Protocol, evaluate
+from poise.evaluation import Protocol
 from poise.evaluation.predictions import predict_under
 from poise.recipes import experiment as recipe
 from poise.threats import L2, Linf
+from poise.verbs.evaluate import evaluate
 
 Act = Callable[[Path], object]
 
@@ -183,7 +183,7 @@ FINISHED: list[Path] = []
 @pytest.fixture(scope="module", autouse=True)
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = train(tiny(), tmp_path_factory.mktemp("finished") / "run", device="cpu")
-    evaluate_run(run)
+    evaluate(run)
     FINISHED[:] = [run.path]
     return run.path
 

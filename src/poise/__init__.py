@@ -18,18 +18,25 @@ from poise.core.errors import PoiseError
 from poise.core.version import __version__
 
 if TYPE_CHECKING:
-    from poise import attacks, data, evaluation, learners, losses, methods, models, objectives, recipes, reports, threats
+    from poise import attacks, data, evaluation, learners, losses, methods, models, objectives, recipes, reports, threats, verbs
     from poise.core.overrides import override
     from poise.core.settings import from_json, settings, to_json
-    from poise.engine import Experiment, Run, load, resume, train, train_or_resume
-    from poise.evaluation import evaluate
+    from poise.engine import Experiment, Run, resume, train, train_or_resume
     from poise.recipes import experiment as recipe
+    from poise.verbs.corruptions import corruptions
+    from poise.verbs.embed import embed
+    from poise.verbs.evaluate import evaluate
+    from poise.verbs.load import load
+    from poise.verbs.report import report
+    from poise.verbs.sanity import sanity
+    from poise.verbs.subject import Subject
 
 _HOME = {
-    **{name: ("poise.engine", name) for name in ("Experiment", "Run", "load", "resume", "train", "train_or_resume")},
+    **{name: ("poise.engine", name) for name in ("Experiment", "Run", "resume", "train", "train_or_resume")},
+    **{verb: (f"poise.verbs.{verb}", verb) for verb in ("corruptions", "embed", "evaluate", "load", "report", "sanity")},
     **{name: ("poise.core.settings", name) for name in ("from_json", "settings", "to_json")},
     "override": ("poise.core.overrides", "override"),
-    "evaluate": ("poise.evaluation", "evaluate"),
+    "Subject": ("poise.verbs.subject", "Subject"),
     "recipe": ("poise.recipes", "experiment"),
 }
 _MODULES = (
@@ -44,15 +51,19 @@ _MODULES = (
     "recipes",
     "reports",
     "threats",
+    "verbs",
 )
 
 __all__ = [
     "Experiment",
     "PoiseError",
     "Run",
+    "Subject",
     "__version__",
     "attacks",
+    "corruptions",
     "data",
+    "embed",
     "evaluate",
     "evaluation",
     "from_json",
@@ -65,13 +76,16 @@ __all__ = [
     "override",
     "recipe",
     "recipes",
+    "report",
     "reports",
     "resume",
+    "sanity",
     "settings",
     "threats",
     "to_json",
     "train",
     "train_or_resume",
+    "verbs",
 ]
 
 

@@ -10,11 +10,11 @@ from poise.attacks import PGD
 from poise.core.verdicts import Verdict
 from poise.engine import Run, train
 from poise.engine.adversarial import save_adversarial
-from poise.engine.inspections import _claims
 from poise.evaluation import Protocol
 from poise.evaluation.digests import digest_of
 from poise.recipes import experiment
 from poise.threats import Linf
+from poise.verbs.sanity import _claims
 
 CHEAP = ["--first", "20", "--device", "cpu"]
 for budget in (

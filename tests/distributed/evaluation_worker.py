@@ -27,12 +27,13 @@ from poise.core.errors import Interrupted
 from poise.core.records import EvaluationRecord
 from poise.data import Data, Digits
 from poise.engine import Run
-from poise.engine.evaluations import corrupt_run
-from poise.engine.own_weights import corrupt_weights, evaluate_weights
 from poise.engine.progress import Progress
-from poise.evaluation import Protocol, Watch, columns, evaluate
+from poise.evaluation import Protocol, Watch, columns
+from poise.evaluation import evaluate as measure
 from poise.models import Collaboration, DigitsCNN
 from poise.threats import Linf
+from poise.verbs.corruptions import corruptions
+from poise.verbs.evaluate import evaluate
 
 THREAT = Linf(epsilon=0.1)
 DLR = APGD(threat=THREAT, steps=4, loss="dlr")
@@ -97,26 +98,27 @@ def records(folder: Path, run: Path, world: World = ALONE, told: dict[str, Any] 
     made, told, network = {}, {} if told is None else told, Run.open(run).network()
     for name, size in SIZES.items():
         watch = Told()
-        made[name] = evaluate(network, data(), PROTOCOL, batch_size=size, world=world, watch=watch, journal=folder / f".{name}")
+        made[name] = measure(network, data(), PROTOCOL, batch_size=size, world=world, watch=watch, journal=folder / f".{name}")
         told[name] = {"said": watch.said, "notes": watch.notes, "begun": watch.begun}
         cheap = Protocol(attacks=(CHEAP, DLR), first=45)
-        made[f"experts, {name}"] = evaluate(collaboration(), data(), cheap, batch_size=size, world=world)
-    weights, plain = run / "checkpoints" / "last.safetensors", ("DigitsCNN", '{"type": "Digits", "test_images": 60, "train_images": 90}')
+        made[f"experts, {name}"] = measure(collaboration(), data(), cheap, batch_size=size, world=world)
+    weights, images = run / "checkpoints" / "last.safetensors", '{"type": "Digits", "test_images": 60, "train_images": 90}'
+    own: dict[str, Any] = {"data": images, "network": "DigitsCNN", "device": "cpu"}
     progress = Told()
-    path = evaluate_weights(weights, *plain, PROTOCOL, folder / "own.json", device="cpu", progress=progress)
+    path = evaluate(weights, protocol=PROTOCOL, out=folder / "own.json", progress=progress, **own).path
     told["own"] = {"said": progress.said}
     made["own"] = EvaluationRecord.read(path)
-    evaluate_weights(weights, *plain, PROTOCOL, path, device="cpu", progress=(progress := Told()))
+    evaluate(weights, protocol=PROTOCOL, out=path, progress=(progress := Told()), **own)
     told["kept"] = {"said": progress.said}
     try:
         with signalled(round=4):
-            evaluate_weights(weights, *plain, PROTOCOL, folder / "stopped.json", device="cpu")
+            evaluate(weights, protocol=PROTOCOL, out=folder / "stopped.json", **own)
     except Interrupted as error:
         told["stopped"] = str(error)
-    made["stopped"] = EvaluationRecord.read(evaluate_weights(weights, *plain, PROTOCOL, folder / "stopped.json", device="cpu"))
-    corruptions = folder.parent / "Digits-C"
-    made["corrupted"] = EvaluationRecord.read(corrupt_weights(weights, *plain, corruptions, folder / "c.json", device="cpu", first=50))
-    made["corrupted run"] = EvaluationRecord.read(corrupt_run(Run.open(run), corruptions, device="cpu"))
+    made["stopped"] = evaluate(weights, protocol=PROTOCOL, out=folder / "stopped.json", **own)
+    corrupted = folder.parent / "Digits-C"
+    made["corrupted"] = corruptions(weights, corrupted, out=folder / "c.json", first=50, **own)
+    made["corrupted run"] = corruptions(Run.open(run), corrupted, device="cpu")
     return made
 
 

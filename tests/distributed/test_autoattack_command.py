@@ -15,9 +15,9 @@ from poise.attacks import APGD, AutoAttack, Square
 from poise.core.records import EvaluationRecord
 from poise.data import Digits
 from poise.engine import Run, train
-from poise.engine.evaluations import evaluate_run
 from poise.evaluation import Protocol
 from poise.threats import Linf
+from poise.verbs.evaluate import evaluate
 
 
 @pytest.mark.slow
@@ -35,7 +35,7 @@ def test_two_ranks_write_the_record_of_one(tmp_path: Path, tiny: Any) -> None:
     assert (done.stdout + done.stderr).count("record: ") == 1
     path = run.path / "records" / "selected.json"
     shared = EvaluationRecord.read(path)
-    assert evaluate_run(Run.open(run.path), device="cpu", again=True) == path
+    assert evaluate(Run.open(run.path), device="cpu", again=True).path == path
     single = EvaluationRecord.read(path)
     assert (shared.labels, shared.natural, shared.notes) == (single.labels, single.natural, single.notes)
     assert len(shared.attacks) == len(single.attacks) == 2

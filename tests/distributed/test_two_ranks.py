@@ -19,12 +19,12 @@ from poise.core.records import EvaluationRecord
 from poise.data import Feed
 from poise.engine import Experiment, Run, resume, train
 from poise.engine.checkpoints import read_tensors
-from poise.engine.evaluations import evaluate_run
 from poise.engine.progress import Progress
 from poise.learners import Learner, PiecewiseLinear
 from poise.methods import Generalist
 from poise.objectives import IAT
 from poise.threats import Linf
+from poise.verbs.evaluate import evaluate
 
 Make = Callable[..., Experiment]
 
@@ -151,7 +151,7 @@ def test_a_changed_number_of_ranks_is_said_and_kept_where_batch_normalisation_ma
     run = resume(done["normed_by_two"], progress=said)
     changed = [sentence for sentence in said.sentences if "another, valid run than the one begun" in sentence]
     assert len(changed) == 1 and "natural: 2 -> 1, robust: 2 -> 1" in changed[0]
-    evaluate_run(run, "last")
+    evaluate(run, checkpoint="last")
     record = EvaluationRecord.read(run.path / "records" / "last.json")
     kept = [(each["from"], each["by"], each["ranks"]) for each in record.notes["placements"]]
     assert kept == [(0, "data", 2), (6, "data", 1)] and "placement" not in record.notes

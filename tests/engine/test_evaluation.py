@@ -26,17 +26,17 @@ from poise.data import Digits
 from poise.engine import Experiment, Run, train
 from poise.engine.adversarial import save_adversarial
 from poise.engine.checkpoints import fitting, foreign_weights, read_facts
-from poise.engine.evaluations import evaluate_run
 from poise.engine.experiment import Published
 from poise.engine.exporting import export_network
-from poise.engine.inspections import inspect_weights
-from poise.engine.own_weights import data_named, evaluate_weights
 from poise.engine.progress import Progress
-from poise.evaluation import Protocol, evaluate, standard, strict
+from poise.evaluation import Protocol, standard, strict
 from poise.evaluation.predictions import predict, predict_under
 from poise.models import DigitsCNN
 from poise.reports import read_runs, table
 from poise.threats import L2, Linf, Threat
+from poise.verbs.evaluate import evaluate
+from poise.verbs.images import data_named
+from poise.verbs.sanity import sanity
 
 NETWORK_FILE = """
 from torch import nn
@@ -58,7 +58,7 @@ def build():
 
 @pytest.fixture(scope="module")
 def record(trained: Run, tmp_path_factory: pytest.TempPathFactory) -> EvaluationRecord:
-    return EvaluationRecord.read(evaluate_run(trained))
+    return evaluate(trained)
 
 
 def test_the_record_says_what_was_evaluated_on_what_and_how(trained: Run, record: EvaluationRecord) -> None:
@@ -79,8 +79,8 @@ def test_a_record_keeps_the_rows_of_every_table_that_prints_its_run(tmp_path: Pa
     first = Published(table="Table 1", row="AT", columns=("natural", "AA"), values=(82.4, None), spread=(0.1, None), runs=7)
     further = Published(table="Table 5", columns=("natural",), values=(82.66,))
     run = train(tiny_experiment(epochs=1, monitors=(), criterion="last", published=first, also_published=(further,)), tmp_path / "run")
-    notes = EvaluationRecord.read(evaluate_run(run, "last", protocol=Protocol(name="natural", attacks=()))).notes
-    assert notes["published"] | {"note": ""} == {
+    notes = evaluate(run, checkpoint="last", protocol=Protocol(name="natural", attacks=())).notes
+    assert {name: value for name, value in notes["published"].items() if name not in ("plus_minus", "measured")} == {
         "table": "Table 1",
         "row": "AT",
         "columns": {"natural": 82.4},
@@ -133,8 +133,8 @@ def test_evaluating_leaves_the_network_as_it_was(trained: Run, training: bool) -
 
 def test_last_is_copied_only_where_it_would_be_evaluated_to_the_same(trained: Run, tmp_path: Path, tiny_experiment: Any) -> None:
     run = train(tiny_experiment(criterion="last", epochs=1), tmp_path / "run")
-    first = EvaluationRecord.read(evaluate_run(run))
-    copied = EvaluationRecord.read(evaluate_run(run, "last"))
+    first = evaluate(run)
+    copied = evaluate(run, checkpoint="last")
     assert copied == dataclasses.replace(first, checkpoint="last")
     protocol = run.experiment.protocol
     for index, changed in enumerate(
@@ -143,8 +143,8 @@ def test_last_is_copied_only_where_it_would_be_evaluated_to_the_same(trained: Ru
             dataclasses.replace(protocol, attacks=(PGD(steps=2, step_size=0.1), *protocol.attacks[1:]), name="other"),
         )
     ):
-        evaluate_run(run, protocol=dataclasses.replace(protocol, name="other"))
-        again = EvaluationRecord.read(evaluate_run(run, "last", protocol=changed))
+        evaluate(run, protocol=dataclasses.replace(protocol, name="other"))
+        again = evaluate(run, checkpoint="last", protocol=changed)
         assert [attack.settings for attack in again.attacks] == [to_json(attack) for attack in changed.attacks], index
         assert again.count == changed.first
 
@@ -181,7 +181,7 @@ def test_a_users_own_checkpoint_is_evaluated_whatever_it_is_wrapped_in(own_code:
         path.write_bytes(safetensors.torch.save(state))
     else:
         torch.save(WRAPPED[form](state), path)
-    out = evaluate_weights(path, "my_net_of_test:build", "Digits", own_code.protocol, own_code.folder / "out.json")
+    out = evaluate(path, "Digits", own_code.protocol, network="my_net_of_test:build", out=own_code.folder / "out.json").path
     record = EvaluationRecord.read(out)
     split = Digits().load().test.first(50)
     assert record.natural == own_code.network(split.pixels()).argmax(1).tolist()
@@ -204,7 +204,7 @@ def test_another_forward_of_the_same_weights_is_another_network(own_code: Simple
     torch.save(own_code.network.state_dict(), path)
     (own_code.folder / "my_other_net_of_test.py").write_text(INVERTING_FILE)
     one, two = (
-        evaluate_weights(path, f"{module}:build", "Digits", own_code.protocol) for module in ("my_net_of_test", "my_other_net_of_test")
+        evaluate(path, "Digits", own_code.protocol, network=f"{module}:build").path for module in ("my_net_of_test", "my_other_net_of_test")
     )
     assert one == two == own_code.folder / "mine.record.json"
     inverted = own_code.network(1 - Digits().load().test.first(50).pixels()).argmax(1)
@@ -215,10 +215,10 @@ def test_a_record_of_something_else_is_replaced_only_on_demand(own_code: SimpleN
     path, out = own_code.folder / "mine.pt", own_code.folder / "out.json"
     torch.save(own_code.network.state_dict(), path)
     other = dataclasses.replace(own_code.protocol, first=20)
-    evaluate_weights(path, "my_net_of_test:build", "Digits", own_code.protocol, out)
+    evaluate(path, "Digits", own_code.protocol, network="my_net_of_test:build", out=out)
     with pytest.raises(SettingsError, match=r"out\.json is a record of other images or attacks; give another --out, or --again"):
-        evaluate_weights(path, "my_net_of_test:build", "Digits", other, out)
-    assert EvaluationRecord.read(evaluate_weights(path, "my_net_of_test:build", "Digits", other, out, again=True)).count == 20
+        evaluate(path, "Digits", other, network="my_net_of_test:build", out=out)
+    assert evaluate(path, "Digits", other, network="my_net_of_test:build", out=out, again=True).count == 20
 
 
 def test_a_file_that_is_no_record_is_never_taken_for_a_free_place(own_code: SimpleNamespace) -> None:
@@ -228,10 +228,10 @@ def test_a_file_that_is_no_record_is_never_taken_for_a_free_place(own_code: Simp
     for out in (path, notes):
         before = out.read_bytes()
         with pytest.raises(SettingsError, match=rf"{out.name} is there and is no record; give another --out"):
-            evaluate_weights(path, "my_net_of_test:build", "Digits", own_code.protocol, out)
+            evaluate(path, "Digits", own_code.protocol, network="my_net_of_test:build", out=out)
         assert out.read_bytes() == before
     with pytest.raises(SettingsError, match=r"mine\.pt is there and is no verdict; give another --out"):
-        inspect_weights(path, "my_net_of_test:build", "Digits", path)
+        sanity(path, "Digits", network="my_net_of_test:build", out=path)
 
 
 def test_own_checkpoints_are_compared_with_each_other(own_code: SimpleNamespace) -> None:
@@ -241,7 +241,7 @@ def test_own_checkpoints_are_compared_with_each_other(own_code: SimpleNamespace)
         path = own_code.folder / folder / "mine.pt"
         path.parent.mkdir()
         torch.save(own_code.network.state_dict(), path)
-        records.append(evaluate_weights(path, "my_net_of_test:build", "Digits", own_code.protocol, path.with_name("out.json")))
+        records.append(evaluate(path, "Digits", own_code.protocol, network="my_net_of_test:build", out=path.with_name("out.json")).path)
     shown = table(read_runs(records))
     assert len({row.block for row in shown.rows}) == 1
     assert len({row.label for row in shown.rows}) == len(shown.rows) == 2
@@ -264,7 +264,7 @@ def test_a_network_that_cannot_be_built_or_loaded_is_refused(
     path = own_code.folder / "mine.pt"
     torch.save(own_code.network.state_dict(), path)
     with pytest.raises(error, match=words):
-        evaluate_weights(path, model, "Digits", own_code.protocol, own_code.folder / "out.json")
+        evaluate(path, "Digits", own_code.protocol, network=model, out=own_code.folder / "out.json")
     assert not (own_code.folder / "out.json").exists()
 
 
@@ -296,7 +296,7 @@ def test_saved_adversarial_images_lie_in_the_threat_and_give_the_accuracy_report
 
 def test_adversarial_images_of_a_float64_run_are_those_of_its_record(tmp_path: Path, tiny_experiment: Callable[..., Experiment]) -> None:
     run = train(tiny_experiment(precision="float64", epochs=1), tmp_path / "run")
-    record = EvaluationRecord.read(evaluate_run(run))
+    record = evaluate(run)
     _, robust, _ = save_adversarial(run, run.experiment.protocol.attacks[0], tmp_path / "x.safetensors", first=40)
     assert robust == record.accuracy("PGD-2")
 
@@ -357,7 +357,7 @@ def again_of(run: Run, **changed: Any) -> tuple[Path, list[str]]:
             self.said.append(sentence)
 
     told = Told()
-    return evaluate_run(run, progress=told, **changed), told.said
+    return evaluate(run, progress=told, **changed).path, told.said
 
 
 @pytest.fixture
@@ -381,31 +381,31 @@ def test_a_record_that_is_there_is_kept_and_it_is_said(own_run: Run) -> None:
 
 
 def test_a_record_of_other_weights_or_a_damaged_one_is_made_anew(own_run: Run) -> None:
-    path = evaluate_run(own_run)
+    path = evaluate(own_run).path
     record = EvaluationRecord.read(path)
     dataclasses.replace(record, model_digest="other", natural=[0] * record.count).write(path)
-    assert EvaluationRecord.read(evaluate_run(own_run)).natural == record.natural
+    assert evaluate(own_run).natural == record.natural
     path.write_text(path.read_text()[:100])
-    assert EvaluationRecord.read(evaluate_run(own_run)).natural == record.natural
+    assert evaluate(own_run).natural == record.natural
 
 
 def test_two_protocols_of_one_name_do_not_overwrite_each_other(own_run: Run) -> None:
     def of(epsilon: float) -> Protocol:
         return Protocol(name="mine", attacks=(PGD(threat=Linf(epsilon=epsilon), step_size=0.05, steps=1),), first=10)
 
-    paths = [evaluate_run(own_run, protocol=of(epsilon)) for epsilon in (0.1, 0.2, 0.3)]
+    paths = [evaluate(own_run, protocol=of(epsilon)).path for epsilon in (0.1, 0.2, 0.3)]
     assert len(set(paths)) == 3
     assert paths[0].name == "selected-mine.json"
     for path, epsilon in zip(paths, (0.1, 0.2, 0.3), strict=True):
         assert EvaluationRecord.read(path).attacks[0].settings["threat"]["epsilon"] == epsilon
-        assert evaluate_run(own_run, protocol=of(epsilon)) == path
+        assert evaluate(own_run, protocol=of(epsilon)).path == path
     assert {path.name for path in paths[0].parent.iterdir()} == {path.name for path in paths}  # and nothing unfinished
 
 
 def test_a_record_of_the_same_attacks_under_another_name_is_copied(own_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = EvaluationRecord.read(evaluate_run(own_run))
-    monkeypatch.setattr("poise.engine.evaluations.evaluate", None)
-    path = evaluate_run(own_run, protocol=dataclasses.replace(own_run.experiment.protocol, name="other"))
+    first = evaluate(own_run)
+    monkeypatch.setattr("poise.verbs.evaluate.measuring.evaluate", None)
+    path = evaluate(own_run, protocol=dataclasses.replace(own_run.experiment.protocol, name="other")).path
     assert path.name == "selected-other.json"
     assert EvaluationRecord.read(path) == dataclasses.replace(first, protocol="other")
 
@@ -413,13 +413,13 @@ def test_a_record_of_the_same_attacks_under_another_name_is_copied(own_run: Run,
 def test_a_run_is_tested_on_other_images_of_its_shape_and_classes_only(own_run: Run) -> None:
     data = own_run.experiment.data.load()
     other = dataclasses.replace(data, name="rows", test=data.test.subset(slice(10, 55)))
-    path = evaluate_run(own_run, other=other)
+    path = evaluate(own_run, data=other).path
     record = EvaluationRecord.read(path)
     assert (path.name, record.dataset, record.labels) == ("selected-on-rows.json", "rows", data.test.labels[10:50].tolist())
     with pytest.raises(DataError, match=r"rows: images are \[1, 8, 8\] of 11 classes, must be \[1, 8, 8\] and 10 classes"):
-        evaluate_run(own_run, other=dataclasses.replace(other, classes=(*data.classes, "more")))
+        evaluate(own_run, data=dataclasses.replace(other, classes=(*data.classes, "more")))
     with pytest.raises(DataError, match=r"rows: its classes are those of .* in another order, must be in the order 0, 1, 2"):
-        evaluate_run(own_run, other=dataclasses.replace(other, classes=data.classes[::-1]))
+        evaluate(own_run, data=dataclasses.replace(other, classes=data.classes[::-1]))
 
 
 def picture(path: Path, shade: int, size: int = 8) -> None:

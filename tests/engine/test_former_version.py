@@ -11,11 +11,11 @@ import pytest
 from poise.attacks import APGD, PGD, AutoAttack, Square
 from poise.core.records import EvaluationRecord
 from poise.core.verdicts import Verdict
-from poise.engine import Run, load, resume
-from poise.engine.evaluations import evaluate_run
+from poise.engine import load, resume
 from poise.evaluation import Protocol
 from poise.reports.collect import read_runs
 from poise.threats import Linf
+from poise.verbs.evaluate import evaluate
 
 FORMER = Path(__file__).parents[1] / "former"
 THREAT = Linf(epsilon=0.15)
@@ -49,7 +49,7 @@ def test_its_unfinished_evaluation_is_gone_on_with(former: Path) -> None:
     protocol = Protocol(name="rule", attacks=(PGD(threat=THREAT, step_size=0.05, steps=2), rule), first=30)
     (kept,) = (former / "finished" / "records").glob(".*.unfinished/part-0.json")
     part = json.loads(kept.read_text())
-    record = EvaluationRecord.read(evaluate_run(Run.open(former / "finished"), protocol=protocol))
+    record = evaluate(former / "finished", protocol=protocol)
     assert record.attacks[0].seconds == part["seconds"], "it was not made anew"
-    again = EvaluationRecord.read(evaluate_run(Run.open(former / "finished"), protocol=protocol, again=True))
+    again = evaluate(former / "finished", protocol=protocol, again=True)
     assert [attack.predicted for attack in record.attacks] == [attack.predicted for attack in again.attacks]

@@ -19,13 +19,12 @@ import pytest
 
 from poise.core.errors import CheckpointError, Interrupted, RunError, StorageError
 from poise.core.files import write_files
-from poise.core.records import EvaluationRecord
 from poise.core.settings import to_json
 from poise.data import Npz
 from poise.engine import Experiment, Monitor, Run, resume, train, train_or_resume
 from poise.engine.checkpoints import read_tensors, write_tensors
-from poise.engine.evaluations import evaluate_run
 from poise.evaluation import Protocol
+from poise.verbs.evaluate import evaluate
 
 Tiny = Callable[..., Experiment]
 KILLED_RUN = Path(__file__).with_name("killed_run.py")
@@ -281,7 +280,7 @@ def test_settings_that_poise_has_got_since_do_not_keep_a_run_from_going_on(
     monkeypatch.setattr(Experiment, "group", property(lambda _: "as a later version would have it"))
     run = resume(tmp_path / "run")
     assert fingerprint_of(run) == fingerprint_of(trained)
-    assert EvaluationRecord.read(evaluate_run(run)).group == group == run.group
+    assert evaluate(run).group == group == run.group
 
 
 def test_a_finished_run_without_checkpoints_is_left_as_it_is(tmp_path: Path, tiny_experiment: Tiny) -> None:
@@ -335,4 +334,4 @@ def test_files_that_belong_together_are_written_together(tmp_path: Path) -> None
 def test_a_protocol_that_takes_what_images_there_are_fits_every_test_set(tmp_path: Path, tiny_experiment: Tiny) -> None:
     protocol = Protocol(name="few", attacks=(), first=1000, chosen="dverge")
     run = train(tiny_experiment(protocol=protocol, epochs=1), tmp_path / "run")
-    assert 0 < EvaluationRecord.read(evaluate_run(run)).count < 1000
+    assert 0 < evaluate(run).count < 1000

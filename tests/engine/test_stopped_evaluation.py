@@ -20,11 +20,12 @@ from poise.core.errors import Interrupted, SettingsError
 from poise.core.records import EvaluationRecord
 from poise.data import CORRUPTIONS, Digits
 from poise.engine import Run
-from poise.engine.evaluations import corrupt_run, evaluate_run, journal_of
-from poise.engine.own_weights import corrupt_weights, evaluate_weights
 from poise.engine.progress import Progress
 from poise.evaluation import Protocol
 from poise.threats import Linf
+from poise.verbs.corruptions import corruptions
+from poise.verbs.evaluate import evaluate
+from poise.verbs.measurement import journal_of
 
 THREAT = Linf(epsilon=0.15)
 RULE = AutoAttack(threat=THREAT, version="custom", attacks=(APGD(threat=THREAT, steps=5), Square(threat=THREAT, queries=20)))
@@ -81,17 +82,17 @@ def unfinished(path: Path) -> list[Path]:
 def test_stopped_inside_autoattack_no_round_is_made_twice(
     run: Run, rounds: list[Round], number: signal.Signals, at: int, stopping: Any
 ) -> None:
-    path = evaluate_run(run, protocol=PROTOCOL, again=True)
+    path = evaluate(run, protocol=PROTOCOL, again=True).path
     wanted, needed = timeless(path), len(rounds)
     rounds.clear()
     before = signal.getsignal(number)
     with pytest.raises(Interrupted, match=re.escape(f"kept; to go on: poise evaluate {run.path}, with the same options")):
-        evaluate_run(run, protocol=PROTOCOL, again=True, progress=stopping(notes=at, number=number))
+        evaluate(run, protocol=PROTOCOL, again=True, progress=stopping(notes=at, number=number))
     assert signal.getsignal(number) is before
     assert len(rounds) == at
     (begun,) = unfinished(path)
     assert {file.name for file in begun.iterdir()} > {"plan.json", "part-0.json"}
-    evaluate_run(run, protocol=PROTOCOL, again=True)
+    evaluate(run, protocol=PROTOCOL, again=True)
     assert len(rounds) == needed
     assert timeless(path) == wanted
     assert not unfinished(path)
@@ -99,7 +100,7 @@ def test_stopped_inside_autoattack_no_round_is_made_twice(
 
 def test_stopped_before_anything_was_found_it_leaves_nothing(run: Run, stopping: Any) -> None:
     with pytest.raises(Interrupted):
-        evaluate_run(run, protocol=dataclasses.replace(PROTOCOL, name="other"), again=True, progress=stopping(40, number=signal.SIGINT))
+        evaluate(run, protocol=dataclasses.replace(PROTOCOL, name="other"), again=True, progress=stopping(40, number=signal.SIGINT))
     assert not unfinished(run.path / "records" / "selected-other.json")
 
 
@@ -109,15 +110,15 @@ def test_what_is_unfinished_is_dropped_by_nothing_but_an_evaluation_of_the_same_
     weights, data = tmp_path / "mine.safetensors", run.experiment.data.load()
     safetensors.torch.save_file(run.network().state_dict(), weights)
     with pytest.raises(Interrupted):
-        evaluate_weights(weights, "DigitsCNN", data, PROTOCOL, device="cpu", progress=stopping(notes=3, number=signal.SIGINT))
+        evaluate(weights, data, PROTOCOL, network="DigitsCNN", device="cpu", progress=stopping(notes=3, number=signal.SIGINT))
     path = weights.with_suffix(".record.json")
     (kept,) = unfinished(path)
     quick = dataclasses.replace(PROTOCOL, attacks=PROTOCOL.attacks[:1], name="quick")
-    assert evaluate_weights(weights, "DigitsCNN", data, quick, device="cpu") == path
+    assert evaluate(weights, data, quick, network="DigitsCNN", device="cpu").path == path
     assert unfinished(path) == [kept]
     monkeypatch.setattr("poise.evaluation.protocol.__version__", "99")
     said = Said()
-    more = evaluate_weights(weights, "DigitsCNN", data, PROTOCOL, device="cpu", progress=said)
+    more = evaluate(weights, data, PROTOCOL, network="DigitsCNN", device="cpu", progress=said).path
     assert more != path and EvaluationRecord.read(more).attack_names == [attack.name for attack in PROTOCOL.attacks]
     assert ["it begins anew" in sentence for sentence in said.sentences] == [True, False, False]
     assert EvaluationRecord.read(path).protocol == "quick"
@@ -136,26 +137,24 @@ class Said(Progress):
 def test_own_weights_and_corruptions_stop_and_go_on_too(run: Run, tmp_path: Path, digits_c: Path, stopping: Any) -> None:
     weights, data = tmp_path / "mine.safetensors", run.experiment.data.load()
     safetensors.torch.save_file(run.network().state_dict(), weights)
-    given: dict[str, Any] = {"device": "cpu"}
-    made = evaluate_weights(weights, "DigitsCNN", data, PROTOCOL, tmp_path / "whole.json", **given)
+    given: dict[str, Any] = {"network": "DigitsCNN", "device": "cpu"}
+    made = evaluate(weights, data, PROTOCOL, out=tmp_path / "whole.json", **given).path
     with pytest.raises(Interrupted, match=re.escape(f"to go on: poise evaluate --weights {weights}, with")):
-        evaluate_weights(
-            weights, "DigitsCNN", data, PROTOCOL, tmp_path / "a.json", progress=stopping(notes=3, number=signal.SIGINT), **given
-        )
-    assert timeless(evaluate_weights(weights, "DigitsCNN", data, PROTOCOL, tmp_path / "a.json", **given)) == timeless(made)
+        evaluate(weights, data, PROTOCOL, out=tmp_path / "a.json", progress=stopping(notes=3, number=signal.SIGINT), **given)
+    assert timeless(evaluate(weights, data, PROTOCOL, out=tmp_path / "a.json", **given).path) == timeless(made)
 
     with pytest.raises(SettingsError, match=r"a\.json is a record of other weights or images; .* --again"):
-        corrupt_weights(weights, "DigitsCNN", data, digits_c, tmp_path / "a.json", **given)
+        corruptions(weights, digits_c, data, out=tmp_path / "a.json", **given)
     (tmp_path / "copy.safetensors").write_bytes(weights.read_bytes())
     fog = 60 * 5 * CORRUPTIONS.index("fog") + 60  # images until the first severity of fog is over
-    made = corrupt_weights(weights, "DigitsCNN", data, digits_c, tmp_path / "c.json", **given)
+    made = corruptions(weights, digits_c, data, out=tmp_path / "c.json", **given).path
     with pytest.raises(SettingsError, match=r"c\.json is a record of other weights"):
-        corrupt_weights(tmp_path / "copy.safetensors", "DigitsCNN", data, digits_c, made, **given)
-    assert corrupt_weights(weights, "DigitsCNN", data, digits_c, made, **given) == made
-    corrupt_weights(weights, "DigitsCNN", data, digits_c, tmp_path / "a.json", again=True, **given)
+        corruptions(tmp_path / "copy.safetensors", digits_c, data, out=made, **given)
+    assert corruptions(weights, digits_c, data, out=made, **given).path == made
+    corruptions(weights, digits_c, data, out=tmp_path / "a.json", again=True, **given)
     with pytest.raises(Interrupted, match=re.escape(f"{weights} --corruptions {digits_c}, with")):
-        corrupt_weights(weights, "DigitsCNN", data, digits_c, tmp_path / "d.json", progress=stopping(fog, number=signal.SIGINT), **given)
+        corruptions(weights, digits_c, data, out=tmp_path / "d.json", progress=stopping(fog, number=signal.SIGINT), **given)
     assert len(list(journal_of(tmp_path / "d.json").glob("part-*"))) == CORRUPTIONS.index("fog")
-    assert timeless(corrupt_weights(weights, "DigitsCNN", data, digits_c, tmp_path / "d.json", **given)) == timeless(made)
+    assert timeless(corruptions(weights, digits_c, data, out=tmp_path / "d.json", **given).path) == timeless(made)
     with pytest.raises(Interrupted, match=re.escape(f"{run.path} --corruptions {digits_c}, with")):
-        corrupt_run(run, digits_c, progress=stopping(fog, number=signal.SIGTERM))
+        corruptions(run, digits_c, progress=stopping(fog, number=signal.SIGTERM))

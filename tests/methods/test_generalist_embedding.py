@@ -20,8 +20,6 @@ from poise.core.settings import to_json
 from poise.data import Digits
 from poise.engine import Diagnosis, Run, embedding, train
 from poise.engine.checkpoints import read_tensors
-from poise.engine.embedding import Embedded, attack_on, embed, features, kept_epochs, learners_of, placed
-from poise.engine.evaluations import evaluate_run
 from poise.evaluation import Protocol
 from poise.evaluation.predictions import attacked
 from poise.methods import Generalist
@@ -29,6 +27,8 @@ from poise.recipes import experiment
 from poise.reports import diagnostics, read_runs, write_report
 from poise.reports.diagnostics import curves, embedded, redistributions
 from poise.threats import Linf
+from poise.verbs.embed import Embedded, attack_on, embed, features, kept_epochs, learners_of, placed
+from poise.verbs.evaluate import evaluate
 
 QUICK = PGD(threat=Linf(epsilon=0.2), step_size=0.1, steps=1)
 
@@ -48,7 +48,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         keep_epochs=(1, 2),
     )
     run = train(made, tmp_path_factory.mktemp("embedding") / "run")
-    evaluate_run(run, "last")
+    evaluate(run, checkpoint="last")
     return run
 
 

@@ -17,18 +17,17 @@ from poise.attacks import FGSM, PGD, Ascent
 from poise.core.batches import Batch, Now
 from poise.core.distributed import ALONE, World
 from poise.core.errors import SettingsError
-from poise.core.records import EvaluationRecord
 from poise.core.settings import to_json
 from poise.data import Digits, Split
 from poise.engine import Diagnosis, Experiment, Monitor, resume, train
 from poise.engine.diagnostics import accuracies, cosines, distances, theory
-from poise.engine.evaluations import evaluate_run
 from poise.engine.regret import deviation, regrets, subproblem_regret
 from poise.evaluation import Protocol
 from poise.learners import EMA, SGD, Learner, Policy
 from poise.methods import Generalist, Joint
 from poise.objectives import AT, GAIRAT, NT, TwoExamples
 from poise.threats import L2, Linf
+from poise.verbs.evaluate import evaluate
 
 THREAT = Linf(epsilon=0.2)
 ATTACK = PGD(threat=THREAT, step_size=0.1, steps=2)
@@ -226,7 +225,7 @@ def test_a_diagnosed_run_is_the_same_run_with_more_told_of_it(tmp_path: Path):
     mean_regret = found[-1]["regret/tradeoff"] / 3
     assert found[-1]["regret/bound"] == pytest.approx(found[-1]["regret/best"] + mean_regret + deviation(3, 0.05))
 
-    record = EvaluationRecord.read(evaluate_run(told, "last"))
+    record = evaluate(told, checkpoint="last")
     assert record.notes["theory"] == {
         "epoch": 3,
         "rounds": 3,
@@ -234,7 +233,7 @@ def test_a_diagnosed_run_is_the_same_run_with_more_told_of_it(tmp_path: Path):
         "delta": 0.05,
         **{name.removeprefix("regret/"): value for name, value in found[-1].items() if name.startswith("regret/")},
     }
-    assert "theory" not in EvaluationRecord.read(evaluate_run(plain, "last")).notes
+    assert "theory" not in evaluate(plain, checkpoint="last").notes
 
     for path in (told.path / "checkpoints").glob("step-000000009*"):
         path.unlink()

@@ -30,9 +30,9 @@ def demo(
 
     from poise import engine
     from poise.core.files import write_text
-    from poise.engine.evaluations import evaluate_run
     from poise.recipes import experiment
     from poise.reports import read_runs, table, to_markdown, write_picture, write_report
+    from poise.verbs.evaluate import evaluate
 
     torch.set_num_threads(1)  # networks this small lose on several threads, badly so when another process wants a core
     progress = drawn()
@@ -42,7 +42,7 @@ def demo(
         path = out / made.name
         console.print(f"[bold]{made.name}[/bold]", highlight=False)
         run = engine.train_or_resume(made, path, device=device, progress=progress)
-        evaluate_run(run, device=device, progress=progress)
+        evaluate(run, device=device, progress=progress)
         paths.append(path)
     page = write_report(paths, out / "report.html")
     write_picture(paths, out / "picture.svg")

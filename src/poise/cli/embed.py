@@ -34,10 +34,8 @@ def embed(
 
       poise report runs/generalist
     """
-    from poise.engine import Run
-    from poise.engine.embedding import embed as make
+    from poise.verbs.embed import embed as make
 
     import_files(imports)
-    given = {"perplexity": perplexity, "device": device, "data_dir": data_dir}
-    written = make(Run.open(run), of=of, images=images, progress=drawn(), **given)
+    written = make(run, of=of, images=images, perplexity=perplexity, progress=drawn(), device=device, data_dir=data_dir)
     console.print(f"embedded {'features' if of == 'features' else 'adversarial images'}: {written}", markup=False, highlight=False)

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from poise.cli.shared import DataDir, Device, Imports, drawn, import_files, run_only, threat_typed
+from poise.cli.shared import DataDir, Device, Imports, Together, drawn, import_files, run_only
+from poise.cli.subjects import subjects
 from poise.core.errors import SettingsError
 
 
@@ -23,11 +24,12 @@ def sanity(
     epsilon: Annotated[
         str | None, typer.Option(help="By default that of the run's own protocol if it is in this norm, else 8/255 (L2: 128/255).")
     ] = None,
+    ensemble: Annotated[Together | None, typer.Option(help="Inspect the runs together, as one ensemble with this output.")] = None,
     surrogate: Annotated[list[Path] | None, typer.Option(help="Run folder of a network to transfer from; may be repeated.")] = None,
     first: Annotated[int, typer.Option(min=16, help="Only the first n test images.")] = 200,
     settings: Annotated[list[str] | None, typer.Option("--set", help="A budget, such as queries=1000; may be repeated.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    out: Annotated[Path | None, typer.Option(help="With --weights: the verdict to write.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The verdict to write, of --weights by default beside them, or of --ensemble.")] = None,
     device: Device = "auto",
     data_dir: DataDir = None,
     imports: Imports = None,
@@ -45,48 +47,22 @@ def sanity(
     from rich.console import Console
 
     from poise.core.overrides import override
-    from poise.core.verdicts import Verdict
-    from poise.engine import Run
-    from poise.engine.inspections import inspect_run, inspect_weights
     from poise.evaluation.sanity import Effort
     from poise.reports.sanity import verdict_terminal
+    from poise.verbs.sanity import sanity as inspect
 
     import_files(imports)
     if (weights is None) == (not runs):
         raise SettingsError("name run folders, or --weights FILE with --model")
     run_only(checkpoint, weights)
-    if weights is None and (model is not None or data is not None or out is not None):
+    if weights is None and ensemble is None and (model is not None or data is not None or out is not None):
         raise SettingsError("--model, --data and --out go with --weights; a run knows its network and data and keeps its verdict")
-    common: dict[str, Any] = {
-        "first": first,
-        "seed": seed,
-        "effort": override(Effort(), settings or []),
-        "surrogates": [Run.open(folder) for folder in surrogate or []],
-        "device": device,
-        "data_dir": data_dir,
-        "progress": drawn(),
-    }
-    if weights is not None:
-        if model is None:
-            raise SettingsError("--weights needs --model: a network such as ResNet18, or module:function")
-        made = out or weights.with_suffix(".sanity.json")
-        paths = [inspect_weights(weights, model, data or "CIFAR10", made, threat=_threat(threat, epsilon, None), **common)]
-    else:
-        opened = [Run.open(folder) for folder in runs or []]
-        paths = [inspect_run(run, checkpoint or "selected", threat=_threat(threat, epsilon, run), **common) for run in opened]
-    verdicts = [Verdict.read(path) for path in paths]
-    for verdict, path in zip(verdicts, paths, strict=True):
-        Console().print(verdict_terminal(verdict))
-        typer.echo(f"verdict: {path}", err=True)
-    if any(verdict.judgement == "flaw" for verdict in verdicts):
+    asked: dict[str, Any] = {"threat": threat, "epsilon": epsilon, "first": first, "seed": seed, "out": out}
+    asked |= {"effort": override(Effort(), settings or []), "surrogates": surrogate or [], "progress": drawn()}
+    answers = [inspect(subject, **asked) for subject in subjects(runs, checkpoint, weights, model, data, ensemble, device, data_dir)]
+    for findings in answers:
+        Console().print(verdict_terminal(findings))
+        if findings.written is not None:
+            typer.echo(f"verdict: {findings.path}", err=True)
+    if any(findings.judgement == "flaw" for findings in answers):
         raise typer.Exit(1)
-
-
-def _threat(name: str | None, epsilon: str | None, run: Any) -> Any:
-    """The threat typed, completed from the run's own; None where nothing was typed."""
-    from poise.engine.inspections import threat_of
-    from poise.threats import Linf
-
-    if name is None and epsilon is None:
-        return None
-    return threat_typed(name, epsilon, [threat_of(run.experiment) if run is not None else Linf()])

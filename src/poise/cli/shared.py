@@ -7,9 +7,9 @@ import importlib.util
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -18,11 +18,12 @@ from poise.core.errors import SettingsError
 
 if TYPE_CHECKING:
     from poise.engine.progress import Progress
-    from poise.threats import Threat
 
 console = Console(stderr=True)
 
 NO_SMALL_VARIANT = "--quick is of recipes, which have a small variant; settings that were written down are as they are"
+Together = Literal["mean-probabilities", "mean-logits", "vote"]
+"""How runs that are asked as one ensemble answer."""
 Device = Annotated[str, typer.Option(help="'auto' (the first GPU, else the CPU), 'cpu', 'cuda', 'cuda:1', ...")]
 DataDir = Annotated[Path | None, typer.Option(help="Folder of the data sets; by default $POISE_DATA, else the user's cache.")]
 Imports = Annotated[
@@ -64,22 +65,10 @@ def bytes_of(text: str, option: str) -> int:
     return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
 
 
-def positive(threat: Threat, typed: str) -> Threat:
-    """The threat made of `--epsilon typed`. Raises: SettingsError for an epsilon of 0, with which an attack has no steps."""
-    if threat.epsilon == 0:
-        raise SettingsError(f"--epsilon {typed}: must be positive")
-    return threat
-
-
-def threat_typed(kind: str | None, epsilon: str | None, known: Sequence[Threat]) -> Threat:
-    """The threat of `--threat kind --epsilon epsilon`: what was not typed is that of the first known threat, of this norm if one is."""
-    from poise.core.settings import from_json
-    from poise.threats import Threat
-
-    kind = kind or type(known[0]).__name__
-    if epsilon is not None:
-        return positive(from_json(Threat, {"type": kind, "epsilon": epsilon}), epsilon)  # type: ignore[type-abstract]
-    return next((each for each in known if type(each).__name__ == kind), None) or from_json(Threat, {"type": kind})  # type: ignore[type-abstract]
+def numbers_of(text: str) -> str | list[str]:
+    """ "2/255,4/255" as a list, one number as it is."""
+    parts = [part.strip() for part in text.split(",")]
+    return parts if len(parts) > 1 else text
 
 
 def drawn() -> Progress:

@@ -53,8 +53,8 @@ def train(
     from poise.core.distributed import join, leave
     from poise.core.overrides import override
     from poise.core.settings import read_file
-    from poise.engine.evaluations import evaluate_run
     from poise.recipes import experiment as of_recipe
+    from poise.verbs.evaluate import evaluate as judge
 
     digests = import_files(imports)
     progress, world = drawn(), join()
@@ -84,7 +84,7 @@ def train(
     for run in runs:
         if evaluate:
             for which in ("selected", "last"):
-                evaluate_run(run, which, **where)
+                judge(run, checkpoint=which, **where)
         if world.leads:
             typer.echo(f"run folder: {run.path}", err=True)
     leave()

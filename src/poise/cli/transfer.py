@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from poise.cli.shared import DataDir, Device, Imports, drawn, import_files, positive
+from poise.cli.shared import DataDir, Device, Imports, drawn, import_files
 from poise.core.errors import SettingsError
 
 if TYPE_CHECKING:
     from torch import nn
 
     from poise.attacks import Attack, Saved
-    from poise.data import Data, Split
+    from poise.data import Split
     from poise.engine import Run
     from poise.engine.progress import Progress
     from poise.threats import Threat
@@ -58,13 +58,13 @@ def transfer(
 
     from poise.attacks.transfer import SGM_NEEDS, residual
     from poise.core.files import write_text
-    from poise.core.records import EvaluationRecord
     from poise.engine.devices import choose_device
-    from poise.engine.evaluations import evaluate_run
     from poise.evaluation import Protocol, soe_transfer
     from poise.recipes.synergy_of_experts import gained
     from poise.reports.heatmap import matrix, matrix_markdown, matrix_terminal, write_heatmap
     from poise.reports.terminal import show
+    from poise.verbs.evaluate import evaluate
+    from poise.verbs.of_run import OfRun
 
     import_files(imports)
     sources, judged = _named(surrogate), _named(targets)
@@ -92,12 +92,11 @@ def transfer(
         typer.echo(f"{short}. So the record is called {kind}.", err=True)
     records = []
     for run in judged.values():
-        data: Data = run.experiment.data.load(data_dir)
-        data = dataclasses.replace(data, test=_images(data.test, subset, first))
+        subject = OfRun(run, checkpoint, device=device, data_dir=data_dir)
+        subject = subject.on(_images(subject.data.test, subset, first))
         every = Protocol(name=kind, attacks=tuple(shown))
-        path = evaluate_run(run, checkpoint, device=device, protocol=every, progress=progress, data=data, command="poise transfer")
-        records.append(EvaluationRecord.read(path))
-        typer.echo(f"record: {path}", err=True)
+        records.append(evaluate(subject, protocol=every, progress=progress, command="poise transfer"))
+        typer.echo(f"record: {records[-1].path}", err=True)
     gain = gained([run.experiment for run in judged.values()], records)
     for line in gain:
         typer.echo(line)
@@ -125,8 +124,9 @@ def _named(paths: list[Path]) -> dict[str, Run]:
 def _threat(epsilon: str | None, judged: dict[str, Run]) -> Threat:
     """Raises: SettingsError where none is named and the targets are not all evaluated within one Linf threat."""
     from poise.core.settings import spelled
-    from poise.engine.inspections import threat_of
     from poise.threats import Linf
+    from poise.verbs.of_run import threat_of
+    from poise.verbs.threats import positive
 
     if epsilon is not None:
         return positive(Linf(epsilon=epsilon), epsilon)  # type: ignore[arg-type]  # checked by the settings

@@ -65,9 +65,15 @@ class Protocol(Settings):
         return cls.named[value]()
 
     def __post_init__(self) -> None:
+        if len(set(self.columns)) < len(self.columns):
+            raise SettingsError(f"Protocol.attacks = {self.columns}: every attack must have another name, or another epsilon")
+
+    @property
+    def columns(self) -> list[str]:
+        """What each attack is called in records: its name, where several have it with their epsilon."""
         names = [attack.name for attack in self.attacks]
-        if len(set(names)) < len(names):
-            raise SettingsError(f"Protocol.attacks = {names}: every attack must have another name")
+        sized = [f"{attack.name} at {attack.threat.epsilon:.4g}" for attack in self.attacks]
+        return [by_size if names.count(name) > 1 else name for name, by_size in zip(names, sized, strict=True)]
 
     def images(self, split: Split) -> Split:
         """The images that are evaluated. Raises: InputError for more than there are."""
@@ -101,6 +107,7 @@ def evaluate(
     journal: Path | None = None,
     out: Path | None = None,
     named: str = "",
+    trained_with: int = 0,
     world: World = ALONE,
     search: Searching = Searching(),
     **about: Any,
@@ -112,7 +119,8 @@ def evaluate(
     `out`. A watch that raises Interrupted stops the evaluation at once, with what AutoAttack has found until then kept too.
     world: ranks that call this together (`poise.core.distributed.join()`) share the work, and each returns the record that one rank
     alone would: of AutoAttack and its components they take images, of everything else whole batches.
-    named: the record's display name; about: its fields that say what was evaluated: checkpoint, run, group, seed, notes.
+    seed: of the attacks' draws. named: the record's display name; trained_with: the seed of the training run; about: the record's other
+    fields that say what was evaluated: checkpoint, run, group, notes.
     Raises: InputError for a network or images that do not fit, before the first column; StorageError where `journal` cannot be written.
     """
     clock = time.perf_counter()
@@ -124,7 +132,7 @@ def evaluate(
         watch.say(instead)
     asked = [identity(to_json(attack)) for attack in protocol.attacks]
     facts = {"model": digest_of(model), "images": digest_of_images(split), "attacks": asked, "seed": seed}
-    record = about_record(model, data, split, facts["model"], batch_size, about, world)
+    record = about_record(model, data, split, facts["model"], batch_size, {**about, "seed": trained_with}, world)
     answers = hashlib.sha256(json.dumps(record["natural"]).encode()).hexdigest()  # equal weights may be used by another forward
     of = {**facts, "natural": answers, "search": search.precision, "poise": __version__}
     processors = processors_of(model, world)
@@ -144,8 +152,8 @@ def evaluate(
     record["notes"] |= {"images": facts["images"], **({"protocol": note} if note else {})}
     record |= {"model": named or type(model).__name__, "evaluation_seed": seed, "split": split_name, "protocol": protocol.name}
     attacks = [
-        dataclasses.replace(column, notes=column.notes | attack.facts(model))
-        for column, attack in zip(attacks, protocol.attacks, strict=True)
+        dataclasses.replace(column, name=name, notes=column.notes | attack.facts(model))
+        for name, column, attack in zip(protocol.columns, attacks, protocol.attacks, strict=True)
     ]
     seconds = max(time.perf_counter() - clock, sum(column.seconds for column in attacks))  # some may be of an earlier session
     made = EvaluationRecord(**record, attacks=attacks, seconds=seconds, evaluated_on=kept.processors)

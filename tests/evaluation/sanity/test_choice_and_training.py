@@ -15,7 +15,6 @@ from poise.core.seeds import Draw
 from poise.core.settings import to_json
 from poise.core.verdicts import Finding
 from poise.data import Digits
-from poise.engine.inspections import divergences_of
 from poise.evaluation.sanity import CHECKS, Effort, inspect
 from poise.evaluation.sanity.significance import Paired, exceeds, tail
 from poise.learners import Policy
@@ -23,6 +22,7 @@ from poise.methods import Joint
 from poise.models import CollaborationModule, EnsembleModule
 from poise.objectives import AT, SqueezeTraining
 from poise.threats import Linf
+from poise.verbs.sanity import divergences_of
 
 SMALL = Effort(steps=8, autoattack_steps=10, targets=2, queries=30, gradient_examples=20, gradient_samples=8, substitute_steps=10)
 

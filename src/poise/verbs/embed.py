@@ -22,11 +22,12 @@ from poise.engine.checkpoints import load_into, read_tensors
 from poise.engine.devices import choose_device
 from poise.engine.diagnostics import described
 from poise.engine.experiment import Experiment
-from poise.engine.inspections import threat_of
 from poise.engine.progress import Progress
 from poise.engine.runs import Run
 from poise.evaluation.predictions import attacked, device_of
 from poise.models import Classifier
+from poise.verbs.kinds import Asked, run_of, subject_of
+from poise.verbs.of_run import threat_of
 
 Embedded = Literal["adversarial", "features"]
 """Adversarial images, as pixels, that each learner makes (Fig. 6), or each learner's penultimate features of the natural images."""
@@ -35,29 +36,30 @@ EMBEDDING = "t-sne.json"
 
 
 def embed(
-    run: Run,
+    asked: Asked,
     *,
     of: Embedded = "adversarial",
     images: int = 200,
     perplexity: float = 30.0,
-    device: str = "auto",
-    data_dir: str | Path | None = None,
     progress: Progress | None = None,
+    **kind: Any,
 ) -> Path:
-    """Embed what the learners make of the first `images` test images, all learners of an epoch together; returns the JSON file written.
+    """Embed what the learners of a run make of the first `images` test images, all of an epoch together; returns the JSON file written.
 
-    of: see `Embedded`; adversarial images are made by one attack for all learners (`attack_on`), from the same starts. The page draws
-    the file. With few images the perplexity is lowered to a third of the points.
-    Raises: RunError where no epoch was kept, SettingsError for too few images, or for features of a network without penultimate ones.
+    asked, kind: see `subject_of`; of: see `Embedded`; adversarial images are made by one attack for all learners (`attack_on`), from the
+    same starts. The page draws the file. With few images the perplexity is lowered to a third of the points.
+    Raises: RunError for what is no run, or kept no epoch; SettingsError for too few images, or for features of a network without
+    penultimate ones.
     """
-    path, progress = run.path / EMBEDDING, progress or Progress()
+    subject, progress = run_of(subject_of(asked, **kind), "an embedding of learners at the epochs kept"), progress or Progress()
+    run, experiment, path = subject.run, subject.experiment, subject.folder / EMBEDDING
     check_writable(path)
     if of not in get_args(Embedded):
         raise SettingsError(f"of = {of!r}: must be one of {', '.join(map(repr, get_args(Embedded)))}")
     if images < 3 or perplexity <= 0:
         raise SettingsError(f"images = {images}, perplexity = {perplexity}: must be at least 3, and above 0")
-    kept, experiment = kept_epochs(run), run.experiment
-    data, where = experiment.data.load(data_dir), choose_device(device)
+    kept = kept_epochs(run)
+    data, where = subject.data, choose_device(subject.device)
     split = data.test.first(min(images, len(data.test)))
     attack = attack_on(experiment) if of == "adversarial" else None
     advance = progress.begin(f"{experiment.name}: t-SNE", len(kept), "epochs")
@@ -69,15 +71,15 @@ def embed(
             network = network.to(next(tensor.dtype for tensor in weights.values() if tensor.is_floating_point()))
             load_into(network, weights, str(checkpoint))
             network = network.to(where)
-            made = features(network, split) if attack is None else adversarial(network, split, attack, experiment.seed)
-            clouds[name] = made.double().cpu().numpy()
+            points = features(network, split) if attack is None else adversarial(network, split, attack, experiment.seed)
+            clouds[name] = points.double().cpu().numpy()
         epochs.append({"epoch": epoch, "points": placed(clouds, perplexity, experiment.seed)})
         advance(1)
     progress.end()
     by = None if attack is None else described(attack)
     about = {"of": of, "attack": by, "images": len(split), "perplexity": perplexity, "seed": experiment.seed}
-    told = {**about, "labels": split.labels.tolist(), "classes": list(data.classes), "epochs": epochs}
-    return write_text(path, json.dumps(told))
+    document = {**about, "labels": split.labels.tolist(), "classes": list(data.classes), "epochs": epochs}
+    return write_text(path, json.dumps(document))
 
 
 def attack_on(experiment: Experiment) -> Attack:

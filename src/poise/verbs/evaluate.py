@@ -1,0 +1,151 @@
+"""Evaluating: a protocol's attacks on a subject, every prediction written down."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import zipfile
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from poise.attacks import PGD, AutoAttack
+from poise.attacks.autoattack.compact import CompactAttack
+from poise.core.distributed import World, join
+from poise.core.errors import SettingsError
+from poise.core.files import check_writable, write_bytes
+from poise.core.records import EvaluationRecord
+from poise.engine.progress import Progress
+from poise.evaluation import protocol as measuring
+from poise.evaluation.columns import Searching
+from poise.evaluation.digests import digest_of
+from poise.evaluation.protocol import Protocol, gallery
+from poise.threats import Threat
+from poise.verbs.images import Images
+from poise.verbs.kinds import Asked, subject_of
+from poise.verbs.measurement import KEPT, Measurement
+from poise.verbs.protocols import protocol_asked
+from poise.verbs.results import Evaluation
+from poise.verbs.subject import Subject
+from poise.verbs.watching import shown
+
+
+def evaluate(
+    asked: Asked,
+    data: Images | None = None,
+    protocol: str | Protocol | None = None,
+    *,
+    threat: Literal["Linf", "L2"] | Threat | None = None,
+    epsilon: float | str | list[float | str] | None = None,
+    step_size: float | str | None = None,
+    first: int | None = None,
+    seed: int | None = None,
+    out: str | Path | None = None,
+    again: bool = False,
+    search: Searching = Searching(),
+    batch_size: int = 256,
+    progress: Progress | None = None,
+    command: str = "",
+    **kind: Any,
+) -> Evaluation:
+    """Attack a classifier and write down every prediction: what `poise evaluate` does.
+
+    asked, data, kind (network, checkpoint, output, device, data_dir): see `subject_of`; protocol, threat, epsilon, step_size, first: see
+    `protocol_asked`. seed: of the attacks' draws, by default that of a run's training, else 0. out: the record to write; by default a
+    run's lies in its folder, that of weights beside them, and of all others none is written. A record that is there already, of the
+    same weights, images and attacks, is kept unless `again`; an evaluation that was stopped goes on. Under torchrun all ranks call this
+    and share the work; the first one writes.
+    search: how AutoAttack searches; batch_size: of other attacks; command: what goes on with it where a signal stops it.
+    Raises: PoiseError for whatever cannot be evaluated, before work is lost; Interrupted after SIGINT or SIGTERM.
+    """
+    subject = subject_of(asked, data, **kind)
+    chosen = protocol_asked(subject, protocol, threat=threat, epsilon=epsilon, step_size=step_size, first=first)
+    _check_search(chosen, search)
+    seed, world = subject.seed if seed is None else seed, join()
+    progress = progress if progress is not None and world.leads else Progress()
+    suffix = _suffix(subject, chosen, seed)
+    usual = Path(out) if out is not None else subject.place("record", suffix)
+    if usual is not None:
+        check_writable(usual)
+    split = chosen.images(subject.data.test)
+    wanted = Measurement.of(subject.network, split, chosen.attacks, search, seed, subject.output)
+    if subject.own_code:
+        wanted = wanted.answering(subject.network, split)
+    if out is not None and usual is not None and not again:
+        wanted.check_free(usual)
+    path = wanted.place(usual) if usual is not None and out is None and suffix else usual
+    with shown(progress, subject.title, command or _command(subject, out)) as watch:
+        record = None if again or path is None else _kept(subject, chosen, wanted, path, world, progress)
+        if record is None:
+            journal = wanted.journal(usual) if usual is not None else None
+            how: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "search": search, "watch": watch, "world": world}
+            about = {"named": subject.named, "trained_with": subject.seed, "journal": journal, "out": path, **subject.about()}
+            record = measuring.evaluate(subject.network, subject.data, chosen, **how, **about)
+        if subject.folder is not None and chosen.attacks and not suffix and out is None:
+            world.led(lambda: None if watch.signals else _write_gallery(subject, chosen, again))
+    return Evaluation.of(record, path)
+
+
+def _command(subject: Subject, out: str | Path | None) -> str:
+    return subject.going_on("evaluate") + (f" --out {out}" if subject.output and subject.spelled and out is not None else "")
+
+
+def _check_search(protocol: Protocol, search: Searching) -> None:
+    """Raises: SettingsError for settings of a search that the protocol has not."""
+    if search != Searching() and not any(isinstance(attack, AutoAttack | CompactAttack) for attack in protocol.attacks):
+        option = "--search-precision" if search.precision != Searching().precision else "--memory-limit"
+        raise SettingsError(f"{option} is of AutoAttack and its components, of which protocol {protocol.name!r} has none")
+
+
+def _suffix(subject: Subject, protocol: Protocol, seed: int) -> str:
+    """What is not the subject's own evaluation on its own images, in the name of its file."""
+    parts = [
+        "" if protocol == subject.protocol else f"-{protocol.name}",
+        f"-on-{subject.data.name}" if subject.replaced else "",
+        f"-seed{seed}" if seed != subject.seed else "",
+    ]
+    return "".join(parts)
+
+
+def _kept(
+    subject: Subject, protocol: Protocol, wanted: Measurement, path: Path, world: World, progress: Progress
+) -> EvaluationRecord | None:
+    """The record of this measurement that is at `path`, or was copied there from another one in the folder of the subject's records."""
+    if world.decided(wanted.done(path) is not None):
+        progress.say(KEPT.format(path))
+        return world.in_turn(lambda: EvaluationRecord.read(path))
+    beside = sorted(path.parent.glob("*.json")) if subject.folder is not None else []
+    same = next(filter(None, map(wanted.done, beside)), None)
+    if not world.decided(same is not None):
+        return None
+
+    def copy() -> None:
+        assert same is not None
+        dataclasses.replace(same, checkpoint=subject.checkpoint, protocol=protocol.name).write(path)
+
+    world.led(copy)
+    return world.in_turn(lambda: EvaluationRecord.read(path))
+
+
+def _write_gallery(subject: Subject, protocol: Protocol, again: bool) -> None:
+    """Images for the page, of these weights; those that are there are kept unless `again`."""
+    assert subject.folder is not None
+    network, weights = subject.network, digest_of(subject.network)
+    path = subject.folder / "records" / f"gallery-{subject.checkpoint.replace(' ', '_')}.npz"
+    if not again and path.exists() and _weights_in(path) == weights:
+        return
+    quick = [attack for attack in protocol.attacks if not isinstance(attack, CompactAttack | AutoAttack)]
+    threat = protocol.attacks[0].threat
+    attack = quick[0] if quick else PGD(threat=threat, step_size=threat.epsilon / 4)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, weights=np.array(weights), **gallery(network, subject.data.test, attack))  # type: ignore[arg-type]
+    write_bytes(path, buffer.getvalue())
+
+
+def _weights_in(path: Path) -> str | None:
+    try:
+        with np.load(path) as content:
+            return str(content["weights"])
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return None

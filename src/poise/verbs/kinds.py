@@ -1,0 +1,73 @@
+"""What can be asked about: the kinds of subjects, told apart in one place. A new kind is a class of `Subject` and a case here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from poise.core.errors import RunError, SettingsError
+from poise.engine.runs import Run
+from poise.verbs.images import Images
+from poise.verbs.of_module import Built, OfModule, OfWeights
+from poise.verbs.of_run import OfRun
+from poise.verbs.of_several import OfSeveral
+from poise.verbs.subject import Subject
+
+Asked = Subject | Run | nn.Module | str | Path | Sequence[Any]
+"""A run or its folder, weights in a file, a module, or a list of these, which answer as one ensemble."""
+
+
+def subject_of(
+    asked: Asked,
+    data: Images | None = None,
+    *,
+    network: Built | None = None,
+    checkpoint: str | None = None,
+    output: str | None = None,
+    device: str = "auto",
+    data_dir: str | Path | None = None,
+) -> Subject:
+    """The subject that is meant.
+
+    data: images that stand in for a run's own, and that modules and weights need (see `data_of`). network: what builds the network of
+    weights in a file; checkpoint: which weights of a run, by default "selected"; output: how an ensemble's members answer as one, by
+    default "vote". Raises: SettingsError for something else, or an argument that is none of this kind's; RunError.
+    """
+    where: dict[str, Any] = {"data": data, "device": device, "data_dir": data_dir}
+    if isinstance(asked, Subject):
+        return asked
+    if isinstance(asked, nn.Module):
+        _none_of("a module", network=network, checkpoint=checkpoint, output=output)
+        return OfModule(asked, **where)
+    if isinstance(asked, Run):
+        _none_of("a run", network=network, output=output)
+        return OfRun(asked, checkpoint or "selected", **where)
+    if isinstance(asked, str | Path):
+        path = Path(asked)
+        if path.is_file() or (network is not None and not path.is_dir()):
+            _none_of("weights in a file", checkpoint=checkpoint, output=output)
+            if network is None:
+                raise SettingsError(f"{path} holds weights alone; say by network= what builds their network: 'ResNet18', module:function")
+            return OfWeights(path, network, **where)
+        return subject_of(Run.open(path), network=network, checkpoint=checkpoint, output=output, **where)
+    if isinstance(asked, Sequence):
+        _none_of("an ensemble", network=network)
+        members = [subject_of(one, data, checkpoint=checkpoint, device=device, data_dir=data_dir) for one in asked]
+        return OfSeveral(members, output or "vote", **where)
+    raise SettingsError(f"{type(asked).__name__} cannot be asked about; give a run or its folder, a module, weights in a file, or a list")
+
+
+def run_of(subject: Subject, question: str) -> OfRun:
+    """The subject, if it is a run. Raises: RunError for a question that only what a run's training kept can answer."""
+    if not isinstance(subject, OfRun):
+        raise RunError(f"{question} needs a run folder, and {subject.title} is none")
+    return subject
+
+
+def _none_of(kind: str, **arguments: object) -> None:
+    for name, value in arguments.items():
+        if value is not None:
+            raise SettingsError(f"{name} = {value!r} is nothing of {kind}; leave it out")

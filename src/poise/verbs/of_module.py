@@ -1,0 +1,148 @@
+"""A user's own network as a subject: as it stands, or with weights from a file."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from poise.core.errors import SettingsError
+from poise.core.settings import from_json
+from poise.data import Data
+from poise.engine.checkpoints import fitting, foreign_weights, load_into
+from poise.engine.devices import choose_device
+from poise.evaluation.digests import digest_of
+from poise.models import Network
+from poise.verbs.images import Images
+from poise.verbs.subject import Question, Subject
+
+Built = str | Network | nn.Module | Callable[..., nn.Module]
+"""What `network_built` takes: a registered network's name or settings, module:function or a function that builds one, a module."""
+
+
+class OfModule(Subject):
+    """A module as it stands; nothing of it is written but where the caller says so. device: "auto" leaves it where it lies."""
+
+    def __init__(self, module: nn.Module, data: Images | None = None, device: str = "auto", data_dir: str | Path | None = None) -> None:
+        super().__init__(data, device, data_dir)
+        self.module = module
+
+    @cached_property
+    def network(self) -> nn.Module:
+        return self.module if self.device == "auto" else self.module.to(choose_device(self.device))
+
+    @property
+    def title(self) -> str:
+        return self.named
+
+    @property
+    def named(self) -> str:
+        return type(self.module).__name__
+
+    def build(self) -> nn.Module:
+        return self.module
+
+    def own_data(self) -> Data:
+        raise SettingsError(f"{self.named} comes without images; give data: (x, y), a data set's name, a folder or an .npz archive")
+
+    def about(self) -> dict[str, Any]:
+        return {**super().about(), "checkpoint": "module", "group": f"{self.named}-{digest_of(self.network)[:8]}"}
+
+
+class OfWeights(Subject):
+    """Weights in a file (.safetensors, or a torch file read without executing code) and what builds their network."""
+
+    checkpoint = "file"  # one word for all files: reports compare within a checkpoint
+
+    def __init__(
+        self,
+        weights: Path,
+        network: Built,
+        data: Images | None = None,
+        device: str = "auto",
+        data_dir: str | Path | None = None,
+    ) -> None:
+        super().__init__(data, device, data_dir)
+        self.weights, self.built = weights, network
+
+    @property
+    def title(self) -> str:
+        return self.weights.name
+
+    @property
+    def named(self) -> str:
+        return self.weights.stem
+
+    @property
+    def spelled(self) -> str:
+        return f"--weights {self.weights}"
+
+    @property
+    def located(self) -> str:
+        return str(self.weights)
+
+    def build(self) -> nn.Module:
+        network = network_built(self.built, self.data)
+        load_into(network, fitting(foreign_weights(self.weights), network), str(self.weights))
+        return network.eval()
+
+    def own_data(self) -> Data:
+        raise SettingsError(f"{self.weights} says nothing of images; give data: a data set's name, a folder, an .npz archive or (x, y)")
+
+    def about(self) -> dict[str, Any]:
+        notes = {"data": list(self.data.notes), "weights": str(self.weights)}
+        return {"checkpoint": self.checkpoint, "group": str(self.weights), "notes": notes}
+
+    def place(self, question: Question, suffix: str = "") -> Path:
+        return self.weights.with_suffix(f".{question}.json")
+
+
+def network_built(network: Built, data: Data) -> nn.Module:
+    """The network for these images; a function that takes the number of classes is given it (see `_arguments`).
+
+    Raises: SettingsError for what builds none.
+    """
+    if isinstance(network, nn.Module):
+        return network
+    if isinstance(network, Network):
+        return network.build(data.shape, len(data.classes), seed=0)
+    if isinstance(network, str) and ":" not in network:
+        return from_json(Network, {"type": network}).build(data.shape, len(data.classes), seed=0)  # type: ignore[type-abstract]
+    what = f"--model {network!r}" if isinstance(network, str) else f"network = {getattr(network, '__name__', network)!r}"
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        function = _named(network) if isinstance(network, str) else network
+        module = function(**_arguments(function, len(data.classes)))
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
+        raise SettingsError(f"{what} must be a network's name or module:function that builds one, but {error}") from None
+    finally:
+        sys.path.pop(0)
+    if not isinstance(module, nn.Module):
+        raise SettingsError(f"{what} returned {type(module).__name__}, must return a torch.nn.Module")
+    return module
+
+
+def _named(text: str) -> Callable[..., nn.Module]:
+    module, _, function = text.partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
+CLASSES = ("num_classes", "classes", "n_classes", "nb_classes")
+"""Parameters by which functions that build a network take the number of classes."""
+
+
+def _arguments(function: Callable[..., Any], classes: int) -> dict[str, int]:
+    """The number of classes under the name by which the function takes it: one of `CLASSES`, else its first that must be given."""
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # built in
+        return {}
+    needed = [name for name, one in parameters.items() if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD]
+    names = [name for name in CLASSES if name in parameters] or needed[:1]
+    return dict.fromkeys(names[:1], classes)
