@@ -7,7 +7,7 @@ import math
 
 from experiments.cifar10.design import AT_ROW, GRID, PILOT_HOURS, Rate, Rates, Row, Unit, experiment
 from experiments.cifar10.place import Place
-from poise.core.records import read_lines
+from poise.core.documents import read_lines
 from poise.engine import Experiment, train_or_resume
 
 TASKS = {"nt": ("natural", Row("nt", "NT", "nt")), "at": ("PGD-20", AT_ROW)}

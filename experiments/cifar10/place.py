@@ -15,8 +15,9 @@ from typing import Any
 import torch
 
 from experiments.cifar10.design import BETAS, HOURS, Rate, Rates, Scale, Unit, affordable, bracketing, evaluations, experiment, units
+from poise.core.documents import read_lines
+from poise.core.files import append_line, write_text
 from poise.core.processors import bfloat16_gain, native_bfloat16, processor
-from poise.core.records import append_line, read_lines, write_text
 from poise.engine import Experiment, Run
 
 RESULTS = Path(__file__).parent / "results"

@@ -16,7 +16,7 @@ from torch import Tensor
 from experiments.cifar10.design import MIXTURES, Branch, Unit, units
 from experiments.cifar10.place import Place
 from poise.core.errors import Interrupted
-from poise.core.records import write_bytes
+from poise.core.files import write_bytes
 from poise.data import held_out
 from poise.engine import Run, finished, resume, train
 from poise.engine.checkpoints import facts_file, load_into, load_safetensors, read_tensors, tensors_file
