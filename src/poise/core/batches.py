@@ -28,6 +28,13 @@ class Batch:
     places: Tensor
     total: int
     extra: Tensor
+    soft: Tensor | None = None
+    """Labels of mixed images, [B, classes]: the share of each class; y is then the class of the image that was mixed with another."""
+
+    @property
+    def targets(self) -> Tensor:
+        """What a loss that takes soft labels is given: `soft` where images are mixed, else y."""
+        return self.y if self.soft is None else self.soft
 
     def __len__(self) -> int:
         return len(self.y)
@@ -35,9 +42,13 @@ class Batch:
     def split(self, size: int) -> list[Batch]:
         """Microbatches of at most `size` examples, in order."""
         cuts = range(0, len(self), size)
-        return [
-            replace(self, **{name: getattr(self, name)[at : at + size] for name in ("x", "y", "ids", "places", "extra")}) for at in cuts
-        ]
+        columns = self.columns()
+        return [replace(self, **{name: column[at : at + size] for name, column in columns.items()}) for at in cuts]
+
+    def columns(self) -> dict[str, Tensor]:
+        """What it holds of each example, by name."""
+        columns = {name: getattr(self, name) for name in ("x", "y", "ids", "places", "extra")}
+        return columns if self.soft is None else columns | {"soft": self.soft}
 
     @classmethod
     def of(cls, x: Tensor, y: Tensor) -> Batch:

@@ -21,6 +21,8 @@ GENERALIST = Paper("Wang & Wang 2023", "Generalist: Decoupling Natural and Robus
 SQUEEZE_TRAINING = Paper("Li et al. 2023", "Squeeze Training for Adversarial Robustness", "ICLR 2023")
 SYNERGY = Paper("Cui et al. 2022", "Synergy-of-Experts: Collaborate to Improve Adversarial Robustness", "NeurIPS 2022")
 
+RANDAUGMENT = Paper("Cubuk et al. 2020", "RandAugment: Practical Automated Data Augmentation with a Reduced Search Space", "NeurIPS 2020")
+MIXUP = Paper("Zhang et al. 2018", "mixup: Beyond Empirical Risk Minimization", "ICLR 2018")
 PGD = Paper("Madry et al. 2018", "Towards Deep Learning Models Resistant to Adversarial Attacks", "ICLR 2018")
 FGSM = Paper("Goodfellow et al. 2015", "Explaining and Harnessing Adversarial Examples", "ICLR 2015")
 MIM = Paper("Dong et al. 2018", "Boosting Adversarial Attacks with Momentum", "CVPR 2018")

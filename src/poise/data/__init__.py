@@ -1,13 +1,15 @@
 """Floor 1: data sets, their readers and downloads, augmentation, and the streams that learners are fed from."""
 
-from poise.data.augment import Augmentation, CropFlip, RandomResizedCrop, Several, Shift
+from poise.data.augment import Augmentation, CropFlip, Flip, RandomErasing, RandomResizedCrop, Several, Shift
 from poise.data.cifar import CIFAR10, CIFAR100
+from poise.data.colour import ColourJitter, RandAugment
 from poise.data.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS, SEVERITIES, corrupted
 from poise.data.dataset import Data, DataSource, Split, cache_directory, data_directory, held_out
 from poise.data.digits import Digits
 from poise.data.extra import Extra, FolderPool, NpzPool, Pool, PseudoLabelled500K
 from poise.data.folder import Folder, Npz
 from poise.data.hugging_face import HuggingFace
+from poise.data.mixing import Mixing
 from poise.data.mnist import MNIST
 from poise.data.shards import Shards
 from poise.data.stream import Feed, Stream, open_pools
@@ -24,19 +26,24 @@ __all__ = [
     "SEVERITIES",
     "SVHN",
     "Augmentation",
+    "ColourJitter",
     "CropFlip",
     "Data",
     "DataSource",
     "Digits",
     "Extra",
     "Feed",
+    "Flip",
     "Folder",
     "FolderPool",
     "HuggingFace",
+    "Mixing",
     "Npz",
     "NpzPool",
     "Pool",
     "PseudoLabelled500K",
+    "RandAugment",
+    "RandomErasing",
     "RandomResizedCrop",
     "Several",
     "Shards",

@@ -72,9 +72,7 @@ class RandomResizedCrop(Augmentation):
     """Bounds of width / height, drawn uniformly in its logarithm."""
 
     def __post_init__(self) -> None:
-        for name, (low, high) in (("scale", self.scale), ("ratio", self.ratio)):
-            if not 0 < low <= high:
-                raise SettingsError(f"RandomResizedCrop.{name} = {(low, high)}: must be two numbers above 0, the smaller one first")
+        _check_bounds(self, scale=self.scale, ratio=self.ratio)
 
     @property
     def crops(self) -> bool:
@@ -85,6 +83,42 @@ class RandomResizedCrop(Augmentation):
 
     def __call__(self, x: Tensor, draw: Draw) -> Tensor:
         return x
+
+
+@settings
+class Flip(Augmentation):
+    """Mirror left to right."""
+
+    probability: UnitInterval = 0.5
+
+    def __call__(self, x: Tensor, draw: Draw) -> Tensor:
+        mirrored = draw.within("flip").uniform(1)[:, 0] < self.probability
+        return torch.where(mirrored[:, None, None, None], x.flip(3), x)
+
+
+@settings
+class RandomErasing(Augmentation):
+    """Fill a random box with random pixels, uniform in [0, 1] (Zhong et al. 2020)."""
+
+    probability: UnitInterval = 0.25
+    scale: tuple[UnitInterval, UnitInterval] = (0.02, 1 / 3)
+    """Bounds of the share of the image's area."""
+    ratio: tuple[Positive, Positive] = (0.3, 3.3)
+    """Bounds of width / height, drawn uniformly in its logarithm."""
+
+    def __post_init__(self) -> None:
+        _check_bounds(self, scale=self.scale, ratio=self.ratio)
+
+    def __call__(self, x: Tensor, draw: Draw) -> Tensor:
+        height, width = x.shape[2:]
+        sizes = torch.tensor([[height, width]], device=x.device).expand(len(x), 2)
+        top, left, tall, wide = random_boxes(draw.within("box").uniform(_TRIES, 4, dtype=torch.float64), sizes, self.scale, self.ratio).T[
+            ..., None
+        ]
+        rows, columns = torch.arange(height, device=x.device), torch.arange(width, device=x.device)
+        inside = ((rows >= top) & (rows < top + tall))[:, :, None] & ((columns >= left) & (columns < left + wide))[:, None, :]
+        inside &= (draw.within("whether").uniform(1) < self.probability)[..., None]
+        return torch.where(inside[:, None], draw.within("fill").uniform(*x.shape[1:]).to(x.dtype), x)
 
 
 @settings
@@ -108,6 +142,12 @@ class Several(Augmentation):
         for number, part in enumerate(self.parts):
             x = part(x, draw.within(number))
         return x
+
+
+def _check_bounds(part: Augmentation, **bounds: tuple[float, float]) -> None:
+    for name, (low, high) in bounds.items():
+        if not 0 < low <= high:
+            raise SettingsError(f"{type(part).__name__}.{name} = {(low, high)}: must be two numbers above 0, the smaller one first")
 
 
 def _windows(x: Tensor, padding: int, draw: Draw, mirrored: Tensor | None = None) -> Tensor:

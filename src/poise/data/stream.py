@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,12 +14,13 @@ from poise.core import seeds
 from poise.core.batches import Batch, Now
 from poise.core.errors import InputError, SettingsError
 from poise.core.seeds import Draw, key_of
-from poise.core.settings import PositiveCount, Settings, settings, tag_of
+from poise.core.settings import PositiveCount, Settings, newer, settings, tag_of
 from poise.core.transfers import sent
 from poise.data.ahead import Ahead, Job
 from poise.data.augment import Augmentation
 from poise.data.dataset import Data
 from poise.data.extra import Extra, OpenedPool, Pool
+from poise.data.mixing import Mixing, soft
 from poise.data.split import Split, in_unit_interval
 
 
@@ -38,7 +40,12 @@ class Stream(Settings):
     extra: Extra | None = None
     """Images of a pool in every batch, in random places; an epoch then shows only part of the labelled images, in a new order each time."""
 
+    mixing: Mixing | None = newer(default=None)
+    """Mix the images of a batch with each other, after their augmentation."""
+
     def __post_init__(self) -> None:
+        if self.extra is not None and self.mixing is not None:
+            raise SettingsError("Stream.mixing: images of a pool are not mixed with others; set mixing or extra to none")
         if self.extra is not None and self.labelled == self.batch_size:
             wanted = f"at least one of batch_size = {self.batch_size} images"
             raise SettingsError(f"Extra.share = {self.extra.share}: must leave room for {wanted} from the pool")
@@ -70,13 +77,17 @@ class Feed:
         rank: int = 0,
         world: int = 1,
         pool: Split | None = None,
+        classes: int | None = None,
     ) -> None:
         if not 0 <= rank < world:
             raise InputError(f"rank = {rank} must be from 0 to world - 1 = {world - 1}")
         size = stream.batch_size
         if not len(split) or (stream.drop_last and len(split) < size):
             raise InputError(f"batch_size = {size} with drop_last={stream.drop_last} leaves no batch of {len(split)} images")
+        if stream.mixing is not None and classes is None:
+            raise InputError("a stream that mixes images makes labels of several classes, so its feed must know how many classes there are")
         self.stream, self.seed, self.dtype, self.rank, self.world = stream, seed, dtype, rank, world
+        self.classes = classes or 0
         crops = stream.augmentation is not None and stream.augmentation.crops
         self.split = (split.undecoded() if crops else split).to(device)
         self.device = self.split.labels.device
@@ -99,23 +110,33 @@ class Feed:
         Raises: InputError where the stream has extra images but the feed was given no pool.
         """
         first, low, high, total = self._part(now.step)
-        places = torch.arange(low, high, device=self.device)
         if self.stream.extra is not None:
+            places = torch.arange(low, high, device=self.device)
             labelled = self._rows(now.step // self.steps_per_epoch + 1)[first : first + self.stream.labelled]
             x, y, ids, extra = self._mixed(labelled, now.step, slice(low, high))
         else:
-            if self._ahead is not None:
-                rows, images = self._ahead.batch(now.step)
-                rows = rows.to(self.device)
-                x = in_unit_interval(images.to(self.device, non_blocking=True), self.dtype)
-            else:
-                rows, _ = self._job(now.step)
-                x = self.split.pixels(rows, self.dtype)
+            places = sent(self._places(now.step), self.device)
+            rows, images = (self._job(now.step)[0], None) if self._ahead is None else self._ahead.batch(now.step)
+            x = self.split.pixels(rows, self.dtype) if images is None else in_unit_interval(sent(images, self.device), self.dtype)
+            rows = sent(rows, self.device)
             y, ids = self.split.labels[rows], self.split.ids[rows]
-            extra = torch.zeros(high - low, dtype=torch.bool, device=self.device)
+            extra = torch.zeros(len(y), dtype=torch.bool, device=self.device)
         if self.stream.augmentation is not None:
             x = self.stream.augmentation(x, self._draw(now.step, places))
-        return Batch(x=x, y=y, ids=ids, places=places, total=total, extra=extra)
+        batch = Batch(x=x, y=y, ids=ids, places=places, total=total, extra=extra)
+        return batch if self.stream.mixing is None else self._with_partners(self.stream.mixing, batch, now.step)
+
+    def _with_partners(self, mixing: Mixing, batch: Batch, step: int) -> Batch:
+        """This rank's part of the batch, mixed with its partners, which are the rest of `batch` where they are not in it."""
+        _, low, high, total = self._part(step)
+        at = torch.empty(total, dtype=torch.int64, device=self.device)
+        at[batch.places] = torch.arange(len(batch), device=self.device)
+        own, partners = slice(0, high - low), at[sent(self._partners(step)[low:high], self.device)]
+        draw = Draw(key_of(self.seed, "mixing", self.stream.order, step), batch.places[own])
+        x, share = mixing.mixed(batch.x[own], batch.x[partners], draw)
+        columns = {name: column[own] for name, column in batch.columns().items()}
+        labels = soft(batch.y[own], batch.y[partners], share, self.classes)
+        return replace(batch, **{**columns, "x": x, "soft": labels})
 
     def _part(self, step: int) -> tuple[int, int, int, int]:
         """(first, low, high, total): the step's batch begins at place `first` of its epoch's order and has `total` images, this rank's part
@@ -124,14 +145,30 @@ class Feed:
         total = min(self.stream.labelled, len(self.split) - first) if self.stream.extra is None else self.stream.batch_size
         return first, self.rank * total // self.world, (self.rank + 1) * total // self.world, total
 
+    def _partners(self, step: int) -> Tensor:
+        """For each place of the step's batch the place that it is mixed with."""
+        assert self.stream.mixing is not None
+        return self.stream.mixing.partners(self._part(step)[3], self.seed, "mixing", self.stream.order, step)
+
+    def _places(self, step: int) -> Tensor:
+        """The places in the global batch of what this rank shows, and after them those of partners that other ranks show."""
+        _, low, high, _ = self._part(step)
+        places = torch.arange(low, high)
+        if self.stream.mixing is None or self.world == 1:
+            return places
+        partners = self._partners(step)[low:high]
+        return torch.cat([places, partners[(partners < low) | (partners >= high)]])
+
     def _job(self, step: int) -> Job:
-        """The rows that a step without extra images shows this rank, and the boxes of a random crop."""
+        """The rows that a step without extra images asks of this rank, and the boxes of a random crop."""
         first, low, high, _ = self._part(step)
-        rows = self._rows(step // self.steps_per_epoch + 1)[first + low : first + high]
+        order = self._rows(step // self.steps_per_epoch + 1)
+        alone = self.stream.mixing is None or self.world == 1
+        rows = order[first + low : first + high] if alone else order[sent(first + self._places(step), order.device)]
         augmentation = self.stream.augmentation
         if augmentation is None or not augmentation.crops:
             return rows, None
-        return rows, augmentation.boxes(self._draw(step, torch.arange(low, high)), self.split.sizes(rows))
+        return rows, augmentation.boxes(self._draw(step, self._places(step)), self.split.sizes(rows))
 
     def _draw(self, step: int, places: Tensor) -> Draw:
         """The draws of the augmentation at a step, by place in the global batch."""

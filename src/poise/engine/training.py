@@ -152,7 +152,7 @@ def prepare(
     feeds = {}
     for name, stream in method.streams().items():
         group = placement.group_of_stream(name) or ALONE
-        part = {"rank": group.rank, "world": group.size, "pool": extra.get(name)}
+        part = {"rank": group.rank, "world": group.size, "pool": extra.get(name), "classes": len(data.classes)}
         feeds[name] = Feed(stream, training_split, experiment.seed, device, arithmetic.dtype, **part)
     check_shares(placement, method, feeds)
     check_pieces(placement, method, feeds, learners, data.shape)

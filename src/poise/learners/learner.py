@@ -13,9 +13,10 @@ from poise.core.batches import Batch, Now
 from poise.core.distributed import ALONE, World
 from poise.core.errors import CheckpointError, NumericalError, SettingsError
 from poise.core.modes import MODES, crafting, frozen_statistics, training
-from poise.core.settings import Positive, PositiveCount, Settings, called, settings
+from poise.core.settings import Positive, PositiveCount, Settings, called, newer, settings
 from poise.data.augment import Augmentation
 from poise.data.extra import Extra
+from poise.data.mixing import Mixing
 from poise.learners.averages import Average, Weights, accumulate, copied, load_weights, weights_of
 from poise.learners.compiled import Compilation, FixedShape
 from poise.learners.optimizers import SGD, Optimizer, gradients_of, load_state, state_of
@@ -47,12 +48,17 @@ class Policy(Settings):
     augmentation: Augmentation | None = None
     extra: Extra | None = None
     """Pseudo-labelled or generated images in every batch."""
+    mixing: Mixing | None = newer(default=None)
+    """Mix the images of a batch, and their labels, with each other."""
     clip: Positive | None = None
     """Largest Euclidean norm of the whole gradient."""
     microbatch: PositiveCount | None = None
     """Examples that go through the network at a time; the step is the same, memory is less. Joint batch statistics need None."""
 
     def __post_init__(self) -> None:
+        if self.mixing is not None and not self.objective.takes_soft_labels:
+            wanted = "AT and NT do; set mixing to none"
+            raise SettingsError(f"Policy.mixing: {type(self.objective).__name__} does not learn from labels of several classes; {wanted}")
         pool = None if self.extra is None else self.extra.pool
         if pool is not None and not pool.labelled and not self.objective.takes_unlabelled:
             raise SettingsError(

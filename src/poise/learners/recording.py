@@ -28,7 +28,7 @@ class _Tape:
 
     def __init__(self, part: Batch, now: Now) -> None:
         self.now = now
-        self.batch = replace(part, **{name: getattr(part, name).clone() for name in ("x", "y", "ids", "places", "extra")})
+        self.batch = replace(part, **{name: column.clone() for name, column in part.columns().items()})
         self.once = torch.zeros(1, dtype=torch.int64, device=part.y.device)
         self.decisions: dict[str, tuple[Read, object]] = {}
         """What the objective has asked of the moment, by the question's text, and the answers that belong to the recording."""
@@ -64,8 +64,8 @@ class _Tape:
     def load(self, part: Batch, now: Now) -> None:
         """The next step's batch, bits and times take the places of the last one's."""
         self.now = now
-        for name in ("x", "y", "ids", "places", "extra"):
-            getattr(self.batch, name).copy_(getattr(part, name))
+        for name, column in part.columns().items():
+            getattr(self.batch, name).copy_(column)
         for (_, _, count), (draw, kept) in self.bits.items():
             kept.copy_(Draw(_key(draw.path, now), draw.index).bits(cast(int, count)))
         for read, number in self.numbers.values():

@@ -112,6 +112,8 @@ class DVERGE(Method):
     def __post_init__(self) -> None:
         if self.experts == 1 and self.adversarial is None:
             raise SettingsError("DVERGE.experts = 1: one expert has no other to learn from; take at least 2, or set adversarial")
+        if self.policy.mixing is not None:
+            raise SettingsError("DVERGE.policy.mixing: its images are distilled towards others' labels and not mixed; set it to none")
         if self.distillation.jitter:
             raise SettingsError(f"DVERGE.distillation.jitter = {self.distillation.jitter}: must be 0, momentum is its only addition to PGD")
 

@@ -45,7 +45,7 @@ class Method(Settings, family="method"):
     def streams(self) -> dict[str, Stream]:
         """What each learner is fed: by default the same examples in the same order, each under its own augmentation and extra images."""
         return {
-            name: Stream(batch_size=self.batch_size, augmentation=policy.augmentation, extra=policy.extra)
+            name: Stream(batch_size=self.batch_size, augmentation=policy.augmentation, extra=policy.extra, mixing=policy.mixing)
             for name, policy in self.policies().items()
         }
 

@@ -41,7 +41,7 @@ class AdversarialObjective(Objective[Adversarial]):
 
     def craft(self, model: nn.Module, batch: Batch, now: Now, teacher: nn.Module | None = None) -> Adversarial:
         x_adv = self.inner.at(now).maximise(self.score(model, batch), batch.x, now.draw("craft", batch))
-        return Adversarial(batch.y, batch.x, x_adv, weights=self.weights(batch))
+        return Adversarial(batch.targets, batch.x, x_adv, weights=self.weights(batch))
 
 
 @settings
@@ -59,8 +59,12 @@ class AT(AdversarialObjective):
     def forwards(self) -> Forwards:
         return Forwards(2 * self.inner.steps, 3 if self.beta == 1 else 6)
 
+    @property
+    def takes_soft_labels(self) -> bool:
+        return True
+
     def score(self, model: nn.Module, batch: Batch) -> Score:
-        return score_of("cross_entropy", model, batch.x, batch.y)
+        return score_of("cross_entropy", model, batch.x, batch.targets)
 
     def loss(self, model: nn.Module, examples: Adversarial, now: Now) -> Terms:
         """Forwards: adversarial, then natural if beta < 1."""

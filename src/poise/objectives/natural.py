@@ -28,13 +28,18 @@ class NT(Objective[Natural]):
     paper = papers.GENERALIST
     label_smoothing: UnitInterval = 0.0
     craft_mode: CraftMode = "evaluating"
+
+    @property
+    def takes_soft_labels(self) -> bool:
+        return True
+
     asks_network = False
 
     def forwards(self) -> Forwards:
         return Forwards(0, 3)
 
     def craft(self, model: nn.Module, batch: Batch, now: Now, teacher: nn.Module | None = None) -> Natural:
-        return Natural(batch.y, batch.x)
+        return Natural(batch.targets, batch.x)
 
     def loss(self, model: nn.Module, examples: Natural, now: Now) -> Terms:
         return {"natural": cross_entropy(model(examples.x), examples.y, self.label_smoothing)}

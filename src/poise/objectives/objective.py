@@ -69,6 +69,11 @@ class Objective(Settings, Generic[E], family="objective"):
         """Whether images without a label (`UNLABELLED`) have a part in the loss."""
         return False
 
+    @property
+    def takes_soft_labels(self) -> bool:
+        """Whether the loss goes by `Batch.targets`, so that images may be mixed."""
+        return False
+
     def check(self, model: nn.Module) -> None:
         """Raises: SettingsError for a network that the objective cannot train; asked before any work."""
 

@@ -34,6 +34,10 @@ class TRADES(AdversarialObjective):
     """Order of the forwards: natural, adversarial, natural (released code), or adversarial, natural, natural (TRADES-AWP's)."""
     craft_mode: CraftMode = "evaluating"
 
+    @property
+    def takes_soft_labels(self) -> bool:
+        return True
+
     def forwards(self) -> Forwards:
         return Forwards(2 * self.inner.steps + 1, 7, moving=1)
 
