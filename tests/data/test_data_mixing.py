@@ -63,9 +63,8 @@ def test_every_operation_of_rand_augment_leaves_weak_ones_alone_and_changes_by_s
 
 
 def test_a_translation_moves_by_its_share_and_a_rotation_turns_around_the_centre() -> None:
-    kornia = pytest.importorskip("kornia")
-    import kornia.geometry.transform
-
+    pytest.importorskip("kornia")
+    kornia = library()
     x = torch.zeros(1, 3, 20, 20)
     x[..., 10, 4] = 1
     moved = OPERATIONS["translate_x"](kornia, x, torch.ones(1), torch.ones(1))
@@ -126,8 +125,7 @@ def test_ranks_together_show_the_mixed_batch_of_one_process() -> None:
             parts = [feed(rank, world, augmentation=CropFlip(padding=1)).batch(now) for rank in range(world)]
             for name, column in whole.columns().items():
                 assert torch.equal(column, torch.cat([part.columns()[name] for part in parts])), name
-    small = whole.split(2)
-    assert torch.equal(torch.cat([part.targets for part in small]), whole.soft)
+        assert torch.equal(torch.cat([part.targets for part in whole.split(2)]), whole.soft)
 
 
 def test_objectives_say_whether_they_take_soft_labels_and_others_refuse() -> None:
