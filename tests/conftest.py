@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 torch.set_num_threads(1)
+os.environ["POISE_BFLOAT16"] = "0"  # numbers are float32's, on processors that have bfloat16 too
 VECTORS = Path(os.environ.get("POISE_VECTORS", Path(__file__).parent / "vectors"))
 
 Vectors = dict[str, Tensor]

@@ -7,13 +7,21 @@ import torch
 
 from poise.core import processors
 from poise.core.errors import SettingsError
-from poise.core.processors import EMULATE, Processor, bfloat16_gain, check_bfloat16, native_bfloat16, of_cpuinfo, processor
+from poise.core.processors import SWITCH, Processor, bfloat16_gain, check_bfloat16, native_bfloat16, of_cpuinfo, processor
 
+pytestmark = pytest.mark.usefixtures("unswitched")
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
 MILAN = "model name\t: AMD EPYC\ncpu family\t: 25\nmodel\t\t: 1\nflags\t\t: fpu avx2 fma\n\nprocessor\t: 1\nflags\t: amx_bf16\n"
 RAPIDS = "model name\t: Intel(R) Xeon(R)\ncpu family\t: 6\nmodel\t\t: 143\nflags\t\t: avx2 avx512_bf16 amx_tile amx_bf16 amx_int8\n"
 GRAVITON = "processor\t: 0\nBogoMIPS\t: 2100.00\nFeatures\t: fp asimd i8mm bf16 svebf16 dgh\nCPU part\t: 0xd40\n"
 XEON = Processor("Xeon", ("amx_bf16", "avx512_bf16"))
+
+
+@pytest.fixture
+def unswitched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where nobody has set what the suite sets."""
+    monkeypatch.delenv(SWITCH)
 
 
 @pytest.mark.parametrize(
@@ -41,13 +49,21 @@ def test_bfloat16_is_native_where_flags_promise_it_and_the_measurement_confirms(
     assert native_bfloat16(CPU) is native
 
 
+def test_auto_can_be_kept_from_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processors, "processor", lambda: XEON)
+    monkeypatch.setattr(processors, "bfloat16_gain", lambda: 1.7)
+    assert native_bfloat16(CPU)
+    monkeypatch.setenv(SWITCH, "0")
+    assert not native_bfloat16(CPU)
+
+
 def test_a_gpu_is_asked_without_its_emulation(monkeypatch: pytest.MonkeyPatch) -> None:
     """Counting it, a T4 would train in bfloat16 at a fraction of float32's speed."""
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
     assert not native_bfloat16(CUDA)
-    with pytest.raises(SettingsError, match="this GPU emulates it; must be 'auto' or 'float32', unless forced by POISE_EMULATE_BFLOAT16=1"):
+    with pytest.raises(SettingsError, match="this GPU emulates it; must be 'auto' or 'float32', unless forced by POISE_BFLOAT16=1"):
         check_bfloat16(CUDA)
-    monkeypatch.setenv(EMULATE, "1")
+    monkeypatch.setenv(SWITCH, "1")
     check_bfloat16(CUDA)
 
 
@@ -58,7 +74,7 @@ def test_the_refusal_names_processor_and_measured_ratio(monkeypatch: pytest.Monk
     with pytest.raises(SettingsError, match=sentence):
         check_bfloat16(CPU)
     for forced in ("0", ""):
-        monkeypatch.setenv(EMULATE, forced)
+        monkeypatch.setenv(SWITCH, forced)
         with pytest.raises(SettingsError):
             check_bfloat16(CPU)
 

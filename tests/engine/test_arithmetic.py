@@ -11,7 +11,7 @@ import pytest
 
 from poise.core import processors
 from poise.core.errors import Interrupted, RunError, SettingsError
-from poise.core.processors import EMULATE, Processor
+from poise.core.processors import SWITCH, Processor
 from poise.engine import Experiment, Run, resume, train
 from poise.engine.estimate import estimate_cost
 from poise.learners import precision as arithmetic
@@ -21,6 +21,7 @@ Tiny = Callable[..., Experiment]
 
 def machine(monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...], gain: float) -> None:
     """A processor with these flags, this many times as fast in bfloat16."""
+    monkeypatch.delenv(SWITCH, raising=False)
     for place in (processors, arithmetic):
         monkeypatch.setattr(place, "processor", lambda: Processor("Testor", flags))
         monkeypatch.setattr(place, "bfloat16_gain", lambda: gain)
@@ -74,7 +75,7 @@ def test_bfloat16_by_emulation_is_refused_before_the_folder_exists(
     said = stopping()
     assert train(tiny_experiment(epochs=1), tmp_path / "auto", device="cpu", progress=said).about["precision"] == "float32"
     assert not any("bfloat16" in sentence for sentence in said.said)
-    monkeypatch.setenv(EMULATE, "1")
+    monkeypatch.setenv(SWITCH, "1")
     assert train(asked, tmp_path / "run", device="cpu").about["precision"] == "bfloat16"
 
 
@@ -87,7 +88,7 @@ def test_a_run_in_bfloat16_goes_on_in_it_or_not_at_all(
     machine(monkeypatch, (), 0.1)
     with pytest.raises(RunError, match=r"broken computes in bfloat16, in which it was begun: this processor \(Testor\) emulates it"):
         resume(tmp_path / "broken", device="cpu")
-    monkeypatch.setenv(EMULATE, "1")
+    monkeypatch.setenv(SWITCH, "1")
     assert weights(resume(tmp_path / "broken", device="cpu")) == weights(whole)
 
 

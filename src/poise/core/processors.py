@@ -10,7 +10,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,8 +20,8 @@ from torch import nn
 
 from poise.core.errors import SettingsError
 
-EMULATE = "POISE_EMULATE_BFLOAT16"
-"""Set to 1 in the environment, bfloat16 is also computed where it is emulated."""
+SWITCH = "POISE_BFLOAT16"
+"""In the environment: 1 lets bfloat16 be computed also where it is emulated, 0 keeps "auto" from taking it on processors."""
 PAYS = 1.2
 """Times as fast as float32 that bfloat16 must be for "auto" to take it."""
 _FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16", "svebf16"})  # as Linux names them, on x86 and on ARM
@@ -101,7 +101,8 @@ def native_bfloat16(device: torch.device) -> bool:
     """Whether "auto" takes bfloat16: a GPU that has it, or a processor whose flags promise it and which is as fast as they promise."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and bool(processor().bfloat16) and bfloat16_gain() >= PAYS
+    kept_off = os.environ.get(SWITCH) == "0"
+    return device.type == "cpu" and not kept_off and bool(processor().bfloat16) and bfloat16_gain() >= PAYS
 
 
 def check_bfloat16(device: torch.device, where: str = "precision = 'bfloat16'", instead: str = "must be 'auto' or 'float32'") -> None:
@@ -109,8 +110,8 @@ def check_bfloat16(device: torch.device, where: str = "precision = 'bfloat16'", 
 
     where, instead: how the sentence begins, and what it says may be done, besides forcing it.
     """
-    if not emulating() and (slow := emulation(device)):
-        raise SettingsError(f"{where}: {slow}; {instead}, unless forced by {EMULATE}=1 in the environment")
+    if os.environ.get(SWITCH) != "1" and (slow := emulation(device)):
+        raise SettingsError(f"{where}: {slow}; {instead}, unless forced by {SWITCH}=1 in the environment")
 
 
 def emulation(device: torch.device) -> str:
@@ -122,8 +123,3 @@ def emulation(device: torch.device) -> str:
     gain = bfloat16_gain()
     ratio = f"{1 / gain:.1f} times as long as" if gain < 1 else f"{1 / gain:.2f} of the time of"
     return f"this processor ({processor()}) emulates it, and a step takes {ratio} float32's"
-
-
-def emulating(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether bfloat16 by emulation is forced."""
-    return environment.get(EMULATE, "") not in ("", "0")
