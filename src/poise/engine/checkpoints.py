@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from poise.core.documents import opened, parse, sealed
 from poise.core.errors import CheckpointError
 from poise.core.files import read_text, write_files
 from poise.core.transfers import fetched
+from poise.engine.foreign_weights import fitting, foreign_weights, load_into, load_safetensors, without_prefixes
 
+__all__ = [
+    "facts_file",
+    "fitting",
+    "foreign_weights",
+    "load_into",
+    "read_facts",
+    "read_tensors",
+    "tensors_file",
+    "without_prefixes",
+    "write_tensors",
+]
 FORMAT = 1
 
 
@@ -73,64 +82,3 @@ def read_tensors(path: Path, device: torch.device | str = "cpu") -> tuple[dict[s
     if hashlib.sha256(data).hexdigest() != facts.get("sha256"):
         raise CheckpointError(f"{file} is damaged: its SHA-256 is not the one in {facts_file(path).name}")
     return load_safetensors(data, str(file), device), facts
-
-
-def load_safetensors(data: bytes, origin: str, device: torch.device | str = "cpu") -> dict[str, Tensor]:
-    """Tensors of a safetensors file. Raises: CheckpointError naming `origin`."""
-    try:
-        return {name: tensor.to(device) for name, tensor in safetensors.torch.load(data).items()}
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{origin} is not a valid safetensors file: {error}") from None
-
-
-def foreign_weights(path: Path) -> dict[str, Tensor]:
-    """The state dict in a user's own checkpoint: .safetensors, or a torch file read with `weights_only=True`.
-
-    In a torch file it may lie under "state_dict", "model" or "net". Its names are as they were saved (see `fitting`).
-    Raises: CheckpointError when the file is missing, would run code, or holds no tensors.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"there is no weights file {path}")
-    if path.suffix == ".safetensors":
-        return load_safetensors(path.read_bytes(), str(path))
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds; whatever it is, nothing of the file was used
-        if asked := re.search(r"GLOBAL ([\w.]+)", str(error)):
-            raise CheckpointError(
-                f"{path} asks for {asked[1]}, which could run code, and was not read; save its state_dict alone"
-            ) from None
-        raise CheckpointError(f"{path} is not a whole file of weights as torch.save writes them, or is no such file") from None
-    for key in ("state_dict", "model", "net"):
-        if isinstance(found, dict) and isinstance(found.get(key), dict):
-            found = found[key]
-    if not isinstance(found, dict) or not found or not all(isinstance(value, Tensor) for value in found.values()):
-        raise CheckpointError(f"{path} holds no state dict of tensors")
-    return found
-
-
-def fitting(weights: dict[str, Tensor], network: torch.nn.Module) -> dict[str, Tensor]:
-    """The weights without "module." or "model." before every name, where the network's own names do not begin so."""
-    return without_prefixes(weights, ("module.", "model."), set(network.state_dict()))
-
-
-def without_prefixes(weights: dict[str, Tensor], prefixes: Sequence[str], known: Collection[str] = ()) -> dict[str, Tensor]:
-    """The weights without the prefixes that all names share, as long as none of them is `known`."""
-    for prefix in prefixes:
-        if not any(name in known for name in weights) and all(name.startswith(prefix) for name in weights):
-            weights = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
-    return weights
-
-
-def load_into(network: torch.nn.Module, weights: dict[str, Tensor], origin: str) -> None:
-    """Raises: CheckpointError naming the first tensor that is missing, left over or of another shape."""
-    wanted = network.state_dict()
-    for name, tensor in wanted.items():
-        if name not in weights:
-            raise CheckpointError(f"{origin} lacks {name}, which {type(network).__name__} needs")
-        if weights[name].shape != tensor.shape:
-            shapes = f"{list(weights[name].shape)}, must be {list(tensor.shape)}"
-            raise CheckpointError(f"{origin}: {name} has shape {shapes} for this {type(network).__name__}")
-    if left := sorted(set(weights) - set(wanted)):
-        raise CheckpointError(f"{origin} has {left[0]}, which {type(network).__name__} does not know ({len(left)} such tensors)")
-    network.load_state_dict(weights)
