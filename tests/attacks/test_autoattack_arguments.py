@@ -81,7 +81,7 @@ def test_images_of_another_dtype_than_the_weights_are_refused_unless_the_network
             return self.net(x.double()).float()
 
     assert QUICK.run(Casting(), x, y).x_adv.dtype == torch.float32
-    with pytest.raises(RuntimeError, match="shapes"):  # what is wrong otherwise is the network's to say
+    with pytest.raises(InputError, match=r"\[1, 3, 5, 5\], it raised RuntimeError: mat1 and mat2 shapes"):
         QUICK.run(net.float(), torch.rand(2, 3, 5, 5), y[:2])
 
 

@@ -101,7 +101,7 @@ def test_weights_of_half_precision_are_taken_as_they_are_rounded(tmp_path: Path)
         half = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in SD.items()}
         torch.save(half, tmp_path / "w.pt")
         network = loaded(tmp_path / "w.pt", build(3))
-        assert network[0].weight.dtype is torch.float32
+        assert next(network.parameters()).dtype is torch.float32
         torch.testing.assert_close(network(IMAGES), NET(IMAGES), rtol=0.05, atol=0.05)
 
 
@@ -130,6 +130,9 @@ def test_normalised_weights_are_multiplied_out_for_a_plain_network_and_kept_for_
 
 
 class Constants(nn.Module):
+    mean: torch.Tensor
+    std: torch.Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("mean", torch.full((1, 3, 1, 1), 0.4))

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import torch
 from torch import Tensor, nn
 
-from poise.core.errors import InputError
+from poise.core.errors import InputError, NetworkError, PoiseError
+
+Network = Callable[[Tensor], Tensor]
+"""Images [B, ...] -> logits [B, C]."""
 
 _SLACK = 1e-6  # float rounding of a user's own preprocessing, such as (x * 255 / 255)
 
@@ -37,30 +42,72 @@ def check_labels(y: Tensor, count: int, classes: int, name: str = "y") -> None:
         raise InputError(f"{name} has labels in [{low}, {high}], must be in [0, {classes - 1}] for a network with {classes} classes")
 
 
-@torch.no_grad()
-def count_classes(model: nn.Module, x: Tensor) -> int:
-    """By the logits of images x on the model's device. Raises: InputError for bad logits, or a dtype of x that the model cannot take."""
+def answer(model: Network, x: Tensor) -> Tensor:
+    """The network's logits [B, C] on images x [B, ...]; what every forward goes through, at no cost.
+
+    Raises: NetworkError in place of whatever the network's own code raises, InputError for anything else than one floating tensor [B, C].
+    """
     try:
         logits = model(x)
-    except RuntimeError:
-        dtypes = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
-        if not dtypes or x.dtype in dtypes:
-            raise
+    except (PoiseError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise NetworkError(_refused(model, x, error)) from error
+    check_shape(logits, len(x))
+    return logits
+
+
+def _refused(model: Network, x: Tensor, error: Exception) -> str:
+    """Why the network did not take images, in a sentence."""
+    weights = list(model.parameters()) if isinstance(model, nn.Module) else []
+    dtypes = {weight.dtype for weight in weights if weight.is_floating_point()}
+    devices = {weight.device for weight in weights}
+    if devices and x.device not in devices:
+        return f"x is on {x.device}, must be on {' or '.join(sorted(map(str, devices)))}, where the network's weights are"
+    if dtypes and x.dtype not in dtypes:
         wanted = " or ".join(sorted(map(str, dtypes)))
-        raise InputError(f"x has dtype {x.dtype}, must be {wanted} as the network's weights: x.to({wanted.partition(' ')[0]})") from None
-    return check_logits(logits, len(x))
+        return f"x has dtype {x.dtype}, must be {wanted} as the network's weights: x.to({wanted.partition(' ')[0]})"
+    reason = str(error).strip().partition("\n")[0] or "without a word"
+    if "in-place operation" in str(error):
+        return f"the network changes its images in place, which cannot be differentiated: {reason}"
+    return f"the network does not take images of shape {list(x.shape)}, it raised {type(error).__name__}: {reason}"
 
 
-def check_logits(logits: object, count: int) -> int:
-    """The number of classes. Raises: InputError unless the network returned one floating tensor [count, classes] without NaN."""
+@torch.no_grad()
+def count_classes(model: nn.Module, x: Tensor) -> int:
+    """By the logits of images x on the model's device. Raises: InputError as `answer`, or where they are not finite."""
+    logits = answer(model, x)
+    check_finite(logits)
+    return logits.shape[1]
+
+
+def check_shape(logits: object, count: int) -> None:
+    """Raises: InputError unless a network returned one floating tensor [count, classes] of at least 2 classes."""
     if not isinstance(logits, Tensor):
-        raise InputError(f"the network returned {type(logits).__name__}, must return one tensor of logits [B, classes]")
+        inside = _inside(logits)
+        hint = f"; wrap it in a module that returns {inside}" if inside else ""
+        raise InputError(f"the network returned {type(logits).__name__}, must return one tensor of logits [B, classes]{hint}")
     if logits.dim() != 2 or logits.shape[0] != count or logits.shape[1] < 2:
         raise InputError(
             f"the network returned shape {list(logits.shape)} for {count} images, must be [{count}, classes] with at least 2 classes"
         )
     if not logits.is_floating_point():
         raise InputError(f"the network returned logits of dtype {logits.dtype}, must return finite floating logits")
+
+
+def _inside(output: object) -> str:
+    """Where in an output the logits probably are."""
+    if isinstance(output, Mapping):
+        return 'its "logits"' if "logits" in output else "one of its entries"
+    if hasattr(output, "logits"):
+        return "its logits"
+    return "its first entry" if isinstance(output, list | tuple) and output and isinstance(output[0], Tensor) else ""
+
+
+def check_logits(logits: object, count: int) -> int:
+    """The number of classes. Raises: InputError unless the network returned one finite floating tensor [count, classes]."""
+    check_shape(logits, count)
+    assert isinstance(logits, Tensor)
     check_finite(logits)
     return logits.shape[1]
 

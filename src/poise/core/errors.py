@@ -23,6 +23,10 @@ class InputError(PoiseError, ValueError):
     """Images, labels or a network's output do not have the required shape, type or range."""
 
 
+class NetworkError(InputError, RuntimeError):
+    """A network's own code fails on the images that it is shown, or in the backward pass."""
+
+
 class DataError(PoiseError, OSError):
     """A data file is missing, truncated, altered or not of the stated format."""
 

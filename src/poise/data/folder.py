@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,7 +16,7 @@ from poise.core.errors import DataError, UntrustedFileError
 from poise.core.settings import newer, settings
 from poise.data.dataset import Data, DataSource, images_from, labels_from
 from poise.data.encoded import Places
-from poise.data.images import image_files, in_turn, subfolders
+from poise.data.images import image_files, in_turn, passed_over, subfolders
 from poise.data.own import OwnImages, located
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
@@ -26,7 +27,8 @@ Layout = Literal["auto", "NHWC", "NCHW"]
 class Folder(OwnImages):
     """Your own images: one subfolder per class, below train/ and test/ (or val/), or split here.
 
-    Classes are the subfolders' names in order; images are taken from every class in turn.
+    Classes are the subfolders' names in order, of numbers in theirs; images are taken from every class in turn. The notes say what is
+    passed over.
     """
 
     path: Annotated[str, Field(min_length=1)]
@@ -39,7 +41,8 @@ class Folder(OwnImages):
         if not root.is_dir():
             raise DataError(f"{root} is not a folder")
         if not (root / "train").is_dir():
-            return self.assembled(root.name, *self._images(root, self._classes(root), [root]))
+            classes = self._classes(root)
+            return self._noted(self.assembled(root.name, *self._images(root, classes, [root])), classes, [root])
         tested = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
         if tested is None:
             raise DataError(f"{root} has a folder train but neither test nor val beside it")
@@ -47,13 +50,22 @@ class Folder(OwnImages):
         strange = [folder.name for folder in subfolders(tested) if folder.name not in classes]
         if strange:
             raise DataError(f"{tested / strange[0]} is a class that {root / 'train'} does not have")
-        return self.assembled(root.name, *self._images(root, classes, [root / "train", tested]))
+        folders = [root / "train", tested]
+        return self._noted(self.assembled(root.name, *self._images(root, classes, folders)), classes, folders)
 
     def whole(self) -> Data:
         """All images of the folder of classes as both splits, for networks that were trained elsewhere."""
         root = Path(self.path).expanduser()
-        (every,), classes, about = self.classed(*self._images(root, self._classes(root), [root]))
-        return Data(root.name, every, every, classes, **about)
+        names = self._classes(root)
+        (every,), classes, about = self.classed(*self._images(root, names, [root]))
+        return self._noted(Data(root.name, every, every, classes, **about), names, [root])
+
+    def _noted(self, data: Data, classes: Sequence[str], folders: Sequence[Path]) -> Data:
+        """The data with notes, which are said too, of what is passed over and of an order of classes that is not that of their names."""
+        notes = [note for folder in folders for note in passed_over(folder, classes, self.nested)]
+        if list(classes) != sorted(classes):
+            notes.append(f"folders of classes are taken in the order of their numbers ({', '.join(classes[:3])}, ...)")
+        return replace(data, notes=(*data.notes, *notes), remark="; ".join(filter(None, [data.remark, *notes])))
 
     def _classes(self, folder: Path) -> tuple[str, ...]:
         classes = tuple(path.name for path in subfolders(folder))
@@ -91,8 +103,8 @@ class Npz(DataSource):
 
     def read(self, data_dir: Path) -> Data:
         path = located(self.path, data_dir)
-        arrays = _arrays(path)
         notes: list[str] = []
+        arrays = _arrays(path, notes)
         splits = []
         for part in ("train", "test"):
             where = f"{path}, x_{part}"
@@ -109,11 +121,15 @@ class Npz(DataSource):
             )
         train = images_from(splits[0], labels_from(y_train, count, f"{path}, y_train"), None, f"{path}, x_train")
         test = images_from(splits[1], labels_from(_column(arrays["y_test"]), count, f"{path}, y_test"), None, f"{path}, x_test")
-        return Data(path.stem, train, test, tuple(str(label) for label in range(count)), tuple(notes))
+        classes = tuple(str(label) for label in range(count))
+        return Data(path.stem, train, test, classes, tuple(notes), remark="; ".join(notes))
 
 
-def _arrays(path: Path) -> dict[str, np.ndarray]:
-    """The four arrays. Raises DataError for a missing key or a damaged file, UntrustedFileError for pickled objects."""
+def _arrays(path: Path, notes: list[str]) -> dict[str, np.ndarray]:
+    """The four arrays; `notes` is told of others.
+
+    Raises: DataError for a missing key or a damaged file, UntrustedFileError for pickled objects.
+    """
     try:
         with path.open("rb") as file:
             if file.read(2) != b"PK":
@@ -123,6 +139,8 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
                 lacking = [name for name in ARRAYS if name not in archive.files]
                 if lacking:
                     raise DataError(f"{path} lacks the array {lacking[0]!r}; it needs {', '.join(ARRAYS)}")
+                others = sorted(set(archive.files) - set(ARRAYS))
+                notes += [f"{path}: the arrays {', '.join(others)} are passed over"] if others else []
                 return {name: archive[name] for name in ARRAYS}
     except DataError:
         raise

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -38,8 +40,39 @@ def image_files(folder: Path, nested: bool = False) -> list[Path]:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """Folders directly in `folder`, by name, hidden ones left out."""
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    """Folders directly in `folder`, hidden ones left out: by name, or where all names are numbers in the order of the numbers.
+
+    Raises: DataError when it cannot be listed, or where two names are one number.
+    """
+    try:
+        folders = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read: {error.strerror or error}") from None
+    if not all(path.name.isdecimal() for path in folders):
+        return folders
+    folders.sort(key=lambda path: int(path.name))
+    for one, other in itertools.pairwise(folders):
+        if int(one.name) == int(other.name):
+            raise DataError(f"{folder} has folders {one.name} and {other.name}: two of one number, so that their order says nothing")
+    return folders
+
+
+def passed_over(folder: Path, names: Sequence[str], nested: bool = False) -> list[str]:
+    """Sentences on what lies in a folder of classes and is no image that is read: files of other kinds, hidden ones, folders in classes
+    unless these are `nested`."""
+    counts = Counter[str]()
+    for place in (folder, *(folder / name for name in names)):
+        for entry in sorted(os.scandir(place), key=lambda entry: entry.name):
+            suffix = Path(entry.name).suffix.lower()
+            if entry.is_dir():
+                counts["folders in folders of classes"] += place != folder and not nested
+            elif entry.name.startswith("."):
+                counts["hidden images"] += suffix in SUFFIXES
+            elif suffix in SUFFIXES:
+                counts["images beside the folders of classes"] += place == folder
+            else:
+                counts[f"files {suffix or 'without suffix'}"] += 1
+    return [f"{folder}: {count} {what} passed over" for what, count in counts.items() if count]
 
 
 def in_turn(per_class: Sequence[Sequence[Path]]) -> tuple[list[Path], np.ndarray]:

@@ -16,6 +16,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from poise.core.errors import CheckpointError
 
@@ -214,7 +215,7 @@ def load_into(network: torch.nn.Module, weights: Mapping[str, Any], origin: str)
         if name not in weights:
             raise CheckpointError(f"{origin} lacks {name}, which {kind} needs; it has {named(list(weights)) or 'nothing'}")
         value = weights[name]
-        if not isinstance(own, Tensor) or not isinstance(value, Tensor) or isinstance(own, torch.nn.parameter.UninitializedTensorMixin):
+        if not isinstance(own, Tensor) or not isinstance(value, Tensor) or is_lazy(own):
             continue
         if value.shape != own.shape:
             raise CheckpointError(f"{origin}: {name} has shape {list(value.shape)}, must be {list(own.shape)} for this {kind}")

@@ -19,7 +19,7 @@ from poise.data.dataset import Data, Split
 from poise.evaluation.columns import Watch
 from poise.evaluation.digests import digest_of, digest_of_images
 from poise.evaluation.journal import Journal
-from poise.evaluation.predictions import accuracy, predict
+from poise.evaluation.predictions import accuracy, check_answers, predict
 from poise.evaluation.protocol import about_record, finish, processors_of
 
 
@@ -56,6 +56,7 @@ def evaluate_corruptions(
     clock, root = time.perf_counter(), Path(folder).expanduser()
     check_whole(root)
     split = data.test if first is None else data.test.first(first)
+    check_answers(model, data)
     watch = watch or Watch()
     digest, images = digest_of(model), digest_of_images(split)
     record = about_record(model, data, split, digest, batch_size, about, world)

@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from poise.attacks.attack import Attack, check_labels, check_logits
+from poise.attacks.attack import Attack
+from poise.attacks.checks import check_labels, check_logits, count_classes
 from poise.core.distributed import ALONE, World
+from poise.core.errors import InputError
 from poise.core.exact import exact
 from poise.core.modes import crafting, evaluating
 from poise.core.seeds import Draw, key_of
-from poise.data.dataset import Split
+from poise.data.dataset import Data, Split
 from poise.evaluation.shares import share_of, whole
 
 Advance = Callable[[int], None]
@@ -38,6 +40,26 @@ def logits_of(model: nn.Module, images: Tensor, batch_size: int = 256) -> Tensor
     device, dtype = device_of(model)
     with crafting(model, "evaluating"), exact(device):
         return torch.cat([model(part.to(device, dtype)) for part in images.split(batch_size)])
+
+
+def check_answers(model: nn.Module, data: Data) -> None:
+    """Ask the network about one black image of these data.
+
+    Raises: InputError where it does not take it, or does not answer with one logit for each class. Where classes have names, as many logits
+    as classes are needed: nothing says which of more belong to them; labels of classes called 0, 1, 2, ... are the logits' own numbers.
+    """
+    device, dtype = device_of(model)
+    with crafting(model, "evaluating"), exact(device):
+        outputs = count_classes(model, torch.zeros(1, *data.shape, dtype=dtype, device=device))
+    classes = len(data.classes)
+    numbered = list(data.classes) == [str(number) for number in range(classes)]
+    if outputs < classes:
+        raise InputError(f"{data.name} has labels in [0, {classes - 1}], must be in [0, {outputs - 1}] for a network of {outputs} logits")
+    if outputs > classes and not numbered:
+        shown = ", ".join(data.classes[:3]) + (", ..." if classes > 3 else "")
+        raise InputError(
+            f"the network returned {outputs} logits for the {classes} classes of {data.name} ({shown}), must return one for each, in order"
+        )
 
 
 @torch.no_grad()

@@ -29,7 +29,7 @@ from poise.evaluation.columns import Searching, Watch, columns_of
 from poise.evaluation.digests import digest_of, digest_of_images
 from poise.evaluation.experts import natural_notes
 from poise.evaluation.journal import Journal
-from poise.evaluation.predictions import attacked, device_of, predict
+from poise.evaluation.predictions import attacked, check_answers, device_of, predict
 from poise.evaluation.subsets import WHOLE, published_subset
 
 
@@ -125,6 +125,9 @@ def evaluate(
     """
     clock = time.perf_counter()
     whole, watch, search = split if split is not None else data.test, watch or Watch(), search.on(device_of(model)[0])
+    check_answers(model, data)
+    if data.remark:
+        watch.say(data.remark)
     for attack in protocol.attacks:
         attack.check(model)
     split, instead = protocol.images(whole), protocol.instead(whole)

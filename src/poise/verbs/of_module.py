@@ -15,9 +15,10 @@ from torch import nn
 from poise.core.errors import SettingsError
 from poise.core.settings import from_json
 from poise.data import Data
-from poise.engine.checkpoints import fitting, foreign_weights, load_into
 from poise.engine.devices import choose_device
+from poise.engine.foreign_weights import fitting, foreign_weights, load_into
 from poise.evaluation.digests import digest_of
+from poise.evaluation.predictions import check_answers
 from poise.models import Network
 from poise.verbs.images import Images
 from poise.verbs.subject import Question, Subject
@@ -90,7 +91,9 @@ class OfWeights(Subject):
     def build(self) -> nn.Module:
         network = network_built(self.built, self.data)
         load_into(network, fitting(foreign_weights(self.weights), network), str(self.weights))
-        return network.eval()
+        network.eval()
+        check_answers(network, self.data)
+        return network
 
     def own_data(self) -> Data:
         raise SettingsError(f"{self.weights} says nothing of images; give data: a data set's name, a folder, an .npz archive or (x, y)")

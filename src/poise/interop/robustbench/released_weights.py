@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from poise.core.errors import CheckpointError
-from poise.engine.checkpoints import fitting, load_into, without_prefixes
+from poise.engine.foreign_weights import fitting, load_into, without_prefixes
 from poise.models import Network, Normalisation, PreActResNet18, ResNet18, ResNet20, WideResNet
 from poise.models.layers import Standardise
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from poise.core.errors import CheckpointError, SettingsError, did_you_mean
 from poise.core.modes import evaluating
-from poise.engine.checkpoints import foreign_weights
+from poise.engine.foreign_weights import foreign_weights
 from poise.interop.robustbench.released_weights import loaded
 from poise.models import Normalisation
 
