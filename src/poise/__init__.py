@@ -20,9 +20,12 @@ from poise.core.version import __version__
 if TYPE_CHECKING:
     from poise import attacks, data, evaluation, learners, losses, methods, models, objectives, recipes, reports, threats, verbs
     from poise.core.overrides import override
-    from poise.core.settings import from_json, settings, to_json
+    from poise.core.settings import configurable, from_json, settings, to_json
     from poise.engine import Experiment, Run, resume, train, train_or_resume
+    from poise.learners import Policy
+    from poise.methods import Generalist, Joint
     from poise.recipes import experiment as recipe
+    from poise.threats import L2, Linf
     from poise.verbs.corruptions import corruptions
     from poise.verbs.embed import embed
     from poise.verbs.evaluate import evaluate
@@ -34,7 +37,10 @@ if TYPE_CHECKING:
 _HOME = {
     **{name: ("poise.engine", name) for name in ("Experiment", "Run", "resume", "train", "train_or_resume")},
     **{verb: (f"poise.verbs.{verb}", verb) for verb in ("corruptions", "embed", "evaluate", "load", "report", "sanity")},
-    **{name: ("poise.core.settings", name) for name in ("from_json", "settings", "to_json")},
+    **{name: ("poise.core.settings", name) for name in ("configurable", "from_json", "settings", "to_json")},
+    **{name: ("poise.methods", name) for name in ("Generalist", "Joint")},
+    **{name: ("poise.threats", name) for name in ("L2", "Linf")},
+    "Policy": ("poise.learners", "Policy"),
     "override": ("poise.core.overrides", "override"),
     "Subject": ("poise.verbs.subject", "Subject"),
     "recipe": ("poise.recipes", "experiment"),
@@ -55,12 +61,18 @@ _MODULES = (
 )
 
 __all__ = [
+    "L2",
     "Experiment",
+    "Generalist",
+    "Joint",
+    "Linf",
     "PoiseError",
+    "Policy",
     "Run",
     "Subject",
     "__version__",
     "attacks",
+    "configurable",
     "corruptions",
     "data",
     "embed",

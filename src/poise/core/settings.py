@@ -210,11 +210,21 @@ def newer(*, default: T) -> T:
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(dataclasses.field, newer))
-def settings(cls: type[T]) -> type[T]:
+def configurable(cls: type[T]) -> type[T]:
     """Class decorator: a frozen keyword-only dataclass, validated on construction and registered in its family.
 
     Raises (on construction): SettingsError naming the class, the setting, the value and what is allowed.
     """
+    return _enlisted(shared(cls))
+
+
+settings = configurable
+"""The same by its former name."""
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(dataclasses.field, newer))
+def shared(cls: type[T]) -> type[T]:
+    """Class decorator: settings that the classes inheriting from an abstract one have, validated like theirs; it is not registered."""
     _UNDER_CONSTRUCTION.add(cls)
     try:
         made: Any = validated_dataclass(frozen=True, kw_only=True, repr=False, config=_CONFIG)(cls)
@@ -234,6 +244,10 @@ def settings(cls: type[T]) -> type[T]:
 
     __init__.__wrapped__ = validate  # type: ignore[attr-defined]  # keeps the signature for help() and inspect
     made.__init__ = __init__
+    return made
+
+
+def _enlisted(made: Any) -> Any:
     tag, origin = tag_of(made), f"{made.__module__}.{made.__qualname__}"
     if made.family is None:  # alone; whoever else has the name has nothing to do with it
         made.family = origin if any(_origin(cls) != origin for cls in _FAMILIES.get(tag, {}).values()) else tag

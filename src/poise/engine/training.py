@@ -27,6 +27,7 @@ from poise.engine.placement import Placement, check_pieces, check_shares, placed
 from poise.engine.progress import Progress
 from poise.engine.ranks import whole_state
 from poise.engine.runs import Run
+from poise.engine.trial import try_own_code
 from poise.learners import Learner, Policy
 from poise.learners.compiled import compilation
 from poise.learners.precision import Precision, PrecisionName, allowed, begun_in, choice, precision
@@ -156,6 +157,9 @@ def prepare(
         feeds[name] = Feed(stream, training_split, experiment.seed, device, arithmetic.dtype, **part)
     check_shares(placement, method, feeds)
     check_pieces(placement, method, feeds, learners, data.shape)
+    if world.size == 1:
+        first = Now(1, 0, experiment.epochs, max(feed.steps_per_epoch for feed in feeds.values()), experiment.seed)
+        try_own_code(experiment.model, learners, feeds, first, len(data.classes))
     placements = [{"from": 0, **placement.facts}]
     return Training(experiment, run, data, splits, feeds, learners, arithmetic, progress, placement, placements)
 

@@ -13,7 +13,7 @@ from poise.attacks.pgd import score_of
 from poise.core import papers
 from poise.core.batches import Batch, Now
 from poise.core.modes import CraftMode
-from poise.core.settings import UnitInterval, settings
+from poise.core.settings import UnitInterval, settings, shared
 from poise.losses import cross_entropy
 from poise.objectives.objective import Examples, Forwards, Objective, Terms
 
@@ -26,10 +26,15 @@ class Adversarial(Examples):
     x_adv: Tensor
 
 
+@shared
 class AdversarialObjective(Objective[Adversarial]):
-    """An objective on one adversarial example per image, found by one ascent of the objective's own score."""
+    """An objective on one adversarial example per image, found by one ascent of the objective's own score.
 
-    inner: Ascent
+    One of your own needs `score` and `loss`, nothing else.
+    """
+
+    inner: Ascent = Ascent()
+    craft_mode: CraftMode = "evaluating"
 
     @abstractmethod
     def score(self, model: nn.Module, batch: Batch) -> Score:
@@ -38,6 +43,9 @@ class AdversarialObjective(Objective[Adversarial]):
     def weights(self, batch: Batch) -> dict[str, Tensor]:
         """Of terms that are weighted means, the weight of each example [B]; none by default. They can't depend on what is found."""
         return {}
+
+    def forwards(self) -> Forwards:
+        return Forwards(2 * self.inner.steps, 3)
 
     def craft(self, model: nn.Module, batch: Batch, now: Now, teacher: nn.Module | None = None) -> Adversarial:
         x_adv = self.inner.at(now).maximise(self.score(model, batch), batch.x, now.draw("craft", batch))

@@ -61,7 +61,7 @@ class Objective(Settings, Generic[E], family="objective"):
     paper: ClassVar[Paper]
     asks_network: ClassVar[bool] = True
     """Whether `craft` asks the network anything."""
-    craft_mode: CraftMode
+    craft_mode: CraftMode = "evaluating"
     """Mode of the network while examples are crafted; the Learner applies and restores it."""
 
     @property

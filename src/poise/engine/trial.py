@@ -1,0 +1,104 @@
+"""One step of an objective of the user's own on a few images, before a run folder exists: what it lacks is said in one sentence."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from poise.core.batches import Batch, Now
+from poise.core.errors import PoiseError, SettingsError
+from poise.core.modes import crafting, training
+from poise.core.settings import Settings
+from poise.data import Feed
+from poise.learners import Learner
+from poise.models import Network
+from poise.objectives import Objective
+from poise.objectives.objective import Examples
+from poise.objectives.watch import WATCH
+
+T = TypeVar("T")
+IMAGES = 4
+
+
+def try_own_code(model: Network, learners: Mapping[str, Learner], feeds: Mapping[str, Feed], now: Now, classes: int) -> None:
+    """Raises: SettingsError for a network that gives no logits, or an objective that fails on a first step or returns what can't be
+    minimised; of Poise's own nothing is tried."""
+    for name, learner in learners.items():
+        objective, feed = learner.policy.objective, feeds.get(name) or next(iter(feeds.values()))
+        if not _ours(model):
+            _try_network(learner, feed.batch(now).split(IMAGES)[0], classes)
+        if not _ours(objective):
+            _try(learner, objective, feed.batch(now).split(IMAGES)[0], now.within(name))
+
+
+def _ours(part: Settings) -> bool:
+    return type(part).__module__.startswith(("poise.objectives.", "poise.methods.", "poise.models."))
+
+
+def _try_network(learner: Learner, batch: Batch, classes: int) -> None:
+    network = copy.deepcopy(learner.network)
+    with torch.random.fork_rng(), learner.arithmetic.context(), training(network):
+        logits = _asked("the network", lambda: network(batch.x))
+    if not isinstance(logits, Tensor) or logits.shape != (len(batch), classes):
+        shown, shape = _described(logits), f"[{len(batch)}, {classes}]"
+        raise SettingsError(f"the network returned {shown} for {len(batch)} images of {classes} classes, must return logits {shape}")
+    if not logits.isfinite().all():
+        raise SettingsError(f"the network's logits are not finite on a first batch of {len(batch)} images")
+
+
+def _try(learner: Learner, objective: Objective[Any], batch: Batch, now: Now) -> None:
+    network, who = copy.deepcopy(learner.network), type(objective).__name__
+    with torch.random.fork_rng(), learner.arithmetic.context():
+        with crafting(network, objective.craft_mode):
+            examples = _asked(f"{who}.craft", lambda: objective.craft(network, batch, now))
+            _check_examples(f"{who}.craft", examples, len(batch))
+            (examples,) = _asked(f"{who}.exchange", lambda: objective.exchange([examples], now))
+        with training(network):
+            terms = _asked(f"{who}.loss", lambda: objective.loss(network, examples, now))
+            _check_terms(f"{who}.loss", terms, len(batch))
+
+
+def _asked(what: str, ask: Callable[[], T]) -> T:
+    try:
+        return ask()
+    except PoiseError:
+        raise
+    except Exception as error:  # whatever a user's code may raise
+        first = (str(error).strip().splitlines() or [""])[0]
+        raise SettingsError(f"{what} fails on a first batch of {IMAGES} images: {type(error).__name__}: {first}") from error
+
+
+def _check_examples(what: str, examples: object, count: int) -> None:
+    if not isinstance(examples, Examples):
+        raise SettingsError(f"{what} returned {_described(examples)}, must return Examples, such as Adversarial(y, x, x_adv)")
+    tensors = {part.name: getattr(examples, part.name) for part in dataclasses.fields(examples)}
+    tensors |= {f"weights[{name!r}]": weight for name, weight in tensors.pop("weights").items()}
+    for name, tensor in tensors.items():
+        if isinstance(tensor, Tensor) and (tensor.dim() == 0 or len(tensor) != count):
+            raise SettingsError(f"{what}: {name} has shape {list(tensor.shape)}, must have one row for each of {count} images")
+        if isinstance(tensor, Tensor) and tensor.is_floating_point() and not tensor.isfinite().all():
+            raise SettingsError(f"{what}: {name} is not finite")
+
+
+def _check_terms(what: str, terms: object, count: int) -> None:
+    if not isinstance(terms, dict) or not terms or not all(isinstance(name, str) for name in terms):
+        raise SettingsError(f"{what} returned {_described(terms)}, must return terms by name, such as {{'robust': values}}")
+    for name, values in terms.items():
+        if not isinstance(values, Tensor) or values.shape != (count,):
+            shown = _described(values)
+            raise SettingsError(f"{what}: {name!r} is {shown}, must have one value for each of {count} images, [{count}]")
+        if not values.isfinite().all():
+            raise SettingsError(f"{what}: {name!r} is not finite on a first batch of images")
+    if not any(values.requires_grad for name, values in terms.items() if not name.startswith(WATCH)):
+        raise SettingsError(f"{what}: no term depends on the network's weights, so nothing can be minimised")
+
+
+def _described(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor {list(value.shape)}"
+    return "nothing" if value is None else f"a {type(value).__name__}"
