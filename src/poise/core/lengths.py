@@ -25,7 +25,8 @@ def scaled(v: Tensor, dim: int | tuple[int, ...] = -1) -> tuple[Tensor, Tensor]:
 def unit(v: Tensor) -> Tensor:
     """v [..., D] over its Euclidean length along the last axis; 0 where v is 0."""
     near, _ = scaled(v)
-    return near / above_zero(near.norm(dim=-1, keepdim=True))
+    somewhere = (near != 0).any(-1, keepdim=True)  # a norm has no derivative at 0
+    return near / torch.where(somewhere, near, torch.ones_like(near)).norm(dim=-1, keepdim=True)
 
 
 def above_zero(length: Tensor) -> Tensor:

@@ -49,7 +49,12 @@ BAT = Paper("Kim et al. 2023", "Bridged Adversarial Training", "Neural Networks 
 AWP = Paper("Wu et al. 2020", "Adversarial Weight Perturbation Helps Robust Generalization", "NeurIPS 2020")
 RWP = Paper("Yu et al. 2022", "Robust Weight Perturbation for Adversarial Training", "IJCAI 2022")
 N_FGSM = Paper("de Jorge et al. 2022", "Make Some Noise: Reliable and Efficient Single-Step Adversarial Training", "NeurIPS 2022")
-RPAT = Paper("RPAT", "Robust Perception Adversarial Training", "")
+RPAT = Paper(
+    "Wang & Liu 2025",
+    "Failure Cases Are Better Learned But Boundary Says Sorry: Facilitating Smooth Perception Change for Accuracy-Robustness Trade-Off "
+    "in Adversarial Training",
+    "ICCV 2025",
+)
 
 ADP = Paper("Pang et al. 2019", "Improving Adversarial Robustness via Promoting Ensemble Diversity", "ICML 2019")
 GAL = Paper("Kariyappa & Qureshi 2019", "Improving Adversarial Robustness of Ensembles with Diversity Training", "arXiv:1901.09981")

@@ -10,8 +10,10 @@ from poise.objectives.gal import GAL
 from poise.objectives.iat import IAT
 from poise.objectives.mart import MART
 from poise.objectives.more import MoRE
+from poise.objectives.n_fgsm import NFGSM
 from poise.objectives.natural import NT, Natural
 from poise.objectives.objective import Examples, Objective, Terms
+from poise.objectives.rpat import RPAT
 from poise.objectives.rst import RST, WeightedRST
 from poise.objectives.squeeze import SqueezeTraining
 from poise.objectives.synergy import SynergyOfExperts
@@ -28,7 +30,9 @@ __all__ = [
     "GAL",
     "IAT",
     "MART",
+    "NFGSM",
     "NT",
+    "RPAT",
     "RST",
     "TRADES",
     "Adversarial",

@@ -23,7 +23,8 @@ def coherence(gradients: Tensor) -> Tensor:
     """log of the sum over pairs of members of exp(cosine of their gradients) [B], from gradients [M, B, D] (Eq. 6); one member: 0."""
     if len(gradients) < 2:
         return gradients.new_zeros(gradients.shape[1])
-    directions = unit(gradients)
+    guarded = gradients / gradients.norm(dim=-1, keepdim=True).clamp(min=1e-20)
+    directions = guarded + (unit(gradients) - guarded).detach()  # a direction's derivative is as large as its gradient is small
     cosines = [(directions[i] * directions[j]).sum(-1) for i, j in combinations(range(len(gradients)), 2)]
     return torch.logsumexp(torch.stack(cosines), 0)
 

@@ -18,7 +18,7 @@ from poise.core.modes import CraftMode
 from poise.core.settings import NonNegative, UnitInterval, settings
 from poise.losses import cross_entropy
 from poise.objectives.at import Adversarial
-from poise.objectives.objective import Forwards, Objective, Terms
+from poise.objectives.objective import Forwards, Objective, Terms, searches_of
 
 
 @settings
@@ -42,13 +42,23 @@ class NFGSM(Objective[Adversarial]):
             raise SettingsError(f"NFGSM.inner.steps = {self.inner.steps}: must be 1; several steps are AT")
 
     def hand_on(self, new: Any) -> Any:
-        """The threat stays; one step of epsilon is no search for others, and theirs is none for it."""
-        return new
+        """The threat stays; one step of epsilon is no search for others, whose own steps are scaled to it."""
+        theirs = searches_of(new) if isinstance(new, Objective) else []
+        if not theirs or isinstance(new, NFGSM):
+            return new
+        threat = self.inner.threat
+        step_size = theirs[0].step_size * threat.epsilon / theirs[0].threat.epsilon
+        return new.searching(replace(theirs[0], threat=threat, step_size=step_size))
+
+    def searching(self, like: Ascent) -> NFGSM:
+        """Within the same threat, by one step of its epsilon."""
+        step_size = self.inner.step_size * like.threat.epsilon / self.inner.threat.epsilon
+        return replace(self, inner=replace(self.inner, threat=like.threat, step_size=step_size, ramp=like.ramp))
 
     def forwards(self) -> Forwards:
         return Forwards(2, 3)
 
-    def craft(self, model: nn.Module, batch: Batch, now: Now) -> Adversarial:
+    def craft(self, model: nn.Module, batch: Batch, now: Now, teacher: nn.Module | None = None) -> Adversarial:
         inner = self.inner.at(now)
         around = replace(inner.threat, epsilon=self.noise * inner.threat.epsilon)  # type: ignore[type-var]
         z = started("unclamped_uniform", around, batch.x, now.draw("craft", batch))

@@ -103,7 +103,18 @@ class Objective(Settings, Generic[E], family="objective"):
     def hand_on(self, new: Any) -> Any:
         """Where one searches belongs to the run, where one starts to the objective: threat, step size, steps and ramp stay."""
         mine = searches_of(self)
-        return _searching(new, mine[0]) if mine and isinstance(new, Objective) else new
+        return new.searching(mine[0]) if mine and isinstance(new, Objective) else new
+
+    def searching(self, like: Ascent) -> Objective[E]:
+        """The objective with inner maximisations within the same threat, by the same steps."""
+        shared = {name: getattr(like, name) for name in ("threat", "step_size", "steps", "ramp")}
+        changed: dict[str, Any] = {}
+        for name, part in _parts(self).items():
+            if isinstance(part, Ascent):
+                changed[name] = replace(part, **shared)
+            elif isinstance(part, Objective):
+                changed[name] = part.searching(like)
+        return replace(self, **changed)  # pyright: ignore[reportArgumentType]
 
     @abstractmethod
     def loss(self, model: nn.Module, examples: E, now: Now) -> Terms:
@@ -115,18 +126,6 @@ def searches_of(objective: Objective[Any]) -> list[Ascent]:
     parts = _parts(objective).values()
     inside = (search for part in parts if isinstance(part, Objective) for search in searches_of(part))
     return [*(part for part in parts if isinstance(part, Ascent)), *inside]
-
-
-def _searching(objective: Objective[Any], like: Ascent) -> Objective[Any]:
-    """The objective with inner maximisations within the same threat, by the same steps."""
-    kept = {name: getattr(like, name) for name in ("threat", "step_size", "steps", "ramp")}
-    changed: dict[str, Any] = {}
-    for name, part in _parts(objective).items():
-        if isinstance(part, Ascent):
-            changed[name] = replace(part, **kept)
-        elif isinstance(part, Objective):
-            changed[name] = _searching(part, like)
-    return replace(objective, **changed)  # pyright: ignore[reportArgumentType]
 
 
 def _parts(objective: Objective[Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from poise.attacks.ascent import Ascent, Score
 from poise.attacks.pgd import score_of
 from poise.core import papers
 from poise.core.batches import Batch, Now
+from poise.core.exact import widened
 from poise.core.modes import CraftMode
 from poise.core.settings import NonNegative, UnitInterval, settings
 from poise.losses import cross_entropy
@@ -34,6 +35,6 @@ class RPAT(AdversarialObjective):
     def loss(self, model: nn.Module, examples: Adversarial, now: Now) -> Terms:
         """Three forwards: adversarial, natural, between; nothing is detached."""
         x, x_adv = examples.x, examples.x_adv
-        adversarial, natural, between = model(x_adv).float(), model(x).float(), model((x + x_adv) / 2).float()
+        adversarial, natural, between = (widened(model(images)) for images in (x_adv, x, (x + x_adv) / 2))
         bend = (between - (natural + adversarial) / 2).square().mean(1)
         return {"robust": cross_entropy(adversarial, examples.y, self.label_smoothing), "perception": self.beta * bend}

@@ -17,7 +17,9 @@ from poise.objectives import (
     GAIRRST,
     IAT,
     MART,
+    NFGSM,
     NT,
+    RPAT,
     TRADES,
     CollaborativeTraining,
     Objective,
@@ -79,6 +81,8 @@ def compared(inner: Ascent, epochs: int, learning_rate: float, rwp_steps: int = 
         "gairat": Row("GAIRAT", "Geometry-aware instance-reweighted adversarial training", GAIRAT(inner=inner, from_epoch=first(59, 120))),
         "gair_rst": Row("GAIR-RST (labelled only)", "GAIR-RST without extra images", GAIRRST(inner=gaussian, from_epoch=first(99, 200))),
         "bat": Row("BAT", "Bridged adversarial training with two bridges", BAT(inner=inner)),
+        "n_fgsm": Row("N-FGSM", "Adversarial training by one step from a noised image", NFGSM().searching(inner)),
+        "rpat": Row("RPAT", "Adversarial training, linear between an image and its adversarial example", RPAT(inner=inner)),
         "st": Row("ST", "Squeeze Training with symmetric KL, beta 6", st),
         "st_js": Row("ST, JS", "Squeeze Training with JS, beta 12", SqueezeTraining(divergence="js", beta=12, inner=gaussian)),
         "st_l2": Row(
