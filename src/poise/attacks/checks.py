@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from poise.core.errors import InputError, NetworkError, PoiseError
+from poise.core.errors import InputError, NetworkError, NotFiniteError, PoiseError
 
 Network = Callable[[Tensor], Tensor]
 """Images [B, ...] -> logits [B, C]."""
@@ -113,16 +113,16 @@ def check_logits(logits: object, count: int) -> int:
 
 
 def check_finite(logits: Tensor) -> None:
-    """Raises: InputError for NaN or infinite logits: they are no answer, neither a wrong one nor a right one."""
+    """Raises: NotFiniteError for NaN or infinite logits: they are no answer, neither a wrong one nor a right one."""
     if not bool(logits.isfinite().all()):
-        raise InputError("the network returned logits that are NaN or infinite, must return finite floating logits")
+        raise NotFiniteError("the network returned logits that are NaN or infinite, must return finite floating logits")
 
 
 def check_found(x_adv: Tensor) -> None:
-    """Raises: InputError where an attack was led to NaN, which is no image: it neither fools the network nor stands."""
+    """Raises: NotFiniteError where an attack was led to NaN, which is no image: it neither fools the network nor stands."""
     lost = int((~x_adv.isfinite()).flatten(1).any(1).sum())
     if lost:
-        raise InputError(
+        raise NotFiniteError(
             f"the network's logits or gradients are NaN or infinite on the way of {lost} of {len(x_adv)} images, must be finite: nothing "
             "can be said of those; look for divisions by 0 and roots of 0 in the forward pass"
         )

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from poise.attacks.attack import Attack
 from poise.core import papers
+from poise.core.documents import parse
 from poise.core.errors import DataError, InputError
 from poise.core.files import write_bytes
 from poise.core.seeds import Draw
@@ -81,7 +82,7 @@ class AdversarialSet:
             with safetensors.safe_open(path, "pt") as file:  # pyright: ignore[reportPrivateImportUsage]
                 about = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            found = cls(**tensors, attack=json.loads(about["attack"]), surrogate=about["surrogate"], seed=int(about["seed"]))
+            found = cls(**tensors, attack=parse(about["attack"]), surrogate=about["surrogate"], seed=int(about["seed"]))
         except OSError as error:
             raise DataError(f"{path} cannot be read: {error}") from None
         except (SafetensorError, KeyError, TypeError, ValueError) as error:

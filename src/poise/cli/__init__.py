@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 
@@ -9,6 +10,7 @@ import typer
 
 from poise.cli import attack, demo, embed, evaluate, export, listing, pseudo_label, report, sanity, show, train, transfer
 from poise.core.errors import Interrupted, PoiseError
+from poise.core.printing import printable
 from poise.core.version import __version__
 
 app = typer.Typer(
@@ -46,14 +48,25 @@ def version(show_version: bool = typer.Option(False, "--version", help="Print th
 def main() -> None:
     """Run the command; what Poise refuses is one sentence on stderr and exit status 2, an interrupted run 130.
 
-    Under torchrun one rank says it for all.
+    So is whatever the system refuses of a path, a name or a disk. Under torchrun one rank says it for all.
     """
     try:
         app()
     except PoiseError as error:
         if "RANK" not in os.environ or _speaks(error):
-            typer.echo(f"poise: {error}", err=True)
+            _say(str(error))
         sys.exit(130 if isinstance(error, Interrupted) else 2)
+    except (OSError, UnicodeError) as error:
+        where = f"{error.filename}: " if isinstance(error, OSError) and error.filename is not None else ""
+        _say(f"{where}{getattr(error, 'strerror', None) or error}")
+        sys.exit(2)
+
+
+def _say(sentence: str) -> None:
+    """On stderr, if that can be written; without what would steer a terminal."""
+    text = "\n".join(map(printable, sentence.split("\n")))
+    with contextlib.suppress(OSError, ValueError):
+        typer.echo(f"poise: {text}".encode(getattr(sys.stderr, "encoding", None) or "utf-8", errors="backslashreplace"), err=True)
 
 
 def _speaks(error: PoiseError) -> bool:

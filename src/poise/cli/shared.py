@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import re
@@ -9,17 +10,38 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import IO, TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 from rich.console import Console
 
 from poise.core.errors import SettingsError
+from poise.core.printing import printable
 
 if TYPE_CHECKING:
     from poise.engine.progress import Progress
 
-console = Console(stderr=True)
+
+class _Unbroken:
+    """stderr as it is now, which may break while work goes on: a closed pipe, a full disk, a terminal that is gone or knows few letters."""
+
+    def write(self, text: str) -> int:
+        try:
+            return sys.stderr.write(text)
+        except UnicodeEncodeError as error:
+            return self.write(text.encode(error.encoding, errors="backslashreplace").decode(error.encoding))
+        except (OSError, ValueError):
+            return 0
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
+
+
+console = Console(file=cast(IO[str], _Unbroken()), stderr=True)
 
 NO_SMALL_VARIANT = "--quick is of recipes, which have a small variant; settings that were written down are as they are"
 Together = Literal["mean-probabilities", "mean-logits", "vote"]
@@ -93,7 +115,7 @@ def drawn() -> Progress:
 
         def begin(self, what: str, total: int, unit: str) -> Callable[[int], None]:
             self.end()
-            self.what = what
+            self.what = what = printable(what)
             if not console.is_terminal:  # a log file wants lines, not a bar
                 return lambda done: None
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
@@ -108,7 +130,7 @@ def drawn() -> Progress:
                 self.bars.update(self.bars.task_ids[0], description=f"{self.what} ({text})")
             elif time.monotonic() - self.told >= 60:
                 self.told = time.monotonic()
-                console.print(f"{self.what}: {text}", markup=False, highlight=False, soft_wrap=True)
+                console.print(printable(f"{self.what}: {text}"), markup=False, highlight=False, soft_wrap=True)
 
         def end(self) -> None:
             if self.bars is not None:
@@ -123,7 +145,7 @@ def drawn() -> Progress:
                 console.print(f"{what}  {accuracies}  [dim]{numbers['images_per_second']:.0f} images/s[/dim]", highlight=False)
 
         def say(self, sentence: str) -> None:
-            console.print(sentence, style="yellow", markup=False, highlight=False, soft_wrap=True)
+            console.print(printable(sentence), style="yellow", markup=False, highlight=False, soft_wrap=True)
 
     return Drawn()
 

@@ -120,6 +120,8 @@ def _plan(folder: Path) -> tuple[Experiment, int] | None:
 
     Raises: RunError for a damaged file.
     """
+    from poise.core.documents import parse
+    from poise.core.files import read_text
     from poise.core.settings import from_json
     from poise.engine import Experiment
     from poise.engine.runs import own_code
@@ -127,9 +129,9 @@ def _plan(folder: Path) -> tuple[Experiment, int] | None:
     if not (folder / SEEDS).is_file():
         return None
     try:
-        told = json.loads((folder / SEEDS).read_text())
+        told = parse(read_text(folder / SEEDS))
         settings, seeds, imports = told["experiment"], int(told["seeds"]), list(told["imports"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{folder / SEEDS} is damaged: {error}") from None
     with own_code(imports):
         return from_json(Experiment, settings), seeds

@@ -27,6 +27,10 @@ class NetworkError(InputError, RuntimeError):
     """A network's own code fails on the images that it is shown, or in the backward pass."""
 
 
+class NotFiniteError(InputError):
+    """A network's logits or gradients are NaN or infinite."""
+
+
 class DataError(PoiseError, OSError):
     """A data file is missing, truncated, altered or not of the stated format."""
 

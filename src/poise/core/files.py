@@ -41,13 +41,27 @@ def writing(path: Path) -> Iterator[None]:
         raise StorageError(f"{path} cannot be written: {why}") from None
 
 
+@contextlib.contextmanager
+def refusing(kind: type[PoiseError], path: str | Path) -> Iterator[None]:
+    """Raises: `kind` naming `path` for whatever keeps the body from looking there: a folder of others, a name that no system takes."""
+    try:
+        yield
+    except PoiseError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: of a name with a NUL in it
+        did = "written" if kind is StorageError else "read"
+        raise kind(f"{path!s} cannot be {did}: {getattr(error, 'strerror', None) or error}") from None
+
+
 def check_writable(path: str | Path) -> None:
     """Refuses, before long work, a place where its result could not be written. Raises: StorageError."""
     path = Path(path)
-    if path.is_dir():
+    with refusing(StorageError, path):
+        folder = path.is_dir()
+        nearest = next(parent for parent in path.absolute().parents if parent.exists())
+        _regular(path)
+    if folder:
         raise StorageError(f"{path} cannot be written: it is a folder, must be a file")
-    _regular(path)
-    nearest = next(parent for parent in path.absolute().parents if parent.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         raise StorageError(f"{path} cannot be written: {nearest} is not a folder that one may write to")
 
@@ -113,8 +127,9 @@ class _Part:
     @classmethod
     def of(cls, place: Path) -> _Part:
         """Its mode is what the umask makes it. Removes what killed processes left of the same file."""
+        with refusing(StorageError, place):
+            name = os.fsdecode(os.fsencode(place.name)[:200])  # a name has at most 255 bytes
         place.parent.mkdir(parents=True, exist_ok=True)
-        name = place.name.encode()[:200].decode(errors="ignore")  # a name has at most 255 bytes
         sweep(place.parent.glob(f".{_literal(name)}.*.part"))
         while True:
             path = place.with_name(f".{name}.{os.getpid()}-{secrets.token_hex(4)}.part")
@@ -170,7 +185,10 @@ def _sync_folder(folder: Path) -> None:
 
 def _regular(path: Path) -> Path:
     """Where a link leads, which is to stay one. Raises: StorageError for what is there and cannot be replaced, such as a device."""
-    place = path.resolve() if path.is_symlink() else path
+    with refusing(StorageError, path):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            os.lstat(path)
+        place = path.resolve() if path.is_symlink() else path
     if place.exists() and not (place.is_file() or place.is_dir()):
         raise StorageError(f"{path} cannot be written: it is a device or a pipe, must be a file")
     return place

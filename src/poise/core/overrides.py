@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, TypeVar
 
+from poise.core.documents import parse
 from poise.core.errors import SettingsError
 from poise.core.places import Classes, class_named, class_of, depth, hint, inside, opened, parts_at, seen_through, words_of
 from poise.core.settings import Settings, called, from_json, tag_of, to_json
@@ -88,8 +88,8 @@ def _split(assignment: str) -> tuple[str, str]:
 
 def _value(text: str) -> Any:
     try:
-        return json.loads(text)
-    except json.JSONDecodeError:
+        return parse(text)
+    except ValueError:
         pass
     if "," in text and not text.startswith(("{", "[")):
         return [_value(part.strip()) for part in text.split(",")]

@@ -14,7 +14,6 @@ Python keeps its word in JSON (`tag`, `written`), and a setting that comes later
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from abc import ABC
 from collections.abc import Iterator, Mapping
@@ -26,7 +25,9 @@ from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass as validated_dataclass
 from pydantic_core import PydanticCustomError, core_schema
 
+from poise.core.documents import parse
 from poise.core.errors import SettingsError, did_you_mean
+from poise.core.files import read_text
 
 T = TypeVar("T")
 S = TypeVar("S", bound="Settings")
@@ -310,8 +311,8 @@ def from_json(cls: type[S], data: object) -> S:
 def read_json(cls: type[S], text: str, origin: str) -> S:
     """`from_json` of a JSON text; `origin` names it in the error."""
     try:
-        data = json.loads(text)
-    except json.JSONDecodeError as error:
+        data = parse(text)
+    except ValueError as error:
         raise SettingsError(f"{origin} is not JSON: {error}") from None
     return from_json(cls, data)
 
@@ -319,9 +320,9 @@ def read_json(cls: type[S], text: str, origin: str) -> S:
 def read_file(cls: type[S], path: Path) -> S:
     """`from_json` of a JSON file. Raises: SettingsError naming the file when it is missing, damaged or not such settings."""
     try:
-        text = path.read_text()
+        text = read_text(path)
     except FileNotFoundError:
         raise SettingsError(f"there is no settings file {path}") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise SettingsError(f"the settings file {path} cannot be read: {error}") from None
     return read_json(cls, text, str(path))

@@ -19,8 +19,9 @@ from pydantic import BeforeValidator, Field
 
 from poise.core import papers
 from poise.core.batches import UNLABELLED
+from poise.core.documents import parse
 from poise.core.errors import DataError, StorageError
-from poise.core.files import whole_file, write_text
+from poise.core.files import read_text, whole_file, write_text
 from poise.core.papers import Paper
 from poise.core.settings import PositiveCount, Settings, number, settings, tag_of, to_json
 from poise.data.dataset import Data, Split, cache_directory, data_directory, labels_from
@@ -204,7 +205,7 @@ def _cached(place: Path, classes: int, labelled: bool = True) -> tuple[np.ndarra
     """
     pixels, numbers, facts = _files(place)
     try:
-        known: dict[str, Any] = json.loads(facts.read_text())
+        known: dict[str, Any] = parse(read_text(facts))
         written = _written(pixels)
         images = np.load(pixels, mmap_mode="c", allow_pickle=False)  # "c": torch wants arrays that may be written, the file may not
         labels = np.load(numbers, allow_pickle=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tarfile
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
+from poise.core.documents import parse
 from poise.core.errors import DataError
 from poise.core.settings import settings
 from poise.data.cache import indexed
@@ -128,8 +128,8 @@ def _images(shard: Path) -> Iterator[tuple[str, int, int, str]]:
 def _label(content: bytes, end: str, name: str) -> str:
     try:
         text = content.decode()
-        value = json.loads(text)["label"] if end == ".json" else text.strip()
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError):
+        value = parse(text)["label"] if end == ".json" else text.strip()
+    except (ValueError, KeyError, TypeError):
         raise DataError(f"{name} holds no label") from None
     if not isinstance(value, str | int) or value == "":
         raise DataError(f"{name} holds no label, but {value!r}")

@@ -8,14 +8,14 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
 
 from poise.core.batches import Now
 from poise.core.distributed import World, first_to_say, going_on, join
-from poise.core.errors import CheckpointError, Interrupted, RunError
+from poise.core.errors import CheckpointError, Interrupted, NumericalError, RunError
 from poise.core.processors import processor
 from poise.core.version import __version__
 from poise.data import open_pools
@@ -23,9 +23,10 @@ from poise.engine.checkpoints import facts_file, read_facts
 from poise.engine.devices import choose_device
 from poise.engine.experiment import Experiment, remarks
 from poise.engine.history import processors_of
+from poise.engine.mending import mend_selected
 from poise.engine.monitoring import deployed, keep_last, monitor_epoch, selected_before
 from poise.engine.placement import described, shares_changed
-from poise.engine.progress import Progress
+from poise.engine.progress import Progress, Unbroken
 from poise.engine.ranks import epoch_facts
 from poise.engine.runs import Run
 from poise.engine.signals import stop_requested
@@ -96,6 +97,10 @@ def resume(
     """
     run, world = Run.open(out), join()
     if world.decided(finished(run) and not any(map(_ours, run.states()))):  # nothing is left to do
+        for which in ("selected", "last"):
+            if why := run.whole(which):
+                lost = f"the {which} weights cannot be used ({why})"
+                _drawn(progress, world).say(f"{lost}, and no complete checkpoint is left to make them of")
         return run
     with _alone(run, world):
         _epochs(_again(run, world, device, data_dir, imports or {}, _drawn(progress, world)))
@@ -123,7 +128,8 @@ def train_or_resume(
     if (found := run.experiment) != experiment:
         whose = f"was started with other settings ({found.name}, seed {found.seed})"
         raise RunError(f"{out} {whose}; take another folder, or go on with it: poise train --resume {out}")
-    return run if world.decided(finished(run)) else resume(out, **how)
+    done = finished(run) and not any(run.whole(which) for which in ("selected", "last"))
+    return run if world.decided(done) else resume(out, **how)
 
 
 def _again(run: Run, world: World, device: str, data_dir: str | Path | None, imports: dict[str, str], progress: Progress) -> Training:
@@ -157,6 +163,8 @@ def _again(run: Run, world: World, device: str, data_dir: str | Path | None, imp
         if changed := shares_changed(facts["placements"][-1]["shares"], training.placement, training.learners):
             progress.say(changed)
     for sentence in world.led(lambda: run.truncate_metrics(training.step)) or []:
+        progress.say(sentence)
+    for sentence in mend_selected(training, found) if found is not None else ():
         progress.say(sentence)
     _begin_stretch(training)
     return training
@@ -197,7 +205,7 @@ def _alone(run: Run, world: World) -> Iterator[None]:
 
 def _drawn(progress: Progress | None, world: World) -> Progress:
     """Only the first rank speaks."""
-    return progress if progress is not None and world.leads else Progress()
+    return Unbroken(progress) if progress is not None and world.leads else Progress()
 
 
 def _ours(checkpoint: Path) -> bool:
@@ -229,7 +237,8 @@ def _epochs(training: Training) -> None:
             while training.step < end:
                 now = training.now()
                 batches = {name: feed.batch(now) for name, feed in training.feeds.items() if placement.group_of_stream(name)}
-                metrics = training.method.step(training.learners, batches, now)
+                with training.divergence_told(now):
+                    metrics = training.method.step(training.learners, batches, now)
                 training.meters.add(metrics, {name: batch.total for name, batch in batches.items()})
                 training.step += 1
                 images += next(iter(batches.values())).total
@@ -239,17 +248,29 @@ def _epochs(training: Training) -> None:
                     _say_when_ranks_stop(training, end)
                 if stop and placement.world.size == 1 and training.step < end:
                     progress.end()
-                    training.history.add(training.history.elapsed())
-                    save(training, training.step, for_good=False)
-                    raise Interrupted(f"stopped at step {training.step} of {total}; to go on: poise train --resume {run.path}")
+                    _save_and_stop(training, total)
             progress.end()
-            stopping, network = _end_epoch(training, epoch, images / (time.perf_counter() - clock), bool(stop))
+            with training.divergence_told(training.last):
+                stopping, network = _end_epoch(training, epoch, images / (time.perf_counter() - clock), bool(stop))
             if stopping and training.step < total:
                 raise Interrupted(f"stopped at step {training.step} of {total}; to go on: poise train --resume {run.path}")
-    if not placement.world.decided(finished(run)):
+    if not placement.world.decided(finished(run) and not run.whole("last")):
         keep_last(training, deployed(training) if network is None else network)
     if any(placement.world.exchange("stop" if stop else "")):
         raise Interrupted(f"stopped when all {total} steps were done; to evaluate the run: poise evaluate {run.path}")
+
+
+def _save_and_stop(training: Training, total: int) -> NoReturn:
+    """Raises: Interrupted; what is not finite is not saved, and then the last checkpoint before it stays the newest."""
+    training.history.add(training.history.elapsed())
+    going_on = f"to go on: poise train --resume {training.run.path}"
+    try:
+        save(training, training.step, for_good=False)
+    except NumericalError as error:
+        kept = next((path.name.removeprefix("step-").lstrip("0") for path in training.run.states()), None)
+        where = f"the last checkpoint, of step {kept}, stays" if kept else "no checkpoint was there before"
+        raise Interrupted(f"stopped at step {training.step} of {total}, which was not saved: {error}; {where}; {going_on}") from None
+    raise Interrupted(f"stopped at step {training.step} of {total}; {going_on}")
 
 
 def _say_when_ranks_stop(training: Training, end: int) -> None:
@@ -260,7 +281,8 @@ def _say_when_ranks_stop(training: Training, end: int) -> None:
             f"before, what was saved is whole, and any number of ranks can go on from it: poise train --resume {training.run.path}"
         )
         if type(training.progress) is Progress:  # says nothing
-            print(f"poise: {sentence}", file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
+                print(f"poise: {sentence}", file=sys.stderr, flush=True)
         else:
             training.progress.say(sentence)
 
@@ -269,7 +291,7 @@ def _end_epoch(training: Training, epoch: int, images_per_second: float, stop: b
     """Returns whether any rank was asked to stop, and after the last epoch the deployed network."""
     experiment, run, world = training.experiment, training.run, training.placement.world
     means = training.meters.means()  # waits for the device
-    means, stopping = epoch_facts(world, training.learners, means | {"training_seconds": training.history.elapsed()}, stop)
+    means, stopping = epoch_facts(world, training.learners, means | {"training_seconds": training.history.elapsed()}, stop, training.last)
     training.history.add(means["training_seconds"])
     for learner in training.learners.values():
         learner.agree()

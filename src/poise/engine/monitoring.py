@@ -97,6 +97,7 @@ def facts_of(training: Training, epoch: int, measured: dict[str, float]) -> dict
         "group": training.run.group,
         "shape": list(data.shape),
         "classes": list(data.classes),
+        "unbounded": training.unbounded,
         **training.history.facts(),
         **({"placement": placement.facts} if placement.world.size > 1 else {}),
         **({"placements": training.placements} if len(training.placements) > 1 else {}),

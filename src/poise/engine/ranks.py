@@ -10,6 +10,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from poise.core.batches import Now
 from poise.core.distributed import World
 from poise.core.errors import NumericalError
 from poise.core.transfers import fetched
@@ -21,15 +22,18 @@ from poise.evaluation.predictions import predict, predict_under
 from poise.learners import Learner
 
 
-def epoch_facts(world: World, learners: Mapping[str, Learner], means: Mapping[str, float], stop: bool) -> tuple[dict[str, float], bool]:
+def epoch_facts(
+    world: World, learners: Mapping[str, Learner], means: Mapping[str, float], stop: bool, now: Now
+) -> tuple[dict[str, float], bool]:
     """The epoch's mean metrics over all ranks, and whether any rank was asked to stop.
 
-    A rank's metrics are its part of each sum, so that they add up. Raises: NumericalError on every rank when a weight of one is not finite.
+    A rank's metrics are its part of each sum, so that they add up. now: the last step.
+    Raises: NumericalError on every rank when anything that a learner of one holds is not finite.
     """
     problem = ""
     try:
         for learner in learners.values():
-            learner.check_finite()
+            learner.check_finite(now)
     except NumericalError as error:
         problem = str(error)
     told = [json.loads(text) for text in world.exchange(json.dumps({"means": dict(means), "stop": stop, "problem": problem}))]

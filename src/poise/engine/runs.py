@@ -15,8 +15,9 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from poise.core.documents import line_of, lines_in, opened, parse, read_lines, sealed, typed
-from poise.core.errors import CheckpointError, RunError, SettingsError, StorageError
-from poise.core.files import append_line, check_writable, read_text, write_text
+from poise.core.errors import CheckpointError, NumericalError, RunError, SettingsError, StorageError
+from poise.core.files import append_line, check_writable, read_text, refusing, sweep, write_text
+from poise.core.finite import not_finite
 from poise.core.settings import read_file, to_json
 from poise.data import Data
 from poise.engine.checkpoints import facts_file, load_into, read_facts, read_tensors, tensors_file, write_tensors
@@ -52,8 +53,10 @@ class Run:
     @classmethod
     def to_be(cls, path: Path) -> Run:
         """A run that could be made at `path`. Raises: RunError when something is there already, StorageError when nothing can be."""
-        if path.exists() and (not path.is_dir() or any(map(_counts, path.iterdir()))):
+        with refusing(RunError, path):
+            taken = path.exists() and (not path.is_dir() or any(map(_counts, path.iterdir())))
             hint = f"; to go on with it: poise train --resume {path}" if (path / "experiment.json").exists() else ""
+        if taken:
             raise RunError(f"the run folder {path} exists and is not empty{hint}")
         check_writable(path / "experiment.json")
         return cls(path)
@@ -77,10 +80,12 @@ class Run:
     def open(cls, path: Path | str) -> Run:
         """Raises: RunError when the folder is missing or not a run folder."""
         path = Path(path)
-        if not path.is_dir():
+        with refusing(RunError, path):
+            there, whole = path.is_dir(), (path / "experiment.json").is_file()
+            inside = sorted(child.name for child in path.iterdir() if (child / "experiment.json").is_file()) if there and not whole else []
+        if not there:
             raise RunError(f"there is no run folder {path}")
-        if not (path / "experiment.json").is_file():
-            inside = sorted(child.name for child in path.iterdir() if (child / "experiment.json").is_file())
+        if not whole:
             hint = f"; the runs inside it are {', '.join(inside)}" if inside else ""
             raise RunError(f"{path} is not a run folder: it has no experiment.json{hint}")
         return cls(path)
@@ -152,8 +157,24 @@ class Run:
         return self.path / "checkpoints" / which.replace(" ", "_")
 
     def save_weights(self, which: str, network: nn.Module, facts: dict[str, Any]) -> str:
-        """Write the deployed network's weights; returns their digest."""
-        return write_tensors(self.weights_path(which), network.state_dict(), facts)
+        """Write the deployed network's weights, of which a JSON fact "unbounded" names buffers that may be infinite; returns their digest.
+
+        Raises: NumericalError for others that are not finite; what was there stays.
+        """
+        weights = network.state_dict()
+        if bad := _diverged(weights, facts):
+            where = f"the {which} weights of epoch {facts['epoch']}: {bad}"
+            raise NumericalError(f"{where} is no longer finite; lower the learning rate, or set clip")
+        return write_tensors(self.weights_path(which), weights, facts)
+
+    def whole(self, which: str) -> str:
+        """Why these deployed weights cannot be used, in a clause; empty where they can."""
+        try:
+            weights, facts = read_tensors(self.weights_path(which))
+            self.check_unchanged(facts)
+        except (CheckpointError, RunError) as error:
+            return str(error)
+        return f"{bad} is not finite" if (bad := _diverged(weights, facts)) else ""
 
     def network(self, which: str = "selected") -> nn.Module:
         """The deployed network in evaluation mode, images in [0, 1] to logits, on the CPU. Raises: CheckpointError, RunError."""
@@ -204,24 +225,31 @@ class Run:
         return sorted((path for path in found if re.fullmatch(r"step-\d{9}", path.name)), reverse=True)
 
     def newest_state(self) -> tuple[tuple[dict[str, Tensor], dict[str, Any]] | None, list[str]]:
-        """The newest complete checkpoint that can be read, None if there is none; and a sentence for each one passed over.
+        """The newest complete checkpoint that can be read and is finite, None if there is none; and a sentence for each one passed over.
 
         Raises: CheckpointError when checkpoints were finished and all of them are damaged.
         """
         warnings: list[str] = []
         for path in self.states():
             try:
-                return read_tensors(path), warnings
+                return self.state(path), warnings
             except CheckpointError as error:
                 warnings.append(f"{error}; going back to what was saved before it")
         if any(facts_file(path).exists() for path in self.states()):
             raise CheckpointError(f"every checkpoint of {self.path} is damaged; the newest: {warnings[0].partition(';')[0]}")
         return None, warnings
 
+    @staticmethod
+    def state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """A complete checkpoint. Raises: CheckpointError where it is damaged or what a learner holds is not finite."""
+        state, facts = read_tensors(path)
+        if bad := _diverged({name: tensor for name, tensor in state.items() if name.startswith("learner/")}, facts):
+            raise CheckpointError(f"{tensors_file(path)} was saved when training had diverged: {bad} is not finite")
+        return state, facts
+
     def sweep(self) -> None:
         """Remove what a process left that was killed while it wrote."""
-        for path in self.path.rglob(".*.part"):
-            path.unlink(missing_ok=True)
+        sweep(self.path.rglob(".*.part"))
 
     # -- metrics ------------------------------------------------------------------------------------------------------
 
@@ -263,6 +291,12 @@ def _digest(text: str) -> str:
 def _counts(path: Path) -> bool:
     """Whether a file makes its folder occupied: what `Run.create` leaves when killed does not."""
     return path.name not in ("run.json", ".lock") and not path.name.endswith(".part")
+
+
+def _diverged(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:
+    """The first tensor that is not finite and is not one that never was; empty where there is none."""
+    unbounded = tuple(facts.get("unbounded", ()))
+    return next((name for name in not_finite(tensors) if not name.endswith(unbounded)), "")
 
 
 def _kept_for_good(path: Path) -> bool:

@@ -1,4 +1,5 @@
-"""SIGINT and SIGTERM ask training to stop after the step in progress (several ranks: after the epoch), an evaluation after the round."""
+"""SIGINT, SIGTERM and SIGHUP ask for a stop: of training after the step in progress (of several ranks after the epoch), of an
+evaluation after the round."""
 
 from __future__ import annotations
 
@@ -7,21 +8,27 @@ import signal
 from collections.abc import Iterator
 from typing import Any
 
+_HANG_UP: int | None = getattr(signal, "SIGHUP", None)
+
 
 @contextlib.contextmanager
 def stop_requested() -> Iterator[list[int]]:
-    """A list that is non-empty once SIGINT or SIGTERM has come; a second signal ends the process at once."""
+    """A list that is non-empty once a signal to stop has come; a second one ends the process at once.
+
+    A terminal that is closed sends SIGHUP more than once, so its second ends nothing; under nohup there is none.
+    """
     received: list[int] = []
     found: dict[int, Any] = {}
 
     def note(number: int, frame: object) -> None:
         received.append(number)
         for each in found:
-            signal.signal(each, signal.SIG_DFL)
+            signal.signal(each, signal.SIG_IGN if each == _HANG_UP else signal.SIG_DFL)
 
     with contextlib.suppress(ValueError):  # not the main thread: signals are somebody else's business
-        for number in (signal.SIGINT, signal.SIGTERM):
-            found[number] = signal.signal(number, note)
+        for number in (signal.SIGINT, signal.SIGTERM, _HANG_UP):
+            if number is not None and not (number == _HANG_UP and signal.getsignal(number) is signal.SIG_IGN):
+                found[number] = signal.signal(number, note)
     try:
         yield received
     finally:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor
 from poise.attacks import Attack
 from poise.core.batches import Now
 from poise.core.distributed import ALONE, World
-from poise.core.errors import CheckpointError, SettingsError
+from poise.core.errors import CheckpointError, Interrupted, NotFiniteError, NumericalError, SettingsError
 from poise.core.transfers import fetched
 from poise.data import Data, Feed, Split, held_out
 from poise.data.extra import OpenedPool
@@ -93,8 +94,41 @@ class Training:
 
     def now(self) -> Now:
         """The moment of the next step."""
+        return self._at(self.step)
+
+    @property
+    def last(self) -> Now:
+        """The moment of the last step that was done."""
+        return self._at(max(0, self.step - 1))
+
+    def _at(self, step: int) -> Now:
         per_epoch, experiment = self.steps_per_epoch, self.experiment
-        return Now(self.step // per_epoch + 1, self.step, experiment.epochs, per_epoch, experiment.seed)
+        return Now(step // per_epoch + 1, step, experiment.epochs, per_epoch, experiment.seed)
+
+    @property
+    def unbounded(self) -> list[str]:
+        """Buffers that were infinite from the beginning."""
+        return sorted({name for learner in self.learners.values() for name in learner.unbounded})
+
+    def check_finite(self, now: Now) -> None:
+        """Raises: NumericalError when anything that changes is not finite. now: the step after which, or in which, it was found."""
+        for learner in self.learners.values():
+            learner.check_finite(now)
+
+    @contextlib.contextmanager
+    def divergence_told(self, now: Now) -> Iterator[None]:
+        """Whatever fails because training diverged is told as that. Raises: NumericalError, with epoch, learners and learning rates."""
+        try:
+            yield
+        except Interrupted:
+            raise
+        except Exception as error:
+            self.check_finite(now)
+            if isinstance(error, NotFiniteError) or (isinstance(error, RuntimeError | OverflowError) and "overflow" in str(error)):
+                rates = ", ".join(f"{name!r} of {learner.learning_rate(now):g}" for name, learner in self.learners.items())
+                what = "training diverges, or its network cannot be evaluated"
+                raise NumericalError(f"epoch {now.epoch}: {what}, at the learning rate of learner {rates}: {error}") from None
+            raise
 
 
 def divided(experiment: Experiment, data: Data) -> tuple[Split, Split]:
@@ -175,6 +209,12 @@ def _chosen(name: PrecisionName, device: torch.device, progress: Progress, world
 
 
 def save(training: Training, step: int, for_good: bool) -> None:
+    """Write a complete checkpoint; of several ranks the first one does, once all have found at the epoch's end that theirs is finite.
+
+    Raises: NumericalError for one that is not finite; what was saved before stays.
+    """
+    if training.placement.world.size == 1:
+        training.check_finite(training.last)
     state = whole_state(training.placement, training.learners)
     if not training.placement.world.leads:
         return
@@ -187,6 +227,7 @@ def save(training: Training, step: int, for_good: bool) -> None:
         "group": training.run.group,
         "seed": experiment.seed,
         "state": STATE,
+        "unbounded": training.unbounded,
         **training.history.facts(),
     }
     training.run.save_state(step, state, facts, experiment.keep_last, for_good)

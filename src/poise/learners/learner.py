@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from poise.core.batches import Batch, Now
 from poise.core.distributed import ALONE, World
 from poise.core.errors import CheckpointError, NumericalError, SettingsError
+from poise.core.finite import not_finite
 from poise.core.modes import MODES, crafting, frozen_statistics, training
 from poise.core.settings import Positive, PositiveCount, Settings, called, newer, settings
 from poise.data.augment import Augmentation
@@ -56,6 +58,9 @@ class Policy(Settings):
     """Examples that go through the network at a time; the step is the same, memory is less. Joint batch statistics need None."""
 
     def __post_init__(self) -> None:
+        if self.schedule.least < 0:
+            least = f"Policy.schedule = {type(self.schedule).__name__}, which falls to {self.schedule.least:g}"
+            raise SettingsError(f"{least}: must be at least 0, as a factor on the learning rate")
         if self.mixing is not None and not self.objective.takes_soft_labels:
             wanted = "AT and NT do; set mixing to none"
             raise SettingsError(f"Policy.mixing: {type(self.objective).__name__} does not learn from labels of several classes; {wanted}")
@@ -104,6 +109,8 @@ class Learner:
         self.optimizer = policy.optimizer.build(network.parameters())
         self.average: Weights | None = copied(weights_of(network)) if policy.average is not None else None
         self.accumulators: dict[str, Weights] = {}
+        self.unbounded = {name for name in not_finite(self.weights) if name in dict(network.named_buffers())}
+        """Buffers that were infinite from the beginning, such as masks: nothing that training did."""
         self._fixed = None if compilation is None else FixedShape(name, self.arithmetic, compilation)
 
     @property
@@ -128,7 +135,7 @@ class Learner:
         microbatches, or uneven shards, equal one batch.
         """
         now = now.within(self.name)
-        learning_rate = self.policy.optimizer.learning_rate * self.policy.schedule.value(now)
+        learning_rate = self.learning_rate(now)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         turns = [self._update(objective, batch, replace(now, turn=turn)) for turn in range(objective.turns(self.network, now))]
@@ -263,14 +270,23 @@ class Learner:
             for tensor in running:
                 tensor.div_(self.world.size)
 
-    def check_finite(self) -> None:
-        """Raises: NumericalError when a weight is NaN or infinite (one host synchronisation; called between epochs)."""
-        for name, parameter in self.network.named_parameters():
-            if not bool(torch.isfinite(parameter).all()):
-                raise NumericalError(
-                    f"learner {self.name!r}: {name} is no longer finite; lower optimizer.learning_rate "
-                    f"(now {self.policy.optimizer.learning_rate}) or set clip"
-                )
+    def learning_rate(self, now: Now) -> float:
+        """The optimizer's times the schedule's factor. Raises: NumericalError for one that is negative or not finite."""
+        rate, factor = self.policy.optimizer.learning_rate, self.policy.schedule.value(now)
+        if not 0 <= rate * factor < math.inf:
+            what = f"the schedule's factor on the learning rate {rate:g} is {factor}"
+            raise NumericalError(f"learner {self.name!r}, epoch {now.epoch}: {what}, must be finite and at least 0")
+        return rate * factor
+
+    def check_finite(self, now: Now | None = None) -> None:
+        """Raises: NumericalError when anything of `state` is NaN or infinite (one host synchronisation). now: the step that was taken."""
+        bad = [name for name in not_finite(self.state()) if name.rpartition("/")[2] not in self.unbounded]
+        if bad:
+            what = bad[0].removeprefix("network/") + (f", in epoch {now.epoch}," if now is not None else "")
+            rate = self.policy.optimizer.learning_rate if now is None else self.learning_rate(now)
+            raise NumericalError(
+                f"learner {self.name!r}: {what} is no longer finite; lower optimizer.learning_rate (now {rate:g}) or set clip"
+            )
 
     def state(self) -> dict[str, Tensor]:
         """Everything that changes, as flat named tensors."""

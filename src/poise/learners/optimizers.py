@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
+from typing import Annotated
 
 import torch
+from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
 from poise.core.errors import SettingsError
-from poise.core.settings import NonNegative, Positive, Settings, UnitInterval, settings
+from poise.core.settings import Positive, Settings, UnitInterval, number, settings
+
+Rate = Annotated[float, BeforeValidator(number), Field(gt=0, le=1e30)]
+Decay = Annotated[float, BeforeValidator(number), Field(ge=0, le=1e30)]
+"""More, and what is computed of it has no place in float32."""
 
 
 class Optimizer(Settings, family="optimizer"):
@@ -26,9 +32,9 @@ class Optimizer(Settings, family="optimizer"):
 class SGD(Optimizer):
     """Stochastic gradient descent with momentum and (coupled) weight decay."""
 
-    learning_rate: Positive = 0.1
+    learning_rate: Rate = 0.1
     momentum: UnitInterval = 0.9
-    weight_decay: NonNegative = 5e-4
+    weight_decay: Decay = 5e-4
     nesterov: bool = False
 
     def __post_init__(self) -> None:
@@ -45,8 +51,8 @@ class SGD(Optimizer):
 class Adam(Optimizer):
     """Adam with L2 weight decay in the gradient."""
 
-    learning_rate: Positive = 1e-4
-    weight_decay: NonNegative = 0.0
+    learning_rate: Rate = 1e-4
+    weight_decay: Decay = 0.0
     stability: Positive = 1e-8
     """The constant added to the denominator (torch: eps)."""
 
@@ -59,8 +65,8 @@ class Adam(Optimizer):
 class AdamW(Optimizer):
     """Adam with decoupled weight decay."""
 
-    learning_rate: Positive = 1e-3
-    weight_decay: NonNegative = 1e-2
+    learning_rate: Rate = 1e-3
+    weight_decay: Decay = 1e-2
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         given, fused = _fused(parameters)

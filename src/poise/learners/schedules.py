@@ -24,12 +24,21 @@ class Schedule(Settings, family="schedule"):
     def value(self, now: Now) -> float:
         """The value at this moment."""
 
+    @property
+    def least(self) -> float:
+        """What no value is below, as far as the settings say; 0 where they say nothing."""
+        return 0.0
+
 
 @settings
 class Constant(Schedule):
     """The same value throughout."""
 
     at: Number = 1.0
+
+    @property
+    def least(self) -> float:
+        return self.at
 
     def value(self, now: Now) -> float:
         return self.at
@@ -50,6 +59,10 @@ class Step(Schedule):
         if self.unit not in ("epoch", "fraction"):
             raise SettingsError(f"Step.unit = {self.unit!r}: must be 'epoch' or 'fraction'")
 
+    @property
+    def least(self) -> float:
+        return min(self.factors, default=1.0)
+
     def value(self, now: Now) -> float:
         position = now.epoch if self.unit == "epoch" else now.step / now.steps
         passed = sum(position >= start for start in self.at)
@@ -66,6 +79,10 @@ class PiecewiseLinear(Schedule):
     def __post_init__(self) -> None:
         if len(self.at) != len(self.values) or list(self.at) != sorted(self.at) or not self.at:
             raise SettingsError(f"PiecewiseLinear.at = {self.at}: must be increasing and as long as values = {self.values}")
+
+    @property
+    def least(self) -> float:
+        return min(self.values)
 
     def value(self, now: Now) -> float:
         position = now.epoch / now.epochs

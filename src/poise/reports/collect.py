@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from poise.core.documents import read_lines
+from poise.core.documents import parse, read_lines
 from poise.core.errors import RunError
+from poise.core.files import read_text, refusing
 from poise.core.records import EvaluationRecord
 from poise.core.verdicts import Verdict
 
@@ -63,7 +63,9 @@ def read_runs(paths: str | Path | Iterable[str | Path]) -> list[Run]:
         raise RunError("no run was named; name run folders, a folder of run folders, or record files")
     runs: dict[Path, Run] = {}
     for item in given:
-        for run in _read(Path(item)):
+        with refusing(RunError, item):
+            found = _read(Path(item))
+        for run in found:
             held = runs.get(run.path)
             merged = {**held.records, **run.records} if held else run.records
             whole = held if held and held.experiment else run
@@ -142,7 +144,7 @@ def _rank(name: str) -> int:
 
 def _read_experiment(path: Path) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = parse(read_text(path))
     except (OSError, ValueError) as error:
         raise RunError(f"{path} cannot be read: {error}") from None
     if not isinstance(data, dict):

@@ -5,7 +5,6 @@ Curves come from `metrics.jsonl`, the t-SNE figure from the file that `poise emb
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from poise.core.documents import parse
 from poise.core.errors import RunError
+from poise.core.files import read_text
 from poise.core.settings import spelled
 from poise.reports.collect import Run
 from poise.reports.plots import Panel, group_of
@@ -149,7 +150,7 @@ def embedded(path: Path) -> list[Panel]:
     if not path.is_file():
         return []
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = parse(read_text(path))
         labels, classes = [int(label) for label in data["labels"]], [str(name) for name in data["classes"]]
         what = _what(data)
         return [_cloud(each["epoch"], each["points"], labels, classes, *what) for each in data["epochs"]]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from poise.core.errors import RunError
+from poise.core.printing import printable
 from poise.core.records import EvaluationRecord
 from poise.core.wording import flatten
 from poise.reports.statistics import NATURAL, WORST, PairedInterval, correct, examples_of, paired_interval
@@ -119,7 +120,7 @@ def to_terminal(difference: Difference) -> RichGroup:
     for name in ("setting", "a", "b"):
         settings.add_column(name, overflow="fold")
     for name, (a, b) in difference.settings.items():
-        settings.add_row(Text(name), Text(a), Text(b))
+        settings.add_row(*(Text(printable(text)) for text in (name, a, b)))
     parts: list[Any] = [accuracies, settings if difference.settings else Text("no setting differs")]
     if not difference.same_examples:
         parts.insert(1, Text("The records are not of the same images, so nothing is paired."))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 
+from poise.core.printing import printable, spreadsheet
 from poise.reports.tables import Cell, Row, Table
 from poise.reports.terminal import Numbers
 
@@ -56,7 +57,7 @@ def to_markdown(table: Table) -> str:
 def escape_markdown(text: str) -> str:
     for special in "\\`*_[]|":
         text = text.replace(special, f"\\{special}")
-    return " ".join(text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").split())
+    return printable(" ".join(text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").split()))
 
 
 def to_csv(table: Table) -> str:
@@ -68,11 +69,11 @@ def to_csv(table: Table) -> str:
     writer = csv.writer(out, lineterminator="\n")
     ends = ("", " std", " low", " high", " ± not stated", " runs")
     parts = [[f"{column.label}{end}" for end in ends] for column in table.columns]
-    writer.writerow(["method", "data", "checkpoint", "kind", "runs", *(name for part in parts for name in part)])
+    writer.writerow(["method", "data", "checkpoint", "kind", "runs", *(spreadsheet(name) for part in parts for name in part)])
     for row in table.rows:
         runs = max((cell.n for cell in row.cells), default=0)
         texts = [text for cell in row.cells for text in _csv_cell(cell)]
-        writer.writerow([row.label, row.data, row.checkpoint, row.kind, runs or "", *texts])
+        writer.writerow([*map(spreadsheet, (row.label, row.data, row.checkpoint, row.kind)), runs or "", *texts])
     return out.getvalue()
 
 
@@ -83,7 +84,7 @@ def _csv_cell(cell: Cell) -> list[str]:
 
 
 def escape_latex(text: str) -> str:
-    return "".join(_LATEX.get(letter, letter) for letter in " ".join(text.split()))
+    return "".join(_LATEX.get(letter, letter) for letter in printable(" ".join(text.split())))
 
 
 def to_latex(table: Table) -> str:

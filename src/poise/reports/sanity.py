@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from poise.core.printing import printable
 from poise.core.verdicts import Finding, Verdict, summary
 from poise.core.wording import flatten
 from poise.reports.collect import Run
@@ -75,14 +76,16 @@ def verdict_terminal(verdict: Verdict) -> RichTable:
     from rich.text import Text
 
     title = f"sanity of {verdict.model}{f' ({verdict.checkpoint})' if verdict.checkpoint else ''}: {summary(verdict.findings)}"
-    shown = RichTable(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, caption=Text("; ".join(facts(verdict))))
+    shown = RichTable(
+        title=Text(printable(title)), title_justify="left", box=box.SIMPLE_HEAD, caption=Text(printable("; ".join(facts(verdict))))
+    )
     shown.caption_justify = "left"
     shown.add_column("check", no_wrap=True)
     shown.add_column("verdict", no_wrap=True)
     shown.add_column("seen", overflow="fold")
     for finding in verdict.findings:
-        seen = Text(finding.seen)
+        seen = Text(printable(finding.seen))
         if finding.alarming:
             seen.append(f"\n{finding.means}", style="dim").append(f"\nNext: {finding.then}", style="italic")
-        shown.add_row(Text(finding.title), Text(finding.judgement, style=_STYLES[finding.judgement]), seen)
+        shown.add_row(Text(printable(finding.title)), Text(finding.judgement, style=_STYLES[finding.judgement]), seen)
     return shown

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from poise.core.printing import printable
+
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
     from rich.text import Text
@@ -41,7 +43,7 @@ class Numbers:
         for number, part in enumerate(self._parts(room)):
             yield self._table(part, leading, room - _APART, first=number == 0)
         if self.caption:
-            yield Text(f"  {self.caption.replace(chr(10), chr(10) + '  ')}", style="italic dim")
+            yield Text("\n".join(f"  {printable(line)}" for line in self.caption.split("\n")), style="italic dim")
 
     def width(self, place: int) -> int:
         """Of a column of numbers, in characters."""
@@ -62,15 +64,17 @@ class Numbers:
         from rich.table import Table
         from rich.text import Text
 
-        shown = Table(box=box.SIMPLE_HEAD, title=Text(self.title) if self.title and first else None, title_justify="left")
+        shown = Table(box=box.SIMPLE_HEAD, title=Text(printable(self.title)) if self.title and first else None, title_justify="left")
         for head, width in zip(self.words, leading, strict=True):
             shown.add_column(head, overflow="fold", min_width=width, max_width=width)
         for place in part:
-            shown.add_column(Text(self.heads[place]), justify=self.justify, overflow="fold", min_width=min(self.width(place), most))
+            shown.add_column(
+                Text(printable(self.heads[place])), justify=self.justify, overflow="fold", min_width=min(self.width(place), most)
+            )
         for number, (words, numbers, style) in enumerate(self.lines):
             if number in self.sections:
                 shown.add_section()
-            shown.add_row(*map(Text, words), *(numbers[place] for place in part), style=style)
+            shown.add_row(*(Text(printable(word)) for word in words), *(numbers[place] for place in part), style=style)
         return shown
 
 

@@ -12,7 +12,9 @@ from typing import Any
 from torch import nn
 
 from poise.attacks import Attack
+from poise.core.documents import parse
 from poise.core.errors import RunError, SettingsError
+from poise.core.files import read_text
 from poise.core.identity import identity
 from poise.core.records import EvaluationRecord
 from poise.core.settings import to_json
@@ -101,9 +103,10 @@ class Measurement:
 def check_record(out: Path) -> None:
     """Raises: SettingsError for a file that is no record, such as the weights that are to be evaluated."""
     try:
-        there = not out.is_file() or "attacks" in json.loads(out.read_text())  # a damaged record may be replaced
-    except ValueError:
-        there = out.read_bytes()[:1] == b"{"
+        there = not out.is_file() or "attacks" in parse(read_text(out))  # a damaged record may be replaced
+    except (OSError, ValueError):  # OSError: too large for a record
+        with out.open("rb") as file:
+            there = file.read(1) == b"{"
     if not there:
         raise SettingsError(f"{out} is there and is no record; give another --out, or --again to replace it")
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from poise.core.documents import parse
 from poise.core.errors import RunError
-from poise.core.files import write_text
+from poise.core.files import read_text, write_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,7 @@ class ModelInfo:
     def read(cls, path: str | Path) -> ModelInfo:
         """Raises: RunError for a file that is missing or not a model_info file; unknown fields are ignored."""
         try:
-            data = dict(json.loads(Path(path).read_text()))
+            data = dict(parse(read_text(path)))
             return cls(**{field.name: data[field.name] for field in dataclasses.fields(cls) if field.name in data})
         except (OSError, ValueError, TypeError) as error:
             raise RunError(f"{path} cannot be read as a model_info file: {error}") from None
