@@ -118,7 +118,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture
 def lines_of() -> Callable[[Run], list[dict[str, Any]]]:
     def lines(run: Run) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+        return run.metrics()
 
     return lines
 

@@ -34,7 +34,7 @@ from poise.methods import Joint
 from poise.objectives import ADP
 
 Tiny = Callable[..., Experiment]
-LINE = {"kind", "epoch", "step", "images_per_second", "monitor_seconds", "monitor/natural", "monitor/pgd"}
+LINE = {"kind", "epoch", "step", "images_per_second", "monitor_seconds", "training_seconds", "monitor/natural", "monitor/pgd"}
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ def facts_of(training: Training, epoch: int, measured: dict[str, float]) -> dict
         "monitors": measured,
         "experiment": experiment.name,
         "seed": experiment.seed,
-        "group": training.run.group,
+        "group": training.group,
         "shape": list(data.shape),
         "classes": list(data.classes),
         "unbounded": training.unbounded,

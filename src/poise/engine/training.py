@@ -105,6 +105,11 @@ class Training:
         per_epoch, experiment = self.steps_per_epoch, self.experiment
         return Now(step // per_epoch + 1, step, experiment.epochs, per_epoch, experiment.seed)
 
+    @cached_property
+    def group(self) -> str:
+        """The run's, as it was when it was started."""
+        return self.run.group if (self.run.path / "run.json").exists() else self.experiment.group
+
     @property
     def unbounded(self) -> list[str]:
         """Buffers that were infinite from the beginning."""
@@ -224,7 +229,7 @@ def save(training: Training, step: int, for_good: bool) -> None:
         "placements": training.placements,
         "meter_images": training.meters.images,
         "best": training.best,
-        "group": training.run.group,
+        "group": training.group,
         "seed": experiment.seed,
         "state": STATE,
         "unbounded": training.unbounded,
