@@ -97,7 +97,7 @@ def test_train_leaves_a_run_folder_with_both_records(run: Path) -> None:
 
 def test_what_train_wrote_can_be_trained_again_to_the_same_weights(poise: Poise, run: Path, tmp_path: Path) -> None:
     status, _, err = poise("train", run / "experiment.json", "--out", tmp_path / "again", "--no-evaluate")
-    assert status == 0 and err.split()[1] == "epoch"
+    assert status == 0 and "epoch 1/" in err
     weights = "checkpoints/last.safetensors"
     assert (tmp_path / "again" / weights).read_bytes() == (run / weights).read_bytes()
     assert not (tmp_path / "again" / "records").exists()
