@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo check test test-slow docs bench clean
+.PHONY: setup demo check test test-slow test-device docs bench clean
 
 setup: .venv/.developer
 
@@ -29,6 +29,9 @@ test: setup
 
 test-slow: setup
 	$(BIN)/python -m pytest -n 2 -m slow
+
+test-device: setup
+	$(BIN)/python -m pytest -p benchmarks.pretended.plugin -m "not slow" --ignore tests/device
 
 docs: setup
 	$(BIN)/python docs/generate.py

@@ -160,7 +160,7 @@ class L1(Threat):
 
     def project(self, z: Tensor, x: Tensor) -> Tensor:
         """The nearest image of ball and box in the Euclidean sense."""
-        return self.within(z, x, x.new_full((len(x),), self.epsilon, dtype=wide(x.dtype)))
+        return self.within(z, x, x.new_zeros(len(x), dtype=wide(x.dtype)) + self.epsilon)
 
     def within(self, z: Tensor, x: Tensor, epsilon: Tensor) -> Tensor:
         """The same with an epsilon for each example [B]."""
@@ -181,7 +181,8 @@ class L1(Threat):
     def sparse(self, gradient: Tensor, density: float | Tensor) -> Tensor:
         """The signs of the share `density` (for each example [B] or all) of largest coordinates, of norm 1; 0 where all are 0."""
         size = gradient.flatten(1).abs()
-        count = (size.shape[1] * torch.as_tensor(density, device=size.device)).long().clamp(1, size.shape[1])
+        share = density if isinstance(density, Tensor) else torch.full((), density, device=size.device)
+        count = (size.shape[1] * share).long().clamp(1, size.shape[1])
         least = size.sort(1, descending=True).values.gather(1, (count - 1).expand(len(size))[:, None])
         sign = torch.where(gradient.isnan(), gradient, gradient.sign()).to(wide(gradient.dtype)) * (size >= least).view_as(gradient)
         return sign / spread(self.norm(sign).clamp(min=1), sign)

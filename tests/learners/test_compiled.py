@@ -40,7 +40,7 @@ from poise.objectives import (
     SynergyOfExperts,
     TwoExamples,
 )
-from poise.threats import L2
+from poise.threats import L1, L2
 
 CPU = torch.device("cpu")
 NOW = Now(epoch=1, step=0, epochs=2, steps_per_epoch=8, seed=5, scope="joint")
@@ -124,12 +124,13 @@ RAMPED = replace(INNER, ramp=0.75)
         AT(inner=RAMPED),
         AT(inner=replace(RAMPED, threat=L2(epsilon=0.7))),
         AT(inner=replace(RAMPED, threat=L2(epsilon=0.7, box_first=True), start="zero")),
+        AT(inner=replace(RAMPED, threat=L1(epsilon=3.0, density=0.3), step_size=1.0)),
         TRADES(inner=replace(RAMPED, start="gaussian")),
         FAT(objective=AT(inner=RAMPED), tau=(0, 3, 1), tau_from=(1, 2, 3)),
         GAIRAT(inner=INNER, from_epoch=3),
         GAIRAT(inner=RAMPED, from_epoch=2),
     ],
-    ids=["ramp", "L2", "box first", "TRADES", "FAT", "GAIRAT", "GAIRAT ramp"],
+    ids=["ramp", "L2", "box first", "L1", "TRADES", "FAT", "GAIRAT", "GAIRAT ramp"],
 )
 def test_times_are_inputs_of_one_recording(objective):
     """Over all epochs, and to the end of the ramp, which is the one decision here."""
@@ -298,7 +299,7 @@ def test_members_are_compiled_where_an_objective_calls_them_one_by_one(monkeypat
     assert all(torch.equal(tensor, wanted[name]) for name, tensor in moved.items())
     assert [sentence.split(" in ")[0] for sentence in said] == ["joint: crafting was compiled", "joint: the loss was compiled"]
     method = "heads" if build is TEAM else "_call_impl"
-    assert {(member, method) for member in ours.network.members} <= set(called)
+    assert {(member, method) for member in ours.network.get_submodule("members").children()} <= set(called)
     assert not any("heads" in vars(module) or "_compiled_call_impl" in vars(module) for module in ours.network.modules())
 
 

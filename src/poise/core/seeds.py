@@ -84,7 +84,7 @@ class Draw:
 @contextmanager
 def generators_kept(device: torch.device) -> Iterator[None]:
     """torch's generators on the host and on this device, from which a network may draw, come back as they were."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else [], device_type="cuda"):
         yield
 
 

@@ -65,7 +65,7 @@ class FixedShape:
 
     def craft(self, objective: Objective, model: nn.Module, part: Batch, now: Now) -> Examples:
         """What `objective.craft` returns."""
-        again = self._comes_again("crafting", (objective, part.x.shape, model))  # a folded copy may be made anew
+        again = self._comes_again("crafting", (objective, part.x.shape, part.total, model))  # a folded copy may be made anew
         if self.recording is not None and self.recording.serves(objective, model, part, now):
             return self.recording.replay(part, now)
         if not again or not self._ways:
