@@ -35,14 +35,14 @@ from poise.core.records import EvaluationRecord
 from poise.core.settings import from_json, read_file, to_json
 from poise.data import CIFAR10, MNIST, Digits, Folder, Npz
 from poise.engine import Experiment, Monitor, Run, load, resume, train
-from poise.engine.adversarial import save_adversarial
 from poise.engine.checkpoints import foreign_weights, load_into
-from poise.engine.exporting import export_network
 from poise.evaluation import Protocol
 from poise.evaluation.predictions import predict_under
 from poise.recipes import experiment as recipe
 from poise.threats import L2, Linf
+from poise.verbs.attack import attack
 from poise.verbs.evaluate import evaluate
+from poise.verbs.export import export
 
 Act = Callable[[Path], object]
 
@@ -382,17 +382,17 @@ ROWS: dict[str, tuple[Act, Act, tuple[str, ...]]] = {
     ),
     "export to another format": (
         run_with(nothing),
-        lambda folder: export_network(Run.open(folder / "run"), folder / "net.pt"),
+        lambda folder: export(Run.open(folder / "run"), folder / "net.pt"),
         ("--to", "net.pt", ".safetensors or .onnx"),
     ),
     "export to a folder": (
         run_with(lambda folder: (folder / "x.safetensors").mkdir()),
-        lambda folder: export_network(Run.open(folder / "run"), folder / "run" / "x.safetensors"),
+        lambda folder: export(Run.open(folder / "run"), folder / "run" / "x.safetensors"),
         ("x.safetensors", "cannot be written", "must be a file"),
     ),
     "adversarial images to another format": (
         run_with(nothing),
-        lambda folder: save_adversarial(Run.open(folder / "run"), PGD(steps=1), folder / "x.npz"),
+        lambda folder: attack(folder / "run", PGD(steps=1), out=folder / "x.npz"),
         ("--out", "x.npz", ".safetensors"),
     ),
     "more images attacked than there are": (

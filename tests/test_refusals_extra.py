@@ -20,13 +20,13 @@ from poise.core.overrides import override
 from poise.core.settings import from_json, to_json
 from poise.data import Digits, Extra, Feed, FolderPool, NpzPool, PseudoLabelled500K, Stream
 from poise.engine import Experiment, Run, resume, train
-from poise.engine.pseudo_labels import pseudo_label
 from poise.learners import AWP, EMA, RWP, SGD, SWA, Policy, Step
 from poise.methods import Generalist, Joint
 from poise.objectives import AT, BAT, FAT, GAIRAT, GAIRRST, MART, NT, RST, TRADES, Objective, SqueezeTraining, TwoExamples, WeightedRST
 from poise.recipes import experiment as recipe
 from poise.recipes import register
 from poise.recipes.trades_matched import matched_beta
+from poise.verbs.pseudo_label import pseudo_label
 
 Act = Callable[[Path], object]
 

@@ -26,17 +26,23 @@ if TYPE_CHECKING:
     from poise.methods import Generalist, Joint
     from poise.recipes import experiment as recipe
     from poise.threats import L2, Linf
+    from poise.verbs.agreement import agreement
+    from poise.verbs.attack import attack
     from poise.verbs.corruptions import corruptions
     from poise.verbs.embed import embed
     from poise.verbs.evaluate import evaluate
+    from poise.verbs.export import export
     from poise.verbs.load import load
+    from poise.verbs.pseudo_label import pseudo_label
     from poise.verbs.report import report
     from poise.verbs.sanity import sanity
     from poise.verbs.subject import Subject
+    from poise.verbs.transfer import transfer
 
+_VERBS = ("agreement", "attack", "corruptions", "embed", "evaluate", "export", "load", "pseudo_label", "report", "sanity", "transfer")
 _HOME = {
     **{name: ("poise.engine", name) for name in ("Experiment", "Run", "resume", "train", "train_or_resume")},
-    **{verb: (f"poise.verbs.{verb}", verb) for verb in ("corruptions", "embed", "evaluate", "load", "report", "sanity")},
+    **{verb: (f"poise.verbs.{verb}", verb) for verb in _VERBS},
     **{name: ("poise.core.settings", name) for name in ("configurable", "from_json", "settings", "to_json")},
     **{name: ("poise.methods", name) for name in ("Generalist", "Joint")},
     **{name: ("poise.threats", name) for name in ("L2", "Linf")},
@@ -71,6 +77,8 @@ __all__ = [
     "Run",
     "Subject",
     "__version__",
+    "agreement",
+    "attack",
     "attacks",
     "configurable",
     "corruptions",
@@ -78,6 +86,7 @@ __all__ = [
     "embed",
     "evaluate",
     "evaluation",
+    "export",
     "from_json",
     "learners",
     "load",
@@ -86,6 +95,7 @@ __all__ = [
     "models",
     "objectives",
     "override",
+    "pseudo_label",
     "recipe",
     "recipes",
     "report",
@@ -97,6 +107,7 @@ __all__ = [
     "to_json",
     "train",
     "train_or_resume",
+    "transfer",
     "verbs",
 ]
 

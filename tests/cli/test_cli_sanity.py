@@ -9,11 +9,11 @@ import pytest
 from poise.attacks import PGD
 from poise.core.verdicts import Verdict
 from poise.engine import Run, train
-from poise.engine.adversarial import save_adversarial
 from poise.evaluation import Protocol
 from poise.evaluation.digests import digest_of
 from poise.recipes import experiment
 from poise.threats import Linf
+from poise.verbs.attack import attack
 from poise.verbs.sanity import _claims
 
 CHEAP = ["--first", "20", "--device", "cpu"]
@@ -37,7 +37,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     quick = PGD(threat=Linf(epsilon=0.2), step_size=0.1, steps=2)
     made = replace(experiment("at_digits"), epochs=2, monitors=(), criterion="last", protocol=Protocol(name="tiny", attacks=(quick,)))
     trained = train(made, tmp_path_factory.mktemp("sanity") / "run")
-    save_adversarial(trained, quick, trained.path / "adversarial" / "PGD-2.safetensors", which="last", first=30)
+    attack(trained, quick, out=trained.path / "adversarial" / "PGD-2.safetensors", checkpoint="last", first=30)
     return trained
 
 

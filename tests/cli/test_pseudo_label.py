@@ -16,11 +16,11 @@ from poise.cli import app
 from poise.core.errors import DataError, PoiseError, RunError, SettingsError, UntrustedFileError
 from poise.data import Digits, Extra, NpzPool
 from poise.engine import Experiment, Run, train
-from poise.engine.pseudo_labels import parts_of, pseudo_label
 from poise.engine.training import divided
 from poise.learners import SGD, Policy
 from poise.methods import Joint
 from poise.objectives import NT, WeightedRST
+from poise.verbs.pseudo_label import parts_of, pseudo_label
 
 
 def experiment(**changes: Any) -> Experiment:
@@ -84,7 +84,7 @@ def test_labelling_in_parts_gives_what_labelling_at_once_gives(tmp_path: Path, r
     np.savez(tmp_path / "x.npz", image=digits())
     pseudo_label(run, tmp_path / "x.npz", tmp_path / "whole.npz")
     monkeypatch.setattr("poise.data.parts.PART", 7)
-    monkeypatch.setattr("poise.engine.pseudo_labels.BATCH", 3)
+    monkeypatch.setattr("poise.verbs.pseudo_label.BATCH", 3)
     pseudo_label(run, tmp_path / "x.npz", tmp_path / "parts.npz")
     with np.load(tmp_path / "whole.npz") as whole, np.load(tmp_path / "parts.npz") as parts:
         np.testing.assert_array_equal(whole["label"], parts["label"])
@@ -153,7 +153,7 @@ def test_other_refusals(tmp_path: Path, run: Run) -> None:
     with pytest.raises(SettingsError, match="another file than --images"):
         pseudo_label(run, tmp_path / "x.npz", tmp_path / "x.npz")
     with pytest.raises(PoiseError, match="no weights 'epoch 9'"):
-        pseudo_label(run, tmp_path / "x.npz", tmp_path / "pool.npz", which="epoch 9")
+        pseudo_label(run, tmp_path / "x.npz", tmp_path / "pool.npz", checkpoint="epoch 9")
     with pytest.raises(RunError, match="no run folder"):
         pseudo_label(Run.open(tmp_path / "nothing"), None, tmp_path / "pool.npz")
 

@@ -24,17 +24,17 @@ from poise.core.records import EvaluationRecord
 from poise.core.settings import from_json, to_json
 from poise.data import Digits
 from poise.engine import Experiment, Run, train
-from poise.engine.adversarial import save_adversarial
 from poise.engine.checkpoints import fitting, foreign_weights, read_facts
 from poise.engine.experiment import Published
-from poise.engine.exporting import export_network
 from poise.engine.progress import Progress
 from poise.evaluation import Protocol, standard, strict
 from poise.evaluation.predictions import predict, predict_under
 from poise.models import DigitsCNN
 from poise.reports import read_runs, table
 from poise.threats import L2, Linf, Threat
+from poise.verbs.attack import attack as make_adversarial
 from poise.verbs.evaluate import evaluate
+from poise.verbs.export import export
 from poise.verbs.images import data_named
 from poise.verbs.sanity import sanity
 
@@ -272,7 +272,8 @@ def test_a_network_that_cannot_be_built_or_loaded_is_refused(
 def test_saved_adversarial_images_lie_in_the_threat_and_give_the_accuracy_reported(trained: Run, tmp_path: Path, threat: Threat) -> None:
     attack = PGD(threat=threat, step_size=0.1, steps=3)
     path = tmp_path / "adversarial.v2.safetensors"
-    natural, robust, count = save_adversarial(trained, attack, path, first=45, batch_size=20)
+    made = make_adversarial(trained, attack, out=path, first=45, batch_size=20)
+    natural, robust, count = made.natural_accuracy, made.accuracy, len(made.split)
     stored = safetensors.torch.load(path.read_bytes())
     split = trained.experiment.data.load().test.first(45)
     x, x_adv = split.pixels(), stored["x_adv"]
@@ -297,13 +298,13 @@ def test_saved_adversarial_images_lie_in_the_threat_and_give_the_accuracy_report
 def test_adversarial_images_of_a_float64_run_are_those_of_its_record(tmp_path: Path, tiny_experiment: Callable[..., Experiment]) -> None:
     run = train(tiny_experiment(precision="float64", epochs=1), tmp_path / "run")
     record = evaluate(run)
-    _, robust, _ = save_adversarial(run, run.experiment.protocol.attacks[0], tmp_path / "x.safetensors", first=40)
+    robust = make_adversarial(run, run.experiment.protocol.attacks[0], out=tmp_path / "x.safetensors", first=40).accuracy
     assert robust == record.accuracy("PGD-2")
 
 
 def test_an_exported_safetensors_file_gives_the_same_logits(trained: Run, tmp_path: Path) -> None:
     to = tmp_path / "network.v1.safetensors"
-    export_network(trained, to)
+    export(trained, to)
     assert {path.name for path in tmp_path.iterdir()} == {"network.v1.safetensors", "network.v1.json"}
     facts = read_facts(tmp_path / "network.v1")
     network = DigitsCNN().build(tuple(facts["shape"]), len(facts["classes"]), seed=9)
@@ -320,7 +321,7 @@ def test_an_exported_onnx_graph_gives_the_same_logits(
 ) -> None:
     run = trained if method == "joint" else train(tiny_experiment(precision="float64", epochs=1), tmp_path / "run")
     to = tmp_path / "network.onnx"
-    export_network(run, to)
+    export(run, to)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the reference evaluator's own
         from onnx.reference import ReferenceEvaluator

@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from poise.cli import attack, demo, embed, evaluate, export, listing, pseudo_label, report, sanity, show, train, transfer
+from poise.cli import agreement, attack, demo, embed, evaluate, export, listing, pseudo_label, report, sanity, show, train, transfer
 from poise.core.errors import Interrupted, PoiseError
 from poise.core.printing import printable
 from poise.core.version import __version__
@@ -29,6 +29,7 @@ app.command("train")(train.train)
 app.command("transfer")(transfer.transfer)
 app.command("evaluate")(evaluate.evaluate)
 app.command("attack")(attack.attack)
+app.command("agreement")(agreement.agreement)
 app.command("embed")(embed.embed)
 app.command("sanity")(sanity.sanity)
 app.command("report")(report.report)

@@ -8,15 +8,18 @@ from typing import Annotated
 import typer
 
 from poise.cli.shared import DataDir, Device, Imports, drawn, import_files
+from poise.cli.subjects import Asked, Checkpoint, Images, Model, subject_typed
 
 
 def attack(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    run: Asked,
     name: Annotated[str, typer.Argument(help="The attack, such as PGD (poise list attacks).")] = "PGD",
     settings: Annotated[list[str] | None, typer.Argument(help="Its settings, such as steps=50 threat.epsilon=4/255.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where the adversarial images go; by default a file in RUN/adversarial.")] = None,
     first: Annotated[int | None, typer.Option(min=1, help="Only the first n test images.")] = None,
-    checkpoint: Annotated[str, typer.Option(help="selected, last, or 'epoch N'.")] = "selected",
+    checkpoint: Checkpoint = None,
+    model: Model = None,
+    data: Images = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     device: Device = "auto",
     data_dir: DataDir = None,
@@ -29,19 +32,18 @@ def attack(
       poise attack runs/at PGD steps=50 threat.epsilon=0.2 step_size=0.02
 
       poise attack runs/at CW --first 100
+
+      poise attack mine.pt PGD --model ResNet18 --data CIFAR10
     """
     from poise.attacks import Attack
     from poise.core.overrides import override
     from poise.core.settings import from_json
-    from poise.engine import Run
-    from poise.engine.adversarial import adversarial_path, save_adversarial
+    from poise.verbs.attack import attack as make
 
     import_files(imports)
-    opened = Run.open(run)
-    made = override(from_json(Attack, {"type": name}), settings or [])  # type: ignore[type-abstract]
-    path = out or adversarial_path(opened, made, checkpoint, first, seed)
-    natural, robust, count = save_adversarial(
-        opened, made, path, which=checkpoint, first=first, seed=seed, device=device, data_dir=data_dir, progress=drawn()
-    )
-    typer.echo(f"{made.name} on {count} images: natural {100 * natural:.2f} %, robust {100 * robust:.2f} %")
-    typer.echo(f"adversarial images: {path}", err=True)
+    by = override(from_json(Attack, {"type": name}), settings or [])  # type: ignore[type-abstract]
+    subject = subject_typed(run, checkpoint, model, data, device, data_dir)
+    done = make(subject, by, first=first, seed=seed, out=out, progress=drawn())
+    numbers = f"natural {100 * done.natural_accuracy:.2f} %, robust {100 * done.accuracy:.2f} %"
+    typer.echo(f"{by.name} on {len(done.split)} images: {numbers}")
+    typer.echo(f"adversarial images: {done.path}", err=True)

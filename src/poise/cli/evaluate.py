@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from poise.cli.names import check_protocol
-from poise.cli.shared import DataDir, Device, Imports, Together, bytes_of, drawn, import_files, numbers_of, print_table, run_only
+from poise.cli.shared import DataDir, Device, Imports, Together, bytes_of, drawn, import_files, numbers_of, print_table
 from poise.cli.subjects import subjects
 from poise.core.errors import SettingsError
 
@@ -91,7 +91,6 @@ def evaluate(
     import_files(imports)
     if (weights is None) == (not runs):
         raise SettingsError("name run folders, or --weights FILE with --model")
-    run_only(checkpoint, weights)
     scaled = [name for name, value in (("threat", threat), ("epsilon", epsilon), ("step-size", step_size)) if value is not None]
     search: dict[str, Any] = {} if search_precision is None else {"precision": search_precision}
     search |= {} if memory_limit is None else {"memory_limit": bytes_of(memory_limit, "--memory-limit")}

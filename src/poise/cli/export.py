@@ -8,12 +8,15 @@ from typing import Annotated
 import typer
 
 from poise.cli.shared import Imports, import_files
+from poise.cli.subjects import Asked, Checkpoint, Images, Model, subject_typed
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    run: Asked,
     to: Annotated[Path, typer.Option(help="File to write: .safetensors (weights, with a .json beside) or .onnx (the whole network).")],
-    checkpoint: Annotated[str, typer.Option(help="selected, last, or 'epoch N'.")] = "selected",
+    checkpoint: Checkpoint = None,
+    model: Model = None,
+    data: Images = None,
     imports: Imports = None,
 ) -> None:
     """Write a run's network to a file that other programs read.
@@ -24,9 +27,8 @@ def export(
 
       poise export runs/generalist --to generalist.onnx
     """
-    from poise.engine import Run
-    from poise.engine.exporting import export_network
+    from poise.verbs.export import export as write
 
     import_files(imports)
-    export_network(Run.open(run), to, checkpoint)
+    write(subject_typed(run, checkpoint, model, data, "cpu", None), to)
     typer.echo(f"wrote {to}")

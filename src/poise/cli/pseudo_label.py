@@ -8,16 +8,19 @@ from typing import Annotated
 import typer
 
 from poise.cli.shared import DataDir, Device, Imports, console, drawn, import_files
+from poise.cli.subjects import Asked, Checkpoint, Images, Model, subject_typed
 
 
 def pseudo_label(
-    run: Annotated[Path, typer.Argument(help="Run folder of the model that labels.")],
+    run: Asked,
     out: Annotated[Path, typer.Option(help="The .npz to write: image, label, confidence.")],
     images: Annotated[
         Path | None,
         typer.Option(help="An .npz, .npy or pickle of uint8 images, or a folder of image files; by default the run's training images."),
     ] = None,
-    checkpoint: Annotated[str, typer.Option(help="selected, last, or 'epoch N'.")] = "selected",
+    checkpoint: Checkpoint = None,
+    model: Model = None,
+    data: Images = None,
     device: Device = "auto",
     data_dir: DataDir = None,
     imports: Imports = None,
@@ -32,11 +35,10 @@ def pseudo_label(
 
       poise train at_digits 'method.extra={"type": "NpzPool", "path": "pool.npz"}'
     """
-    from poise.engine import Run
-    from poise.engine.pseudo_labels import pseudo_label as label
+    from poise.verbs.pseudo_label import pseudo_label as label
 
     import_files(imports)
-    done = label(Run.open(run), images, out, which=checkpoint, device=device, data_dir=data_dir, progress=drawn())
+    done = label(subject_typed(run, checkpoint, model, data, device, data_dir), images, out, progress=drawn())
     counts = ", ".join(f"{name} {count}" for name, count in list(done.per_class.items())[:20])
     typer.echo(f"{done.count} images, mean confidence {100 * done.confidence:.2f} %: {counts}")
     console.print(f"pseudo-labelled images: {out}", markup=False, highlight=False)

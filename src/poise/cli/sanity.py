@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from poise.cli.shared import DataDir, Device, Imports, Together, drawn, import_files, run_only
+from poise.cli.shared import DataDir, Device, Imports, Together, drawn, import_files
 from poise.cli.subjects import subjects
 from poise.core.errors import SettingsError
 
@@ -54,7 +54,6 @@ def sanity(
     import_files(imports)
     if (weights is None) == (not runs):
         raise SettingsError("name run folders, or --weights FILE with --model")
-    run_only(checkpoint, weights)
     if weights is None and ensemble is None and (model is not None or data is not None or out is not None):
         raise SettingsError("--model, --data and --out go with --weights; a run knows its network and data and keeps its verdict")
     asked: dict[str, Any] = {"threat": threat, "epsilon": epsilon, "first": first, "seed": seed, "out": out}

@@ -3,12 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import typer
+
+from poise.cli.shared import run_only
 from poise.core.errors import SettingsError
 
 if TYPE_CHECKING:
     from poise.verbs.subject import Subject
+
+
+Asked = Annotated[Path, typer.Argument(help="Run folder; or weights in a file (.safetensors, .pt), with --model and --data.")]
+Checkpoint = Annotated[str | None, typer.Option(help="Of a run: selected (the default), last, or 'epoch N'.")]
+Model = Annotated[str | None, typer.Option(help="Of weights in a file: a network such as ResNet18, or module:function that builds yours.")]
+Images = Annotated[
+    str | None, typer.Option(help="A data set, folder or archive in place of a run's own; of weights in a file by default CIFAR10.")
+]
+
+
+def subject_typed(path: Path, checkpoint: str | None, model: str | None, data: str | None, device: str, data_dir: Path | None) -> Subject:
+    """The run, or the weights in a file. Raises: SettingsError, RunError."""
+    from poise.verbs import subject_of
+
+    if path.is_file():
+        return subjects(None, checkpoint, path, model, data, None, device, data_dir)[0]
+    if model is not None:
+        raise SettingsError("--model goes with weights in a file; a run knows its network")
+    return subject_of(path, data, checkpoint=checkpoint, device=device, data_dir=data_dir)
 
 
 def run_folders(paths: list[Path]) -> list[Path]:
@@ -34,6 +56,7 @@ def subjects(
     from poise.verbs import subject_of
 
     where = {"device": device, "data_dir": data_dir}
+    run_only(checkpoint, weights)
     if weights is not None:
         if model is None:
             raise SettingsError("--weights needs --model: a network such as ResNet18, or module:function")

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
 from poise.cli.shared import DataDir, Device, Imports, drawn, import_files
-from poise.core.errors import SettingsError
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from poise.attacks import Attack, Saved
-    from poise.data import Split
-    from poise.engine import Run
-    from poise.engine.progress import Progress
-    from poise.threats import Threat
+from poise.cli.subjects import run_folders
 
 
 def transfer(
@@ -54,146 +44,18 @@ def transfer(
 
       poise transfer runs/soe runs/adp --surrogate runs/s3 --surrogate runs/s5 --surrogate runs/s8 --protocol soe-transfer-30
     """
-    import dataclasses
-
-    from poise.attacks.transfer import SGM_NEEDS, residual
-    from poise.core.files import write_text
-    from poise.engine.devices import choose_device
-    from poise.evaluation import Protocol, soe_transfer
-    from poise.recipes.synergy_of_experts import gained
-    from poise.reports.heatmap import matrix, matrix_markdown, matrix_terminal, write_heatmap
+    from poise.reports.heatmap import matrix_terminal
     from poise.reports.terminal import show
-    from poise.verbs.evaluate import evaluate
-    from poise.verbs.of_run import OfRun
+    from poise.verbs.transfer import transfer as shown_to
 
     import_files(imports)
-    sources, judged = _named(surrogate), _named(targets)
-    threat = _threat(epsilon, judged)
-    chosen = soe_transfer(protocol, threat, compat, residual=sgm)
-    if steps is not None:
-        chosen = dataclasses.replace(chosen, attacks=tuple(dataclasses.replace(attack, steps=steps) for attack in chosen.attacks))
-    networks = {name: run.network(checkpoint) for name, run in sources.items()}
-    for name, run in sources.items() if sgm else ():
-        if not residual(networks[name]):
-            raise SettingsError(f"--surrogate {run.path}: {SGM_NEEDS}; leave it out with --no-sgm")
-    others = (*_otherwise(sources), *_related(sources, judged, checkpoint))
-    progress = drawn()
-    shown: list[Saved] = []
-    ids: list[int] = []
-    for name, run in sources.items():
-        images = _images(run.experiment.data.load(data_dir).test, subset, first)
-        ids = images.ids.tolist()
-        shown += _sets(name, networks[name].to(choose_device(device)), chosen.attacks, images, out, progress)
-    members = [getattr(run.experiment.model, "members", 1) for run in sources.values()]
-    short = chosen.shortfall(members, ids, *others)
-    part, cut = "" if short is None else "-part", "" if first is None else f"-first{first}"
-    kind = f"{protocol}{part}{'-compat' if compat else ''}-{threat.epsilon:g}{cut}"
-    if short is not None:
-        typer.echo(f"{short}. So the record is called {kind}.", err=True)
-    records = []
-    for run in judged.values():
-        subject = OfRun(run, checkpoint, device=device, data_dir=data_dir)
-        subject = subject.on(_images(subject.data.test, subset, first))
-        every = Protocol(name=kind, attacks=tuple(shown))
-        records.append(evaluate(subject, protocol=every, progress=progress, command="poise transfer"))
-        typer.echo(f"record: {records[-1].path}", err=True)
-    gain = gained([run.experiment for run in judged.values()], records)
-    for line in gain:
+    how: dict[str, Any] = {"protocol": protocol, "epsilon": epsilon, "out": out, "compat": compat, "subset": subset, "first": first}
+    how |= {"steps": steps, "sgm": sgm, "every_attack": every_attack, "progress": drawn(), "checkpoint": checkpoint, "device": device}
+    done = shown_to(run_folders(targets), surrogate, data_dir=data_dir, **how)
+    for record in done.records.values():
+        typer.echo(f"record: {record.path}", err=True)
+    for line in done.gain:
         typer.echo(line)
-    found = matrix(records, every_attack)
-    show(matrix_terminal(found))
-    page = matrix_markdown(found) + "".join(f"\n{line}\n" for line in gain)
-    typer.echo(f"matrix: {write_text(out / f'{kind}.md', page)}", err=True)
-    typer.echo(f"heat map: {write_heatmap(found, out / f'{kind}.svg')}", err=True)
-
-
-def _named(paths: list[Path]) -> dict[str, Run]:
-    """The runs by the name of their folder; where several have it, as the repeats of an experiment do, with the folder it lies in.
-
-    Raises: SettingsError for a run that is named twice.
-    """
-    from poise.engine import Run
-    from poise.engine.runs import by_name
-
-    resolved = [path.resolve() for path in paths]
-    if len(set(resolved)) < len(resolved):
-        raise SettingsError(f"runs {', '.join(map(str, paths))}: every run is to be named once")
-    return by_name([Run.open(path) for path in paths])
-
-
-def _threat(epsilon: str | None, judged: dict[str, Run]) -> Threat:
-    """Raises: SettingsError where none is named and the targets are not all evaluated within one Linf threat."""
-    from poise.core.settings import spelled
-    from poise.threats import Linf
-    from poise.verbs.of_run import threat_of
-    from poise.verbs.threats import positive
-
-    if epsilon is not None:
-        return positive(Linf(epsilon=epsilon), epsilon)  # type: ignore[arg-type]  # checked by the settings
-    own = {name: threat_of(run.experiment) for name, run in judged.items()}
-    if len(set(own.values())) == 1 and isinstance(threat := next(iter(own.values())), Linf) and threat.epsilon > 0:
-        return threat
-    each = ", ".join(f"{name} within {type(threat).__name__} {spelled(threat.epsilon)}" for name, threat in own.items())
-    raise SettingsError(f"the targets are not all evaluated within one Linf epsilon ({each}); name one with --epsilon")
-
-
-def _otherwise(sources: dict[str, Run]) -> list[str]:
-    """In words, which surrogates are not ensembles of standard ResNet-20 on CIFAR-10, or not trained on natural images alone."""
-    from poise.data import CIFAR10
-    from poise.methods import Joint
-    from poise.models import Ensemble
-    from poise.objectives.objective import searches_of
-    from poise.recipes.ensembles_cifar10 import MEMBER
-
-    said = []
-    for name, run in sources.items():
-        made = run.experiment
-        model, method = made.model, made.method
-        if (
-            not isinstance(made.data, CIFAR10)
-            or not isinstance(model, Ensemble)
-            or (model.member, model.output) != (MEMBER, "mean_probabilities")
-        ):
-            said.append(f"surrogate {name} is no ensemble of standard ResNet-20 on CIFAR-10")
-        if not isinstance(method, Joint) or any(searches_of(policy.objective) for policy in method.policies().values()):
-            said.append(f"surrogate {name} is not naturally trained")
-    return said
-
-
-def _related(sources: dict[str, Run], judged: dict[str, Run], checkpoint: str) -> list[str]:
-    """In words, which surrogates are not held out: their weights, or networks begun from the same, are among the targets."""
-    said = []
-    for source, begins in sources.items():
-        weights = begins.facts(checkpoint)["sha256"]
-        for target, run in judged.items():
-            begun = Path(run.experiment.initial or "").resolve() == begins.path.resolve()
-            if run.facts(checkpoint)["sha256"] == weights:
-                said.append(f"target {target} has the very weights of surrogate {source}")
-            elif begun or run.about.get("initial_digest") == weights:
-                said.append(f"target {target} was trained from surrogate {source}")
-            elif run.experiment.seed == begins.experiment.seed:
-                said.append(f"target {target} has the seed of surrogate {source}, {begins.experiment.seed}")
-    return said
-
-
-def _images(test: Split, subset: bool, first: int | None) -> Split:
-    from poise.evaluation.subsets import WHOLE, published_subset
-
-    images = published_subset(test) if subset and len(test) == WHOLE else test
-    return images if first is None else images.first(first)
-
-
-def _sets(name: str, network: nn.Module, attacks: Sequence[Attack], images: Split, out: Path, progress: Progress) -> list[Saved]:
-    """What shows the images that each attack makes on the surrogate of this name; they are made where they are not found."""
-    from poise.attacks import Saved
-    from poise.evaluation import made_or_kept, set_path
-
-    shown = []
-    for attack in attacks:
-        path = set_path(out / "sets" / name, network, attack)
-        advance = progress.begin(f"{name}: {attack.name}", len(images), "images")
-        kept, found = made_or_kept(path, network, images, attack, advance=advance)
-        progress.end()
-        typer.echo(f"{'found' if found else 'made'}: {path}", err=True)
-        shown.append(Saved.of(path, kept, name))
-    return shown
+    show(matrix_terminal(done.matrix))
+    typer.echo(f"matrix: {done.path}", err=True)
+    typer.echo(f"heat map: {done.path.with_suffix('.svg')}", err=True)

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -312,13 +312,3 @@ def load(run: str | Path, which: str = "selected") -> nn.Module:
     which: "selected" (by the run's criterion), "last" or "epoch N". Raises: RunError, CheckpointError.
     """
     return Run.open(run).network(which)
-
-
-def by_name(runs: Sequence[Run]) -> dict[str, Run]:
-    """The runs by the name of their folder; where several have it, as the repeats of an experiment do, with the folder it lies in."""
-    places = [run.path.resolve() for run in runs]
-    names = [place.name for place in places]
-    labels = [f"{place.parent.name}/{place.name}" if names.count(place.name) > 1 else place.name for place in places]
-    if len(set(labels)) < len(labels):
-        labels = [str(place).strip("/") for place in places]
-    return dict(zip(labels, runs, strict=True))

@@ -60,6 +60,21 @@ def subject_of(
     raise SettingsError(f"{type(asked).__name__} cannot be asked about; give a run or its folder, a module, weights in a file, or a list")
 
 
+def by_name(subjects: Sequence[Subject]) -> dict[str, Subject]:
+    """The subjects by the name of their folder; where several have it, as the repeats of an experiment do, with the folder it lies in.
+
+    Raises: SettingsError for one that is named twice.
+    """
+    places = [subject.folder.resolve() if subject.folder is not None else Path(subject.title) for subject in subjects]
+    if len(set(places)) < len(places):
+        raise SettingsError(f"runs {', '.join(subject.spelled or subject.title for subject in subjects)}: every run is to be named once")
+    names = [place.name for place in places]
+    labels = [f"{place.parent.name}/{place.name}" if names.count(place.name) > 1 else place.name for place in places]
+    if len(set(labels)) < len(labels):
+        labels = [str(place).strip("/") for place in places]
+    return dict(zip(labels, subjects, strict=True))
+
+
 def run_of(subject: Subject, question: str) -> OfRun:
     """The subject, if it is a run. Raises: RunError for a question that only what a run's training kept can answer."""
     if not isinstance(subject, OfRun):

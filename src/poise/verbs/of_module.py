@@ -103,6 +103,8 @@ class OfWeights(Subject):
         return {"checkpoint": self.checkpoint, "group": str(self.weights), "notes": notes}
 
     def place(self, question: Question, suffix: str = "") -> Path:
+        if question == "adversarial":
+            return self.weights.with_name(f"{self.weights.stem}.{suffix}.safetensors")
         return self.weights.with_suffix(f".{question}.json")
 
 

@@ -11,11 +11,12 @@ from torch import nn
 
 from poise.attacks import Attack
 from poise.core.errors import DataError
-from poise.data import Data
+from poise.data import Data, Split
 from poise.engine.diagnostics import theory
 from poise.engine.experiment import Experiment
 from poise.engine.published import Published
 from poise.engine.runs import Run
+from poise.engine.training import divided
 from poise.evaluation import Protocol
 from poise.threats import Linf, Threat
 from poise.verbs.images import Images
@@ -83,7 +84,7 @@ class OfRun(Subject):
 
     def fitting(self, data: Data) -> Data:
         """Raises: DataError unless they have the shape and the classes that the run was trained on."""
-        shape, classes = tuple(self.facts["shape"]), list(self.facts["classes"])
+        shape, classes = self.shape, list(self.classes)
         if data.name == "arrays" and data.shape == shape and len(data.classes) <= len(classes):
             return Data(data.name, data.train, data.test, tuple(classes), data.notes)  # labels alone, which name no classes
         if set(data.classes) == set(classes) and list(data.classes) != classes:
@@ -97,6 +98,29 @@ class OfRun(Subject):
     @property
     def seed(self) -> int:
         return self.experiment.seed
+
+    @property
+    def run_name(self) -> str:
+        return self.run.name
+
+    @property
+    def digest(self) -> str:
+        return self.facts["sha256"]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        channels, height, width = self.facts["shape"]
+        return channels, height, width
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(self.facts["classes"])
+
+    def facts_to_export(self) -> dict[str, Any]:
+        return {name: self.facts[name] for name in ("experiment", "epoch", "seed", "shape", "classes", "monitors")}
+
+    def training_images(self) -> Split:
+        return self.data.train if self.replaced else divided(self.experiment, self.data)[0]
 
     def about(self) -> dict[str, Any]:
         """With papers' rows, but only on the run's own images."""
@@ -136,6 +160,8 @@ class OfRun(Subject):
             "corruptions": f"{which}-corruptions{suffix}.json",
             "sanity": f"sanity{'' if which == 'selected' else f'-{which}'}{suffix}.json",
         }
+        if question == "adversarial":
+            return self.run.path / "adversarial" / f"{suffix}.safetensors"
         return self.run.path / "records" / names[question]
 
     @property

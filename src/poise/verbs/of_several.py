@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -57,7 +56,7 @@ class OfSeveral(Subject):
     def title(self) -> str:
         return self.named
 
-    @cached_property
+    @property
     def named(self) -> str:
         return f"{self.output} of {', '.join(self._names)}"
 

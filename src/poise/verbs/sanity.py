@@ -17,13 +17,13 @@ from poise.data import Split
 from poise.engine.checkpoints import read_tensors
 from poise.engine.devices import choose_device
 from poise.engine.progress import Progress
-from poise.engine.runs import Run, by_name
+from poise.engine.runs import Run
 from poise.evaluation.digests import digest_of
 from poise.evaluation.sanity import CHECKS, Claim, Effort, inspect
 from poise.losses import Divergence
 from poise.threats import Linf, Threat
 from poise.verbs.images import Images
-from poise.verbs.kinds import Asked, subject_of
+from poise.verbs.kinds import Asked, by_name, subject_of
 from poise.verbs.of_run import OfRun
 from poise.verbs.results import Soundness
 from poise.verbs.threats import threat_typed
@@ -41,7 +41,7 @@ def sanity(
     first: int = IMAGES,
     seed: int = 0,
     effort: Effort | None = None,
-    surrogates: Sequence[Run | str | Path] = (),
+    surrogates: Sequence[Asked] = (),
     out: str | Path | None = None,
     progress: Progress | None = None,
     **kind: Any,
@@ -65,13 +65,13 @@ def sanity(
     split = data_set.test.first(min(first, len(data_set.test)))
     network, place = subject.network, choose_device(subject.device)
     dtype = next((tensor.dtype for tensor in network.parameters()), torch.float32)
-    sources = by_name([source if isinstance(source, Run) else Run.open(source) for source in surrogates])
+    sources = by_name([subject_of(source, device=subject.device, data_dir=subject.data_dir) for source in surrogates])
     about: dict[str, Any] = {"named": subject.named, "checkpoint": subject.located, "dataset": data_set.name}
     if isinstance(subject, OfRun):
         about["run"] = subject.run.name
         about["claims"] = dict(_claims(subject.run, digest_of(network), split))
         about["divergences"] = divergences_of(to_json(subject.experiment.method))
-    about["surrogates"] = {name: OfRun(run).build().to(place) for name, run in sources.items()}
+    about["surrogates"] = {name: source.network for name, source in sources.items()}
     advance = progress.begin(f"{subject.title}: sanity", len(CHECKS), "checks")
 
     def began(name: str) -> None:
@@ -114,7 +114,7 @@ def _parts(settings: object) -> Iterator[Mapping[str, Any]]:
 
 
 def _claims(run: Run, weights: str, split: Split) -> Iterator[tuple[str, Claim]]:
-    """What `save_adversarial` saved of the weights of this digest, as far as it covers the images of the split."""
+    """What `attack` saved of the weights of this digest, as far as it covers the images of the split."""
     for file in sorted((run.path / "adversarial").glob("*.safetensors")):
         try:
             tensors, facts = read_tensors(file.with_suffix(""))

@@ -15,11 +15,12 @@ from poise.core.distributed import join
 from poise.data import Data, Split
 from poise.engine.devices import choose_device
 from poise.evaluation import NamedProtocol, Protocol
+from poise.evaluation.digests import digest_of
 from poise.threats import Threat
 from poise.verbs.images import Images, data_of
 from poise.verbs.threats import scaled
 
-Question = Literal["record", "corruptions", "sanity"]
+Question = Literal["record", "corruptions", "sanity", "adversarial"]
 """What is asked of a subject and answered in a file of its own."""
 
 
@@ -105,6 +106,34 @@ class Subject(ABC):
     def seed(self) -> int:
         """The seed that it was trained with; 0 where nobody knows it."""
         return 0
+
+    @property
+    def run_name(self) -> str:
+        """Of the run folder; empty where it is no run."""
+        return ""
+
+    @property
+    def digest(self) -> str:
+        """What tells its weights apart."""
+        return digest_of(self.network)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the images that it takes."""
+        return self.data.shape
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of its classes."""
+        return self.data.classes
+
+    def facts_to_export(self) -> dict[str, Any]:
+        """What is written beside exported weights."""
+        return {"model": self.named, "shape": list(self.shape), "classes": list(self.classes)}
+
+    def training_images(self) -> Split:
+        """The images that it was trained on, or that stand in for them; none that were held out."""
+        return self.data.train
 
     def about(self) -> dict[str, Any]:
         """Fields of a record: checkpoint, run, group, notes."""

@@ -19,11 +19,11 @@ from poise.data.dataset import Split
 from poise.data.images import image_files
 from poise.data.parts import Parts, names_in, of_array, of_files, of_npy, of_npz
 from poise.data.pickles import read_pickle
-from poise.engine.devices import choose_device
 from poise.engine.progress import Progress
-from poise.engine.runs import Run
-from poise.engine.training import divided
 from poise.evaluation.predictions import device_of, logits_of
+from poise.verbs.images import Images
+from poise.verbs.kinds import Asked, subject_of
+from poise.verbs.subject import Subject
 
 BATCH = 256
 
@@ -38,35 +38,36 @@ class Labelled:
 
 
 def pseudo_label(
-    run: Run,
-    images: Path | None,
-    out: Path,
+    asked: Asked,
+    images: str | Path | None,
+    out: str | Path,
+    data: Images | None = None,
     *,
-    which: str = "selected",
-    device: str = "auto",
-    data_dir: Path | None = None,
     progress: Progress | None = None,
+    **kind: Any,
 ) -> Labelled:
     """Write `image` uint8 [N, H, W, C], `label` int64 [N] and `confidence` float32 [N] as .npz, a part at a time.
 
-    images: an .npz archive (array `image`, or its only array of images), an .npy file, a pickle with `data`, or a folder of image
-    files, all its subfolders included; None labels the run's own training images but those held out, their known labels unused.
+    asked, data, kind: see `subject_of`. images: an .npz archive (array `image`, or its only array of images), an .npy file, a pickle with
+    `data`, or a folder of image files, all its subfolders included; None labels a run's own training images but those held out, or the
+    training images of `data`, their known labels unused.
     The label is the arg max of the logits, the confidence the largest softmax probability.
     Raises: SettingsError for another suffix of `out`, DataError for images that are missing, damaged or of another shape than the
-    run's, RunError, CheckpointError, StorageError.
+    subject's, StorageError, and what the subject refuses.
     """
+    out, images = Path(out), None if images is None else Path(images)
     if out.suffix != ".npz":
         raise SettingsError(f"--out {out}: the suffix must be .npz")
     check_writable(out)
-    progress, network = progress or Progress(), run.network(which).to(choose_device(device))
-    facts = run.facts(which)
-    shape, classes = tuple(facts["shape"]), facts["classes"]
-    parts = _training_images(run, data_dir) if images is None else parts_of(images, shape[0])
+    subject, progress = subject_of(asked, data, **kind), progress or Progress()
+    network, shape, classes = subject.network, subject.shape, subject.classes
+    name = subject.run_name or subject.title
+    parts = _training_images(subject) if images is None else parts_of(images, shape[0])
     if parts.shape != shape:
-        raise DataError(f"{parts.origin}: images are {list(parts.shape)}, must be {list(shape)} as those that {run.name} was trained on")
+        raise DataError(f"{parts.origin}: images are {list(parts.shape)}, must be {list(shape)} as those that {name} was trained on")
     if images is not None and images.resolve() == out.resolve():
         raise SettingsError(f"--out {out}: must be another file than --images")
-    advance = progress.begin(f"{run.name}: pseudo-labels", parts.count, "images")
+    advance = progress.begin(f"{name}: pseudo-labels", parts.count, "images")
     labels, confidences = [], []
 
     def labelled() -> Iterator[np.ndarray]:
@@ -104,10 +105,9 @@ def parts_of(images: Path, channels: int) -> Parts:
     return of_array(np.asarray(found["data"]), images)
 
 
-def _training_images(run: Run, data_dir: Path | None) -> Parts:
-    data = run.experiment.data.load(data_dir)
-    own, _ = divided(run.experiment, data)  # held-out images stay unseen by what is trained on these labels
-    return of_array(own.images.numpy(), f"{data.name}, training images", layout="NCHW")
+def _training_images(subject: Subject) -> Parts:
+    own = subject.training_images()  # held-out images stay unseen by what is trained on these labels
+    return of_array(own.images.numpy(), f"{subject.data.name}, training images", layout="NCHW")
 
 
 @torch.no_grad()

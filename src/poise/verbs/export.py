@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import tempfile
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from poise.core.errors import MissingExtraError, SettingsError
 from poise.core.files import check_writable, write_bytes
+from poise.core.modes import evaluating
 from poise.engine.checkpoints import write_tensors
-from poise.engine.runs import Run
+from poise.verbs.images import Images
+from poise.verbs.kinds import Asked, subject_of
 
 
-def export_network(run: Run, to: Path, which: str = "selected") -> None:
+def export(asked: Asked, to: str | Path, data: Images | None = None, **kind: Any) -> Path:
     """Write the weights (.safetensors with .json) or the graph (.onnx; input "images" [B, C, H, W] in [0, 1], output "logits").
 
-    Raises: SettingsError for another suffix, MissingExtraError without onnx.
+    asked, data, kind: see `subject_of`. Returns the file.
+    Raises: SettingsError for another suffix, MissingExtraError without onnx, and what the subject refuses.
     """
+    to = Path(to)
     if to.suffix not in (".safetensors", ".onnx"):
         raise SettingsError(f"--to {to}: the suffix must be .safetensors or .onnx")
     check_writable(to)
@@ -27,16 +33,17 @@ def export_network(run: Run, to: Path, which: str = "selected") -> None:
         for package in ("onnx", "onnxscript"):
             if importlib.util.find_spec(package) is None:
                 raise MissingExtraError(package, "onnx")
-    network, facts = run.network(which), run.facts(which)
+    subject = subject_of(asked, data, **{"device": "cpu", **kind})
+    network = subject.network
     if to.suffix == ".safetensors":
-        kept = {key: facts[key] for key in ("experiment", "epoch", "seed", "shape", "classes", "monitors")}
-        write_tensors(to.with_suffix(""), network.state_dict(), kept)
-        return
-    example = torch.full((2, *facts["shape"]), 0.5)
-    with warnings.catch_warnings():
+        write_tensors(to.with_suffix(""), network.state_dict(), subject.facts_to_export())
+        return to
+    example = torch.full((2, *subject.shape), 0.5)
+    network = copy.deepcopy(network).float()
+    with evaluating(network), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own deprecations are none of the user's business
         program = torch.onnx.export(
-            network.float(),
+            network,
             (example,),
             input_names=["images"],
             output_names=["logits"],
@@ -49,3 +56,4 @@ def export_network(run: Run, to: Path, which: str = "selected") -> None:
             file = Path(folder) / "network.onnx"
             program.save(str(file))
             write_bytes(to, file.read_bytes())
+    return to

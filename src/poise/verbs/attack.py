@@ -1,0 +1,109 @@
+"""The images that one attack makes on a subject, in a file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from poise.attacks import Attack
+from poise.core.errors import SettingsError
+from poise.core.files import check_writable
+from poise.core.settings import from_json, to_json
+from poise.data import Split
+from poise.engine.checkpoints import write_tensors
+from poise.engine.progress import Progress
+from poise.evaluation.digests import digest_of, digest_of_images
+from poise.evaluation.predictions import accuracy, attacked, predict
+from poise.verbs.images import Images
+from poise.verbs.kinds import Asked, subject_of
+from poise.verbs.results import Answer, Sheet
+from poise.verbs.subject import Subject
+
+
+@dataclass(frozen=True, eq=False)
+class Attacked(Answer):
+    """What an attack did to the images of `split`: x_adv [N, C, H, W] in [0, 1] and the labels predicted on both [N], on the CPU."""
+
+    attack: Attack
+    split: Split
+    x_adv: Tensor
+    natural: Tensor
+    predicted: Tensor
+    written: Path | None = None
+
+    @property
+    def natural_accuracy(self) -> float:
+        """In [0, 1]."""
+        return accuracy(self.natural, self.split)
+
+    @property
+    def accuracy(self) -> float:
+        """On the adversarial images, in [0, 1]."""
+        return accuracy(self.predicted, self.split)
+
+    def sheet(self) -> Sheet:
+        row = [self.attack.name, f"{100 * self.natural_accuracy:.2f}", f"{100 * self.accuracy:.2f}"]
+        return Sheet(["attack", "natural", "attacked"], [row], [f"{len(self.split)} images; accuracy in percent"])
+
+    def lines(self) -> list[dict[str, Any]]:
+        """An image each: its number in the data set, its label, what is predicted on it and on its adversarial form."""
+        columns = (self.split.ids, self.split.labels, self.natural, self.predicted)
+        names = ("id", "label", "natural", "attacked")
+        return [dict(zip(names, row, strict=True)) for row in zip(*(column.tolist() for column in columns), strict=True)]
+
+
+def attack(
+    asked: Asked,
+    by: Attack | str = "PGD",
+    data: Images | None = None,
+    *,
+    first: int | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    batch_size: int = 256,
+    progress: Progress | None = None,
+    **kind: Any,
+) -> Attacked:
+    """Attack the test set and write x_adv, labels, predictions and ids as safetensors, with the attack's settings beside.
+
+    asked, data, kind: see `subject_of`; by: the attack, or its name for its default settings; first: only so many images; seed: of its
+    draws; out: the file, by default in a run's folder, beside weights, and of all others none.
+    Raises: SettingsError for another suffix, InputError for more images than there are, StorageError, and what the subject refuses.
+    """
+    chosen: Attack = from_json(Attack, {"type": by}) if isinstance(by, str) else by  # type: ignore[type-abstract]
+    subject, progress = subject_of(asked, data, **kind), progress or Progress()
+    if out is not None and Path(out).suffix != ".safetensors":
+        raise SettingsError(f"--out {out}: the suffix must be .safetensors")
+    if out is not None:
+        check_writable(out)
+    network, split = subject.network, subject.data.test
+    split = split.first(first) if first is not None else split
+    path = Path(out) if out is not None else _place(subject, chosen, first, seed)
+    if path is not None:
+        check_writable(path)
+    chosen.check(network)
+    natural = predict(network, split, batch_size)
+    advance = progress.begin(chosen.name, len(split), "images")
+    batches = [(x_adv.cpu(), y.cpu()) for x_adv, y in attacked(network, split, chosen, seed=seed, batch_size=batch_size, advance=advance)]
+    progress.end()
+    x_adv, predicted = (torch.cat(column) for column in zip(*batches, strict=True))
+    answer = Attacked(chosen, split, x_adv, natural, predicted, path)
+    if path is not None:
+        facts: dict[str, Any] = {"attack": to_json(chosen), "run": subject.run_name, "checkpoint": subject.located, "seed": seed}
+        facts |= {"natural": answer.natural_accuracy, "robust": answer.accuracy, "weights": digest_of(network)}
+        tensors = {"x_adv": x_adv, "y": split.labels, "predicted": predicted, "ids": split.ids}
+        write_tensors(path.with_suffix(""), tensors, facts)
+    return answer
+
+
+def _place(subject: Subject, chosen: Attack, first: int | None, seed: int) -> Path | None:
+    """The file by default; those of other settings, weights or images have other names."""
+    told = [to_json(chosen), subject.digest, first, seed, *([digest_of_images(subject.data.test)] if subject.replaced else [])]
+    digits = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:6]
+    return subject.place("adversarial", f"{chosen.name}-{chosen.threat.epsilon:g}-{digits}")
