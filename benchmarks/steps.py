@@ -70,7 +70,7 @@ def of_one_learner(setting: Setting, objective: Objective, reference: Callable[.
     optimizer = SGD(learning_rate=0.01)
     learner = Learner("joint", Policy(objective=objective, optimizer=optimizer), setting.model())
     theirs = setting.model()
-    moved_by = optimizer.build(theirs.parameters())
+    moved_by = optimizer.build(theirs)
     batch = Batch.of(x, y)
     return lambda: learner.descend(objective, batch, NOW), lambda: reference(theirs, moved_by, x, y)
 

@@ -13,11 +13,13 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor
 
+from poise.attacks.auto_ascent import auto_ascent
 from poise.attacks.gradients import image_gradient
 from poise.core.batches import Now
+from poise.core.errors import SettingsError
 from poise.core.lengths import above_zero, scaled, wide
 from poise.core.seeds import Draw
-from poise.core.settings import Count, NonNegative, Positive, Settings, UnitInterval, settings
+from poise.core.settings import Count, NonNegative, Positive, Settings, UnitInterval, newer, settings
 from poise.threats import Linf, Threat, each, spread
 
 Score = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -126,6 +128,12 @@ class Ascent(Settings):
 
     ramp: UnitInterval = 0.0
     """Share of training over which epsilon and step size grow linearly from 0; networks without normalisation need one."""
+    adaptive: bool = newer(default=False)
+    """Auto-PGD: steps of 2 epsilon that halve themselves, with momentum, and the best point is kept; `step_size` is not used."""
+
+    def __post_init__(self) -> None:
+        if self.adaptive and self.jitter:
+            raise SettingsError(f"Ascent.jitter = {self.jitter}: must be 0 where the ascent is adaptive")
 
     def at(self, now: Now) -> Ascent:
         """The settings in force at this moment: those of the ramp."""
@@ -142,6 +150,10 @@ class Ascent(Settings):
             return self.jitter * draw.within("jitter", k).normal(*x.shape[1:], dtype=wide(x.dtype))
 
         z = started(self.start, self.threat, x, draw)
+        if self.adaptive:
+            if stop is not None:
+                raise SettingsError("Ascent.adaptive = True: must be False for an objective that stops single examples")
+            return auto_ascent(score, x, z, threat=self.threat, steps=self.steps)
         z = ascent(
             score, x, z, threat=self.threat, step_size=self.step_size, steps=self.steps, noise=noise if self.jitter else None, stop=stop
         )

@@ -98,6 +98,14 @@ def permutation(count: int, *parts: int | str, device: torch.device | str = "cpu
     return torch.argsort(everyone(*parts, "order", count=count, device=device).bits(1)[:, 0], stable=True)
 
 
+@contextmanager
+def seeded(*parts: int | str, device: torch.device) -> Iterator[None]:
+    """torch's own generators at the key, as they were before afterwards: for library code that draws from them (dropout)."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(key_of(*parts))
+        yield
+
+
 def generator(*parts: int | str) -> torch.Generator:
     """A CPU generator seeded by the key, for library code that wants one (weight initialisation)."""
     return torch.Generator().manual_seed(key_of(*parts))

@@ -33,6 +33,7 @@ from poise.learners import Learner, Policy
 from poise.learners.compiled import compilation
 from poise.learners.precision import Precision, PrecisionName, allowed, begun_in, choice, precision
 from poise.methods import Method
+from poise.models.heads import with_fresh_head
 
 STATE = 2
 """What complete checkpoints hold; another number, and they cannot be gone on with."""
@@ -176,7 +177,10 @@ def prepare(
     def build(name: str, policy: Policy) -> Learner:
         network = experiment.model.build(data.shape, len(data.classes), experiment.seed)
         if initial is not None:
-            load_into(network, fitting(initial, network), str(experiment.initial))
+            weights, fresh = with_fresh_head(fitting(initial, network), network, len(data.classes))
+            load_into(network, weights, str(experiment.initial))
+            if fresh:
+                progress.say(f"{experiment.initial} is of a network with other classes, so {', '.join(fresh)} begin anew")
         return Learner(name, policy, network.to(device, arithmetic.dtype), arithmetic=arithmetic, compilation=compiling)
 
     method = experiment.method

@@ -4,7 +4,7 @@ from poise.learners.averages import EMA, SWA, Average
 from poise.learners.learner import Learner, Metrics, Policy
 from poise.learners.optimizers import SGD, Adam, AdamW, Optimizer
 from poise.learners.perturbations import AWP, RWP, WeightPerturbation
-from poise.learners.schedules import Constant, Cosine, OneCycle, PiecewiseLinear, Schedule, Step
+from poise.learners.schedules import Constant, Cosine, OneCycle, PiecewiseLinear, Schedule, Step, WarmupCosine
 
 __all__ = [
     "AWP",
@@ -25,5 +25,6 @@ __all__ = [
     "Policy",
     "Schedule",
     "Step",
+    "WarmupCosine",
     "WeightPerturbation",
 ]

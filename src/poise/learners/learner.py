@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from poise.core.batches import Batch, Now
 from poise.core.distributed import ALONE, World
 from poise.core.errors import CheckpointError, NumericalError, SettingsError
 from poise.core.finite import not_finite
 from poise.core.modes import MODES, crafting, frozen_statistics, training
+from poise.core.seeds import seeded
 from poise.core.settings import Positive, PositiveCount, Settings, called, newer, settings
 from poise.data.augment import Augmentation
 from poise.data.extra import Extra
@@ -81,6 +84,11 @@ class Policy(Settings):
         return {"objective": value} if around else value
 
 
+def _draws(network: nn.Module) -> bool:
+    """Whether the network draws random numbers in training: dropout, or stochastic depth as timm's networks have it."""
+    return any(getattr(part, "p" if isinstance(part, _DropoutNd) else "drop_prob", 0) for part in network.modules())
+
+
 class Learner:
     """A network with all that changes while one loss trains it: optimizer, average, accumulators."""
 
@@ -106,7 +114,7 @@ class Learner:
         self.layout = self.arithmetic.layout(network)
         """Order in memory of images, and of what the network computes from them."""
         network.to(memory_format=self.layout)  # type: ignore[call-overload]
-        self.optimizer = policy.optimizer.build(network.parameters())
+        self.optimizer = policy.optimizer.build(network)
         self.average: Weights | None = copied(weights_of(network)) if policy.average is not None else None
         self.accumulators: dict[str, Weights] = {}
         self.unbounded = {name for name in not_finite(self.weights) if name in dict(network.named_buffers())}
@@ -137,7 +145,7 @@ class Learner:
         now = now.within(self.name)
         learning_rate = self.learning_rate(now)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group.get("scale", 1.0)
         turns = [self._update(objective, batch, replace(now, turn=turn)) for turn in range(objective.turns(self.network, now))]
         if self.policy.average is not None and self.average is not None:
             self.policy.average.update(self.average, self.weights, now)
@@ -181,8 +189,8 @@ class Learner:
 
     def _backward(self, objective: Objective, shown: Sequence[Examples], denominators: Denominators, now: Now) -> Metrics:
         metrics: Metrics = {}
-        for examples in shown:
-            with self.arithmetic.context():
+        for number, examples in enumerate(shown):
+            with self.arithmetic.context(), self._drawing(now, number):
                 shares = reduced(objective.loss(self.network, examples, now), examples, denominators)
             torch.stack(list(minimised(shares).values())).sum().backward()
             for name, value in shares.items():
@@ -190,6 +198,12 @@ class Learner:
                 key = f"{WATCH}{self.name}/{name.removeprefix(WATCH)}" if watch else f"loss/{self.name}/{name}"
                 metrics[key] = metrics[key] + value.detach() if key in metrics else value.detach()
         return metrics
+
+    def _drawing(self, now: Now, number: int) -> AbstractContextManager[None]:
+        """What a network draws itself (dropout, stochastic depth) goes by seed, step and microbatch, so that resuming changes nothing."""
+        if not _draws(self.network):
+            return nullcontext()
+        return seeded(now.seed, now.scope, "network", now.step, now.turn, number, self.world.rank, device=self.arithmetic.device)
 
     def _perturb(
         self, objective: Objective, shown: Sequence[Examples], denominators: Denominators, now: Now
@@ -202,8 +216,8 @@ class Learner:
 
         def uphill(keep: Keep | None) -> list[Tensor]:
             sums = [torch.zeros_like(parameter) for parameter in parameters]
-            for examples in shown:
-                with torch.enable_grad(), self.arithmetic.context():
+            for number, examples in enumerate(shown):
+                with torch.enable_grad(), self.arithmetic.context(), self._drawing(now, number):
                     terms = minimised(objective.loss(self.network, examples, now))
                     if keep is not None:
                         kept = keep(torch.stack(list(counted(terms, examples).values())).sum(0).detach())

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
 from poise.core.errors import SettingsError
-from poise.core.settings import Positive, Settings, UnitInterval, number, settings
+from poise.core.settings import Positive, Settings, UnitInterval, newer, number, settings
 
 Rate = Annotated[float, BeforeValidator(number), Field(gt=0, le=1e30)]
 Decay = Annotated[float, BeforeValidator(number), Field(ge=0, le=1e30)]
 """More, and what is computed of it has no place in float32."""
+Share = Annotated[float, BeforeValidator(number), Field(gt=0, le=1)]
+Below = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Optimizer(Settings, family="optimizer"):
@@ -24,8 +27,8 @@ class Optimizer(Settings, family="optimizer"):
     learning_rate: float
 
     @abstractmethod
-    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """torch's optimizer for the parameters."""
+    def build(self, network: nn.Module) -> torch.optim.Optimizer:
+        """torch's optimizer for the network's parameters. A group's "scale" is what its learning rate is times the others'."""
 
 
 @settings
@@ -36,15 +39,17 @@ class SGD(Optimizer):
     momentum: UnitInterval = 0.9
     weight_decay: Decay = 5e-4
     nesterov: bool = False
+    layer_decay: Share = newer(default=1.0)
+    """The learning rate of each layer is this times that of the layer behind it; the last one's is the learning rate (fine-tuning)."""
 
     def __post_init__(self) -> None:
         if self.nesterov and self.momentum == 0:
             raise SettingsError("SGD.nesterov = True: needs momentum > 0")
 
-    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        given, fused = _fused(parameters)
+    def build(self, network: nn.Module) -> torch.optim.Optimizer:
         decay = self.weight_decay
-        return torch.optim.SGD(given, self.learning_rate, self.momentum, weight_decay=decay, nesterov=self.nesterov, fused=fused)
+        groups = grouped(network, decay, self.layer_decay)
+        return torch.optim.SGD(groups, self.learning_rate, self.momentum, weight_decay=decay, nesterov=self.nesterov, fused=_fused(network))
 
 
 @settings
@@ -56,9 +61,9 @@ class Adam(Optimizer):
     stability: Positive = 1e-8
     """The constant added to the denominator (torch: eps)."""
 
-    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        given, fused = _fused(parameters)
-        return torch.optim.Adam(given, self.learning_rate, eps=self.stability, weight_decay=self.weight_decay, fused=fused)
+    def build(self, network: nn.Module) -> torch.optim.Optimizer:
+        given = list(network.parameters())
+        return torch.optim.Adam(given, self.learning_rate, eps=self.stability, weight_decay=self.weight_decay, fused=_fused(network))
 
 
 @settings
@@ -67,16 +72,42 @@ class AdamW(Optimizer):
 
     learning_rate: Rate = 1e-3
     weight_decay: Decay = 1e-2
+    betas: tuple[Below, Below] = newer(default=(0.9, 0.999))
+    """Decay of the averages of the gradient and of its square."""
+    decay_vectors: bool = newer(default=True)
+    """Weight decay of biases and of normalisation's parameters, which have at most one dimension, too."""
+    layer_decay: Share = newer(default=1.0)
+    """As for SGD."""
 
-    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        given, fused = _fused(parameters)
-        return torch.optim.AdamW(given, self.learning_rate, weight_decay=self.weight_decay, fused=fused)
+    def build(self, network: nn.Module) -> torch.optim.Optimizer:
+        groups = grouped(network, self.weight_decay, self.layer_decay, self.decay_vectors)
+        return torch.optim.AdamW(groups, self.learning_rate, self.betas, weight_decay=self.weight_decay, fused=_fused(network))
 
 
-def _fused(parameters: Iterable[nn.Parameter]) -> tuple[list[nn.Parameter], bool | None]:
-    """The parameters, and True where all lie on a GPU: there one kernel moves them all. None leaves the choice to torch."""
-    given = list(parameters)
-    return given, True if given and all(parameter.is_cuda for parameter in given) else None
+def grouped(network: nn.Module, weight_decay: float, layer_decay: float = 1.0, decay_vectors: bool = True) -> list[dict[str, Any]]:
+    """The parameters in groups of one rate and one weight decay; a single group where all have the same."""
+    if layer_decay == 1 and decay_vectors:
+        return [{"params": list(network.parameters())}]
+    layers = list(dict.fromkeys(_layer(name) for name, _ in network.named_parameters()))
+    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    for name, parameter in network.named_parameters():
+        behind, decays = len(layers) - 1 - layers.index(_layer(name)), decay_vectors or parameter.dim() > 1
+        about = {"scale": layer_decay**behind, "weight_decay": weight_decay if decays else 0.0}
+        groups.setdefault((behind, decays), {"params": [], **about})["params"].append(parameter)
+    return list(groups.values())
+
+
+def _layer(name: str) -> str:
+    """The layer of a parameter, by its name: `layer1.0`, `blocks.3`, `stages.2.blocks.5`, `fc`."""
+    whole = re.match(r"([^.]+\.)*?\d+(\.blocks\.\d+)?(?=\.)|[^.]+", name)
+    assert whole is not None
+    return whole.group()
+
+
+def _fused(network: nn.Module) -> bool | None:
+    """True where all parameters lie on a GPU: there one kernel moves them all. None leaves the choice to torch."""
+    given = list(network.parameters())
+    return True if given and all(parameter.is_cuda for parameter in given) else None
 
 
 def state_of(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter]) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ from abc import abstractmethod
 
 from poise.core.batches import Now
 from poise.core.errors import SettingsError
-from poise.core.settings import Number, Settings, UnitInterval, number, settings
+from poise.core.settings import NonNegative, Number, Settings, UnitInterval, number, settings
 
 
 class Schedule(Settings, family="schedule"):
@@ -101,6 +101,25 @@ class Cosine(Schedule):
     def value(self, now: Now) -> float:
         done = now.step / now.steps if self.per_step else (now.epoch - 1) / now.epochs
         return (1 + math.cos(math.pi * done)) / 2
+
+
+@settings
+class WarmupCosine(Schedule):
+    """Linear from `start` to 1 over the first `warmup` epochs, then half a cosine down to `end`; per step."""
+
+    warmup: NonNegative = 5
+    """Epochs, may be a fraction of one."""
+    start: UnitInterval = 0.0
+    end: UnitInterval = 0.0
+    """Factors on the learning rate before the first step and after the last one."""
+
+    def value(self, now: Now) -> float:
+        epochs = (now.step + 1) / now.steps_per_epoch
+        if epochs < self.warmup:
+            return self.start + (1 - self.start) * epochs / self.warmup
+        left = now.epochs - self.warmup
+        done = min(1.0, (epochs - self.warmup) / left) if left > 0 else 0.0
+        return self.end + (1 - self.end) * (1 + math.cos(math.pi * done)) / 2
 
 
 @settings

@@ -47,6 +47,10 @@ class Network(Settings, family="network"):
     normalise: Normalisation | None = None
     """None: the network sees the pixels as they are."""
 
+    def blank(self) -> Network:
+        """The same network without weights to begin with, which a trained one's take the place of."""
+        return self
+
     @abstractmethod
     def module(self, shape: Shape, classes: int) -> nn.Module:
         """The module without normalisation, for images of `shape` (channels, height, width).

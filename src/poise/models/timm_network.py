@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from poise.core.errors import MissingExtraError, SettingsError, did_you_mean
-from poise.core.settings import settings
+from poise.core.settings import UnitInterval, newer, settings
+from poise.models.conv_stem import give_conv_stem
 from poise.models.network import Network, Shape
 
 
 @settings
 class Timm(Network):
-    """A network of the timm library by its name there, untrained: `model=Timm model.name=resnet18`.
+    """A network of the timm library by its name there: `model=Timm model.name=resnet18`.
 
     It has the channels and classes of the data, and the images' size where its architecture asks for one (transformers). Needs
     `pip install 'poise[timm]'`; Poise is tested without it, as its torchvision cannot be installed beside every torch.
@@ -22,6 +25,17 @@ class Timm(Network):
 
     name: str = "resnet18"
     """As in `timm.list_models()`."""
+    pretrained: bool | str = newer(default=False)
+    """Begin with the weights that timm publishes (true: it downloads them) or with a file's; the head is new where classes differ."""
+    drop_path: UnitInterval = newer(default=0.0)
+    """Largest probability with which a block is left out in training (stochastic depth)."""
+    checkpointing: bool = newer(default=False)
+    """Compute activations again in the backward pass instead of keeping them: less memory, more time, the same numbers."""
+    conv_stem: bool = newer(default=False)
+    """A ConvStem in the place of patches, after pretrained weights are read (Singh et al. 2023)."""
+
+    def blank(self) -> Network:
+        return replace(self, pretrained=False)
 
     def module(self, shape: Shape, classes: int) -> nn.Module:
         """Raises: MissingExtraError without timm; SettingsError where it cannot be imported, has no such name or none for such images."""
@@ -29,18 +43,38 @@ class Timm(Network):
         if not timm.is_model(self.name):
             raise SettingsError(f"Timm.name = {self.name!r} is unknown to timm{did_you_mean(self.name, timm.list_models())}")
         channels, height, width = shape
-        given = {"num_classes": classes, "in_chans": channels}
+        given: dict[str, Any] = {"num_classes": classes, "in_chans": channels, **self._beginning()}
+        if self.drop_path:
+            given["drop_path_rate"] = self.drop_path
         try:
             try:
                 network = timm.create_model(self.name, img_size=(height, width), **given)
             except TypeError:  # most convolutional networks take any size, and no such argument
                 network = timm.create_model(self.name, **given)
+            if self.conv_stem:
+                give_conv_stem(network)
+            if self.checkpointing:
+                network.set_grad_checkpointing(True)
             with torch.no_grad():
                 network.eval()(torch.zeros(1, *shape))
-        except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        except (TypeError, ValueError, RuntimeError, AssertionError, AttributeError, OSError) as error:
+            if isinstance(error, SettingsError):
+                raise
             reason = str(error).partition("\n")[0]
             raise SettingsError(f"Timm.name = {self.name!r} cannot be made for images of shape {tuple(shape)}: {reason}") from None
         return network.train()
+
+    def _beginning(self) -> dict[str, Any]:
+        """timm's arguments for the weights to begin with. Raises: SettingsError for a file that is missing, or might run code."""
+        if not self.pretrained:
+            return {}
+        if isinstance(self.pretrained, bool):
+            return {"pretrained": True}
+        path = Path(self.pretrained).expanduser()
+        if path.suffix != ".safetensors" or not path.is_file():
+            wanted = "must be true, false or a .safetensors file that exists; other weights are read by Experiment.initial"
+            raise SettingsError(f"Timm.pretrained = {self.pretrained!r}: {wanted}")
+        return {"pretrained": True, "pretrained_cfg_overlay": {"file": str(path)}}
 
 
 def _timm() -> Any:
