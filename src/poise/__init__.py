@@ -1,7 +1,7 @@
 """Poise trains image classifiers that keep their accuracy under attack, and measures both numbers honestly.
 
     import poise
-    run = poise.train(poise.recipe("generalist_digits"), out="runs/first")
+    run = poise.train("generalist_digits", out="runs/first")
     model = poise.load(run.path)                 # images in [0, 1] -> logits
     x_adv = poise.attacks.PGD()(model, x, y)
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from poise import attacks, data, evaluation, learners, losses, methods, models, objectives, recipes, reports, threats, verbs
     from poise.core.overrides import override
     from poise.core.settings import configurable, from_json, settings, to_json
-    from poise.engine import Experiment, Run, resume, train, train_or_resume
+    from poise.engine import Experiment, Run, resume, train_or_resume
     from poise.learners import Policy
     from poise.methods import Generalist, Joint
     from poise.recipes import experiment as recipe
@@ -37,11 +37,25 @@ if TYPE_CHECKING:
     from poise.verbs.report import report
     from poise.verbs.sanity import sanity
     from poise.verbs.subject import Subject
+    from poise.verbs.train import train
     from poise.verbs.transfer import transfer
 
-_VERBS = ("agreement", "attack", "corruptions", "embed", "evaluate", "export", "load", "pseudo_label", "report", "sanity", "transfer")
+_VERBS = (
+    "agreement",
+    "attack",
+    "corruptions",
+    "embed",
+    "evaluate",
+    "export",
+    "load",
+    "pseudo_label",
+    "report",
+    "sanity",
+    "train",
+    "transfer",
+)
 _HOME = {
-    **{name: ("poise.engine", name) for name in ("Experiment", "Run", "resume", "train", "train_or_resume")},
+    **{name: ("poise.engine", name) for name in ("Experiment", "Run", "resume", "train_or_resume")},
     **{verb: (f"poise.verbs.{verb}", verb) for verb in _VERBS},
     **{name: ("poise.core.settings", name) for name in ("configurable", "from_json", "settings", "to_json")},
     **{name: ("poise.methods", name) for name in ("Generalist", "Joint")},

@@ -162,4 +162,5 @@ def test_a_number_is_spelled_as_papers_print_it(value, text):
 def test_a_settings_repr_makes_it_again():
     method = Generalist(robust=TRADES())  # type: ignore[arg-type]
     assert "Linf(epsilon=8/255)" in repr(method)
+    assert repr(Step(width=7)) == "Step(normalise=None, width=7)"
     assert eval(repr(Linf(epsilon=4 / 255)), {"Linf": Linf}) == Linf(epsilon=4 / 255)

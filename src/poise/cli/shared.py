@@ -55,8 +55,12 @@ Imports = Annotated[
 
 def import_files(paths: list[Path] | None) -> dict[str, str]:
     """Execute the user's files; returns the SHA-256 of each, for the record. Raises: SettingsError for a missing file."""
+    if not paths:
+        return {}
+    from poise.core.code import give_all
+
     digests = {}
-    for path in paths or []:
+    for path in paths:
         if not path.is_file():
             raise SettingsError(f"--import {path}: there is no such file")
         taken = getattr(sys.modules.get(path.stem), "__file__", None)
@@ -68,6 +72,7 @@ def import_files(paths: list[Path] | None) -> dict[str, str]:
         module = importlib.util.module_from_spec(spec)
         sys.modules[path.stem] = module
         spec.loader.exec_module(module)
+        give_all(module)
         digests[str(path)] = hashlib.sha256(path.read_bytes()).hexdigest()
     return digests
 

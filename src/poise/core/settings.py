@@ -245,6 +245,8 @@ def shared(cls: type[T]) -> type[T]:
 
     __init__.__wrapped__ = validate  # type: ignore[attr-defined]  # keeps the signature for help() and inspect
     made.__init__ = __init__
+    if "__repr__" not in vars(made):  # plain dataclasses it inherits from have one that knows but their own fields
+        made.__repr__ = Settings.__repr__
     return made
 
 

@@ -9,11 +9,14 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
 from poise.attacks import Attack
+from poise.core.code import in_doubt
 from poise.core.errors import SettingsError
 from poise.core.identity import BENCHMARKS, chosen_on_own_test_images
 from poise.core.settings import Count, PositiveCount, Settings, UnitInterval, settings, to_json
+from poise.core.wording import flatten
 from poise.data import DataSource, Digits
 from poise.engine.diagnostics import Diagnosis, searching
+from poise.engine.given import only_one_seed
 from poise.engine.placement import PlacementName
 from poise.engine.published import Published, belongs, definition, fingerprint, outdated, retitled
 from poise.engine.threat import VIEWS, assigned, say_change, short_of, threat_of, threats_apart, within
@@ -227,7 +230,9 @@ def remarks(experiment: Experiment) -> list[str]:
     policies = experiment.method.policies()
     apart = threats_apart(policies, experiment.judges, experiment.diagnosis)
     searches = {f"learner {name!r}": search for name, search in searching(policies).items()}
-    return [*apart, *short_of(searches), *never_redistributed(experiment), *chosen_on_the_test_set(experiment)]
+    doubtful = [f"{doubt}: going on cannot check that it is the same" for doubt in in_doubt(experiment)]
+    late = never_redistributed(experiment)
+    return [*apart, *short_of(searches), *late, *chosen_on_the_test_set(experiment), *only_one_seed(experiment.model), *doubtful]
 
 
 def chosen_on_the_test_set(experiment: Experiment) -> list[str]:
@@ -235,6 +240,14 @@ def chosen_on_the_test_set(experiment: Experiment) -> list[str]:
     if not chosen_on_own_test_images(to_json(experiment)):
         return []
     return ["the epoch is chosen on the test images of your own data, so that accuracy on them flatters: better selection=held-out"]
+
+
+def first_difference(begun: Experiment, other: Experiment) -> str:
+    """The first setting, in the order of JSON, that is another one in `other`: its path and both values."""
+    before, after = flatten(to_json(begun)), flatten(to_json(other))
+    other_paths = [path for path in (*before, *after) if before.get(path) != after.get(path)]
+    path = min(other_paths, key=lambda path: path == "title")  # the first, but a title follows from what else is other
+    return f"{path} is {before.get(path, 'not there')} there and {after.get(path, 'not there')} here"
 
 
 def never_redistributed(experiment: Experiment) -> list[str]:

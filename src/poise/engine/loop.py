@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import sys
 import time
 from collections.abc import Iterator
@@ -21,7 +22,8 @@ from poise.core.version import __version__
 from poise.data import open_pools
 from poise.engine.checkpoints import facts_file, read_facts
 from poise.engine.devices import choose_device
-from poise.engine.experiment import Experiment, remarks
+from poise.engine.experiment import Experiment, first_difference, remarks
+from poise.engine.given import as_begun, check_first_weights, first_weights, keep_first_weights
 from poise.engine.history import processors_of
 from poise.engine.mending import mend_selected
 from poise.engine.monitoring import deployed, keep_last, monitor_epoch, selected_before
@@ -52,6 +54,7 @@ def train(
     """
     world, chosen = join(), choose_device(device)
     run = world.led(lambda: Run.to_be(Path(out))) or Run(Path(out))
+    check_first_weights(experiment.model)
     data = world.in_turn(lambda: experiment.data.load(data_dir))
     initial, digest = initial_weights(experiment)
     pools = world.in_turn(lambda: open_pools(experiment.method.streams(), data, data_dir))
@@ -73,6 +76,7 @@ def train(
     }
     with _alone(run, world):
         world.led(lambda: run.create(experiment, about))
+        world.led(lambda: keep_first_weights(run.path, experiment.model))
         _begin_stretch(training)
         for sentence in (*remarks(experiment), *filter(None, [data.remark])):
             training.progress.say(sentence)
@@ -118,18 +122,25 @@ def train_or_resume(
 ) -> Run:
     """The experiment's run in `out`: begun where none lies there, gone on with where one was broken off, a finished one as it is.
 
-    Raises: RunError where `out` holds a run of other settings, and what `train` and `resume` raise.
+    Raises: RunError naming the first difference where `out` holds a run of other settings or data, and what `train` and
+    `resume` raise.
     """
     how: dict[str, Any] = {"device": device, "data_dir": data_dir, "imports": imports, "progress": progress}
     world = join()
     if not world.decided((Path(out) / "experiment.json").exists()):
         return train(experiment, out, **how)
     run = Run.open(out)
-    if (found := run.experiment) != experiment:
-        whose = f"was started with other settings ({found.name}, seed {found.seed})"
+    begun = run.experiment
+    experiment = dataclasses.replace(experiment, model=as_begun(experiment.model, begun.model))
+    if begun != experiment:
+        whose = f"was started with other settings ({begun.name}, seed {begun.seed}): {first_difference(begun, experiment)}"
         raise RunError(f"{out} {whose}; take another folder, or go on with it: poise train --resume {out}")
     done = finished(run) and not any(run.whole(which) for which in ("selected", "last"))
-    return run if world.decided(done) else resume(out, **how)
+    if not world.decided(done):
+        return resume(out, **how)
+    with contextlib.suppress(DataError):  # what is finished stands without its images
+        run.check_unchanged(data=world.in_turn(lambda: experiment.data.load(data_dir)))
+    return run
 
 
 def _again(run: Run, world: World, device: str, data_dir: str | Path | None, imports: dict[str, str], progress: Progress) -> Training:
@@ -144,6 +155,7 @@ def _again(run: Run, world: World, device: str, data_dir: str | Path | None, imp
     for warning in warnings:
         progress.say(warning)
     initial, digest = initial_weights(experiment) if found is None else (None, about.get("initial_digest"))
+    initial = first_weights(run.path) if initial is None and found is None else initial
     _same(f"Experiment.initial = {experiment.initial!r}", digest, about.get("initial_digest"))
     data = world.in_turn(lambda: experiment.data.load(data_dir))
     run.check_unchanged(data=data)

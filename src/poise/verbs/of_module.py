@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 import sys
 from collections.abc import Callable
 from functools import cached_property
@@ -20,6 +19,7 @@ from poise.engine.foreign_weights import fitting, foreign_weights, load_into
 from poise.evaluation.digests import digest_of
 from poise.evaluation.predictions import check_answers
 from poise.models import Network
+from poise.models.functions import built_by
 from poise.verbs.images import Images
 from poise.verbs.subject import Question, Subject
 
@@ -109,7 +109,7 @@ class OfWeights(Subject):
 
 
 def network_built(network: Built, data: Data) -> nn.Module:
-    """The network for these images; a function that takes the number of classes is given it (see `_arguments`).
+    """The network for these images; a function that takes the number of classes is given it (see `built_by`).
 
     Raises: SettingsError for what builds none.
     """
@@ -123,31 +123,15 @@ def network_built(network: Built, data: Data) -> nn.Module:
     sys.path.insert(0, str(Path.cwd()))
     try:
         function = _named(network) if isinstance(network, str) else network
-        module = function(**_arguments(function, len(data.classes)))
+        return built_by(function, len(data.classes), what)
+    except SettingsError:
+        raise
     except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise SettingsError(f"{what} must be a network's name or module:function that builds one, but {error}") from None
     finally:
         sys.path.pop(0)
-    if not isinstance(module, nn.Module):
-        raise SettingsError(f"{what} returned {type(module).__name__}, must return a torch.nn.Module")
-    return module
 
 
 def _named(text: str) -> Callable[..., nn.Module]:
     module, _, function = text.partition(":")
     return getattr(importlib.import_module(module), function)
-
-
-CLASSES = ("num_classes", "classes", "n_classes", "nb_classes")
-"""Parameters by which functions that build a network take the number of classes."""
-
-
-def _arguments(function: Callable[..., Any], classes: int) -> dict[str, int]:
-    """The number of classes under the name by which the function takes it: one of `CLASSES`, else its first that must be given."""
-    try:
-        parameters = inspect.signature(function).parameters
-    except (TypeError, ValueError):  # built in
-        return {}
-    needed = [name for name, one in parameters.items() if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD]
-    names = [name for name in CLASSES if name in parameters] or needed[:1]
-    return dict.fromkeys(names[:1], classes)
