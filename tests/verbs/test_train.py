@@ -183,7 +183,7 @@ def test_a_name_settings_a_file_and_a_run_are_taken(tmp_path: Path) -> None:
 def test_an_objective_is_taken_in_every_form_and_searches_where_the_recipe_did(tmp_path: Path) -> None:
     quick = poise.recipe("at_digits", True)
     small = dataclasses.replace(quick, data=Digits(train_images=40, test_images=10), epochs=1, monitors=quick.monitors[:1])
-    how = {"settings": {"method.inner.steps": 1}}
+    how: dict[str, Any] = {"settings": {"method.inner.steps": 1}}
     for at, objective in enumerate((TRADES, "TRADES", AT(beta=0.5), plain_loss)):
         made = poise.train(small, tmp_path / str(at), objective=objective, **how).experiment  # type: ignore[arg-type]
         searched = made.method.policies()["joint"].objective.inner.threat  # type: ignore[attr-defined]

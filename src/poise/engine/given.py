@@ -108,7 +108,7 @@ class GivenArrays(DataSource):
         return Data("arrays", train, test, tuple(map(str, range(max(classes, 2)))), notes)
 
 
-def network_given(network: nn.Module | Callable[..., nn.Module]) -> GivenNetwork:
+def network_given(network: nn.Module | Callable[..., Any]) -> GivenNetwork:
     """Settings for a module, or for a function or class that builds one."""
     if not isinstance(network, nn.Module):
         return GivenNetwork(code=given(network))
@@ -117,7 +117,7 @@ def network_given(network: nn.Module | Callable[..., nn.Module]) -> GivenNetwork
     return GivenNetwork(code=given(type(network)), first=first, structure=_structure(network))
 
 
-def loss_given(loss: Callable[..., Tensor], score: Callable[..., Tensor] | None) -> GivenLoss:
+def loss_given(loss: Callable[..., Any], score: Callable[..., Any] | None) -> GivenLoss:
     """Settings for a loss as a function, and for what the inner maximisation climbs."""
     return GivenLoss(code=given(loss), climbs=given(score) if score is not None else None)
 
@@ -186,8 +186,9 @@ def first_weights(folder: Path) -> dict[str, Tensor] | None:
 
 def as_begun(model: Network, begun: Network) -> Network:
     """The network of a run that goes on: a module that was given anew stands for the one that the run was begun with."""
-    both = isinstance(model, GivenNetwork) and isinstance(begun, GivenNetwork)
-    if not both or not model.first or (model.code, model.structure) != (begun.code, begun.structure):
+    if not isinstance(model, GivenNetwork) or not isinstance(begun, GivenNetwork) or not model.first:
+        return model
+    if (model.code, model.structure) != (begun.code, begun.structure):
         return model
     _MODULES[begun.first or ""] = _MODULES[model.first]
     return begun

@@ -16,7 +16,7 @@ from torch import nn
 
 from poise.core.batches import Now
 from poise.core.distributed import World, first_to_say, going_on, join
-from poise.core.errors import CheckpointError, Interrupted, NumericalError, RunError
+from poise.core.errors import CheckpointError, DataError, Interrupted, NumericalError, RunError
 from poise.core.processors import processor
 from poise.core.version import __version__
 from poise.data import open_pools

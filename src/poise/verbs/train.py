@@ -92,7 +92,7 @@ def _base(what: Begun | None, data: object) -> Experiment:
     return Experiment(name="own", method=Joint(policy=Policy(objective=AT())), monitors=monitors, protocol=protocol)
 
 
-def _network(network: object) -> Any:
+def _network(network: Any) -> Any:
     if isinstance(network, type) and issubclass(network, Network):
         return network
     return network_given(network) if isinstance(network, nn.Module) or callable(network) else network
@@ -113,7 +113,7 @@ def _data(data: object, data_dir: str | Path | None) -> Any:
     return Folder(path=str(data)) if path.is_dir() else Npz(path=str(data))
 
 
-def _objective(base: Experiment, objective: object, score: Loss | None) -> dict[str, Any]:
+def _objective(base: Experiment, objective: Any, score: Loss | None) -> dict[str, Any]:
     """The objective by the path where it stands; a function searches as the objective did in whose place it comes."""
     if score is not None and (objective is None or isinstance(objective, Objective | type | str)):
         raise SettingsError("score goes with a loss as a function; an objective that is a class has its own score")
