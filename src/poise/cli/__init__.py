@@ -8,7 +8,22 @@ import sys
 
 import typer
 
-from poise.cli import agreement, attack, demo, embed, evaluate, export, listing, pseudo_label, report, sanity, show, train, transfer
+from poise.cli import (
+    agreement,
+    attack,
+    demo,
+    embed,
+    evaluate,
+    export,
+    listing,
+    pseudo_label,
+    report,
+    reproduce,
+    sanity,
+    show,
+    train,
+    transfer,
+)
 from poise.core.errors import Interrupted, PoiseError
 from poise.core.printing import printable
 from poise.core.version import __version__
@@ -33,6 +48,7 @@ app.command("agreement")(agreement.agreement)
 app.command("embed")(embed.embed)
 app.command("sanity")(sanity.sanity)
 app.command("report")(report.report)
+app.command("reproduce")(reproduce.reproduce)
 app.command("list")(listing.listing)
 app.command("show")(show.show)
 app.command("export")(export.export)

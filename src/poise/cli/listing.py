@@ -7,7 +7,7 @@ import inspect
 import json
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -15,6 +15,9 @@ from rich.table import Table
 
 from poise.cli.shared import Imports, import_files
 from poise.core.errors import SettingsError, did_you_mean
+
+if TYPE_CHECKING:
+    from poise.recipes.items import Item
 
 KINDS = {
     "methods": "method",
@@ -51,7 +54,7 @@ class Entry:
 
 
 def listing(
-    kind: Annotated[str | None, typer.Argument(help=f"{', '.join(KINDS)}, protocols, recipes; all of them by default.")] = None,
+    kind: Annotated[str | None, typer.Argument(help=f"{', '.join(KINDS)}, protocols, recipes, papers; all but papers by default.")] = None,
     words: Annotated[list[str] | None, typer.Argument(help="Only lines that have all these words.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object for each line, with what recipes publish.")] = False,
     imports: Imports = None,
@@ -65,9 +68,11 @@ def listing(
       poise list all trades
 
       poise list recipes --json
+
+      poise list papers
     """
     kinds = [*KINDS, "protocols", "recipes"]
-    if kind not in (None, "all", *kinds):
+    if kind not in (None, "all", "papers", *kinds):
         hint = did_you_mean(kind, kinds)
         raise SettingsError(f"there is nothing called {kind!r} to list{hint} To search all: poise list all {kind}")
     import poise.recipes  # noqa: F401  registers everything
@@ -96,12 +101,25 @@ def _entries(kind: str) -> list[Entry]:
 
     if kind == "recipes":
         return _recipes()
+    if kind == "papers":
+        return _papers()
     if kind == "protocols":
         named = [(name, made.line, str(made.paper or "")) for name, made in PROTOCOLS.items()]
         lines = named + [(name, line, str(papers.SYNERGY)) for name, line in TRANSFER_LINES.items()]
     else:
         lines = [(name, line_of(cls), paper_of(cls)) for name, cls in _members(kind)]
     return [Entry(kind, kind, *line) for line in lines]
+
+
+def _papers() -> list[Entry]:
+    """Every table and figure that `poise reproduce` makes, by paper."""
+    from poise.recipes.items import items
+
+    def what(made: Item) -> str:
+        names = f"; also {', '.join(made.also)}" if made.also else ""
+        return f"{made.title} ({made.picture.kind if made.picture is not None else 'table'} of {len(made.lines)} rows{names})"
+
+    return [Entry("papers", f"papers: {made.paper.title}", made.id, what(made), str(made.paper)) for made in items().values()]
 
 
 def _recipes() -> list[Entry]:

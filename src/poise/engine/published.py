@@ -57,6 +57,13 @@ class Published(Settings):
             found[column] = [to_json(attack) for attack in forms]
         return {column: forms for column, forms in found.items() if forms}
 
+    def told(self, protocol: Protocol) -> dict[str, Any]:
+        """The row as records have it. protocol: the experiment's own."""
+        columns = {name: value for name, value in zip(self.columns, self.values, strict=True) if value is not None}
+        about = {"table": self.table, "row": self.row, "runs": self.runs, "note": self.note, "plus_minus": self.plus_minus}
+        spread = dict(zip(self.columns, self.spread, strict=False))
+        return {**about, "columns": columns, "spread": spread, "measured": self.measured(protocol)}
+
 
 # -- whose it is -----------------------------------------------------------------------------------------------------
 

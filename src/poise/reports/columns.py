@@ -62,6 +62,8 @@ class Cell:
     kind: SpreadKind = "std"
     of: int = 0
     """The number of runs of the row, of which this cell may have fewer."""
+    gap: bool = False
+    """Whether it is a difference of two accuracies, which is shown with its sign and interval."""
 
     @property
     def around(self) -> str:
@@ -75,7 +77,11 @@ class Cell:
     @property
     def text(self) -> str:
         """`84.32`, `84.32 ± 0.21 (std, 3)` with the number of runs, or `-`."""
-        return "-" if self.value is None else f"{self.value:.2f}{self.around}"
+        if self.value is None:
+            return "-"
+        if self.gap:
+            return f"{self.value:+.2f}" + ("" if self.low is None or self.high is None else f" ({self.low:+.2f} to {self.high:+.2f})")
+        return f"{self.value:.2f}{self.around}"
 
 
 def columns_of(groups: Sequence[Group], printed: Iterable[tuple[str, Mapping[str, Any]]] = ()) -> list[Column]:
@@ -91,7 +97,7 @@ def columns_of(groups: Sequence[Group], printed: Iterable[tuple[str, Mapping[str
     attacks = []
     for name, settings in found.values():
         same = [other for called, other in found.values() if called == name]
-        extra = "" if names.count(name) == 1 else f" [{_told_apart(settings, same)}]"
+        extra = "" if names.count(name) == 1 else f" [{settings_told_apart(settings, same)}]"
         attacks.append(Column(name + extra, name, settings))
     corrupted = any(record.corruption_accuracy is not None for group in groups for record in group.records)
     ends = [*_strongest(groups), *_transfers(groups), *_worst_cases(groups)] if any(group.within for group in groups) else []
@@ -152,7 +158,7 @@ def strongest_label(name: str) -> str:
     return f"{name}, the stronger one as a whole"
 
 
-def _told_apart(settings: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> str:
+def settings_told_apart(settings: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> str:
     flat = [flatten(other) for other in others]
     own = flatten(settings)
     names = dict.fromkeys(name for each in flat for name in each)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +42,7 @@ def papers_beside(groups: Sequence[Group], runs: Sequence[Run]) -> tuple[list[tu
         shown |= {group.key} if beside else set()
         found.append((group, beside))
     left_out = dict.fromkeys(f"Published in {label}, by other attacks, threats or settings than any here: not shown." for label in apart)
-    return found, [*_notes(paper for _, papers in found for paper in papers), *left_out]
+    return found, [*notes_of(paper for _, papers in found for paper in papers), *left_out]
 
 
 def rows_of_papers(group: Group, runs: Sequence[Run]) -> list[Paper]:
@@ -73,17 +73,20 @@ def _by_column(paper: Mapping[str, Any]) -> dict[str, Any]:
 
 def _paper(told: Mapping[str, Any], group: Group, own: set[str]) -> Paper:
     """The row as records tell it. own: the attacks that the experiment is evaluated by, for records that name none."""
+    if isinstance(told.get("measured"), Mapping):
+        return paper_in(told)
+    by_name = {name: _named(name, group, own) for name in told["columns"]}
+    return paper_in({**told, "measured": {name: [attack.settings] for name, attack in by_name.items() if attack is not None}})
+
+
+def paper_in(told: Mapping[str, Any]) -> Paper:
+    """A row as new records tell it."""
     numbers = {name: float(value) for name, value in told["columns"].items() if isinstance(value, int | float)}
     spread = {name: float(value) for name, value in (told.get("spread") or {}).items() if isinstance(value, int | float)}
-    forms = told.get("measured")
-    if not isinstance(forms, Mapping):
-        by_name = {name: _named(name, group, own) for name in numbers}
-        forms = {name: [attack.settings] for name, attack in by_name.items() if attack is not None}
-    table = str(told.get("table") or "")
     label = ", ".join(str(told[part]) for part in ("table", "row") if told.get(part))
     kind: SpreadKind = _KINDS.get(str(told.get("plus_minus") or "standard deviation"), "not stated")
-    runs = told.get("runs")
-    return Paper(label, table, numbers, spread, kind, runs if isinstance(runs, int) else 0, str(told.get("note") or ""), forms)
+    runs = told.get("runs") if isinstance(told.get("runs"), int) else 0
+    return Paper(label, str(told.get("table") or ""), numbers, spread, kind, runs or 0, str(told.get("note") or ""), told["measured"])
 
 
 def _named(column: str, group: Group, own: set[str]) -> AttackRecord | None:
@@ -145,10 +148,8 @@ def _place(name: str, columns: Sequence[Column], group: Group, paper: Paper) -> 
     exact = [column for column in same if column.attack is not None and _simple(column.attack) == simple]
     if same:
         return (exact or same)[0].label
-    if len(forms) > 1:
-        return strongest_label(name)
-    stated = re.search(r"epsilon (\d*\.?\d+)\b", paper.table)
-    return f"{name} (epsilon {stated[1]})" if stated is not None else f"{name} (published)"
+    stated, own = re.search(r"epsilon (\d*\.?\d+)\b", paper.table), strongest_label(name) if len(forms) > 1 else name
+    return f"{own} (epsilon {stated[1]})" if stated is not None else f"{own} (published)"
 
 
 def paper_cells(paper: Paper, columns: Sequence[Column], group: Group) -> list[Cell]:
@@ -161,7 +162,7 @@ def paper_cells(paper: Paper, columns: Sequence[Column], group: Group) -> list[C
     return list(cells.values())
 
 
-def _notes(papers: Any) -> list[str]:
+def notes_of(papers: Iterable[Paper]) -> list[str]:
     """A sentence for each note, with the rows, or tables, that it is about."""
     where: dict[str, dict[str, list[str]]] = {}
     for paper in papers:

@@ -139,7 +139,16 @@ def key_of(attack: AttackRecord) -> AttackKey:
 
 
 def settings_key(settings: Mapping[str, Any]) -> str:
-    return json.dumps(identity(settings), sort_keys=True, default=str)
+    """The same for settings that differ in the last bits of their numbers only, as epsilon / 5 and .2 epsilon may."""
+    return json.dumps(_rounded(identity(settings)), sort_keys=True, default=str)
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _rounded(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(item) for item in value]
+    return float(f"{value:.12g}") if isinstance(value, float) else value
 
 
 def correct(record: EvaluationRecord, column: str) -> list[bool]:

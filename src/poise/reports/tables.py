@@ -27,8 +27,10 @@ class Row:
     data: str
     """Data set, split and number of images."""
     cells: list[Cell]
-    kind: Literal["measured", "published"] = "measured"
+    kind: Literal["measured", "published", "difference"] = "measured"
     group: Group | None = None
+    source: str = ""
+    """Of a published row, the table that prints it and its name there."""
 
     @property
     def block(self) -> tuple[str, str]:
@@ -75,7 +77,7 @@ def table(runs: Sequence[Run], checkpoints: Checkpoints = "selected") -> Table:
         for paper in papers:
             known = paper_cells(paper, columns, group)
             where = f" ({paper.label})" if paper.label else ""
-            rows.append(Row(f"{labels[group.key]}, published{where}", group.checkpoint, data, known, "published"))
+            rows.append(Row(f"{labels[group.key]}, published{where}", group.checkpoint, data, known, "published", source=paper.label))
     rows = _images_told_apart(rows)
     left_out = [f"Not of {run.name}'s present weights, left out: {', '.join(run.former)}." for run in runs if run.former]
     said = [*_without_worst_case(columns, rows), *plus_minus_notes(rows), *notes, *again, *_chosen(groups, runs, labels)]

@@ -14,7 +14,6 @@ from poise.core.errors import DataError
 from poise.data import Data, Split
 from poise.engine.diagnostics import theory
 from poise.engine.experiment import Experiment
-from poise.engine.published import Published
 from poise.engine.runs import Run
 from poise.engine.training import divided
 from poise.evaluation import Protocol
@@ -133,7 +132,7 @@ class OfRun(Subject):
             notes["theory"] = bound
         if self.given is not None and not self.data.has(self.begun.get("data_digest")):
             notes["tested_on"] = self.data.name
-        elif rows := [_printed(row, experiment.protocol) for row in experiment.rows]:
+        elif rows := [row.told(experiment.protocol) for row in experiment.rows]:
             notes["published"] = rows[0]
             if rows[1:]:
                 notes["also_published"] = rows[1:]
@@ -173,11 +172,3 @@ def threat_of(experiment: Experiment) -> Threat:
     """The first threat that the experiment's protocol, else its monitors, else nobody names: Linf 8/255."""
     attacks: list[Attack | None] = [*experiment.protocol.attacks, *(monitor.attack for monitor in experiment.monitors)]
     return next((attack.threat for attack in attacks if attack is not None), Linf())
-
-
-def _printed(row: Published, protocol: Protocol) -> dict[str, Any]:
-    """A row as records have it. protocol: the experiment's own."""
-    columns = {name: value for name, value in zip(row.columns, row.values, strict=True) if value is not None}
-    spread = dict(zip(row.columns, row.spread, strict=False))
-    about = {"table": row.table, "row": row.row, "runs": row.runs, "note": row.note, "plus_minus": row.plus_minus}
-    return {**about, "columns": columns, "spread": spread, "measured": row.measured(protocol)}

@@ -1,0 +1,202 @@
+"""The tables and figures of Generalist (Wang & Wang, CVPR 2023), of Zipper, its first version, and of that version's rebuttal."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from poise.core.papers import GENERALIST
+from poise.recipes.items.item import Item, Line, Picture, add
+from poise.recipes.zipper_baselines import CIFAR100_TABLE, L2_TABLE, MNIST_TABLE, SVHN_TABLE, TINY_TABLE
+
+METHODS = {
+    "nt": "NT",
+    "at": "AT (beta=1)",
+    "at_half": "AT (beta=1/2)",
+    "trades": "TRADES (lambda=6)",
+    "trades1": "TRADES (lambda=1)",
+    "fat": "FAT",
+    "iat": "IAT",
+    "rst": "RST",
+    "generalist": "Generalist",
+}
+SHOWN = ("natural", "PGD-20", "CW-100", "robust")
+"""The columns of the figures."""
+
+
+def rows(where: str, *methods: str) -> tuple[Line, ...]:
+    return tuple(Line(METHODS[name], f"{name}_{where}", f"{name}_digits") for name in methods)
+
+
+def ablated(name: str, label: str = "", **more: str | float) -> Line:
+    """A line of an ablation on CIFAR-10, and on digits."""
+    return Line(label or name.replace("_", " "), f"ablation_{name}_cifar10", f"ablation_{name}_digits", **more)  # type: ignore[arg-type]
+
+
+HEADLINE = Line("Generalist", "generalist_cifar10_resnet18", "generalist_digits")
+CIFAR10 = rows("cifar10_resnet18", *METHODS)
+
+
+def table(name: str, title: str, where: str, printed: str, *methods: str, **more: object) -> Item:
+    return Item(f"zipper/{name}", title, GENERALIST, rows(where, *methods), printed, **more)  # type: ignore[arg-type]
+
+
+def named(line: Line, label: str, **more: str | float | bool) -> Line:
+    """The line under the name that it has there, which is its row's too."""
+    return dataclasses.replace(line, label=label, row=label, **more)  # type: ignore[arg-type]
+
+
+TABLE_1 = "Generalist, Table 1 (CIFAR-10, {})"
+TABLE_7, TABLE_8, TABLE_9 = (f"Zipper, Table {number} (CIFAR-10, ResNet-18)" for number in (7, 8, 9))
+add(
+    dataclasses.replace(
+        table("table1a", "Table 1a: CIFAR-10, ResNet-18, Linf 8/255", "cifar10_resnet18", TABLE_1.format("ResNet-18"), *METHODS),
+        id="generalist/table1a",
+        also=("zipper/table1a",),
+    ),
+    dataclasses.replace(
+        table("table1b", "Table 1b: CIFAR-10, WRN-32-10, Linf 8/255", "cifar10_wrn32-10", TABLE_1.format("WRN-32-10"), *METHODS),
+        id="generalist/table1b",
+        also=("zipper/table1b",),
+    ),
+    table("table2-mnist", "Table 2: MNIST", "mnist_resnet18", MNIST_TABLE.table, "trades", "fat", "generalist", runs=5),
+    table("table2-svhn", "Table 2: SVHN", "svhn_resnet18", SVHN_TABLE.table, "trades", "fat", "generalist", runs=5),
+    table("table3", "Table 3: CIFAR-100", "cifar100_resnet18", CIFAR100_TABLE.table, *METHODS),
+    table(
+        "table4", "Table 4: TinyImageNet", "tinyimagenet_resnet18", TINY_TABLE.table, "nt", "at", "trades1", "generalist", corruptions=True
+    ),
+    table("table5", "Table 5: CIFAR-10, L2 128/255", "cifar10_resnet18_l2", L2_TABLE.table, "at", "trades1", "generalist"),
+    Item(
+        "zipper/table6",
+        "Table 6: time of training",
+        GENERALIST,
+        (
+            Line("TRADES", "trades_matched_cifar10_resnet18", "trades_digits method.beta=0.5", minutes=414),
+            named(HEADLINE, "Zipper (Serial)", minutes=397),
+            named(HEADLINE, "Zipper (Parallel)", minutes=342, by_learner=True),
+        ),
+        "Zipper, Table 6 (CIFAR-10, ResNet-18)",
+        runs=5,
+        minutes=True,
+        also=("rebuttal/timing",),
+    ),
+    Item(
+        "zipper/table7",
+        "Table 7: learning rates of the natural and the adversarial learner",
+        GENERALIST,
+        (
+            named(HEADLINE, "NT=0.1, AT=0.01"),
+            *(
+                named(ablated(f"lr_{natural}_{robust}"), f"NT={natural}, AT={robust}")
+                for natural, robust in (("0.1", "0.1"), ("0.1", "0.001"), ("0.01", "0.01"), ("0.01", "0.1"))
+            ),
+        ),
+        TABLE_7,
+        also=("rebuttal/learning-rates",),
+    ),
+    Item(
+        "zipper/table8",
+        "Table 8: without EMA of the global learner",
+        GENERALIST,
+        (
+            named(CIFAR10[4], "TRADES (lambda=1)"),
+            named(ablated("no_ema"), "Zipper w/o EMA"),
+            named(HEADLINE, "Zipper with EMA"),
+        ),
+        TABLE_8,
+    ),
+    Item(
+        "zipper/table9",
+        "Table 9: further mixing ratios",
+        GENERALIST,
+        (
+            named(HEADLINE, "gamma = (1, 1, 1, 0.5)"),
+            named(ablated("gamma_rising"), "gamma = (0.25, 0.5, 0.75, 1)"),
+            named(ablated("gamma_late"), "gamma = (0.75, 0.75, 0.75, 1)"),
+        ),
+        TABLE_9,
+    ),
+    Item(
+        "zipper/fig2-gamma",
+        "Figure 2: the mixing ratio gamma",
+        GENERALIST,
+        (
+            ablated("gamma_half", ".5", family="gamma"),
+            ablated("gamma_0", "(1, 1, 1, 0)", family="gamma"),
+            ablated("gamma_early", "(1, 1, .8, .2)", family="gamma"),
+            ablated("gamma_25", "(1, 1, 1, .25)", family="gamma"),
+            dataclasses.replace(HEADLINE, label="(1, 1, 1, .5)", family="gamma"),
+            ablated("gamma_75", "(1, 1, 1, .75)", family="gamma"),
+        ),
+        picture=Picture("bars", SHOWN),
+    ),
+    Item(
+        "zipper/fig2",
+        "Figure 2: the frequency of communication c",
+        GENERALIST,
+        tuple(ablated(f"c_{c}", f"c = {c}", family="c", x=float(c)) for c in range(1, 16)),
+        picture=Picture("sweep", SHOWN, "c in epochs"),
+        also=("zipper/fig2-c",),
+    ),
+    Item(
+        "zipper/fig3a",
+        "Figure 3a: averages of the base learners",
+        GENERALIST,
+        tuple(ablated(f"wa_{which}", label) for which, label in (("none", "none"), ("natural", "NT"), ("robust", "AT"), ("both", "both"))),
+        picture=Picture("bars", SHOWN),
+        also=("generalist/fig4a-averages",),
+    ),
+    Item(
+        "zipper/fig3b",
+        "Figure 3b: optimizers",
+        GENERALIST,
+        (
+            Line("AT, SGD", "at_cifar10_resnet18", "at_digits"),
+            Line("AT, Adam", "at_adam_cifar10_resnet18", "at_adam_digits"),
+            dataclasses.replace(HEADLINE, label="SGD, SGD"),
+            ablated("adam_natural", "Adam, SGD"),
+            ablated("adam_robust", "SGD, Adam"),
+            ablated("adam_both", "Adam, Adam"),
+        ),
+        picture=Picture("bars", SHOWN),
+    ),
+    Item(
+        "generalist/fig1",
+        "Figure 1: natural against robust accuracy",
+        GENERALIST,
+        tuple(dataclasses.replace(line, family=line.label.partition(" ")[0]) for line in CIFAR10),
+        TABLE_1.format("ResNet-18"),
+        Picture("trade-off"),
+    ),
+    Item(
+        "zipper/fig4a",
+        "Figure 4a: accuracy by class",
+        GENERALIST,
+        (CIFAR10[0], CIFAR10[4], CIFAR10[3], CIFAR10[5], CIFAR10[8]),
+        picture=Picture("bars", ("natural", "robust"), "class"),
+    ),
+    Item(
+        "zipper/fig5",
+        "Figure 5: base learners and the global learner in training",
+        GENERALIST,
+        (Line("Generalist", "generalist_diagnosed_cifar10_resnet18", "generalist_diagnosed_digits"),),
+        picture=Picture("curves", (), "epoch", (("accuracy", ("diagnosis/",)), ("regret", ("regret/tradeoff", "regret/bound")))),
+    ),
+    Item(
+        "rebuttal/gowal",
+        "Generalist beside AT with the settings of Gowal et al. 2020, WRN-32-10",
+        GENERALIST,
+        (
+            Line("AT, settings of Gowal et al.", "gowal2020_cifar10_wrn32-10", "at_digits"),
+            Line("the same at 90 % natural accuracy", "gowal2020_cifar10_wrn32-10_clean90", "at_half_digits"),
+            Line("Generalist", "generalist_cifar10_wrn32-10", "generalist_digits"),
+        ),
+        "Generalist, ",
+    ),
+    Item(
+        "theory/regret",
+        "Tradeoff regret and the bound of Theorem 1 in training",
+        GENERALIST,
+        (Line("Generalist", "generalist_diagnosed_cifar10_resnet18", "generalist_diagnosed_digits"),),
+        picture=Picture("curves", (), "epoch", (("regret", ("regret/",)),)),
+    ),
+)

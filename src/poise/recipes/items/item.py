@@ -1,0 +1,102 @@
+"""What a table or figure of a paper is: its rows in the paper's order, by what they are measured, and how it is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from poise.core.errors import SettingsError, did_you_mean
+from poise.core.papers import Paper
+
+Kind = Literal["table", "sweep", "bars", "trade-off", "curves"]
+Axis = Literal["natural", "robust", "worst case"]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of a table, or a point or bar of a figure.
+
+    recipe, digits: a recipe's name, with settings after it that change it; digits is what stands for it on the embedded data, empty
+    where nothing does.
+    """
+
+    label: str
+    recipe: str
+    digits: str = ""
+    row: str = ""
+    """Its name in the paper's table, where the recipe has several rows of it."""
+    family: str = ""
+    """Points of a family are joined, in order; bars of a family stand together."""
+    x: float | None = None
+    """Its place in a sweep."""
+    short: str = ""
+    """What it is called where another network, or other data, stand for the paper's; empty: the same."""
+    by_learner: bool = False
+    """Each learner trains in a process of its own, at the same time."""
+    minutes: float | None = None
+    """What the paper prints its training took."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """How an item is drawn. columns: attacks by name, "natural", or "robust" for AutoAttack or else the worst case."""
+
+    kind: Kind
+    columns: tuple[str, ...] = ("natural", "robust")
+    across: str = ""
+    """What the x axis says."""
+    watched: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """Of training curves: panels, each the beginnings of the names of the metrics that it shows."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """A table or figure. `id` is `paper/name`."""
+
+    id: str
+    title: str
+    paper: Paper
+    lines: tuple[Line, ...]
+    table: str = ""
+    """How the papers' rows that belong to it are called in recipes (`Published.table`); empty where no numbers are printed."""
+    picture: Picture | None = None
+    protocols: tuple[str, ...] = ()
+    """Named protocols that its runs are evaluated by beside their own, under the threat that they are judged within."""
+    corruptions: bool = False
+    runs: int = 1
+    """How many the paper made of each row."""
+    minutes: bool = False
+    also: tuple[str, ...] = field(default=())
+    """Further names: papers that have it too."""
+
+
+_ITEMS: dict[str, Item] = {}
+
+
+def add(*items: Item) -> None:
+    """Register items. Raises: SettingsError for an id or name that is taken."""
+    for made in items:
+        for name in (made.id, *made.also):
+            if name in _ITEMS:
+                raise SettingsError(f"there is an item {name!r} already")
+            _ITEMS[name] = made
+
+
+def items() -> dict[str, Item]:
+    """All items by id, in order of registration."""
+    return {name: made for name, made in _ITEMS.items() if name == made.id}
+
+
+def item(name: str) -> Item:
+    """The item of an id or a further name. Raises: SettingsError with the nearest names."""
+    if name not in _ITEMS:
+        same = [known for known in _ITEMS if known.partition("/")[2] == name.partition("/")[2] or known.partition("/")[2] == name]
+        hint = f"; did you mean {' or '.join(map(repr, same))}?" if same else did_you_mean(name, _ITEMS)
+        raise SettingsError(f"there is no item {name!r}{hint}; poise list papers has all")
+    return _ITEMS[name]
+
+
+def swept(family: str, recipes: Sequence[tuple[float, str, str]], label: str) -> tuple[Line, ...]:
+    """Lines of a sweep: (x, recipe, digits) each; label: with {x} in it."""
+    return tuple(Line(label.format(x=f"{x:g}"), recipe, digits, family=family, x=x) for x, recipe, digits in recipes)

@@ -1,0 +1,128 @@
+"""Pictures by matplotlib (the extra `plots`), without its global state: a figure for each kind, written as PDF, SVG and PNG.
+
+draw("sweep", panels, "title") gives a `matplotlib.figure.Figure`, which can be restyled before `write`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable, Iterator, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from poise.core.errors import SettingsError
+from poise.core.files import write_bytes, write_text
+from poise.reports.figures.series import Panel, Point, Series, to_csv
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MARKERS = "osD^vPX"
+FORMATS = ("pdf", "svg", "png")
+_UNDATED = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}
+"""So that the same numbers give the same file."""
+
+
+def draw(kind: str, panels: Sequence[Panel], title: str) -> Figure:
+    """A figure with the panels beside each other. Raises: SettingsError for an unknown kind, or where matplotlib is not there."""
+    if kind not in KINDS:
+        raise SettingsError(f"there is no kind of picture {kind!r}; must be one of {', '.join(KINDS)}")
+    with _style():
+        from matplotlib.figure import Figure
+
+        figure = Figure()
+        width, height = figure.get_size_inches()
+        figure.set_size_inches(width * max(1, len(panels)) ** 0.75, height)
+        for place, panel in enumerate(panels, start=1):
+            axes = figure.add_subplot(1, len(panels), place)
+            KINDS[kind](axes, panel.series)
+            axes.set_xlabel(panel.across)
+            axes.set_ylabel(panel.up)
+            if len(panels) > 1:
+                axes.set_title(panel.title)
+            if any(series.label for series in panel.series):
+                axes.legend()
+        figure.suptitle(title)
+        return figure
+
+
+def write(figure: Figure, panels: Sequence[Panel], stem: Path) -> list[Path]:
+    """The figure as PDF, SVG and PNG beside each other, and the numbers behind it as CSV."""
+    made = []
+    with _style():
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+        FigureCanvasAgg(figure)
+        for form in FORMATS:
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=form, metadata=_UNDATED[form])
+            made.append(write_bytes(stem.with_suffix(f".{form}"), buffer.getvalue()))
+    return [*made, write_text(stem.with_suffix(".csv"), to_csv(panels))]
+
+
+@contextlib.contextmanager
+def _style() -> Iterator[None]:
+    try:
+        import matplotlib.style
+    except ImportError:
+        raise SettingsError("pictures need matplotlib: pip install 'poise[plots]'") from None
+    with matplotlib.style.context(str(files("poise.reports.figures") / "poise.mplstyle")):
+        yield
+
+
+def _lines(axes: Axes, series: Sequence[Series]) -> None:
+    """A line for each series, with a band."""
+    for place, each in enumerate(series):
+        xs, ys = _across(each.points), [point.y for point in each.points]
+        hollow: dict[str, Any] = {"markerfacecolor": "white"} if each.printed else {}
+        few = len(xs) <= 20
+        (line,) = axes.plot(xs, ys, marker=MARKERS[place % len(MARKERS)] if few else "", label=each.label, **hollow)
+        banded = [point for point in each.points if point.low is not None and point.high is not None]
+        if banded:
+            lows, highs = [point.low or 0.0 for point in banded], [point.high or 0.0 for point in banded]
+            axes.fill_between(_across(banded), lows, highs, color=line.get_color(), alpha=0.18, linewidth=0)
+
+
+def _across(points: Sequence[Point]) -> list[float]:
+    return [point.x for point in points]
+
+
+def _bars(axes: Axes, series: Sequence[Series]) -> None:
+    """Groups of bars, one colour for each series, with whiskers."""
+    width = 0.8 / max(1, len(series))
+    for place, each in enumerate(series):
+        xs = [point.x - 0.4 + width * (place + 0.5) for point in each.points]
+        axes.bar(xs, [point.y for point in each.points], width, label=each.label, edgecolor="white", linewidth=0.5)
+        for x, point in zip(xs, each.points, strict=True):
+            if point.low is not None and point.high is not None:
+                axes.plot([x, x], [point.low, point.high], color="0.25", linewidth=0.9, linestyle="-")
+    names = {point.x: point.name for each in series for point in each.points}
+    long = max((len(name) for name in names.values()), default=0) > 10
+    axes.set_xticks(list(names), list(names.values()), rotation=30 if long else 0, ha="right" if long else "center")
+    axes.grid(axis="x", visible=False)
+
+
+def _trade_off(axes: Axes, series: Sequence[Series]) -> None:
+    """Points with intervals both ways, those of a family joined in order; a paper's own are hollow."""
+    for place, each in enumerate(series):
+        xs, ys = _across(each.points), [point.y for point in each.points]
+        hollow: dict[str, Any] = {"markerfacecolor": "white", "linestyle": ":"} if each.printed else {}
+        marker = MARKERS[place % len(MARKERS)]
+        (line,) = axes.plot(xs, ys, marker=marker, label=each.label, **hollow)
+        for point in each.points:
+            if point.low is not None and point.high is not None:
+                axes.plot([point.x, point.x], [point.low, point.high], color=line.get_color(), linewidth=0.7, linestyle="-")
+            if point.x_low is not None and point.x_high is not None:
+                axes.plot([point.x_low, point.x_high], [point.y, point.y], color=line.get_color(), linewidth=0.7, linestyle="-")
+            axes.annotate(point.name, (point.x, point.y), (4, 3), textcoords="offset points", fontsize=6)
+
+
+KINDS: dict[str, Callable[[Axes, Sequence[Series]], None]] = {
+    "sweep": _lines,
+    "bars": _bars,
+    "trade-off": _trade_off,
+    "curves": _lines,
+}

@@ -1,0 +1,54 @@
+"""What a picture shows, as numbers: panels of series of points. They are written beside it as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+NUMBERS = ("x", "y", "low", "high", "x low", "x high")
+
+
+@dataclass(frozen=True)
+class Point:
+    """A value at a place, with the ends of its interval or band; `name` is said beside it, or below it where `x` is a place of a bar."""
+
+    x: float
+    y: float
+    low: float | None = None
+    high: float | None = None
+    x_low: float | None = None
+    x_high: float | None = None
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Series:
+    """Points that belong together: a line, a family, the bars of one colour. printed: a paper's own numbers, drawn hollow."""
+
+    label: str
+    points: tuple[Point, ...]
+    printed: bool = False
+
+
+@dataclass(frozen=True)
+class Panel:
+    title: str
+    across: str
+    up: str
+    series: tuple[Series, ...]
+
+
+def to_csv(panels: Sequence[Panel]) -> str:
+    """A line for each point: panel, series, whether a paper printed it, its name, then `NUMBERS`; empty where there is none."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["panel", "series", "printed", "name", *NUMBERS])
+    for panel in panels:
+        for series in panel.series:
+            for point in series.points:
+                numbers = (point.x, point.y, point.low, point.high, point.x_low, point.x_high)
+                texts = ["" if number is None else f"{number:.6g}" for number in numbers]
+                writer.writerow([panel.title, series.label, "yes" if series.printed else "no", point.name, *texts])
+    return out.getvalue()

@@ -1,0 +1,140 @@
+"""What an item asks for: which runs and evaluations are there, which are missing, and what these cost."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from poise.core.errors import DataError, PoiseError, SettingsError
+from poise.engine import Experiment, Run, finished
+from poise.engine.estimate import estimate_cost
+from poise.evaluation import Protocol, named
+from poise.learners.costs import forwards
+from poise.models import Collaboration
+from poise.recipes.items import Item, Line
+from poise.recipes.rows import IMAGES
+from poise.reproduce.scales import Scale, at_scale, lines_of
+
+State = Literal["missing", "begun", "trained", "evaluated"]
+
+
+@dataclass(frozen=True)
+class Work:
+    """One run of a line, and the protocols that it is evaluated by; `folder` is shared by all items that need the same run."""
+
+    line: Line
+    experiment: Experiment
+    folder: Path
+    protocols: tuple[Protocol, ...]
+    corruptions: bool = False
+
+    @property
+    def state(self) -> State:
+        """How far it is, by the files that are there."""
+        if not (self.folder / "experiment.json").exists():
+            return "missing"
+        try:
+            run = Run.open(self.folder)
+            if not finished(run):
+                return "begun"
+            return "evaluated" if all(record.exists() for record in self.records()) else "trained"
+        except PoiseError:
+            return "begun"
+
+    def records(self) -> list[Path]:
+        """Of the run's own protocol, on its selected and its last weights; of all others on the selected ones."""
+        own = [self.folder / "records" / f"{which}.json" for which in ("selected", "last")]
+        return own + [self.folder / "records" / f"selected-{protocol.name}.json" for protocol in self.protocols]
+
+    @property
+    def forwards(self) -> float:
+        """What training asks in all, in forwards of an image through the network; nan where the number of images isn't known."""
+        data, method = self.experiment.data, self.experiment.method
+        known = IMAGES.get(type(data))
+        asked = getattr(data, "train_images", None)
+        count = min(asked, known) if asked is not None and known is not None else asked or known
+        each = sum(forwards(policy) for policy in method.policies().values())
+        return float("nan") if count is None else float(each * count * self.experiment.epochs)
+
+
+@dataclass(frozen=True)
+class Plan:
+    item: Item
+    scale: Scale
+    seeds: int
+    works: list[Work]
+    left_out: list[str]
+    """Labels of lines that there are none of at this scale, or that are another one there."""
+
+    @property
+    def missing(self) -> list[Work]:
+        return [work for work in self.works if work.state != "evaluated"]
+
+
+def planned(item: Item, scale: Scale, seeds: int, out: Path) -> Plan:
+    """The plan of an item whose runs lie, or will lie, in `out`/runs. Raises: SettingsError for a scale at which it has no rows."""
+    if seeds < 1:
+        raise SettingsError(f"--seeds {seeds}: must be at least 1")
+    lines = lines_of(item, scale)
+    works = [_work(item, line, scale, seed, out) for line in lines for seed in range(seeds)]
+    return Plan(item, scale, seeds, works, _left_out(item, lines))
+
+
+def _left_out(item: Item, lines: list[Line]) -> list[str]:
+    kept = {line.recipe + str(line.by_learner) for line in lines}
+    return [line.label for line in item.lines if line.recipe + str(line.by_learner) not in kept]
+
+
+def _work(item: Item, line: Line, scale: Scale, seed: int, out: Path) -> Work:
+    made = at_scale(line, scale, seed)
+    threats = [attack.threat for attack in made.protocol.attacks]
+    protocols = tuple(_short(named(name).at(threats[0] if threats else None), made.protocol) for name in _asked(item, made))
+    place = f"{made.name}{'-by-learner' if line.by_learner else ''}"
+    return Work(line, made, out / "runs" / scale / place / f"seed-{seed}", protocols, item.corruptions and scale == "paper")
+
+
+def _asked(item: Item, made: Experiment) -> list[str]:
+    """The item's further protocols, but for adaptive attacks on what chooses among no experts."""
+    return [name for name in item.protocols if isinstance(made.model, Collaboration) or "lambdas" not in name]
+
+
+def _short(protocol: Protocol, own: Protocol) -> Protocol:
+    """Of small variants, as few images as their own protocol takes, with as few steps."""
+    if own.name != "quick":
+        return protocol
+    asked: tuple[Any, ...] = protocol.attacks
+    attacks = [dataclasses.replace(attack, steps=2, restarts=1) if hasattr(attack, "restarts") else attack for attack in asked]
+    names = [attack.name for attack in attacks]
+    kept = tuple(attack for place, attack in enumerate(attacks) if attack.name not in names[:place])
+    return dataclasses.replace(protocol, attacks=kept, first=own.first, chosen="first")
+
+
+def told(plan: Plan) -> list[str]:
+    """The plan in lines: each run's state, and what is to be trained."""
+    lines = [f"{plan.item.id}: {plan.item.title} ({plan.item.paper}), scale {plan.scale}, {plan.seeds} seed{'s' * (plan.seeds > 1)}"]
+    shown = dict.fromkeys((work.folder, work.state, work.line.label, work.line.by_learner) for work in plan.works)
+    lines += [f"  {state:<9}  {label}  {folder}" for folder, state, label, _ in shown]
+    lines += [f"  none of its own at this scale: {', '.join(plan.left_out)}"] if plan.left_out else []
+    ahead = {work.folder: work for work in plan.works if work.state in ("missing", "begun")}
+    asked = sum(work.forwards for work in ahead.values())
+    if ahead:
+        lines.append(f"  to train: {len(ahead)} run{'s' * (len(ahead) > 1)}, {asked / 1e6:,.1f} million forwards of an image in all")
+    to_evaluate = sum(1 for work in plan.works if work.state != "evaluated")
+    lines.append(f"  to evaluate: {to_evaluate} of {len(plan.works)}" if to_evaluate else "  all is there")
+    return lines
+
+
+def minutes(plan: Plan, device: str, data_dir: Path | None) -> list[str]:
+    """A sentence with the core-minutes of training what is missing, from one measured step; of data that aren't here, none."""
+    ahead = list({work.folder: work for work in plan.works if work.state in ("missing", "begun")}.values())
+    if not ahead or plan.scale not in ("quick", "digits"):
+        return []
+    first = ahead[0]
+    try:
+        cost = estimate_cost(first.experiment, device=device, data_dir=data_dir)
+    except DataError as error:
+        return [f"  not estimated: {error}"]
+    whole = sum(work.forwards for work in ahead) / first.forwards * cost.seconds
+    return [f"  about {whole / 60:.1f} core-minutes of training here, by a step of {first.experiment.name}; evaluation comes on top"]

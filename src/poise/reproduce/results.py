@@ -1,0 +1,55 @@
+"""What an item leaves in its folder: the table in four formats, the picture with the numbers behind it, and a page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from poise.core.files import write_text
+from poise.reports.formats import escape_latex, escape_markdown, to_csv, to_latex, to_markdown
+from poise.reports.html import write_report
+from poise.reproduce.pictures import panels
+from poise.reproduce.plan import Plan
+from poise.reproduce.sheet import Sheet, sheet
+
+DOCUMENT = """\\documentclass{{article}}
+\\usepackage[T1]{{fontenc}}
+\\usepackage{{booktabs}}
+\\usepackage[margin=1cm,paperwidth=60cm]{{geometry}}
+\\begin{{document}}
+\\noindent {title}
+
+\\medskip\\noindent
+\\input{{table}}
+\\end{{document}}
+"""
+"""Around table.tex, so that it can be compiled as it is."""
+
+
+def folder_of(plan: Plan, out: Path) -> Path:
+    return out / plan.item.id / plan.scale
+
+
+def write(plan: Plan, out: Path) -> tuple[Sheet, list[Path]]:
+    """The sheet of what is there, and the files written: whatever is missing is missing in them too."""
+    made, folder = sheet(plan), folder_of(plan, out)
+    files = [
+        write_text(folder / "table.md", f"### {escape_markdown(made.title)}\n\n{to_markdown(made.table)}"),
+        write_text(folder / "table.csv", to_csv(made.table)),
+        write_text(folder / "table.tex", f"% {escape_latex(made.title)}\n{to_latex(made.table)}"),
+        write_text(folder / "document.tex", DOCUMENT.format(title=escape_latex(made.title))),
+    ]
+    files += write_picture(plan, made, folder)
+    evaluated = [run.path for each in made.made for run in each.runs]
+    if evaluated:
+        files.append(write_report(list(dict.fromkeys(evaluated)), folder / "report.html", title=made.title))
+    return made, files
+
+
+def write_picture(plan: Plan, made: Sheet, folder: Path) -> list[Path]:
+    """The item's picture in its three formats, and its numbers; nothing where it has none, or nothing to be shown yet."""
+    shown = panels(plan.item, made)
+    if plan.item.picture is None or not shown:
+        return []
+    from poise.reports.figures.draw import draw, write
+
+    return write(draw(plan.item.picture.kind, shown, made.title), shown, folder / "figure")

@@ -1,0 +1,96 @@
+"""Making what is missing: runs and evaluations, each begun where it isn't there and gone on with where it was broken off."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from poise.core.errors import RunError
+from poise.core.files import write_text
+from poise.core.settings import to_json
+from poise.engine import Run, train_or_resume
+from poise.engine.progress import Progress
+from poise.reproduce.plan import Plan, Work
+from poise.verbs.corruptions import corruptions
+from poise.verbs.evaluate import evaluate
+
+AGAIN = 5.0
+"""Seconds until runs that another process had are looked at again."""
+
+
+@dataclass(frozen=True)
+class Where:
+    """device, data_dir: as for `train`; corrupted: the folder of corrupted images that items with such a column need."""
+
+    device: str = "auto"
+    data_dir: Path | None = None
+    corrupted: Path | None = None
+
+
+def make(plan: Plan, where: Where, progress: Progress, jobs: int = 1, again: Sequence[str] = ()) -> None:
+    """Train and evaluate what the plan lacks; processes that share its folder pass over each other's runs and wait for them at the end.
+
+    jobs: processes; again: the command that makes another one work on the same plan.
+    Raises: what training and evaluating raise, before any run where data are missing.
+    """
+    check_data(plan, where)
+    others = [subprocess.Popen([*again, "--jobs", "1"], stdout=subprocess.DEVNULL) for _ in range(jobs - 1)] if again else []
+    try:
+        while missing := plan.missing:
+            taken = [work for work in missing if _made(work, where, progress)]
+            if not taken and plan.missing:
+                time.sleep(AGAIN)
+    finally:
+        for other in others:
+            other.wait()
+
+
+def check_data(plan: Plan, where: Where) -> None:
+    """Raises: DataError where data that are needed aren't there, saying what to put where; RunError for missing corrupted images."""
+    for data in dict.fromkeys(work.experiment.data for work in plan.missing):
+        data.load(where.data_dir)
+    if plan.item.corruptions and plan.scale == "paper" and plan.missing and where.corrupted is None:
+        raise RunError(f"{plan.item.id} has a column of corrupted images: unpack them and give their folder by --corruptions FOLDER")
+
+
+def _made(work: Work, where: Where, progress: Progress) -> bool:
+    """Whether the run was made here; False where another process has it in hand."""
+    work.folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(work.folder.with_suffix(".lock"), timeout=0):
+            _make(work, where, progress)
+    except Timeout:
+        return False
+    return True
+
+
+def _make(work: Work, where: Where, progress: Progress) -> None:
+    run = _trained(work, where, progress)
+    how: dict[str, Any] = {"device": where.device, "data_dir": where.data_dir, "progress": progress}
+    for which in ("selected", "last"):
+        evaluate(run, checkpoint=which, **how)
+    for protocol in work.protocols:
+        evaluate(run, protocol=protocol, **how)
+    if work.corruptions and where.corrupted is not None:
+        corruptions(run, where.corrupted, **how)
+
+
+def _trained(work: Work, where: Where, progress: Progress) -> Run:
+    """The run, begun or gone on with; one whose learners train side by side is trained under torchrun."""
+    if not work.line.by_learner or work.state in ("trained", "evaluated"):
+        return train_or_resume(work.experiment, work.folder, device=where.device, data_dir=where.data_dir, progress=progress)
+    settings = write_text(work.folder.with_suffix(".json"), json.dumps(to_json(work.experiment)))
+    ranks = [f"--nproc-per-node={len(work.experiment.method.policies())}", "-m", "poise.reproduce.ranks"]
+    told = [str(settings), str(work.folder), where.device, str(where.data_dir or "")]
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", *ranks, *told], check=False)
+    if done.returncode:
+        raise RunError(f"{work.folder} was not trained: torchrun ended with status {done.returncode}; its own messages stand above")
+    return Run.open(work.folder)
