@@ -65,8 +65,9 @@ def embed(
     advance = progress.begin(f"{experiment.name}: t-SNE", len(kept), "epochs")
     epochs = []
     for epoch, checkpoint in kept.items():
-        clouds = {}
-        for name, weights in learners_of(read_tensors(checkpoint)[0]).items():
+        clouds, (state, facts) = {}, read_tensors(checkpoint)
+        run.check_unchanged(facts)
+        for name, weights in learners_of(state).items():
             network = experiment.model.build(data.shape, len(data.classes), experiment.seed)
             network = network.to(next(tensor.dtype for tensor in weights.values() if tensor.is_floating_point()))
             load_into(network, weights, str(checkpoint))

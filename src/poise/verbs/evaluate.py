@@ -101,7 +101,7 @@ def _check_search(protocol: Protocol, search: Searching) -> None:
 def _suffix(subject: Subject, protocol: Protocol, seed: int) -> str:
     """What is not the subject's own evaluation on its own images, in the name of its file."""
     parts = [
-        "" if protocol == subject.protocol else f"-{protocol.name}",
+        "" if subject.folder is not None and protocol == subject.protocol else f"-{protocol.name}",
         f"-on-{subject.data.name}" if subject.replaced else "",
         f"-seed{seed}" if seed != subject.seed else "",
     ]

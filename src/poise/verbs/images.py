@@ -18,6 +18,9 @@ from poise.data import Data, DataSource, Folder, Npz, Split, data_directory
 Images = Data | Split | DataSource | str | Path | tuple[Any, Any]
 """What `data_of` takes: (x, y) are images [N, C, H, W], uint8 or floats in [0, 1], and labels [N], as tensors, arrays or lists."""
 
+ARRAYS = "arrays"
+"""What data are called that came without a name."""
+
 
 class FloatSplit(Split):
     """Labelled images to be evaluated on that are no steps of 1/255: floating [N, C, H, W] in [0, 1], in memory."""
@@ -53,7 +56,7 @@ def data_of(data: Images, data_dir: Path | None = None) -> Data:
         wanted = "(x, y), a Data, a data set's name or settings, a folder of images or an .npz archive"
         raise InputError(f"data is {type(data).__name__}, must be {wanted}")
     classes = tuple(map(str, range(max(int(data.labels.max()) + 1, 2))))
-    return Data("arrays", data, data, classes)
+    return Data(ARRAYS, data, data, classes)
 
 
 def split_of(x: Any, y: Any) -> Split:

@@ -10,10 +10,12 @@ from poise.verbs.images import Images
 from poise.verbs.kinds import Asked, subject_of
 
 
-def load(asked: Asked, which: str | None = None, data: Images | None = None, *, device: str = "cpu", **kind: Any) -> nn.Module:
+def load(
+    asked: Asked, checkpoint: str | None = None, data: Images | None = None, *, device: str = "cpu", which: str | None = None, **kind: Any
+) -> nn.Module:
     """A run's network in evaluating mode: images [B, C, H, W] in [0, 1] to logits [B, classes].
 
-    which: "selected" (by the run's criterion), "last" or "epoch N". Of other kinds, by `kind` (see `subject_of`), too.
+    checkpoint, once called which: "selected" (by the run's criterion), "last" or "epoch N". Other kinds, by `kind`: see `subject_of`.
     Raises: RunError where the run was changed since it was started, CheckpointError, SettingsError.
     """
-    return subject_of(asked, data, checkpoint=which, device=device, **kind).network
+    return subject_of(asked, data, checkpoint=checkpoint or which, device=device, **kind).network

@@ -18,7 +18,7 @@ from poise.engine.runs import Run
 from poise.engine.training import divided
 from poise.evaluation import Protocol
 from poise.threats import Linf, Threat
-from poise.verbs.images import Images
+from poise.verbs.images import ARRAYS, Images
 from poise.verbs.subject import Question, Subject
 
 
@@ -84,7 +84,7 @@ class OfRun(Subject):
     def fitting(self, data: Data) -> Data:
         """Raises: DataError unless they have the shape and the classes that the run was trained on."""
         shape, classes = self.shape, list(self.classes)
-        if data.name == "arrays" and data.shape == shape and len(data.classes) <= len(classes):
+        if data.name == ARRAYS and data.shape == shape and len(data.classes) <= len(classes):
             return Data(data.name, data.train, data.test, tuple(classes), data.notes)  # labels alone, which name no classes
         if set(data.classes) == set(classes) and list(data.classes) != classes:
             order = ", ".join(classes[:3])

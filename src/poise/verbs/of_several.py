@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast, get_args
 
 from torch import nn
 
 from poise.core.errors import DataError, SettingsError
-from poise.data import Data
+from poise.data import Data, Split
 from poise.evaluation import NamedProtocol, Protocol
 from poise.evaluation.digests import digest_of_images
 from poise.models import EnsembleModule
 from poise.models.ensemble import Output
 from poise.threats import Threat
-from poise.verbs.images import Images
+from poise.verbs.images import ARRAYS, Images
 from poise.verbs.of_run import OfRun
 from poise.verbs.subject import Subject
 
@@ -40,7 +40,7 @@ class OfSeveral(Subject):
             raise SettingsError(f"output = {output!r}: must be one of {', '.join(form.replace('_', '-') for form in get_args(Output))}")
         if len(members) < 2:
             raise SettingsError(f"--ensemble {self.output}: an ensemble has at least two members; name at least two run folders")
-        names = [member.folder.resolve() if member.folder is not None else id(member) for member in members]
+        names = [(member.folder.resolve() if member.folder is not None else id(member), member.checkpoint) for member in members]
         if twice := next((member for member, name in zip(members, names, strict=True) if names.count(name) > 1), None):
             raise SettingsError(f"--ensemble {self.output}: {twice.spelled} is named twice; every member is to be named once")
         self.members = tuple(members)
@@ -73,21 +73,19 @@ class OfSeveral(Subject):
         return EnsembleModule([member.build() for member in self.members], self._form).eval()
 
     def own_data(self) -> Data:
-        """The data of all members. Raises: DataError where their names, classes or test images differ."""
+        """The data of all members. Raises: DataError where their names, classes or test images differ; arrays have no names."""
         first = self.members[0]
-        data = first.own_data()
+        data = first.read_data()
         for member in self.members[1:]:
             if isinstance(member, OfRun) and isinstance(first, OfRun) and member.experiment.data == first.experiment.data:
                 member.run.check_unchanged(data=data)
                 continue
-            other = member.own_data()
-            for what, ours, theirs in (
-                ("data set", data.name, other.name),
-                ("classes", data.classes, other.classes),
-                ("test images", digest_of_images(data.test), digest_of_images(other.test)),
-            ):
+            other = member.read_data()
+            for what, ours, theirs in _compared(data, other):
                 if ours != theirs:
-                    raise DataError(f"{member.spelled} and {first.spelled} have different {what}; an ensemble's members must have the same")
+                    one, two = member.spelled or member.title, first.spelled or first.title
+                    raise DataError(f"{one} and {two} have different {what}; an ensemble's members must have the same")
+            data = other if data.name == ARRAYS else data
         return data
 
     def fitting(self, data: Data) -> Data:
@@ -104,25 +102,36 @@ class OfSeveral(Subject):
     @property
     def protocol(self) -> Protocol | None:
         """Raises: SettingsError where the members have different ones."""
-        return self._same([member.protocol for member in self.members])
+        return self._same({name: member.protocol for name, member in zip(self._names, self.members, strict=True) if member.protocol})
 
     @property
     def threat(self) -> Threat | None:
-        """That of the first member."""
-        return self.members[0].threat
+        """That of the first member that has one."""
+        return next((member.threat for member in self.members if member.threat is not None), None)
 
     def within(self, chosen: NamedProtocol, kind: str | None, epsilon: Any, step_size: Any) -> Protocol:
-        protocol = self._same([member.within(chosen, kind, epsilon, step_size) for member in self.members])
-        assert protocol is not None
-        return protocol
+        """Raises: SettingsError where the members, each within its own threat, would have different ones."""
+        known = [(name, member) for name, member in zip(self._names, self.members, strict=True) if member.threat is not None]
+        asked = {name: member.within(chosen, kind, epsilon, step_size) for name, member in known}
+        return self._same(asked) or super().within(chosen, kind, epsilon, step_size)
 
-    def _same(self, protocols: Sequence[Protocol | None]) -> Protocol | None:
-        if any(protocol != protocols[0] for protocol in protocols):
-            listed = ", ".join(
-                f"{name} by {protocol.name if protocol is not None else 'standard'}"
-                for name, protocol in zip(self._names, protocols, strict=True)
-            )
+    def _same(self, protocols: Mapping[str, Protocol]) -> Protocol | None:
+        """What all of them are; None of none."""
+        first = next(iter(protocols.values()), None)
+        if any(protocol != first for protocol in protocols.values()):
+            listed = ", ".join(f"{name} by {protocol.name}" for name, protocol in protocols.items())
             raise SettingsError(
                 f"the runs are not evaluated by the same protocol ({listed}); name one with --protocol, or its --epsilon too"
             )
-        return protocols[0]
+        return first
+
+
+def _compared(data: Data, other: Data) -> Iterator[tuple[str, object, object]]:
+    """What members must have alike: (its name, in one, in the other). Arrays have neither a name nor numbers in a data set."""
+    if ARRAYS in (data.name, other.name):
+        ours, theirs = (digest_of_images(Split.of(part.images, part.labels)) for part in (data.test, other.test))
+        yield "test images", ours, theirs
+        return
+    yield "data set", data.name, other.name
+    yield "classes", data.classes, other.classes
+    yield "test images", digest_of_images(data.test), digest_of_images(other.test)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -79,7 +80,7 @@ class Evaluation(EvaluationRecord, Answer):
         return _with_path(cls, record, path)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, EvaluationRecord) and dataclasses.asdict(self) == dataclasses.asdict(other)
+        return isinstance(other, EvaluationRecord) and _plain(self) == _plain(other)
 
     def sheet(self) -> Sheet:
         folder = Folder(self.written or Path(), self.run or self.model, records={self.checkpoint: self})
@@ -118,7 +119,7 @@ class Soundness(Verdict, Answer):
         return _with_path(cls, findings, path)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Verdict) and dataclasses.asdict(self) == dataclasses.asdict(other)
+        return isinstance(other, Verdict) and _plain(self) == _plain(other)
 
     def sheet(self) -> Sheet:
         return Sheet(
@@ -144,6 +145,11 @@ class Page:
     def _repr_html_(self) -> str:
         page = escape(self.path.read_text(encoding="utf-8"), quote=True)
         return f'<iframe srcdoc="{page}" style="width: 100%; height: 40em; border: 0"></iframe>'
+
+
+def _plain(record: Any) -> str:
+    """As a file has it, in which tuples are lists."""
+    return json.dumps(dataclasses.asdict(record), sort_keys=True)
 
 
 def _with_path(cls: type[Any], record: Any, path: Path | None) -> Any:

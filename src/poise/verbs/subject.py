@@ -42,6 +42,13 @@ class Subject(ABC):
         self.given, self.device = data, device
         self.data_dir = Path(data_dir) if data_dir is not None else None
 
+    @staticmethod
+    def of(asked: Any, data: Images | None = None, **kind: Any) -> Subject:
+        """The subject that is meant: see `poise.verbs.subject_of`."""
+        from poise.verbs.kinds import subject_of  # which knows every kind, and so stands above this file
+
+        return subject_of(asked, data, **kind)
+
     @property
     @abstractmethod
     def title(self) -> str:
@@ -93,9 +100,10 @@ class Subject(ABC):
     @cached_property
     def data(self) -> Data:
         """The images that were given, else its own. Raises: DataError, SettingsError, InputError, RunError."""
-        return join().in_turn(self._read)
+        return join().in_turn(self.read_data)
 
-    def _read(self) -> Data:
+    def read_data(self) -> Data:
+        """`data`, read anew."""
         return self.own_data() if self.given is None else self.fitting(data_of(self.given, self.data_dir))
 
     def fitting(self, data: Data) -> Data:
