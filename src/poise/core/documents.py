@@ -108,6 +108,8 @@ def typed(kind: Any, data: object, where: str = "") -> Any:
         return data
     if origin is list:
         return _list(arguments[0], data, where)
+    if origin is tuple:  # of any length
+        return tuple(_list(arguments[0], list(data) if isinstance(data, tuple) else data, where))
     if origin is dict:
         return {key: typed(arguments[1], value, f"{where}[{key!r}]") for key, value in _object(data, where).items()}
     if kind is float:

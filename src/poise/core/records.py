@@ -17,6 +17,7 @@ from poise.core.documents import opened, read_document, sealed, typed
 from poise.core.errors import RunError
 from poise.core.files import write_text
 from poise.core.hardware import Hardware
+from poise.core.measures import check_notes
 
 FORMAT = 2
 """1 had no digest, and nothing on training's time and processors."""
@@ -147,7 +148,8 @@ class EvaluationRecord:
         return record
 
     def check(self) -> None:
-        """Raises: ValueError for labels and predictions that do not fit one another or the classes."""
+        """Raises: ValueError for labels and predictions that do not fit one another or the classes, and for notes of other types."""
+        check_notes(self.notes, [attack.notes for attack in self.attacks])
         columns = {"labels": self.labels, "natural": self.natural}
         columns |= {f"attacks[{place}].predicted": attack.predicted for place, attack in enumerate(self.attacks)}
         for name, column in columns.items():

@@ -15,23 +15,27 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from abc import ABC
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar, dataclass_transform, get_args, get_origin
 
-from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass as validated_dataclass
 from pydantic_core import PydanticCustomError, core_schema
 
 from poise.core.documents import parse
 from poise.core.errors import SettingsError, did_you_mean
 from poise.core.files import read_text
+from poise.core.printing import printable
 
 T = TypeVar("T")
 S = TypeVar("S", bound="Settings")
 _FAMILIES: dict[str, dict[str, type]] = {}
+_LONGEST = 180
+"""Bytes of a name, of which files have up to 255 with what is added to it."""
 _UNDER_CONSTRUCTION: set[type] = set()
 _CONFIG = ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False, validate_default=True)
 
@@ -47,6 +51,17 @@ def number(value: object) -> object:
         except (ValueError, ZeroDivisionError):
             raise PydanticCustomError("number", "must be a number such as 0.031 or 8/255") from None
     return value
+
+
+def plain_name(value: str) -> str:
+    """What may name a folder or a file: no path, nothing hidden, nothing that no disk or terminal takes."""
+    if value in (".", "..") or "/" in value or "\\" in value or printable(value) != value or not 0 < len(os.fsencode(value)) <= _LONGEST:
+        wanted = "must be a plain name of 1 to {longest} bytes, without slashes and control characters"
+        raise PydanticCustomError("name", wanted, {"longest": _LONGEST})
+    return value
+
+
+Name = Annotated[str, AfterValidator(plain_name)]
 
 
 def spelled(value: float, digits: int = 4) -> str:

@@ -12,7 +12,7 @@ from poise.attacks import Attack
 from poise.core.code import in_doubt
 from poise.core.errors import SettingsError
 from poise.core.identity import BENCHMARKS, chosen_on_own_test_images
-from poise.core.settings import Count, PositiveCount, Settings, UnitInterval, settings, to_json
+from poise.core.settings import Count, Name, PositiveCount, Settings, UnitInterval, settings, to_json
 from poise.core.wording import flatten
 from poise.data import DataSource, Digits
 from poise.engine.diagnostics import Diagnosis, searching
@@ -48,7 +48,7 @@ def beginnings(part: object) -> Iterator[tuple[str, object, int]]:
 class Monitor(Settings):
     """A quantity measured on the deployed network while training: accuracy on a split, natural or under an attack."""
 
-    name: str = "natural"
+    name: Name = "natural"
     attack: Attack | None = None
     """None measures natural accuracy."""
     split: Literal["selection", "test", "train"] = "selection"
@@ -62,7 +62,8 @@ class Experiment(Settings):
     """Everything that determines a training run."""
 
     views: ClassVar[tuple[str, ...]] = VIEWS
-    name: str = "experiment"
+    name: Name = "experiment"
+    """Of its folder in runs/, where no other is given; of its group."""
     title: str = ""
     """Name in tables and pages; empty: `name`."""
     data: DataSource = Digits()

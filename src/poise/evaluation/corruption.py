@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import nn
 
 from poise.core.distributed import ALONE, World
 from poise.core.errors import DataError
+from poise.core.measures import CorruptionAccuracy
 from poise.core.records import EvaluationRecord
 from poise.core.version import __version__
 from poise.data.corruptions import CORRUPTIONS, SEVERITIES, corrupted
@@ -21,16 +22,6 @@ from poise.evaluation.digests import digest_of, digest_of_images
 from poise.evaluation.journal import Journal
 from poise.evaluation.predictions import accuracy, check_answers, predict
 from poise.evaluation.protocol import about_record, finish, processors_of
-
-
-@dataclass(frozen=True)
-class CorruptionAccuracy:
-    """accuracies[corruption]: for the severities 1 to 5, in [0, 1]; images: of each of the 75; folder: its name; mean: over all 75."""
-
-    accuracies: dict[str, list[float]]
-    images: int
-    folder: str
-    mean: float
 
 
 def evaluate_corruptions(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from poise.attacks.attack import Attack
 from poise.core.distributed import ALONE, World
 from poise.core.errors import InputError
 from poise.core.exact import exact
+from poise.core.measures import Choice, EnsembleMeasures
 from poise.core.modes import evaluating
 from poise.data.dataset import Split
 from poise.evaluation.predictions import attacked, device_of
@@ -21,40 +21,6 @@ from poise.evaluation.shares import share_of, whole
 from poise.losses import cross_entropy
 from poise.models.ensemble import CollaborationModule, EnsembleModule, unwrapped
 from poise.models.mixture import MixtureModule
-
-
-@dataclass(frozen=True)
-class Choice:
-    """How well the experts' own confidence chooses among them; all are shares of the examples, in [0, 1].
-
-    right: the chosen expert is right; best: it is the one of lowest loss; missed: it is wrong although another is right;
-    won: how often each expert is chosen, which sums to 1.
-    """
-
-    right: float
-    best: float
-    missed: float
-    won: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class EnsembleMeasures:
-    """Measures of several experts on the same images; all are shares of the examples, in [0, 1].
-
-    members: each expert's accuracy; overlap: share fooled in every expert, so that no choice whatever could be right;
-    oracle: accuracy of the true best expert, that of lowest cross-entropy (Cui et al. 2022, Definition 1);
-    best: how often each expert is that one; accuracy: of the whole; choice: None where nothing is chosen.
-
-    oracle <= 1 - overlap. With three classes or more the two can differ: an expert may be right with less probability on the true
-    class than another has that is wrong.
-    """
-
-    members: tuple[float, ...]
-    overlap: float
-    oracle: float
-    best: tuple[float, ...]
-    accuracy: float
-    choice: Choice | None
 
 
 def measures(logits: Tensor, y: Tensor, output: Tensor, chosen: Tensor | None = None) -> EnsembleMeasures:

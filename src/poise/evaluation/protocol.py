@@ -22,7 +22,7 @@ from poise.core.errors import InputError, PoiseError, SettingsError, did_you_mea
 from poise.core.hardware import Hardware, hardware_of, joined
 from poise.core.identity import identity
 from poise.core.records import EvaluationRecord
-from poise.core.settings import PositiveCount, Settings, settings, to_json
+from poise.core.settings import Name, PositiveCount, Settings, settings, to_json
 from poise.core.version import __version__
 from poise.data.dataset import Data, Split
 from poise.evaluation.columns import Searching, Watch, columns_of
@@ -43,7 +43,7 @@ class Protocol(Settings):
     named: ClassVar[dict[str, Callable[..., Protocol]]] = {}
     """The named protocols, each under its paper's threat."""
 
-    name: str = "standard"
+    name: Name = "standard"
     attacks: tuple[Attack, ...] = ()
     first: PositiveCount | None = None
     """Only n images of the split; None takes all."""

@@ -18,7 +18,7 @@ from torch import nn
 from poise.core import papers
 from poise.core.batches import Batch, Now
 from poise.core.errors import SettingsError
-from poise.core.settings import PositiveCount, Settings, UnitInterval, newer, settings
+from poise.core.settings import Name, PositiveCount, Settings, UnitInterval, newer, settings
 from poise.learners import EMA, SGD, Constant, Learner, Metrics, PiecewiseLinear, Policy, Schedule
 from poise.learners.averages import Weights, warmed_up, with_weights
 from poise.methods.idle import idle_epochs, moments
@@ -36,7 +36,7 @@ class BaseLearner(Settings):
     """A base learner beyond the natural and the robust one (the paper's |A| > 2), with its own share of the mix."""
 
     transparent = "policy"
-    name: str = "third"
+    name: Name = "third"
     policy: Policy = Policy(objective=AT())
     share: Schedule = Constant(at=0.25)
     """Weight in the mix; what all shares leave over is divided between robust and natural by gamma."""
