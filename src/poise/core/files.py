@@ -12,7 +12,9 @@ import fcntl
 import os
 import re
 import secrets
+import shutil
 import stat
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -57,11 +59,8 @@ def check_writable(path: str | Path) -> None:
     """Refuses, before long work, a place where its result could not be written. Raises: StorageError."""
     path = Path(path)
     with refusing(StorageError, path):
-        folder = path.is_dir()
         nearest = next(parent for parent in path.absolute().parents if parent.exists())
         _regular(path)
-    if folder:
-        raise StorageError(f"{path} cannot be written: it is a folder, must be a file")
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         raise StorageError(f"{path} cannot be written: {nearest} is not a folder that one may write to")
 
@@ -162,25 +161,21 @@ def _literal(name: str) -> str:
     return re.sub(r"([*?[])", r"[\1]", name)
 
 
-def _lock(file: IO[bytes]) -> bool:
-    """Whether no other process holds the file; on file systems without locks whether it is old enough that none can."""
+def _lock(file: IO[bytes] | int) -> bool:
+    """Whether no other process holds the file or folder; on file systems without locks whether it is old enough that none can."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:
-        return time.time() - os.fstat(file.fileno()).st_mtime > _STALE
+        return time.time() - os.fstat(file if isinstance(file, int) else file.fileno()).st_mtime > _STALE
     return True
 
 
 def _sync_folder(folder: Path) -> None:
     """Have a rename in the folder on the disk too, where the file system can."""
-    with contextlib.suppress(OSError):
-        number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(number)
-        finally:
-            os.close(number)
+    with contextlib.suppress(OSError), _open_folder(folder) as number:
+        os.fsync(number)
 
 
 def _regular(path: Path) -> Path:
@@ -189,8 +184,9 @@ def _regular(path: Path) -> Path:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             os.lstat(path)
         place = path.resolve() if path.is_symlink() else path
-    if place.exists() and not (place.is_file() or place.is_dir()):
-        raise StorageError(f"{path} cannot be written: it is a device or a pipe, must be a file")
+    if place.exists() and not place.is_file():
+        what = "a folder" if place.is_dir() else "a device or a pipe"
+        raise StorageError(f"{path} cannot be written: it is {what}, must be a file")
     return place
 
 
@@ -202,6 +198,38 @@ def sweep(paths: Iterable[Path]) -> None:
         with contextlib.suppress(OSError), path.open("rb") as file:
             if _lock(file):
                 path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def temporary_folder(parent: Path, prefix: str) -> Iterator[Path]:
+    """A folder that is gone when the block ends, however it does; those of this prefix that killed processes left go first.
+
+    Raises: OSError where none can be made.
+    """
+    for left in parent.glob(f"{_literal(prefix)}*"):
+        with contextlib.suppress(OSError), _open_folder(left) as number:
+            if _lock(number):
+                shutil.rmtree(left, ignore_errors=True)
+    while True:
+        folder = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
+        try:
+            with _open_folder(folder) as number:
+                with contextlib.suppress(OSError):  # a file system without locks
+                    fcntl.flock(number, fcntl.LOCK_EX)
+                if folder.exists():  # no other process swept it before it was locked
+                    yield folder
+                    return
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _open_folder(folder: Path) -> Iterator[int]:
+    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield number
+    finally:
+        os.close(number)
 
 
 def append_line(path: str | Path, line: str) -> None:

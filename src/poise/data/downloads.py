@@ -7,7 +7,6 @@ import hashlib
 import os
 import sys
 import tarfile
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from poise.core.errors import DataError
+from poise.core.files import temporary_folder
 from poise.data.dataset import DataSource
 
 
@@ -223,9 +223,9 @@ def unpack(archive: Path, target: Path) -> None:
     Raises: DataError for an archive that is damaged or holds no such folder, or a place that cannot be written.
     """
     try:
-        with tempfile.TemporaryDirectory(dir=archive.parent, prefix=".unpacking-") as temporary:
-            _extract(archive, temporary)
-            made = Path(temporary) / target.name
+        with temporary_folder(archive.parent, ".unpacking-") as temporary:
+            _extract(archive, str(temporary))
+            made = temporary / target.name
             if not made.is_dir():
                 raise DataError(f"{archive} holds no folder {target.name!r}")
             _move_missing(made, target)

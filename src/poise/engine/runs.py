@@ -23,6 +23,8 @@ from poise.data import Data
 from poise.engine.checkpoints import facts_file, load_into, read_facts, read_tensors, tensors_file, write_tensors
 from poise.engine.experiment import Experiment
 from poise.engine.history import History
+from poise.evaluation.digests import digest_of
+from poise.evaluation.journal import drop_others
 
 _ABOUT: dict[str, Any] = {
     "group": str | None,
@@ -165,7 +167,10 @@ class Run:
         if bad := _diverged(weights, facts):
             where = f"the {which} weights of epoch {facts['epoch']}: {bad}"
             raise NumericalError(f"{where} is no longer finite; lower the learning rate, or set clip")
-        return write_tensors(self.weights_path(which), weights, facts)
+        digest, records = write_tensors(self.weights_path(which), weights, facts), self.path / "records"
+        if any(records.glob(".*.unfinished")):  # evaluations of the weights that were there before will not go on
+            drop_others(records, which.replace(" ", "_"), digest_of(network))
+        return digest
 
     def whole(self, which: str) -> str:
         """Why these deployed weights cannot be used, in a clause; empty where they can."""

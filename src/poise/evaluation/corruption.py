@@ -67,6 +67,8 @@ def evaluate_corruptions(
             if world.leads:
                 kept.keep(corruption, row)
         rows[corruption] = row
+    for sentence in kept.damaged:
+        watch.say(sentence)
     every = [value for row in rows.values() for value in row]
     found = CorruptionAccuracy(rows, len(split), root.name, sum(every) / len(every))
     record["notes"] |= {"images": images, "corruptions": asdict(found)}

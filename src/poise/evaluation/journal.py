@@ -24,12 +24,14 @@ class Journal:
     is emptied first; nothing is written before there is something to keep. Raises: StorageError.
     """
 
-    def __init__(self, folder: Path | None, facts: Mapping[str, Any], processors: Sequence[Hardware] = ()) -> None:
+    def __init__(self, folder: Path | None, facts: Mapping[str, Any], processors: Sequence[Hardware] = (), drop: bool = True) -> None:
         self.folder, self._facts = folder, json.loads(json.dumps(dict(facts)))
         self.damaged: list[str] = []
         """A sentence for every part that was damaged, and so counts as never made."""
         there = folder is not None and folder.exists()
-        self.dropped = there and self._read(_PLAN, dict[str, Any]) != self._facts
+        self.plan: dict[str, Any] | None = self._read(_PLAN, dict[str, Any])
+        """What is kept is of."""
+        self.dropped = there and drop and self.plan != self._facts
         """Whether there was such a folder of something else."""
         if folder is not None and there:
             sweep(folder.iterdir())
@@ -91,6 +93,14 @@ class Journal:
         except (OSError, ValueError, KeyError) as error:
             self.damaged.append(f"{self.folder / name} is damaged ({error}); what it held is made anew")
             return None
+
+
+def drop_others(folder: Path, name: str, weights: str) -> None:
+    """Remove what is unfinished in a folder of evaluations whose records' names begin so, and is not of weights of this digest."""
+    for place in folder.glob(f".{name}*.unfinished"):
+        plan = Journal(place, {}, drop=False).plan
+        if plan is not None and plan.get("model") != weights:
+            _remove(place)
 
 
 def _remove(folder: Path) -> None:
