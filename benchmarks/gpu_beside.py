@@ -1,4 +1,4 @@
-"""What `gpu_suite speed` measures beside training steps of one network: PGD-10 alone, peaks of memory, Synergy-of-Experts."""
+"""What `gpu_speed` measures beside training steps of one network: PGD-10 alone, peaks of memory, Synergy-of-Experts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""On what the items of `gpu_suite speed` are timed, and by which clock."""
+"""On what the items of `gpu_speed` are timed, and by which clock."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class Setting:
         return self.network.build((3, self.size, self.size), 10, seed=0).to(self.device)
 
     def split(self) -> Split:
-        """Random images, one epoch of CIFAR-10's size on a GPU."""
-        count = 50_000 if self.device.type == "cuda" else 4 * self.batch
+        """Random images of four batches."""
+        count = 4 * self.batch
         generator = torch.Generator().manual_seed(0)
         images = torch.randint(256, (count, 3, self.size, self.size), generator=generator, dtype=torch.uint8)
         return Split.of(images, torch.randint(10, (count,), generator=generator)).to(self.device)

@@ -1,11 +1,20 @@
-"""What `gpu_suite speed` measures, item by item: each is a function of no arguments that returns plain numbers."""
+"""How fast a GPU trains and attacks, item by item, in a longer sitting than `gpu_first`.
+
+    python -m benchmarks.gpu_speed --out DIR   # again until nothing is left; each call ends by itself after --seconds
+
+Each item is a function of no arguments that returns plain numbers.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
 import statistics
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,13 +23,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import gpu_beside
 from benchmarks.gpu_setting import NOW, Numbers, Setting, Step, learner, no_tf32
-from benchmarks.measuring import Figure, ratio
+from benchmarks.measuring import Figure, Kept, machine, ratio, table
 from benchmarks.reference import GeneralistTrainer, at_step, mart_step, nt_step, trades_step
 from benchmarks.reference.attacks import gaussian, uniform
 from benchmarks.reference.squeeze import squeeze_step
 from poise.core.batches import Batch, Now
 from poise.data import CropFlip, Feed
 from poise.data.stream import Stream
+from poise.engine.devices import choose_device
 from poise.learners import Learner
 from poise.learners.compiled import compilation
 from poise.learners.precision import precision
@@ -223,6 +233,11 @@ def items(device: torch.device, toy: bool) -> dict[str, Callable[[], Numbers]]:
     return made
 
 
+def first(device: torch.device, toy: bool) -> dict[str, Callable[[], Numbers]]:
+    """What is measured in the first minutes."""
+    return {name: measure for name, measure in items(device, toy).items() if name == "AT ResNet-18"}
+
+
 def rows(found: dict[str, Any]) -> list[list[str]]:
     """Lines of the short table."""
     lines = []
@@ -254,3 +269,42 @@ def rows(found: dict[str, Any]) -> list[list[str]]:
             shown = ", ".join(f"{each} {relative[each]:.1e} / {100 * equal[each]:.1f} %" for each in relative)
             lines.append(["crafted points against plain fp32: loss off by / equal pixels", shown])
     return lines
+
+
+def measure(known: dict[str, Any], device: torch.device, toy: bool, seconds: float, keep: Callable[[str, Numbers], None]) -> None:
+    """What has not been measured yet, until half of the time is over, so that the longest item has the other half."""
+    begun = time.perf_counter()
+    wanted = items(device, toy)
+    for name in sorted(wanted, key=lambda name: name in known):  # what failed comes again, last
+        if name in known and "failed" not in known[name]:
+            continue
+        if time.perf_counter() - begun > 0.5 * seconds:
+            print(f"stopped before {name!r}: run the same command again")
+            break
+        try:
+            numbers = wanted[name]()
+        except Exception as error:  # one item that fails must not cost the others their time on the machine
+            numbers = {"failed": f"{type(error).__name__}: {str(error).strip().splitlines()[:1]}"}
+        keep(name, numbers)
+        print(f"{name}: {json.dumps(numbers)}", flush=True)
+        if device.type == "cuda":
+            torch.cuda.synchronize()  # after an illegal access nothing works in this process: the others wait for the next one
+            torch.cuda.empty_cache()
+
+
+def main(given: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder of what is kept between calls")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--seconds", type=float, default=500.0)
+    parser.add_argument("--toy", action="store_true")
+    args = parser.parse_args(given)
+    args.out.mkdir(parents=True, exist_ok=True)
+    found = Kept(args.out / "speed.json")
+    found.keep("machine", machine())
+    measure(found.known, choose_device(args.device), args.toy, args.seconds, found.keep)
+    print(f"{machine()}\n\n" + table(["what", "measured"], rows(found.known)))
+
+
+if __name__ == "__main__":
+    main()

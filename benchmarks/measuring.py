@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import itertools
+import json
 import os
 import platform
 import re
@@ -13,6 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from poise.core.files import write_text
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -120,3 +123,15 @@ def write(name: str, text: str, folder: Path = RESULTS) -> Path:
     path = folder / f"{datetime.date.today().isoformat()}-{name}-{chip()}.md"
     path.write_text(text)
     return path
+
+
+class Kept:
+    """What is known so far of a sitting in several calls, in a file."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.known: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+
+    def keep(self, name: str, value: Any) -> None:
+        self.known[name] = value
+        write_text(self.file, json.dumps(self.known, indent=1))

@@ -239,14 +239,15 @@ class Gpu:
         raw_args, raw_kwargs = mapped((args, kwargs), lambda tensor: getattr(tensor, "raw", tensor))
         if name == "copy_" and not ours_first(args):
             return self._to_host(args[0], raw_args[1]) if _unblocked(args, kwargs) else args[0].copy_(raw_args[1])
-        out = function(*raw_args, **raw_kwargs)
+        operation = _gradients_in_usual_order if function is aten.convolution_backward.default else function
+        out = operation(*raw_args, **raw_kwargs)
         if name in ("_local_scalar_dense", "equal", "is_nonzero"):
             return out
         if name == "_to_copy" and target is not None and target.type == "cpu":
             return self._to_host(out, out) if kwargs.get("non_blocking") else out
         self._count(function, name, raw_args, raw_kwargs, out)
         if self.capture is not None and name not in ("detach", "alias"):
-            self._record(function, raw_args, raw_kwargs, out)
+            self._record(operation, raw_args, raw_kwargs, out)
         known = {id(tensor.raw): tensor for tensor in ours}
         made = mapped(out, lambda raw: self._wrapped(raw, known, function))
         self._order(ours, out)
@@ -385,6 +386,11 @@ def mapped(value: Any, change: Callable[[Tensor], Any]) -> Any:
 def memory(raw: Tensor) -> int:
     """What tensors have in common that share memory."""
     return raw.untyped_storage()._cdata
+
+
+def _gradients_in_usual_order(*args: Any) -> Any:
+    """Of a convolution: on CPUs those of channels last are not always right (see `gradients_in_any_layout` in poise.models.folding)."""
+    return aten.convolution_backward.default(*mapped(args, lambda raw: raw.clone(memory_format=torch.contiguous_format)))
 
 
 def ours_first(args: Any) -> bool:

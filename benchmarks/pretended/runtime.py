@@ -39,9 +39,9 @@ def _facts(gpu: Gpu) -> dict[str, Any]:
         "device_count": lambda: 1,
         "current_device": lambda: 0,
         "set_device": lambda device: None,
-        "is_bf16_supported": lambda including_emulation=True: True,
+        "is_bf16_supported": lambda including_emulation=True: including_emulation,  # as on a T4: autocast, which is C++'s, is not pretended
         "get_device_name": lambda *_: "Pretended GPU",
-        "get_device_capability": lambda *_: (9, 0),
+        "get_device_capability": lambda *_: (7, 5),
         "mem_get_info": lambda *_: (_MEMORY, _MEMORY),
         "memory_reserved": lambda *_: 0,
         "memory_allocated": lambda *_: 0,

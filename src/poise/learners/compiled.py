@@ -125,8 +125,8 @@ class FixedShape:
     @contextmanager
     def _around(self, model: nn.Module, compiled: bool, cache: bool = True) -> Iterator[None]:
         """Autocast without its cache of weights, which a graph would take for constants; the network and the steps compiled."""
-        autocast = torch.autocast(self.arithmetic.device.type, torch.bfloat16, cache_enabled=cache)
-        with autocast if self.arithmetic.autocast else nullcontext():
+        kind, narrow = self.arithmetic.device.type, self.arithmetic.autocast
+        with torch.autocast(kind, torch.bfloat16, cache_enabled=cache) if narrow else nullcontext():
             if not compiled:
                 yield
                 return

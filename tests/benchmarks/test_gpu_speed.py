@@ -1,50 +1,14 @@
-"""The suite for GPUs runs from its first piece to its table, at toy size on a CPU."""
+"""What is measured on GPUs runs at toy size on a CPU."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-
 import pytest
 import torch
-from benchmarks import gpu_archive, gpu_beside, gpu_speed, gpu_suite
+from benchmarks import gpu_archive, gpu_beside, gpu_speed
+from benchmarks.measuring import Kept
 from torch import nn
 
 CPU = torch.device("cpu")
-
-
-def run(folder, capsys, *words: str) -> str:
-    gpu_suite.main([*words, "--out", str(folder), "--toy", "--device", "cpu"])
-    return capsys.readouterr().out
-
-
-def test_a_row_is_trained_in_pieces_archived_and_attacked_from_the_archive(tmp_path, capsys):
-    out = tmp_path / "suite"
-    assert "run the same command again" in run(out, capsys, "train", "--seconds", "0.05")
-    for _ in range(9):  # a slow machine may need several pieces
-        if "all steps are done" in run(out, capsys, "train", "--seconds", "60"):
-            break
-    assert len(gpu_suite.kept(out, "train")["pieces"]) >= 2
-    assert "selected.part1of1.safetensors" in run(out, capsys, "archive")
-
-    facts = json.loads((out / "archive" / "selected.json").read_text())
-    ((name, digest),) = facts["digests"].items()
-    assert hashlib.sha256((out / "archive" / name).read_bytes()).hexdigest() == digest
-
-    elsewhere = tmp_path / "elsewhere"  # another sitting has the archive only
-    elsewhere.mkdir()
-    (out / "archive").rename(elsewhere / "archive")
-    table = run(elsewhere, capsys, "attack", "--epsilon", "0.2")
-    found = gpu_suite.kept(elsewhere, "attack")["selected"]
-    assert found["images"] == 40 and 0 <= found["robust"] <= found["natural"] <= 1
-    assert found["largest_change_of_a_pixel_over_epsilon"] <= 1 + 1e-5 and found["verdicts_that_changed_when_asked_again"] == 0
-    assert f"{100 * found['natural']:.2f} / {100 * found['robust']:.2f}" in table
-    predicted = json.loads((elsewhere / "archive" / "selected-autoattack.json").read_text())["predicted"]
-    assert len(predicted) == 40
-
-    (elsewhere / "archive" / name).write_bytes(b"altered")
-    with pytest.raises(SystemExit, match="not the part"):
-        gpu_archive.read(elsewhere / "archive", "selected")
 
 
 LINES = {"AT ResNet-18": 2, "NT ResNet-18": 2}
@@ -65,18 +29,20 @@ def test_another_attack_that_can_be_had_is_timed_too(monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_speed_piece_measures_every_item_once_and_goes_on(tmp_path, capsys):
-    out = tmp_path / "suite"
+def test_every_item_is_measured_once_and_a_call_made_again_goes_on(tmp_path, capsys):
+    words = ["--out", str(tmp_path), "--toy", "--device", "cpu"]
     names = list(gpu_speed.items(CPU, toy=True))
-    assert f"stopped before {names[1]!r}" in run(out, capsys, "speed", "--seconds", "0.01")
-    run(out, capsys, "speed")
-    found = gpu_suite.kept(out, "speed")
+    gpu_speed.main([*words, "--seconds", "0.01"])
+    assert f"stopped before {names[1]!r}" in capsys.readouterr().out
+    gpu_speed.main(words)
+    found = Kept(tmp_path / "speed.json").known
     assert [name for name in found if name != "machine"] == names
     assert not [name for name in names if "failed" in found[name]]
     assert {name for name in names if gpu_speed.rows({name: found[name]})} == set(names)
-    table = run(out, capsys, "speed")
-    assert gpu_suite.kept(out, "speed") == found
-    assert all(name in table for name in names if name not in ("same points", "deterministic"))
+    capsys.readouterr()
+    gpu_speed.main(words)
+    assert Kept(tmp_path / "speed.json").known == found
+    assert all(name in capsys.readouterr().out or name in ("same points", "deterministic") for name in names[:1])
 
 
 def test_all_wanted_items_are_there_and_a_failed_one_is_shown():
