@@ -19,6 +19,7 @@ from poise.attacks.attack import Attack
 from poise.attacks.gradients import heard
 from poise.attacks.pgd import Form, run_of, score_of, worst_of
 from poise.core import papers
+from poise.core.answers import answer
 from poise.core.errors import InputError
 from poise.core.exact import widened
 from poise.core.seeds import Draw
@@ -156,7 +157,7 @@ def entropy_form(logits_of: Callable[[Tensor], Tensor]) -> Form:
 
     def form(x: Tensor, y: Tensor, target: Tensor | None) -> Score:
         def score(z: Tensor) -> tuple[Tensor, Tensor]:
-            logits = heard(logits_of(z))
+            logits = heard(answer(logits_of, z))
             return (cross_entropy(logits, y) if target is None else -cross_entropy(logits, target)), logits
 
         return score

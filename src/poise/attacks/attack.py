@@ -5,9 +5,11 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
-from poise.attacks.checks import check_found, check_images, check_labels, check_logits, count_classes
+from poise.attacks.checks import check_draw, check_found, check_images, check_labels, check_logits, check_network, count_classes, plain
+from poise.core.answers import lent
 from poise.core.modes import crafting
 from poise.core.papers import Paper
 from poise.core.seeds import Draw, everyone
@@ -44,20 +46,25 @@ class Attack(Settings, family="attack"):
 
         target: classes to be reached [B], for attacks that can be targeted; draw: the source of random numbers, by default
         keyed by each example's place in the batch.
-        Raises: InputError for images, labels or logits of a wrong shape, type or range, or a network that the attack is not for.
+        Gradients are taken whatever the caller's mode of differentiation; what the caller gave stays as it is.
+        Raises: InputError for images, labels or logits of a wrong shape, type, range or device, or a network that the attack is not for;
+        NetworkError where the network's own code fails.
         """
+        check_network(model)
         self.check(model)
         check_images(x)
-        with crafting(model, "evaluating"):
+        with torch.inference_mode(False), crafting(model, "evaluating"):
+            x = plain(x)
             classes = count_classes(model, x[:1])
-            check_labels(y, len(x), classes)
+            check_labels(y, len(x), classes, device=x.device)
             if target is not None:
-                check_labels(target, len(x), classes, "target")
-            if draw is None:
-                draw = everyone(0, "attack", count=len(x), device=x.device)
-            return self.made(model, x, y, draw, target)
+                check_labels(target, len(x), classes, "target", x.device)
+            check_draw(draw, len(x))
+            draw = everyone(0, "attack", count=len(x), device=x.device) if draw is None else draw
+            with lent(model, x):
+                return self.crafted(model, x, plain(y), draw, None if target is None else plain(target))
 
-    def made(self, model: nn.Module, x: Tensor, y: Tensor, draw: Draw, target: Tensor | None = None) -> Tensor:
+    def crafted(self, model: nn.Module, x: Tensor, y: Tensor, draw: Draw, target: Tensor | None = None) -> Tensor:
         """What `perturb` returns, detached. Raises: InputError where that is no image."""
         x_adv = self.perturb(model, x, y, draw, target).detach()
         check_found(x_adv)

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-
 import torch
 from torch import Tensor, nn
 
-from poise.core.errors import InputError, NetworkError, NotFiniteError, PoiseError
+from poise.core.answers import check_finite, check_logits, count_classes
+from poise.core.errors import InputError, NotFiniteError
+from poise.core.seeds import Draw
 
-Network = Callable[[Tensor], Tensor]
-"""Images [B, ...] -> logits [B, C]."""
+__all__ = [
+    "check_draw",
+    "check_finite",
+    "check_found",
+    "check_images",
+    "check_labels",
+    "check_logits",
+    "check_network",
+    "count_classes",
+    "plain",
+]
 
 _SLACK = 1e-6  # float rounding of a user's own preprocessing, such as (x * 255 / 255)
 
@@ -21,8 +30,11 @@ def check_images(x: Tensor, name: str = "x") -> None:
         raise InputError(f"{name} is {type(x).__name__}, must be a tensor [B, C, H, W] of floats in [0, 1]")
     if not x.is_floating_point():
         raise InputError(f"{name} has dtype {x.dtype}, must be floating and in [0, 1]; divide uint8 images by 255")
-    if x.dim() < 2 or len(x) == 0:
+    if x.dim() < 2 or x.numel() == 0:
         raise InputError(f"{name} has shape {list(x.shape)}, must be [B, C, H, W] with B at least 1")
+    if x.layout is not torch.strided or x.is_meta:
+        what = "no values" if x.is_meta else f"layout {x.layout}"
+        raise InputError(f"{name} has {what}, must be a dense tensor [B, C, H, W] of floats in [0, 1]")
     low, high = (float(value) for value in torch.aminmax(x.detach()))
     if low != low or high != high:
         raise InputError(f"{name} contains NaN; pixels must be in [0, 1]")
@@ -31,91 +43,39 @@ def check_images(x: Tensor, name: str = "x") -> None:
         raise InputError(f"{name} has pixels in [{low:.4g}, {high:.4g}], must be in [0, 1]{hint}")
 
 
-def check_labels(y: Tensor, count: int, classes: int, name: str = "y") -> None:
-    """Raises: InputError unless y is int64 [count] with values in [0, classes)."""
+def check_labels(y: Tensor, count: int, classes: int, name: str = "y", device: torch.device | None = None) -> None:
+    """Raises: InputError unless y is int64 [count] with values in [0, classes), and where the images are."""
     if not isinstance(y, Tensor) or y.dtype != torch.int64:
         raise InputError(f"{name} has dtype {getattr(y, 'dtype', type(y).__name__)}, must be torch.int64")
     if y.shape != (count,):
         raise InputError(f"{name} has shape {list(y.shape)}, must be [{count}], one label per image")
+    if device is not None and y.device != device:
+        raise InputError(f"{name} is on {y.device}, must be on {device} as the images")
     low, high = (int(value) for value in torch.aminmax(y))
     if low < 0 or high >= classes:
         raise InputError(f"{name} has labels in [{low}, {high}], must be in [0, {classes - 1}] for a network with {classes} classes")
 
 
-def answer(model: Network, x: Tensor) -> Tensor:
-    """The network's logits [B, C] on images x [B, ...]; what every forward goes through, at no cost.
-
-    Raises: NetworkError in place of whatever the network's own code raises, InputError for anything else than one floating tensor [B, C].
-    """
-    try:
-        logits = model(x)
-    except (PoiseError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:
-        raise NetworkError(_refused(model, x, error)) from error
-    check_shape(logits, len(x))
-    return logits
+def check_network(model: object) -> None:
+    """Raises: InputError unless it is a module."""
+    if not isinstance(model, nn.Module):
+        kind = model.__name__ if isinstance(model, type) else type(model).__name__
+        raise InputError(f"model is {kind}, must be a torch.nn.Module: put a function into a module's forward")
 
 
-def _refused(model: Network, x: Tensor, error: Exception) -> str:
-    """Why the network did not take images, in a sentence."""
-    weights = list(model.parameters()) if isinstance(model, nn.Module) else []
-    dtypes = {weight.dtype for weight in weights if weight.is_floating_point()}
-    devices = {weight.device for weight in weights}
-    if devices and x.device not in devices:
-        return f"x is on {x.device}, must be on {' or '.join(sorted(map(str, devices)))}, where the network's weights are"
-    if dtypes and x.dtype not in dtypes:
-        wanted = " or ".join(sorted(map(str, dtypes)))
-        return f"x has dtype {x.dtype}, must be {wanted} as the network's weights: x.to({wanted.partition(' ')[0]})"
-    reason = str(error).strip().partition("\n")[0] or "without a word"
-    if "in-place operation" in str(error):
-        return f"the network changes its images in place, which cannot be differentiated: {reason}"
-    return f"the network does not take images of shape {list(x.shape)}, it raised {type(error).__name__}: {reason}"
+def check_draw(draw: object, count: int) -> None:
+    """Raises: InputError unless it is None or a draw for so many examples."""
+    if draw is None:
+        return
+    if not isinstance(draw, Draw):
+        raise InputError(f"draw is {type(draw).__name__}, must be a Draw for {count} images, such as everyone(seed, count={count})")
+    if draw.index.shape != (count,):
+        raise InputError(f"draw is for {draw.index.numel()} examples, must be for {count}, the number of images")
 
 
-@torch.no_grad()
-def count_classes(model: nn.Module, x: Tensor) -> int:
-    """By the logits of images x on the model's device. Raises: InputError as `answer`, or where they are not finite."""
-    logits = answer(model, x)
-    check_finite(logits)
-    return logits.shape[1]
-
-
-def check_shape(logits: object, count: int) -> None:
-    """Raises: InputError unless a network returned one floating tensor [count, classes] of at least 2 classes."""
-    if not isinstance(logits, Tensor):
-        inside = _inside(logits)
-        hint = f"; wrap it in a module that returns {inside}" if inside else ""
-        raise InputError(f"the network returned {type(logits).__name__}, must return one tensor of logits [B, classes]{hint}")
-    if logits.dim() != 2 or logits.shape[0] != count or logits.shape[1] < 2:
-        raise InputError(
-            f"the network returned shape {list(logits.shape)} for {count} images, must be [{count}, classes] with at least 2 classes"
-        )
-    if not logits.is_floating_point():
-        raise InputError(f"the network returned logits of dtype {logits.dtype}, must return finite floating logits")
-
-
-def _inside(output: object) -> str:
-    """Where in an output the logits probably are."""
-    if isinstance(output, Mapping):
-        return 'its "logits"' if "logits" in output else "one of its entries"
-    if hasattr(output, "logits"):
-        return "its logits"
-    return "its first entry" if isinstance(output, list | tuple) and output and isinstance(output[0], Tensor) else ""
-
-
-def check_logits(logits: object, count: int) -> int:
-    """The number of classes. Raises: InputError unless the network returned one finite floating tensor [count, classes]."""
-    check_shape(logits, count)
-    assert isinstance(logits, Tensor)
-    check_finite(logits)
-    return logits.shape[1]
-
-
-def check_finite(logits: Tensor) -> None:
-    """Raises: NotFiniteError for NaN or infinite logits: they are no answer, neither a wrong one nor a right one."""
-    if not bool(logits.isfinite().all()):
-        raise NotFiniteError("the network returned logits that are NaN or infinite, must return finite floating logits")
+def plain(values: Tensor) -> Tensor:
+    """The tensor detached, and a copy of one that was made under inference mode, which knows no gradients."""
+    return values.clone() if values.is_inference() else values.detach()
 
 
 def check_found(x_adv: Tensor) -> None:

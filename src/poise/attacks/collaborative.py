@@ -8,6 +8,7 @@ from poise.attacks.ascent import Start, ascent, started
 from poise.attacks.attack import Attack
 from poise.attacks.gradients import heard
 from poise.core import papers
+from poise.core.answers import answer
 from poise.core.errors import InputError
 from poise.core.seeds import Draw
 from poise.core.settings import Positive, PositiveCount, settings
@@ -34,7 +35,7 @@ class Collaborative(Attack):
             raise InputError("target is given, must be None: collaborative examples are sought for the label itself")
 
         def score(z: Tensor) -> tuple[Tensor, Tensor]:
-            logits = heard(model(z))
+            logits = heard(answer(model, z))
             return -cross_entropy(logits, y), logits
 
         z = started(self.start, self.threat, x, draw)

@@ -5,24 +5,26 @@ A network of half precision is asked in its own type; the attack is made in floa
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-from poise.core.errors import InputError
+from poise.core.answers import Network, answer
+from poise.core.errors import InputError, NetworkError
 from poise.core.lengths import scaled, wide
 from poise.threats import spread
-
-Network = Callable[[Tensor], Tensor]
 
 
 def image_gradient(values: Tensor, z: Tensor, *, retain: bool = False) -> Tensor:
     """d sum(values) / d z, like z; `retain` keeps the graph for another one.
 
-    Raises: InputError where `values` [B] do not depend on z in torch's eyes.
+    Raises: InputError where `values` [B] do not depend on z in torch's eyes; NetworkError where the backward pass fails.
     """
-    found = torch.autograd.grad(values.sum(), z, retain_graph=retain, allow_unused=True)[0] if values.requires_grad else None
+    try:
+        found = torch.autograd.grad(values.sum(), z, retain_graph=retain, allow_unused=True)[0] if values.requires_grad else None
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise NetworkError(f"the network's backward pass fails: {str(error).partition(chr(10))[0]}") from error
     if found is None:
         raise InputError(
             "the network has no gradient with respect to its images: its forward pass detaches them, runs under no_grad or leaves torch, "
@@ -39,11 +41,11 @@ def asked(model: Network, x: Tensor) -> Network:
     infinity; where it comes out it has its size again.
     """
     if wide(x.dtype) is x.dtype:
-        return model
+        return lambda z: answer(model, z)
 
-    def answer(z: Tensor) -> Tensor:
+    def rounded(z: Tensor) -> Tensor:
         shown, factors = z.view_as(z), dict[str, Tensor]()
-        logits = model(shown.to(x.dtype)).to(z.dtype)
+        logits = answer(model, shown.to(x.dtype)).to(z.dtype)
         if logits.requires_grad and shown.requires_grad:
 
             def near_one(gradient: Tensor) -> Tensor:
@@ -54,7 +56,7 @@ def asked(model: Network, x: Tensor) -> Network:
             shown.register_hook(lambda gradient: gradient / spread(factors["factor"][:, 0], gradient))
         return logits
 
-    return answer
+    return rounded
 
 
 def heard(logits: Tensor) -> Tensor:

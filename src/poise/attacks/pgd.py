@@ -17,6 +17,7 @@ from poise.attacks.ascent import Rank, Score, Start, ascent, started
 from poise.attacks.attack import Attack
 from poise.attacks.gradients import heard
 from poise.core import papers
+from poise.core.answers import answer
 from poise.core.exact import exact
 from poise.core.lengths import wide
 from poise.core.seeds import Draw
@@ -40,10 +41,10 @@ def score_of(loss: Loss, model: nn.Module, x: Tensor, y: Tensor, target: Tensor 
     With a target it is minus the cross-entropy of, or the margin towards, the target class.
     """
     with torch.no_grad():
-        natural = model(x) if loss == "kl" else x
+        natural = answer(model, x) if loss == "kl" else x
 
     def score(z: Tensor) -> tuple[Tensor, Tensor]:
-        logits = heard(model(z))
+        logits = heard(answer(model, z))
         if loss == "kl":
             return kl(natural, logits), logits
         if loss == "margin":
@@ -178,7 +179,7 @@ def worst_of(runs: Sequence[Run], model: nn.Module, x: Tensor, y: Tensor, draw: 
         towards = None if target is None else target[rows]
         z = run(x[rows], y[rows], draw[rows], towards)
         with torch.no_grad(), exact(z.device):
-            lead = success(model(z), y[rows], towards)
+            lead = success(answer(model, z), y[rows], towards)
         z = torch.where(spread(lead.isnan(), z), torch.nan, z)  # where there is no answer there is no image: `check_found` refuses it
         lead = lead.nan_to_num(nan=torch.inf)
         better = lead > reached[rows]

@@ -18,6 +18,7 @@ from poise.attacks.ascent import Start, ascent, started
 from poise.attacks.attack import Attack
 from poise.attacks.gradients import heard
 from poise.core import papers
+from poise.core.answers import answer
 from poise.core.errors import InputError
 from poise.core.seeds import Draw
 from poise.core.settings import Count, NonNegative, Number, Positive, PositiveCount, UnitInterval, settings, tag_of
@@ -62,7 +63,7 @@ class SurrogateAttack(Attack):
         view = self.view(surrogate(model), draw)
 
         def score(z: Tensor) -> tuple[Tensor, Tensor]:
-            logits = heard(view(z))
+            logits = heard(answer(view, z))
             return self._loss(logits, y, target), logits
 
         z = started(self.start, self.threat, x, draw)

@@ -8,6 +8,7 @@ training             the batch's statistics       updated by every forward
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Literal
@@ -15,18 +16,44 @@ from typing import Literal
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from poise.core.errors import NetworkError
+
 CraftMode = Literal["evaluating", "frozen_statistics", "training"]
 
 
 @contextmanager
 def _in_mode(model: nn.Module, training: bool) -> Iterator[nn.Module]:
     found = [(module, module.training) for module in model.modules()]
-    model.train(training)
+    other = any(mode != training for _, mode in found)
+    if other and not training and not model.training:
+        _say_kept_in_training(model)
     try:
+        if other:
+            _switched(model, training)
         yield model
     finally:
+        if other:  # by train(), of which a network may do more than set flags
+            _switched(model, found[0][1])
         for module, mode in found:
             module.training = mode
+
+
+def _switched(model: nn.Module, training: bool) -> None:
+    try:
+        model.train(training)
+    except Exception as error:
+        raise NetworkError(f"the network's own train({training}) raised {type(error).__name__}: {error}") from error
+
+
+def _say_kept_in_training(model: nn.Module) -> None:
+    """A network in evaluation mode of which parts were left in training mode on purpose, such as dropout as a defence."""
+    named = [f"{name} ({type(module).__name__})" for name, module in model.named_modules() if module.training]
+    shown = ", ".join(named[:3]) + (", ..." if len(named) > 3 else "")
+    warnings.warn(
+        f"parts of the network are in training mode, {shown}, and it is asked in evaluation mode, in which dropout is off and running "
+        "statistics are used: to have it asked as it is, give those layers that behaviour in evaluation mode",
+        stacklevel=2,
+    )
 
 
 def evaluating(model: nn.Module) -> AbstractContextManager[nn.Module]:

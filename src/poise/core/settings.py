@@ -20,7 +20,7 @@ from abc import ABC
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypeVar, dataclass_transform, get_args, get_origin
+from typing import Annotated, Any, ClassVar, TypeGuard, TypeVar, dataclass_transform, get_args, get_origin
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass as validated_dataclass
@@ -85,6 +85,11 @@ def count(value: object) -> object:
     if isinstance(value, bool):
         raise PydanticCustomError("count", "must be a whole number")
     return value
+
+
+def whole(value: object) -> TypeGuard[int]:
+    """Whether it is a whole number; True and False are none."""
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 Number = Annotated[float, BeforeValidator(number)]

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from poise.attacks.attack import Attack
-from poise.attacks.checks import check_labels, check_logits, count_classes
+from poise.attacks.checks import check_labels, check_logits
+from poise.core.answers import answer, count_classes, lent
 from poise.core.distributed import ALONE, World
 from poise.core.errors import InputError
 from poise.core.exact import exact
@@ -38,8 +39,8 @@ def _batches(model: nn.Module, split: Split, batch_size: int) -> Iterator[tuple[
 def logits_of(model: nn.Module, images: Tensor, batch_size: int = 256) -> Tensor:
     """Logits [N, C] of images [N, ...] in [0, 1], in evaluating mode and exact arithmetic, on the model's device."""
     device, dtype = device_of(model)
-    with crafting(model, "evaluating"), exact(device):
-        return torch.cat([model(part.to(device, dtype)) for part in images.split(batch_size)])
+    with crafting(model, "evaluating"), exact(device), lent(model, images[:1].to(device, dtype)):
+        return torch.cat([answer(model, part.to(device, dtype)) for part in images.split(batch_size)])
 
 
 def check_answers(model: nn.Module, data: Data) -> None:
@@ -71,7 +72,7 @@ def predict(model: nn.Module, split: Split, batch_size: int = 256, world: World 
     predicted, rows = [], share_of(world, len(split), batch_size)
     with evaluating(model), exact(device_of(model)[0]):
         for x, y, _ in _batches(model, split.subset(rows), batch_size):
-            logits = model(x)
+            logits = answer(model, x)
             classes = check_logits(logits, len(y))
             if not predicted:
                 check_labels(split.labels, len(split), classes, "the data set")
@@ -88,10 +89,10 @@ def attacked(
     Raises: InputError for a network that returns no finite logits.
     """
     for x, y, ids in _batches(model, split, batch_size):
-        with crafting(model, "evaluating"):
-            x_adv = attack.made(model, x, y, Draw(key_of(seed, "evaluate", attack.name), ids))
+        with crafting(model, "evaluating"), lent(model, x):
+            x_adv = attack.crafted(model, x, y, Draw(key_of(seed, "evaluate", attack.name), ids))
             with torch.no_grad(), exact(x_adv.device):
-                logits = model(x_adv)
+                logits = answer(model, x_adv)
         check_logits(logits, len(y))
         yield x_adv, logits.argmax(1)
         if advance is not None:

@@ -14,7 +14,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from poise.attacks.attack import Attack, check_images, check_labels, count_classes
+from poise.attacks.attack import Attack
 from poise.attacks.autoattack.apgd import APGD
 from poise.attacks.autoattack.compact import CompactAttack
 from poise.attacks.autoattack.fab import FAB
@@ -23,7 +23,9 @@ from poise.attacks.autoattack.lanes import find_batch_size
 from poise.attacks.autoattack.ranks import Ranks
 from poise.attacks.autoattack.square import Square
 from poise.attacks.autoattack.state import StateFile, fingerprint_of, width_of
+from poise.attacks.checks import check_finite, check_images, check_labels, check_network, plain
 from poise.core import papers
+from poise.core.answers import answer, count_classes, lent
 from poise.core.distributed import ALONE, World
 from poise.core.errors import InputError, Interrupted, RunError, SettingsError, did_you_mean
 from poise.core.exact import arithmetic_named, exact
@@ -31,7 +33,7 @@ from poise.core.files import check_writable
 from poise.core.modes import crafting
 from poise.core.processors import check_bfloat16, native_bfloat16
 from poise.core.seeds import Draw
-from poise.core.settings import settings, to_json
+from poise.core.settings import settings, to_json, whole
 from poise.threats import L1, Linf, Threat
 
 Version = Literal["standard", "plus", "rand", "custom"]
@@ -105,7 +107,9 @@ class AutoAttack(Attack):
         z = x
         for place, attack in enumerate(self.components()):
             with torch.no_grad(), exact(z.device):
-                rows = (model(z).argmax(1) == y).nonzero()[:, 0]
+                logits = answer(model, z)
+                check_finite(logits)
+                rows = (logits.argmax(1) == y).nonzero()[:, 0]
             if len(rows) == 0:
                 break
             z = z.index_copy(0, rows, attack.perturb(model, x[rows], y[rows], draw[rows].within(place, attack.name)))
@@ -140,44 +144,60 @@ class AutoAttack(Attack):
         Raises: InputError for bad x, y or ids; SettingsError for other arguments out of range; StorageError or RunError if there is
         no place for `state_path`, or it is damaged or belongs to another run or number of ranks; RankError if another rank ended.
         """
+        check_network(model)
         check_images(x)
-        _check(batch_size, save_seconds, state_path)
+        _check(batch_size, memory_limit, save_seconds, state_path, seed)
         world = world if len(x) >= world.size else ALONE
         ranks, part = Ranks(world, 2 * len(self.components())), world.share(len(x))
         device = next((p.device for p in model.parameters()), x.device)
         precision = search_precision(precision, device)
-        with crafting(model, "evaluating"):
-            classes = count_classes(model, x[:1].to(device))
+        with torch.inference_mode(False), crafting(model, "evaluating"):
+            classes = count_classes(model, plain(x[:1]).to(device))
             check_labels(y, len(x), classes)
-            ids = torch.arange(len(x)) if ids is None else ids
-            if ids.shape != y.shape or len(ids.unique()) != len(ids):
-                raise InputError(f"ids has shape {list(ids.shape)}, must be {len(x)} distinct numbers, one for each image")
+            ids = torch.arange(len(x)) if ids is None else _checked(ids, len(x))
+            x, y = plain(x), plain(y)
             own, labels, numbers = (values[part].to(device) for values in (x, y, ids))
             begun = None if state_path is None else width_of(state_path, world)
-            width = batch_size or ranks.least(begun or find_batch_size(model, own, memory_limit))
+            with lent(model, own):
+                width = batch_size or ranks.least(begun or find_batch_size(model, own, memory_limit))
             given = [to_json(self), seed, width, fixed_shape, precision, list(x.shape)]
             fingerprint = fingerprint_of(given, (x, y, ids, *model.state_dict().values()))
             ranks.check_alike(fingerprint)
             plan = Plan(self.components(), width, fixed_shape, precision, seed, classes)
-            job = Job(plan, model, own, labels, numbers, ranks)
-            state = None if state_path is None else StateFile(state_path, save_seconds, fingerprint, width, world)
-            if state is not None:
-                state.load(job)
-            try:
-                job.work(progress, None if state is None else state.keep)
-            except Interrupted:
+            with lent(model, own):
+                job = Job(plan, model, own, labels, numbers, ranks)
+                state = None if state_path is None else StateFile(state_path, save_seconds, fingerprint, width, world)
                 if state is not None:
-                    state.save(job)
-                raise
-            return job.result(x, y)
+                    state.load(job)
+                try:
+                    job.work(progress, None if state is None else state.keep)
+                except Interrupted:
+                    if state is not None:
+                        state.save(job)
+                    raise
+                return job.result(x, y)
 
 
-def _check(batch_size: int | None, save_seconds: float, state_path: str | Path | None) -> None:
+def _checked(ids: object, count: int) -> Tensor:
+    if not isinstance(ids, Tensor) or ids.dtype != torch.int64:
+        raise InputError(f"ids has dtype {getattr(ids, 'dtype', type(ids).__name__)}, must be torch.int64")
+    if ids.shape != (count,) or len(ids.unique()) != count:
+        raise InputError(f"ids has shape {list(ids.shape)}, must be {count} distinct numbers, one for each image")
+    return plain(ids)
+
+
+def _check(batch_size: object, memory_limit: object, save_seconds: float, state_path: str | Path | None, seed: object) -> None:
     """What `run` was given, before any work."""
-    if batch_size is not None and batch_size < 1:
-        raise SettingsError(f"batch_size = {batch_size}, must be at least 1")
-    if not save_seconds >= 0:
-        raise SettingsError(f"save_seconds = {save_seconds}, must be at least 0")
+    if batch_size is not None and (not whole(batch_size) or batch_size < 1):
+        raise SettingsError(f"batch_size = {batch_size!r}, must be at least 1")
+    if memory_limit is not None and not whole(memory_limit):
+        raise SettingsError(f"memory_limit = {memory_limit!r}, must be a whole number of bytes")
+    if not whole(seed):
+        raise SettingsError(f"seed = {seed!r}, must be a whole number")
+    if isinstance(save_seconds, bool) or not isinstance(save_seconds, int | float) or not save_seconds >= 0:
+        raise SettingsError(f"save_seconds = {save_seconds!r}, must be at least 0")
+    if state_path is not None and not isinstance(state_path, str | Path):
+        raise SettingsError(f"state_path is {type(state_path).__name__}, must be the path of a file")
     if state_path is not None:
         if not Path(state_path).parent.is_dir():
             raise RunError(f"state_path = {state_path}: there is no folder {Path(state_path).parent}")

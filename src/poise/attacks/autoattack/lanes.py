@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from poise.attacks.autoattack.search import Examples, Search
+from poise.core.answers import answer
 from poise.core.errors import InputError
 from poise.core.modes import evaluating
 from poise.core.seeds import generators_kept
@@ -173,7 +174,7 @@ def multiply_adds(model: nn.Module, x: Tensor) -> int:
         hooks = [layer.register_forward_hook(count) for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
         try:
             with evaluating(model), generators_kept(x.device), torch.no_grad():
-                model(x[:1])
+                answer(model, x[:1].clone())
         finally:
             for hook in hooks:
                 hook.remove()
@@ -215,7 +216,7 @@ def find_batch_size(model: nn.Module, x: Tensor, memory_limit: int | None = None
 
     measuring = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
     with evaluating(model), generators_kept(x.device), measuring, torch.enable_grad():
-        model(x[:1].detach().requires_grad_(True)).sum()
+        answer(model, x[:1].detach().requires_grad_(True).clone()).sum()
     own = {p.untyped_storage().data_ptr() for p in model.parameters()} | {b.untyped_storage().data_ptr() for b in model.buffers()}
     activations = sum(size for pointer, size in kept.items() if pointer not in own)
     each = 3 * activations + 40 * x[0].numel() * x.element_size()  # gradients beside activations; an attack's state

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from poise.attacks.checks import check_finite
 from poise.attacks.gradients import Network, image_gradient
+from poise.core.answers import answer
 from poise.core.exact import exact
 from poise.core.seeds import Draw
 from poise.threats import spread
@@ -92,7 +93,7 @@ def logits_of(model: Network, x: Tensor, width: int) -> Tensor:
     with exact(x.device):
         for start in range(0, len(x), width):
             rows = torch.arange(start, start + width, device=x.device).clamp(max=len(x) - 1)
-            parts.append(model(x[rows])[: len(x) - start])
+            parts.append(answer(model, x[rows])[: len(x) - start])
     logits = torch.cat(parts)
     check_finite(logits)
     return logits
