@@ -19,15 +19,16 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor, nn
 
-from poise.attacks.attack import check_images
 from poise.attacks.autoattack import PUBLISHED, Progress, Result, Version
 from poise.attacks.autoattack import AutoAttack as NativeAutoAttack
 from poise.attacks.autoattack.compact import CompactAttack
 from poise.attacks.autoattack.lanes import find_batch_size
+from poise.attacks.checks import check_images
 from poise.core.errors import InputError, SettingsError
-from poise.core.modes import evaluating
+from poise.interop.asking import check_size, check_tensor, logits_of, own_names, predicted
 from poise.interop.autoattack_flags import flags
 from poise.interop.autoattack_parts import (
+    PART_NAMES,
     APGDAttack,
     APGDTargeted,
     FABAttack,
@@ -48,6 +49,7 @@ ORDER: dict[str, tuple[str, ...]] = {
 PARTS = ("apgd", "apgd_targeted", "fab", "square")
 SHARED = {"model": "model", "norm": "norm", "epsilon": "eps", "seed": "seed", "device": "device"}
 """What the sub-attacks are told of the whole, and under which name they have it."""
+NAMES = {"epsilon": "epsilon", "x": "x_orig", "y": "y_orig"}
 
 
 @dataclass
@@ -152,8 +154,10 @@ class AutoAttack(Named):
 
         Raises: InputError and RunError as `poise.attacks.AutoAttack.run`.
         """
+        self._checked(x_orig, y_orig, bs)
         self._say(f"using {self.version} version including {', '.join(self.attacks_to_run)}.")
-        self._warn(x_orig[: max(bs, 1)], y_orig[: max(bs, 1)])
+        with own_names(self, NAMES):
+            self._warn(x_orig[:bs], y_orig[:bs])
         result = self._run(self.attacks_to_run, x_orig, y_orig, bs, state_path, self._reporter(len(x_orig)))
         x_adv = result.x_adv.to(x_orig.device)
         return (x_adv, result.predicted.to(y_orig.device)) if return_labels else x_adv
@@ -174,11 +178,10 @@ class AutoAttack(Named):
 
     def clean_accuracy(self, x_orig: Tensor, y_orig: Tensor, bs: int = 250) -> float:
         """Share of images classified correctly, in [0, 1]."""
-        network, device = self._network(x_orig)
-        with evaluating(network), torch.no_grad():
-            parts = zip(x_orig.split(bs), y_orig.split(bs), strict=True)
-            right = sum(int((network(x.to(device)).argmax(1) == y.to(device)).sum()) for x, y in parts)
-        accuracy = right / len(x_orig)
+        network, device = self._checked(x_orig, y_orig, bs)
+        with own_names(self, NAMES):
+            guess = torch.cat([predicted(network, x.to(device)).cpu() for x in x_orig.split(bs)])
+        accuracy = int((guess == y_orig.cpu()).sum()) / len(x_orig)
         self._say(f"clean accuracy: {accuracy:.2%}")
         return accuracy
 
@@ -191,14 +194,14 @@ class AutoAttack(Named):
         state_path: str | Path | None,
         progress: Callable[[Progress], None] | None,
     ) -> Result:
-        if bs < 1:
-            raise InputError(f"bs = {bs}, must be at least 1")
+        network, device = self._checked(x, y, bs)
         parts = tuple(self._native(name) for name in names)
         native = NativeAutoAttack(threat=threat_of(self.norm, self.epsilon), version="custom", attacks=parts)
-        network, device = self._network(x)
-        size = min(bs, find_batch_size(network, x[:1].to(device)))
         images = x.to(device) if isinstance(network, Function) else x  # of a function nobody else knows where it computes
-        result = native.run(network, images, y, batch_size=size, seed=self.get_seed(), state_path=state_path, progress=progress)
+        with own_names(self, NAMES):
+            logits_of(network, x[:1].to(device))
+            size = min(bs, find_batch_size(network, x[:1].to(device)))
+            result = native.run(network, images, y, batch_size=size, seed=self.get_seed(), state_path=state_path, progress=progress)
         if progress is not None:
             self._conclude(result, x)
         return result
@@ -217,11 +220,20 @@ class AutoAttack(Named):
             part = replace(self.apgd, loss="ce" if name == "apgd-ce" else "dlr")
         if kind == "fab":  # fab-t: one restart whatever is set, as in the package
             part = replace(self.fab, targeted=True, n_restarts=1) if name == "fab-t" else replace(self.fab, targeted=False)
-        return part.native()
+        with own_names(part, PART_NAMES):
+            return part.native()
+
+    def _checked(self, x: Tensor, y: Tensor, bs: object) -> tuple[nn.Module, torch.device]:
+        """What `_network` gives, for a batch that it can be asked about."""
+        check_size(bs, "bs")
+        check_images(x, "x_orig")
+        check_tensor(y, "y_orig", "a tensor [N], one class per image")
+        if y.shape != x.shape[:1]:
+            raise InputError(f"y_orig has shape {list(y.shape)}, must be [{len(x)}], one label per image")
+        return self._network(x)
 
     def _warn(self, x: Tensor, y: Tensor) -> None:
         network, device = self._network(x)
-        check_images(x, "x_orig")
         for sentence in flags(network, x.to(device), y.to(device), self.version):
             self._say(f"Warning: {sentence}.")
 

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from poise.attacks.attack import check_labels, check_logits
+from poise.core.answers import answer, lent
+from poise.core.lengths import unit
 from poise.core.modes import crafting
 
 
@@ -19,16 +21,16 @@ def flags(model: nn.Module, x: Tensor, y: Tensor, version: str) -> list[str]:
     Raises: InputError for labels or logits of a wrong shape, type or range.
     """
     said = []
-    with crafting(model, "evaluating"):
+    with crafting(model, "evaluating"), lent(model, x):
         leaf = x.detach().requires_grad_(True)
         with torch.enable_grad():
-            logits = model(leaf)
+            logits = answer(model, leaf)
             check_labels(y, len(x), check_logits(logits, len(x)))
             loss, gradient = F.cross_entropy(logits, y, reduction="sum"), None
             if loss.requires_grad:
                 (gradient,) = torch.autograd.grad(loss, leaf, allow_unused=True)
         with torch.no_grad():
-            others = [model(x) for _ in range(4)]
+            others = [answer(model, x) for _ in range(4)]
     logits = logits.detach()
     if version != "rand" and any(_differ(logits, other) for other in others):
         said.append("it seems to be a randomized defense! Use version='rand'")
@@ -42,5 +44,5 @@ def flags(model: nn.Module, x: Tensor, y: Tensor, version: str) -> list[str]:
 
 def _differ(a: Tensor, b: Tensor) -> bool:
     """By more than rounding, relative to the logits' size, or in a prediction."""
-    a, b = (logits / (logits.norm(dim=1, keepdim=True) + 1e-10) for logits in (a, b))
-    return bool(((a - b).norm(dim=1) > 1e-4).any() or (a.argmax(1) != b.argmax(1)).any())
+    flipped = a.argmax(1) != b.argmax(1)
+    return bool(((unit(a) - unit(b)).norm(dim=1) > 1e-4).any() or flipped.any())

@@ -15,10 +15,22 @@ from poise.attacks.autoattack.compact import CompactAttack
 from poise.attacks.autoattack.fab import FAB
 from poise.attacks.autoattack.square import Square
 from poise.core.errors import SettingsError, UnknownNameError, did_you_mean
-from poise.core.modes import evaluating
 from poise.core.seeds import everyone
+from poise.interop.asking import check_tensor, own_names, predicted
 from poise.threats import L2, Linf, Threat
 
+PART_NAMES = {
+    "epsilon": "eps",
+    "steps": "n_iter",
+    "restarts": "n_restarts",
+    "queries": "n_queries",
+    "eot_iterations": "eot_iter",
+    "targets": "n_target_classes",
+    "rescale": "resc_schedule",
+    "x": "x",
+    "y": "y",
+}
+"""What the sub-attacks call Poise's settings and arguments."""
 Model = Callable[[Tensor], Tensor]
 """A network, or any function: images [B, C, H, W] in [0, 1] -> logits [B, C]."""
 
@@ -110,12 +122,14 @@ class Part(Named):
     def perturb(self, x: Tensor, y: Tensor) -> Tensor:
         """Adversarial images [B, C, H, W]; where none was found, the image itself."""
         network = as_network(self.model)
+        check_tensor(x, f"{type(self).__name__}: x", "a tensor [B, C, H, W]")
+        check_tensor(y, f"{type(self).__name__}: y", "a tensor [B], one class per image")
         device = device_of(network, self.device, x)
         x, y = x.to(device), y.to(device)
-        x_adv = self.native()(network, x, y, draw=everyone(self.seed or 0, "perturb", count=len(x), device=device))
+        with own_names(self, PART_NAMES):
+            x_adv = self.native()(network, x, y, draw=everyone(self.seed or 0, "perturb", count=len(x), device=device))
         if self.verbose:
-            with evaluating(network), torch.no_grad():
-                before, after = (float((network(z).argmax(1) == y).double().mean()) for z in (x, x_adv))
+            before, after = (float((predicted(network, z) == y).double().mean()) for z in (x, x_adv))
             print(f"initial accuracy: {before:.2%}, robust accuracy: {after:.2%}", flush=True)
         return x_adv
 

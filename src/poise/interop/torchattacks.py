@@ -53,8 +53,11 @@ class BIM(Attack):
     steps: int = 10
 
     def native(self) -> NativeAttack:
-        steps = self.steps or int(min(self.eps * 255 + 4, 1.25 * self.eps * 255))
-        return ours.PGD(threat=Linf(epsilon=self.eps), step_size=self.alpha, steps=steps, start="zero")
+        threat, steps = Linf(epsilon=self.eps), self.steps
+        if steps == 0 and not isinstance(steps, bool):
+            steps = int(min(self.eps * 255 + 4, 1.25 * self.eps * 255))
+            threat, steps = (threat, steps) if steps else (Linf(epsilon=0), 1)  # an epsilon so small that no step is left
+        return ours.PGD(threat=threat, step_size=self.alpha, steps=steps, start="zero")
 
 
 @dataclass(eq=False)

@@ -15,12 +15,27 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from poise.attacks.attack import Attack as NativeAttack
-from poise.attacks.attack import check_images
+from poise.attacks.checks import check_images, check_labels
 from poise.core.errors import InputError, SettingsError
-from poise.core.modes import evaluating
 from poise.core.seeds import Draw, everyone
+from poise.interop.asking import check_tensor, logits_of, own_names, predicted
 from poise.models.layers import Standardise
 
+NAMES = {
+    "epsilon": "eps",
+    "step_size": "alpha",
+    "restarts": "n_restarts",
+    "queries": "n_queries",
+    "eot_iterations": "eot_iter",
+    "momentum": "decay",
+    "targets": "n_classes",
+    "targeted": "multi_targeted",
+    "rescale": "resc_schedule",
+    "x": "images",
+    "y": "labels",
+    "target": "target labels",
+}
+"""What the package calls Poise's settings and arguments."""
 TargetMap = Callable[[Tensor, Tensor], Tensor]
 """(images [B, C, H, W] in [0, 1], labels [B]) -> classes to reach [B]."""
 
@@ -59,11 +74,21 @@ class Attack(ABC):
 
         Raises: InputError as `poise.attacks.Attack`, or where labels are missing.
         """
-        network, inputs = self._network(), inputs.to(self.device)
+        if not isinstance(self.model, nn.Module):
+            raise InputError(f"{self.attack}: model is {type(self.model).__name__}, must be a torch.nn.Module")
+        check_tensor(inputs, f"{self.attack}: images", "a tensor [B, C, H, W]")
+        if labels is not None:
+            check_tensor(labels, f"{self.attack}: labels", "a tensor [B], one class per image")
+        with own_names(self, NAMES):
+            return self._attacked(inputs.to(self.device), labels)
+
+    def _attacked(self, inputs: Tensor, labels: Tensor | None) -> Tensor:
+        network = self._network()
         if self.normalization_used is not None:
             inputs = self._pixels(inputs)
             check_images(inputs, "inputs * std + mean")
             inputs = inputs.clamp(0, 1)
+        check_images(inputs)
         labels, target = self._labels(network, inputs, labels)
         adversarial = self.native()(network, inputs, labels, target=target, draw=self._draw(len(inputs)))
         self._calls += 1
@@ -87,6 +112,8 @@ class Attack(ABC):
         if labels is None:
             labels = predicted(network, x)
         labels = labels.to(x.device)
+        if self._target_map is not None:
+            check_labels(labels, len(x), logits_of(network, x[:1]).shape[1])
         return labels, None if self._target_map is None else self._target_map(x, labels)
 
     def _draw(self, count: int) -> Draw:
@@ -214,18 +241,6 @@ class Attack(ABC):
             images = saved[name].float() / 255 if saved[name].dtype == torch.uint8 else saved[name]
             saved[name] = images if normalize is None else Standardise(list(normalize["mean"]), list(normalize["std"]))(images)
         return DataLoader(TensorDataset(*(saved[name] for name in names)), batch_size=batch_size, shuffle=shuffle)
-
-
-@torch.no_grad()
-def logits_of(network: nn.Module, x: Tensor) -> Tensor:
-    """Logits [B, C] in evaluation mode."""
-    with evaluating(network):
-        return network(x)
-
-
-def predicted(network: nn.Module, x: Tensor) -> Tensor:
-    """Predicted labels [B]."""
-    return logits_of(network, x).argmax(1)
 
 
 def as_bytes(values: Tensor) -> Tensor:

@@ -11,12 +11,15 @@ import torch
 from torch import Tensor
 
 from poise.attacks.attack import Attack as NativeAttack
-from poise.attacks.attack import check_images
+from poise.attacks.checks import check_images, check_labels
 from poise.core.errors import InputError, SettingsError
-from poise.core.modes import evaluating
 from poise.core.seeds import everyone
+from poise.interop.asking import check_tensor, logits_of, own_names, predicted
 from poise.interop.foolbox.criteria import Criterion, Misclassification, TargetedMisclassification
 from poise.interop.foolbox.models import PyTorchModel
+
+NAMES = {"epsilon": "epsilons", "step_size": "abs_stepsize or rel_stepsize", "x": "inputs", "y": "labels", "target": "target_classes"}
+"""What the package calls Poise's settings and arguments."""
 
 
 class Attack(ABC):
@@ -42,13 +45,19 @@ class Attack(ABC):
 
         Raises: InputError for images outside the bounds or labels that do not fit; SettingsError for an epsilon of None.
         """
+        if not isinstance(model, PyTorchModel):
+            raise InputError(f"{type(self).__name__}: model is {type(model).__name__}, must be a PyTorchModel")
         several = isinstance(epsilons, Iterable)
         each = list(epsilons) if isinstance(epsilons, Iterable) else [epsilons]
         if any(epsilon is None for epsilon in each):
             raise SettingsError("epsilons = None asks for the smallest perturbation, must be numbers here; FAB().nearest finds it")
+        check_tensor(inputs, f"{type(self).__name__}: inputs", "a tensor [B, C, H, W]")
         x = model.to_unit(inputs.to(model.device))
         check_images(x, "(inputs - lower bound) / (upper bound - lower bound)")
-        found = [self._at(model, x, criterion, float(epsilon)) for epsilon in each]
+        if not each or any(isinstance(epsilon, bool) or not isinstance(epsilon, int | float) for epsilon in each):
+            raise SettingsError(f"{type(self).__name__}: epsilons = {epsilons!r}, must be a number or numbers")
+        with own_names(self, NAMES):
+            found = [self._at(model, x, criterion, float(epsilon)) for epsilon in each]
         self._calls += 1
         raw, clipped, success = (list(column) for column in zip(*found, strict=True))
         return (raw, clipped, torch.stack(success)) if several else (raw[0], clipped[0], success[0])
@@ -65,6 +74,7 @@ class Attack(ABC):
 
     def _at(self, model: PyTorchModel, x: Tensor, criterion: Criterion, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
         labels, target = _wanted(model, x, criterion)
+        check_labels(labels if target is None else target, len(x), logits_of(model.network, x[:1]).shape[1])
         if epsilon == 0:
             return model.from_unit(x), model.from_unit(x), _succeeds(model, x, labels, target)
         low, high = model.bounds
@@ -85,16 +95,14 @@ class Attack(ABC):
 def _wanted(model: PyTorchModel, x: Tensor, criterion: Criterion) -> tuple[Tensor, Tensor | None]:
     """Labels and, for a targeted criterion, classes to reach."""
     if isinstance(criterion, TargetedMisclassification):
-        with torch.no_grad(), evaluating(model.network):
-            return model.network(x).argmax(1), criterion.target_classes.to(x.device)
+        check_tensor(criterion.target_classes, "target_classes", "a tensor [B], one class per image")
+        return predicted(model.network, x), criterion.target_classes.to(x.device)
     labels = criterion.labels if isinstance(criterion, Misclassification) else criterion
     if not isinstance(labels, Tensor):
         raise InputError(f"criterion is {type(labels).__name__}, must be labels, Misclassification or TargetedMisclassification")
     return labels.to(x.device), None
 
 
-@torch.no_grad()
 def _succeeds(model: PyTorchModel, x: Tensor, labels: Tensor, target: Tensor | None) -> Tensor:
-    with evaluating(model.network):
-        guess = model.network(x).argmax(1)
+    guess = predicted(model.network, x)
     return guess != labels if target is None else guess == target

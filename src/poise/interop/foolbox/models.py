@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from poise.core.errors import SettingsError
-from poise.core.modes import evaluating
+from poise.interop.asking import check_tensor, logits_of
 from poise.models.layers import Standardise
 
 
@@ -45,8 +45,8 @@ class PyTorchModel:
     @torch.no_grad()
     def __call__(self, inputs: Tensor) -> Tensor:
         """Logits [B, C] of images within the bounds [B, C, H, W]."""
-        with evaluating(self.network):
-            return self.network(self.to_unit(inputs))
+        check_tensor(inputs, "inputs", "a tensor [B, C, H, W]")
+        return logits_of(self.network, self.to_unit(inputs))
 
     def to_unit(self, inputs: Tensor) -> Tensor:
         """Pixels in [0, 1]."""
@@ -70,6 +70,7 @@ def _preprocessing(given: Mapping[str, Any]) -> Standardise:
 
 def accuracy(fmodel: PyTorchModel, inputs: Tensor, labels: Tensor) -> float:
     """Share of images classified correctly, in [0, 1]."""
+    check_tensor(labels, "labels", "a tensor [B], one class per image")
     return float((fmodel(inputs).argmax(1) == labels.to(fmodel.device)).double().mean())
 
 

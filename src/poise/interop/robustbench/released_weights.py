@@ -38,7 +38,8 @@ def loaded(weights: Weights, origin: str, network: nn.Module | None = None, norm
         load_into(network, _complete(weights, network), origin)
         if normalise is not None:
             network = nn.Sequential(OrderedDict(normalise=Standardise(normalise.mean, normalise.std), network=network))
-        return network.eval()
+        network.eval()
+        return network
     settings, weights = told(weights, origin)
     channels, classes = weights["conv1.weight"].shape[1], len(weights["head.weight"])
     built = replace(settings, normalise=normalise).build((channels, 32, 32), classes, seed=0)  # any size will do

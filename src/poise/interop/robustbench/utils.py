@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from poise.core.errors import CheckpointError, SettingsError, did_you_mean
-from poise.core.modes import evaluating
+from poise.attacks.checks import check_images, check_network
+from poise.core.errors import CheckpointError, InputError, SettingsError, did_you_mean
 from poise.engine.foreign_weights import foreign_weights
+from poise.interop.asking import check_size, check_tensor, predicted
 from poise.interop.robustbench.released_weights import loaded
 from poise.models import Normalisation
 
@@ -59,10 +60,15 @@ def _found(folder: Path, name: str) -> Path:
 
 def clean_accuracy(model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 100, device: torch.device | str | None = None) -> float:
     """Share of images x [N, C, H, W] classified correctly in evaluation mode, in [0, 1]; the model must be on `device`."""
+    check_network(model)
+    check_size(batch_size, "batch_size")
+    check_images(x)
+    check_tensor(y, "y", "a tensor [N], one class per image")
+    if y.shape != x.shape[:1]:
+        raise InputError(f"y has shape {list(y.shape)}, must be [{len(x)}], one label per image")
     device = x.device if device is None else device
-    with evaluating(model), torch.no_grad():
-        parts = zip(x.split(batch_size), y.split(batch_size), strict=True)
-        return sum(int((model(images.to(device)).argmax(1) == labels.to(device)).sum()) for images, labels in parts) / len(x)
+    guess = torch.cat([predicted(model, images.to(device)).cpu() for images in x.split(batch_size)])
+    return int((guess == y.cpu()).sum()) / len(x)
 
 
 def check_threat(threat_model: str) -> None:
