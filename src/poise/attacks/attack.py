@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
@@ -50,6 +52,17 @@ class Attack(Settings, family="attack"):
         Raises: InputError for images, labels or logits of a wrong shape, type, range or device, or a network that the attack is not for;
         NetworkError where the network's own code fails.
         """
+        with self.entered(model, x, y, target, draw) as (x, y, target, draw):
+            return self.crafted(model, x, y, draw, target)
+
+    @contextmanager
+    def entered(
+        self, model: nn.Module, x: Tensor, y: Tensor, target: Tensor | None, draw: Draw | None
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor | None, Draw]]:
+        """(x, y, target, draw), checked and apart from the caller's graphs, while the model is as an attack needs it.
+
+        Raises: as `__call__`.
+        """
         check_network(model)
         self.check(model)
         check_images(x)
@@ -62,7 +75,7 @@ class Attack(Settings, family="attack"):
             check_draw(draw, len(x))
             draw = everyone(0, "attack", count=len(x), device=x.device) if draw is None else draw
             with lent(model, x):
-                return self.crafted(model, x, plain(y), draw, None if target is None else plain(target))
+                yield x, plain(y), None if target is None else plain(target), draw
 
     def crafted(self, model: nn.Module, x: Tensor, y: Tensor, draw: Draw, target: Tensor | None = None) -> Tensor:
         """What `perturb` returns, detached. Raises: InputError where that is no image."""

@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from poise.core.errors import InputError, NetworkError, NotFiniteError, PoiseError
 from poise.core.seeds import generators_kept
@@ -96,17 +97,23 @@ def lent(model: nn.Module, x: Tensor) -> Iterator[None]:
     if model not in _HABITS:
         with generators_kept(x.device):
             count_classes(model, x[:1])
-    habits, handles = _HABITS[model], []
+    handles = keep_apart(model)
     try:
-        if habits.changes_images:
-            members = [member for part in model.modules() for member in getattr(part, "members", ()) if isinstance(member, nn.Module)]
-            handles += [part.register_forward_pre_hook(_copy_images) for part in (model, *members)]
-        if habits.reuses_answers:
-            handles.append(model.register_forward_hook(_copy_answer))
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def keep_apart(model: nn.Module) -> list[RemovableHandle]:
+    """From now on copies for a network that was asked by `count_classes` and needs them (see `lent`); what ends it."""
+    handles = []
+    if _HABITS[model].changes_images:
+        members = [member for part in model.modules() for member in getattr(part, "members", ()) if isinstance(member, nn.Module)]
+        handles += [part.register_forward_pre_hook(_copy_images) for part in (model, *members)]
+    if _HABITS[model].reuses_answers:
+        handles.append(model.register_forward_hook(_copy_answer))
+    return handles
 
 
 def _copy_images(module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -19,7 +19,8 @@ def deployed(training: Training) -> nn.Module:
     network = training.method.deployed(training.learners)
     if training.experiment.reestimate:
         reestimate(network, training.splits["train"], training.experiment.reestimate)
-    return network.eval()
+    network.eval()
+    return network
 
 
 def monitor_epoch(training: Training, now: Now) -> tuple[dict[str, Any], nn.Module]:

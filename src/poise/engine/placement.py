@@ -150,7 +150,8 @@ def pieces(feed: Feed, microbatches: Iterable[int]) -> set[int]:
 def takes_one_image(network: nn.Module, shape: tuple[int, int, int]) -> bool:
     """Whether a forward in training mode takes a single image [C, H, W]; batch normalisation over one value raises ValueError."""
     weights = weights_of(network)
-    probe, like = with_weights(network, weights).train(), next(tensor for tensor in weights.values() if tensor.is_floating_point())
+    probe, like = with_weights(network, weights), next(tensor for tensor in weights.values() if tensor.is_floating_point())
+    probe.train()
     try:
         with torch.no_grad():
             probe(torch.zeros(1, *shape, dtype=like.dtype, device=like.device))

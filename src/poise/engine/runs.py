@@ -193,7 +193,8 @@ class Run:
         network = experiment.model.blank().build(tuple(facts["shape"]), len(facts["classes"]), experiment.seed)
         network = network.to(next(tensor.dtype for tensor in weights.values() if tensor.is_floating_point()))
         load_into(network, weights, str(tensors_file(path)))
-        return network.eval()
+        network.eval()
+        return network
 
     def facts(self, which: str = "selected") -> dict[str, Any]:
         """What is known of the deployed weights: epoch, monitors, shape, classes, digest."""

@@ -30,9 +30,9 @@ def predicted(network: nn.Module, x: Tensor, batch_size: int | None = None) -> T
 
 
 def check_size(size: object, name: str) -> None:
-    """Raises: SettingsError unless it is a whole number from 1."""
+    """Raises: InputError unless it is a whole number from 1."""
     if not whole(size) or size < 1:
-        raise SettingsError(f"{name} = {size!r}, must be a whole number, at least 1")
+        raise InputError(f"{name} = {size!r}, must be at least 1{'' if whole(size) else ' and a whole number'}")
 
 
 def check_tensor(values: object, name: str, what: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from abc import abstractmethod
 from typing import ClassVar, Literal
 
@@ -13,6 +12,7 @@ from poise.core import papers
 from poise.core.batches import Now
 from poise.core.papers import Paper
 from poise.core.settings import PositiveCount, Settings, UnitInterval, settings
+from poise.models.own import copied as network_copied
 
 Weights = dict[str, Tensor]
 """A network's parameters and buffers by name, detached."""
@@ -35,12 +35,10 @@ def load_weights(network: nn.Module, weights: Weights) -> None:
 
 
 def with_weights(network: nn.Module, weights: Weights) -> nn.Module:
-    """A copy of the network that has these weights. What its forward has kept, an activation say, is copied without its graph."""
-    attributes = [value for module in network.modules() for value in vars(module).values()]
-    kept = {id(value): value.detach() for value in attributes if isinstance(value, Tensor) and not value.is_leaf}
-    made = copy.deepcopy(network, kept)
-    load_weights(made, weights)
-    return made
+    """A copy of the network that has these weights."""
+    twin = network_copied(network)
+    load_weights(twin, weights)
+    return twin
 
 
 @torch.no_grad()

@@ -25,7 +25,10 @@ def foldable(network: nn.Module) -> list[Pair]:
 
     Where it cannot be traced: those of each `Classifier` inside, such as the experts of a collaboration; others have none.
     """
-    examined = copy.deepcopy(network).eval()
+    examined = copy.deepcopy(network)
+    if examined is network:  # which some say of themselves: a change of its modes would be one of the network's own
+        return []
+    examined.eval()
     try:
         graph = fx.Tracer().trace(examined)
     except Exception:  # whatever a user's forward raises when shown symbols: folding is an offer, not a need
@@ -119,7 +122,10 @@ class Folded:
     def __init__(self, network: nn.Module, dtype: torch.dtype | None = None) -> None:
         """dtype: of the copy's convolutions where it will run under autocast, which would otherwise convert them at every forward."""
         shared = [*network.parameters(), *network.buffers()]
-        self._copy = copy.deepcopy(network, {id(tensor): tensor for tensor in shared}).eval()
+        self._copy = copy.deepcopy(network, {id(tensor): tensor for tensor in shared})
+        if self._copy is network:
+            raise TypeError("the network's deep copy is itself")
+        self._copy.eval()
         self._convolutions: list[tuple[nn.Conv2d, nn.BatchNorm2d | None, nn.Conv2d]] = []
         self.relaid = any_layout(network)
         """Whether convolutions, and what they make, lie channels last."""

@@ -15,6 +15,7 @@ from poise.core.papers import Paper
 from poise.core.seeds import key_of
 from poise.core.settings import Number, Positive, Settings, settings
 from poise.models.layers import Classifier, Standardise
+from poise.models.own import is_own, prepared
 
 Shape = tuple[int, int, int]
 """Channels, height, width of one image."""
@@ -62,17 +63,22 @@ class Network(Settings, family="network"):
     def build(self, shape: Shape, classes: int, seed: int) -> nn.Module:
         """The network on the CPU, in training mode, with weights that depend on `seed` only; no global generator changes.
 
-        Raises: SettingsError where the images are too small, or `classes` or the normalisation does not fit.
+        Raises: SettingsError where the images are too small, `classes` or the normalisation does not fit, or a network of the user's own
+        cannot be trained (see `prepared`).
         """
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             torch.default_generator.manual_seed(key_of(seed, "init"))
-            return self.assembled(shape, classes)
+            network = self.assembled(shape, classes)
+            own = not type(self).__module__.startswith("poise.") or is_own(network)
+            return prepared(network, type(self).__name__, shape, classes) if own else network
 
     @final
     def assembled(self, shape: Shape, classes: int) -> nn.Module:
         """`build` with weights drawn from the CPU's generator as it stands: how one network makes the others inside it."""
         self._check(shape, classes)
         network = self.module(shape, classes)
+        if not isinstance(network, nn.Module):
+            raise SettingsError(f"{type(self).__name__}.module returned {type(network).__name__}, must return a torch.nn.Module")
         if self.normalise is None:
             return network
         standardise = Standardise(self.normalise.mean, self.normalise.std)

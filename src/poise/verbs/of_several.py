@@ -70,7 +70,9 @@ class OfSeveral(Subject):
         return f"--ensemble {self.output} {' '.join(spelled)}" if all(spelled) else ""
 
     def build(self) -> nn.Module:
-        return EnsembleModule([member.build() for member in self.members], self._form).eval()
+        network = EnsembleModule([member.build() for member in self.members], self._form)
+        network.eval()
+        return network
 
     def own_data(self) -> Data:
         """The data of all members. Raises: DataError where their names, classes or test images differ; arrays have no names."""

@@ -7,15 +7,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from poise.attacks.attack import check_images, check_labels
 from poise.attacks.autoattack.compact import CompactAttack
 from poise.attacks.autoattack.fab_projection import onto_plane
 from poise.attacks.autoattack.search import Examples, Network, Search, State, at, choose, gradient_of, succeeds
 from poise.attacks.gradients import image_gradient
 from poise.core import papers
 from poise.core.lengths import above_zero, scaled
-from poise.core.modes import crafting
-from poise.core.seeds import Draw, everyone
+from poise.core.seeds import Draw
 from poise.core.settings import Number, PositiveCount, UnitInterval, settings
 from poise.threats import Linf, Threat, spread
 
@@ -65,12 +63,8 @@ class FAB(CompactAttack):
 
         Raises: InputError for images or labels of a wrong shape, type or range.
         """
-        check_images(x)
-        with crafting(model, "evaluating"):
-            with torch.no_grad():
-                check_labels(y, len(x), model(x[:1]).shape[1])
-            found, _ = self._drive(model, x, y, draw or everyone(0, "attack", count=len(x), device=x.device), None, "never")
-        return found
+        with self.entered(model, x, y, None, draw) as (x, y, _, draw):
+            return self._drive(model, x, y, draw, None, "never")[0]
 
 
 class FABSearch(Search):
