@@ -22,6 +22,7 @@ SQUEEZE_TRAINING = Paper("Li et al. 2023", "Squeeze Training for Adversarial Rob
 SYNERGY = Paper("Cui et al. 2022", "Synergy-of-Experts: Collaborate to Improve Adversarial Robustness", "NeurIPS 2022")
 
 RANDAUGMENT = Paper("Cubuk et al. 2020", "RandAugment: Practical Automated Data Augmentation with a Reduced Search Space", "NeurIPS 2020")
+ROBUSTBENCH = Paper("Croce et al. 2021", "RobustBench: a Standardized Adversarial Robustness Benchmark", "NeurIPS 2021")
 MIXUP = Paper("Zhang et al. 2018", "mixup: Beyond Empirical Risk Minimization", "ICLR 2018")
 PGD = Paper("Madry et al. 2018", "Towards Deep Learning Models Resistant to Adversarial Attacks", "ICLR 2018")
 FGSM = Paper("Goodfellow et al. 2015", "Explaining and Harnessing Adversarial Examples", "ICLR 2015")

@@ -8,6 +8,7 @@ from poise.data.dataset import Data, DataSource, Split, cache_directory, data_di
 from poise.data.digits import Digits
 from poise.data.extra import Extra, FolderPool, NpzPool, Pool, PseudoLabelled500K
 from poise.data.folder import Folder, Npz
+from poise.data.generated import Generated
 from poise.data.hugging_face import HuggingFace
 from poise.data.mixing import Mixing
 from poise.data.mnist import MNIST
@@ -36,6 +37,7 @@ __all__ = [
     "Flip",
     "Folder",
     "FolderPool",
+    "Generated",
     "HuggingFace",
     "Mixing",
     "Npz",

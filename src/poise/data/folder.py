@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -76,7 +77,8 @@ class Folder(OwnImages):
     def _images(self, root: Path, classes: tuple[str, ...], folders: Sequence[Path]) -> tuple[Places, list[np.ndarray], tuple[str, ...]]:
         """(where the images of all folders lie, the labels of each folder's, every class in turn, what the labels number)."""
         found = [self._in_turn(folder, classes) for folder in folders]
-        places = Places.whole(root, [str(path.relative_to(root)) for paths, _ in found for path in paths])
+        below = len(f"{root}{os.sep}") if str(root) != "." else 0
+        places = Places.whole(root, [str(path)[below:] for paths, _ in found for path in paths])
         return places, [labels for _, labels in found], classes
 
     def _in_turn(self, folder: Path, classes: tuple[str, ...]) -> tuple[list[Path], np.ndarray]:

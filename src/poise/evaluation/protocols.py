@@ -212,6 +212,14 @@ PROTOCOLS: dict[str, NamedProtocol] = {
             papers.AUTOATTACK,
             general=True,
         ),
+        NamedProtocol(
+            "robustbench-imagenet",
+            "AutoAttack at Linf 4/255 on 5,000 images, as RobustBench ranks networks on ImageNet",
+            ((Linf(epsilon=4 / 255), 1 / 255),),
+            lambda threat, step_size: (AutoAttack(threat=threat),),
+            papers.ROBUSTBENCH,
+            {"first": 5000, "note": "the first 5,000 images of the split; RobustBench has a list of its own"},
+        ),
         NamedProtocol("zipper-linf", "the 11 columns of Zipper's tables at Linf 8/255", (LINF,), _zipper, papers.GENERALIST),
         NamedProtocol("zipper-l2", "the 11 columns of Zipper's Table 5 at L2 128/255", (EUCLIDEAN,), _zipper, papers.GENERALIST),
         NamedProtocol(
