@@ -123,7 +123,7 @@ def test_the_components_beside_an_autoattack_are_its_own(name: str) -> None:
     assert set(whole.components()) <= set(made.attacks)
 
 
-@pytest.mark.parametrize("name", [name for name in PROTOCOLS if name not in ("autoattack", "soe-blackbox")])
+@pytest.mark.parametrize("name", [name for name in PROTOCOLS if name not in ("autoattack", "soe-blackbox", "robustbench-imagenet")])
 def test_step_sizes_scale_with_epsilon_and_the_name_says_it(name: str) -> None:
     plain = named(name).at()
     threat, step = named(name).scales[0]
