@@ -80,6 +80,9 @@ def test_refusals(measured, make_record, make_run):
         untuned(measured(a=[(0, 1)]), measured(a=[(0, 1)], b=[(0, 1)]))
     with pytest.raises(RunError, match="'a': no record"):
         untuned({"a": []}, measured(a=[(0, 1)]))
+    weaker = {"a": [make_record()], "b": [make_record(attacks={"CW-100": range(3)})]}
+    with pytest.raises(RunError, match="different attacks or images"):
+        untuned(weaker, weaker)
     with pytest.raises(RunError, match="at least three"):
         agreement({"a": 1.0}, {"a": 1.0})
     with pytest.raises(RunError, match="no order to compare"):

@@ -52,7 +52,7 @@ def reproduce(
         return
     again = [sys.executable, "-m", "poise", *sys.argv[1:]] if jobs > 1 else []
     make(plan, where, drawn(), jobs, again)
-    sheet, files = write(plan, out)
+    sheet, files = write(plan, out, device, data_dir)
     typer.echo(sheet.title)
     show(to_terminal(sheet.table))
     for path in files:

@@ -9,7 +9,7 @@ from typing import cast
 from poise.core.errors import RunError
 from poise.core.records import EvaluationRecord
 from poise.reports.collect import Run
-from poise.reports.statistics import NATURAL, WORST, PairedInterval, paired_interval
+from poise.reports.statistics import NATURAL, WORST, PairedInterval, examples_of, key_of, paired_interval
 
 LEAST = " least"
 Measured = Mapping[str, Sequence[EvaluationRecord]]
@@ -40,11 +40,16 @@ class Untuned:
 
 
 def untuned(source: Measured, target: Measured) -> Untuned:
-    """The regret of not tuning (Generalist, rebuttal R6). Raises: RunError where the two were not measured for the same choices."""
+    """The regret of not tuning (Generalist, rebuttal R6).
+
+    Raises: RunError where the two were not measured for the same choices, or one of them not by the same attacks on the same images.
+    """
     if set(source) != set(target) or not source:
         raise RunError(f"the choices measured on the source ({_listed(source)}) and on the target ({_listed(target)}) must be the same")
     if empty := [f"{name!r}" for name in source if not source[name] or not target[name]]:
         raise RunError(f"{', '.join(empty)}: no record; evaluate at least one run of every choice")
+    for measured in (source, target):
+        _same_attacks([record for records in measured.values() for record in records])
     chosen, best = (max(measured, key=lambda name: score(measured[name])) for measured in (source, target))
     scores = {name: score(records) for name, records in target.items()}
     if scores[chosen] == scores[best]:
@@ -52,6 +57,12 @@ def untuned(source: Measured, target: Measured) -> Untuned:
     pair = [None if best == chosen else paired_interval(target[best], target[chosen], column) for column in (NATURAL, WORST)]
     spread = max(scores.values()) - min(scores.values())
     return Untuned(chosen, best, scores[best] - scores[chosen], spread, pair[0], pair[1])
+
+
+def _same_attacks(records: Sequence[EvaluationRecord]) -> None:
+    """Raises: RunError for worst cases over other attacks or images, which are other quantities."""
+    if len({(examples_of(record), frozenset(map(key_of, record.attacks))) for record in records}) > 1:
+        raise RunError("the records are of different attacks or images, so that their worst cases cannot be compared")
 
 
 def _listed(measured: Measured) -> str:
@@ -108,6 +119,7 @@ def regretted(runs: Sequence[Run], checkpoint: str = "last") -> Regretted:
 
     Raises: RunError for a run that was not diagnosed or has no such record.
     """
+    _same_attacks([run.records[checkpoint] for run in runs if checkpoint in run.records])
     last = {str(run.path): {name: points[-1][1] for name, points in run.curves().items() if name.startswith("regret/")} for run in runs}
     least: dict[str, float] = {}
     for found in last.values():

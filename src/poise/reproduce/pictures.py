@@ -15,6 +15,7 @@ from poise.reports.figures.series import Panel, Point, Series
 from poise.reports.plots import robust_column, robust_name
 from poise.reports.statistics import NATURAL, Group
 from poise.reports.tables import Table
+from poise.reproduce.probes import MEASURED
 from poise.reproduce.sheet import Made, Sheet
 
 ROBUST = "robust"
@@ -23,7 +24,7 @@ ROBUST = "robust"
 def panels(item: Item, sheet: Sheet) -> list[Panel]:
     """The panels of the item's picture; empty where nothing is measured yet, or the item has no picture."""
     picture = item.picture
-    if picture is None:
+    if picture is None or picture.kind in MEASURED:
         return []
     if picture.kind == "curves":
         found = [_curves(title, starts, sheet.made) for title, starts in picture.watched]

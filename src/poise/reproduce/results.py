@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from poise.core.files import write_text
+from poise.reports.figures.series import Panel
 from poise.reports.formats import escape_latex, escape_markdown, to_csv, to_latex, to_markdown
 from poise.reports.html import write_report
 from poise.reproduce.pictures import panels
 from poise.reproduce.plan import Plan
+from poise.reproduce.probes import probed
 from poise.reproduce.sheet import Sheet, sheet
 
 DOCUMENT = """\\documentclass{{article}}
@@ -29,8 +32,11 @@ def folder_of(plan: Plan, out: Path) -> Path:
     return out / plan.item.id / plan.scale
 
 
-def write(plan: Plan, out: Path) -> tuple[Sheet, list[Path]]:
-    """The sheet of what is there, and the files written: whatever is missing is missing in them too."""
+def write(plan: Plan, out: Path, device: str = "auto", data_dir: Path | None = None) -> tuple[Sheet, list[Path]]:
+    """The sheet of what is there, and the files written: whatever is missing is missing in them too.
+
+    device, data_dir: for pictures of what is measured on the networks themselves.
+    """
     made, folder = sheet(plan), folder_of(plan, out)
     files = [
         write_text(folder / "table.md", f"### {escape_markdown(made.title)}\n\n{to_markdown(made.table)}"),
@@ -38,16 +44,19 @@ def write(plan: Plan, out: Path) -> tuple[Sheet, list[Path]]:
         write_text(folder / "table.tex", f"% {escape_latex(made.title)}\n{to_latex(made.table)}"),
         write_text(folder / "document.tex", DOCUMENT.format(title=escape_latex(made.title))),
     ]
-    files += write_picture(plan, made, folder)
+    files += write_picture(plan, made, folder, probed(plan, device, data_dir))
     evaluated = [run.path for each in made.made for run in each.runs]
     if evaluated:
         files.append(write_report(list(dict.fromkeys(evaluated)), folder / "report.html", title=made.title))
     return made, files
 
 
-def write_picture(plan: Plan, made: Sheet, folder: Path) -> list[Path]:
-    """The item's picture in its three formats, and its numbers; nothing where it has none, or nothing to be shown yet."""
-    shown = panels(plan.item, made)
+def write_picture(plan: Plan, made: Sheet, folder: Path, measured: Sequence[Panel] = ()) -> list[Path]:
+    """The item's picture in its three formats, and its numbers; nothing where it has none, or nothing to be shown yet.
+
+    measured: its panels, where they are no numbers of the table's or of training.
+    """
+    shown = list(measured) or panels(plan.item, made)
     if plan.item.picture is None or not shown:
         return []
     from poise.reports.figures.draw import draw, write

@@ -9,8 +9,7 @@ from typing import Literal
 from poise.core.errors import SettingsError, did_you_mean
 from poise.core.papers import Paper
 
-Kind = Literal["table", "sweep", "bars", "trade-off", "curves"]
-Axis = Literal["natural", "robust", "worst case"]
+Kind = Literal["sweep", "bars", "trade-off", "curves", "budget", "histogram", "surface", "labels"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,8 @@ class Picture:
     """What the x axis says."""
     watched: tuple[tuple[str, tuple[str, ...]], ...] = ()
     """Of training curves: panels, each the beginnings of the names of the metrics that it shows."""
+    images: int = 200
+    """Of what is measured on the networks themselves (budget, histogram, surface, labels), on how many test images."""
 
 
 @dataclass(frozen=True)

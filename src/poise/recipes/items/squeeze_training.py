@@ -93,6 +93,35 @@ add(
         TITLE.format("Appendix C (CIFAR-10, ResNet-18)"),
         runs=7,
     ),
+    *(
+        Item(
+            f"st/fig1-{name}",
+            f"Figure 1: cross-entropy of collaborative examples by their budget, {title}",
+            SQUEEZE_TRAINING,
+            tuple(Line(METHODS[method], named(method, data, model), f"{method}_digits") for method in ("nt", "at", "trades", "mart")),
+            picture=Picture("budget", (), "perturbation budget"),
+        )
+        for name, title, data, model in (
+            ("a", "ResNet-18, CIFAR-10", "cifar10", "resnet18"),
+            ("b", "WRN-34-10, CIFAR-10", "cifar10", "wrn34-10"),
+            ("c", "ResNet-18, CIFAR-100", "cifar100", "resnet18"),
+            ("d", "WRN-34-10, CIFAR-100", "cifar100", "wrn34-10"),
+        )
+    ),
+    Item(
+        "st/fig3",
+        "Figure 3: loss around an image, along the collaborative direction u and a random one v",
+        SQUEEZE_TRAINING,
+        tuple(Line(METHODS[method], named(method, "cifar100", "resnet18"), f"{method}_digits") for method in ("nt", "trades")),
+        picture=Picture("surface", (), "u", images=1),
+    ),
+    Item(
+        "st/fig7",
+        "Figure 7: angles between adversarial and collaborative perturbations by the number of steps",
+        SQUEEZE_TRAINING,
+        tuple(Line(METHODS[method], named(method, "cifar10", "resnet18"), f"{method}_digits") for method in ("nt", "trades")),
+        picture=Picture("histogram", (), "angle, degrees"),
+    ),
     Item(
         "st/fig4",
         "Figure 4: training with collaborative examples only (Eq. 5)",

@@ -38,4 +38,14 @@ add(
         picture=Picture("sweep", ("AdaptivePGD-50x5-confidence", "AdaptivePGD-50x5-mismatch"), "lambda"),
         protocols=("soe-lambdas",),
     ),
+    Item(
+        "soe/fig6",
+        "Figure 6: predicted labels along the adversarial and a random direction, of each sub-model and of the whole",
+        SYNERGY,
+        (
+            Line("vote", "vote_adv_cifar10_resnet20x3_eps0.03", "vote_ensembles_digits"),
+            Line("SoE", "soe_cifar10_resnet20x3_eps0.03", "soe_ensembles_digits"),
+        ),
+        picture=Picture("labels", (), "random", images=1),
+    ),
 )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from poise.core.errors import SettingsError
 from poise.core.files import write_bytes, write_text
-from poise.reports.figures.series import Panel, Point, Series, to_csv
+from poise.reports.figures.series import Field, Panel, Point, Series, to_csv
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,8 +28,8 @@ _UNDATED = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}
 
 def draw(kind: str, panels: Sequence[Panel], title: str) -> Figure:
     """A figure with the panels beside each other. Raises: SettingsError for an unknown kind, or where matplotlib is not there."""
-    if kind not in KINDS:
-        raise SettingsError(f"there is no kind of picture {kind!r}; must be one of {', '.join(KINDS)}")
+    if kind not in (*KINDS, *FIELDS):
+        raise SettingsError(f"there is no kind of picture {kind!r}; must be one of {', '.join((*KINDS, *FIELDS))}")
     with _style():
         from matplotlib.figure import Figure
 
@@ -38,7 +38,10 @@ def draw(kind: str, panels: Sequence[Panel], title: str) -> Figure:
         figure.set_size_inches(width * max(1, len(panels)) ** 0.75, height)
         for place, panel in enumerate(panels, start=1):
             axes = figure.add_subplot(1, len(panels), place)
-            KINDS[kind](axes, panel.series)
+            if panel.field is not None:
+                FIELDS[kind](axes, panel.field)
+            else:
+                KINDS[kind](axes, panel.series)
             axes.set_xlabel(panel.across)
             axes.set_ylabel(panel.up)
             if len(panels) > 1:
@@ -120,9 +123,40 @@ def _trade_off(axes: Axes, series: Sequence[Series]) -> None:
             axes.annotate(point.name, (point.x, point.y), (4, 3), textcoords="offset points", fontsize=6)
 
 
+def _histogram(axes: Axes, series: Sequence[Series]) -> None:
+    """Shares by place, as steps: the places are the middles of bins of one width."""
+    for each in series:
+        xs, ys = _across(each.points), [point.y for point in each.points]
+        axes.step(xs, ys, where="mid", label=each.label)
+
+
+def _surface(axes: Axes, field: Field) -> None:
+    """Heights as lines of equal height and shades of one colour, with their scale."""
+    filled = axes.contourf(field.xs, field.ys, field.values, levels=12, cmap="viridis")
+    axes.contour(field.xs, field.ys, field.values, levels=12, colors="white", linewidths=0.3)
+    axes.plot([0], [0], marker="+", color="white")
+    axes.figure.colorbar(filled, ax=axes)
+    axes.grid(visible=False)
+
+
+def _labels(axes: Axes, field: Field) -> None:
+    """A colour for each label, black for the right one."""
+    from matplotlib.colors import ListedColormap
+
+    count = int(max(max(row) for row in field.values)) + 1
+    colours = ["#000000" if label == field.right else LABELS[label % len(LABELS)] for label in range(count)]
+    axes.pcolormesh(field.xs, field.ys, field.values, cmap=ListedColormap(colours), vmin=-0.5, vmax=count - 0.5, shading="nearest")
+    axes.plot([0], [0], marker="+", color="white")
+    axes.grid(visible=False)
+
+
+LABELS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#f0e442", "#999999", "#b2df8a", "#cab2d6")
+FIELDS: dict[str, Callable[[Axes, Field], None]] = {"surface": _surface, "labels": _labels}
 KINDS: dict[str, Callable[[Axes, Sequence[Series]], None]] = {
     "sweep": _lines,
     "bars": _bars,
     "trade-off": _trade_off,
     "curves": _lines,
+    "budget": _lines,
+    "histogram": _histogram,
 }

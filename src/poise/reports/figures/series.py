@@ -33,15 +33,29 @@ class Series:
 
 
 @dataclass(frozen=True)
+class Field:
+    """Values on a grid: `values[row][column]` at (xs[column], ys[row]). right: of labels, the one that is right, which is drawn black."""
+
+    xs: tuple[float, ...]
+    ys: tuple[float, ...]
+    values: tuple[tuple[float, ...], ...]
+    right: int | None = None
+
+
+@dataclass(frozen=True)
 class Panel:
     title: str
     across: str
     up: str
-    series: tuple[Series, ...]
+    series: tuple[Series, ...] = ()
+    field: Field | None = None
 
 
 def to_csv(panels: Sequence[Panel]) -> str:
-    """A line for each point: panel, series, whether a paper printed it, its name, then `NUMBERS`; empty where there is none."""
+    """A line for each point: panel, series, whether a paper printed it, its name, then `NUMBERS`; empty where there is none.
+
+    Of a field a point has the place in x and low, across and up, and the value in y.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["panel", "series", "printed", "name", *NUMBERS])
@@ -51,4 +65,8 @@ def to_csv(panels: Sequence[Panel]) -> str:
                 numbers = (point.x, point.y, point.low, point.high, point.x_low, point.x_high)
                 texts = ["" if number is None else f"{number:.6g}" for number in numbers]
                 writer.writerow([panel.title, series.label, "yes" if series.printed else "no", point.name, *texts])
+        if panel.field is not None:
+            for y, row in zip(panel.field.ys, panel.field.values, strict=True):
+                for x, value in zip(panel.field.xs, row, strict=True):
+                    writer.writerow([panel.title, "field", "no", "", f"{x:.6g}", f"{value:.6g}", f"{y:.6g}", "", "", ""])
     return out.getvalue()
