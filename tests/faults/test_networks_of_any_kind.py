@@ -461,3 +461,11 @@ def test_an_own_network_keeps_the_modes_its_author_gave_it() -> None:
     with crafting(network, "evaluating"):
         assert not network.training
     assert network.training
+
+
+def test_training_says_nothing_of_modes(tmp_path: Path) -> None:
+    quick = poise.recipe("at_digits", quick=True)
+    short = replace(quick, epochs=1, data=replace(quick.data, train_images=128, test_images=32))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        poise.train(short, out=tmp_path / "run", device="cpu")

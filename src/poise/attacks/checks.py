@@ -49,8 +49,8 @@ def check_labels(y: Tensor, count: int, classes: int, name: str = "y", device: t
         raise InputError(f"{name} has dtype {getattr(y, 'dtype', type(y).__name__)}, must be torch.int64")
     if y.shape != (count,):
         raise InputError(f"{name} has shape {list(y.shape)}, must be [{count}], one label per image")
-    if device is not None and y.device != device:
-        raise InputError(f"{name} is on {y.device}, must be on {device} as the images")
+    if y.is_meta or (device is not None and y.device != device):
+        raise InputError(f"{name} is on {y.device}, must be on {device or 'a device'} as the images")
     low, high = (int(value) for value in torch.aminmax(y))
     if low < 0 or high >= classes:
         raise InputError(f"{name} has labels in [{low}, {high}], must be in [0, {classes - 1}] for a network with {classes} classes")

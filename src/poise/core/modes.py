@@ -15,6 +15,7 @@ from typing import Literal
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
 
 from poise.core.errors import NetworkError
 
@@ -45,9 +46,16 @@ def _switched(model: nn.Module, training: bool) -> None:
         raise NetworkError(f"the network's own train({training}) raised {type(error).__name__}: {error}") from error
 
 
+def _minds(module: nn.Module) -> bool:
+    """Whether it may do something else in training mode: dropout, normalisation, and what is not torch's."""
+    return isinstance(module, _NormBase | _DropoutNd | nn.RReLU) or not type(module).__module__.startswith("torch.")
+
+
 def _say_kept_in_training(model: nn.Module) -> None:
     """A network in evaluation mode of which parts were left in training mode on purpose, such as dropout as a defence."""
-    named = [f"{name} ({type(module).__name__})" for name, module in model.named_modules() if module.training]
+    named = [f"{name} ({type(module).__name__})" for name, module in model.named_modules() if module.training and _minds(module)]
+    if not named:
+        return
     shown = ", ".join(named[:3]) + (", ..." if len(named) > 3 else "")
     warnings.warn(
         f"parts of the network are in training mode, {shown}, and it is asked in evaluation mode, in which dropout is off and running "

@@ -146,7 +146,7 @@ class Folded:
             )
             if norm is not None:
                 own.bias = nn.Parameter(own.weight.new_zeros(conv.out_channels), requires_grad=False)
-                self._copy.set_submodule(behind[name], nn.Identity())
+                self._copy.set_submodule(behind[name], nn.Identity().eval())
             elif conv.bias is not None:
                 own.bias = conv.bias if narrow is None else nn.Parameter(conv.bias.detach().to(narrow), requires_grad=False)
             self._copy.set_submodule(name, own)
