@@ -27,6 +27,7 @@ FLOORS = {
     "engine": 6,
     "recipes": 7,
     "interop": 7,
+    "zoo": 7,
     "verbs": 8,
     "reproduce": 9,
     "cli": 10,

@@ -7,6 +7,8 @@ import os
 import sys
 from pathlib import Path
 
+import torch
+
 from experiments.cifar10 import analysis, frozen
 from experiments.cifar10.design import AFTERWARDS, BETAS, HOURS, STUDY, TOY, units
 from experiments.cifar10.pilot import pilot
@@ -28,6 +30,7 @@ def main() -> int:
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--only-evaluations", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
+    torch.set_num_threads(1)
     runs = (given.runs or (RUNS / "toy" if given.toy else RUNS)).resolve()
     results = (given.results or (runs / "results" if given.toy else RESULTS)).resolve()
     place = Place(TOY if given.toy else STUDY, runs, results, given.commit or "")

@@ -22,6 +22,7 @@ from poise.engine import Run, finished, resume, train
 from poise.engine.checkpoints import facts_file, load_into, load_safetensors, read_tensors, tensors_file
 from poise.engine.progress import Progress
 from poise.engine.statistics import reestimate
+from poise.zoo.shelf import rounded_weights, widened_weights
 
 
 class StopAt(Progress):
@@ -165,9 +166,8 @@ def finish(place: Place, unit: Unit, more: dict[str, Any]) -> None:
 
 
 def ship(path: Path, weights: dict[str, Tensor]) -> None:
-    """Write weights as they are evaluated and shipped: matrices and kernels rounded to float16, all else as it is."""
-    rounded = {name: part.half() if part.dim() > 1 else part for name, part in weights.items()}
-    write_bytes(path, safetensors.torch.save({name: part.contiguous() for name, part in rounded.items()}))
+    """Write weights as they are evaluated and shipped."""
+    write_bytes(path, safetensors.torch.save(rounded_weights(weights)))
 
 
 def shipped(place: Place, unit: Unit, readout: str) -> torch.nn.Module:
@@ -175,6 +175,5 @@ def shipped(place: Place, unit: Unit, readout: str) -> torch.nn.Module:
     data = place.scale.data.load()
     path = place.kept(unit) / f"{readout}.safetensors"
     network = place.scale.model.build(data.shape, len(data.classes), unit.seed)
-    weights = load_safetensors(path.read_bytes(), str(path))
-    load_into(network, {name: part.float() if part.dtype is torch.float16 else part for name, part in weights.items()}, str(path))
+    load_into(network, widened_weights(load_safetensors(path.read_bytes(), str(path))), str(path))
     return network.eval()

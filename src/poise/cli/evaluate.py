@@ -52,7 +52,7 @@ def evaluate(
     again: Annotated[bool, typer.Option("--again", help="Evaluate anew what has a record already.")] = False,
     search_precision: Annotated[
         Literal["auto", "float32", "bfloat16", "fp32", "bf16"] | None,
-        typer.Option(help="Of AutoAttack's search, by default float32; auto: bfloat16 where a GPU has it. Verdicts are float32's."),
+        typer.Option(help="Of AutoAttack's search, by default float32; auto: bfloat16 where it is native. Verdicts are float32's."),
     ] = None,
     memory_limit: Annotated[str | None, typer.Option(help="Of AutoAttack's search, such as 4GiB; by default 70 % of a GPU's free.")] = None,
     out: Annotated[Path | None, typer.Option(help="The record of --weights, by default beside them, or of --ensemble.")] = None,

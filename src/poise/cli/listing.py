@@ -54,7 +54,9 @@ class Entry:
 
 
 def listing(
-    kind: Annotated[str | None, typer.Argument(help=f"{', '.join(KINDS)}, protocols, recipes, papers; all but papers by default.")] = None,
+    kind: Annotated[
+        str | None, typer.Argument(help=f"{', '.join(KINDS)}, protocols, recipes, zoo, papers; all but papers by default.")
+    ] = None,
     words: Annotated[list[str] | None, typer.Argument(help="Only lines that have all these words.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object for each line, with what recipes publish.")] = False,
     imports: Imports = None,
@@ -71,7 +73,7 @@ def listing(
 
       poise list papers
     """
-    kinds = [*KINDS, "protocols", "recipes"]
+    kinds = [*KINDS, "protocols", "recipes", "zoo"]
     if kind not in (None, "all", "papers", *kinds):
         hint = did_you_mean(kind, kinds)
         raise SettingsError(f"there is nothing called {kind!r} to list{hint} To search all: poise list all {kind}")
@@ -90,7 +92,7 @@ def listing(
     for entry in entries:
         tables.setdefault(entry.title, []).append(entry)
     for title, lines in tables.items():
-        console.print(_table(title, lines, "row" if lines[0].kind == "recipes" else "paper"))
+        console.print(_table(title, lines, {"recipes": "row", "zoo": "record"}.get(lines[0].kind, "paper")))
 
 
 def _entries(kind: str) -> list[Entry]:
@@ -103,6 +105,8 @@ def _entries(kind: str) -> list[Entry]:
         return _recipes()
     if kind == "papers":
         return _papers()
+    if kind == "zoo":
+        return _zoo()
     if kind == "protocols":
         named = [(name, made.line, str(made.paper or "")) for name, made in PROTOCOLS.items()]
         lines = named + [(name, line, str(papers.SYNERGY)) for name, line in TRANSFER_LINES.items()]
@@ -138,6 +142,19 @@ def _recipes() -> list[Entry]:
             line_there = f"{what}; published {numbers}." if numbers else f"{what}."
             entries.append((True, Entry("recipes", f"recipes: {row.table}", name, line_there, row.row)))
     return [entry for _, entry in sorted(entries, key=lambda pair: (pair[0], pair[1].title))]
+
+
+def _zoo() -> list[Entry]:
+    """With what each network's record says."""
+    from poise.zoo import zoo
+
+    entries = []
+    for name, network in zoo().items():
+        record = network.record
+        accuracies = f"natural {100 * record.natural_accuracy:.1f}, worst case {100 * record.worst_case_accuracy:.1f}"
+        of = f"{accuracies} on {record.count:,} images"
+        entries.append(Entry("zoo", "zoo", f"zoo:{name}", network.card.line, of))
+    return entries
 
 
 def _as_json(entry: Entry) -> dict[str, Any]:

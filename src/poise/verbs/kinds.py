@@ -14,10 +14,12 @@ from poise.verbs.images import Images
 from poise.verbs.of_module import Built, OfModule, OfWeights
 from poise.verbs.of_run import OfRun
 from poise.verbs.of_several import OfSeveral
+from poise.verbs.of_zoo import OfZoo
 from poise.verbs.subject import Subject
+from poise.zoo import PREFIX, zoo_network
 
 Asked = Subject | Run | nn.Module | str | Path | Sequence[Any]
-"""A run or its folder, weights in a file, a module, or a list of these, which answer as one ensemble."""
+"""A run or its folder, a zoo network such as "zoo:NAME", weights in a file, a module, or a list of these, which answer as one ensemble."""
 
 
 def subject_of(
@@ -45,6 +47,9 @@ def subject_of(
     if isinstance(asked, Run):
         _none_of("a run", network=network, output=output)
         return OfRun(asked, checkpoint or "selected", **where)
+    if isinstance(asked, str | Path) and str(asked).startswith(PREFIX):
+        _none_of("a zoo network", network=network, checkpoint=checkpoint, output=output)
+        return OfZoo(zoo_network(str(asked)), **where)
     if isinstance(asked, str | Path):
         path = Path(asked)
         if path.is_file() or (network is not None and not path.is_dir()):
