@@ -137,7 +137,7 @@ class Folded:
             assert isinstance(conv, nn.Conv2d)
             norm = network.get_submodule(behind[name]) if name in behind else None
             assert norm is None or isinstance(norm, nn.BatchNorm2d)
-            own = copy.deepcopy(conv)
+            own = copy.deepcopy(conv).eval()
             narrow = dtype if conv.weight.dtype is torch.float32 else None  # autocast leaves float64 alone
             if narrow is not None:
                 own.__class__ = _InItsDtype
