@@ -64,6 +64,21 @@ def test_verdicts_are_the_networks_own(monkeypatch):
     assert torch.equal(predicted, net(x_adv).argmax(1))
 
 
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: type(attack).__name__ + str(getattr(attack, "restarts", "")))
+def test_a_narrow_search_is_in_bfloat16_and_its_verdicts_are_the_networks_own(attack):
+    net, (x, y) = network(torch.float32), images(torch.float32)
+    asked: set[tuple[bool, torch.dtype]] = set()
+    hook = net.register_forward_hook(lambda *given: asked.add((torch.is_autocast_enabled("cpu"), given[2].dtype)))
+    split = Split.of((x * 255).to(torch.uint8), y)
+    ((x_adv, predicted),) = attacked(net, split, attack, narrow=True)
+    hook.remove()
+    assert asked == {(True, torch.bfloat16), (False, torch.float32)} and x_adv.dtype is torch.float32
+    assert torch.equal(predicted, net(x_adv).argmax(1))
+    ((plain, _),) = attacked(net, split, attack)
+    assert not torch.equal(plain, x_adv) or type(attack) is FGSM
+    assert float((x_adv - split.pixels()).abs().max()) <= attack.threat.epsilon + 1e-6
+
+
 def test_the_copy_is_kept_follows_the_weights_and_goes_with_the_network():
     net, (x, _) = network(), images()
     first = surrogate(net)

@@ -15,6 +15,7 @@ from poise.engine.devices import choose_device
 from poise.engine.experiment import Experiment
 from poise.evaluation.protocol import device_name
 from poise.learners import Learner, Policy
+from poise.learners.compiled import compilation
 from poise.learners.precision import allowed
 from poise.methods import Method
 
@@ -49,15 +50,19 @@ LONG_ENOUGH = 1.0
 
 
 def estimate_cost(experiment: Experiment, *, device: str = "auto", data_dir: Path | None = None) -> Cost:
-    """Measure one step on a few examples (at least 8) and scale it linearly to the batch and the run."""
+    """Measure one step on a few examples (at least 8) and scale it linearly to the batch and the run.
+
+    Where steps are compiled (see `Experiment.compile`), of which there is one for every size, it is measured on a whole batch.
+    """
     chosen = choose_device(device)
     arithmetic = allowed(experiment.precision, chosen)
+    compiling = compilation(experiment.compile, chosen)
     data = experiment.data.load(data_dir)
     count = len(data.train) if experiment.selection == "test" else round(len(data.train) * (1 - experiment.held_out))
 
     def build(name: str, policy: Policy) -> Learner:
         network = experiment.model.build(data.shape, len(data.classes), experiment.seed).to(chosen, arithmetic.dtype)
-        return Learner(name, policy, network, arithmetic=arithmetic)
+        return Learner(name, policy, network, arithmetic=arithmetic, compilation=compiling)
 
     method = experiment.method.diagnosed()  # an upper bound: learners that sit out epochs are timed as if they did not
     learners = method.learners(build)
@@ -65,11 +70,12 @@ def estimate_cost(experiment: Experiment, *, device: str = "auto", data_dir: Pat
     per_epoch = max(Feed(stream, data.train.first(count), 0).steps_per_epoch for stream in streams.values())
     first = Now(1, 0, experiment.epochs, per_epoch, experiment.seed)
     size = min(next(iter(streams.values())).batch_size, count)
-    images = min(8, size)
+    images = min(8, size) if compiling is None else size
+    before = 1 if compiling is None else 3  # the first step allocates; compiled, the second prepares and the third has its memory
     while True:
         part = data.train.first(images)
         batch = Batch.of(part.pixels(slice(None), arithmetic.dtype).to(chosen), part.labels.to(chosen))
-        seconds = min(_timed(method, learners, dict.fromkeys(streams, batch), first) for _ in range(2))  # the first one allocates
+        seconds = min([_timed(method, learners, dict.fromkeys(streams, batch), first) for _ in range(before + 1)][before - 1 :])
         if seconds >= LONG_ENOUGH or images == size:
             break
         images = min(2 * images, size)

@@ -43,7 +43,9 @@ def _measure(training: Training, monitor: Monitor, network: nn.Module) -> float:
     split = training.splits[monitor.split]
     if monitor.first is not None:
         split = split.first(min(monitor.first, len(split)))
-    return measured(training.placement.world, network, split, monitor, training.experiment.seed)
+    arithmetic = training.arithmetic
+    narrow = arithmetic.autocast and arithmetic.device.type == "cuda"  # as it trains; what is decided is decided in float32
+    return measured(training.placement.world, network, split, monitor, training.experiment.seed, narrow=narrow)
 
 
 def keep_last(training: Training, network: nn.Module) -> None:

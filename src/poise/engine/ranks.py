@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from poise.core.batches import Now
 from poise.core.distributed import World
 from poise.core.errors import NumericalError
+from poise.core.finite import not_finite
 from poise.core.transfers import fetched
 from poise.data import Split
 from poise.engine.checkpoints import load_safetensors
@@ -31,8 +32,9 @@ def epoch_facts(
     Raises: NumericalError on every rank when anything that a learner of one holds is not finite.
     """
     problem = ""
+    state = {f"{name}/{key}": tensor for name, learner in learners.items() for key, tensor in learner.state().items()}
     try:
-        for learner in learners.values():
+        for learner in learners.values() if not_finite(state) else ():  # asked of all first, so that a GPU is waited for once
             learner.check_finite(now)
     except NumericalError as error:
         problem = str(error)
@@ -47,15 +49,18 @@ def epoch_facts(
     return summed, any(each["stop"] for each in told)
 
 
-def measured(world: World, network: nn.Module, split: Split, monitor: Monitor, seed: int, batch_size: int = 256) -> float:
-    """The monitor's accuracy in [0, 1]. The ranks, which hold the same network, take whole batches each."""
+def measured(
+    world: World, network: nn.Module, split: Split, monitor: Monitor, seed: int, batch_size: int = 256, narrow: bool = False
+) -> float:
+    """The monitor's accuracy in [0, 1]. The ranks, which hold the same network, take whole batches each. narrow: see `attacked`."""
     part = world.share(math.ceil(len(split) / batch_size))
     mine = split.subset(slice(part.start * batch_size, part.stop * batch_size))
     right = torch.zeros(1, dtype=torch.float64)
     if len(mine) and monitor.attack is None:
         right += (predict(network, mine, batch_size) == mine.labels.cpu()).sum()
     elif len(mine) and monitor.attack is not None:
-        right += (predict_under(network, mine, monitor.attack, seed=seed, batch_size=batch_size) == mine.labels.cpu()).sum()
+        predicted = predict_under(network, mine, monitor.attack, seed=seed, batch_size=batch_size, narrow=narrow)
+        right += (predicted == mine.labels.cpu()).sum()
     world.sum_([right])
     return float(right) / len(split)
 

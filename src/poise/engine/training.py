@@ -18,6 +18,7 @@ from poise.attacks import Attack
 from poise.core.batches import Now
 from poise.core.distributed import ALONE, World
 from poise.core.errors import CheckpointError, Interrupted, NotFiniteError, NumericalError, SettingsError
+from poise.core.finite import not_finite
 from poise.core.transfers import fetched
 from poise.data import Data, Feed, Split, held_out
 from poise.data.extra import OpenedPool
@@ -222,11 +223,12 @@ def save(training: Training, step: int, for_good: bool) -> None:
 
     Raises: NumericalError for one that is not finite; what was saved before stays.
     """
-    if training.placement.world.size == 1:
-        training.check_finite(training.last)
     state = whole_state(training.placement, training.learners)
     if not training.placement.world.leads:
         return
+    state = dict(zip(state, fetched(list(state.values())), strict=True))
+    if training.placement.world.size == 1 and not_finite(state):  # asked of the host's copies, for which a GPU was waited for anyway
+        training.check_finite(training.last)
     state |= {f"meter/{name}": value for name, value in training.meters.sums.items()}
     experiment = training.experiment
     facts: dict[str, Any] = {

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from poise.attacks.attack import Attack
+from poise.attacks.autoattack import AutoAttack
+from poise.attacks.autoattack.compact import CompactAttack
 from poise.attacks.checks import check_labels, check_logits
 from poise.core.answers import answer, count_classes, lent
 from poise.core.distributed import ALONE, World
@@ -81,16 +85,26 @@ def predict(model: nn.Module, split: Split, batch_size: int = 256, world: World 
 
 
 def attacked(
-    model: nn.Module, split: Split, attack: Attack, *, seed: int = 0, batch_size: int = 256, advance: Advance | None = None
+    model: nn.Module,
+    split: Split,
+    attack: Attack,
+    *,
+    seed: int = 0,
+    batch_size: int = 256,
+    advance: Advance | None = None,
+    narrow: bool = False,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Batch by batch, the images that `attack` makes [B, C, H, W] and the labels predicted on them [B], int64.
 
     Draws are keyed by (seed, attack, number of the example in its data set), so neither batch size nor order matters.
+    narrow: an attack that keeps no state in lanes searches in bfloat16 (autocast); predictions are the network's own either way.
     Raises: InputError for a network that returns no finite logits.
     """
+    narrow = narrow and not isinstance(attack, CompactAttack | AutoAttack)
     for x, y, ids in _batches(model, split, batch_size):
         with crafting(model, "evaluating"), lent(model, x):
-            x_adv = attack.crafted(model, x, y, Draw(key_of(seed, "evaluate", attack.name), ids))
+            with torch.autocast(x.device.type, torch.bfloat16) if narrow else nullcontext():
+                x_adv = attack.crafted(model, x, y, Draw(key_of(seed, "evaluate", attack.name), ids))
             with torch.no_grad(), exact(x_adv.device):
                 logits = answer(model, x_adv)
         check_logits(logits, len(y))
@@ -99,11 +113,9 @@ def attacked(
             advance(len(y))
 
 
-def predict_under(
-    model: nn.Module, split: Split, attack: Attack, *, seed: int = 0, batch_size: int = 256, advance: Advance | None = None
-) -> Tensor:
-    """Predicted labels on the images that `attack` makes [N], int64, on the CPU (see `attacked`)."""
-    batches = attacked(model, split, attack, seed=seed, batch_size=batch_size, advance=advance)
+def predict_under(model: nn.Module, split: Split, attack: Attack, **how: Any) -> Tensor:
+    """Predicted labels on the images that `attack` makes [N], int64, on the CPU; how: see `attacked`."""
+    batches = attacked(model, split, attack, **how)
     return torch.cat([predicted for _, predicted in batches]).cpu()
 
 
