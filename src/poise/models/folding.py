@@ -151,6 +151,7 @@ class Folded:
                 own.bias = conv.bias if narrow is None else nn.Parameter(conv.bias.detach().to(narrow), requires_grad=False)
             self._copy.set_submodule(name, own)
             self._convolutions.append((conv, norm, own))
+        self._copy.eval()  # what took the place of normalisations too
 
     @property
     def pairs(self) -> int:
