@@ -14,6 +14,7 @@ from benchmarks.steps import NOW, QUICK, SETTINGS, Setting, Step, floor_of, forw
 from poise.core.batches import Batch
 from poise.learners import AWP, RWP, SGD, Learner, Policy
 from poise.objectives import (
+    ADR,
     AT,
     BAT,
     FAT,
@@ -28,6 +29,7 @@ from poise.objectives import (
     TRADES,
     CollaborativeTraining,
     Objective,
+    ReBAT,
     SqueezeTraining,
     TwoExamples,
     WeightedRST,
@@ -50,6 +52,8 @@ ALONE: dict[str, Objective] = {
     "BAT": BAT(),
     "N-FGSM": NFGSM(),
     "RPAT": RPAT(),
+    "ReBAT": ReBAT(from_epoch=1),
+    "ADR": ADR(),
     "collaborative": CollaborativeTraining(),
     "Squeeze Training": SqueezeTraining(),
     "two examples, AT": TwoExamples(objective=AT()),

@@ -16,6 +16,7 @@ from poise.learners import AWP, RWP, Learner, Policy, WeightPerturbation
 from poise.learners.costs import forwards
 from poise.methods import Generalist
 from poise.objectives import (
+    ADR,
     AT,
     BAT,
     FAT,
@@ -30,6 +31,7 @@ from poise.objectives import (
     TRADES,
     CollaborativeTraining,
     Objective,
+    ReBAT,
     SqueezeTraining,
     TwoExamples,
     WeightedRST,
@@ -123,6 +125,8 @@ TABLE: list[tuple[Objective, int, int, int]] = [
     (IAT(), 12, 10, 2),
     (NFGSM(), 2, 1, 1),
     (RPAT(), 13, 10, 3),
+    (ReBAT(), 12, 10, 1),
+    (ADR(), 12, 10, 1),
     (RST(), 13, 10, 2),
     (WeightedRST(), 12, 10, 2),
     (GAIRAT(), 11, 10, 1),

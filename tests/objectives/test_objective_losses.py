@@ -20,6 +20,7 @@ from poise.models.dual_head import confidence_of
 from poise.models.ensemble import log_mean_probabilities, log_votes
 from poise.objectives import (
     ADP,
+    ADR,
     AT,
     BAT,
     FAT,
@@ -37,6 +38,7 @@ from poise.objectives import (
     CollaborativeTraining,
     MoRE,
     Objective,
+    ReBAT,
     SqueezeTraining,
     SynergyOfExperts,
     TwoExamples,
@@ -72,6 +74,8 @@ OBJECTIVES: dict[str, Objective[Any]] = {
     "IAT": IAT(inner=INNER),
     "NFGSM": NFGSM().searching(INNER),
     "RPAT": RPAT(inner=INNER, beta=2),
+    "ReBAT": ReBAT(inner=INNER, from_epoch=1),
+    "ADR": ADR(inner=INNER),
     "RST": RST(inner=INNER, entropy_weight=0.5),
     "WeightedRST": WeightedRST(inner=INNER),
     "GAIRAT": GAIRAT(inner=INNER, from_epoch=1),
@@ -200,7 +204,7 @@ EXPECTED: dict[str, Expected] = {
     "MART": boosted,
     "IAT": mixed,
     "RST": lambda o, m, e, ce: {"natural": ce(m(e.x), e.y.clamp(min=0))},
-    **dict.fromkeys(("GAIRAT", "NFGSM", "RPAT"), lambda o, m, e, ce: {"robust": ce(m(e.x_adv), e.y)}),
+    **dict.fromkeys(("GAIRAT", "NFGSM", "RPAT", "ReBAT"), lambda o, m, e, ce: {"robust": ce(m(e.x_adv), e.y)}),
     "ADP": over_members,
     "GAL": over_members,
     "MoRE": lambda o, m, e, ce: {"natural": ce(m(e.x), e.y), "robust": ce(m(e.x_adv), e.y)},

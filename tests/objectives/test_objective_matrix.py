@@ -25,13 +25,14 @@ from poise.engine import Experiment, Run, resume, train
 from poise.engine.checkpoints import read_tensors
 from poise.engine.progress import Progress
 from poise.engine.training import Meters
-from poise.learners import AWP, EMA, RWP, SGD, Learner, Policy, WeightPerturbation
+from poise.learners import AWP, EMA, RWP, SGD, Learner, OwnAverage, Policy, WeightPerturbation
 from poise.losses import divergence
 from poise.methods import Generalist, Joint, Method
 from poise.models import Collaboration, Ensemble, Mixture, Network, PlainModule
 from poise.models.small_cnn import conv_bn
 from poise.objectives import (
     ADP,
+    ADR,
     AT,
     BAT,
     FAT,
@@ -49,6 +50,7 @@ from poise.objectives import (
     MoRE,
     Natural,
     Objective,
+    ReBAT,
     SqueezeTraining,
     SynergyOfExperts,
     Terms,
@@ -79,6 +81,8 @@ OBJECTIVES: dict[str, Objective] = {
     "IAT": IAT(inner=UNIFORM),
     "NFGSM": NFGSM().searching(UNIFORM),
     "RPAT": RPAT(inner=UNIFORM),
+    "ReBAT": ReBAT(inner=UNIFORM, from_epoch=2),
+    "ADR": ADR(inner=UNIFORM),
     "RST": RST(inner=GAUSSIAN, entropy_weight=0.5),
     "WeightedRST": WeightedRST(inner=GAUSSIAN),
     "GAIRAT": GAIRAT(inner=UNIFORM, from_epoch=2),
@@ -174,7 +178,10 @@ def test_a_run_on_digits_resumed_in_the_middle_ends_at_the_same_bits(
     monkeypatch.setattr(Digits, "read", lambda self, folder: digits)  # reading them takes longer than the run
     monkeypatch.setattr(os, "fsync", lambda file: None)  # so does the disk
     extra = Extra(pool=None, share=0.25) if isinstance(objective, RST | WeightedRST | GAIRRST) else None
-    policy = Policy(objective=objective, perturbation=perturbation, optimizer=SGD(learning_rate=0.05), average=EMA(), extra=extra)
+    teacher = OwnAverage() if objective.asks_teacher else None
+    policy = Policy(
+        objective=objective, perturbation=perturbation, optimizer=SGD(learning_rate=0.05), average=EMA(), extra=extra, teacher=teacher
+    )
     experiment = Experiment(
         data=Digits(train_images=12, test_images=1),
         model=model,

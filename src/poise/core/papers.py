@@ -50,6 +50,12 @@ BAT = Paper("Kim et al. 2023", "Bridged Adversarial Training", "Neural Networks 
 AWP = Paper("Wu et al. 2020", "Adversarial Weight Perturbation Helps Robust Generalization", "NeurIPS 2020")
 RWP = Paper("Yu et al. 2022", "Robust Weight Perturbation for Adversarial Training", "IJCAI 2022")
 N_FGSM = Paper("de Jorge et al. 2022", "Make Some Noise: Reliable and Efficient Single-Step Adversarial Training", "NeurIPS 2022")
+REBAT = Paper(
+    "Wang et al. 2023",
+    "Balance, Imbalance, and Rebalance: Understanding Robust Overfitting from a Minimax Game Perspective",
+    "NeurIPS 2023",
+)
+ADR = Paper("Wu et al. 2024", "Annealing Self-Distillation Rectification Improves Adversarial Training", "ICLR 2024")
 RPAT = Paper(
     "Wang & Liu 2025",
     "Failure Cases Are Better Learned But Boundary Says Sorry: Facilitating Smooth Perception Change for Accuracy-Robustness Trade-Off "

@@ -231,9 +231,15 @@ def remarks(experiment: Experiment) -> list[str]:
     policies = experiment.method.policies()
     apart = threats_apart(policies, experiment.judges, experiment.diagnosis)
     searches = {f"learner {name!r}": search for name, search in searching(policies).items()}
+    alone = [
+        f"learner {name!r}: {type(policy.objective).__name__} asks a teacher and the policy names none, so the network is its own; "
+        "set teacher=OwnAverage with an average, or teacher=Trained"
+        for name, policy in policies.items()
+        if policy.objective.asks_teacher and policy.teacher is None
+    ]
     doubtful = [f"{doubt}: going on cannot check that it is the same" for doubt in in_doubt(experiment)]
     late = never_redistributed(experiment)
-    return [*apart, *short_of(searches), *late, *chosen_on_the_test_set(experiment), *only_one_seed(experiment.model), *doubtful]
+    return [*apart, *short_of(searches), *late, *chosen_on_the_test_set(experiment), *only_one_seed(experiment.model), *alone, *doubtful]
 
 
 def chosen_on_the_test_set(experiment: Experiment) -> list[str]:

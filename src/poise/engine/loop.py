@@ -32,6 +32,7 @@ from poise.engine.progress import Progress, Unbroken
 from poise.engine.ranks import epoch_facts
 from poise.engine.runs import Run
 from poise.engine.signals import stop_requested
+from poise.engine.teachers import open_teachers
 from poise.engine.training import STATE, Meters, Training, initial_weights, prepare, restore, save
 from poise.evaluation.protocol import device_name
 from poise.learners.precision import PrecisionName
@@ -58,8 +59,9 @@ def train(
     data = world.in_turn(lambda: experiment.data.load(data_dir))
     initial, digest = initial_weights(experiment)
     pools = world.in_turn(lambda: open_pools(experiment.method.streams(), data, data_dir))
+    teachers = world.in_turn(lambda: open_teachers(experiment, data))
     # refuses what does not fit before the folder exists
-    training = prepare(experiment, run, data, chosen, _drawn(progress, world), initial, pools, world)
+    training = prepare(experiment, run, data, chosen, _drawn(progress, world), initial, pools, world, teachers=teachers)
     about = {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {"poise": __version__, "torch": torch.__version__, **data.versions},
@@ -71,6 +73,7 @@ def train(
         "data_notes": [*data.notes, *dict.fromkeys(pool.note for pool in pools.values())],
         "pool_digests": {name: pool.digest for name, pool in pools.items()},
         "initial_digest": digest,
+        **({"teacher_digests": {name: teacher.digest for name, teacher in teachers.items()}} if teachers else {}),
         "ranks": world.size,
         **({"placement": training.placement.facts} if world.size > 1 else {}),
     }
@@ -164,9 +167,12 @@ def _again(run: Run, world: World, device: str, data_dir: str | Path | None, imp
     pools = world.in_turn(lambda: open_pools(experiment.method.streams(), data, data_dir))
     for name, pool in pools.items():
         _same(f"the file of extra images {pool.origin}", pool.digest, about.get("pool_digests", {}).get(name))
+    teachers = world.in_turn(lambda: open_teachers(experiment, data))
+    for name, teacher in teachers.items():
+        _same(f"the teacher {teacher.origin}", teacher.digest, about.get("teacher_digests", {}).get(name))
     chosen = choose_device(device)
     begun = about.get("precision", _unsaid(experiment, chosen))
-    training = prepare(experiment, run, data, chosen, progress, initial, pools, world, begun)
+    training = prepare(experiment, run, data, chosen, progress, initial, pools, world, begun, teachers)
     if found is not None:
         state, facts = found
         run.check_unchanged(facts)

@@ -29,6 +29,7 @@ from poise.engine.placement import Placement, check_pieces, check_shares, placed
 from poise.engine.progress import Progress
 from poise.engine.ranks import whole_state
 from poise.engine.runs import Run
+from poise.engine.teachers import OpenedTeacher
 from poise.engine.trial import try_own_code
 from poise.learners import Learner, Policy
 from poise.learners.compiled import compilation
@@ -155,6 +156,7 @@ def prepare(
     pools: Mapping[str, OpenedPool] | None = None,
     world: World = ALONE,
     begun: PrecisionName | None = None,
+    teachers: Mapping[str, OpenedTeacher] | None = None,
 ) -> Training:
     """Data on the device, learners at their first step.
 
@@ -182,7 +184,9 @@ def prepare(
             load_into(network, weights, str(experiment.initial))
             if fresh:
                 progress.say(f"{experiment.initial} is of a network with other classes, so {', '.join(fresh)} begin anew")
-        return Learner(name, policy, network.to(device, arithmetic.dtype), arithmetic=arithmetic, compilation=compiling)
+        opened = (teachers or {}).get(name)
+        teacher = None if opened is None else opened.network.to(device, arithmetic.dtype)
+        return Learner(name, policy, network.to(device, arithmetic.dtype), arithmetic=arithmetic, compilation=compiling, teacher=teacher)
 
     method = experiment.method
     placement = placed(experiment.placement, method, world, experiment.diagnosis is not None, experiment.statistics)

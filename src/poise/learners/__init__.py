@@ -5,6 +5,7 @@ from poise.learners.learner import Learner, Metrics, Policy
 from poise.learners.optimizers import SGD, Adam, AdamW, Optimizer
 from poise.learners.perturbations import AWP, RWP, WeightPerturbation
 from poise.learners.schedules import Constant, Cosine, OneCycle, PiecewiseLinear, Schedule, Step, WarmupCosine
+from poise.learners.teachers import OwnAverage, Teacher, Trained
 
 __all__ = [
     "AWP",
@@ -21,10 +22,13 @@ __all__ = [
     "Metrics",
     "OneCycle",
     "Optimizer",
+    "OwnAverage",
     "PiecewiseLinear",
     "Policy",
     "Schedule",
     "Step",
+    "Teacher",
+    "Trained",
     "WarmupCosine",
     "WeightPerturbation",
 ]

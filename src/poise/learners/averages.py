@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from poise.core import papers
 from poise.core.batches import Now
 from poise.core.papers import Paper
-from poise.core.settings import PositiveCount, Settings, UnitInterval, settings
+from poise.core.settings import PositiveCount, Settings, UnitInterval, newer, settings
 from poise.models.own import copied as network_copied
 
 Weights = dict[str, Tensor]
@@ -76,11 +76,13 @@ class EMA(Average):
     decay: UnitInterval = 0.999
     warmup: bool = True
     """Limit the decay to (s + 1) / (s + 10) at step s."""
+    from_epoch: PositiveCount = newer(default=1)
+    """1-based; the average is the latest weights before."""
     buffers: Literal["average", "copy"] = "average"
     """BatchNorm's running statistics are averaged like the weights, or copied from the latest ones."""
 
     def update(self, average: Weights, weights: Weights, now: Now) -> None:
-        decay = warmed_up(self.decay, now.step) if self.warmup else self.decay
+        decay = 0.0 if now.epoch < self.from_epoch else warmed_up(self.decay, now.step) if self.warmup else self.decay
         accumulate(average, decay, weights)
         if self.buffers == "copy":
             _copy_statistics(average, weights)

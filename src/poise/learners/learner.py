@@ -22,7 +22,7 @@ from poise.core.settings import Positive, PositiveCount, Settings, called, newer
 from poise.data.augment import Augmentation
 from poise.data.extra import Extra
 from poise.data.mixing import Mixing
-from poise.learners.averages import Average, Weights, accumulate, copied, load_weights, weights_of
+from poise.learners.averages import Average, Weights, accumulate, copied, load_weights, weights_of, with_weights
 from poise.learners.compiled import Compilation, FixedShape
 from poise.learners.optimizers import SGD, Optimizer, gradients_of, load_state, state_of
 from poise.learners.perturbations import Keep, WeightPerturbation, perturbed
@@ -31,6 +31,7 @@ from poise.learners.recording import in_order
 from poise.learners.reduction import Denominators, counted, denominators_of, reduced
 from poise.learners.schedules import Constant, Schedule
 from poise.learners.synchronised import Statistics
+from poise.learners.teachers import OwnAverage, Teacher
 from poise.models.folding import surrogate
 from poise.objectives import NT, Examples, Objective
 from poise.objectives.watch import WATCH, minimised
@@ -53,6 +54,8 @@ class Policy(Settings):
     augmentation: Augmentation | None = None
     extra: Extra | None = None
     """Pseudo-labelled or generated images in every batch."""
+    teacher: Teacher | None = newer(default=None)
+    """A second network that the objective asks while it crafts."""
     mixing: Mixing | None = newer(default=None)
     """Mix the images of a batch, and their labels, with each other."""
     clip: Positive | None = None
@@ -67,6 +70,10 @@ class Policy(Settings):
         if self.mixing is not None and not self.objective.takes_soft_labels:
             wanted = "AT and NT do; set mixing to none"
             raise SettingsError(f"Policy.mixing: {type(self.objective).__name__} does not learn from labels of several classes; {wanted}")
+        if self.teacher is not None and not self.objective.asks_teacher:
+            raise SettingsError(f"Policy.teacher: {type(self.objective).__name__} asks no teacher; ReBAT and ADR do; set teacher to none")
+        if isinstance(self.teacher, OwnAverage) and self.average is None:
+            raise SettingsError("Policy.teacher = OwnAverage: the policy keeps no average; set average=EMA, or another teacher")
         pool = None if self.extra is None else self.extra.pool
         if pool is not None and not pool.labelled and not self.objective.takes_unlabelled:
             raise SettingsError(
@@ -100,6 +107,7 @@ class Learner:
         world: World = ALONE,
         arithmetic: Precision | None = None,
         compilation: Compilation | None = None,
+        teacher: nn.Module | None = None,
     ) -> None:
         self.name = name
         self.policy = policy
@@ -119,6 +127,8 @@ class Learner:
         self.accumulators: dict[str, Weights] = {}
         self.unbounded = {name for name in not_finite(self.weights) if name in dict(network.named_buffers())}
         """Buffers that were infinite from the beginning, such as masks: nothing that training did."""
+        self.teacher = None if teacher is None else teacher.requires_grad_(False).eval()
+        """The policy's `Trained` teacher, or the network on which the average is asked."""
         self._fixed = None if compilation is None else FixedShape(name, self.arithmetic, compilation)
 
     @property
@@ -177,9 +187,19 @@ class Learner:
             parts = batch.split(self.policy.microbatch or max(1, len(batch)))
             model = self._crafted_on(objective)
             craft = objective.craft if self._fixed is None or not objective.asks_network else partial(self._fixed.craft, objective)
+            if objective.asks_teacher:  # it is not recorded: a recording serves one network
+                craft = partial(objective.craft, teacher=self._asked())
             with MODES[objective.craft_mode](model):
                 crafted = [in_order(craft(model, part, now), self.layout) for part in parts]
             return parts, objective.exchange(crafted, now, self.world)
+
+    def _asked(self) -> nn.Module | None:
+        """The policy's teacher as it is at this step; None where it names none."""
+        if isinstance(self.policy.teacher, OwnAverage):
+            if self.teacher is None:
+                self.teacher = with_weights(self.network, self.averaged).requires_grad_(False).eval()
+            load_weights(self.teacher, self.averaged)
+        return self.teacher
 
     def _crafted_on(self, objective: Objective) -> nn.Module:
         """The network as it is now in the objective's mode: in evaluating mode its folded copy."""

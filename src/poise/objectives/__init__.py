@@ -17,11 +17,13 @@ from poise.objectives.rpat import RPAT
 from poise.objectives.rst import RST, WeightedRST
 from poise.objectives.squeeze import SqueezeTraining
 from poise.objectives.synergy import SynergyOfExperts
+from poise.objectives.taught import ADR, ReBAT
 from poise.objectives.trades import TRADES
 from poise.objectives.two_examples import TwoExamples
 
 __all__ = [
     "ADP",
+    "ADR",
     "AT",
     "BAT",
     "FAT",
@@ -42,6 +44,7 @@ __all__ = [
     "MoRE",
     "Natural",
     "Objective",
+    "ReBAT",
     "SqueezeTraining",
     "SynergyOfExperts",
     "Terms",

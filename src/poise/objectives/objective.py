@@ -61,6 +61,8 @@ class Objective(Settings, Generic[E], family="objective"):
     paper: ClassVar[Paper]
     asks_network: ClassVar[bool] = True
     """Whether `craft` asks the network anything."""
+    asks_teacher: ClassVar[bool] = False
+    """Whether `craft` asks a teacher; where the policy names none, it asks the network itself."""
     craft_mode: CraftMode = "evaluating"
     """Mode of the network while examples are crafted; the Learner applies and restores it."""
 

@@ -16,6 +16,7 @@ from poise.recipes import (
     squeeze_training_ablations,
     squeeze_training_extra,
     synergy_of_experts,
+    taught,
     trades_matched,
     zipper_baselines,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "squeeze_training_ablations",
     "squeeze_training_extra",
     "synergy_of_experts",
+    "taught",
     "trades_matched",
     "zipper_baselines",
 ]

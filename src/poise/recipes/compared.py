@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from poise.attacks import Ascent
 from poise.data import Extra
-from poise.learners import AWP, RWP, Policy, WeightPerturbation
+from poise.learners import AWP, RWP, OwnAverage, Policy, Teacher, WeightPerturbation
 from poise.methods import Generalist, Joint, Method
 from poise.objectives import (
+    ADR,
     AT,
     BAT,
     FAT,
@@ -23,6 +24,7 @@ from poise.objectives import (
     TRADES,
     CollaborativeTraining,
     Objective,
+    ReBAT,
     SqueezeTraining,
     TwoExamples,
     WeightedRST,
@@ -37,12 +39,14 @@ class Row:
     line: str
     objective: Objective
     perturbation: WeightPerturbation | None = None
+    teacher: Teacher | None = None
     extra: Extra | None = None
     natural: Objective | None = None
 
     def method(self, policy: Policy, generalist: Generalist) -> Method:
         """Joint with this policy around the objective; with a natural objective, Generalist around the two, without own averages."""
         own = dataclasses.replace(policy, objective=self.objective, perturbation=self.perturbation, extra=self.extra)
+        own = dataclasses.replace(own, teacher=self.teacher)
         if self.natural is None:
             return Joint(policy=own)
         robust = dataclasses.replace(own, average=None)
@@ -82,6 +86,13 @@ def compared(inner: Ascent, epochs: int, learning_rate: float, rwp_steps: int = 
         "gair_rst": Row("GAIR-RST (labelled only)", "GAIR-RST without extra images", GAIRRST(inner=gaussian, from_epoch=first(99, 200))),
         "bat": Row("BAT", "Bridged adversarial training with two bridges", BAT(inner=inner)),
         "n_fgsm": Row("N-FGSM", "Adversarial training by one step from a noised image", NFGSM().searching(inner)),
+        "rebat": Row(
+            "ReBAT",
+            "Adversarial training with its average as teacher",
+            ReBAT(inner=inner, from_epoch=first(104, 200)),
+            teacher=OwnAverage(),
+        ),
+        "adr": Row("ADR", "Adversarial training on labels rectified by its average", ADR(inner=inner), teacher=OwnAverage()),
         "rpat": Row("RPAT", "Adversarial training, linear between an image and its adversarial example", RPAT(inner=inner)),
         "st": Row("ST", "Squeeze Training with symmetric KL, beta 6", st),
         "st_js": Row("ST, JS", "Squeeze Training with JS, beta 12", SqueezeTraining(divergence="js", beta=12, inner=gaussian)),
