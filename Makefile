@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo check test test-slow test-device docs bench clean
+.PHONY: setup demo check test test-extras test-slow test-device docs bench clean
 
 setup: .venv/.developer
 
@@ -27,6 +27,19 @@ check: setup
 test: setup
 	$(BIN)/python -m pytest -n 2
 
+# Optional dependencies lie in an environment of their own, which sees what is in .venv and adds these:
+EXTRAS := pandas,parquet,huggingface,augment,plots
+
+test-extras: .venv-extras/.ready
+	.venv-extras/bin/python -m pytest tests/extras tests/data/test_data_sources.py tests/data/test_data_mixing.py
+
+.venv-extras/.ready: .venv/.developer
+	$(BIN)/python -m venv .venv-extras
+	echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
+	    > "$$(.venv-extras/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/developer.pth"
+	.venv-extras/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	@touch $@
+
 test-slow: setup
 	$(BIN)/python -m pytest -n 2 -m slow
 
@@ -40,4 +53,4 @@ bench: setup
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf .venv build dist .pytest_cache .ruff_cache src/poise.egg-info
+	rm -rf .venv .venv-extras build dist .pytest_cache .ruff_cache src/poise.egg-info

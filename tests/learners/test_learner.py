@@ -188,10 +188,12 @@ def test_every_objective_is_registered_once():
 class Keeping(nn.Module):
     """Keeps an activation, has a head that no loss asks, and a frozen layer."""
 
-    def __init__(self) -> None:
+    def __init__(self, seed: int = 0) -> None:
         super().__init__()
-        self.first, self.last, self.aside = nn.Conv2d(1, 3, 3), nn.Linear(3 * 36, 4), nn.Linear(2, 2)
-        self.frozen = nn.Conv2d(3, 3, 1).requires_grad_(False)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.first, self.last, self.aside = nn.Conv2d(1, 3, 3), nn.Linear(3 * 36, 4), nn.Linear(2, 2)
+            self.frozen = nn.Conv2d(3, 3, 1).requires_grad_(False)
         self.seen: torch.Tensor | None = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
