@@ -37,6 +37,7 @@ WANTED = {
     "st/fig4": 2,
     "st/fig5": 1,
     "st/fig8": 1,
+    "zipper/fig6": 1,
     "soe/table1": 35,
     "soe/fig5": 7,
 }
@@ -109,7 +110,7 @@ def test_the_study_keeps_methods_and_the_fractions_at_which_they_change() -> Non
 
 def test_an_unknown_item_is_refused_with_its_nearest_names() -> None:
     for wrong, near in (("st/table8", "'zipper/table8'"), ("generalist/tabel1a", "'generalist/table1a'"), ("fig6", "'st/fig6'")):
-        with pytest.raises(SettingsError, match=rf"there is no item '{wrong}'; did you mean .*{near}.*poise list papers"):
+        with pytest.raises(SettingsError, match=rf"there is no item '{wrong}'; did you mean .*{near}.* \(poise list papers has all\)"):
             item(wrong)
     assert item("zipper/table1a") is item("generalist/table1a")
 

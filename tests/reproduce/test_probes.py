@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import itertools
 from pathlib import Path
@@ -11,13 +12,16 @@ import numpy as np
 import pytest
 import torch
 
-from poise.data import Split
+from poise.data import Digits, Split
+from poise.engine import train
 from poise.losses import cross_entropy
 from poise.models import Collaboration, DigitsCNN, Ensemble
-from poise.recipes.items import Line
+from poise.recipes.items import Line, item
 from poise.reports.figures.draw import draw, write
 from poise.reports.figures.series import Panel
-from poise.reproduce.probes import BUDGETS, GRID, Asked, angles, budget, labels, surface
+from poise.reproduce.plan import Work
+from poise.reproduce.probes import BUDGETS, GRID, Asked, angles, budget, embedding, labels, surface
+from poise.reproduce.scales import at_scale
 from poise.threats import Linf
 
 LINE = Line("a network", "at_digits")
@@ -93,3 +97,17 @@ def test_each_kind_is_drawn_with_its_numbers(kind: str, tmp_path: Path) -> None:
     assert "a title &amp; more" in paths[1].read_text() and b"/Type3" not in paths[0].read_bytes()
     rows = list(csv.DictReader(io.StringIO(paths[3].read_text())))
     assert len(rows) == {"surface": GRID**2, "labels": GRID**2, "histogram": 6 * 36, "budget": 5}[kind]
+
+
+def test_an_embedding_has_a_panel_for_each_epoch_that_the_run_kept(tmp_path: Path) -> None:
+    made = at_scale(item("zipper/fig6").lines[0], "digits", 0)
+    data = Digits(train_images=60, test_images=20)
+    small = dataclasses.replace(made, data=data, epochs=2, keep_epochs=(1, 2), diagnosis=None, monitor_every=2)
+    train(small, tmp_path / "run")
+    panels = embedding(Work(item("zipper/fig6").lines[0], small, tmp_path / "run", ()), 12, "cpu", None)
+    assert [panel.title for panel in panels] == ["epoch 1", "epoch 2"]
+    assert all({each.label for each in panel.series} == {"natural", "robust"} for panel in panels)
+    assert all(len(each.points) == 12 for panel in panels for each in panel.series)
+    pytest.importorskip("matplotlib", reason="pictures need the extra 'plots'")
+    figure = draw("embedding", panels, "title")
+    assert len(figure.axes) == 2

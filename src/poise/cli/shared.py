@@ -147,7 +147,9 @@ def drawn() -> Progress:
             if shown:
                 accuracies = "  ".join(f"{name} {100 * value:.2f} %" for name, value in shown.items())
                 what = escape(self.what) or f"epoch {epoch}/{epochs}"
-                console.print(f"{what}  {accuracies}  [dim]{numbers['images_per_second']:.0f} images/s[/dim]", highlight=False)
+                console.print(
+                    f"{what}  {accuracies}  [dim]{numbers['images_per_second']:.0f} images/s[/dim]", highlight=False, soft_wrap=True
+                )
 
         def say(self, sentence: str) -> None:
             console.print(printable(sentence), style="yellow", markup=False, highlight=False, soft_wrap=True)

@@ -6,6 +6,7 @@ Of each line the selected weights of its first seed are asked, on the first test
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,8 +27,9 @@ from poise.recipes.items import Line, Picture
 from poise.reports.figures.series import Field, Panel, Point, Series
 from poise.reproduce.plan import Plan, Work
 from poise.threats import Linf, Threat
+from poise.verbs.embed import embed
 
-MEASURED = ("budget", "histogram", "surface", "labels")
+MEASURED = ("budget", "histogram", "surface", "labels", "embedding")
 """The kinds of picture that are measured on networks."""
 BUDGETS = (0.5, 1.0, 2.0, 4.0)
 """Of collaborative examples, in the epsilon that the network is judged within: 4, 8, 16 and 32 of 255."""
@@ -58,6 +60,8 @@ def probed(plan: Plan, device: str, data_dir: Path | None) -> list[Panel]:
     works = list({work.line: work for work in reversed(plan.works)}.values())[::-1]  # the first seed of each line
     if any(work.state == "missing" or work.state == "begun" for work in works):
         return []
+    if picture.kind == "embedding":
+        return [panel for work in works for panel in embedding(work, picture.images, device, data_dir)]
     asked = [_asked(work, picture, device, data_dir) for work in works]
     if picture.kind == "budget":
         return [Panel("", "perturbation budget", "mean cross-entropy", tuple(budget(each) for each in asked))]
@@ -73,6 +77,16 @@ def _asked(work: Work, picture: Picture, device: str, data_dir: Path | None) -> 
     split = work.experiment.data.load(data_dir).test
     threats = [attack.threat for attack in work.experiment.protocol.attacks]
     return Asked(work.line, run.network().to(where), split.first(min(picture.images, len(split))), threats[0] if threats else Linf())
+
+
+def embedding(work: Work, images: int, device: str, data_dir: Path | None) -> list[Panel]:
+    """A panel for each epoch that the run kept: where t-SNE puts the images that each learner is attacked with."""
+    path = embed(Run.open(work.folder), images=images, device=device, data_dir=data_dir)
+    panels = []
+    for each in json.loads(path.read_text())["epochs"]:
+        clouds = {name: tuple(Point(float(x), float(y)) for x, y in points) for name, points in each["points"].items()}
+        panels.append(Panel(f"epoch {each['epoch']}", "", "", tuple(Series(name, points) for name, points in clouds.items())))
+    return panels
 
 
 def budget(asked: Asked) -> Series:

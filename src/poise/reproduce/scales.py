@@ -66,6 +66,8 @@ def _any(item: Item, scale: Scale) -> bool:
 def at_scale(line: Line, scale: Scale, seed: int) -> Experiment:
     """The experiment of a line, named after its recipe and what is changed in it."""
     name, *settings = (line.digits if scale == "digits" else line.recipe).split()
+    if scale == "quick":
+        settings = []  # they may be of a larger experiment
     made = override(experiment(name, scale == "quick"), settings) if settings else experiment(name, scale == "quick")
     if scale == "study":
         made = _study(made)

@@ -182,6 +182,19 @@ add(
         picture=Picture("curves", (), "epoch", (("accuracy", ("diagnosis/",)), ("regret", ("regret/tradeoff", "regret/bound")))),
     ),
     Item(
+        "zipper/fig6",
+        "Figure 6: t-SNE of what the base learners are attacked with, around redistributions",
+        GENERALIST,
+        (
+            Line(
+                "Generalist",
+                "generalist_diagnosed_cifar10_resnet18 keep_epochs=79,80,84,85,89,90,94,95,99,100",
+                "generalist_diagnosed_digits",
+            ),
+        ),
+        picture=Picture("embedding"),
+    ),
+    Item(
         "rebuttal/gowal",
         "Generalist beside AT with the settings of Gowal et al. 2020, WRN-32-10",
         GENERALIST,

@@ -9,7 +9,7 @@ from typing import Literal
 from poise.core.errors import SettingsError, did_you_mean
 from poise.core.papers import Paper
 
-Kind = Literal["sweep", "bars", "trade-off", "curves", "budget", "histogram", "surface", "labels"]
+Kind = Literal["sweep", "bars", "trade-off", "curves", "budget", "histogram", "surface", "labels", "embedding"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Picture:
     watched: tuple[tuple[str, tuple[str, ...]], ...] = ()
     """Of training curves: panels, each the beginnings of the names of the metrics that it shows."""
     images: int = 200
-    """Of what is measured on the networks themselves (budget, histogram, surface, labels), on how many test images."""
+    """Of what is measured on the networks themselves (budget, histogram, surface, labels, embedding), on how many test images."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def item(name: str) -> Item:
     if name not in _ITEMS:
         same = [known for known in _ITEMS if known.partition("/")[2] == name.partition("/")[2] or known.partition("/")[2] == name]
         hint = f"; did you mean {' or '.join(map(repr, same))}?" if same else did_you_mean(name, _ITEMS)
-        raise SettingsError(f"there is no item {name!r}{hint}; poise list papers has all")
+        raise SettingsError(f"there is no item {name!r}{hint} (poise list papers has all)")
     return _ITEMS[name]
 
 

@@ -150,6 +150,15 @@ def _labels(axes: Axes, field: Field) -> None:
     axes.grid(visible=False)
 
 
+def _scatter(axes: Axes, series: Sequence[Series]) -> None:
+    """Points alone; their places have no unit."""
+    for place, each in enumerate(series):
+        xs, ys = _across(each.points), [point.y for point in each.points]
+        axes.plot(xs, ys, linestyle="", marker=MARKERS[place % len(MARKERS)], markersize=2.5, alpha=0.7, label=each.label)
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
 LABELS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#f0e442", "#999999", "#b2df8a", "#cab2d6")
 FIELDS: dict[str, Callable[[Axes, Field], None]] = {"surface": _surface, "labels": _labels}
 KINDS: dict[str, Callable[[Axes, Sequence[Series]], None]] = {
@@ -159,4 +168,5 @@ KINDS: dict[str, Callable[[Axes, Sequence[Series]], None]] = {
     "curves": _lines,
     "budget": _lines,
     "histogram": _histogram,
+    "embedding": _scatter,
 }
