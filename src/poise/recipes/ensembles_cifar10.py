@@ -20,7 +20,7 @@ from poise.methods import DVERGE, Joint, Method
 from poise.models import Ensemble, Mixture, Network, ResNet20
 from poise.models.network import CIFAR10_NORMALISATION
 from poise.objectives import ADP, GAL, MoRE, Objective
-from poise.recipes.rows import register, unprinted
+from poise.recipes.rows import Cost, register, unprinted
 from poise.threats import Linf
 
 EPSILONS = (0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07)
@@ -128,7 +128,7 @@ def small(made: Experiment) -> Experiment:
 
 
 def add(
-    name: str, line: str, cost: str, make: Callable[[], Experiment], note: str = "", repeats: str = REPEATS, then: tuple[str, ...] = ()
+    name: str, line: str, cost: Cost, make: Callable[[], Experiment], note: str = "", repeats: str = REPEATS, then: tuple[str, ...] = ()
 ) -> None:
     """Register a recipe; its text says what it is, how it is run, what it costs and what was published.
 

@@ -30,11 +30,17 @@ IMAGES: dict[type[DataSource], int] = {
 """Training images."""
 
 
-def register(name: str, line: str, make: Make, note: str = "", cost: str = "", then: Sequence[str] = ()) -> None:
+Cost = str | Callable[[Experiment], str]
+"""The forwards an image in words, as they are or of the experiment, where `forwards` can't tell."""
+
+
+def register(name: str, line: str, make: Make, note: str = "", cost: Cost = "", then: Sequence[str] = ()) -> None:
     """Register a recipe with its text (see `text`). then: further commands on the run, each after what it shows."""
 
     def describe() -> str:
-        return "\n".join([text(name, line, make(False), note, cost), *(f"Then, {command}" for command in then)])
+        full = make(False)
+        each = cost if isinstance(cost, str) else cost(full)
+        return "\n".join([text(name, line, full, note, each), *(f"Then, {command}" for command in then)])
 
     enlist(name, make, describe)
 

@@ -121,7 +121,6 @@ def _add(name: str, line: str, epsilon: float, note: str = "", members: int = 3,
         row = unprinted(f"Synergy-of-Experts, {where} (CIFAR-10, ResNet-20)", line.removeprefix("Synergy-of-Experts "))
         return made if made.published is not None else dataclasses.replace(made, published=row)
 
-    made = make()
     end = name.partition("_eps")[2]
     grid = [name] if members == 3 else [f"soe_cifar10_resnet20x{each}_eps{end}" for each in range(1, 6)]
     targets = " ".join(f"runs/{each}" for each in grid)
@@ -129,7 +128,7 @@ def _add(name: str, line: str, epsilon: float, note: str = "", members: int = 3,
         f"accuracy against lambda: poise evaluate runs/{name} --protocol soe-lambdas",
         f"{'accuracy' if members == 3 else 'the gain per expert'} under transfer: poise transfer {targets} --surrogate {SURROGATE}",
     )
-    add(name, line, cost(made.model, made.method), make, note, then=then)
+    add(name, line, lambda made: cost(made.model, made.method), make, note, then=then)
 
 
 for _epsilon in EPSILONS:
