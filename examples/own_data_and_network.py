@@ -1,36 +1,29 @@
-"""Your own images (an .npz here; `poise.data.Folder` takes a folder by class) and your own network."""
+"""Your own images (arrays here; a folder by class or an .npz archive as well) and your own network, any torch module."""
 
 import tempfile
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 import poise
-from poise.core.papers import Paper
-from poise.engine import Experiment
-from poise.learners import Policy
-from poise.methods import Joint
-from poise.models import Network
-from poise.objectives import TRADES
 
 
-@poise.settings
-class TwoLayers(Network):
+class TwoLayers(nn.Module):
     """A perceptron with one hidden layer."""
 
-    paper = Paper("ours", "An example", "here")
-    hidden: int = 32
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(108, 32), nn.ReLU(), nn.Linear(32, classes))
 
-    def module(self, shape: tuple[int, int, int], classes: int) -> nn.Module:
-        return nn.Sequential(nn.Flatten(), nn.Linear(int(np.prod(shape)), self.hidden), nn.ReLU(), nn.Linear(self.hidden, classes))
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
 
+
+pixels = np.random.default_rng(0).integers(0, 256, (120, 3, 6, 6), dtype=np.uint8)
+labels = (pixels[:, 0].mean((1, 2)) > 127).astype(np.int64)
+data = (pixels[:80], labels[:80]), (pixels[80:], labels[80:])
 
 folder = tempfile.mkdtemp()
-pixels = np.random.default_rng(0).integers(0, 256, (120, 6, 6, 3), dtype=np.uint8)
-labels = (pixels[..., 0].mean((1, 2)) > 127).astype(np.int64)
-np.savez(f"{folder}/mine.npz", x_train=pixels[:80], y_train=labels[:80], x_test=pixels[80:], y_test=labels[80:])
-
-data, method = poise.data.Npz(path=f"{folder}/mine.npz"), Joint(policy=Policy(objective=TRADES(beta=3)))
-experiment = Experiment(name="mine", data=data, model=TwoLayers(), method=method, epochs=2)
-run = poise.train(experiment, out=f"{folder}/run")
+objective = poise.objectives.TRADES(beta=3)
+run = poise.train(network=TwoLayers, data=data, objective=objective, epsilon=4 / 255, epochs=2, out=f"{folder}/run")
 print(run.facts("last")["monitors"])

@@ -85,6 +85,8 @@ def test_a_settings_class_alone_may_have_the_name_of_one_of_ours():
         ("alpha=0.1", "'method.policy.objective.inner.step_size'"),
         ("batch=64", "'method.batch_size'?"),
         ("bacth_size=64", "'method.batch_size'?"),
+        ("method.policy.optimizer.lr=1", "did you mean 'learning_rate'?"),
+        ("method.batchsize=1", "did you mean 'batch_size'?"),
         ("objective=AT", "'method.policy.objective'?"),
         ("inner.steps=7", "'method.policy.objective.inner.steps'?"),
         ("beta=6", "'method.policy.objective.beta'?"),

@@ -86,6 +86,13 @@ def test_a_craft_that_returns_no_examples_is_refused(tmp_path: Path) -> None:
     assert "Variant.craft fails on a first batch" in refused(variant(score=lambda self, model, batch: None)(), tmp_path)
 
 
+def test_a_class_that_nobody_registered_is_refused(tmp_path: Path) -> None:
+    made = dataclasses.replace(experiment(variant()()), method=Joint(policy=Wrong()))  # type: ignore[arg-type]
+    with pytest.raises(SettingsError, match=r"names no registered objective 'Wrong'.*registered by @poise\.configurable"):
+        train(made, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_objective_without_craft_mode_attacks_in_evaluating_mode() -> None:
     assert Objective.craft_mode == "evaluating"
 

@@ -132,7 +132,10 @@ def hint(data: Any, root: type[Settings], keys: Sequence[str], at: int, near: Se
     """
     known = [(view,) for view in root.views] + list(paths(data, (root,)))
     key, before, after = keys[at], tuple(keys[:at]), tuple(keys[at + 1 :])
-    same = [path for path in known if path[-1] in (key, ELSEWHERE.get(key))]
+    here = ELSEWHERE.get(key, key)
+    if here in near:
+        return did_you_mean(here, near)
+    same = [path for path in known if path[-1] in (key, here)]
     if not same and difflib.get_close_matches(key.lower(), [name.lower() for name in near], n=1, cutoff=0.6):
         return did_you_mean(key, near)
     if not same:

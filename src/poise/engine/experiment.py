@@ -12,7 +12,7 @@ from poise.attacks import Attack
 from poise.core.code import in_doubt
 from poise.core.errors import SettingsError
 from poise.core.identity import BENCHMARKS, chosen_on_own_test_images
-from poise.core.settings import Count, Name, PositiveCount, Settings, UnitInterval, settings, to_json
+from poise.core.settings import Count, Name, PositiveCount, Settings, UnitInterval, from_json, settings, to_json
 from poise.core.wording import flatten
 from poise.data import DataSource, Digits
 from poise.engine.diagnostics import Diagnosis, searching
@@ -247,6 +247,15 @@ def chosen_on_the_test_set(experiment: Experiment) -> list[str]:
     if not chosen_on_own_test_images(to_json(experiment)):
         return []
     return ["the epoch is chosen on the test images of your own data, so that accuracy on them flatters: better selection=held-out"]
+
+
+def check_readable(experiment: Experiment) -> None:
+    """Raises: SettingsError for settings that could not be read again, such as those of a class that nobody registered."""
+    try:
+        from_json(Experiment, to_json(experiment))
+    except SettingsError as error:
+        own = "a class of your own is registered by @poise.configurable"
+        raise SettingsError(f"the settings could not be read again: {error}; {own}") from None
 
 
 def first_difference(begun: Experiment, other: Experiment) -> str:

@@ -22,7 +22,7 @@ from poise.core.version import __version__
 from poise.data import open_pools
 from poise.engine.checkpoints import facts_file, read_facts
 from poise.engine.devices import choose_device
-from poise.engine.experiment import Experiment, first_difference, remarks
+from poise.engine.experiment import Experiment, check_readable, first_difference, remarks
 from poise.engine.given import as_begun, check_first_weights, first_weights, keep_first_weights
 from poise.engine.history import processors_of
 from poise.engine.mending import mend_selected
@@ -56,6 +56,7 @@ def train(
     world, chosen = join(), choose_device(device)
     run = world.led(lambda: Run.to_be(Path(out))) or Run(Path(out))
     check_first_weights(experiment.model)
+    check_readable(experiment)
     data = world.in_turn(lambda: experiment.data.load(data_dir))
     initial, digest = initial_weights(experiment)
     pools = world.in_turn(lambda: open_pools(experiment.method.streams(), data, data_dir))
