@@ -105,4 +105,4 @@ def test_a_network_that_gives_no_logits_is_refused(tmp_path: Path) -> None:
         def module(self, shape, classes):
             return nn.Sequential(nn.Flatten(), nn.Linear(64, classes - 1))
 
-    assert "the network returned a tensor [4, 9] for 4 images of 10 classes" in refused(variant()(), tmp_path, model=NineClasses())
+    assert "NineClasses returns 9 logits for 10 classes" in refused(variant()(), tmp_path, model=NineClasses())

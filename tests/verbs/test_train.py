@@ -283,3 +283,9 @@ def test_nothing_is_logged_where_one_threat_is_all_there_is(tmp_path: Path, capl
     with caplog.at_level(logging.WARNING, "poise"):
         begun(tmp_path / "run", epochs=1)
     assert caplog.text == ""
+
+
+def test_a_module_of_torchs_own_layers_is_tried_too(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="returns 9 logits for 10 classes"):
+        begun(tmp_path / "run", network=nn.Sequential(nn.Flatten(), nn.Linear(64, 9)))
+    assert not (tmp_path / "run").exists()

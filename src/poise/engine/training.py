@@ -30,7 +30,7 @@ from poise.engine.progress import Progress
 from poise.engine.ranks import whole_state
 from poise.engine.runs import Run
 from poise.engine.teachers import OpenedTeacher
-from poise.engine.trial import try_own_code
+from poise.engine.trial import try_own_objectives
 from poise.learners import Learner, Policy
 from poise.learners.compiled import compilation
 from poise.learners.precision import Precision, PrecisionName, allowed, begun_in, choice, precision
@@ -207,7 +207,7 @@ def prepare(
     check_pieces(placement, method, feeds, learners, data.shape)
     if world.size == 1:
         first = Now(1, 0, experiment.epochs, max(feed.steps_per_epoch for feed in feeds.values()), experiment.seed)
-        try_own_code(experiment.model, learners, feeds, first, len(data.classes))
+        try_own_objectives(learners, feeds, first)
     placements = [{"from": 0, **placement.facts}]
     return Training(experiment, run, data, splits, feeds, learners, arithmetic, progress, placement, placements)
 

@@ -13,42 +13,23 @@ from torch import Tensor
 from poise.core.batches import Batch, Now
 from poise.core.errors import PoiseError, SettingsError
 from poise.core.modes import crafting, training
-from poise.core.settings import Settings
 from poise.data import Feed
 from poise.learners import Learner
-from poise.models import Network
 from poise.objectives import Objective
 from poise.objectives.objective import Examples
 from poise.objectives.watch import WATCH
 
 T = TypeVar("T")
 IMAGES = 4
+"""At most; networks of one's own are tried where they are built (`poise.models.own`)."""
 
 
-def try_own_code(model: Network, learners: Mapping[str, Learner], feeds: Mapping[str, Feed], now: Now, classes: int) -> None:
-    """Raises: SettingsError for a network that gives no logits, or an objective that fails on a first step or returns what can't be
-    minimised; of Poise's own nothing is tried."""
+def try_own_objectives(learners: Mapping[str, Learner], feeds: Mapping[str, Feed], now: Now) -> None:
+    """Raises: SettingsError for an objective, not of Poise's own, that fails on a first step or returns what can't be minimised."""
     for name, learner in learners.items():
         objective, feed = learner.policy.objective, feeds.get(name) or next(iter(feeds.values()))
-        if not _ours(model):
-            _try_network(learner, feed.batch(now).split(IMAGES)[0], classes)
-        if not _ours(objective):
+        if not type(objective).__module__.startswith(("poise.objectives.", "poise.methods.")):
             _try(learner, objective, feed.batch(now).split(IMAGES)[0], now.within(name))
-
-
-def _ours(part: Settings) -> bool:
-    return type(part).__module__.startswith(("poise.objectives.", "poise.methods.", "poise.models."))
-
-
-def _try_network(learner: Learner, batch: Batch, classes: int) -> None:
-    network = copy.deepcopy(learner.network)
-    with torch.random.fork_rng(), learner.arithmetic.context(), training(network):
-        logits = _asked("the network", lambda: network(batch.x))
-    if not isinstance(logits, Tensor) or logits.shape != (len(batch), classes):
-        shown, shape = _described(logits), f"[{len(batch)}, {classes}]"
-        raise SettingsError(f"the network returned {shown} for {len(batch)} images of {classes} classes, must return logits {shape}")
-    if not logits.isfinite().all():
-        raise SettingsError(f"the network's logits are not finite on a first batch of {len(batch)} images")
 
 
 def _try(learner: Learner, objective: Objective[Any], batch: Batch, now: Now) -> None:

@@ -69,7 +69,7 @@ class Network(Settings, family="network"):
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             torch.default_generator.manual_seed(key_of(seed, "init"))
             network = self.assembled(shape, classes)
-            own = not type(self).__module__.startswith("poise.") or is_own(network)
+            own = not type(self).__module__.startswith("poise.models.") or is_own(network)
             return prepared(network, type(self).__name__, shape, classes) if own else network
 
     @final
