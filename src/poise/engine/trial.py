@@ -36,7 +36,8 @@ def _try(learner: Learner, objective: Objective[Any], batch: Batch, now: Now) ->
     network, who = copy.deepcopy(learner.network), type(objective).__name__
     with torch.random.fork_rng(), learner.arithmetic.context():
         with crafting(network, objective.craft_mode):
-            examples = _asked(f"{who}.craft", lambda: objective.craft(network, batch, now))
+            teacher = {"teacher": learner.asked_teacher()} if objective.asks_teacher else {}
+            examples = _asked(f"{who}.craft", lambda: objective.craft(network, batch, now, **teacher))
             _check_examples(f"{who}.craft", examples, len(batch))
             (examples,) = _asked(f"{who}.exchange", lambda: objective.exchange([examples], now))
         with training(network):

@@ -188,12 +188,12 @@ class Learner:
             model = self._crafted_on(objective)
             craft = objective.craft if self._fixed is None or not objective.asks_network else partial(self._fixed.craft, objective)
             if objective.asks_teacher:  # it is not recorded: a recording serves one network
-                craft = partial(objective.craft, teacher=self._asked())
+                craft = partial(objective.craft, teacher=self.asked_teacher())
             with MODES[objective.craft_mode](model):
                 crafted = [in_order(craft(model, part, now), self.layout) for part in parts]
             return parts, objective.exchange(crafted, now, self.world)
 
-    def _asked(self) -> nn.Module | None:
+    def asked_teacher(self) -> nn.Module | None:
         """The policy's teacher as it is at this step; None where it names none."""
         if isinstance(self.policy.teacher, OwnAverage):
             if self.teacher is None:
