@@ -32,10 +32,10 @@ ENDS = ("selected.safetensors", "last.safetensors", "step-000000012.safetensors"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-def survives_kills(experiment: Experiment, folder: Path, kills: int, fingerprint_of: Any) -> None:
+def survives_kills(experiment: Experiment, folder: Path, kills: int, fingerprint_of: Any, moments: str = "random") -> None:
     settings, out = folder / "experiment.json", folder / "killed"
     settings.write_text(json.dumps(to_json(experiment)))
-    command = [sys.executable, str(KILLED_RUN), str(settings), str(out), str(kills), "1"]
+    command = [sys.executable, str(KILLED_RUN), str(settings), str(out), str(kills), "1", moments]
     unbroken = fingerprint_of(train(experiment, folder / "unbroken"))
     done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=600)
     assert done.returncode == 0, done.stderr
@@ -46,6 +46,17 @@ def survives_kills(experiment: Experiment, folder: Path, kills: int, fingerprint
 
 def test_a_run_killed_at_random_moments_ends_with_the_same_bits(tmp_path: Path, tiny_experiment: Tiny, fingerprint_of: Any) -> None:
     survives_kills(tiny_experiment("generalist", epochs=16, keep_epochs=(2,)), tmp_path, 3, fingerprint_of)
+
+
+def test_a_run_killed_at_its_writes_and_stopped_when_it_diverged_ends_with_the_same_bits(
+    tmp_path: Path, tiny_experiment: Tiny, fingerprint_of: Any
+) -> None:
+    survives_kills(tiny_experiment("generalist", epochs=5, keep_epochs=(2,), keep_last=1), tmp_path, 4, fingerprint_of, "writes")
+
+
+@pytest.mark.slow
+def test_a_hundred_kills_at_every_write(tmp_path: Path, tiny_experiment: Tiny, fingerprint_of: Any) -> None:
+    survives_kills(tiny_experiment("generalist", epochs=120, keep_epochs=(40,), keep_last=1), tmp_path, 100, fingerprint_of, "writes")
 
 
 @pytest.mark.slow

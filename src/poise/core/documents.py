@@ -5,6 +5,7 @@ Everything here raises ValueError with a clause that says what is wrong; whoever
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -53,6 +54,13 @@ def _whole(digits: str) -> int:
 def digest_of_content(content: Any) -> str:
     """SHA-256 of JSON data, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def is_text_of(text: str, digest: str) -> bool:
+    """Whether settings have the SHA-256 `digest` of their text as it was written, though they may have been laid out otherwise since."""
+    with contextlib.suppress(ValueError):
+        return digest in (hashlib.sha256(each.encode()).hexdigest() for each in (text, json.dumps(parse(text), indent=1)))
+    return False
 
 
 def sealed(content: Mapping[str, Any], key: str = "sha256", length: int = 64) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
-from poise.core.documents import line_of, lines_in, opened, parse, read_lines, sealed, typed
+from poise.core.documents import is_text_of, line_of, lines_in, opened, parse, read_lines, sealed, typed
 from poise.core.errors import CheckpointError, NumericalError, RunError, SettingsError, StorageError
 from poise.core.files import append_line, check_writable, read_text, refusing, sweep, write_text
 from poise.core.finite import not_finite
@@ -144,7 +144,8 @@ class Run:
         about, file = self.about, self.path / "experiment.json"
         started = (about.get("group"), about.get("seed"))
         try:
-            as_written = about.get("settings_sha256") in (None, _digest(read_text(file)))  # None: begun before digests were kept
+            digest = about.get("settings_sha256")
+            as_written = digest is None or is_text_of(read_text(file), digest)  # None: begun before digests were kept
         except (OSError, ValueError) as error:
             raise RunError(f"{file} cannot be read: {error}") from None
         if not as_written and started != (self.experiment.group, self.experiment.seed):

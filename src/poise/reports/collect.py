@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from poise.core.documents import parse, read_lines
+from poise.core.documents import is_text_of, opened, parse, read_lines
 from poise.core.errors import RunError
 from poise.core.files import read_text, refusing
 from poise.core.records import EvaluationRecord
@@ -144,9 +144,13 @@ def _rank(name: str) -> int:
 
 def _read_experiment(path: Path) -> dict[str, Any]:
     try:
-        data = parse(read_text(path))
+        text = read_text(path)
+        data = parse(text)
+        about = opened(parse(read_text(path.with_name("run.json"))), required=False) if path.with_name("run.json").exists() else {}
     except (OSError, ValueError) as error:
-        raise RunError(f"{path} cannot be read: {error}") from None
+        raise RunError(f"{path}, or run.json beside it, cannot be read: {error}") from None
     if not isinstance(data, dict):
         raise RunError(f"{path} is not the settings of an experiment: it must hold a JSON object")
+    if (digest := about.get("settings_sha256")) is not None and not is_text_of(text, digest):
+        raise RunError(f"{path} was changed since the run was started; start a new run with it instead")
     return data
