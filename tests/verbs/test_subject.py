@@ -186,6 +186,7 @@ def test_a_function_that_takes_the_number_of_classes_is_given_it(
         (lambda runs: runs, {"output": "median"}, SettingsError, "output = 'median': must be one of mean-probabilities"),
         (lambda runs: runs[0].path / "nothing", {}, RunError, "there is no run folder"),
         (lambda runs: runs[0].path.parent, {}, RunError, "the runs inside it are seed-0, seed-3"),
+        (lambda runs: runs[0], {"watch": None}, SettingsError, r"belongs to poise\.evaluation\.evaluate"),
         (lambda runs: runs[0], {"data": 7}, InputError, r"data is int, must be \(x, y\)"),
         (lambda runs: runs[0], {"data": (torch.rand(2, 3, 8, 8), [0, 1])}, DataError, r"images are \[3, 8, 8\]"),
         (lambda runs: runs[0], {"epsilon": 0.1}, SettingsError, "belongs to a protocol named here"),

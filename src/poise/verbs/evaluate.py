@@ -30,6 +30,9 @@ from poise.verbs.results import Evaluation
 from poise.verbs.subject import Subject
 from poise.verbs.watching import shown
 
+_FORMER = {"split", "split_name", "watch", "journal", "named", "world"}
+"""Arguments of `poise.evaluation.evaluate`, which poise.evaluate once was."""
+
 
 def evaluate(
     asked: Asked,
@@ -59,6 +62,8 @@ def evaluate(
     search: how AutoAttack searches; batch_size: of other attacks; command: what goes on with it where a signal stops it.
     Raises: PoiseError for whatever cannot be evaluated, before work is lost; Interrupted after SIGINT or SIGTERM.
     """
+    if former := sorted(_FORMER & kind.keys()):
+        raise SettingsError(f"evaluate has no argument {former[0]!r}; it belongs to poise.evaluation.evaluate(model, data, protocol)")
     subject = subject_of(asked, data, **kind)
     chosen = protocol_asked(subject, protocol, threat=threat, epsilon=epsilon, step_size=step_size, first=first)
     _check_search(chosen, search)
