@@ -18,7 +18,7 @@ from poise.cli import main
 from poise.core.errors import RunError, SettingsError
 from poise.core.settings import to_json
 from poise.data import Digits
-from poise.engine import Diagnosis, Run, embedding, train
+from poise.engine import Diagnosis, Run, train
 from poise.engine.checkpoints import read_tensors
 from poise.evaluation import Protocol
 from poise.evaluation.predictions import attacked
@@ -27,7 +27,7 @@ from poise.recipes import experiment
 from poise.reports import diagnostics, read_runs, write_report
 from poise.reports.diagnostics import curves, embedded, redistributions
 from poise.threats import Linf
-from poise.verbs.embed import Embedded, attack_on, embed, features, kept_epochs, learners_of, placed
+from poise.verbs.embed import EMBEDDING, Embedded, attack_on, embed, features, kept_epochs, learners_of, placed
 from poise.verbs.evaluate import evaluate
 
 QUICK = PGD(threat=Linf(epsilon=0.2), step_size=0.1, steps=1)
@@ -57,7 +57,7 @@ def test_the_command_embeds_every_learner_at_every_epoch_kept(run: Run, monkeypa
     with pytest.raises(SystemExit) as ended:
         main()
     assert not ended.value.code
-    told = json.loads((run.path / embedding.EMBEDDING).read_text())
+    told = json.loads((run.path / EMBEDDING).read_text())
     assert [each["epoch"] for each in told["epochs"]] == [1, 2] and told["images"] == len(told["labels"]) == 25
     assert told["of"] == "adversarial" and told["attack"] == {"name": "PGD-1", "settings": to_json(QUICK)}
     for each in told["epochs"]:
@@ -75,7 +75,7 @@ def clouds_of(run: Run, monkeypatch: pytest.MonkeyPatch, of: Embedded) -> list[d
         seen.append(clouds)
         return {name: np.zeros((len(cloud), 2)).tolist() for name, cloud in clouds.items()}
 
-    monkeypatch.setattr(embedding, "placed", told)
+    monkeypatch.setattr("poise.verbs.embed.placed", told)
     embed(run, of=of, images=25)
     return seen
 
@@ -137,7 +137,7 @@ def test_the_page_has_curves_redistributions_and_the_picture(run: Run, tmp_path:
     (read,) = read_runs(run.path)
     assert redistributions(read.experiment) == [2]
     assert {panel.title for panel in curves(read)} >= {"natural accuracy", "robust accuracy", "regret", "Theorem 1"}
-    assert embedding.EMBEDDING == diagnostics.EMBEDDING
+    assert EMBEDDING == diagnostics.EMBEDDING
 
 
 def test_a_picture_of_features_says_that_it_is_no_fig_6(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,7 +145,7 @@ def test_a_picture_of_features_says_that_it_is_no_fig_6(run: Run, tmp_path: Path
     with pytest.raises(SystemExit) as ended:
         main()
     assert not ended.value.code
-    told = json.loads((run.path / embedding.EMBEDDING).read_text())
+    told = json.loads((run.path / EMBEDDING).read_text())
     assert told["of"] == "features" and told["attack"] is None
     file = tmp_path / diagnostics.EMBEDDING
     for content in (told, {key: value for key, value in told.items() if key not in ("of", "attack")}):  # as files used to be
