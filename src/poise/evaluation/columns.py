@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from poise.attacks import Attack, AutoAttack
 from poise.attacks.autoattack import Progress, Result, SearchPrecision, search_precision
@@ -22,8 +22,9 @@ from poise.attacks.autoattack.lanes import find_batch_size
 from poise.core.distributed import ALONE, World
 from poise.core.processors import emulation
 from poise.core.records import AttackRecord
+from poise.core.scratch import scratch
 from poise.core.settings import to_json
-from poise.data.dataset import Split
+from poise.data.split import Split, in_unit_interval
 from poise.evaluation import experts
 from poise.evaluation.journal import Journal
 from poise.evaluation.predictions import Advance, device_of
@@ -171,7 +172,7 @@ class _Work:
 
     def searched(self, attack: AutoAttack, name: str, split: Split, key: str) -> Result:
         device, dtype = device_of(self.model)
-        x = split.pixels(dtype=dtype).to(device)
+        x = _images(split, device, dtype)
         own = find_batch_size(self.model, x, self.search.memory_limit)
         fits = min(int(text) for text in self.world.exchange(str(own)))  # memory differs from rank to rank
         path, width = self.journal.state(key, fits)
@@ -203,6 +204,17 @@ def known(record: AttackRecord, labels: Sequence[int], place: int) -> tuple[list
         guess if by in (place, -2) else label for guess, by, label in zip(record.predicted, broken_by, labels, strict=True)
     ]  # -2: misclassified before any attack
     return predicted, [row for row, by in enumerate(broken_by) if 0 <= by < place]
+
+
+def _images(split: Split, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """All images in [0, 1] on the device."""
+    if device.type != "cpu":
+        return split.pixels(dtype=dtype).to(device)
+    x, start = scratch((len(split), *split.shape), dtype, device), 0
+    for part in split.parts():
+        x[start : start + len(part)] = in_unit_interval(part.cpu(), dtype)
+        start += len(part)
+    return x
 
 
 class _Report:

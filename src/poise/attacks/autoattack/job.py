@@ -18,10 +18,12 @@ from poise.attacks.checks import check_found
 from poise.attacks.gradients import asked
 from poise.core.exact import exact
 from poise.core.lengths import wide
+from poise.core.scratch import gathered
 from poise.core.seeds import Draw, key_of
 from poise.models.folding import surrogate
 
 ROBUST, MISCLASSIFIED = -1, -2
+_PIECE = 256  # images that are copied at a time
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ class Job:
         """What the attacks ask: the network, or what equals it up to rounding and is faster."""
         self.exact = self.searched is model and plan.precision == "float32" and x.device.type != "cuda"  # there TF32 may be allowed
         self.natural = logits_of(model, x, plan.width)
-        self.x_adv = x.clone()
+        self.x_adv = gathered(x)
         self.broken_by = torch.where(self.natural.argmax(1) == y, ROBUST, MISCLASSIFIED)
         self.log = torch.zeros(len(self.components), 5, dtype=torch.float64)
         """Per attack: survivors, seconds, lanes, lane-steps, occupied lane-steps."""
@@ -148,7 +150,8 @@ class Job:
         attack, plan = self.components[self.place], self.plan
         width = plan.width if plan.fixed_shape else fitting(total, min(plan.width, most_lanes(attack, self.model, self.x)))
         draw = Draw(key_of(plan.seed, "autoattack", self.place, attack.name), self.ids)
-        pool = Examples(self.x.to(wide(self.x.dtype)), self.y, self.natural, draw)[rows]
+        x = gathered(self.x.to(wide(self.x.dtype)), rows)
+        pool = Examples(x, self.y[rows], self.natural[rows], draw[rows])
         self.lanes = Lanes(attack.search(asked(self.network(), self.x), plan.classes), pool, width)
         if not self.again:
             self.log[self.place, 2] = width
@@ -182,10 +185,11 @@ class Job:
             self.log[self.place, 3:] += torch.tensor([lanes.lane_steps, lanes.useful_steps])
             claimed = self.entering[lanes.fooled]
         if lanes is not None and len(claimed):
-            images = lanes.found[lanes.fooled].to(self.x.dtype)
+            images = gathered(lanes.found, lanes.fooled.nonzero()[:, 0]).to(self.x.dtype)
             check_found(images)
             confirmed = logits_of(self.model, images, self.plan.width).argmax(1) != self.y[claimed]
-            self.x_adv[claimed[confirmed]] = images[confirmed]
+            for rows in confirmed.nonzero()[:, 0].split(_PIECE):
+                self.x_adv[claimed[rows]] = images[rows]
             self.broken_by[claimed[confirmed]] = self.place
             claimed = claimed[~confirmed]
         self.again = not self.exact and not self.again

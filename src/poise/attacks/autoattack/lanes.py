@@ -14,6 +14,7 @@ from poise.attacks.autoattack.search import Examples, Search
 from poise.core.answers import answer
 from poise.core.errors import InputError
 from poise.core.modes import evaluating
+from poise.core.scratch import gathered
 from poise.core.seeds import generators_kept
 from poise.core.transfers import sent
 
@@ -41,7 +42,7 @@ class Lanes:
         search.refines = leave != "at once"
         device = pool.x.device
         self.fooled = torch.zeros(len(pool), dtype=torch.bool, device=device)
-        self.found = pool.x.clone()
+        self.found = gathered(pool.x)
         self.finished = np.zeros(len(pool), dtype=bool)
         self.lane_steps = 0
         """Steps done times lanes; `useful_steps` counts those of occupied lanes."""
