@@ -16,6 +16,7 @@ from poise.learners import EMA, SGD, SWA, Learner, Policy
 from poise.learners.compiled import Compilation
 from poise.learners.perturbations import AWP, RWP
 from poise.learners.precision import Precision
+from poise.learners.teachers import OwnAverage
 from poise.models import Collaboration, DigitsCNN, Ensemble, Mixture, Network, ResNet20
 from poise.threats import L1, L2, Linf
 
@@ -53,6 +54,10 @@ OBJECTIVES: dict[str, Case] = {
     "RST": (CNN, O.RST(inner=INNER, entropy_weight=0.1), {}),
     "WeightedRST": (CNN, O.WeightedRST(inner=INNER), {}),
     "CollaborativeTraining": (CNN, O.CollaborativeTraining(inner=INNER), {}),
+    "NFGSM ramp": (CNN, O.NFGSM(inner=Ascent(step_size=8 / 255, steps=1, start="zero", ramp=1.0)), {}),
+    "RPAT": (CNN, O.RPAT(inner=INNER), {}),
+    "ReBAT": (CNN, O.ReBAT(inner=INNER, from_epoch=1), {"teacher": OwnAverage()}),
+    "ADR": (CNN, O.ADR(inner=INNER), {"teacher": OwnAverage()}),
     "ADP": (PAIR, O.ADP(adversarial=INNER), {}),
     "GAL": (PAIR, O.GAL(adversarial=INNER), {}),
     "MoRE": (MIXTURE, O.MoRE(adversarial=INNER), {}),
@@ -60,7 +65,12 @@ OBJECTIVES: dict[str, Case] = {
     "SynergyOfExperts, phase II": (TEAM, O.SynergyOfExperts(inner=INNER, phase_two_from=0, surrogate="hard", detach_features=True), {}),
     "SynergyOfExperts, one source after the other": (TEAM, O.SynergyOfExperts(inner=INNER, update="per_source", phase_two_from=1), {}),
 }
-UNRECORDED = {"NT": "crafts nothing", "SynergyOfExperts, one source after the other": "depends on the turn"}
+UNRECORDED = {
+    "NT": "crafts nothing",
+    "ReBAT": "asks a teacher",
+    "ADR": "asks a teacher",
+    "SynergyOfExperts, one source after the other": "depends on the turn",
+}
 
 NEAR, ROUND, SPARSE = Linf(epsilon=0.02), L2(epsilon=0.3), L1(epsilon=2.0, density=0.1)
 ATTACKS: dict[str, tuple[Network, Any]] = {

@@ -127,7 +127,10 @@ def main(quick: bool) -> str:
         rows.append(row(f"{name}, {images} images", *extended(path, network, size, images, steps)))
     columns = ["path", "kernels", "launches", "GFLOP", "GB, float32", "ms by FLOP", "ms by bytes", "ms by launches", "ms at least"]
     title = "What an H200 would take by count"
-    return page(title, "python -m benchmarks.gpu_counts", {"ResNet-18, 32x32; crafting recorded": table(columns, rows)})
+    text = page(title, "python -m benchmarks.gpu_counts", {"ResNet-18, 32x32; crafting recorded": table(columns, rows)})
+    return text.replace(
+        "Every figure is the median (smallest-largest) of its rounds.", "Counts and what follows from them, no measurements."
+    )
 
 
 if __name__ == "__main__":

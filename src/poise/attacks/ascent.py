@@ -140,8 +140,8 @@ class Ascent(Settings):
         if self.ramp == 0 or now.step + 1 >= self.ramp * now.steps:
             return self
         share = (now.step + 1) / (self.ramp * now.steps)
-        threat = _changed(self.threat, epsilon=share * self.threat.epsilon)
-        return _changed(self, threat=threat, step_size=share * self.step_size, ramp=0.0)
+        threat = changed(self.threat, epsilon=share * self.threat.epsilon)
+        return changed(self, threat=threat, step_size=share * self.step_size, ramp=0.0)
 
     def maximise(self, score: Score, x: Tensor, draw: Draw, stop: StopRule | None = None) -> Tensor:
         """x_adv [B, C, H, W], detached: the last iterate of the ascent of `score` around x."""
@@ -163,7 +163,7 @@ class Ascent(Settings):
 S = TypeVar("S", bound=Settings)
 
 
-def _changed(settings: S, **changes: object) -> S:
+def changed(settings: S, **changes: object) -> S:
     """The settings with other values, which are not validated: while a step is recorded, a ramp's are no plain numbers."""
     made = copy.copy(settings)
     for name, value in changes.items():

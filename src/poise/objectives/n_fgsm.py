@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from poise.attacks.ascent import Ascent, started
+from poise.attacks.ascent import Ascent, changed, started
 from poise.attacks.gradients import image_gradient
 from poise.attacks.pgd import score_of
 from poise.core import papers
@@ -60,7 +60,7 @@ class NFGSM(Objective[Adversarial]):
 
     def craft(self, model: nn.Module, batch: Batch, now: Now, teacher: nn.Module | None = None) -> Adversarial:
         inner = self.inner.at(now)
-        around = replace(inner.threat, epsilon=self.noise * inner.threat.epsilon)  # type: ignore[type-var]
+        around = changed(inner.threat, epsilon=self.noise * inner.threat.epsilon)
         z = started("unclamped_uniform", around, batch.x, now.draw("craft", batch))
         leaf = z.detach().requires_grad_(True)
         with torch.enable_grad():
