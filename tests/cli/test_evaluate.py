@@ -163,7 +163,7 @@ def test_corruptions_make_a_record_a_matrix_and_a_column(poise: Poise, run: Path
         (("--protocol", "zipper"), "must be one of standard, gradient, strict"),
         (("--protocol", "soe-transfer-30"), "by: poise transfer RUN --surrogate RUN --protocol soe-transfer-30"),
         (("--protocol", "zipper-l2", "--threat", "Linf"), "'zipper-l2' is defined for L2 only, not for Linf"),
-        (("--protocol", "standard", "--threat", "L1"), "'L1'"),
+        (("--protocol", "standard", "--threat", "L7"), "'L7'"),
         (("--protocol", "standard", "--epsilon", "8"), "less than or equal to 1"),
         (("--protocol", "standard", "--epsilon", "0"), "--epsilon 0: must be positive"),
         (("--protocol", "autoattack", "--step-size", "0.1"), "no step size"),
