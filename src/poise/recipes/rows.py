@@ -14,7 +14,7 @@ from poise.learners import Policy
 from poise.learners.costs import forwards
 from poise.methods import Generalist, Method
 from poise.models import VGG16, Network, PreActResNet18, ResNet18, WideResNet
-from poise.objectives import FAT, GAIRAT, GAIRRST
+from poise.objectives import FAT
 from poise.recipes.registry import Make, enlist
 
 M = TypeVar("M", bound=Method)
@@ -163,11 +163,14 @@ def _early(method: Any) -> Any:
 
 def _at_once(policy: Policy) -> Policy:
     objective: Any = policy.objective
-    if isinstance(objective, GAIRAT | GAIRRST):
+    if hasattr(objective, "from_epoch"):
         objective = dataclasses.replace(objective, from_epoch=2)
     if isinstance(objective, FAT):
         objective = dataclasses.replace(objective, tau=objective.tau[:2], tau_from=(1, 2)[: len(objective.tau)])
     perturbation: Any = policy.perturbation
     if perturbation is not None:
         perturbation = dataclasses.replace(perturbation, from_epoch=1)
-    return dataclasses.replace(policy, objective=objective, perturbation=perturbation)
+    average: Any = policy.average
+    if getattr(average, "from_epoch", 1) > 2:
+        average = dataclasses.replace(average, from_epoch=1)
+    return dataclasses.replace(policy, objective=objective, perturbation=perturbation, average=average)
