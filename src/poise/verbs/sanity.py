@@ -62,7 +62,7 @@ def sanity(
     if not isinstance(threat, Threat) and (threat is not None or epsilon is not None):
         threat = threat_typed(threat, epsilon, [subject.threat or Linf()])
     data_set = subject.data
-    split = data_set.test.first(min(first, len(data_set.test)))
+    split = data_set.test.first(min(first, len(data_set.test)) if first == IMAGES else first)
     network, place = subject.network, choose_device(subject.device)
     dtype = next((tensor.dtype for tensor in network.parameters()), torch.float32)
     sources = by_name([subject_of(source, device=subject.device, data_dir=subject.data_dir) for source in surrogates])

@@ -20,6 +20,9 @@ from poise.threats import L1, L2, Linf, Threat, spread
 Loss = Literal["cross_entropy", "dlr", "targeted_dlr"]
 _SHORT: dict[str, str] = {"cross_entropy": "APGD-CE", "dlr": "APGD-DLR", "targeted_dlr": "APGD-T"}
 
+_ROUNDING = 1e-15
+"""The norm above which a gradient may be one of rounding errors, as the DLR's is at its ceiling; smaller ones are of small networks."""
+
 
 @settings
 class APGD(CompactAttack):
@@ -215,6 +218,9 @@ class MomentumSearch(APGDSearch):
         """Steepest step, projection, momentum of weight 1/4 except in the first step, projection (Algorithm 1, lines 3, 7, 8)."""
         threat, x = self.attack.threat, s["x"]
         direction = threat.step(torch.zeros_like(current), gradient, 1.0)
+        if isinstance(threat, L2) and gradient.dtype is torch.float64:  # as released: a gradient of rounding errors hardly moves an image
+            size = threat.norm(gradient)
+            direction = direction * spread(torch.where(size > _ROUNDING, size / (size + 1e-12), 1.0), x)
         ahead = project(threat, current + spread(s["step_size"], x) * direction, x)
         weight = spread(torch.where(s["k"] == 0, 1.0, 0.75).to(x.dtype), x)
         return project(threat, current + (ahead - current) * weight + (current - s["before"]) * (1 - weight), x)
