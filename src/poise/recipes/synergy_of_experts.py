@@ -52,7 +52,7 @@ def growing(experiments: Sequence[Experiment]) -> bool:
             return False
         numbers.add(made.model.members)
         one = dataclasses.replace(made.model, members=1)
-        alike.append(dataclasses.replace(made, name="", title="", seed=0, published=None, also_published=(), model=one))
+        alike.append(dataclasses.replace(made, name="one", title="", seed=0, published=None, also_published=(), model=one))
     return len(numbers) > 1 and all(each == alike[0] for each in alike)
 
 
