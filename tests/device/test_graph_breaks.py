@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.exc import Unsupported, UserError
 
 from poise.attacks.ascent import moved_by
 from poise.core.settings import registered
@@ -79,6 +80,5 @@ def test_a_break_is_found_with_its_line() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return x if float(x.sum()) > 0 else -x
 
-    broken = (torch._dynamo.exc.Unsupported, torch._dynamo.exc.UserError)
-    with pytest.raises(broken, match=r"test_graph_breaks.py\", line \d+, in forward"):
+    with pytest.raises((Unsupported, UserError), match=r"test_graph_breaks.py\", line \d+, in forward"):
         one_graph(Looking().forward)(torch.ones(2))
