@@ -37,7 +37,7 @@ def test_every_row_has_its_recipe_on_digits_and_on_mnist(row: str) -> None:
         policy = policies["joint"] if isinstance(made.method, Joint) else policies["robust"]
         assert isinstance(made.method, Generalist) == row.startswith("generalist")
         objective: Any = policy.objective
-        found = getattr(getattr(objective, "objective", objective), "inner", None)
+        found: Any = getattr(getattr(objective, "objective", objective), "inner", None)
         if isinstance(objective, NFGSM):  # one step of epsilon within the same threat
             assert (found.threat, found.steps, found.ramp) == (inner.threat, 1, inner.ramp)
         else:

@@ -184,6 +184,8 @@ def test_what_scrolls_is_marked_and_reached_by_keyboard(make_record, make_run, t
     make_run(make_record(attacks={name: range(5) for name in names}))
     text = write_report(tmp_path / "runs", tmp_path / "page.html").read_text()
     regions = [attrs for tag, attrs in Page(text).tags if tag == "div" and "scroll" in (attrs.get("class") or "").split()]
-    assert regions and all((attrs["role"], attrs["tabindex"]) == ("region", "0") and "scrolls" in attrs["aria-label"] for attrs in regions)
+    assert regions and all(
+        (attrs["role"], attrs["tabindex"]) == ("region", "0") and "scrolls" in (attrs["aria-label"] or "") for attrs in regions
+    )
     style = text[text.index(".scroll {") :].partition("}")[0]
     assert style.count("no-repeat local") == style.count("no-repeat scroll") == 2, "covers move with the table, shadows stay"

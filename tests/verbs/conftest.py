@@ -49,8 +49,8 @@ def write_archive(path: Path, first: int = 0) -> Path:
     """Digits as an archive, from the training image `first` on."""
     data = Digits(train_images=160, test_images=40).load()
     images, labels = (column[first : first + 120] for column in (data.train.images.numpy(), data.train.labels.numpy()))
-    arrays = {"x_train": images.transpose(0, 2, 3, 1), "y_train": labels}
-    np.savez(path, x_test=data.test.images.numpy().transpose(0, 2, 3, 1), y_test=data.test.labels.numpy(), **arrays)
+    tested, truth = data.test.images.numpy().transpose(0, 2, 3, 1), data.test.labels.numpy()
+    np.savez(path, x_train=images.transpose(0, 2, 3, 1), y_train=labels, x_test=tested, y_test=truth)
     return path
 
 

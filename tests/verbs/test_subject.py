@@ -214,7 +214,8 @@ def test_several_epsilons_make_one_record_and_a_curve(finished: dict[str, Run]) 
 
 
 def test_agreement_counts_images_one_by_one(finished: dict[str, Run], data: Any) -> None:
-    found = poise.agreement(*finished.values())
+    first, second = finished.values()
+    found = poise.agreement(first, second)
     labels, (one, other) = data.test.labels.tolist(), (record.natural for record in (found.a, found.b))
     line = found.lines()[0]
     assert found.differing() == [place for place in range(40) if one[place] != other[place]]
