@@ -26,6 +26,7 @@ from poise.data import Digits
 from poise.engine import Experiment, Run, train
 from poise.engine.checkpoints import fitting, foreign_weights, read_facts
 from poise.engine.experiment import Published
+from poise.engine.own_weights import data_named
 from poise.engine.progress import Progress
 from poise.evaluation import Protocol, standard, strict
 from poise.evaluation.predictions import predict, predict_under
@@ -35,7 +36,6 @@ from poise.threats import L2, Linf, Threat
 from poise.verbs.attack import attack as make_adversarial
 from poise.verbs.evaluate import evaluate
 from poise.verbs.export import export
-from poise.verbs.images import data_named
 from poise.verbs.sanity import sanity
 
 NETWORK_FILE = """

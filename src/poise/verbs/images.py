@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,9 @@ import torch
 from torch import Tensor
 
 from poise.attacks.attack import check_images
-from poise.core.errors import InputError, SettingsError, did_you_mean
-from poise.core.settings import from_json, read_json, registered
-from poise.data import Data, DataSource, Folder, Npz, Split, data_directory
+from poise.core.errors import InputError
+from poise.data import Data, DataSource, Split
+from poise.engine.own_weights import data_named
 
 Images = Data | Split | DataSource | str | Path | tuple[Any, Any]
 """What `data_of` takes: (x, y) are images [N, C, H, W], uint8 or floats in [0, 1], and labels [N], as tensors, arrays or lists."""
@@ -84,35 +83,3 @@ def _tensor(values: Any, name: str) -> Tensor:
     except (TypeError, ValueError):
         raise InputError(f"{name} is {type(values).__name__}, must be a tensor or an array of numbers") from None
     return (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).contiguous()  # numpy, by which digests go, has no bfloat16
-
-
-def data_named(text: str, data_dir: Path | None = None) -> Data:
-    """The data of `--data`: a data set's name, a folder of images, an .npz archive, or a data source's settings as JSON.
-
-    A folder with train and test (or val) beside each other gives its test images; one of classes only gives all of them.
-    Raises: SettingsError for something else, DataError for images that cannot be read.
-    """
-    if text.lstrip().startswith("{"):
-        return read_json(DataSource, text, "--data").load(data_dir)  # type: ignore[type-abstract]
-    known = registered(DataSource)  # type: ignore[type-abstract]
-    if text in known and text not in ("Folder", "Npz"):
-        return from_json(DataSource, {"type": text}).load(data_dir)  # type: ignore[type-abstract]
-    given = Path(text).expanduser()
-    path = given if given.exists() else data_directory(data_dir) / given
-    if path.is_dir():
-        return _of_folder(path)
-    if path.is_file() and path.suffix == ".npz":
-        return Npz(path=str(path)).load(data_dir)
-    if path.is_file():
-        raise SettingsError(f"--data {text}: a file must be an .npz archive with x_train, y_train, x_test and y_test")
-    hint = did_you_mean(text, known)
-    raise SettingsError(f"--data {text!r} names no data set, and there is no such folder of images or .npz archive{hint}")
-
-
-def _of_folder(path: Path) -> Data:
-    """Folder/train with Folder/test or /val, one of the two alone, or one subfolder per class."""
-    alone = next((path / name for name in ("test", "val") if (path / name).is_dir()), None)
-    if (path / "train").is_dir():
-        return Folder(path=str(path)).load()
-    whole = Folder(path=str(alone or path)).whole()
-    return dataclasses.replace(whole, name=path.name, notes=(*whole.notes, "all images of the folder"))

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,19 +9,13 @@ from typing import Any
 from torch import nn
 
 from poise.core.errors import SettingsError
-from poise.core.settings import from_json
 from poise.data import Data
 from poise.engine.devices import choose_device
-from poise.engine.foreign_weights import fitting, foreign_weights, load_into
+from poise.engine.own_weights import Built, network_of
 from poise.evaluation.digests import digest_of
 from poise.evaluation.predictions import check_answers
-from poise.models import Network
-from poise.models.functions import built_by
 from poise.verbs.images import Images
 from poise.verbs.subject import Question, Subject
-
-Built = str | Network | nn.Module | Callable[..., nn.Module]
-"""What `network_built` takes: a registered network's name or settings, module:function or a function that builds one, a module."""
 
 
 class OfModule(Subject):
@@ -89,9 +80,7 @@ class OfWeights(Subject):
         return str(self.weights)
 
     def build(self) -> nn.Module:
-        network = network_built(self.built, self.data)
-        load_into(network, fitting(foreign_weights(self.weights), network), str(self.weights))
-        network.eval()
+        network = network_of(self.weights, self.built, self.data)
         check_answers(network, self.data)
         return network
 
@@ -106,32 +95,3 @@ class OfWeights(Subject):
         if question == "adversarial":
             return self.weights.with_name(f"{self.weights.stem}.{suffix}.safetensors")
         return self.weights.with_suffix(f".{question}.json")
-
-
-def network_built(network: Built, data: Data) -> nn.Module:
-    """The network for these images; a function that takes the number of classes is given it (see `built_by`).
-
-    Raises: SettingsError for what builds none.
-    """
-    if isinstance(network, nn.Module):
-        return network
-    if isinstance(network, Network):
-        return network.build(data.shape, len(data.classes), seed=0)
-    if isinstance(network, str) and ":" not in network:
-        return from_json(Network, {"type": network}).build(data.shape, len(data.classes), seed=0)  # type: ignore[type-abstract]
-    what = f"--model {network!r}" if isinstance(network, str) else f"network = {getattr(network, '__name__', network)!r}"
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        function = _named(network) if isinstance(network, str) else network
-        return built_by(function, len(data.classes), what)
-    except SettingsError:
-        raise
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise SettingsError(f"{what} must be a network's name or module:function that builds one, but {error}") from None
-    finally:
-        sys.path.pop(0)
-
-
-def _named(text: str) -> Callable[..., nn.Module]:
-    module, _, function = text.partition(":")
-    return getattr(importlib.import_module(module), function)
