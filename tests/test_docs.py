@@ -47,7 +47,7 @@ def blocks(language: str) -> list[str]:
 def test_the_readmes_python_runs_twice_in_one_folder(tmp_path):
     (code,) = blocks("python")
     small = 'poise.override(poise.recipe("generalist_digits", True), ["epochs=1", "data.train_images=200", "data.test_images=20"])'
-    quick = code.replace('poise.recipe("generalist_digits")', small)
+    quick = code.replace('poise.train("generalist_digits"', f"poise.train({small}")
     assert quick != code
     (tmp_path / "readme.py").write_text(quick)
     run_in(tmp_path, sys.executable, "-c", TWICE, "readme.py")
@@ -61,6 +61,8 @@ SHORTER = {
     "show": ["--no-estimate"],
     "sanity": ["--first", "16", "--set", "queries=10", "--set", "substitute_steps=2"],
     "transfer": ["--first", "4"],
+    "agreement": ["--first", "4"],
+    "reproduce": ["--dry-run"],
 }
 """What makes a typed line of the README quick to try."""
 

@@ -9,6 +9,7 @@ import json
 import os
 import pickle
 import shutil
+import stat
 import struct
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from poise.cli.listing import listing
 from poise.cli.report import report
 from poise.cli.shared import import_files
 from poise.cli.train import train as train_command
+from poise.core.documents import sealed
 from poise.core.errors import PoiseError
 from poise.core.overrides import override
 from poise.core.records import EvaluationRecord
@@ -197,7 +199,7 @@ def lacking_a_prediction(folder: Path) -> None:
     path = folder / "records" / "selected.json"
     record = json.loads(path.read_text())
     record["natural"].pop()
-    path.write_text(json.dumps(record))
+    path.write_text(json.dumps(sealed({name: value for name, value in record.items() if name != "sha256"})))
 
 
 def other_network(folder: Path) -> None:
@@ -461,8 +463,8 @@ def test_a_write_that_fails_harms_nothing_and_the_run_goes_on(
 
     def failing(handle: int) -> None:
         nonlocal count
-        count += 1
-        if count == number:
+        count += stat.S_ISREG(os.fstat(handle).st_mode)  # not a folder, whose fsync may fail without harm
+        if count == number and stat.S_ISREG(os.fstat(handle).st_mode):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         fsync(handle)
 
@@ -498,7 +500,7 @@ def test_a_disk_limit_ends_training_with_one_sentence_and_the_run_goes_on(tmp_pa
     assert done.returncode == 2, done.stderr
     assert sentence.startswith("poise: run/checkpoints/step-")
     assert ".safetensors cannot be written: no space is left or a size limit is reached" in sentence
-    assert all(line.startswith("epoch ") for line in said)
+    assert all(" epoch " in line for line in said)
     assert not list(tmp_path.rglob("*.part"))
     assert not list((tmp_path / "run" / "checkpoints").glob("step-*"))
     run = resume(tmp_path / "run")

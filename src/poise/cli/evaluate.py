@@ -82,16 +82,18 @@ def evaluate(
 
       poise evaluate --weights mine.pt --model ResNet18 --data my_photos --protocol autoattack
     """
+    check_protocol(protocol)  # before anything heavy is imported
     from poise.core.distributed import join
     from poise.evaluation.columns import Searching
     from poise.verbs.corruptions import corruptions as corrupt
     from poise.verbs.evaluate import evaluate as judge
 
-    check_protocol(protocol)
     import_files(imports)
     if (weights is None) == (not runs):
         raise SettingsError("name run folders, or --weights FILE with --model")
     scaled = [name for name, value in (("threat", threat), ("epsilon", epsilon), ("step-size", step_size)) if value is not None]
+    if scaled and protocol is None and weights is None and corruptions is None:
+        raise SettingsError(f"--{scaled[0]} belongs to a protocol named here, and a run's own has its own; add --protocol standard")
     search: dict[str, Any] = {} if search_precision is None else {"precision": search_precision}
     search |= {} if memory_limit is None else {"memory_limit": bytes_of(memory_limit, "--memory-limit")}
     if corruptions is not None and (protocol is not None or scaled or search or seed is not None):
