@@ -138,7 +138,8 @@ class L2(Threat):
     def _into_ball(self, delta: Tensor) -> Tensor:
         norm = self.norm(delta)
         margin = torch.clamp(_MARGIN * norm, max=1e-7)
-        scale = torch.where(norm > self.epsilon, self.epsilon / (norm + margin), torch.ones_like(norm))
+        # in float64 not for a last digit: a step of length epsilon stays as it is
+        scale = torch.where(norm > self.epsilon * (1 + 1e-12), self.epsilon / (norm + margin), torch.ones_like(norm))
         return delta * spread(scale, delta)
 
 

@@ -253,13 +253,13 @@ def test_the_selected_weights_are_those_that_the_run_goes_on_comparing_with(
 ) -> None:
     """Of an epoch after the last checkpoint, which on other ranks comes out otherwise when it is trained again."""
     values = iter([0.5, 0.4, 0.9, 0.1, 0.1])
-    monkeypatch.setattr("poise.engine.monitoring.measured", lambda *given: next(values))
+    monkeypatch.setattr("poise.engine.monitoring.measured", lambda *given, **how: next(values))
     made = tiny_experiment(epochs=3, criterion="sum", monitors=(Monitor(),), save_every=2)
     monkeypatch.setattr(Run, "append_metrics", lambda run, line, done=Run.append_metrics: done(run, line) if line["epoch"] < 3 else 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train(made, tmp_path / "run")
     monkeypatch.undo()
-    monkeypatch.setattr("poise.engine.monitoring.measured", lambda *given: 0.1)
+    monkeypatch.setattr("poise.engine.monitoring.measured", lambda *given, **how: 0.1)
     run = resume(tmp_path / "run")
     assert (run.facts()["epoch"], run.facts()["monitors"]) == (3, {"monitor/natural": 0.9})
     assert read_tensors(run.states()[0])[1]["best"]["value"] == 0.9

@@ -217,7 +217,7 @@ def test_nothing_is_forgotten_before_the_record_is_written(
             evaluate(whole, data, PROTOCOL, journal=folder, out=out)
     assert len(list(folder.glob("part-*.json"))) == len(PROTOCOL.attacks)
     counted = Dying(network, calls)
-    kept = [json.loads(part.read_text())["seconds"] for part in folder.glob("part-*.json")]
+    kept = [json.loads(part.read_text())["content"]["seconds"] for part in folder.glob("part-*.json")]
     assert evaluate(counted, data, PROTOCOL, journal=folder, out=out).seconds >= sum(kept)
     assert out.exists() and not folder.exists()
     assert calls - counted.left < (calls - whole.left) / 10, "natural images, and what attacks ask before they look into the journal"

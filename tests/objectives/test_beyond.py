@@ -134,13 +134,15 @@ def test_adr_learns_the_rectified_label(step: int, temperature: float, share: fl
         p = (teacher(shown.x[i : i + 1])[0].detach() / temperature).softmax(0)
         own = min(max(share - (float(p.max()) - float(p[shown.y[i]])), 0.0), 1.0)
         target = own * p + (1 - own) * torch.eye(4, dtype=torch.float64)[shown.y[i]]
-        torch.testing.assert_close(examples.target[i], target)
+        torch.testing.assert_close(examples.taught[i] + examples.rest[i] * torch.eye(4, dtype=torch.float64)[shown.y[i]], target)
         torch.testing.assert_close(terms["robust"][i], -(target * model(examples.x_adv[i : i + 1])[0].log_softmax(0)).sum())
 
 
 def test_a_teacher_that_is_sure_of_a_wrong_class_teaches_nothing() -> None:
     logits = torch.tensor([[60.0, 0, 0, 0], [60.0, 0, 0, 0], [1.0, 1.0, 1.0, 1.0]], dtype=torch.float64)
-    target = ADR().target(logits, torch.tensor([1, 0, 2]), replace(NOW, step=0))
+    y = torch.tensor([1, 0, 2])
+    taught, rest = ADR().rectified(logits, y, replace(NOW, step=0))
+    target = taught + rest[:, None] * torch.eye(4, dtype=torch.float64)[y]
     torch.testing.assert_close(target[0], torch.tensor([0.0, 1, 0, 0], dtype=torch.float64))  # clipped at 0, the label alone
     torch.testing.assert_close(target[1], torch.tensor([1.0, 0, 0, 0], dtype=torch.float64))
     torch.testing.assert_close(target[2], torch.tensor([0.175, 0.175, 0.475, 0.175], dtype=torch.float64))  # a tie: the whole share
@@ -155,9 +157,9 @@ def test_the_average_is_the_teacher_as_it_is_before_the_step() -> None:
         now = replace(NOW, step=step)
         averaged = with_weights(learner.network, learner.averaged).eval()
         _, crafted = learner.craft(objective, shown, now.within("joint"))
-        expected = objective.target(averaged(shown.x).detach(), shown.y, now)
+        expected, _ = objective.rectified(averaged(shown.x).detach(), shown.y, now)
         assert isinstance(crafted[0], Rectified)
-        torch.testing.assert_close(crafted[0].target, expected)
+        torch.testing.assert_close(crafted[0].taught, expected)
         learner.descend(objective, shown, now)
     assert not any(parameter.requires_grad for parameter in learner.teacher.parameters())  # type: ignore[union-attr]
 

@@ -205,6 +205,7 @@ EXPECTED: dict[str, Expected] = {
     "IAT": mixed,
     "RST": lambda o, m, e, ce: {"natural": ce(m(e.x), e.y.clamp(min=0))},
     **dict.fromkeys(("GAIRAT", "NFGSM", "RPAT", "ReBAT"), lambda o, m, e, ce: {"robust": ce(m(e.x_adv), e.y)}),
+    "ADR": lambda o, m, e, ce: {"robust": e.rest * ce(m(e.x_adv), e.y) - (e.taught * m(e.x_adv).log_softmax(1)).sum(1)},
     "ADP": over_members,
     "GAL": over_members,
     "MoRE": lambda o, m, e, ce: {"natural": ce(m(e.x), e.y), "robust": ce(m(e.x_adv), e.y)},

@@ -262,7 +262,8 @@ def test_examples_are_allowed_images(name: str) -> None:
         if hasattr(examples, kind):
             z = getattr(examples, kind)
             assert not z.requires_grad
-            assert float((z - given.x).abs().max()) <= 0.1 + 1e-6
+            farthest = 0.3 if isinstance(objective, NFGSM) else 0.1  # noise of two epsilons and a step of one
+            assert float((z - given.x).abs().max()) <= farthest + 1e-6
             assert float(z.min()) >= 0
             assert float(z.max()) <= 1
 

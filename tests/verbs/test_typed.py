@@ -41,7 +41,7 @@ def poise(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
 def seeds(finished: dict[str, Run], tmp_path: Path) -> Path:
     """A folder of two seeds."""
     for name, run in finished.items():
-        shutil.copytree(run.path, tmp_path / "seeds" / name)
+        shutil.copytree(run.path, tmp_path / "seeds" / name, ignore=shutil.ignore_patterns("records", "adversarial"))
     return tmp_path / "seeds"
 
 

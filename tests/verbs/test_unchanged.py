@@ -63,7 +63,8 @@ def flipped(run: Run) -> None:
     ids=lambda part: ".".join(part) if isinstance(part, list) else "",
 )
 def test_edited_settings_are_refused(finished: dict[str, Run], tmp_path: Path, question: str, keys: list[str], value: Any) -> None:
-    run = Run.open(shutil.copytree(finished["seed-0"].path, tmp_path / "run"))
+    made = shutil.ignore_patterns("adversarial", "records")  # by other questions
+    run = Run.open(shutil.copytree(finished["seed-0"].path, tmp_path / "run", ignore=made))
     edited(run.path, keys, value)
     with pytest.raises(RunError, match="was changed since the run was started"):
         QUESTIONS[question](run, tmp_path)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from poise.attacks.ascent import MOVE, moved_by
 from poise.core.batches import Batch, Now
+from poise.core.errors import NetworkError
 from poise.learners.precision import Precision
 from poise.learners.recording import Recording
 from poise.learners.times import Uncapturable
@@ -186,6 +187,7 @@ def _way(compiled: bool, recorded: bool) -> str:
 
 
 def _reason(error: Exception) -> str:
+    error = error.__cause__ if isinstance(error, NetworkError) and isinstance(error.__cause__, Exception) else error  # not the network's
     first = (str(error).strip().splitlines() or [""])[0]
     return first[:160] if isinstance(error, Uncapturable) else f"{type(error).__name__}: {first[:160]}"
 

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from poise.attacks.ascent import Ascent
@@ -64,9 +63,10 @@ class ReBAT(Objective[Taught]):
 
 @dataclass(frozen=True)
 class Rectified(Adversarial):
-    """target: what is learned in the label's place, probabilities [B, C]."""
+    """taught: the teacher's part of the target, l p [B, C]; rest: what is left to the label, 1 - l [B]."""
 
-    target: Tensor
+    taught: Tensor
+    rest: Tensor
 
 
 @settings
@@ -85,39 +85,40 @@ class ADR(Objective[Rectified]):
     """The teacher's largest share l at the beginning and at the end."""
     inner: Ascent = Ascent()
     label_smoothing: UnitInterval = 0.0
-    """Of onehot(y)."""
+    """Of onehot(y) in the loss."""
     craft_mode: CraftMode = "evaluating"
 
     def forwards(self) -> Forwards:
         return Forwards(2 * self.inner.steps + 1, 3)
 
-    def target(self, teacher: Tensor, y: Tensor, now: Now) -> Tensor:
-        """P [B, C] for the teacher's logits [B, C]."""
+    def rectified(self, teacher: Tensor, y: Tensor, now: Now) -> tuple[Tensor, Tensor]:
+        """l p [B, C] and 1 - l [B] for the teacher's logits [B, C]."""
         temperature, share = (_annealed(*ends, now) for ends in (self.temperature, self.share))
         p = (widened(teacher) / temperature).softmax(1)
         gap = p.amax(1) - p.gather(1, y[:, None])[:, 0]
-        own = (share - gap).clamp(0, 1)[:, None]
-        label = F.one_hot(y, p.shape[1]).to(p.dtype)
-        label = (1 - self.label_smoothing) * label + self.label_smoothing / p.shape[1]
-        return own * p + (1 - own) * label
+        own = (share - gap).clamp(0, 1)
+        return own[:, None] * p, 1 - own
 
     def craft(self, model: nn.Module, batch: Batch, now: Now, teacher: nn.Module | None = None) -> Rectified:
         with torch.no_grad():
-            target = self.target((teacher or model)(batch.x), batch.y, now)
+            taught, rest = self.rectified((teacher or model)(batch.x), batch.y, now)
 
         def score(z: Tensor) -> tuple[Tensor, Tensor]:
             logits = model(z)
-            return _soft(logits, target), logits
+            return _towards(logits, taught, rest * cross_entropy(logits, batch.y)), logits
 
-        return Rectified(batch.y, batch.x, self.inner.at(now).maximise(score, batch.x, now.draw("craft", batch)), target)
+        x_adv = self.inner.at(now).maximise(score, batch.x, now.draw("craft", batch))
+        return Rectified(batch.y, batch.x, x_adv, taught, rest)
 
     def loss(self, model: nn.Module, examples: Rectified, now: Now) -> Terms:
-        return {"robust": _soft(model(examples.x_adv), examples.target)}
+        logits = model(examples.x_adv)
+        label = examples.rest * cross_entropy(logits, examples.y, self.label_smoothing)
+        return {"robust": _towards(logits, examples.taught, label)}
 
 
-def _soft(logits: Tensor, target: Tensor) -> Tensor:
-    """-sum_c target_c log p_c [B]."""
-    return -(target * log_probabilities(logits)).sum(1)
+def _towards(logits: Tensor, taught: Tensor, label: Tensor) -> Tensor:
+    """Cross-entropy of the whole target [B], given the label's part of it [B]."""
+    return label - (taught * log_probabilities(logits)).sum(1)
 
 
 def _annealed(first: float, last: float, now: Now) -> float:
