@@ -105,7 +105,7 @@ def test_a_table_gives_paths_labels_and_splits(tmp_path: Path, write: SimpleName
 
 def test_a_parquet_table_is_the_csv_one(tmp_path: Path, write: SimpleNamespace) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
-    import pyarrow
+    import pyarrow  # pyright: ignore[reportMissingImports]
 
     write_table(tmp_path, write, ROWS)
     rows = [dict(zip(("path", "label", "split"), row.split(","), strict=True)) for row in ROWS]

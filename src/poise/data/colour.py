@@ -23,8 +23,8 @@ Operation = Callable[[Any, Tensor, Tensor, Tensor], Tensor]
 def library() -> Any:
     """kornia, whose operations are used here. Raises: MissingExtraError."""
     try:
-        import kornia.enhance
-        import kornia.geometry.transform
+        import kornia.enhance  # pyright: ignore[reportMissingImports]
+        import kornia.geometry.transform  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise MissingExtraError("kornia", "augment") from None
     return kornia

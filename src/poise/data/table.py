@@ -90,8 +90,8 @@ def _csv(table: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 def _parquet(table: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     try:
-        import pyarrow
-        from pyarrow import parquet
+        import pyarrow  # pyright: ignore[reportMissingImports]
+        from pyarrow import parquet  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise MissingExtraError("pyarrow", "parquet") from None
     try:

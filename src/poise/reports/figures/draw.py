@@ -17,8 +17,8 @@ from poise.core.files import write_bytes, write_text
 from poise.reports.figures.series import Field, Panel, Point, Series, to_csv
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes  # pyright: ignore[reportMissingImports]
+    from matplotlib.figure import Figure  # pyright: ignore[reportMissingImports]
 
 MARKERS = "osD^vPX"
 FORMATS = ("pdf", "svg", "png")
@@ -31,7 +31,7 @@ def draw(kind: str, panels: Sequence[Panel], title: str) -> Figure:
     if kind not in (*KINDS, *FIELDS):
         raise SettingsError(f"there is no kind of picture {kind!r}; must be one of {', '.join((*KINDS, *FIELDS))}")
     with _style():
-        from matplotlib.figure import Figure
+        from matplotlib.figure import Figure  # pyright: ignore[reportMissingImports]
 
         figure = Figure()
         width, height = figure.get_size_inches()
@@ -56,7 +56,7 @@ def write(figure: Figure, panels: Sequence[Panel], stem: Path) -> list[Path]:
     """The figure as PDF, SVG and PNG beside each other, and the numbers behind it as CSV."""
     made = []
     with _style():
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.backends.backend_agg import FigureCanvasAgg  # pyright: ignore[reportMissingImports]
 
         FigureCanvasAgg(figure)
         for form in FORMATS:
@@ -69,7 +69,7 @@ def write(figure: Figure, panels: Sequence[Panel], stem: Path) -> list[Path]:
 @contextlib.contextmanager
 def _style() -> Iterator[None]:
     try:
-        import matplotlib.style
+        import matplotlib.style  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise SettingsError("pictures need matplotlib: pip install 'poise[plots]'") from None
     with matplotlib.style.context(str(files("poise.reports.figures") / "poise.mplstyle")):
@@ -141,7 +141,7 @@ def _surface(axes: Axes, field: Field) -> None:
 
 def _labels(axes: Axes, field: Field) -> None:
     """A colour for each label, black for the right one."""
-    from matplotlib.colors import ListedColormap
+    from matplotlib.colors import ListedColormap  # pyright: ignore[reportMissingImports]
 
     count = int(max(max(row) for row in field.values)) + 1
     colours = ["#000000" if label == field.right else LABELS[label % len(LABELS)] for label in range(count)]
