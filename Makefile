@@ -31,7 +31,7 @@ test: setup
 EXTRAS := pandas,parquet,huggingface,augment,plots
 
 test-extras: .venv-extras/.ready
-	.venv-extras/bin/python -m pytest tests/extras tests/data/test_data_sources.py tests/data/test_data_mixing.py
+	.venv-extras/bin/python -m pytest tests/extras tests/reproduce/test_probes.py tests/data/test_data_sources.py tests/data/test_data_mixing.py
 
 .venv-extras/.ready: .venv/.developer
 	$(BIN)/python -m venv .venv-extras
