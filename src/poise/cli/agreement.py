@@ -19,7 +19,7 @@ def agreement(
     model: Model = None,
     data: Images = None,
     protocol: Annotated[str | None, typer.Option(help="By default that of both runs, if it is one; of weights 'standard'.")] = None,
-    threat: Annotated[str | None, typer.Option(help="Linf or L2, of a protocol named here.")] = None,
+    threat: Annotated[str | None, typer.Option(help="Linf, L2 or L1, of a protocol named here.")] = None,
     epsilon: Annotated[str | None, typer.Option(help="Of a protocol named here.")] = None,
     first: Annotated[int | None, typer.Option(min=1, help="Only the first n test images.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of the attacks' draws; by default that of each run's training.")] = None,

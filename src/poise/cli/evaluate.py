@@ -30,7 +30,7 @@ def evaluate(
     protocol: Annotated[
         str | None, typer.Option(help="Protocol by name (poise list protocols); by default the run's own, 'standard' for --weights.")
     ] = None,
-    threat: Annotated[str | None, typer.Option(help="Linf or L2, of a protocol named here; by default as for --epsilon.")] = None,
+    threat: Annotated[str | None, typer.Option(help="Linf, L2 or L1, of a protocol named here; by default as for --epsilon.")] = None,
     epsilon: Annotated[
         str | None,
         typer.Option(

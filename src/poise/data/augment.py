@@ -29,7 +29,7 @@ class Augmentation(Settings, family="augmentation"):
 
     def boxes(self, draw: Draw, sizes: Tensor) -> Tensor:
         """Where `crops`: the part of each image that is shown, (top, left, height, width), int64 [B, 4]; sizes: (height, width) [B, 2]."""
-        raise NotImplementedError(f"{type(self).__name__} cuts nothing out")
+        raise SettingsError(f"{type(self).__name__}.boxes: an augmentation that crops must say what it shows; define it")
 
     @abstractmethod
     def __call__(self, x: Tensor, draw: Draw) -> Tensor:

@@ -24,7 +24,7 @@ def protocol_asked(
 ) -> Protocol:
     """The protocol, by name or as it is; by default the subject's own, else standard.
 
-    threat: "Linf", "L2" or a threat; epsilon, step_size: numbers or texts such as "8/255"; a list of epsilons has every attack at each.
+    threat: "Linf", "L2", "L1" or a threat; epsilon, step_size: numbers or texts such as "8/255"; of a list every attack runs at each.
     All three belong to a protocol that is named. first: only so many images. Raises: SettingsError.
     """
     asked = {name: value for name, value in (("threat", threat), ("epsilon", epsilon), ("step_size", step_size)) if value is not None}
