@@ -84,7 +84,7 @@ def _gain(threads: int) -> float:
             network(x).sum().backward()
         return time.perf_counter() - clock
 
-    rounds = [(seconds(False), seconds(True)) for _ in range(6)][1:]  # in the first one kernels are made
+    rounds = [(seconds(False), seconds(True)) for _ in range(12)][1:]  # in the first one kernels are made
     plain, short = (min(times) for times in zip(*rounds, strict=True))
     return plain / short
 
