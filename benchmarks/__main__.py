@@ -15,7 +15,9 @@ NAMES = ("steps", "bfloat16", "floors", "synergy_steps", "growth", "placement", 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("name", nargs="?", choices=NAMES, help="default: all")
-    parser.add_argument("--quick", action="store_true", help="toy sizes and one round: shows that it runs, writes nothing")
+    parser.add_argument(
+        "--quick", action="store_true", help="toy sizes and one round: shows that it runs, writes nothing"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="measurements that each median is taken from")
     given = parser.parse_args()
 
@@ -36,9 +38,21 @@ def main() -> None:
 def beside_others(quick: bool, rounds: int) -> None:
     """PGD-10 beside the peers, where their environment is."""
     if not Path(PEERS).exists():
-        print(f"left out: peers, as there is no {PEERS}; and autoattack_vs_reference, which is given its environment by hand")
+        print(
+            f"left out: peers, as there is no {PEERS}; and autoattack_vs_reference, which is given its environment by"
+            " hand"
+        )
         return
-    command = [sys.executable, "-m", "benchmarks.peers", "--peers", PEERS, "--rounds", str(rounds), *(["--quick"] if quick else [])]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.peers",
+        "--peers",
+        PEERS,
+        "--rounds",
+        str(rounds),
+        *(["--quick"] if quick else []),
+    ]
     subprocess.run(command, check=True)
     print("left out: autoattack_vs_reference, which is given its environment by hand")
 

@@ -1,13 +1,16 @@
 """Generalist's ablations on digits: which recipes, and the trend that the paper claims for each.
 
-    python -m benchmarks.cross_validation ablations           five folds, three seeds; the trend claimed beside the one seen
-    python -m benchmarks.ablations regret --out runs/regret   does lower tradeoff regret go with lower error? (diagnosed runs)
-    python -m benchmarks.ablations untuned --out runs/untuned what gamma and c chosen on one data set cost on another: by default on MNIST,
-                                                              of digits (needs POISE_DATA); --target svhn_resnet18, of CIFAR-10: on GPUs
+    python -m benchmarks.cross_validation ablations           five folds, three seeds; the trend claimed beside the one
+    seen python -m benchmarks.ablations regret --out runs/regret   does lower tradeoff regret go with lower error?
+    (diagnosed runs) python -m benchmarks.ablations untuned --out runs/untuned what gamma and c chosen on one data set
+    cost on
+    another: by default on MNIST,
+                                                              of digits (needs POISE_DATA); --target svhn_resnet18, of
+                                                              CIFAR-10: on GPUs
 
-The headline on digits has c = 2 and no own averages, so it stands for `c_2` and `wa_none`. All can be stopped and started again. The
-last two write results/DATE-NAME-MACHINE.md; --quick trains small variants and writes nothing. Figures 2 to 4 are plots without
-numbers, so for them only what the text says is a claim.
+The headline on digits has c = 2 and no own averages, so it stands for `c_2` and `wa_none`. All can be stopped and
+started again. The last two write results/DATE-NAME-MACHINE.md; --quick trains small variants and writes nothing.
+Figures 2 to 4 are plots without numbers, so for them only what the text says is a claim.
 """
 
 from __future__ import annotations
@@ -37,17 +40,22 @@ from poise.verbs.evaluate import evaluate
 HEADLINE = "generalist_digits"
 BOTH = (NATURAL, WORST)
 LONGEST = 6
-"""Largest c that is compared: of 45 epochs what 16 is of the paper's 120, whose sweep ends at 15. Larger ones leave two redistributions
+"""Largest c that is compared: of 45 epochs what 16 is of the paper's 120, whose sweep ends at 15. Larger ones leave two
+redistributions
 or fewer, or one that comes long after t'."""
 
 
 def named(*ablations: str) -> tuple[str, ...]:
-    return tuple(HEADLINE if name == "headline" else name if name.endswith("_digits") else f"ablation_{name}_digits" for name in ablations)
+    return tuple(
+        HEADLINE if name == "headline" else name if name.endswith("_digits") else f"ablation_{name}_digits"
+        for name in ablations
+    )
 
 
 @dataclass(frozen=True)
 class Ablation:
-    """recipes: what is compared, in the setting's order, the headline among them; claim: the paper's trend in words, or empty.
+    """recipes: what is compared, in the setting's order, the headline among them; claim: the paper's trend in words, or
+    empty.
 
     orderings: (better, worse, column) that the claim implies, `SUM` being the paper's trade-off.
     """
@@ -59,7 +67,9 @@ class Ablation:
 
     def claims(self) -> tuple[Claim, ...]:
         """The orderings as `cross_validation` takes them."""
-        return tuple(Claim(named(better)[0], named(worse)[0], column, self.source) for better, worse, column in self.orderings)
+        return tuple(
+            Claim(named(better)[0], named(worse)[0], column, self.source) for better, worse, column in self.orderings
+        )
 
 
 def above(better: str, *worse: str, columns: Sequence[str] = (WORST,)) -> tuple[tuple[str, str, str], ...]:
@@ -85,7 +95,8 @@ ABLATIONS: dict[str, Ablation] = {
     ),
     "gamma, last breakpoint": Ablation(
         named("gamma_0", "gamma_25", "gamma_40", "headline", "gamma_75"),
-        "as it increases, robust accuracy gradually increases and natural accuracy decreases by a small margin; the best is 0",
+        "as it increases, robust accuracy gradually increases and natural accuracy decreases by a small margin; the"
+        " best is 0",
         "Zipper, Section 4.2.1",
         (
             *rising("gamma_0", "gamma_25", "gamma_40", "headline", "gamma_75", column=WORST),
@@ -95,7 +106,8 @@ ABLATIONS: dict[str, Ablation] = {
     ),
     "gamma, when it falls": Ablation(
         named("headline", "gamma_25", "gamma_early", "gamma_half"),
-        "(1, 1, .8, .2) is lower in both accuracies than those that fall late; (1, 1, 1, .5) is more robust than .5 throughout",
+        "(1, 1, .8, .2) is lower in both accuracies than those that fall late; (1, 1, 1, .5) is more robust than .5"
+        " throughout",
         "Zipper, Section 4.2.1",
         (
             *above("headline", "gamma_early", columns=BOTH),
@@ -105,17 +117,21 @@ ABLATIONS: dict[str, Ablation] = {
     ),
     "c": Ablation(
         named("c_1", "headline", *(f"c_{c}" for c in range(3, LONGEST + 1))),
-        "natural accuracy rises to a peak and falls again, robust accuracy has a trough in between; the best is 5 epochs of 120",
+        "natural accuracy rises to a peak and falls again, robust accuracy has a trough in between; the best is 5"
+        " epochs of 120",
         "Zipper, Section 4.2.1",
         (
             *above("headline", "c_1", f"c_{LONGEST}", columns=(NATURAL, SUM)),
             *(("c_1", "headline", WORST), (f"c_{LONGEST}", "headline", WORST)),
         ),
     ),
-    "t'": Ablation(named("from_0", "from_25", "from_50", "headline", "from_75"), "", "75 epochs of 120; no other is reported"),
+    "t'": Ablation(
+        named("from_0", "from_25", "from_50", "headline", "from_75"), "", "75 epochs of 120; no other is reported"
+    ),
     "learning rates": Ablation(
         named("headline", "lr_0.1_0.1", "lr_0.1_0.001", "lr_0.01_0.01", "lr_0.01_0.1"),
-        ".1 for the natural and .001 for the robust learner is best for natural accuracy, .01 for both is the most robust",
+        ".1 for the natural and .001 for the robust learner is best for natural accuracy, .01 for both is the most"
+        " robust",
         "Zipper, Table 7",
         (
             *above("lr_0.1_0.001", "headline", "lr_0.1_0.1", "lr_0.01_0.01", "lr_0.01_0.1", columns=(NATURAL,)),
@@ -142,8 +158,8 @@ ABLATIONS: dict[str, Ablation] = {
     ),
     "optimizers": Ablation(
         (*named("headline", "adam_natural", "adam_robust", "adam_both"), "at_digits", "at_adam_digits"),
-        "whatever trains its robust task by Adam is less robust than by SGD; the best is Adam for the natural task only (caption) or SGD "
-        "for both (text)",
+        "whatever trains its robust task by Adam is less robust than by SGD; the best is Adam for the natural task only"
+        " (caption) or SGD for both (text)",
         "Zipper, Section 4.2.2 and Figure 3b",
         (
             *above("headline", "adam_robust", "adam_both"),
@@ -158,21 +174,29 @@ ABLATIONS: dict[str, Ablation] = {
         "Zipper, Section 3.3",
         above("headline", "never"),
     ),
-    "nested averages": Ablation(named("headline", "wa_both", "averages_reset"), "", "released code: nested; Algorithm 1: single"),
+    "nested averages": Ablation(
+        named("headline", "wa_both", "averages_reset"), "", "released code: nested; Algorithm 1: single"
+    ),
     "momentum": Ablation(named("headline", "momentum_reset"), "", "released code: kept; the paper says nothing"),
     "BatchNorm buffers": Ablation(named("headline", "buffers"), "", "released code: mixed; the paper says nothing"),
 }
 
 RECIPES = tuple(dict.fromkeys(recipe for ablation in ABLATIONS.values() for recipe in ablation.recipes))
 CLAIMS = tuple(claim for ablation in ABLATIONS.values() for claim in ablation.claims())
-TRENDS = tuple(Trend(name, each.recipes, each.claim, column, each.source) for name, each in ABLATIONS.items() for column in (*BOTH, SUM))
+TRENDS = tuple(
+    Trend(name, each.recipes, each.claim, column, each.source)
+    for name, each in ABLATIONS.items()
+    for column in (*BOTH, SUM)
+)
 SUITE = Suite(recipes=RECIPES, baseline=HEADLINE, protocol=DIGITS_PROTOCOL, claims=CLAIMS, trends=TRENDS)
 SUITES = {"ablations": lambda out: SUITE}
 DIAGNOSIS = Diagnosis(attack=PGD(threat=THREAT, step_size=0.05, steps=10), geometry=False)
 
 
 def trained(made: Experiment, path: Path) -> Run:
-    """Train, or go on, and evaluate the last weights. Raises: RunError where another run lies there, such as a small variant."""
+    """Train, or go on, and evaluate the last weights. Raises: RunError where another run lies there, such as a small
+    variant.
+    """
     run = engine.train_or_resume(made, path)
     if not (path / "records" / "last.json").exists():
         evaluate(run, checkpoint="last")
@@ -180,7 +204,9 @@ def trained(made: Experiment, path: Path) -> Run:
 
 
 def regret(out: Path, seeds: int, quick: bool, wanted: Sequence[str] = RECIPES) -> dict[str, str]:
-    """Diagnosed runs of every Generalist among the ablations: R_T / T beside the error, and whether they go together."""
+    """Diagnosed runs of every Generalist among the ablations: R_T / T beside the error, and whether they go
+    together.
+    """
     paths = []
     for seed in range(seeds):
         for recipe in wanted:
@@ -192,16 +218,22 @@ def regret(out: Path, seeds: int, quick: bool, wanted: Sequence[str] = RECIPES) 
     found = regretted(read_runs(paths))
     numbers = ((found.own, 1), (found.common, 1), (found.errors, 100))
     rows = [
-        [name, *(f"{scale * values[name]:.4f}" for values, scale in numbers)] for name in sorted(found.common, key=found.common.__getitem__)
+        [name, *(f"{scale * values[name]:.4f}" for values, scale in numbers)]
+        for name in sorted(found.common, key=found.common.__getitem__)
     ]
     heads = ["recipe", "R_T / T against its own best", "R_T / T against the best of all", "error, %"]
     said = [
         f"Against {whose}: {agreement(regrets, found.errors).text}."
         for whose, regrets in (("their own best", found.own), ("the best of all", found.common))
     ]
-    about = f"R_T is of {DIAGNOSIS.loss.replace('_', ' ')} against the best network seen; the error is that of the last global learner,"
+    about = (
+        f"R_T is of {DIAGNOSIS.loss.replace('_', ' ')} against the best network seen; the error is that of the last"
+        " global learner,"
+    )
     body = f"{table(heads, rows)}\n\n{' '.join(said)} Kendall's tau-b over the recipes."
-    return {"Tradeoff regret and error": f"{about}\nnatural and worst case alike. Means over {seeds} seed(s).\n\n{body}"}
+    return {
+        "Tradeoff regret and error": f"{about}\nnatural and worst case alike. Means over {seeds} seed(s).\n\n{body}"
+    }
 
 
 def untuned_on(target: str, out: Path, seeds: int, quick: bool) -> dict[str, str]:
@@ -218,11 +250,19 @@ def untuned_on(target: str, out: Path, seeds: int, quick: bool) -> dict[str, str
         measured.append(records)
     found = untuned(*measured)
     rows = [
-        [choice, *(f"{100 * sum(getattr(each, name) for each in side[choice]) / seeds:.2f}" for side in measured for name in SCORED)]
+        [
+            choice,
+            *(
+                f"{100 * sum(getattr(each, name) for each in side[choice]) / seeds:.2f}"
+                for side in measured
+                for name in SCORED
+            ),
+        ]
         for choice in choices
     ]
     words = [
-        f"Chosen on the source: {found.chosen}; best on {target}: {found.best}; regret {100 * found.regret:.2f} points of natural plus"
+        f"Chosen on the source: {found.chosen}; best on {target}: {found.best}; regret {100 * found.regret:.2f} points"
+        " of natural plus"
     ]
     words += [f"worst-case accuracy, where the choices differ by up to {100 * found.spread:.2f}."]
     for column, interval in ((NATURAL, found.natural), (WORST, found.worst)):
@@ -239,7 +279,9 @@ SCORED = ("natural_accuracy", "worst_case_accuracy")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["regret", "untuned"])
-    parser.add_argument("--target", choices=TARGETS, default="mnist_slim", help="of untuned; each has its source, digits or CIFAR-10")
+    parser.add_argument(
+        "--target", choices=TARGETS, default="mnist_slim", help="of untuned; each has its source, digits or CIFAR-10"
+    )
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("runs/ablations"))
     parser.add_argument("--quick", action="store_true", help="small variants; shows that it runs, writes nothing")
@@ -251,7 +293,9 @@ def main() -> None:
         sections = untuned_on(given.target, given.out, given.seeds, given.quick)
     asked = f" --target {given.target}" if given.what == "untuned" else ""
     name = f"digits_{given.what}" if given.what == "regret" else f"{TARGETS[given.target]}_untuned_on_{given.target}"
-    text = page("Generalist's ablations", f"python -m benchmarks.ablations {given.what}{asked} --seeds {given.seeds}", sections)
+    text = page(
+        "Generalist's ablations", f"python -m benchmarks.ablations {given.what}{asked} --seeds {given.seeds}", sections
+    )
     print(text)
     if not given.quick:
         print(f"written: {write(name, text)}")

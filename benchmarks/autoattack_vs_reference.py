@@ -1,14 +1,16 @@
 """AutoAttack, standard version: Poise's verdicts and seconds beside those of `pyautoattack`, on published networks.
 
-    OMP_NUM_THREADS=1 python benchmarks/autoattack_vs_reference.py --models MODELS --data DATA --reference REF/bin/python \
+    OMP_NUM_THREADS=1 python benchmarks/autoattack_vs_reference.py --models MODELS --data DATA --reference
+    REF/bin/python \
         --cases lenet5-adversarial resnet20-8 --images 500 --seeds 0 1 2 --out runs/autoattack --run runs/at_mnist_slim
 
 MODELS holds mnist_lenet5_advtrained.pt, mnist_lenet5_clntrained.pt and resnet20-12fca82f.th; DATA holds MNIST/ and
-cifar-10-batches-py/; REF is an environment with torch and pyautoattack; a run of Poise's is attacked on its own test images, within
-its own Linf threat, the reference asking an exported copy. Both sides run one after the other on one thread, on the same images,
-and seconds are those of the processor, so that other work on the machine counts little; Poise's seed 0 is timed against the
-median of the reference's seeds. Every side's result is kept in --out, where a run that was stopped goes on. Prints a table in
-Markdown, and each example that is judged differently with its margin and what other seeds of Poise's do to it alone.
+cifar-10-batches-py/; REF is an environment with torch and pyautoattack; a run of Poise's is attacked on its own test
+images, within its own Linf threat, the reference asking an exported copy. Both sides run one after the other on one
+thread, on the same images, and seconds are those of the processor, so that other work on the machine counts little;
+Poise's seed 0 is timed against the median of the reference's seeds. Every side's result is kept in --out, where a run
+that was stopped goes on. Prints a table in Markdown, and each example that is judged differently with its margin and
+what other seeds of Poise's do to it alone.
 """
 
 from __future__ import annotations
@@ -56,7 +58,9 @@ class Block(nn.Module):
         self.bn2 = nn.BatchNorm2d(outside)
 
     def forward(self, z: Tensor) -> Tensor:
-        shortcut = F.pad(z[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.pad, self.pad)) if self.stride > 1 else z
+        shortcut = (
+            F.pad(z[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.pad, self.pad)) if self.stride > 1 else z
+        )
         return F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(z))))) + shortcut)
 
 
@@ -71,7 +75,8 @@ class ResNet20(nn.Module):
         self.conv1, self.bn1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)
         widths = [16, 16, 32, 64]
         layers = [
-            nn.Sequential(Block(inside, outside), Block(outside, outside), Block(outside, outside)) for inside, outside in pairwise(widths)
+            nn.Sequential(Block(inside, outside), Block(outside, outside), Block(outside, outside))
+            for inside, outside in pairwise(widths)
         ]
         self.layer1, self.layer2, self.layer3 = layers
         self.linear = nn.Linear(64, 10)
@@ -158,7 +163,11 @@ def reference(args: argparse.Namespace) -> dict[str, Any]:
     with torch.no_grad():
         robust = torch.cat([attack.model(part).argmax(1) for part in x_adv.split(100)]) == batch["y"]
     parts = (attack.apgd, attack.apgd_targeted, attack.fab)  # read back after the run: what was really spent
-    budgets = [*(part.n_iter for part in parts), *(part.n_target_classes for part in parts[1:]), attack.square.n_queries]
+    budgets = [
+        *(part.n_iter for part in parts),
+        *(part.n_target_classes for part in parts[1:]),
+        attack.square.n_queries,
+    ]
     return {"seconds": seconds, "total": total, "robust": robust.tolist(), "budgets": budgets}
 
 
@@ -246,12 +255,24 @@ def compare(args: argparse.Namespace, problem: Problem) -> dict[str, Any]:
         for seed in map(str, args.seeds):
             if seed in results["reference"]:
                 continue
-            command = [args.reference, __file__, "--side", "reference", "--batch", batch, "--seed", seed, *problem.options]
+            command = [
+                args.reference,
+                __file__,
+                "--side",
+                "reference",
+                "--batch",
+                batch,
+                "--seed",
+                seed,
+                *problem.options,
+            ]
             command += ["--cut"] if args.cut else []
             out = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=True)
             run = json.loads(out.stdout.splitlines()[-1])
             if run["budgets"] != results["ours"]["budgets"]:
-                raise SystemExit(f"budgets differ, nothing to compare: {results['ours']['budgets']} here, {run['budgets']} there")
+                raise SystemExit(
+                    f"budgets differ, nothing to compare: {results['ours']['budgets']} here, {run['budgets']} there"
+                )
             results["reference"][seed] = run
             path.write_text(json.dumps(results))
     return {
@@ -263,7 +284,9 @@ def compare(args: argparse.Namespace, problem: Problem) -> dict[str, Any]:
 
 
 def apart(results: dict[str, Any], problem: Problem, cut: bool) -> list[str]:
-    """A line for each example that some seed of the reference judges differently: who broke it, its margin, and what other seeds leave."""
+    """A line for each example that some seed of the reference judges differently: who broke it, its margin, and what
+    other seeds leave.
+    """
     verdicts = [run["robust"] for run in results["reference"]]
     with torch.no_grad():
         logits = torch.cat([problem.network(part) for part in problem.x.split(100)])
@@ -276,14 +299,19 @@ def apart(results: dict[str, Any], problem: Problem, cut: bool) -> list[str]:
             said = "robust" if mine else "broken"
             broken = sum(not verdict for verdict in theirs)
             lines.append(
-                f"- image {place}: {said} here, broken by {broken} of {len(theirs)} seeds; its margin unattacked {margins[place]:.3f}"
+                f"- image {place}: {said} here, broken by {broken} of {len(theirs)} seeds; its margin unattacked"
+                f" {margins[place]:.3f}"
             )
-            lines += [] if cut else [f"  - alone, Poise's seed {seed}: {alone(problem, place, seed)}" for seed in range(4)]
+            lines += (
+                [] if cut else [f"  - alone, Poise's seed {seed}: {alone(problem, place, seed)}" for seed in range(4)]
+            )
     return lines
 
 
 def alone(problem: Problem, place: int, seed: int) -> str:
-    """What full AutoAttack does to this example with the draws of its place; all others are labelled wrong and leave at once."""
+    """What full AutoAttack does to this example with the draws of its place; all others are labelled wrong and leave at
+    once.
+    """
     from poise.attacks.autoattack import AutoAttack
     from poise.threats import Linf
 
@@ -311,7 +339,9 @@ def table(results: dict[str, Any]) -> str:
     for name in ATTACKS:
         other = statistics.median(run["seconds"].get(name, 0.0) for run in theirs)
         lines.append(row(name, mine["seconds"][name], other, mine["floor"][name]))
-    lines.append(row("total", mine["total"], statistics.median(run["total"] for run in theirs), sum(mine["floor"].values())))
+    lines.append(
+        row("total", mine["total"], statistics.median(run["total"] for run in theirs), sum(mine["floor"].values()))
+    )
     return "\n".join(lines)
 
 
@@ -333,7 +363,9 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=100)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--out", type=Path, default=Path("runs/autoattack"), help="folder of the results")
-    parser.add_argument("--cut", action="store_true", help="10 steps, 2 targets, 50 queries on both sides: ratios, not verdicts")
+    parser.add_argument(
+        "--cut", action="store_true", help="10 steps, 2 targets, 50 queries on both sides: ratios, not verdicts"
+    )
     parser.add_argument("--side", choices=["both", "reference"], default="both", help=argparse.SUPPRESS)
     parser.add_argument("--batch", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--case", help=argparse.SUPPRESS)

@@ -1,8 +1,10 @@
-"""An AT step under bfloat16 autocast beside the same step in float32, in turn, in one process: what `precision=auto` gains on a CPU.
+"""An AT step under bfloat16 autocast beside the same step in float32, in turn, in one process: what `precision=auto`
+gains on a CPU.
 
     OMP_NUM_THREADS=1 python -m benchmarks bfloat16 [--quick] [--rounds N]
 
-The bar stands on processors that compute bfloat16 natively; on others the page says so, and why "auto" is float32 there.
+The bar stands on processors that compute bfloat16 natively; on others the page says so, and why "auto" is float32
+there.
 """
 
 from __future__ import annotations
@@ -18,8 +20,14 @@ from poise.learners.precision import PrecisionName, precision
 from poise.models import ResNet18, ResNet20
 from poise.objectives import AT
 
-SETTINGS = (Setting("ResNet-20, batch 128", ResNet20(), 128), Setting("ResNet-18 of width 16, batch 128", ResNet18(width=16), 128))
-EMULATED = (Setting("ResNet-20, batch 16", ResNet20(), 16), Setting("ResNet-18 of width 16, batch 16", ResNet18(width=16), 16))
+SETTINGS = (
+    Setting("ResNet-20, batch 128", ResNet20(), 128),
+    Setting("ResNet-18 of width 16, batch 128", ResNet18(width=16), 128),
+)
+EMULATED = (
+    Setting("ResNet-20, batch 16", ResNet20(), 16),
+    Setting("ResNet-18 of width 16, batch 16", ResNet18(width=16), 16),
+)
 BAR = 1.6
 """Times as fast as float32 on native processors."""
 
@@ -43,7 +51,10 @@ def main(quick: bool, rounds: int) -> str:
         verdict = "not native here" if not native else "met" if times.median >= BAR else "missed"
         lines.append([setting.title, times.text(), verdict])
     found = (
-        f"{processor()}: {'native' if native else 'no native'} bfloat16; measured in milliseconds, as `auto` does: {bfloat16_gain():.2f}."
+        f"{processor()}: {'native' if native else 'no native'} bfloat16; measured in milliseconds, as `auto` does:"
+        f" {bfloat16_gain():.2f}."
     )
     columns = ["network", "times as fast in bfloat16", f"bar {BAR:g}"]
-    return page("AT steps in bfloat16", "python -m benchmarks bfloat16", {"Processor": found, "Steps": table(columns, lines)})
+    return page(
+        "AT steps in bfloat16", "python -m benchmarks bfloat16", {"Processor": found, "Steps": table(columns, lines)}
+    )

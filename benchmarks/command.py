@@ -1,4 +1,5 @@
-"""Seconds on the clock of commands that need no network: `poise --help` and `poise report RUN...`, with torch's import blocked.
+"""Seconds on the clock of commands that need no network: `poise --help` and `poise report RUN...`, with torch's import
+blocked.
 
     python -m benchmarks command [--quick] [--rounds N]
 
@@ -52,7 +53,8 @@ def make_runs(folder: Path, count: int) -> list[Path]:
 
 
 def seconds(arguments: Sequence[str], environment: dict[str, str], rounds: int) -> tuple[list[float], list[float]]:
-    """Seconds on the clock and of the processor, of `rounds` fresh interpreters. One more goes before, for the files' caches.
+    """Seconds on the clock and of the processor, of `rounds` fresh interpreters. One more goes before, for the files'
+    caches.
 
     Raises: CalledProcessError where the command fails.
     """
@@ -77,10 +79,20 @@ def main(quick: bool, rounds: int) -> str:
         path = os.pathsep.join([str(folder / "block"), *filter(None, [os.environ.get("PYTHONPATH")])])
         environment = {**os.environ, "PYTHONPATH": path}
         rows = []
-        for arguments, limit in (["--help"], 0.5), (["report", *runs], 2.0), (["report", *runs, "--format", "markdown"], 2.0):
+        for arguments, limit in (
+            (["--help"], 0.5),
+            (["report", *runs], 2.0),
+            (["report", *runs, "--format", "markdown"], 2.0),
+        ):
             shown = " ".join(["poise", *(part for part in arguments if part not in runs)])
             shown += f" ({len(runs)} runs)" if arguments[0] == "report" else ""
-            rows.append([shown, *(Figure.of(values).text() for values in seconds(arguments, environment, rounds)), f"{limit:.1f}"])
+            rows.append(
+                [
+                    shown,
+                    *(Figure.of(values).text() for values in seconds(arguments, environment, rounds)),
+                    f"{limit:.1f}",
+                ]
+            )
     body = (
         table(["command", "seconds on the clock", "of the processor", "must hold: clock under"], rows)
         + "\n\nA fresh interpreter each time, torch's import blocked. On a quiet machine the two columns agree."

@@ -1,11 +1,13 @@
-"""Methods on small data: on digits by cross-validation, five folds, so that all 1,797 images are tested; on MNIST on its test images.
+"""Methods on small data: on digits by cross-validation, five folds, so that all 1,797 images are tested; on MNIST on
+its test images.
 
     python -m benchmarks.cross_validation objectives --out runs/cv     (resumable: start it again and it goes on)
     python -m benchmarks.cross_validation objectives --seeds 1 --summary
 
-Suites: objectives, objectives_mnist, ablations, ensembles. Seeds are the outer loop, so that a run that was stopped has whole seeds
-to show. Writes results/DATE-SUITE-MACHINE.md: a line per recipe, each against the suite's baseline with a paired 95 % interval
-over images and seeds, the orderings that the papers claim beside those seen, and the trends of ablations.
+Suites: objectives, objectives_mnist, ablations, ensembles. Seeds are the outer loop, so that a run that was stopped has
+whole seeds to show. Writes results/DATE-SUITE-MACHINE.md: a line per recipe, each against the suite's baseline with a
+paired 95 % interval over images and seeds, the orderings that the papers claim beside those seen, and the trends of
+ablations.
 """
 
 from __future__ import annotations
@@ -33,7 +35,12 @@ from poise.core.settings import to_json
 from poise.evaluation import Protocol
 from poise.verbs.evaluate import evaluate
 
-MODULES = {"objectives": "objectives", "objectives_mnist": "objectives", "ablations": "ablations", "ensembles": "ensembles"}
+MODULES = {
+    "objectives": "objectives",
+    "objectives_mnist": "objectives",
+    "ablations": "ablations",
+    "ensembles": "ensembles",
+}
 """The module of this package whose SUITES has the suite."""
 SECONDS = "training_seconds.txt"
 """In a run's folder: processor seconds of its training, monitors among them."""
@@ -54,13 +61,17 @@ def runs(chosen: Suite, seeds: int, out: Path) -> Iterator[tuple[str, int, int, 
 
 
 def work(chosen: Suite, seeds: int, out: Path) -> None:
-    """Train and evaluate what is not yet done; all runs first under the main protocol. Monitors run once, at the end."""
+    """Train and evaluate what is not yet done; all runs first under the main protocol. Monitors run once, at the
+    end.
+    """
     for protocol in chosen.protocols:
         for recipe, fold, seed, path in runs(chosen, seeds, out):
             if record_of(path, protocol) is not None:
                 continue
             made = override(recipes.experiment(recipe, False), chosen.overrides(fold, seed))
-            made = dataclasses.replace(made, monitor_every=made.epochs, save_every=made.epochs, selection="test", criterion="last")
+            made = dataclasses.replace(
+                made, monitor_every=made.epochs, save_every=made.epochs, selection="test", criterion="last"
+            )
             unbroken, begun = not (path / "experiment.json").exists(), time.process_time()
             run = engine.train_or_resume(made, path)
             if unbroken:
@@ -98,16 +109,26 @@ def whole(records: Sequence[EvaluationRecord]) -> EvaluationRecord:
 
 def joined(notes: Sequence[Mapping[str, Any]], counts: Sequence[int]) -> dict[str, Any]:
     """Of what folds say in their records, the experts' measures: means over all images."""
-    return {"experts": weighted([each["experts"] for each in notes], counts)} if all("experts" in each for each in notes) else {}
+    return (
+        {"experts": weighted([each["experts"] for each in notes], counts)}
+        if all("experts" in each for each in notes)
+        else {}
+    )
 
 
 def weighted(parts: Sequence[Any], counts: Sequence[int]) -> Any:
-    """Means of numbers within dictionaries and lists; lists are of experts, which differ between folds, so largest first."""
+    """Means of numbers within dictionaries and lists; lists are of experts, which differ between folds, so largest
+    first.
+    """
     if isinstance(parts[0], Mapping):
         return {name: weighted([part[name] for part in parts], counts) for name in parts[0]}
     if isinstance(parts[0], list):
-        return [weighted(ranked, counts) for ranked in zip(*(sorted(part, reverse=True) for part in parts), strict=True)]
-    return None if parts[0] is None else sum(part * count for part, count in zip(parts, counts, strict=True)) / sum(counts)
+        return [
+            weighted(ranked, counts) for ranked in zip(*(sorted(part, reverse=True) for part in parts), strict=True)
+        ]
+    return (
+        None if parts[0] is None else sum(part * count for part, count in zip(parts, counts, strict=True)) / sum(counts)
+    )
 
 
 def pooled(record: EvaluationRecord, columns: Mapping[str, tuple[str, ...]]) -> EvaluationRecord:
@@ -137,8 +158,14 @@ def collected(chosen: Suite, seeds: int, out: Path, protocol: Protocol) -> Found
 
 def slowest(chosen: Suite, seeds: int, out: Path) -> list[str]:
     """The longest uninterrupted training; nothing where none was timed."""
-    timed = [(float(file.read_text()), path) for *_, path in runs(chosen, seeds, out) if (file := path / SECONDS).exists()]
-    return [f"Longest training: {max(timed)[0]:.0f} processor seconds ({max(timed)[1].relative_to(out)}).", ""] if timed else []
+    timed = [
+        (float(file.read_text()), path) for *_, path in runs(chosen, seeds, out) if (file := path / SECONDS).exists()
+    ]
+    return (
+        [f"Longest training: {max(timed)[0]:.0f} processor seconds ({max(timed)[1].relative_to(out)}).", ""]
+        if timed
+        else []
+    )
 
 
 def main() -> None:
@@ -157,14 +184,22 @@ def main() -> None:
     if chosen.baseline not in measured.main:
         raise SystemExit(f"no whole seed of {chosen.baseline} is there yet under {arguments.out}")
     today = datetime.now(UTC).date().isoformat()
-    said = [f"{protocol.name} ({', '.join(attack.name for attack in protocol.attacks)})" for protocol in chosen.protocols]
+    said = [
+        f"{protocol.name} ({', '.join(attack.name for attack in protocol.attacks)})" for protocol in chosen.protocols
+    ]
     tested = f"{chosen.folds} folds" if chosen.folds > 1 else "the first images of the test set"
     lines = [
         f"# {arguments.suite}, {today}",
         "",
         f"Command: `python -m benchmarks.cross_validation {arguments.suite} --seeds {seeds}`. Last epoch, {tested}.",
-        f"Protocols: {'; '.join(said)}. 95 % intervals are paired over images (bootstrap) and count seeds by Welch's t; with one seed they",
-        f"speak of these networks, not of other seeds. {platform.machine()} CPU, one thread, torch {torch.__version__}.",
+        (
+            f"Protocols: {'; '.join(said)}. 95 % intervals are paired over images (bootstrap) and count seeds by"
+            " Welch's t; with one seed they"
+        ),
+        (
+            f"speak of these networks, not of other seeds. {platform.machine()} CPU, one thread, torch"
+            f" {torch.__version__}."
+        ),
         "",
         *slowest(chosen, seeds, arguments.out),
         *page(chosen, measured),

@@ -1,11 +1,12 @@
-"""Synergy-of-Experts, the ensembles and one network of as many parameters, on digits: white-box, adaptive, transfer, AutoAttack.
+"""Synergy-of-Experts, the ensembles and one network of as many parameters, on digits: white-box, adaptive, transfer,
+AutoAttack.
 
-    python -m benchmarks.ensembles --out runs/cv                      surrogates of every fold, attacked (some minutes; once)
-    python -m benchmarks.cross_validation ensembles --out runs/cv     five folds, three seeds
+    python -m benchmarks.ensembles --out runs/cv                      surrogates of every fold, attacked (some minutes;
+    once) python -m benchmarks.cross_validation ensembles --out runs/cv     five folds, three seeds
 
-The surrogates are three networks of another seed, trained on natural images of the same fold. What is made on them is one set of all
-1,797 images for each attack, found by the image's number, so that every fold looks up its own. The suite looks for the sets in
-surrogates/ under its --out and refuses to begin without them.
+The surrogates are three networks of another seed, trained on natural images of the same fold. What is made on them is
+one set of all 1,797 images for each attack, found by the image's number, so that every fold looks up its own. The suite
+looks for the sets in surrogates/ under its --out and refuses to begin without them.
 """
 
 from __future__ import annotations
@@ -34,14 +35,19 @@ from poise.reports.statistics import NATURAL, WORST
 RECIPE, SURROGATE = "surrogate_ensembles_digits", "three networks"
 ATTACKS = soe_transfer("soe-transfer-30", THREAT, residual=False).attacks
 """Both losses, three starts of M-PGD, and M-DI2-FGSM; SGM needs residual blocks."""
-PAPER = {"white-box": "Synergy-of-Experts, Table 1", "transfer": "Synergy-of-Experts, Tables 2 and 3, but for epsilon .01"}
+PAPER = {
+    "white-box": "Synergy-of-Experts, Table 1",
+    "transfer": "Synergy-of-Experts, Tables 2 and 3, but for epsilon .01",
+}
 ASKED = "no paper; asked here: does it win?"
 
 
 def joined(sets: Sequence[AdversarialSet]) -> AdversarialSet:
     """One set of the sets' images, which one attack made on surrogates of different folds."""
     parts = {name: torch.cat([getattr(part, name) for part in sets]) for name in ("x_adv", "labels", "ids")}
-    return AdversarialSet(**parts, attack=sets[0].attack, surrogate=_named([part.surrogate for part in sets]), seed=sets[0].seed)
+    return AdversarialSet(
+        **parts, attack=sets[0].attack, surrogate=_named([part.surrogate for part in sets]), seed=sets[0].seed
+    )
 
 
 def _named(digests: Sequence[str]) -> str:
@@ -50,7 +56,9 @@ def _named(digests: Sequence[str]) -> str:
 
 
 def surrogates(out: Path) -> list[Run]:
-    """The trained surrogate of every fold; those that are there are taken, and gone on with where they were broken off."""
+    """The trained surrogate of every fold; those that are there are taken, and gone on with where they were broken
+    off.
+    """
     trained = []
     for fold in range(FOLDS):
         made = override(recipes.experiment(RECIPE, False), [f"data.fold={fold}", f"seed={HELD_OUT}"])
@@ -82,11 +90,15 @@ def found(out: Path, attack: Attack) -> AdversarialSet | None:
 
 
 def transferred(out: Path) -> tuple[Saved, ...]:
-    """What shows the sets in `out`. Raises: SystemExit with the command that makes them, where they are not all there."""
+    """What shows the sets in `out`. Raises: SystemExit with the command that makes them, where they are not all
+    there.
+    """
     kept = [(attack, found(out, attack)) for attack in ATTACKS]
     there = [(out / f"{attack.name}.safetensors", each) for attack, each in kept if each is not None]
     if len(there) < len(kept):
-        raise SystemExit(f"the transfer sets are not in {out}; make them: python -m benchmarks.ensembles --out {out.parent}")
+        raise SystemExit(
+            f"the transfer sets are not in {out}; make them: python -m benchmarks.ensembles --out {out.parent}"
+        )
     return tuple(Saved.of(path, each, SURROGATE) for path, each in there)
 
 
@@ -95,7 +107,12 @@ COLUMNS = {WHITE_BOX: ("PGD-50",), ADAPTIVE: ("AimedPGD-50-15runs",), TRANSFER: 
 """An image stands transfer if it stands every set."""
 EXPERTS = (NATURAL, "PGD-50x5", "AimedPGD-50-15runs", AUTOATTACK)
 CLAIMS = tuple(
-    Claim("soe_ensembles_digits", f"{other}_ensembles_digits", column, ASKED if other in ("vote", "wide") else PAPER.get(column, ASKED))
+    Claim(
+        "soe_ensembles_digits",
+        f"{other}_ensembles_digits",
+        column,
+        ASKED if other in ("vote", "wide") else PAPER.get(column, ASKED),
+    )
     for other in ("gal", "dverge", "more", "adp", "vote", "wide")
     for column in (NATURAL, *COLUMNS, AUTOATTACK, WORST)
 )

@@ -2,9 +2,10 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks feeds [--quick] [--rounds N]
 
-25,000 JPEG files of 224 pixels in 100 classes are generated in a temporary folder. Both sides decode with as many workers; they take turns,
-so their ratio holds on a busy machine too. Memory is the anonymous memory of all processes after an epoch's first batches, shared pages
-counted once; a start is from the start of the interpreter to the first batch (processor time: of the main process).
+25,000 JPEG files of 224 pixels in 100 classes are generated in a temporary folder. Both sides decode with as many
+workers; they take turns, so their ratio holds on a busy machine too. Memory is the anonymous memory of all processes
+after an epoch's first batches, shared pages counted once; a start is from the start of the interpreter to the first
+batch (processor time: of the main process).
 """
 
 from __future__ import annotations
@@ -50,7 +51,9 @@ class Plain(Dataset[tuple[Tensor, int]]):
 
     def __init__(self, folder: Path) -> None:
         classes = sorted(path.name for path in folder.iterdir())
-        self.files = [(str(path), label) for label, name in enumerate(classes) for path in sorted((folder / name).iterdir())]
+        self.files = [
+            (str(path), label) for label, name in enumerate(classes) for path in sorted((folder / name).iterdir())
+        ]
 
     def __len__(self) -> int:
         return len(self.files)
@@ -106,8 +109,20 @@ def measured(folder: Path, mode: str, begun: float) -> dict[str, float]:
 
 
 def started(folder: Path, mode: str) -> dict[str, float]:
-    command = [sys.executable, "-m", "benchmarks.feeds", "--measure", mode, "--folder", str(folder), "--begun", str(time.time())]
-    spoken = subprocess.run(command, cwd=Path(__file__).parents[1], check=True, stdout=subprocess.PIPE, text=True).stdout
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.feeds",
+        "--measure",
+        mode,
+        "--folder",
+        str(folder),
+        "--begun",
+        str(time.time()),
+    ]
+    spoken = subprocess.run(
+        command, cwd=Path(__file__).parents[1], check=True, stdout=subprocess.PIPE, text=True
+    ).stdout
     return json.loads(spoken.splitlines()[-1])
 
 
@@ -124,9 +139,18 @@ def main(quick: bool, rounds: int) -> str:
         for mode in MODES:
             first, again = started(folder, mode), started(folder, mode)
             rows.append(
-                [mode, f"{first['seconds']:.1f}", f"{again['seconds']:.1f}", f"{again['processor']:.1f}", f"{again['bytes'] / 2**30:.2f}"]
+                [
+                    mode,
+                    f"{first['seconds']:.1f}",
+                    f"{again['seconds']:.1f}",
+                    f"{again['processor']:.1f}",
+                    f"{again['bytes'] / 2**30:.2f}",
+                ]
             )
-        feeds = {"plain DataLoader": plain_batches(folder, WORKERS), **{mode: fed_batches(folder, mode) for mode in MODES[1:]}}
+        feeds = {
+            "plain DataLoader": plain_batches(folder, WORKERS),
+            **{mode: fed_batches(folder, mode) for mode in MODES[1:]},
+        }
         contenders = {name: lambda feed=feed: [next(feed) for _ in range(taken)] for name, feed in feeds.items()}
         seconds = interleaved(contenders, rounds, clock=time.perf_counter)
     plain = seconds["plain DataLoader"]
@@ -134,10 +158,17 @@ def main(quick: bool, rounds: int) -> str:
         [name, Figure.of([taken * BATCH / value for value in values]).text(0), ratio(plain, values).text()]
         for name, values in seconds.items()
     ]
-    shown = f"{count:,} JPEG files of {size} pixels in {classes} classes, {stored / 1e6:.0f} MB; batches of {BATCH}, {WORKERS} workers."
+    shown = (
+        f"{count:,} JPEG files of {size} pixels in {classes} classes, {stored / 1e6:.0f} MB; batches of {BATCH},"
+        f" {WORKERS} workers."
+    )
     sections = {
-        "Starts and memory": table(["decode", "first start, s", "second start, s", "of processor time, s", "anonymous memory, GiB"], rows)
-        + f"\n\n{shown}",
+        "Starts and memory": (
+            table(
+                ["decode", "first start, s", "second start, s", "of processor time, s", "anonymous memory, GiB"], rows
+            )
+            + f"\n\n{shown}"
+        ),
         "Images a second": table(["feed", "images a second", "times the plain DataLoader"], speeds),
     }
     return page("Feeds of image files", "python -m benchmarks feeds", sections)

@@ -1,8 +1,10 @@
-"""One training step of every objective of one network, beside its floor in forwards; three of them with weight perturbations too.
+"""One training step of every objective of one network, beside its floor in forwards; three of them with weight
+perturbations too.
 
     OMP_NUM_THREADS=1 python -m benchmarks floors [--quick] [--rounds N]
 
-The floor is counted as in `steps`, by `poise.learners.costs`, whose counts the tests compare with the passes that objectives make.
+The floor is counted as in `steps`, by `poise.learners.costs`, whose counts the tests compare with the passes that
+objectives make.
 """
 
 from __future__ import annotations
@@ -83,10 +85,23 @@ def main(quick: bool, rounds: int) -> str:
         pieces = zip(seconds["evaluating"], seconds["training"], strict=True)
         floor = [crafting * evaluating + training * plain for evaluating, plain in pieces]
         share = ratio(floor, seconds["step"]).text(0, 100)
-        rows.append([name, Figure.of(seconds["step"]).text(0, 1000), f"{crafting} + {training}", str(crafting + training), share])
+        rows.append(
+            [
+                name,
+                Figure.of(seconds["step"]).text(0, 1000),
+                f"{crafting} + {training}",
+                str(crafting + training),
+                share,
+            ]
+        )
     columns = ["objective", "ms", "crafting + training mode", "floor, forwards", "share of floor, %"]
     told = (
-        "\n\nThe floor is a count of forwards without graph, timed in the same rounds and modes (folded in evaluating mode); crafting in "
-        "training mode counts there. Friendly examples stop early, so their floor is an upper bound, as is Squeeze Training's (see steps)."
+        "\n\nThe floor is a count of forwards without graph, timed in the same rounds and modes (folded in evaluating"
+        " mode); crafting in training mode counts there. Friendly examples stop early, so their floor is an upper"
+        " bound, as is Squeeze Training's (see steps)."
     )
-    return page("Every objective's step beside its floor", "python -m benchmarks floors", {setting.title: table(columns, rows) + told})
+    return page(
+        "Every objective's step beside its floor",
+        "python -m benchmarks floors",
+        {setting.title: table(columns, rows) + told},
+    )

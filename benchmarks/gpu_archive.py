@@ -1,4 +1,6 @@
-"""Deployed weights as fp16 in parts under 16 MiB, with what is needed to build the network again, and the verdicts on it."""
+"""Deployed weights as fp16 in parts under 16 MiB, with what is needed to build the network again, and the verdicts on
+it.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ def halved(tensor: Tensor) -> Tensor:
 
 def write(run: Run, which: str, folder: Path) -> list[Path]:
     """Archive the weights `which` of a run; returns the files."""
-    weights = {name: halved(tensor.detach().cpu()).contiguous() for name, tensor in run.network(which).state_dict().items()}
+    weights = {
+        name: halved(tensor.detach().cpu()).contiguous() for name, tensor in run.network(which).state_dict().items()
+    }
     parts: list[dict[str, Tensor]] = [{}]
     for name, tensor in weights.items():
         if tensor.nbytes > LIMIT:
@@ -46,7 +50,10 @@ def write(run: Run, which: str, folder: Path) -> list[Path]:
         digests[files[-1].name] = hashlib.sha256(data).hexdigest()
     facts = run.facts(which)
     described = {name: facts[name] for name in ("epoch", "monitors", "seed", "shape", "classes")}
-    write_text(folder / f"{which}.json", json.dumps({**described, "digests": digests, "experiment": to_json(run.experiment)}, indent=1))
+    write_text(
+        folder / f"{which}.json",
+        json.dumps({**described, "digests": digests, "experiment": to_json(run.experiment)}, indent=1),
+    )
     return [*files, folder / f"{which}.json"]
 
 
@@ -64,7 +71,11 @@ def read(folder: Path, which: str) -> tuple[Experiment, nn.Module, dict[str, Any
         weights |= safetensors.torch.load(data)
     experiment = from_json(Experiment, facts["experiment"])
     network = experiment.model.build(tuple(facts["shape"]), len(facts["classes"]), experiment.seed)
-    load_into(network, {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}, str(folder))
+    load_into(
+        network,
+        {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()},
+        str(folder),
+    )
     return experiment, network.eval(), facts
 
 

@@ -25,7 +25,9 @@ PHASES = {phase: Now(epoch=2 * phase - 1, step=0, epochs=3, steps_per_epoch=1, s
 
 
 def attack_ratio(setting: Setting) -> Numbers:
-    """PGD-10 as an attack, beside the straightforward one as torch comes and in strict float32, and torchattacks' if it is there."""
+    """PGD-10 as an attack, beside the straightforward one as torch comes and in strict float32, and torchattacks' if it
+    is there.
+    """
     network, batch = setting.model().eval(), setting.whole()
     ours, straightforward = PGD(steps=10), partial(pgd, network, batch.x, batch.y, uniform(), EPSILON, STEP_SIZE, 10)
 
@@ -58,7 +60,9 @@ def torchattacks_pgd(network: nn.Module) -> Callable[[Tensor, Tensor], object] |
 
 
 def memory(setting: Setting) -> Numbers:
-    """The most bytes of tensors alive during AT steps, weights and what is kept between steps included on a GPU, in MiB."""
+    """The most bytes of tensors alive during AT steps, weights and what is kept between steps included on a GPU, in
+    MiB.
+    """
     peaks = {name: peak_of(setting, name) / 2**20 for name in ("ours", "straightforward")}
     return {"peak_mib": peaks}
 
@@ -87,7 +91,9 @@ def peak_of(setting: Setting, name: str) -> int:
 
 
 def graphs_memory() -> int:
-    """Bytes that recorded graphs keep for themselves: nobody else can use them, though between replays nothing is allocated there."""
+    """Bytes that recorded graphs keep for themselves: nobody else can use them, though between replays nothing is
+    allocated there.
+    """
     private = [part for part in torch.cuda.memory_snapshot() if tuple(part.get("segment_pool_id", (0, 0))) != (0, 0)]
     return sum(part["total_size"] - part["allocated_size"] for part in private)
 
@@ -115,4 +121,6 @@ class Synergy(Setting):
     """Three experts of the network instead of the network."""
 
     def model(self) -> nn.Module:
-        return Collaboration(member=self.network, members=3).build((3, self.size, self.size), 10, seed=0).to(self.device)
+        return (
+            Collaboration(member=self.network, members=3).build((3, self.size, self.size), 10, seed=0).to(self.device)
+        )

@@ -24,7 +24,11 @@ INNER = Ascent(steps=2)
 NORMAL, BALL = replace(INNER, start="gaussian"), replace(INNER, threat=L2(), step_size=0.1)
 SUM = replace(INNER, threat=L1(), step_size=1.0)
 CNN = DigitsCNN(width=4)
-PAIR, TEAM, MIXTURE = Ensemble(member=CNN, members=2), Collaboration(member=CNN, members=2), Mixture(member=CNN, gate=CNN, members=2)
+PAIR, TEAM, MIXTURE = (
+    Ensemble(member=CNN, members=2),
+    Collaboration(member=CNN, members=2),
+    Mixture(member=CNN, gate=CNN, members=2),
+)
 AT = O.AT(inner=INNER)
 Case = tuple[Network, O.Objective[Any], dict[str, Any]]
 OBJECTIVES: dict[str, Case] = {
@@ -62,8 +66,16 @@ OBJECTIVES: dict[str, Case] = {
     "GAL": (PAIR, O.GAL(adversarial=INNER), {}),
     "MoRE": (MIXTURE, O.MoRE(adversarial=INNER), {}),
     "SynergyOfExperts": (TEAM, O.SynergyOfExperts(inner=INNER, phase_two_from=1), {}),
-    "SynergyOfExperts, phase II": (TEAM, O.SynergyOfExperts(inner=INNER, phase_two_from=0, surrogate="hard", detach_features=True), {}),
-    "SynergyOfExperts, one source after the other": (TEAM, O.SynergyOfExperts(inner=INNER, update="per_source", phase_two_from=1), {}),
+    "SynergyOfExperts, phase II": (
+        TEAM,
+        O.SynergyOfExperts(inner=INNER, phase_two_from=0, surrogate="hard", detach_features=True),
+        {},
+    ),
+    "SynergyOfExperts, one source after the other": (
+        TEAM,
+        O.SynergyOfExperts(inner=INNER, update="per_source", phase_two_from=1),
+        {},
+    ),
 }
 UNRECORDED = {
     "NT": "crafts nothing",

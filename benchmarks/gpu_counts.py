@@ -2,9 +2,12 @@
 
     python -m benchmarks.gpu_counts [--quick]
 
-Counts are of unfused kernels in float32. They are exact for the batch and the steps that the table names, though taken at one and two
-images and steps: each is a sum of parts proportional to neither, to one, or to both. The times are bounds by arithmetic, no
-measurements: FLOP at the card's dense bf16 rate, bytes at half of what float32 moves, launches at a guess of 5 microseconds each.
+Counts are of unfused kernels in float32. They are exact for the batch and the steps that the table names, though taken
+at one and two
+images and steps: each is a sum of parts proportional to neither, to one, or to both. The times are bounds by
+arithmetic, no
+measurements: FLOP at the card's dense bf16 rate, bytes at half of what float32 moves, launches at a guess of 5
+microseconds each.
 """
 
 from __future__ import annotations
@@ -39,7 +42,12 @@ def shown(size: int, images: int) -> Batch:
 
 def learner(network: Network, size: int, objective: Objective[Any]) -> Learner:
     built = network.build((3, size, size), 10, seed=0).to(GPU)
-    return Learner("joint", Policy(objective=objective, optimizer=SGD(learning_rate=0.01)), built, arithmetic=precision("float32", GPU))
+    return Learner(
+        "joint",
+        Policy(objective=objective, optimizer=SGD(learning_rate=0.01)),
+        built,
+        arithmetic=precision("float32", GPU),
+    )
 
 
 def counted(gpu: Gpu, run: Callable[[], object]) -> Tally:
@@ -63,11 +71,15 @@ def training_step(objective: Objective[Any]) -> Path:
 
 def generalist_step(gpu: Gpu, network: Network, size: int, images: int, steps: int) -> tuple[Tally, Tally]:
     robust, optimizer = AT(inner=Ascent(steps=steps)), SGD(learning_rate=0.01)
-    method = Generalist(natural=Policy(objective=NT(), optimizer=optimizer), robust=Policy(objective=robust, optimizer=optimizer))
+    method = Generalist(
+        natural=Policy(objective=NT(), optimizer=optimizer), robust=Policy(objective=robust, optimizer=optimizer)
+    )
     batch = shown(size, images)
 
     def build(name: str, policy: Policy) -> Learner:
-        return Learner(name, policy, network.build((3, size, size), 10, seed=0).to(GPU), arithmetic=precision("float32", GPU))
+        return Learner(
+            name, policy, network.build((3, size, size), 10, seed=0).to(GPU), arithmetic=precision("float32", GPU)
+        )
 
     learners = method.learners(build)
     crafted = counted(gpu, lambda: learners["robust"].craft(robust, batch, NOW.within("robust")))
@@ -125,11 +137,22 @@ def main(quick: bool) -> str:
     for name, (path, images, steps) in PATHS.items():
         images, steps = (2, 2) if quick else (images, steps)
         rows.append(row(f"{name}, {images} images", *extended(path, network, size, images, steps)))
-    columns = ["path", "kernels", "launches", "GFLOP", "GB, float32", "ms by FLOP", "ms by bytes", "ms by launches", "ms at least"]
+    columns = [
+        "path",
+        "kernels",
+        "launches",
+        "GFLOP",
+        "GB, float32",
+        "ms by FLOP",
+        "ms by bytes",
+        "ms by launches",
+        "ms at least",
+    ]
     title = "What an H200 would take by count"
     text = page(title, "python -m benchmarks.gpu_counts", {"ResNet-18, 32x32; crafting recorded": table(columns, rows)})
     return text.replace(
-        "Every figure is the median (smallest-largest) of its rounds.", "Counts and what follows from them, no measurements."
+        "Every figure is the median (smallest-largest) of its rounds.",
+        "Counts and what follows from them, no measurements.",
     )
 
 

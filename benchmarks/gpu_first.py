@@ -1,12 +1,15 @@
-"""The first quarter of an hour on any GPU: is everything right there, how fast is it, and what does a trained network come to?
+"""The first quarter of an hour on any GPU: is everything right there, how fast is it, and what does a trained network
+come to?
 
     python -m benchmarks.gpu_first numbers --out DIR              # right? how fast? at most 300 s
-    python -m benchmarks.gpu_first row     --out DIR --data DATA  # Generalist, 30 epochs, archived; AutoAttack on 1,000 images; 430 s
-    python -m benchmarks.gpu_first table   --out DIR              # the table of all that is known, also kept in benchmarks/results
+    python -m benchmarks.gpu_first row     --out DIR --data DATA  # Generalist, 30 epochs, archived; AutoAttack on 1,000
+    images; 430 s python -m benchmarks.gpu_first table   --out DIR              # the table of all that is known, also
+    kept in benchmarks/results
 
-Right means: the same draws and batches as on the CPU; in float64 the weights of the CPU after some steps of every objective and the
-images of every attack; recorded as a graph the bits of the unrecorded step; verdicts without TF32. What is found is kept after every
-line, and a call that is made again goes on. `--toy` shows at toy size, on any machine and on the pretended GPU, that all of it runs.
+Right means: the same draws and batches as on the CPU; in float64 the weights of the CPU after some steps of every
+objective and the images of every attack; recorded as a graph the bits of the unrecorded step; verdicts without TF32.
+What is found is kept after every line, and a call that is made again goes on. `--toy` shows at toy size, on any machine
+and on the pretended GPU, that all of it runs.
 """
 
 from __future__ import annotations
@@ -49,15 +52,25 @@ def draws(device: torch.device) -> Iterator[Line]:
         order = seeds.permutation(50_000, 3, device=place)
         values = {"bits": draw.bits(64), "uniform": draw.uniform(64), "integers": draw.integers(9, 5), "order": order}
         found.append({name: value.cpu() for name, value in values.items()} | {"normal": draw.normal(64).cpu()})
-    yield from ((f"draws: {name}", torch.equal(found[0][name], found[1][name]), "") for name in found[0] if name != "normal")
+    yield from (
+        (f"draws: {name}", torch.equal(found[0][name], found[1][name]), "") for name in found[0] if name != "normal"
+    )
     apart = float((found[0]["normal"] - found[1]["normal"]).abs().max())
     yield "draws: normal", apart < 1e-5, f"{apart:.1e}"
     generator = torch.Generator().manual_seed(0)
     split = Split.of(
-        torch.randint(256, (100, 3, 8, 8), generator=generator, dtype=torch.uint8), torch.randint(10, (100,), generator=generator)
+        torch.randint(256, (100, 3, 8, 8), generator=generator, dtype=torch.uint8),
+        torch.randint(10, (100,), generator=generator),
     )
-    shown = [Feed(Stream(batch_size=32, augmentation=CropFlip()), split, 1, place).batch(gpu_cases.moment(1)) for place in (CPU, device)]
-    yield "feed", all(torch.equal(getattr(shown[0], name), getattr(shown[1], name).cpu()) for name in ("x", "y", "ids")), ""
+    shown = [
+        Feed(Stream(batch_size=32, augmentation=CropFlip()), split, 1, place).batch(gpu_cases.moment(1))
+        for place in (CPU, device)
+    ]
+    yield (
+        "feed",
+        all(torch.equal(getattr(shown[0], name), getattr(shown[1], name).cpu()) for name in ("x", "y", "ids")),
+        "",
+    )
 
 
 def strictness(device: torch.device) -> Iterator[Line]:
@@ -77,15 +90,23 @@ def objective(name: str, device: torch.device) -> Iterator[Line]:
     said: list[str] = []
     torch.use_deterministic_algorithms(device.type == "cuda", warn_only=True)
     for place, recorded in ((CPU, False), (device, False), (device, True)):
-        ours = gpu_cases.learner(OBJECTIVES[name], precision("float64", place), compilation("on", place, said.append) if recorded else None)
+        ours = gpu_cases.learner(
+            OBJECTIVES[name], precision("float64", place), compilation("on", place, said.append) if recorded else None
+        )
         if ours._fixed is not None:
             ours._fixed._ways, ours._fixed._compiles_loss = [(False, True)], False
         for step, count in enumerate(COUNTS):
-            ours.descend(ours.policy.objective, gpu_cases.batch(step, count, place, torch.float64), gpu_cases.moment(step))
+            ours.descend(
+                ours.policy.objective, gpu_cases.batch(step, count, place, torch.float64), gpu_cases.moment(step)
+            )
         states.append({key: value.detach().cpu().double() for key, value in ours.state().items()})
     torch.use_deterministic_algorithms(False)
     plain, here, again = states
-    apart = max(float((here[key] - value).abs().max() / (1 + value.abs().max())) for key, value in plain.items() if value.numel())
+    apart = max(
+        float((here[key] - value).abs().max() / (1 + value.abs().max()))
+        for key, value in plain.items()
+        if value.numel()
+    )
     yield f"{name}: the CPU's weights", apart < 1e-7, f"{apart:.1e}"
     cannot = [sentence for sentence in said if "cannot" in sentence and name not in UNRECORDED]
     yield (
@@ -120,7 +141,10 @@ def autoattack(device: torch.device) -> Iterator[Line]:
 
 def parts(device: torch.device) -> dict[str, Callable[[], Iterator[Line]]]:
     """Everything that must be right, cheap things first."""
-    made: dict[str, Callable[[], Iterator[Line]]] = {"draws": partial(draws, device), "strictness": partial(strictness, device)}
+    made: dict[str, Callable[[], Iterator[Line]]] = {
+        "draws": partial(draws, device),
+        "strictness": partial(strictness, device),
+    }
     made |= {f"objective {name}": partial(objective, name, device) for name in OBJECTIVES}
     made |= {f"attack {name}": partial(attack, name, device) for name in ATTACKS}
     return made | {"AutoAttack": partial(autoattack, device)}
@@ -152,7 +176,9 @@ def summary(known: dict[str, Any], device: str) -> str:
     rows = [["right", f"{sum(good for _, good, _ in lines)} of {len(lines)}"], *wrong]
     missing = [name for name in parts(torch.device(device)) if name not in known]
     rows += [["not reached yet", ", ".join(missing)]] if missing else []
-    rows += gpu_speed.rows({name.removeprefix("speed "): value for name, value in known.items() if name.startswith("speed ")})
+    rows += gpu_speed.rows(
+        {name.removeprefix("speed "): value for name, value in known.items() if name.startswith("speed ")}
+    )
     rows += [[f"row: {name}", str(value)] for name, value in known.get("row", {}).items()]
     return f"{known.get('machine', machine())}\n\n" + table(["what", "found"], rows)
 
@@ -179,7 +205,8 @@ def main(given: list[str] | None = None) -> None:
     shown = summary(found.known, str(choose_device(args.device)))
     print(shown)
     if args.part == "table" and not args.toy:
-        print(f"written: {write('gpu_first', page('First contact with a GPU', 'python -m benchmarks.gpu_first', {'Found': shown}))}")
+        text = page("First contact with a GPU", "python -m benchmarks.gpu_first", {"Found": shown})
+        print(f"written: {write('gpu_first', text)}")
 
 
 if __name__ == "__main__":

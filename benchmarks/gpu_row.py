@@ -115,16 +115,27 @@ def attack_row(run: Run, out: Path, data: Path | None, device: str, seconds: flo
     test = test.first(min(1000, len(test)))
     network = network.to(place)
     threat = Linf(epsilon=0.2 if toy else 8 / 255)
-    attack = AutoAttack(threat=threat, version="custom", attacks=(APGD(steps=3), Square(queries=5))) if toy else AutoAttack(threat=threat)
-    found: dict[str, Any] = {"epoch": facts["epoch"], "natural": f"{100 * accuracy(predict(network, test, 500), test):.2f} %"}
+    attack = (
+        AutoAttack(threat=threat, version="custom", attacks=(APGD(steps=3), Square(queries=5)))
+        if toy
+        else AutoAttack(threat=threat)
+    )
+    found: dict[str, Any] = {
+        "epoch": facts["epoch"],
+        "natural": f"{100 * accuracy(predict(network, test, 500), test):.2f} %",
+    }
 
     def progress(report: Any) -> None:
         if time.perf_counter() - begun > seconds:
-            raise Interrupted(f"stopped in {report.attack}, {report.survivors} of {len(test)} images left; run the same command again")
+            raise Interrupted(
+                f"stopped in {report.attack}, {report.survivors} of {len(test)} images left; run the same command again"
+            )
 
     x, y = test.pixels().to(place), test.labels.to(place)
     try:
-        result = attack.run(network, x, y, ids=test.ids, precision="auto", state_path=out / "autoattack.safetensors", progress=progress)
+        result = attack.run(
+            network, x, y, ids=test.ids, precision="auto", state_path=out / "autoattack.safetensors", progress=progress
+        )
     except Interrupted as stop:
         return found | {"AutoAttack": str(stop)}
     with torch.no_grad(), exact(place):

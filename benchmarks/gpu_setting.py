@@ -57,7 +57,9 @@ class Setting:
         return time.perf_counter()
 
     def timed(self, contenders: dict[str, Step]) -> dict[str, list[float]]:
-        """Seconds a step, in each round. Three warm-up steps: the second compiles, the third is the first that counts."""
+        """Seconds a step, in each round. Three warm-up steps: the second compiles, the third is the first that
+        counts.
+        """
 
         def several(step: Step) -> Step:
             def run() -> None:
@@ -69,14 +71,22 @@ class Setting:
         for step in contenders.values():
             for _ in range(3):
                 step()
-        seconds = interleaved({name: several(step) for name, step in contenders.items()}, self.rounds, warmup=0, clock=self.clock)
+        seconds = interleaved(
+            {name: several(step) for name, step in contenders.items()}, self.rounds, warmup=0, clock=self.clock
+        )
         return {name: [value / self.repeats for value in values] for name, values in seconds.items()}
 
 
 def learner(setting: Setting, objective: Objective, said: list[str], name: PrecisionName = "auto") -> Learner:
     arithmetic = precision(name, setting.device)
     policy = Policy(objective=objective, optimizer=SGD(learning_rate=0.01))
-    return Learner("joint", policy, setting.model(), arithmetic=arithmetic, compilation=compilation("auto", setting.device, said.append))
+    return Learner(
+        "joint",
+        policy,
+        setting.model(),
+        arithmetic=arithmetic,
+        compilation=compilation("auto", setting.device, said.append),
+    )
 
 
 def no_tf32() -> Any:

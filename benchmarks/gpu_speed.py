@@ -82,7 +82,11 @@ def generalist_ratio(setting: Setting) -> Numbers:
     arithmetic = precision("auto", setting.device)
     learners = method.learners(
         lambda name, policy: Learner(
-            name, policy, setting.model(), arithmetic=arithmetic, compilation=compilation("auto", setting.device, said.append)
+            name,
+            policy,
+            setting.model(),
+            arithmetic=arithmetic,
+            compilation=compilation("auto", setting.device, said.append),
         )
     )
     trainer, gamma = GeneralistTrainer(setting.model()), method.gamma.value(NOW)
@@ -125,7 +129,9 @@ def forward_flops(setting: Setting) -> float:
 
 
 def crafting_share(setting: Setting, toy: bool) -> Numbers:
-    """Crafting alone (PGD-10): K x (1 + 1) forwards over its seconds, as a share of the matrix rate measured in the same item."""
+    """Crafting alone (PGD-10): K x (1 + 1) forwards over its seconds, as a share of the matrix rate measured in the
+    same item.
+    """
     objective, said, batch = AT(), [], setting.whole()
     ours = learner(setting, objective, said)
     now = NOW.within("joint")
@@ -142,7 +148,9 @@ def crafting_share(setting: Setting, toy: bool) -> Numbers:
 
 
 def epoch_seconds(setting: Setting) -> Numbers:
-    """An AT epoch of 50,000 images: steps with their batches made and augmented on the device, times the steps of an epoch."""
+    """An AT epoch of 50,000 images: steps with their batches made and augmented on the device, times the steps of an
+    epoch.
+    """
     objective, said = AT(), []
     ours = learner(setting, objective, said)
     feed = Feed(Stream(batch_size=setting.batch, augmentation=CropFlip()), setting.split(), 0, setting.device)
@@ -184,7 +192,9 @@ def _under(deterministic: bool, ours: Learner, batch: Batch) -> None:
 
 
 def same_points(setting: Setting) -> Numbers:
-    """Crafting as it is trained with, and in plain fp32 on the network itself: losses at the points, and the share of equal pixels."""
+    """Crafting as it is trained with, and in plain fp32 on the network itself: losses at the points, and the share of
+    equal pixels.
+    """
     batch, now = setting.whole(), NOW.within("joint")
     found: dict[str, Tensor] = {}
     for name in ("auto", "float32"):
@@ -261,7 +271,9 @@ def rows(found: dict[str, Any]) -> list[list[str]]:
             text = f"{Figure(**numbers['share']).text(1, 100)} of {numbers['matrix_tflops']:.0f} TFLOP/s"
             lines.append([f"{name}: share of the bf16 matrix rate, %", text])
         if "epoch_s" in numbers:
-            lines.append([f"{name}: AT epoch, s; images/s", f"{numbers['epoch_s']:.1f}; {numbers['images_per_second']:.0f}"])
+            lines.append(
+                [f"{name}: AT epoch, s; images/s", f"{numbers['epoch_s']:.1f}; {numbers['images_per_second']:.0f}"]
+            )
         if "times_slower" in numbers:
             lines.append(["deterministic kernels: times slower", Figure(**numbers["times_slower"]).text()])
         if "equal_pixels" in numbers:
@@ -271,7 +283,9 @@ def rows(found: dict[str, Any]) -> list[list[str]]:
     return lines
 
 
-def measure(known: dict[str, Any], device: torch.device, toy: bool, seconds: float, keep: Callable[[str, Numbers], None]) -> None:
+def measure(
+    known: dict[str, Any], device: torch.device, toy: bool, seconds: float, keep: Callable[[str, Numbers], None]
+) -> None:
     """What has not been measured yet, until half of the time is over, so that the longest item has the other half."""
     begun = time.perf_counter()
     wanted = items(device, toy)
@@ -288,7 +302,7 @@ def measure(known: dict[str, Any], device: torch.device, toy: bool, seconds: flo
         keep(name, numbers)
         print(f"{name}: {json.dumps(numbers)}", flush=True)
         if device.type == "cuda":
-            torch.cuda.synchronize()  # after an illegal access nothing works in this process: the others wait for the next one
+            torch.cuda.synchronize()  # after an illegal access nothing works here: the others wait for the next process
             torch.cuda.empty_cache()
 
 

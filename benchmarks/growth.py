@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks growth [--quick] [--rounds N]
 
-One setting changes at a time; the others stay at the base. All sizes of one setting take turns, so their ratios hold on a busy
-machine too. Processes share one batch and sum their gradients (gloo), one thread each; those are seconds on the clock, of a fresh
-set of processes for each number, and need as many idle cores.
+One setting changes at a time; the others stay at the base. All sizes of one setting take turns, so their ratios hold on
+a busy machine too. Processes share one batch and sum their gradients (gloo), one thread each; those are seconds on the
+clock, of a fresh set of processes for each number, and need as many idle cores.
 """
 
 from __future__ import annotations
@@ -57,7 +57,12 @@ class Setting:
 
 
 BASE, QUICK = Setting(), Setting(batch=4, steps=2, width=4, size=8)
-GROWTH: dict[str, tuple[int, ...]] = {"batch": (1, 2, 4), "steps": (1, 2, 4), "width": (1, 2, 4), "classes": (1, 10, 20)}
+GROWTH: dict[str, tuple[int, ...]] = {
+    "batch": (1, 2, 4),
+    "steps": (1, 2, 4),
+    "width": (1, 2, 4),
+    "classes": (1, 10, 20),
+}
 """What grows, and by which factors."""
 PROCESSES = (1, 2)
 
@@ -94,10 +99,30 @@ def shared(count: int, quick: bool, rounds: int) -> list[float]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "benchmarks.growth", "--worker", "--rounds", str(rounds), *(["--quick"] if quick else [])]
-    common = {**os.environ, "OMP_NUM_THREADS": "1", "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.growth",
+        "--worker",
+        "--rounds",
+        str(rounds),
+        *(["--quick"] if quick else []),
+    ]
+    common = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
     started = [
-        subprocess.Popen(command, cwd=ROOT, env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}, stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         for rank in range(count)
     ]
     spoken = [process.communicate()[0] for process in started]
@@ -123,7 +148,9 @@ def main(quick: bool, rounds: int) -> str:
     columns = ["setting", "times as large", "a step, ms", "times the first"]
     shown = f"Base: {', '.join(f'{name} {value}' for name, value in vars(base).items())} pixels; AT on a ResNet-20."
     sections = {
-        "Processor seconds": table(columns, [row for name in GROWTH for row in grown(base, name, rounds)]) + f"\n\n{shown}",
+        "Processor seconds": (
+            table(columns, [row for name in GROWTH for row in grown(base, name, rounds)]) + f"\n\n{shown}"
+        ),
         "Seconds on the clock of processes that share a batch": table(columns, processes(quick, rounds)),
     }
     return page("How a step's cost grows", "python -m benchmarks growth", sections)

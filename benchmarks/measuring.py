@@ -38,14 +38,17 @@ class Figure:
 
 
 def interleaved(
-    contenders: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 1, clock: Callable[[], float] = time.process_time
+    contenders: Mapping[str, Callable[[], object]],
+    rounds: int,
+    warmup: int = 1,
+    clock: Callable[[], float] = time.process_time,
 ) -> dict[str, list[float]]:
     """Seconds of processor time of each contender in each round (at one thread on a quiet machine: those on the clock).
 
     clock: another clock, such as one that waits for a GPU.
 
-    All run once per round, one after the other, so that they share whatever disturbs the machine; every other round goes
-    backwards, so that none always follows the same neighbour.
+    All run once per round, one after the other, so that they share whatever disturbs the machine; every other round
+    goes backwards, so that none always follows the same neighbour.
     """
     for _ in range(warmup):
         for run in contenders.values():
@@ -67,9 +70,9 @@ def ratio(above: Sequence[float], below: Sequence[float]) -> Figure:
 def peak_bytes(run: Callable[[], object]) -> int:
     """The largest number of bytes of tensors alive at one moment of `run`, beyond those alive when it began.
 
-    torch's profiler reports every allocation and release of the CPU allocator; the peak is that of their running sum. `run` goes
-    twice and the second time counts, because releases of what was allocated before the profiler began are not reported.
-    Workspaces that oneDNN allocates for itself are no tensors and not seen.
+    torch's profiler reports every allocation and release of the CPU allocator; the peak is that of their running sum.
+    `run` goes twice and the second time counts, because releases of what was allocated before the profiler began are
+    not reported. Workspaces that oneDNN allocates for itself are no tensors and not seen.
     """
     import torch
 
@@ -105,7 +108,9 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 def page(title: str, command: str, sections: Mapping[str, str]) -> str:
     """The text of one benchmark's results."""
     day = datetime.date.today().isoformat()
-    head = f"# {title}\n\n{day}; `{command}`; {machine()}.\nEvery figure is the median (smallest-largest) of its rounds.\n"
+    head = (
+        f"# {title}\n\n{day}; `{command}`; {machine()}.\nEvery figure is the median (smallest-largest) of its rounds.\n"
+    )
     return "\n".join([head, *(f"## {heading}\n\n{body}\n" for heading, body in sections.items())])
 
 

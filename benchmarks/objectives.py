@@ -1,7 +1,8 @@
 """Which objectives are compared on small data, under what, and which orderings their papers claim.
 
     python -m benchmarks.cross_validation objectives            on digits: five folds, three seeds
-    python -m benchmarks.cross_validation objectives_mnist      on MNIST: one seed, AutoAttack on 500 images (needs POISE_DATA)
+    python -m benchmarks.cross_validation objectives_mnist      on MNIST: one seed, AutoAttack on 500 images (needs
+    POISE_DATA)
 
 The recipes are those of `poise.recipes.compared` on digits and on 10,000 images of MNIST with the slim net.
 """
@@ -69,7 +70,10 @@ ORDERINGS: tuple[tuple[str, str, str, str], ...] = (
     ("at_rwp", "at_awp", WORST, "Yu et al. 2022"),
     ("trades_rwp", "trades_awp", WORST, "Squeeze Training, Table 4 (within RST)"),
     ("trades_rwp", "trades_awp", NATURAL, "Squeeze Training, Table 4 (within RST)"),
-    *(("generalist", other, NATURAL, GENERALIST_1) for other in ("at", "at_half", "trades", "trades1", "fat", "iat", "rst")),
+    *(
+        ("generalist", other, NATURAL, GENERALIST_1)
+        for other in ("at", "at_half", "trades", "trades1", "fat", "iat", "rst")
+    ),
     *(("generalist", other, WORST, GENERALIST_1) for other in ("at", "at_half", "trades1", "fat", "iat", "rst")),
 )
 
@@ -77,7 +81,8 @@ ORDERINGS: tuple[tuple[str, str, str, str], ...] = (
 def claims(data: str) -> tuple[Claim, ...]:
     """The orderings among the recipes on "digits" or "mnist_slim".
 
-    Under AutoAttack, which is the worst case on MNIST and a column of its own on digits, whatever the papers do not except from it.
+    Under AutoAttack, which is the worst case on MNIST and a column of its own on digits, whatever the papers do not
+    except from it.
     """
     found = []
     for better, worse, column, source in ORDERINGS:
@@ -90,8 +95,15 @@ def claims(data: str) -> tuple[Claim, ...]:
 
 
 CLAIMS = claims("digits")
-SUITE = Suite(recipes=OBJECTIVES_DIGITS, baseline="at_digits", protocol=DIGITS_PROTOCOL, second=DIGITS_SECOND, claims=CLAIMS)
+SUITE = Suite(
+    recipes=OBJECTIVES_DIGITS, baseline="at_digits", protocol=DIGITS_PROTOCOL, second=DIGITS_SECOND, claims=CLAIMS
+)
 SUITE_MNIST = Suite(
-    recipes=OBJECTIVES_MNIST, baseline="at_mnist_slim", protocol=MNIST_PROTOCOL, claims=claims("mnist_slim"), folds=1, seeds=1
+    recipes=OBJECTIVES_MNIST,
+    baseline="at_mnist_slim",
+    protocol=MNIST_PROTOCOL,
+    claims=claims("mnist_slim"),
+    folds=1,
+    seeds=1,
 )
 SUITES = {"objectives": lambda out: SUITE, "objectives_mnist": lambda out: SUITE_MNIST}

@@ -2,11 +2,11 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.peers --peers PEERS/bin/python [--quick] [--rounds N]
 
-PEERS is an environment with torch, torchattacks and foolbox (`pip install torch torchattacks foolbox`); by default .venv-bench.
-There a worker waits; in every round each of the three attacks is made once, on one thread, and takes its own processor time.
-torchattacks imports torchvision, of which PGD uses nothing and which need not fit the torch that is there, so the worker puts an
-empty module in its place. All three take 10 steps of 2/255 within 8/255 from a uniform start; ours checks its arguments too,
-foolbox's attack is its `run`, without the check of success that a call adds.
+PEERS is an environment with torch, torchattacks and foolbox (`pip install torch torchattacks foolbox`); by default
+.venv-bench. There a worker waits; in every round each of the three attacks is made once, on one thread, and takes its
+own processor time. torchattacks imports torchvision, of which PGD uses nothing and which need not fit the torch that is
+there, so the worker puts an empty module in its place. All three take 10 steps of 2/255 within 8/255 from a uniform
+start; ours checks its arguments too, foolbox's attack is its `run`, without the check of success that a call adds.
 """
 
 from __future__ import annotations
@@ -125,7 +125,9 @@ def compare(case: str, python: str, rounds: int) -> list[list[str]]:
     found: dict[str, list[list[float]]] = {name: [] for name in ("Poise", *PEERS)}
     command = [python, str(Path(__file__).resolve()), "--worker", case]
     with tempfile.TemporaryFile("w+") as errors:
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True) as process:
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
+        ) as process:
             assert process.stdin is not None and process.stdout is not None
             for number in range(rounds + 1):
                 for name in list(found)[:: 1 if number % 2 == 0 else -1]:
@@ -171,7 +173,11 @@ def main() -> None:
         return
     from benchmarks.measuring import page, table, write
 
-    rows = [row for case in (QUICK if args.quick else CASES) for row in compare(case, args.peers, 1 if args.quick else args.rounds)]
+    rows = [
+        row
+        for case in (QUICK if args.quick else CASES)
+        for row in compare(case, args.peers, 1 if args.quick else args.rounds)
+    ]
     body = table(["attack", "processor, ms", "times ours", "cross-entropy found", "largest change / epsilon"], rows)
     body += "\n\nMust hold on a CPU: torchattacks at least 1.25 times ours, foolbox at least 1.8 times."
     text = page("PGD-10 beside torchattacks and foolbox", "python -m benchmarks.peers", {"Seconds": body})

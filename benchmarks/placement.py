@@ -1,13 +1,14 @@
-"""Generalist in one process and in two, beside NT, AT and TRADES: the comparison of Zipper's Table 6, on one machine in one run.
+"""Generalist in one process and in two, beside NT, AT and TRADES: the comparison of Zipper's Table 6, on one machine in
+one run.
 
     OMP_NUM_THREADS=1 python -m benchmarks placement [--quick] [--rounds N]
 
-Two processes of one thread each are started once and stay for all rounds. In each round every contender trains a whole schedule,
-shrunk in epochs and batches but not in proportions: redistribution from 62.5 % on, gamma leaving 1 after two thirds, the global
-learner made once per epoch as for a validation. Contenders of one process run while the other waits without working. Seconds are
-those on the clock, as two processes share the work. NT is there because what Generalist does is about AT and NT, whose passes, unlike
-crafting, are in training mode and take gradients of weights: they cost more than forwards say. What each process sends is counted
-where torch.distributed is called, on small batches.
+Two processes of one thread each are started once and stay for all rounds. In each round every contender trains a whole
+schedule, shrunk in epochs and batches but not in proportions: redistribution from 62.5 % on, gamma leaving 1 after two
+thirds, the global learner made once per epoch as for a validation. Contenders of one process run while the other waits
+without working. Seconds are those on the clock, as two processes share the work. NT is there because what Generalist
+does is about AT and NT, whose passes, unlike crafting, are in training mode and take gradients of weights: they cost
+more than forwards say. What each process sends is counted where torch.distributed is called, on small batches.
 """
 
 from __future__ import annotations
@@ -68,7 +69,9 @@ class Contender:
 
 
 def contenders(setting: Setting) -> dict[str, Contender]:
-    """Joint methods keep one average; Generalist keeps that of its global learner and, but for idle learners, of each base learner."""
+    """Joint methods keep one average; Generalist keeps that of its global learner and, but for idle learners, of each
+    base learner.
+    """
     averaged = replace(ROBUST, average=EMA())
     shared: dict[str, Any] = {"batch_size": setting.batch, "redistribute_every": setting.every}
     nested = Generalist(natural=replace(NATURAL, average=EMA()), robust=averaged, **shared)
@@ -154,10 +157,18 @@ class Trainer:
     def times(self) -> dict[str, int]:
         """How often each of what is counted happened in one call."""
         method, setting = self.contender.method, self.setting
-        opening = [Now(epoch, (epoch - 1) * setting.batches, setting.epochs, setting.batches, 0) for epoch in range(1, setting.epochs + 1)]
+        opening = [
+            Now(epoch, (epoch - 1) * setting.batches, setting.epochs, setting.batches, 0)
+            for epoch in range(1, setting.epochs + 1)
+        ]
         opens = sum(isinstance(method, Generalist) and method._redistributes(now, "epoch_start") for now in opening)
         steps = setting.epochs * setting.batches
-        return {"any other step": steps - opens, "a step that redistributes": opens, "a validation": setting.epochs, "a checkpoint": 1}
+        return {
+            "any other step": steps - opens,
+            "a step that redistributes": opens,
+            "a validation": setting.epochs,
+            "a checkpoint": 1,
+        }
 
 
 def serve(rank: int, folder: Path, quick: bool, rounds: int) -> None:
@@ -201,9 +212,16 @@ def serve(rank: int, folder: Path, quick: bool, rounds: int) -> None:
 def measured(quick: bool, rounds: int) -> Mapping[str, Any]:
     """Start both processes and read what they found."""
     with tempfile.TemporaryDirectory() as name:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo")}
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo"),
+        }
         command = [sys.executable, "-m", "benchmarks.placement"]
-        served = [subprocess.Popen([*command, str(rank), name, str(int(quick)), str(rounds)], env=environment) for rank in range(2)]
+        served = [
+            subprocess.Popen([*command, str(rank), name, str(int(quick)), str(rounds)], env=environment)
+            for rank in range(2)
+        ]
         while any(process.poll() is None for process in served):
             if any(process.poll() for process in served):  # the other one would wait for it
                 for process in served:
@@ -221,14 +239,24 @@ HOLDS = {SERIAL: "1.17", IDLE: "1.08"}
 
 
 def one_by_one(seconds: Mapping[str, list[float]], setting: Setting) -> str:
-    """What Generalist's learners cost one by one: AT's steps and NT's, the latter only in epochs in which that learner isn't idle."""
+    """What Generalist's learners cost one by one: AT's steps and NT's, the latter only in epochs in which that learner
+    isn't idle.
+    """
     method = contenders(setting)[IDLE].method
     assert isinstance(method, Generalist)
-    moments = [Now(epoch, (epoch - 1) * setting.batches, setting.epochs, setting.batches, 0) for epoch in range(1, setting.epochs + 1)]
+    moments = [
+        Now(epoch, (epoch - 1) * setting.batches, setting.epochs, setting.batches, 0)
+        for epoch in range(1, setting.epochs + 1)
+    ]
     trained = sum(not method.is_idle("natural", now) for now in moments)
     whole = Figure.of([1 + nt / at for nt, at in zip(seconds["NT"], seconds["AT"], strict=True)])
-    part = Figure.of([1 + trained / setting.epochs * nt / at for nt, at in zip(seconds["NT"], seconds["AT"], strict=True)])
-    return f"AT and NT one after the other are {whole.text(3)} of AT; with NT in {trained} of {setting.epochs} epochs, {part.text(3)}."
+    part = Figure.of(
+        [1 + trained / setting.epochs * nt / at for nt, at in zip(seconds["NT"], seconds["AT"], strict=True)]
+    )
+    return (
+        f"AT and NT one after the other are {whole.text(3)} of AT; with NT in {trained} of {setting.epochs} epochs,"
+        f" {part.text(3)}."
+    )
 
 
 def against_at(seconds: Mapping[str, list[float]], setting: Setting) -> str:
@@ -236,21 +264,40 @@ def against_at(seconds: Mapping[str, list[float]], setting: Setting) -> str:
     for name, each in seconds.items():
         processes = 2 if ", by " in name else 1
         over = ratio(each, seconds["AT"]).text(3)
-        rows.append([name, processes, Figure.of(each).text(2), over, ratio(each, seconds["TRADES"]).text(3), FLOORS.get(name, "")])
+        rows.append(
+            [
+                name,
+                processes,
+                Figure.of(each).text(2),
+                over,
+                ratio(each, seconds["TRADES"]).text(3),
+                FLOORS.get(name, ""),
+            ]
+        )
     body = table(["method", "processes", "seconds", "over AT", "over TRADES", "in forwards, over AT"], rows)
     held = [
         f"{name} at most {most}: {'yes' if ratio(seconds[name], seconds['AT']).median <= float(most) else 'NO'}"
         for name, most in HOLDS.items()
     ]
-    published = "On one RTX 3090 the paper's Table 6 has TRADES 414, serial 397, parallel 342 minutes: .959 and .826 of TRADES."
+    published = (
+        "On one RTX 3090 the paper's Table 6 has TRADES 414, serial 397, parallel 342 minutes: .959 and .826 of TRADES."
+    )
     return f"{body}\n\nMust hold, of AT in one process: {'; '.join(held)}.\n{one_by_one(seconds, setting)}\n{published}"
 
 
 def scaling(seconds: Mapping[str, list[float]]) -> str:
-    pairs = {"Generalist, by learner": SERIAL, "Generalist, by data": SERIAL, "AT, by data": "AT", "TRADES, by data": "TRADES"}
+    pairs = {
+        "Generalist, by learner": SERIAL,
+        "Generalist, by data": SERIAL,
+        "AT, by data": "AT",
+        "TRADES, by data": "TRADES",
+    }
     rows = [[name, ratio(seconds[alone], seconds[name]).text(2)] for name, alone in pairs.items()]
     body = table(["two processes", "times faster than one"], rows)
-    return f"{body}\n\nBy learner the robust learner's process is the slower one, so at most 26/23 = 1.13 times; by data at most 2."
+    return (
+        f"{body}\n\nBy learner the robust learner's process is the slower one, so at most 26/23 = 1.13 times; by data"
+        " at most 2."
+    )
 
 
 def traffic(sent: Mapping[str, list[str]]) -> str:
@@ -278,7 +325,9 @@ def main(quick: bool, rounds: int) -> str:
         f"A whole schedule of {setting.title}": against_at(found["seconds"], setting),
         "From one process to two, one thread each": scaling(found["seconds"]),
         "What is sent": traffic(found["sent"]),
-        "Not measured": f"{gpus} GPU(s) here. Scaling over GPUs and two streams on one (`method.overlap`) are not measured.",
+        "Not measured": (
+            f"{gpus} GPU(s) here. Scaling over GPUs and two streams on one (`method.overlap`) are not measured."
+        ),
     }
     return page("Generalist in one process and in two", "python -m benchmarks placement", sections)
 

@@ -25,13 +25,25 @@ CIFAR10 = ["nt_cifar10_resnet18", "at_cifar10_resnet18", "trades_cifar10_resnet1
 SUITES: dict[str, tuple[list[str], int, bool, list[str]]] = {
     # name: (recipes, seeds, quick, settings changed)
     "mnist_slim": (["nt_mnist_slim", "at_mnist_slim", "trades_mnist_slim", "generalist_mnist_slim"], 3, False, []),
-    "mnist_smallcnn": (["nt_mnist_smallcnn", "at_mnist_smallcnn", "trades_mnist_smallcnn", "generalist_mnist_smallcnn"], 1, False, []),
+    "mnist_smallcnn": (
+        ["nt_mnist_smallcnn", "at_mnist_smallcnn", "trades_mnist_smallcnn", "generalist_mnist_smallcnn"],
+        1,
+        False,
+        [],
+    ),
     "cifar10_quick": (CIFAR10, 1, True, []),  # 8 steps: shows that everything runs, no more
     "cifar10_small": (  # the quick variant, long enough to learn something
         CIFAR10,
         1,
         True,
-        ["data.train_images=2000", "data.test_images=500", "protocol.first=500", "epochs=12", "criterion=last", "monitor_every=12"],
+        [
+            "data.train_images=2000",
+            "data.test_images=500",
+            "protocol.first=500",
+            "epochs=12",
+            "criterion=last",
+            "monitor_every=12",
+        ],
     ),
 }
 
@@ -81,8 +93,10 @@ def main() -> None:
         "",
         f"Command: `python -m benchmarks.real_data {arguments.suite}`.",
         *([f"Quick variants with {' '.join(SUITES[arguments.suite][3])}."] if SUITES[arguments.suite][3] else []),
-        f"{read[0].experiment['data']['train_images']:,} training images, {seen.count:,} test images; "
-        f"under {', '.join(seen.attack_names)} alone.",
+        (
+            f"{read[0].experiment['data']['train_images']:,} training images, {seen.count:,} test images; "
+            f"under {', '.join(seen.attack_names)} alone."
+        ),
         f"Machine: {platform.machine()} CPU, one thread, torch {torch.__version__}.",
         "",
         to_markdown(table(read)),

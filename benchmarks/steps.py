@@ -2,9 +2,10 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks steps [--quick] [--rounds N]
 
-The floor of a step is counted in forwards of the network: a backward pass that reaches the inputs or the weights only costs one
-forward, one that reaches both costs two. PGD-10 AT: 10 x (1 + 1) to craft and 1 + 2 to descend, 23; TRADES one more for p(x) and
-another natural pass with its backward and one that moves BatchNorm's statistics only, 28; NT 3; Generalist 26. Squeeze Training
+The floor of a step is counted in forwards of the network: a backward pass that reaches the inputs or the weights only
+costs one forward, one that reaches both costs two. PGD-10 AT: 10 x (1 + 1) to craft and 1 + 2 to descend, 23; TRADES
+one more for p(x) and another natural pass with its backward and one that moves BatchNorm's statistics only, 28; NT 3;
+Generalist 26. Squeeze Training
 crafts in training mode: x forward once, then 10 x (2 + 3) as x, x_col and x_adv all take a gradient, and 3 (1 + 2): 60.
 """
 
@@ -94,20 +95,26 @@ def pairs(setting: Setting) -> dict[str, tuple[Step, Step]]:
         "AT": of_one_learner(setting, AT(), partial(at_step, noise=start)),
         "TRADES": of_one_learner(setting, TRADES(), partial(trades_step, noise=gaussian)),
         "MART": of_one_learner(setting, MART(), partial(mart_step, noise=gaussian)),
-        "SqueezeTraining": of_one_learner(setting, SqueezeTraining(), partial(squeeze_step, noise=(gaussian, gaussian))),
+        "SqueezeTraining": of_one_learner(
+            setting, SqueezeTraining(), partial(squeeze_step, noise=(gaussian, gaussian))
+        ),
         "Generalist": of_generalist(setting),
     }
 
 
 def forwards(setting: Setting) -> dict[str, Step]:
-    """A forward without graph in each mode, of the network that Poise asks: folded in evaluating mode, plain in training mode."""
+    """A forward without graph in each mode, of the network that Poise asks: folded in evaluating mode, plain in
+    training mode.
+    """
     model, (x, _) = setting.model().train(), setting.images()
     folded = Folded(model).refreshed()
     return {"evaluating": torch.no_grad()(lambda: folded(x)), "training": torch.no_grad()(lambda: model(x))}
 
 
 def floor_of(*policies: Policy) -> tuple[int, int]:
-    """Forwards that a step of these learners can't do without: in evaluating mode (where crafting is) and in training mode."""
+    """Forwards that a step of these learners can't do without: in evaluating mode (where crafting is) and in training
+    mode.
+    """
     evaluating = training = 0
     for policy in policies:
         crafting, descending = parts(policy)
@@ -120,7 +127,10 @@ def floor_of(*policies: Policy) -> tuple[int, int]:
 
 
 FLOORS = {
-    **{type(each).__name__: floor_of(Policy(objective=each)) for each in (NT(), AT(), TRADES(), MART(), SqueezeTraining())},
+    **{
+        type(each).__name__: floor_of(Policy(objective=each))
+        for each in (NT(), AT(), TRADES(), MART(), SqueezeTraining())
+    },
     "Generalist": floor_of(*Generalist().policies().values()),
 }
 
@@ -138,16 +148,22 @@ def steps_of(setting: Setting, rounds: int) -> tuple[list[list[str]], list[list[
         floor = [crafting * evaluating + descending * training for evaluating, training in pieces]
         cells = [Figure.of(seconds[side]).text(0, 1000) for side in ("ours", "theirs")]
         gain, share = ratio(seconds["theirs"], seconds["ours"]), ratio(floor, seconds["ours"])
-        seconds_rows.append([f"{name}, {setting.title}", *cells, gain.text(), str(crafting + descending), share.text(0, 100)])
+        seconds_rows.append(
+            [f"{name}, {setting.title}", *cells, gain.text(), str(crafting + descending), share.text(0, 100)]
+        )
         peaks = [peak_bytes(side) / 2**20 for side in (ours, theirs)]
-        memory_rows.append([f"{name}, {setting.title}", *[f"{peak:.1f}" for peak in peaks], f"{peaks[1] / peaks[0]:.2f}"])
+        memory_rows.append(
+            [f"{name}, {setting.title}", *[f"{peak:.1f}" for peak in peaks], f"{peaks[1] / peaks[0]:.2f}"]
+        )
     return seconds_rows, memory_rows
 
 
 def epochs(setting: Setting, rounds: int, batches: int = 4) -> list[str]:
     """A Generalist epoch over an AT epoch, both fed and augmented by Poise; the steps of the two alternate."""
     generator = torch.Generator().manual_seed(1)
-    images = torch.randint(256, (batches * setting.batch, 3, setting.size, setting.size), generator=generator, dtype=torch.uint8)
+    images = torch.randint(
+        256, (batches * setting.batch, 3, setting.size, setting.size), generator=generator, dtype=torch.uint8
+    )
     split = Split(images, torch.randint(10, (len(images),), generator=generator), torch.arange(len(images)))
     policy = Policy(objective=AT(), optimizer=SGD(learning_rate=0.01, weight_decay=3.5e-3), augmentation=CropFlip())
     base = Generalist(batch_size=setting.batch)
@@ -163,12 +179,15 @@ def epochs(setting: Setting, rounds: int, batches: int = 4) -> list[str]:
 
     def step(name: str, at: int) -> None:
         method, learners, feeds = running[name]
-        now = Now(115, 114 * batches + at, 120, batches, 0)  # both learners count, and the epoch begins with a redistribution
+        # both learners count, and the epoch begins with a redistribution
+        now = Now(115, 114 * batches + at, 120, batches, 0)
         method.step(learners, {stream: feed.batch(now) for stream, feed in feeds.items()}, now)
 
     totals: dict[str, list[float]] = {name: [0.0] * rounds for name in methods}
     for at in range(batches):
-        timed = interleaved({name: lambda name=name, at=at: step(name, at) for name in methods}, rounds, warmup=int(at == 0))
+        timed = interleaved(
+            {name: lambda name=name, at=at: step(name, at) for name in methods}, rounds, warmup=int(at == 0)
+        )
         for name, seconds in timed.items():
             totals[name] = [total + more for total, more in zip(totals[name], seconds, strict=True)]
     cells = [Figure.of(totals[name]).text(2) for name in ("Generalist", "AT")]
@@ -184,12 +203,20 @@ def main(quick: bool, rounds: int) -> str:
     memory = ["method", "Poise, MiB", "straightforward, MiB", "times less"]
     epoch = ["network", "Generalist, s", "AT, s", "ratio", "26/23", f"at most {MOST}"]
     sections = {
-        "Seconds per step": table(steps, [row for rows, _ in measured for row in rows])
-        + "\n\nThe floor is a count of forwards without graph, timed in the same rounds and modes (folded in evaluating mode)."
-        + "\nMust hold: AT at least 1.7 times faster; Squeeze Training at least 1 / .85 = 1.18 times.",
-        "Peak of tensors allocated during a step": table(memory, [row for _, rows in measured for row in rows])
-        + "\n\nBeyond what is there before the step: weights, momentum, averages, images, the last gradients; see `measuring.peak_bytes`.",
-        "A Generalist epoch beside an AT epoch": table(epoch, [epochs(setting, rounds) for setting in settings if not setting.methods])
-        + "\n\nFour batches with augmentation, averages, and one redistribution; the steps alternate.",
+        "Seconds per step": (
+            table(steps, [row for rows, _ in measured for row in rows])
+            + "\n\nThe floor is a count of forwards without graph, timed in the same rounds and modes (folded in"
+            " evaluating mode)."
+            + "\nMust hold: AT at least 1.7 times faster; Squeeze Training at least 1 / .85 = 1.18 times."
+        ),
+        "Peak of tensors allocated during a step": (
+            table(memory, [row for _, rows in measured for row in rows])
+            + "\n\nBeyond what is there before the step: weights, momentum, averages, images, the last gradients; see"
+            " `measuring.peak_bytes`."
+        ),
+        "A Generalist epoch beside an AT epoch": (
+            table(epoch, [epochs(setting, rounds) for setting in settings if not setting.methods])
+            + "\n\nFour batches with augmentation, averages, and one redistribution; the steps alternate."
+        ),
     }
     return page("Training steps against straightforward ones", "python -m benchmarks steps", sections)

@@ -1,11 +1,13 @@
-"""Seconds and memory of one step of Synergy-of-Experts in each phase: Poise's beside a straightforward one, in one process, in turn.
+"""Seconds and memory of one step of Synergy-of-Experts in each phase: Poise's beside a straightforward one, in one
+process, in turn.
 
     OMP_NUM_THREADS=1 python -m benchmarks.synergy_steps [--quick] [--rounds N]
 
-The floor is counted in forwards of one expert on the batch (a backward pass to inputs or weights only costs one, one that reaches
-both two). M experts, 10 steps, natural term included. Phase I, per expert: 10 x (1 + 1) to attack it, then M sources and the natural
-images, (M + 1) x (1 + 2): 20 + 3 (M + 1), 32 at M = 3. Phase II: all experts answer at every step and the gradient goes back through
-all of them (each example's through one, but batches are not cut), 10 x (1 + 1), then 2 x (1 + 2): 26.
+The floor is counted in forwards of one expert on the batch (a backward pass to inputs or weights only costs one, one
+that reaches both two). M experts, 10 steps, natural term included. Phase I, per expert: 10 x (1 + 1) to attack it, then
+M sources and the natural images, (M + 1) x (1 + 2): 20 + 3 (M + 1), 32 at M = 3. Phase II: all experts answer at every
+step and the gradient goes back through all of them (each example's through one, but batches are not cut), 10 x (1 + 1),
+then 2 x (1 + 2): 26.
 """
 
 from __future__ import annotations
@@ -30,7 +32,10 @@ from poise.threats import Linf
 
 EPSILON = 0.03
 RATE = 0.01
-MOMENTS = {1: Now(epoch=1, step=0, epochs=3, steps_per_epoch=1, seed=0), 2: Now(epoch=3, step=2, epochs=3, steps_per_epoch=1, seed=0)}
+MOMENTS = {
+    1: Now(epoch=1, step=0, epochs=3, steps_per_epoch=1, seed=0),
+    2: Now(epoch=3, step=2, epochs=3, steps_per_epoch=1, seed=0),
+}
 OBJECTIVE = SynergyOfExperts(inner=Ascent(threat=Linf(epsilon=EPSILON), step_size=EPSILON / 4))
 
 
@@ -81,7 +86,9 @@ def both(setting: Setting, phase: int) -> tuple[Step, Step]:
 
 
 def forwards(setting: Setting) -> dict[str, Step]:
-    """A forward of one expert without graph in each mode, as Poise runs it: folded in evaluating mode, plain in training mode."""
+    """A forward of one expert without graph in each mode, as Poise runs it: folded in evaluating mode, plain in
+    training mode.
+    """
     model, (x, _) = setting.model().train(), setting.images()
     plain, folded = model.members[0], Folded(model).refreshed().get_submodule("members.0")
     return {"evaluating": torch.no_grad()(lambda: folded(x)), "training": torch.no_grad()(lambda: plain(x))}
@@ -110,21 +117,37 @@ def rows(setting: Setting, rounds: int) -> tuple[list[list[str]], list[list[str]
 def main(quick: bool, rounds: int) -> str:
     """Run it and return the page."""
     measured = [rows(setting, rounds) for setting in (QUICK if quick else SETTINGS)]
-    steps = ["step", "Poise, ms", "straightforward, ms", "times faster", "floor, forwards per expert", "times the floor"]
+    steps = [
+        "step",
+        "Poise, ms",
+        "straightforward, ms",
+        "times faster",
+        "floor, forwards per expert",
+        "times the floor",
+    ]
     memory = ["step", "Poise, MiB", "straightforward, MiB", "times less"]
     sections = {
-        "Seconds per step": table(steps, [row for seconds, _ in measured for row in seconds])
-        + "\n\nThe floor is a count of forwards of one expert without graph, timed in the same rounds (folded in evaluating mode)."
-        + "\nMust hold: at most 1.2 times the floor, and at least 1.5 times faster than the straightforward step.",
-        "Peak of tensors allocated during a step": table(memory, [row for _, peaks in measured for row in peaks])
-        + "\n\nBeyond what is there before the step; see `measuring.peak_bytes`.",
+        "Seconds per step": (
+            table(steps, [row for seconds, _ in measured for row in seconds])
+            + "\n\nThe floor is a count of forwards of one expert without graph, timed in the same rounds (folded in"
+            " evaluating mode)."
+            + "\nMust hold: at most 1.2 times the floor, and at least 1.5 times faster than the straightforward step."
+        ),
+        "Peak of tensors allocated during a step": (
+            table(memory, [row for _, peaks in measured for row in peaks])
+            + "\n\nBeyond what is there before the step; see `measuring.peak_bytes`."
+        ),
     }
-    return page("Synergy-of-Experts: steps against straightforward ones", "python -m benchmarks.synergy_steps", sections)
+    return page(
+        "Synergy-of-Experts: steps against straightforward ones", "python -m benchmarks.synergy_steps", sections
+    )
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="toy sizes and one round: shows that it runs, writes nothing")
+    parser.add_argument(
+        "--quick", action="store_true", help="toy sizes and one round: shows that it runs, writes nothing"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
     torch.set_num_threads(1)

@@ -77,17 +77,30 @@ class Table:
 
 
 def page(chosen: Suite, measured: Table) -> list[str]:
-    """A row per recipe, what was not run, the best of every column, the experts inside, the verdict on every claim, and every trend."""
+    """A row per recipe, what was not run, the best of every column, the experts inside, the verdict on every claim, and
+    every trend.
+    """
     found = measured.main
-    columns = [NATURAL, WORST, *chosen.columns, *([AUTOATTACK] if measured.records(chosen.baseline, AUTOATTACK) else [])]
+    columns = [
+        NATURAL,
+        WORST,
+        *chosen.columns,
+        *([AUTOATTACK] if measured.records(chosen.baseline, AUTOATTACK) else []),
+    ]
     judged = [NATURAL, *columns[-1:]] if AUTOATTACK in columns else [NATURAL, WORST]
     names = ["recipe", "seeds", *columns, *(f"{column} minus {chosen.baseline}" for column in judged)]
     lines = [f"| {' | '.join(names)} |", "|---" + "|---:" * (len(columns) + 1) + "|---|---|"]
     for recipe, records in found.items():
         cells = [recipe, str(len(records))]
         shown = [measured.records(recipe, column) for column in columns]
-        cells += [f"{measured.mean(there, column):.2f}" if there else "–" for there, column in zip(shown, columns, strict=True)]
-        cells += ["" if recipe == chosen.baseline else interval(measured.difference(recipe, chosen.baseline, column)) for column in judged]
+        cells += [
+            f"{measured.mean(there, column):.2f}" if there else "–"
+            for there, column in zip(shown, columns, strict=True)
+        ]
+        cells += [
+            "" if recipe == chosen.baseline else interval(measured.difference(recipe, chosen.baseline, column))
+            for column in judged
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     if measured.second and chosen.second is not None:
         images = next(iter(measured.second.values()))[0].count
@@ -127,9 +140,21 @@ def experts(chosen: Suite, measured: Table) -> list[str]:
     if not lines:
         return []
     heads = ["images", "recipe", *COLUMNS[1:]]
-    said = "The experts inside, in percent. All fooled: no choice among the experts could be right; missed: a right one was not chosen."
+    said = (
+        "The experts inside, in percent. All fooled: no choice among the experts could be right; missed: a right one"
+        " was not chosen."
+    )
     smallest = f"The fewest images on which all experts are fooled: {', '.join(fewest)}."
-    return ["", said, "", f"| {' | '.join(heads)} |", "|---|---" + "|---:" * (len(heads) - 2) + "|", *lines, "", smallest]
+    return [
+        "",
+        said,
+        "",
+        f"| {' | '.join(heads)} |",
+        "|---|---" + "|---:" * (len(heads) - 2) + "|",
+        *lines,
+        "",
+        smallest,
+    ]
 
 
 def _notes(record: EvaluationRecord, name: str) -> Mapping[str, Any]:
@@ -143,29 +168,41 @@ def interval(difference: Difference | None) -> str:
 
 
 def verdicts(claims: Sequence[Claim], measured: Table) -> list[str]:
-    """Each claimed ordering with what was seen: it holds, the opposite holds, or neither (the interval includes zero)."""
+    """Each claimed ordering with what was seen: it holds, the opposite holds, or neither (the interval includes
+    zero).
+    """
     lines = ["| claimed | column | source | seen | 95 % interval |", "|---|---|---|---|---|"] if claims else []
     for claim in claims:
         difference = measured.difference(claim.better, claim.worse, claim.column)
         if difference is not None:
             ordering = f"{claim.better} above {claim.worse}"
-            lines.append(f"| {ordering} | {claim.column} | {claim.source} | {difference.seen} | {interval(difference)} |")
+            lines.append(
+                f"| {ordering} | {claim.column} | {claim.source} | {difference.seen} | {interval(difference)} |"
+            )
     return lines
 
 
 def trends(chosen: Suite, measured: Table) -> list[str]:
-    """Each setting over the seeds that all its recipes have: what is claimed, the values seen in the setting's order, the best of them."""
+    """Each setting over the seeds that all its recipes have: what is claimed, the values seen in the setting's order,
+    the best of them.
+    """
     names = ["setting", "claimed", "source", "column", "seeds", "seen", "best", "not told apart from the best"]
     lines = ["", f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"] if chosen.trends else []
     for trend in chosen.trends:
-        shared = {recipe: records for recipe, records in measured.common(trend.recipes, trend.column).items() if records}
+        shared = {
+            recipe: records for recipe, records in measured.common(trend.recipes, trend.column).items() if records
+        }
         if len(shared) < 2:
             continue
         means = {recipe: measured.mean(records, trend.column) for recipe, records in shared.items()}
         best = max(means, key=means.__getitem__)
-        behind = {recipe: measured.between(shared[best], shared[recipe], trend.column) for recipe in means if recipe != best}
+        behind = {
+            recipe: measured.between(shared[best], shared[recipe], trend.column) for recipe in means if recipe != best
+        }
         level = ", ".join(recipe for recipe, difference in behind.items() if difference.low <= 0) or "–"
         seen = ", ".join(f"{recipe} {mean:.2f}" for recipe, mean in means.items())
         seeds = str(len(shared[best]))
-        lines.append(f"| {' | '.join([trend.name, trend.claim or '–', trend.source, trend.column, seeds, seen, best, level])} |")
+        lines.append(
+            f"| {' | '.join([trend.name, trend.claim or '–', trend.source, trend.column, seeds, seen, best, level])} |"
+        )
     return lines

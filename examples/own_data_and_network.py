@@ -1,4 +1,6 @@
-"""Your own images (arrays here; a folder by class or an .npz archive as well) and your own network, any torch module."""
+"""Your own images (arrays here; a folder by class or an .npz archive as well) and your own network, any torch
+module.
+"""
 
 import tempfile
 

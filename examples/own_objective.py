@@ -1,4 +1,6 @@
-"""An objective of your own, in one file. On the command line: poise train at_digits --import own_objective.py method.objective=MarginAT"""
+"""An objective of your own, in one file. On the command line: poise train at_digits --import own_objective.py
+method.objective=MarginAT
+"""
 
 import poise
 from poise.attacks.pgd import score_of

@@ -1,7 +1,8 @@
-"""Making a zoo network of a run: `python -m experiments.zoo RUN NAME --line ... --good-for ... --not-for ... [--first N]`.
+"""Making a zoo network of a run: `python -m experiments.zoo RUN NAME --line ... --good-for ... --not-for ... [--first
+N]`.
 
-The weights are rounded first; record and verdict are of the rounded ones. With `--autoattack` APGD-CE and APGD-T are added to the run's
-own protocol.
+The weights are rounded first; record and verdict are of the rounded ones. With `--autoattack` APGD-CE and APGD-T are
+added to the run's own protocol.
 """
 
 from __future__ import annotations
@@ -24,7 +25,17 @@ from poise.evaluation.protocol import evaluate
 from poise.verbs.of_run import threat_of
 from poise.verbs.of_zoo import OfZoo
 from poise.verbs.sanity import sanity
-from poise.zoo.shelf import RECORD, SETTINGS, SHELF, VERDICT, WEIGHTS, Card, ZooNetwork, rounded_weights, widened_weights
+from poise.zoo.shelf import (
+    RECORD,
+    SETTINGS,
+    SHELF,
+    VERDICT,
+    WEIGHTS,
+    Card,
+    ZooNetwork,
+    rounded_weights,
+    widened_weights,
+)
 
 
 def make(run: Run, name: str, card: dict[str, str], first: int | None, searched: bool, shelf: Path = SHELF) -> Path:
@@ -37,11 +48,20 @@ def make(run: Run, name: str, card: dict[str, str], first: int | None, searched:
     pair = AutoAttack(threat=threat, version="custom", attacks=(APGD(), APGD(loss="targeted_dlr")))
     attacks = (*experiment.protocol.attacks, *((pair,) if searched else ()))
     protocol = Protocol(name="zoo", attacks=attacks, first=first or experiment.protocol.first)
-    about = {"checkpoint": "zoo", "run": f"zoo:{name}", "group": f"zoo:{name}", "notes": {"trained_in": run.about["precision"]}}
+    about = {
+        "checkpoint": "zoo",
+        "run": f"zoo:{name}",
+        "group": f"zoo:{name}",
+        "notes": {"trained_in": run.about["precision"]},
+    }
     write_bytes(folder / WEIGHTS, safetensors.torch.save(weights))
     write_bytes(folder / SETTINGS, (run.path / "experiment.json").read_bytes())
     evaluate(network, data, protocol, seed=experiment.seed, named=f"zoo:{name}", out=folder / RECORD, **about)
-    known: dict[str, Any] = {"shape": list(facts["shape"]), "classes": list(facts["classes"]), "protocol": to_json(protocol)}
+    known: dict[str, Any] = {
+        "shape": list(facts["shape"]),
+        "classes": list(facts["classes"]),
+        "protocol": to_json(protocol),
+    }
     Card(**card, **known, files=digests(folder, WEIGHTS, SETTINGS, RECORD)).write(folder)
     sanity(OfZoo(ZooNetwork(name, folder), data), threat=threat, out=folder / VERDICT)
     Card(**card, **known, files=digests(folder, WEIGHTS, SETTINGS, RECORD, VERDICT)).write(folder)

@@ -40,7 +40,9 @@ def read_vectors(topic: str) -> Vectors:
 
 
 def pytest_sessionfinish() -> None:
-    """Leave what was asked for to tests/test_vectors_are_read.py, which starts a session of its own and names a file."""
+    """Leave what was asked for to tests/test_vectors_are_read.py, which starts a session of its own and names a
+    file.
+    """
     if file := os.environ.get("POISE_VECTORS_ASKED"):
         Path(file).write_text("\n".join(sorted(asked)))
 
@@ -59,7 +61,9 @@ def vector_network() -> nn.Sequential:
         nn.Linear(16, 10),
     ).double()
     common = read_vectors("common")
-    network.load_state_dict({name.removeprefix("net."): tensor for name, tensor in common.items() if name.startswith("net.")})
+    network.load_state_dict(
+        {name.removeprefix("net."): tensor for name, tensor in common.items() if name.startswith("net.")}
+    )
     return network
 
 

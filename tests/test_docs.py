@@ -17,7 +17,9 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 
 def test_generated_docs_are_current():
-    done = subprocess.run([sys.executable, ROOT / "docs" / "generate.py", "--check"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, ROOT / "docs" / "generate.py", "--check"], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -28,7 +30,9 @@ TWICE = "import runpy, sys; [runpy.run_path(sys.argv[1], run_name='__main__') fo
 def run_in(folder: Path, *command: object) -> str:
     """What it printed. It must end well."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*map(str, command)], cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*map(str, command)], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
     return done.stdout
 
@@ -46,7 +50,10 @@ def blocks(language: str) -> list[str]:
 
 def test_the_readmes_python_runs_twice_in_one_folder(tmp_path):
     (code,) = blocks("python")
-    small = 'poise.override(poise.recipe("generalist_digits", True), ["epochs=1", "data.train_images=200", "data.test_images=20"])'
+    small = (
+        'poise.override(poise.recipe("generalist_digits", True), ["epochs=1", "data.train_images=200",'
+        ' "data.test_images=20"])'
+    )
     quick = code.replace('poise.train("generalist_digits"', f"poise.train({small}")
     assert quick != code
     (tmp_path / "readme.py").write_text(quick)
@@ -89,5 +96,7 @@ def test_links_between_pages_lead_somewhere(page):
 
 def test_the_readme_names_every_folder_of_the_house():
     text = (ROOT / "README.md").read_text()
-    for folder in sorted(child.name for child in (ROOT / "src" / "poise").iterdir() if (child / "__init__.py").exists()):
+    for folder in sorted(
+        child.name for child in (ROOT / "src" / "poise").iterdir() if (child / "__init__.py").exists()
+    ):
         assert f"  {folder}/" in text, folder

@@ -54,7 +54,10 @@ def imported(path: Path, everywhere: bool = True) -> set[str]:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            names |= {f"{node.module}.{alias.name}" if f"{node.module}.{alias.name}" in MODULES else node.module for alias in node.names}
+            names |= {
+                f"{node.module}.{alias.name}" if f"{node.module}.{alias.name}" in MODULES else node.module
+                for alias in node.names
+            }
     return {name for name in names if name.split(".")[0] == "poise"}
 
 
@@ -71,7 +74,9 @@ def test_imports_go_strictly_downwards(module):
     here = FLOORS[package(module)]
     for other in imported(MODULES[module]) - {"poise"}:
         if package(other) != package(module):
-            assert FLOORS[package(other)] < here, f"{module} (floor {here}) imports {other} (floor {FLOORS[package(other)]})"
+            assert FLOORS[package(other)] < here, (
+                f"{module} (floor {here}) imports {other} (floor {FLOORS[package(other)]})"
+            )
 
 
 @pytest.mark.parametrize("name", [name for name in FLOORS if (ROOT / name).is_dir()])
@@ -79,7 +84,9 @@ def test_packages_are_acyclic_inside(name):
     inside = {module: imported(path, everywhere=False) for module, path in MODULES.items() if package(module) == name}
     front = f"poise.{name}"
     edges = {
-        module: {other for other in others if other in inside and other != front} for module, others in inside.items() if module != front
+        module: {other for other in others if other in inside and other != front}
+        for module, others in inside.items()
+        if module != front
     }
     while edges:
         leaves = {module for module, others in edges.items() if not others & set(edges)}
@@ -94,14 +101,17 @@ def test_only_the_verbs_and_the_command_line_know_both_engine_and_reports():
 
 
 def test_no_junk_drawers():
-    ours = [module for module in MODULES if not module.startswith("poise.interop.robustbench")]  # whose names are others'
+    # whose names are others'
+    ours = [module for module in MODULES if not module.startswith("poise.interop.robustbench")]
     assert not [module for module in ours if module.split(".")[-1] in ("utils", "helpers", "common", "misc", "manager")]
 
 
 BLOCKED = "import sys; sys.modules['torch'] = None\n"
 
 
-@pytest.mark.parametrize("code", ["import poise", "import poise.cli", "import poise.reports, poise.reports.collect, poise.reports.html"])
+@pytest.mark.parametrize(
+    "code", ["import poise", "import poise.cli", "import poise.reports, poise.reports.collect, poise.reports.html"]
+)
 def test_light_parts_import_without_torch(code):
     done = subprocess.run([sys.executable, "-c", BLOCKED + code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

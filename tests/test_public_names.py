@@ -13,7 +13,18 @@ import poise.recipes  # registers every class
 from poise.core.papers import Paper
 from poise.core.settings import families, from_json, to_json
 
-PACKAGES = ["attacks", "data", "engine", "evaluation", "learners", "methods", "models", "objectives", "recipes", "reports"]
+PACKAGES = [
+    "attacks",
+    "data",
+    "engine",
+    "evaluation",
+    "learners",
+    "methods",
+    "models",
+    "objectives",
+    "recipes",
+    "reports",
+]
 CITED = ("method", "objective", "attack", "perturbation", "average")
 
 
@@ -42,7 +53,9 @@ def test_exports_exist_and_are_documented(name):
             assert inspect.getdoc(member), f"poise.{name}.{exported} has no docstring"
 
 
-@pytest.mark.parametrize(("family", "cls"), registered(), ids=lambda value: value if isinstance(value, str) else value.__name__)
+@pytest.mark.parametrize(
+    ("family", "cls"), registered(), ids=lambda value: value if isinstance(value, str) else value.__name__
+)
 def test_registered_classes_say_what_they_are_and_whose(family, cls):
     line = (inspect.getdoc(cls) or "").splitlines()[0]
     assert len(line) > 10
@@ -59,11 +72,15 @@ def defaults(cls: type) -> object | None:
         return None
 
 
-@pytest.mark.parametrize(("family", "cls"), registered(), ids=lambda value: value if isinstance(value, str) else value.__name__)
+@pytest.mark.parametrize(
+    ("family", "cls"), registered(), ids=lambda value: value if isinstance(value, str) else value.__name__
+)
 def test_settings_survive_json(family, cls):
     made = defaults(cls)
     if made is None:
-        required = [each.name for each in dataclasses.fields(cls) if each.default is each.default_factory is dataclasses.MISSING]
+        required = [
+            each.name for each in dataclasses.fields(cls) if each.default is each.default_factory is dataclasses.MISSING
+        ]
         assert required, f"{cls.__name__} cannot be made with its defaults"
         return
     data = to_json(made)

@@ -1,4 +1,6 @@
-"""Bad input is refused by one sentence that names the argument, the value and what is allowed, and leaves nothing behind."""
+"""Bad input is refused by one sentence that names the argument, the value and what is allowed, and leaves nothing
+behind.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +79,8 @@ def answering(answer: Callable[[torch.Tensor], Any]) -> Act:
     return attacked(model=Net(answer))
 
 
-# -- files ------------------------------------------------------------------------------------------------------------------
+# -- files
+# ------------------------------------------------------------------------------------------------------------------
 
 
 class Runs:
@@ -240,13 +243,29 @@ ROWS: dict[str, tuple[Act, Act, tuple[str, ...]]] = {
     "too few labels": (nothing, attacked(y=Y[:3]), ("y", "[3]", "[4]")),
     "target out of range": (nothing, attacked(target=Y + 7), ("target", "[7, 10]", "[0, 9]")),
     # what a network returns
-    "network returns a tuple": (nothing, answering(lambda logits: (logits, logits)), ("network", "tuple", "one tensor")),
-    "network returns features": (nothing, answering(lambda logits: logits[..., None, None]), ("network", "[1, 10, 1, 1]", "[1, classes]")),
-    "network returns one logit": (nothing, answering(lambda logits: logits[:, :1]), ("network", "[1, 1]", "at least 2")),
+    "network returns a tuple": (
+        nothing,
+        answering(lambda logits: (logits, logits)),
+        ("network", "tuple", "one tensor"),
+    ),
+    "network returns features": (
+        nothing,
+        answering(lambda logits: logits[..., None, None]),
+        ("network", "[1, 10, 1, 1]", "[1, classes]"),
+    ),
+    "network returns one logit": (
+        nothing,
+        answering(lambda logits: logits[:, :1]),
+        ("network", "[1, 1]", "at least 2"),
+    ),
     "network drops the batch": (nothing, answering(lambda logits: logits[0]), ("network", "[10]", "[1, classes]")),
     "network returns NaN": (nothing, answering(lambda logits: logits * torch.nan), ("network", "NaN", "finite")),
     "network returns labels": (nothing, answering(lambda logits: logits.long()), ("network", "int64", "floating")),
-    "network knows fewer classes": (nothing, lambda folder: evaluate(Net(classes=5), tiny().data.load(), Protocol()), ("[0, 9]", "[0, 4]")),
+    "network knows fewer classes": (
+        nothing,
+        lambda folder: evaluate(Net(classes=5), tiny().data.load(), Protocol()),
+        ("[0, 9]", "[0, 4]"),
+    ),
     "network fails later": (
         nothing,
         lambda folder: predict_under(Net(lambda logits: logits / 0), tiny().data.load().test, PGD(steps=1)),
@@ -268,15 +287,37 @@ ROWS: dict[str, tuple[Act, Act, tuple[str, ...]]] = {
     "unknown choice": (nothing, of(PGD, loss="hinge"), ("PGD.loss", "'hinge'", "'margin'")),
     "no epochs": (nothing, keywords(epochs=0), ("Experiment.epochs", "0", "1")),
     "unknown criterion": (nothing, keywords(criterion="best"), ("Experiment.criterion", "'best'", "'sum'")),
-    "an epoch kept beyond the end": (nothing, keywords(epochs=3, keep_epochs=(4,)), ("keep_epochs", "4", "at most epochs = 3")),
+    "an epoch kept beyond the end": (
+        nothing,
+        keywords(epochs=3, keep_epochs=(4,)),
+        ("keep_epochs", "4", "at most epochs = 3"),
+    ),
     "all held out": (nothing, keywords(held_out=1.0), ("held_out", "1.0", "below 1")),
-    "robust without attack": (nothing, keywords(criterion="robust"), ("criterion", "'robust'", "monitor with an attack")),
-    "monitors of one name": (nothing, keywords(monitors=(Monitor(), Monitor())), ("monitors", "natural", "another name")),
-    "attacks of one name": (nothing, of(Protocol, attacks=(PGD(), PGD())), ("Protocol.attacks", "PGD-20", "another name")),
-    "unknown method": (nothing, not_experiment(type="Experiment", method={"type": "Jont"}), ("'Jont'", "did you mean 'Joint'")),
+    "robust without attack": (
+        nothing,
+        keywords(criterion="robust"),
+        ("criterion", "'robust'", "monitor with an attack"),
+    ),
+    "monitors of one name": (
+        nothing,
+        keywords(monitors=(Monitor(), Monitor())),
+        ("monitors", "natural", "another name"),
+    ),
+    "attacks of one name": (
+        nothing,
+        of(Protocol, attacks=(PGD(), PGD())),
+        ("Protocol.attacks", "PGD-20", "another name"),
+    ),
+    "unknown method": (
+        nothing,
+        not_experiment(type="Experiment", method={"type": "Jont"}),
+        ("'Jont'", "did you mean 'Joint'"),
+    ),
     "wrong nested setting": (
         nothing,
-        not_experiment(type="Experiment", method={"type": "Joint", "policy": {"optimizer": {"type": "SGD", "learning_rate": -1}}}),
+        not_experiment(
+            type="Experiment", method={"type": "Joint", "policy": {"optimizer": {"type": "SGD", "learning_rate": -1}}}
+        ),
         ("SGD.learning_rate", "-1", "greater than 0", "method"),
     ),
     "override of nothing": (
@@ -298,11 +339,26 @@ ROWS: dict[str, tuple[Act, Act, tuple[str, ...]]] = {
         ("'evil:Method'", "registered method"),
     ),
     # data
-    "data missing": (nothing, lambda folder: MNIST(download=False).load(folder), ("MNIST", "missing", "download=True", "https://")),
-    "data truncated": (mnist(lambda data: data[:-20]), lambda folder: MNIST(verify=False).load(folder), ("ubyte.gz", "whole gzip")),
+    "data missing": (
+        nothing,
+        lambda folder: MNIST(download=False).load(folder),
+        ("MNIST", "missing", "download=True", "https://"),
+    ),
+    "data truncated": (
+        mnist(lambda data: data[:-20]),
+        lambda folder: MNIST(verify=False).load(folder),
+        ("ubyte.gz", "whole gzip"),
+    ),
     "data tampered with": (mnist(), lambda folder: MNIST().load(folder), ("ubyte.gz", "MD5", "verify=False")),
-    "data that run code": (malicious_cifar, lambda folder: CIFAR10(verify=False).load(folder), ("data_batch_1", "system", "not read")),
-    "array of objects": (*npz(x_train=np.array([{"a": 1}] * 4, dtype=object)), ("mine.npz", "pickled objects", "not read")),
+    "data that run code": (
+        malicious_cifar,
+        lambda folder: CIFAR10(verify=False).load(folder),
+        ("data_batch_1", "system", "not read"),
+    ),
+    "array of objects": (
+        *npz(x_train=np.array([{"a": 1}] * 4, dtype=object)),
+        ("mine.npz", "pickled objects", "not read"),
+    ),
     "array missing": (*npz(y_test=None), ("mine.npz", "'y_test'", "x_train, y_train")),
     "float images too large": (*npz(x_train=np.full((4, 8, 8), 255.0)), ("mine.npz", "[0, 1]", "255")),
     "images of NaN": (*npz(x_test=np.full((2, 8, 8), np.nan)), ("mine.npz", "not finite")),
@@ -310,7 +366,11 @@ ROWS: dict[str, tuple[Act, Act, tuple[str, ...]]] = {
     "test labels beyond the classes": (*npz(y_test=np.array([0, 5])), ("mine.npz", "y_test", "0 to 5", "0 to 1")),
     "more labels than images": (*npz(y_test=np.array([0, 1, 0])), ("mine.npz", "2 images", "3 labels")),
     "one class only": (one_class, lambda folder: Folder(path="images").load(folder), ("images", "at least 2 classes")),
-    "more images than there are": (nothing, lambda folder: Digits(train_images=9999).load(), ("train_images", "9999", "Digits")),
+    "more images than there are": (
+        nothing,
+        lambda folder: Digits(train_images=9999).load(),
+        ("train_images", "9999", "Digits"),
+    ),
     # weights
     "no weights": (nothing, weights, ("w.pt", "no weights file")),
     "weights that run code": (
@@ -333,25 +393,61 @@ ROWS: dict[str, tuple[Act, Act, tuple[str, ...]]] = {
     ),
     # runs
     "no run": (nothing, lambda folder: load(folder / "run"), ("run", "no run folder")),
-    "a folder that is no run": (put("run/notes.txt", ""), lambda folder: load(folder / "run"), ("run", "not a run folder")),
-    "the folder above runs": (run_with(nothing), lambda folder: load(folder), ("experiment.json", "runs inside it are run")),
-    "occupied run folder": (run_with(nothing), lambda folder: train(tiny(), folder / "run"), ("run", "not empty", "poise train --resume")),
-    "occupied by something else": (put("run/notes.txt", ""), lambda folder: train(tiny(), folder / "run"), ("run", "not empty")),
-    "a file where the run should be": (put("run", ""), lambda folder: train(tiny(), folder / "run"), ("run", "not empty")),
-    "a run below a file": (put("file", ""), lambda folder: train(tiny(), folder / "file" / "run"), ("run", "cannot be written")),
-    "folder that may not be written": (nothing, lambda folder: train(tiny(), "/proc/poise/run"), ("/proc/poise/run", "cannot be written")),
+    "a folder that is no run": (
+        put("run/notes.txt", ""),
+        lambda folder: load(folder / "run"),
+        ("run", "not a run folder"),
+    ),
+    "the folder above runs": (
+        run_with(nothing),
+        lambda folder: load(folder),
+        ("experiment.json", "runs inside it are run"),
+    ),
+    "occupied run folder": (
+        run_with(nothing),
+        lambda folder: train(tiny(), folder / "run"),
+        ("run", "not empty", "poise train --resume"),
+    ),
+    "occupied by something else": (
+        put("run/notes.txt", ""),
+        lambda folder: train(tiny(), folder / "run"),
+        ("run", "not empty"),
+    ),
+    "a file where the run should be": (
+        put("run", ""),
+        lambda folder: train(tiny(), folder / "run"),
+        ("run", "not empty"),
+    ),
+    "a run below a file": (
+        put("file", ""),
+        lambda folder: train(tiny(), folder / "file" / "run"),
+        ("run", "cannot be written"),
+    ),
+    "folder that may not be written": (
+        nothing,
+        lambda folder: train(tiny(), "/proc/poise/run"),
+        ("/proc/poise/run", "cannot be written"),
+    ),
     "weights of a run truncated": (
         run_with(cut("checkpoints/selected.safetensors")),
         lambda folder: load(folder / "run"),
         ("selected", "SHA-256"),
     ),
-    "facts of a run changed": (run_with(changed_number), lambda folder: load(folder / "run"), ("selected.json", "damaged")),
+    "facts of a run changed": (
+        run_with(changed_number),
+        lambda folder: load(folder / "run"),
+        ("selected.json", "damaged"),
+    ),
     "facts of a run truncated": (
         run_with(cut("checkpoints/selected.json")),
         lambda folder: load(folder / "run"),
         ("selected.json", "damaged"),
     ),
-    "no such weights": (run_with(nothing), lambda folder: load(folder / "run", "epoch 9"), ("'epoch 9'", "last, selected")),
+    "no such weights": (
+        run_with(nothing),
+        lambda folder: load(folder / "run", "epoch 9"),
+        ("'epoch 9'", "last, selected"),
+    ),
     "settings of a run truncated": (
         run_with(cut("experiment.json")),
         lambda folder: resume(folder / "run"),
@@ -370,8 +466,16 @@ ROWS: dict[str, tuple[Act, Act, tuple[str, ...]]] = {
     ),
     "report of nothing": (nothing, lambda folder: report([folder / "run"]), ("run", "no run folder")),
     # the rest
-    "unknown device": (nothing, lambda folder: train(tiny(), folder / "run", device="gpu"), ("device", "'gpu'", "'auto'")),
-    "absent device": (nothing, lambda folder: train(tiny(), folder / "run", device="cuda:99"), ("device", "'cuda:99'", "'auto'")),
+    "unknown device": (
+        nothing,
+        lambda folder: train(tiny(), folder / "run", device="gpu"),
+        ("device", "'gpu'", "'auto'"),
+    ),
+    "absent device": (
+        nothing,
+        lambda folder: train(tiny(), folder / "run", device="cuda:99"),
+        ("device", "'cuda:99'", "'auto'"),
+    ),
     "more images evaluated than there are": (
         nothing,
         lambda folder: train(tiny(protocol=Protocol(first=31)), folder / "run"),
@@ -404,7 +508,11 @@ ROWS: dict[str, tuple[Act, Act, tuple[str, ...]]] = {
     ),
     "unknown recipe": (nothing, lambda folder: recipe("at_cifar100"), ("'at_cifar100'", "did you mean")),
     "unknown kind": (nothing, lambda folder: listing("object"), ("'object'", "did you mean 'objectives'")),
-    "unknown protocol": (nothing, lambda folder: evaluate_command(weights=Path("w.pt"), protocol="AA"), ("--protocol", "'AA'", "standard")),
+    "unknown protocol": (
+        nothing,
+        lambda folder: evaluate_command(weights=Path("w.pt"), protocol="AA"),
+        ("--protocol", "'AA'", "standard"),
+    ),
     "step size in words": (
         nothing,
         lambda folder: evaluate_command(weights=Path("w.pt"), model="ResNet18", step_size="small"),
@@ -415,21 +523,39 @@ ROWS: dict[str, tuple[Act, Act, tuple[str, ...]]] = {
         lambda folder: evaluate_command(runs=[folder / "run"], epsilon="4/255"),
         ("--epsilon", "--protocol standard"),
     ),
-    "record of a run elsewhere": (nothing, lambda folder: evaluate_command(runs=[folder], out=folder / "r.json"), ("--out", "--weights")),
+    "record of a run elsewhere": (
+        nothing,
+        lambda folder: evaluate_command(runs=[folder], out=folder / "r.json"),
+        ("--out", "--weights"),
+    ),
     "neither runs nor weights": (nothing, lambda folder: evaluate_command(), ("--weights",)),
-    "weights without network": (nothing, lambda folder: evaluate_command(weights=Path("w.pt")), ("--weights", "--model")),
-    "import of a missing file": (nothing, lambda folder: import_files([folder / "mine.py"]), ("--import", "mine.py", "no such file")),
+    "weights without network": (
+        nothing,
+        lambda folder: evaluate_command(weights=Path("w.pt")),
+        ("--weights", "--model"),
+    ),
+    "import of a missing file": (
+        nothing,
+        lambda folder: import_files([folder / "mine.py"]),
+        ("--import", "mine.py", "no such file"),
+    ),
     "import under a taken name": (
         put("random.py", ""),
         lambda folder: import_files([folder / "random.py"]),
         ("random.py", "'random'", "rename"),
     ),
-    "import of no Python": (put("mine.txt", ""), lambda folder: import_files([folder / "mine.txt"]), ("mine.txt", "Python file")),
+    "import of no Python": (
+        put("mine.txt", ""),
+        lambda folder: import_files([folder / "mine.txt"]),
+        ("mine.txt", "Python file"),
+    ),
 }
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_bad_input_is_refused_by_one_sentence_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_bad_input_is_refused_by_one_sentence_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     prepare, act, words = ROWS[name]
     monkeypatch.chdir(tmp_path)
     prepare(tmp_path)
@@ -449,10 +575,13 @@ def test_the_table_is_as_long_as_promised() -> None:
     assert len(ROWS) >= 45
 
 
-# -- no space -----------------------------------------------------------------------------------------------------------------
+# -- no space
+# -----------------------------------------------------------------------------------------------------------------
 
 WRITES = 14
-"""Files that a run of two epochs writes: run.json, experiment.json; per epoch selected and state (2 each), metrics; last (2)."""
+"""Files that a run of two epochs writes: run.json, experiment.json; per epoch selected and state (2 each), metrics;
+last (2).
+"""
 
 
 @pytest.mark.parametrize("number", range(1, WRITES + 1))
@@ -468,7 +597,10 @@ def test_a_write_that_fails_harms_nothing_and_the_run_goes_on(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         fsync(handle)
 
-    with monkeypatch.context() as patched, pytest.raises(PoiseError, match=r"/run/.* cannot be written: no space is left or a size limit"):
+    with (
+        monkeypatch.context() as patched,
+        pytest.raises(PoiseError, match=r"/run/.* cannot be written: no space is left or a size limit"),
+    ):
         patched.setattr(os, "fsync", failing)
         train(experiment, tmp_path / "run")
     assert not list(tmp_path.rglob("*.part"))
@@ -491,7 +623,8 @@ main()
 
 def test_a_disk_limit_ends_training_with_one_sentence_and_the_run_goes_on(tmp_path: Path, finished: Path) -> None:
     (tmp_path / "s.json").write_text(json.dumps(to_json(tiny())))
-    limit = (finished / "checkpoints" / "selected.safetensors").stat().st_size + 1000  # the weights fit, a complete checkpoint does not
+    # the weights fit, a complete checkpoint does not
+    limit = (finished / "checkpoints" / "selected.safetensors").stat().st_size + 1000
     arguments = [str(limit), "train", "s.json", "--out", "run", "--no-evaluate"]
     command = [sys.executable, "-c", LIMITED, *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

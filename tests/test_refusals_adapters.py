@@ -1,4 +1,6 @@
-"""The drop-in names refuse bad input by one sentence that names the caller's own class and argument (see test_refusals)."""
+"""The drop-in names refuse bad input by one sentence that names the caller's own class and argument (see
+test_refusals).
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,9 @@ def part(name: str, x: Any = X, y: Any = Y, **given: Any) -> Act:
     return act
 
 
-def box(kind: str = "LinfPGD", x: Any = X, criterion: Any = Y, epsilons: Any = 0.03, model: Any = None, **given: Any) -> Act:
+def box(
+    kind: str = "LinfPGD", x: Any = X, criterion: Any = Y, epsilons: Any = 0.03, model: Any = None, **given: Any
+) -> Act:
     return lambda: getattr(fb.attacks, kind)(**given)(model or fb.PyTorchModel(NET), x, criterion, epsilons=epsilons)
 
 

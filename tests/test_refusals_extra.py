@@ -1,4 +1,6 @@
-"""Objectives, extra data, averages and recipes refuse bad input by one sentence and leave nothing behind (see test_refusals)."""
+"""Objectives, extra data, averages and recipes refuse bad input by one sentence and leave nothing behind (see
+test_refusals).
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,21 @@ from poise.data import Digits, Extra, Feed, FolderPool, NpzPool, PseudoLabelled5
 from poise.engine import Experiment, Run, resume, train
 from poise.learners import AWP, EMA, RWP, SGD, SWA, Policy, Step
 from poise.methods import Generalist, Joint
-from poise.objectives import AT, BAT, FAT, GAIRAT, GAIRRST, MART, NT, RST, TRADES, Objective, SqueezeTraining, TwoExamples, WeightedRST
+from poise.objectives import (
+    AT,
+    BAT,
+    FAT,
+    GAIRAT,
+    GAIRRST,
+    MART,
+    NT,
+    RST,
+    TRADES,
+    Objective,
+    SqueezeTraining,
+    TwoExamples,
+    WeightedRST,
+)
 from poise.recipes import experiment as recipe
 from poise.recipes import register
 from poise.recipes.trades_matched import matched_beta
@@ -38,7 +54,10 @@ def nothing(folder: Path) -> None:
 def tiny(objective: Objective | None = None, epochs: int = 2, **policy: Any) -> Experiment:
     made = Policy(objective=objective or NT(), optimizer=SGD(learning_rate=0.01), **policy)
     return Experiment(
-        data=Digits(train_images=60, test_images=20), method=Joint(policy=made, batch_size=16), epochs=epochs, criterion="last"
+        data=Digits(train_images=60, test_images=20),
+        method=Joint(policy=made, batch_size=16),
+        epochs=epochs,
+        criterion="last",
     )
 
 
@@ -47,7 +66,9 @@ def with_pool(name: str = "pool.npz", **extra: Any) -> Act:
 
 
 def without_labels(objective: Objective) -> Act:
-    return lambda folder: train(tiny(objective, extra=Extra(pool=NpzPool(path="pool.npz", labels=None))), folder / "run")
+    return lambda folder: train(
+        tiny(objective, extra=Extra(pool=NpzPool(path="pool.npz", labels=None))), folder / "run"
+    )
 
 
 def images(count: int = 20, *shape: int) -> np.ndarray:
@@ -154,39 +175,87 @@ TWO_EPOCHS = "must be at most epochs = 2"
 ROWS: dict[str, tuple[Act, Act, tuple[str, ...]]] = {
     # extra data: archives
     "no pool": (nothing, with_pool("gone.npz"), ("there is no gone.npz", "looked in")),
-    "labels beyond the classes": (npz(label=np.arange(20)), with_pool(), ("pool.npz", "from 0 to 19", "outside 0 to 9")),
+    "labels beyond the classes": (
+        npz(label=np.arange(20)),
+        with_pool(),
+        ("pool.npz", "from 0 to 19", "outside 0 to 9"),
+    ),
     "unlabelled images": (npz(label=np.full(20, -1)), with_pool(), ("pool.npz", "from -1 to -1", "outside 0 to 9")),
     "images without labels, for AT": (
         npz(label=None),
         without_labels(AT()),
         ("pool.npz is without labels", "AT learns from labels", "RST"),
     ),
-    "images without labels, for friendly AT": (npz(label=None), without_labels(FAT()), ("FAT learns from labels", "poise pseudo-label")),
+    "images without labels, for friendly AT": (
+        npz(label=None),
+        without_labels(FAT()),
+        ("FAT learns from labels", "poise pseudo-label"),
+    ),
     "labels that are fractions": (npz(label=np.zeros(20)), with_pool(), ("pool.npz", "whole number", "float64")),
     "labels for some images": (npz(label=np.zeros(7, dtype=int)), with_pool(), ("pool.npz", "20 images but 7 labels")),
     "no labels": (npz(label=None), with_pool(), ("pool.npz", "lacks the array 'label'", "it has image")),
-    "no images by that name": (npz(image=None, x=images()), with_pool(), ("lacks the array 'image'", "it has label, x")),
-    "images of another size": (npz(image=images(20, 9, 9, 1)), with_pool(), ("pool.npz", "[1, 9, 9]", "must be [1, 8, 8]", "Digits")),
+    "no images by that name": (
+        npz(image=None, x=images()),
+        with_pool(),
+        ("lacks the array 'image'", "it has label, x"),
+    ),
+    "images of another size": (
+        npz(image=images(20, 9, 9, 1)),
+        with_pool(),
+        ("pool.npz", "[1, 9, 9]", "must be [1, 8, 8]", "Digits"),
+    ),
     "images in colour": (npz(image=images(20, 8, 8, 3)), with_pool(), ("[3, 8, 8]", "must be [1, 8, 8]")),
     "images as floats": (npz(image=np.zeros((20, 8, 8, 1))), with_pool(), ("pool.npz", "must be uint8, not float64")),
     "images in a row": (npz(image=images(20, 64)), with_pool(), ("pool.npz", "3 or 4 axes", "[0, 64]")),
     "an empty pool": (npz(image=images(0), label=np.zeros(0, dtype=int)), with_pool(), ("pool.npz", "holds no images")),
-    "objects for images": (npz(image=np.array([{}] * 20)), with_pool(), ("pickled objects", "could run code", "not read")),
-    "objects for labels": (npz(label=np.array([{}] * 20)), with_pool(), ("pickled objects", "could run code", "not read")),
+    "objects for images": (
+        npz(image=np.array([{}] * 20)),
+        with_pool(),
+        ("pickled objects", "could run code", "not read"),
+    ),
+    "objects for labels": (
+        npz(label=np.array([{}] * 20)),
+        with_pool(),
+        ("pickled objects", "could run code", "not read"),
+    ),
     "a truncated archive": (cut(npz(), 0.6), with_pool(), ("pool.npz", "not a whole .npz archive")),
     "an archive with a flipped bit": (flipped, with_pool(), ("pool.npz", "not a whole .npz archive", "CRC")),
     "a file that is no archive": (cut(npz(), 0), with_pool(), ("pool.npz", "not a whole .npz archive")),
     # extra data: the published pickle
-    "a hostile pickle": (pickled(lambda folder: {"data": Runs(folder / "owned")}), with_pickle, ("pool.pickle", "system", "not read")),
-    "a pickle of something else": (pickled([1, 2]), with_pickle, ("pool.pickle", "lacks 'data' or 'extrapolated_targets'")),
-    "a pickle of lists": (pickled({"data": [1], "extrapolated_targets": [1]}), with_pickle, ("pool.pickle", "must be uint8")),
-    "a pool that is no pickle": (lambda folder: (folder / "pool.pickle").write_bytes(b"GIF89a"), with_pickle, ("not a whole pickle",)),
-    "a folder for a pickle": (lambda folder: (folder / "pool.pickle").mkdir(), with_pickle, ("is a folder, must be a pickle",)),
+    "a hostile pickle": (
+        pickled(lambda folder: {"data": Runs(folder / "owned")}),
+        with_pickle,
+        ("pool.pickle", "system", "not read"),
+    ),
+    "a pickle of something else": (
+        pickled([1, 2]),
+        with_pickle,
+        ("pool.pickle", "lacks 'data' or 'extrapolated_targets'"),
+    ),
+    "a pickle of lists": (
+        pickled({"data": [1], "extrapolated_targets": [1]}),
+        with_pickle,
+        ("pool.pickle", "must be uint8"),
+    ),
+    "a pool that is no pickle": (
+        lambda folder: (folder / "pool.pickle").write_bytes(b"GIF89a"),
+        with_pickle,
+        ("not a whole pickle",),
+    ),
+    "a folder for a pickle": (
+        lambda folder: (folder / "pool.pickle").mkdir(),
+        with_pickle,
+        ("is a folder, must be a pickle",),
+    ),
     # extra data: folders
     "a folder without classes": (picture("pool/a.png"), with_folder, ("no subfolders", "poise pseudo-label")),
     "a folder of another class": (picture("pool/zebra/a.png"), with_folder, ("zebra is no class of Digits", "0, 1, 2")),
     "a folder of larger images": (picture("pool/3/a.png", 9), with_folder, ("[1, 9, 9]", "must be [1, 8, 8]")),
-    "a class without images": (lambda folder: (folder / "pool" / "3").mkdir(parents=True), with_folder, ("holds no images",)),
+    "a class without images": (
+        lambda folder: (folder / "pool" / "3").mkdir(parents=True),
+        with_folder,
+        ("holds no images",),
+    ),
     # extra data: settings
     "a share of nothing": (nothing, setting(lambda: Extra(share=0)), ("Extra.share = 0", "greater than 0")),
     "a share above one": (nothing, setting(lambda: Extra(share=1.5)), ("Extra.share = 1.5", "less than or equal to 1")),
@@ -213,20 +282,40 @@ ROWS: dict[str, tuple[Act, Act, tuple[str, ...]]] = {
         setting(lambda: Feed(Stream(batch_size=8, extra=Extra()), Digits().load().train, 0).batch(NOW)),
         ("feed was given no pool", "open_pools"),
     ),
-    "another pool when resuming": (changed_pool, lambda folder: resume(folder / "run"), ("pool.npz was changed", "start a new run")),
+    "another pool when resuming": (
+        changed_pool,
+        lambda folder: resume(folder / "run"),
+        ("pool.npz was changed", "start a new run"),
+    ),
     # pseudo-labels
-    "labels into another format": (both(a_run, npz()), labelled("pool.npz", "out.npy"), ("out.npy", "suffix must be .npz")),
-    "labels over the images": (both(a_run, npz()), labelled("pool.npz", "pool.npz"), ("pool.npz", "another file than --images")),
+    "labels into another format": (
+        both(a_run, npz()),
+        labelled("pool.npz", "out.npy"),
+        ("out.npy", "suffix must be .npz"),
+    ),
+    "labels over the images": (
+        both(a_run, npz()),
+        labelled("pool.npz", "pool.npz"),
+        ("pool.npz", "another file than --images"),
+    ),
     "labels for other images": (
         both(a_run, npz(image=images(20, 9, 9, 1))),
         labelled("pool.npz", "out.npz"),
         ("[1, 9, 9]", "must be [1, 8, 8]", "old was trained on"),
     ),
     "labels for no images": (a_run, labelled("gone", "out.npz"), ("there is no", "gone")),
-    "labels for a damaged archive": (both(a_run, flipped), labelled("pool.npz", "out.npz"), ("pool.npz", "not a whole .npz archive")),
+    "labels for a damaged archive": (
+        both(a_run, flipped),
+        labelled("pool.npz", "out.npz"),
+        ("pool.npz", "not a whole .npz archive"),
+    ),
     "labels without a run": (npz(), labelled("pool.npz", "out.npz"), ("there is no run folder", "old")),
     # averages
-    "SWA after the last epoch": (nothing, setting(lambda: tiny(average=SWA(from_epoch=3))), ("SWA.from_epoch = 3", TWO_EPOCHS)),
+    "SWA after the last epoch": (
+        nothing,
+        setting(lambda: tiny(average=SWA(from_epoch=3))),
+        ("SWA.from_epoch = 3", TWO_EPOCHS),
+    ),
     "SWA of one base learner after the last epoch": (
         nothing,
         setting(lambda: Experiment(method=Generalist(robust=Policy(average=SWA(from_epoch=99))), epochs=2)),
@@ -243,8 +332,16 @@ ROWS: dict[str, tuple[Act, Act, tuple[str, ...]]] = {
         setting(lambda: tiny(GAIRAT())),
         ("learner 'joint'", "GAIRAT.from_epoch = 60", TWO_EPOCHS, "begin earlier or set epochs to 60 or more"),
     ),
-    "GAIR-RST's margins after the last epoch": (nothing, setting(lambda: tiny(GAIRRST())), ("GAIRRST.from_epoch = 100", TWO_EPOCHS)),
-    "AWP after the last epoch": (nothing, setting(lambda: tiny(perturbation=AWP(from_epoch=3))), ("AWP.from_epoch = 3", TWO_EPOCHS)),
+    "GAIR-RST's margins after the last epoch": (
+        nothing,
+        setting(lambda: tiny(GAIRRST())),
+        ("GAIRRST.from_epoch = 100", TWO_EPOCHS),
+    ),
+    "AWP after the last epoch": (
+        nothing,
+        setting(lambda: tiny(perturbation=AWP(from_epoch=3))),
+        ("AWP.from_epoch = 3", TWO_EPOCHS),
+    ),
     "RWP of one base learner after the last epoch": (
         nothing,
         setting(lambda: Experiment(method=Generalist(robust=Policy(perturbation=RWP(from_epoch=46))), epochs=45)),
@@ -260,38 +357,106 @@ ROWS: dict[str, tuple[Act, Act, tuple[str, ...]]] = {
         setting(lambda: tiny(TwoExamples(objective=FAT()))),
         ("FAT.tau_from = (1, 51, 91)", TWO_EPOCHS),
     ),
-    "SWA from epoch 0": (nothing, setting(lambda: SWA(from_epoch=0)), ("SWA.from_epoch = 0", "greater than or equal to 1")),
+    "SWA from epoch 0": (
+        nothing,
+        setting(lambda: SWA(from_epoch=0)),
+        ("SWA.from_epoch = 0", "greater than or equal to 1"),
+    ),
     "SWA every 0 epochs": (nothing, setting(lambda: SWA(every=0)), ("SWA.every = 0", "greater than or equal to 1")),
-    "SWA of unknown buffers": (nothing, setting(lambda: SWA(buffers="none")), ("SWA.buffers = 'none'", "'average' or 'copy'")),  # type: ignore[arg-type]
+    "SWA of unknown buffers": (
+        nothing,
+        setting(lambda: SWA(buffers="none")),  # pyright: ignore[reportArgumentType]
+        ("SWA.buffers = 'none'", "'average' or 'copy'"),
+    ),
     "an EMA above one": (nothing, setting(lambda: EMA(decay=1.01)), ("EMA.decay = 1.01", "less than or equal to 1")),
-    "an average that is unknown": (nothing, json_of(lambda policy: policy.update(average="SVA")), ("no registered average 'SVA'", "'SWA'")),
+    "an average that is unknown": (
+        nothing,
+        json_of(lambda policy: policy.update(average="SVA")),
+        ("no registered average 'SVA'", "'SWA'"),
+    ),
     "a clip of nothing": (nothing, setting(lambda: tiny(clip=0)), ("clip = 0", "greater than 0")),
     # objectives
-    "beta below 0 in TRADES": (nothing, setting(lambda: TRADES(beta=-1)), ("TRADES.beta = -1", "greater than or equal to 0")),
-    "beta below 0 in MART": (nothing, setting(lambda: MART(beta=-0.5)), ("MART.beta = -0.5", "greater than or equal to 0")),
+    "beta below 0 in TRADES": (
+        nothing,
+        setting(lambda: TRADES(beta=-1)),
+        ("TRADES.beta = -1", "greater than or equal to 0"),
+    ),
+    "beta below 0 in MART": (
+        nothing,
+        setting(lambda: MART(beta=-0.5)),
+        ("MART.beta = -0.5", "greater than or equal to 0"),
+    ),
     "beta below 0 in RST": (nothing, setting(lambda: RST(beta=-6)), ("RST.beta = -6", "greater than or equal to 0")),
-    "beta below 0 in ST": (nothing, setting(lambda: SqueezeTraining(beta=-6)), ("SqueezeTraining.beta = -6", "or equal to 0")),
+    "beta below 0 in ST": (
+        nothing,
+        setting(lambda: SqueezeTraining(beta=-6)),
+        ("SqueezeTraining.beta = -6", "or equal to 0"),
+    ),
     "beta above 1 in AT": (nothing, setting(lambda: AT(beta=1.5)), ("AT.beta = 1.5", "less than or equal to 1")),
-    "a weight above 1 in RST": (nothing, setting(lambda: WeightedRST(extra_natural=2)), ("extra_natural = 2", "less than or equal to 1")),
-    "KL for the pair of ST": (nothing, setting(lambda: SqueezeTraining(divergence="kl")), ("divergence = 'kl'", "'js'")),  # type: ignore[arg-type]
+    "a weight above 1 in RST": (
+        nothing,
+        setting(lambda: WeightedRST(extra_natural=2)),
+        ("extra_natural = 2", "less than or equal to 1"),
+    ),
+    "KL for the pair of ST": (
+        nothing,
+        setting(lambda: SqueezeTraining(divergence="kl")),  # pyright: ignore[reportArgumentType]
+        ("divergence = 'kl'", "'js'"),
+    ),
     "no bridges": (nothing, setting(lambda: BAT(bridges=0)), ("BAT.bridges = 0", "greater than or equal to 1")),
-    "tau above the steps": (nothing, setting(lambda: FAT(tau=(0, 1, 11))), ("FAT.tau = (0, 1, 11)", "at most", "steps = 10")),
-    "tau without its epoch": (nothing, setting(lambda: FAT(tau=(0, 1))), ("FAT.tau_from = (1, 51, 91)", "as long as tau = (0, 1)")),
-    "tau from later on": (nothing, setting(lambda: FAT(tau_from=(2, 51, 91))), ("FAT.tau_from = (2, 51, 91)", "start at 1")),
-    "an unknown weighting": (nothing, setting(lambda: GAIRAT(weighting="linear")), ("GAIRAT.weighting = 'linear'", "'tanh'")),  # type: ignore[arg-type]
+    "tau above the steps": (
+        nothing,
+        setting(lambda: FAT(tau=(0, 1, 11))),
+        ("FAT.tau = (0, 1, 11)", "at most", "steps = 10"),
+    ),
+    "tau without its epoch": (
+        nothing,
+        setting(lambda: FAT(tau=(0, 1))),
+        ("FAT.tau_from = (1, 51, 91)", "as long as tau = (0, 1)"),
+    ),
+    "tau from later on": (
+        nothing,
+        setting(lambda: FAT(tau_from=(2, 51, 91))),
+        ("FAT.tau_from = (2, 51, 91)", "start at 1"),
+    ),
+    "an unknown weighting": (
+        nothing,
+        setting(lambda: GAIRAT(weighting="linear")),  # pyright: ignore[reportArgumentType]
+        ("GAIRAT.weighting = 'linear'", "'tanh'"),
+    ),
     "two examples of NT": (
         nothing,
         setting(lambda: TwoExamples(objective=NT())),  # type: ignore[arg-type]
         ("TwoExamples.objective = NT", "must show one adversarial example", "TRADES"),
     ),
-    "a smoothing above 1": (nothing, setting(lambda: NT(label_smoothing=1.1)), ("NT.label_smoothing = 1.1", "or equal to 1")),
+    "a smoothing above 1": (
+        nothing,
+        setting(lambda: NT(label_smoothing=1.1)),
+        ("NT.label_smoothing = 1.1", "or equal to 1"),
+    ),
     # perturbations and schedules
-    "gamma below 0 in AWP": (nothing, setting(lambda: AWP(gamma=-0.01)), ("AWP.gamma = -0.01", "greater than or equal to 0")),
+    "gamma below 0 in AWP": (
+        nothing,
+        setting(lambda: AWP(gamma=-0.01)),
+        ("AWP.gamma = -0.01", "greater than or equal to 0"),
+    ),
     "no ascent steps in RWP": (nothing, setting(lambda: RWP(steps=0)), ("RWP.steps = 0", "greater than or equal to 1")),
-    "drops without their factors": (nothing, setting(lambda: Step(at=(80, 100, 110))), ("Step.at = (80.0, 100.0, 110.0)", "factors")),
+    "drops without their factors": (
+        nothing,
+        setting(lambda: Step(at=(80, 100, 110))),
+        ("Step.at = (80.0, 100.0, 110.0)", "factors"),
+    ),
     # recipes
-    "a recipe that is unknown": (nothing, setting(lambda: recipe("st_cifar10_resnet81")), ("no recipe", "'st_cifar10_resnet18'")),
-    "a recipe's name that is taken": (nothing, setting(lambda: register("at_digits", "", recipe)), ("'at_digits' already",)),  # type: ignore[arg-type]
+    "a recipe that is unknown": (
+        nothing,
+        setting(lambda: recipe("st_cifar10_resnet81")),
+        ("no recipe", "'st_cifar10_resnet18'"),
+    ),
+    "a recipe's name that is taken": (
+        nothing,
+        setting(lambda: register("at_digits", "", recipe)),  # pyright: ignore[reportArgumentType]
+        ("'at_digits' already",),
+    ),
     "a target that no beta reaches": (
         nothing,
         setting(lambda: matched_beta(lambda beta: 0.9 - 0.1 * beta, 0.95)),
@@ -310,7 +475,9 @@ def files(folder: Path) -> dict[str, bytes | None]:
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_bad_input_is_refused_by_one_sentence_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_bad_input_is_refused_by_one_sentence_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     prepare, act, words = ROWS[name]
     place = tmp_path / "here"
     place.mkdir()
@@ -337,7 +504,9 @@ def test_the_table_is_as_long_as_promised() -> None:
     assert len(ROWS) >= 60
 
 
-def test_a_disk_that_is_full_while_a_pool_is_read_leaves_no_part_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_is_full_while_a_pool_is_read_leaves_no_part_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import errno
 
     def full(handle: int) -> None:

@@ -52,7 +52,9 @@ LINF = [
 ]
 
 
-@pytest.mark.parametrize(("expected", "loss", "confidence", "start", "steps", "momentum"), LINF, ids=[row[0] for row in LINF])
+@pytest.mark.parametrize(
+    ("expected", "loss", "confidence", "start", "steps", "momentum"), LINF, ids=[row[0] for row in LINF]
+)
 def test_linf_iterates_are_identical(vectors, network, expected, loss, confidence, start, steps, momentum):
     common, inner = vectors("common"), vectors("inner_linf")
     x, y = common["x"], common["y"]
@@ -82,7 +84,9 @@ def test_kappa_counts_the_iterates_still_classified_correctly(vectors, network):
 
     with crafting(network, "evaluating"):
         score = score_of("cross_entropy", network, common["x"], common["y"])
-        ascent(score, common["x"], common["start_unif"], threat=Linf(epsilon=8 / 255), step_size=STEP, steps=10, stop=count)
+        ascent(
+            score, common["x"], common["start_unif"], threat=Linf(epsilon=8 / 255), step_size=STEP, steps=10, stop=count
+        )
     close(kappa, inner["kappa"])
 
 
@@ -149,7 +153,11 @@ def test_logit_losses_agree(vectors, name):
     given = vectors("logit_losses")
     logits = given["logits"].requires_grad_()
     ours, expected = LOGIT_LOSSES[name](logits, given["y"], given["y_target"]), given[name]
-    if name in ("cw_margin50", "cw_gairat_conf50"):  # released as -max(0, z_y - max other + 50): the same up to the constant 50
+    # released as -max(0, z_y - max other + 50): the same up to the constant 50
+    if name in (
+        "cw_margin50",
+        "cw_gairat_conf50",
+    ):
         expected = expected + 50
     torch.testing.assert_close(ours, expected, rtol=1e-8, atol=1e-9)
     if f"{name}.grad" in given:

@@ -54,7 +54,13 @@ class OnGpu(Tensor):
     @staticmethod
     def __new__(cls, raw: Tensor, requires_grad: bool = False) -> OnGpu:
         return Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
-            cls, raw.size(), raw.stride(), raw.storage_offset(), dtype=raw.dtype, device=BENEATH, requires_grad=requires_grad
+            cls,
+            raw.size(),
+            raw.stride(),
+            raw.storage_offset(),
+            dtype=raw.dtype,
+            device=BENEATH,
+            requires_grad=requires_grad,
         )
 
     def __init__(self, raw: Tensor, requires_grad: bool = False) -> None:
@@ -92,7 +98,10 @@ class OnGpu(Tensor):
         return self.raw.detach().tolist()
 
     def numpy(self, *_: Any, **__: Any) -> Any:
-        raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host memory first.")
+        raise TypeError(
+            "can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host memory"
+            " first."
+        )
 
     def __array__(self, *_: Any, **__: Any) -> Any:
         return self.numpy()
@@ -111,7 +120,9 @@ class OnGpu(Tensor):
 
 @dataclass
 class Tally:
-    """What was asked of the GPU: kernels (views are none), their FLOP and the bytes that they read and write; launches by the host."""
+    """What was asked of the GPU: kernels (views are none), their FLOP and the bytes that they read and write; launches
+    by the host.
+    """
 
     kernels: int = 0
     flop: int = 0
@@ -126,18 +137,21 @@ class Tally:
 
 
 _WAITING = {
-    aten._local_scalar_dense.default, aten.nonzero.default, aten.masked_select.default, aten.equal.default, aten._unique2.default,
-    aten.unique_dim.default, aten.unique_consecutive.default, aten.repeat_interleave.Tensor, aten.is_nonzero.default, aten.bincount.default,
+    aten._local_scalar_dense.default, aten.nonzero.default, aten.masked_select.default, aten.equal.default,
+    aten._unique2.default, aten.unique_dim.default, aten.unique_consecutive.default, aten.repeat_interleave.Tensor,
+    aten.is_nonzero.default, aten.bincount.default,
 }  # fmt: skip
 _INDEXING = {"index", "index_put", "index_put_", "_unsafe_index", "_index_put_impl_", "_unsafe_index_put"}
 _MIXING = {  # operations in which a number of the host without axes may stand beside the GPU's tensors
-    "add", "sub", "mul", "div", "pow", "maximum", "minimum", "eq", "ne", "lt", "le", "gt", "ge", "where", "clamp", "clamp_min", "clamp_max",
-    "fill", "masked_fill", "copy", "lerp", "addcmul", "addcdiv", "bitwise_and", "bitwise_or", "remainder", "fmod", "atan2", "logical_and",
-    "logical_or", "logaddexp", "rsub", "floor_divide", "xlogy", "true_divide", "hypot", "_foreach_mul", "_foreach_add", "_foreach_div",
+    "add", "sub", "mul", "div", "pow", "maximum", "minimum", "eq", "ne", "lt", "le", "gt", "ge", "where", "clamp",
+    "clamp_min", "clamp_max", "fill", "masked_fill", "copy", "lerp", "addcmul", "addcdiv", "bitwise_and",
+    "bitwise_or", "remainder", "fmod", "atan2", "logical_and", "logical_or", "logaddexp", "rsub", "floor_divide",
+    "xlogy", "true_divide", "hypot", "_foreach_mul", "_foreach_add", "_foreach_div",
 }  # fmt: skip
 _VIEWS = {
-    "detach", "alias", "view", "_unsafe_view", "_reshape_alias", "expand", "permute", "transpose", "t", "slice", "select", "unsqueeze",
-    "squeeze", "as_strided", "unbind", "split", "split_with_sizes", "unfold", "diagonal", "narrow", "chunk",
+    "detach", "alias", "view", "_unsafe_view", "_reshape_alias", "expand", "permute", "transpose", "t", "slice",
+    "select", "unsqueeze", "squeeze", "as_strided", "unbind", "split", "split_with_sizes", "unfold", "diagonal",
+    "narrow", "chunk",
 }  # fmt: skip
 
 
@@ -277,7 +291,12 @@ class Gpu:
         outs, given = tensors_in(out), tensors_in((args, kwargs))
         for tensor in given:
             key = memory(tensor)
-            if key in self._tokens and tensor.numel() and key not in self.capture.inside and key not in self.capture.external:
+            if (
+                key in self._tokens
+                and tensor.numel()
+                and key not in self.capture.inside
+                and key not in self.capture.external
+            ):
                 self.capture.external[key] = self._tokens[key], place()
         known = {memory(tensor) for tensor in given}
         self.capture.operations.append((function, args, kwargs, outs))
@@ -303,7 +322,9 @@ class Gpu:
                 self.wrote[key] = (now.number, now.clock[now.number])
 
     # what a GPU refuses or waits for
-    def _check(self, function: Any, name: str, args: Any, kwargs: Any, ours: list[OnGpu], away: list[Tensor], target: Any) -> None:
+    def _check(
+        self, function: Any, name: str, args: Any, kwargs: Any, ours: list[OnGpu], away: list[Tensor], target: Any
+    ) -> None:
         if name in ("_to_copy", "copy_"):
             self._check_copy(name, args, kwargs, ours, away, target)
         elif name in _INDEXING:
@@ -316,13 +337,20 @@ class Gpu:
             if name.rstrip("_") == "masked_fill" and isinstance(args[2], OnGpu):
                 self.wait("masked_fill by a number of the GPU")
             if ours and any(tensor.dim() for tensor in away):
-                raise Illegal(f"all tensors must be on the same device, but {name} at {place()} was given some of cuda:0 and of cpu")
+                raise Illegal(
+                    f"all tensors must be on the same device, but {name} at {place()} was given some of cuda:0 and"
+                    " of cpu"
+                )
             if ours and away and name.rstrip("_") not in _MIXING:
                 raise Illegal(f"{name} at {place()} was given a number of the host as a tensor")
 
-    def _check_copy(self, name: str, args: Any, kwargs: Any, ours: list[OnGpu], away: list[Tensor], target: Any) -> None:
+    def _check_copy(
+        self, name: str, args: Any, kwargs: Any, ours: list[OnGpu], away: list[Tensor], target: Any
+    ) -> None:
         source = args[0] if name == "_to_copy" else args[1]
-        onto_host = (target is not None and target.type == "cpu") if name == "_to_copy" else not isinstance(args[0], OnGpu)
+        onto_host = (
+            (target is not None and target.type == "cpu") if name == "_to_copy" else not isinstance(args[0], OnGpu)
+        )
         if isinstance(source, OnGpu) and onto_host:
             pinned = name == "_to_copy" or memory(args[0]) in self._pinned
             if not (_unblocked(args, kwargs) and pinned):
@@ -389,8 +417,12 @@ def memory(raw: Tensor) -> int:
 
 
 def _gradients_in_usual_order(*args: Any) -> Any:
-    """Of a convolution: on CPUs those of channels last are not always right (see `gradients_in_any_layout` in poise.models.folding)."""
-    return aten.convolution_backward.default(*mapped(args, lambda raw: raw.clone(memory_format=torch.contiguous_format)))
+    """Of a convolution: on CPUs those of channels last are not always right (see `gradients_in_any_layout` in
+    poise.models.folding).
+    """
+    return aten.convolution_backward.default(
+        *mapped(args, lambda raw: raw.clone(memory_format=torch.contiguous_format))
+    )
 
 
 def ours_first(args: Any) -> bool:

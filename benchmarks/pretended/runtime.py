@@ -26,7 +26,8 @@ def pretended_gpu() -> Iterator[Gpu]:
         for target, name, value in _made(gpu):
             stack.enter_context(mock.patch.object(target, name, value))
         overwrites = torch.__future__.get_overwrite_module_params_on_conversion()
-        torch.__future__.set_overwrite_module_params_on_conversion(True)  # a parameter's data cannot become another class
+        # a parameter's data cannot become another class
+        torch.__future__.set_overwrite_module_params_on_conversion(True)
         stack.callback(torch.__future__.set_overwrite_module_params_on_conversion, overwrites)
         yield gpu
 
@@ -39,7 +40,8 @@ def _facts(gpu: Gpu) -> dict[str, Any]:
         "device_count": lambda: 1,
         "current_device": lambda: 0,
         "set_device": lambda device: None,
-        "is_bf16_supported": lambda including_emulation=True: including_emulation,  # as on a T4: autocast, which is C++'s, is not pretended
+        # as on a T4: autocast, which is C++'s, is not pretended
+        "is_bf16_supported": lambda including_emulation=True: including_emulation,
         "get_device_name": lambda *_: "Pretended GPU",
         "get_device_capability": lambda *_: (7, 5),
         "mem_get_info": lambda *_: (_MEMORY, _MEMORY),
@@ -69,7 +71,9 @@ def _running(gpu: Gpu) -> dict[str, Any]:
             gpu.stream = before
 
     @contextmanager
-    def capturing(graph: Graph, pool: Any = None, stream: Stream | None = None, capture_error_mode: str = "global") -> Iterator[None]:
+    def capturing(
+        graph: Graph, pool: Any = None, stream: Stream | None = None, capture_error_mode: str = "global"
+    ) -> Iterator[None]:
         gpu.wait("the beginning of a capture")
         before, aside = gpu.stream, stream or Stream()
         aside.wait_stream(before)
@@ -109,7 +113,9 @@ def _made(gpu: Gpu) -> list[tuple[Any, str, Any]]:
     def to(self: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         return _TO(self, *map(beneath, args), **{name: beneath(value) for name, value in kwargs.items()})
 
-    def tensor(data: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False, pin_memory: bool = False) -> torch.Tensor:
+    def tensor(
+        data: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False, pin_memory: bool = False
+    ) -> torch.Tensor:
         made = _TENSOR(data, dtype=dtype)
         return (made if device is None else made.to(device)).requires_grad_(requires_grad)
 

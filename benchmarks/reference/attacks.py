@@ -1,4 +1,6 @@
-"""Inner maximisations in three released styles. `noise(x)` is the start's displacement, so that two implementations can share it."""
+"""Inner maximisations in three released styles. `noise(x)` is the start's displacement, so that two implementations can
+share it.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ def gaussian(x: Tensor) -> Tensor:
 
 
 def pgd(model: nn.Module, x: Tensor, y: Tensor, noise: Noise, epsilon: float, step_size: float, steps: int) -> Tensor:
-    """PGD with `loss.backward()`, which computes the gradients of all parameters too and throws them away (Madry et al. 2018)."""
+    """PGD with `loss.backward()`, which computes the gradients of all parameters too and throws them away (Madry et al.
+    2018).
+    """
     model.eval()
     x_adv = torch.clamp(x.detach() + noise(x), 0.0, 1.0)
     for _ in range(steps):
@@ -38,7 +42,9 @@ def pgd(model: nn.Module, x: Tensor, y: Tensor, noise: Noise, epsilon: float, st
     return x_adv.detach()
 
 
-def pgd_by_grad(model: nn.Module, x: Tensor, y: Tensor, noise: Noise, epsilon: float, step_size: float, steps: int) -> Tensor:
+def pgd_by_grad(
+    model: nn.Module, x: Tensor, y: Tensor, noise: Noise, epsilon: float, step_size: float, steps: int
+) -> Tensor:
     """PGD with `torch.autograd.grad`, as in the code of MART (Wang et al. 2020); parameters stay in the graph."""
     model.eval()
     x_adv = x.detach() + noise(x).detach()

@@ -41,7 +41,9 @@ class GeneralistTrainer:
     ) -> None:
         self.natural, self.robust = copy.deepcopy(model), copy.deepcopy(model)
         made = zip((self.natural, self.robust), rates, decays, strict=True)
-        self.optimizers = [torch.optim.SGD(net.parameters(), lr=rate, momentum=0.9, weight_decay=decay) for net, rate, decay in made]
+        self.optimizers = [
+            torch.optim.SGD(net.parameters(), lr=rate, momentum=0.9, weight_decay=decay) for net, rate, decay in made
+        ]
         self.shadows = [Shadow(self.natural, average), Shadow(self.robust, average)]
         self.whole = Shadow(self.robust, average)
 

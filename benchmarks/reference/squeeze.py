@@ -1,7 +1,7 @@
 """One step of Squeeze Training (Li et al. 2023, Algorithm 1) as usually released.
 
-Gradients are those of `torch.autograd.grad` with respect to the images, parameters staying in the graph; the natural images go
-through the network anew at every inner step, as their gradient is needed wherever one of them is chosen.
+Gradients are those of `torch.autograd.grad` with respect to the images, parameters staying in the graph; the natural
+images go through the network anew at every inner step, as their gradient is needed wherever one of them is chosen.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ def track(model: nn.Module, tracked: bool) -> None:
 
 
 def choose(logits: list[Tensor], y: Tensor) -> tuple[Tensor, Tensor]:
-    """Of natural, collaborative and adversarial logits, which has the smallest and which the largest probability of y."""
+    """Of natural, collaborative and adversarial logits, which has the smallest and which the largest probability of
+    y.
+    """
     with torch.no_grad():
         true = torch.stack([F.softmax(each, dim=1)[torch.arange(len(y)), y] for each in logits])
         return true.argmin(dim=0), true.argmax(dim=0)

@@ -22,7 +22,13 @@ def nt_step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Te
 
 
 def at_step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, noise: Noise, epsilon: float = EPSILON, steps: int = STEPS
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    x: Tensor,
+    y: Tensor,
+    noise: Noise,
+    epsilon: float = EPSILON,
+    steps: int = STEPS,
 ) -> float:
     """PGD adversarial training (Madry et al. 2018)."""
     x_adv = pgd(model, x, y, noise, epsilon, STEP_SIZE, steps)
@@ -35,7 +41,13 @@ def at_step(
 
 
 def trades_step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, noise: Noise, beta: float = 6.0, steps: int = STEPS
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    x: Tensor,
+    y: Tensor,
+    noise: Noise,
+    beta: float = 6.0,
+    steps: int = STEPS,
 ) -> float:
     """TRADES (Zhang et al. 2019): three forwards in training mode, natural, adversarial, natural."""
     x_adv = trades_attack(model, x, noise, EPSILON, STEP_SIZE, steps)
@@ -51,7 +63,13 @@ def trades_step(
 
 
 def mart_step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, noise: Noise, beta: float = 5.0, steps: int = STEPS
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    x: Tensor,
+    y: Tensor,
+    noise: Noise,
+    beta: float = 5.0,
+    steps: int = STEPS,
 ) -> float:
     """MART (Wang et al. 2020, Eq. 9-12)."""
     x_adv = pgd_by_grad(model, x, y, noise, EPSILON, STEP_SIZE, steps)

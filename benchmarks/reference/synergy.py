@@ -1,4 +1,6 @@
-"""One step of Synergy-of-Experts as usually released: experts in a list, an optimizer for each, every source attacked by `pgd`."""
+"""One step of Synergy-of-Experts as usually released: experts in a list, an optimizer for each, every source attacked
+by `pgd`.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ STEPS = 10
 
 
 class ChoosingModel(nn.Module):
-    """The output of each image's most confident expert; an expert's `heads` gives logits and the evaluator's raw output."""
+    """The output of each image's most confident expert; an expert's `heads` gives logits and the evaluator's raw
+    output.
+    """
 
     def __init__(self, experts: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -31,17 +35,25 @@ class ChoosingModel(nn.Module):
 
 
 class SynergyTrainer:
-    """Both phases (Cui et al. 2022, Algorithms 1 and 2): smooth minimum with sigma 1, rectified confidence, lambda 1, clean term."""
+    """Both phases (Cui et al. 2022, Algorithms 1 and 2): smooth minimum with sigma 1, rectified confidence, lambda 1,
+    clean term.
+    """
 
     def __init__(self, experts: Sequence[nn.Module], learning_rate: float) -> None:
         self.experts = list(experts)
         self.whole = ChoosingModel(self.experts)
-        self.optimizers = [torch.optim.SGD(expert.parameters(), learning_rate, 0.9, weight_decay=1e-4) for expert in self.experts]
+        self.optimizers = [
+            torch.optim.SGD(expert.parameters(), learning_rate, 0.9, weight_decay=1e-4) for expert in self.experts
+        ]
 
-    def step(self, x: Tensor, y: Tensor, noises: Sequence[Noise], epsilon: float, step_size: float, phase: int) -> float:
+    def step(
+        self, x: Tensor, y: Tensor, noises: Sequence[Noise], epsilon: float, step_size: float, phase: int
+    ) -> float:
         """noises: the start's displacement for each source."""
         attacked = self.experts if phase == 1 else [self.whole]
-        x_adv = torch.cat([pgd(model, x, y, noise, epsilon, step_size, STEPS) for model, noise in zip(attacked, noises, strict=True)])
+        x_adv = torch.cat(
+            [pgd(model, x, y, noise, epsilon, step_size, STEPS) for model, noise in zip(attacked, noises, strict=True)]
+        )
         self.whole.train()
         for optimizer in self.optimizers:
             optimizer.zero_grad()

@@ -22,8 +22,12 @@ RUNS = frozen.ROOT / "runs" / "cifar10"
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.cifar10", description=__doc__)
     parser.add_argument("verb", choices=("status", "run", "pilot", "evaluate", "analyse", "work"))
-    parser.add_argument("--toy", action="store_true", help="digits and two epochs: shows that everything runs, in --runs and --results")
-    parser.add_argument("--runs", type=Path, help=f"the ignored folder of runs and of the frozen checkout (default {RUNS})")
+    parser.add_argument(
+        "--toy", action="store_true", help="digits and two epochs: shows that everything runs, in --runs and --results"
+    )
+    parser.add_argument(
+        "--runs", type=Path, help=f"the ignored folder of runs and of the frozen checkout (default {RUNS})"
+    )
     parser.add_argument("--results", type=Path, help=f"where records and weights are laid (default {RESULTS})")
     parser.add_argument("--commit", help="the commit that the study runs from; kept once it was given")
     parser.add_argument("--processes", type=int, default=PROCESSES)
@@ -79,7 +83,10 @@ def in_frozen(given: argparse.Namespace, place: Place) -> int:
         raise RunError(f"--commit {given.commit}: the study runs from {kept[:12]}")
     if not kept:
         place.decide("commit", commit)
-        print(f"the study runs from commit {commit}: write it to README.md, under Additions, with today's date", file=sys.stderr)
+        print(
+            f"the study runs from commit {commit}: write it to README.md, under Additions, with today's date",
+            file=sys.stderr,
+        )
     checkout = frozen.checked_out(place.runs / "checkout", commit)
     python = frozen.environment(checkout)
     inside = [given.verb, "--inside", "--processes", str(given.processes), "--commit", commit]
@@ -93,7 +100,10 @@ def waiting(place: Place) -> str:
     """Why nothing is trained, in words."""
     if place.precision == "bfloat16":
         return "the study is in bfloat16, which this processor has not"
-    return f"this processor has no native bfloat16 ({place.without} of {ROW} starts in a row, after which float32 is taken)"
+    return (
+        f"this processor has no native bfloat16 ({place.without} of {ROW} starts in a row, after which float32 is"
+        " taken)"
+    )
 
 
 def status(place: Place) -> str:
@@ -103,8 +113,13 @@ def status(place: Place) -> str:
     for start in place.starts:
         native = "native bfloat16" if start["native"] else "no native bfloat16"
         lines.append(f"start {start['date']}: {start['processor']}, {native}, {start['gain']:g} times float32's speed")
-    lines.append(f"starts without native bfloat16, in a row: {place.without} of {ROW}; arithmetic: {place.precision or 'not fixed yet'}")
-    lines.append(f"pilot: {'done' if place.rates is not None else 'not done'}; betas: {place.betas or f'{BETAS}, not fixed yet'}")
+    lines.append(
+        f"starts without native bfloat16, in a row: {place.without} of {ROW}; arithmetic:"
+        f" {place.precision or 'not fixed yet'}"
+    )
+    lines.append(
+        f"pilot: {'done' if place.rates is not None else 'not done'}; betas: {place.betas or f'{BETAS}, not fixed yet'}"
+    )
     for unit in planned:
         facts, missing = place.facts(unit), place.missing(unit)
         if place.done(unit):
@@ -114,7 +129,9 @@ def status(place: Place) -> str:
         else:
             state = f"trained; left: {', '.join('-'.join(each) for each in missing) or 'sanity'}"
         seen = f"; {'; '.join(facts['processors'])}" if facts is not None else ""
-        lines.append(f"  {unit.name:<18} {unit.row.kind:<12} {state} ({place.cost(unit):.1f} core-hours by count){seen}")
+        lines.append(
+            f"  {unit.name:<18} {unit.row.kind:<12} {state} ({place.cost(unit):.1f} core-hours by count){seen}"
+        )
     cut = [unit.name for unit in units(place.betas or BETAS, place.only_primary) if unit not in planned]
     left = sum(place.cost(unit) for unit in planned if not place.done(unit))
     lines += [f"cut for want of hours: {', '.join(cut)}"] if cut else []

@@ -1,4 +1,6 @@
-"""The primary figure, from committed records alone: Generalist's robust accuracy minus the half-half curve's at its natural accuracy."""
+"""The primary figure, from committed records alone: Generalist's robust accuracy minus the half-half curve's at its
+natural accuracy.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ BOUND = 1.0
 """Points within which two methods are held for equivalent."""
 SEEDS = 3
 LOST = 0.025
-"""Share of draws outside of the curve above which nothing is concluded: so much lies beyond each end of a 95 % interval."""
+"""Share of draws outside of the curve above which nothing is concluded: so much lies beyond each end of a 95 %
+interval.
+"""
 SCOPE = "for a 0.7 M-parameter ResNet-18, 20 epochs, Linf 8/255; neither confirms nor refutes Table 1"
 
 
@@ -32,7 +36,9 @@ class Point:
 
 @dataclass(frozen=True)
 class Primary:
-    """difference, low, high: in points; bracket: the betas between which the curve was read; lost: share of draws outside of it."""
+    """difference, low, high: in points; bracket: the betas between which the curve was read; lost: share of draws
+    outside of it.
+    """
 
     difference: float
     low: float
@@ -60,7 +66,8 @@ class Primary:
 def primary(curve: Mapping[float, Point], generalist: Point, draws: int = 4000, seed: int = 0) -> Primary:
     """The figure with its interval: a bootstrap over images, the same for all methods, and over the seeds of each.
 
-    curve: the points of joint training by beta. Raises: RunError where no two of them that lie beside each other in natural accuracy
+    curve: the points of joint training by beta. Raises: RunError where no two of them that lie beside each other in
+    natural accuracy
     bracket Generalist: the curve is never extrapolated.
     """
     methods = {**curve, None: generalist}
@@ -72,7 +79,9 @@ def primary(curve: Mapping[float, Point], generalist: Point, draws: int = 4000, 
     found = _read(means, natural)
     if found is None:
         known = ", ".join(f"beta {beta:g}: {100 * mean[0]:.2f} %" for beta, mean in sorted(means.items()))
-        raise RunError(f"Generalist's natural accuracy {100 * natural:.2f} % is not bracketed by the half-half curve ({known})")
+        raise RunError(
+            f"Generalist's natural accuracy {100 * natural:.2f} % is not bracketed by the half-half curve ({known})"
+        )
     bracket, there = found
     random, differences = np.random.default_rng(seed), []
     for _ in range(draws):
@@ -91,7 +100,9 @@ def primary(curve: Mapping[float, Point], generalist: Point, draws: int = 4000, 
 
 
 def _read(curve: Mapping[float, tuple[float, float]], natural: float) -> tuple[tuple[float, float], float] | None:
-    """(the two betas, robust accuracy) where the curve through the points (natural, robust) passes `natural`; None beyond its ends."""
+    """(the two betas, robust accuracy) where the curve through the points (natural, robust) passes `natural`; None
+    beyond its ends.
+    """
     for (low, left), (high, right) in pairwise(sorted(curve.items(), key=lambda item: item[1][0])):
         if left[0] <= natural <= right[0]:
             share = (natural - left[0]) / (right[0] - left[0]) if right[0] > left[0] else 0.5
@@ -100,7 +111,9 @@ def _read(curve: Mapping[float, tuple[float, float]], natural: float) -> tuple[t
 
 
 def read(results: Path, scale: Scale = STUDY) -> tuple[dict[float, Point], Point, list[str]]:
-    """(the curve, Generalist, remarks) from results/rows. Raises: RunError for missing seeds or records that do not belong together."""
+    """(the curve, Generalist, remarks) from results/rows. Raises: RunError for missing seeds or records that do not
+    belong together.
+    """
     groups: dict[str, list[EvaluationRecord]] = {}
     for path in sorted((results / "rows").glob("*/last-pair.json")):
         groups.setdefault(path.parent.name.rpartition("-s")[0], []).append(EvaluationRecord.read(path))
@@ -109,15 +122,27 @@ def read(results: Path, scale: Scale = STUDY) -> tuple[dict[float, Point], Point
     few = [f"{name} {len(groups.get(name, []))}" for name in ("generalist",) if len(groups.get(name, [])) < SEEDS]
     few += [f"half-half {len(halves)} betas"] if len(halves) < 2 else []
     if few:
-        raise RunError(f"the primary figure needs {SEEDS} seeds of Generalist and of two betas; there are: {', '.join(few)}")
-    used = [*groups["generalist"], *(record for name in halves.values() for record in groups[name]), *groups.get("at", [])]
+        raise RunError(
+            f"the primary figure needs {SEEDS} seeds of Generalist and of two betas; there are: {', '.join(few)}"
+        )
+    used = [
+        *groups["generalist"],
+        *(record for name in halves.values() for record in groups[name]),
+        *groups.get("at", []),
+    ]
     if len({examples_of(record) for record in used}) > 1:
         raise RunError("the records of the primary rows are not of the same images")
     if len({tuple(settings_key(attack.settings) for attack in record.attacks) for record in used}) > 1:
         raise RunError("the records of the primary rows are not of the same attacks")
     arithmetics = {str(record.notes.get("trained_in")) for record in used}
-    remarks = [f"rows were trained in different arithmetics: {', '.join(sorted(arithmetics))}"] if len(arithmetics) > 1 else []
-    curve = {beta: point_of(groups[name]) for beta, name in {**halves, **({1.0: "at"} if "at" in groups else {})}.items()}
+    remarks = (
+        [f"rows were trained in different arithmetics: {', '.join(sorted(arithmetics))}"]
+        if len(arithmetics) > 1
+        else []
+    )
+    curve = {
+        beta: point_of(groups[name]) for beta, name in {**halves, **({1.0: "at"} if "at" in groups else {})}.items()
+    }
     return curve, point_of(groups["generalist"]), remarks
 
 

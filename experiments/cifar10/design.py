@@ -1,4 +1,6 @@
-"""The study as data: its rows, their order, what each is evaluated under, what is cut when hours run out. README.md says why."""
+"""The study as data: its rows, their order, what each is evaluated under, what is cut when hours run out. README.md
+says why.
+"""
 
 from __future__ import annotations
 
@@ -120,7 +122,9 @@ class Rates:
 
 @dataclass(frozen=True)
 class Branch:
-    """A row that goes on from another one's seed 0: from which share of the run, and for how many epochs (None: to the end)."""
+    """A row that goes on from another one's seed 0: from which share of the run, and for how many epochs (None: to the
+    end).
+    """
 
     of: str
     at: float
@@ -143,7 +147,9 @@ class Row:
 
 
 def half_half(beta: float) -> Row:
-    return Row(f"half-{beta:g}", f"half-half, beta {beta:g}", "at", (f"method.objective.beta={beta}",), 3, "primary", beta=beta)
+    return Row(
+        f"half-{beta:g}", f"half-half, beta {beta:g}", "at", (f"method.objective.beta={beta}",), 3, "primary", beta=beta
+    )
 
 
 AT_ROW = Row("at", "AT", "at", (), 2, "primary", beta=1.0)
@@ -152,9 +158,33 @@ BETAS = (0.5, 0.75)
 FROM_GENERALIST, FROM_AT = Branch("generalist", FROM), Branch("at", FROM, epochs=2)
 NARROW = ("method.objective.inner.threat.epsilon=4/255", "method.objective.inner.step_size=1/255")
 REST = (
-    Row("gamma-0.25", "Generalist, gamma ending .25", "generalist", ("method.gamma.values=1,1,1,0.25",), 1, "branch", FROM_GENERALIST),
-    Row("gamma-0.75", "Generalist, gamma ending .75", "generalist", ("method.gamma.values=1,1,1,0.75",), 1, "branch", FROM_GENERALIST),
-    Row("never", "Generalist, never redistributed", "generalist", ("method.redistribute=never",), 1, "branch", FROM_GENERALIST),
+    Row(
+        "gamma-0.25",
+        "Generalist, gamma ending .25",
+        "generalist",
+        ("method.gamma.values=1,1,1,0.25",),
+        1,
+        "branch",
+        FROM_GENERALIST,
+    ),
+    Row(
+        "gamma-0.75",
+        "Generalist, gamma ending .75",
+        "generalist",
+        ("method.gamma.values=1,1,1,0.75",),
+        1,
+        "branch",
+        FROM_GENERALIST,
+    ),
+    Row(
+        "never",
+        "Generalist, never redistributed",
+        "generalist",
+        ("method.redistribute=never",),
+        1,
+        "branch",
+        FROM_GENERALIST,
+    ),
     Row("ramp", "AT, beta as gamma", "at", ("method.objective=RampedAT",), 1, "branch", Branch("at", 13 / 20)),
     Row("line", "weight line, AT to NT", "nt", (), 1, "branch", FROM_AT),
     Row("at-4", "AT at epsilon 4/255", "at", NARROW, 1, "other"),
@@ -181,7 +211,9 @@ class Unit:
 
 
 def units(betas: Sequence[float] = BETAS, only_primary: bool = False) -> list[Unit]:
-    """All runs in their order: whole seed 0 of the primary rows, seeds 1 and 2 interleaved across methods, then the rest."""
+    """All runs in their order: whole seed 0 of the primary rows, seeds 1 and 2 interleaved across methods, then the
+    rest.
+    """
     halves = [half_half(beta) for beta in betas]
     first = [AT_ROW, *halves, GENERALIST, Row("nt", "NT", "nt", (), 1, "primary")]
     seeded = [Unit(row, seed) for seed in range(3) for row in first if seed < row.seeds]
@@ -189,7 +221,9 @@ def units(betas: Sequence[float] = BETAS, only_primary: bool = False) -> list[Un
 
 
 CUTS = (("exploratory",), ("branch", "other"), ("at-s1",))
-"""What goes first where hours run out, the last planned first: kinds of rows, or a run's name; never a seed of another primary row."""
+"""What goes first where hours run out, the last planned first: kinds of rows, or a run's name; never a seed of another
+primary row.
+"""
 
 
 def affordable(planned: Sequence[Unit], hours: float, cost: dict[str, float]) -> list[Unit]:
@@ -204,9 +238,11 @@ def affordable(planned: Sequence[Unit], hours: float, cost: dict[str, float]) ->
 
 
 def bracketing(naturals: dict[float, float], generalist: float) -> tuple[float, float]:
-    """The two betas beside AT. naturals: held-out natural accuracy of seed 0 by beta, AT's as beta 1; generalist: Generalist's.
+    """The two betas beside AT. naturals: held-out natural accuracy of seed 0 by beta, AT's as beta 1; generalist:
+    Generalist's.
 
-    Where Generalist is more accurate than beta 1/2, .75 is moved to .25. Below AT nothing of the half-half loss brackets it.
+    Where Generalist is more accurate than beta 1/2, .75 is moved to .25. Below AT nothing of the half-half loss
+    brackets it.
     """
     return (0.25, 0.5) if generalist > naturals[0.5] else BETAS
 
@@ -261,7 +297,8 @@ def policy(objective: Any, rate: Rate) -> Policy:
 
 def protocols(scale: Scale) -> dict[str, Protocol]:
     """By name: the primary figure's, the small one, AutoAttack at both epsilons."""
-    pair = AutoAttack(threat=THREAT, version="custom", attacks=scale.pair)  # the worst case of the two: the second on what the first left
+    # the worst case of the two: the second on what the first left
+    pair = AutoAttack(threat=THREAT, version="custom", attacks=scale.pair)
     whole = {threat: dataclasses.replace(scale.whole, threat=threat) for threat in (THREAT, HALF)}
     named = (
         Protocol(name="pair", attacks=(pair,)),
@@ -277,7 +314,9 @@ FULLY = ("at", "half-0.5", "half-0.75", "half-0.25", "generalist", "st")
 
 
 def evaluations(unit: Unit) -> list[tuple[str, str]]:
-    """(readout, protocol) of a run, in their order. Readouts: "last" (the average), "raw", "selected", or a mixture's share."""
+    """(readout, protocol) of a run, in their order. Readouts: "last" (the average), "raw", "selected", or a mixture's
+    share.
+    """
     row = unit.row
     if row.name == "line":
         return [(f"mixture-{share:g}", "small") for share in MIXTURES]

@@ -34,7 +34,12 @@ def evaluated(place: Place, unit: Unit, readout: str, protocol: str, signals: Se
     """Write the record of a readout under a protocol. Raises: Interrupted once a signal has come."""
     facts, path = place.facts(unit), place.record(unit, readout, protocol)
     assert facts is not None
-    notes = {"trained_in": facts["precision"], "processors": facts["processors"], "commit": place.commit, "trained_at": facts["commit"]}
+    notes = {
+        "trained_in": facts["precision"],
+        "processors": facts["processors"],
+        "commit": place.commit,
+        "trained_at": facts["commit"],
+    }
     evaluate(
         shipped(place, unit, readout),
         place.scale.data.load(),

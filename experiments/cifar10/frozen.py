@@ -20,7 +20,9 @@ def git(folder: Path, *arguments: str) -> str:
 
 
 def checked_out(folder: Path, commit: str, repository: Path = ROOT) -> Path:
-    """The checkout of `commit` at `folder`, made where it is not there. Raises: RunError where another commit or a change lies there."""
+    """The checkout of `commit` at `folder`, made where it is not there. Raises: RunError where another commit or a
+    change lies there.
+    """
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         part = folder.with_name(f".{folder.name}.part")
@@ -29,14 +31,18 @@ def checked_out(folder: Path, commit: str, repository: Path = ROOT) -> Path:
         part.rename(folder)
     there = git(folder, "rev-parse", "HEAD")
     if there != git(repository, "rev-parse", commit):
-        raise RunError(f"{folder} is of commit {there[:12]}, and the study is of {commit[:12]}; remove the folder to make it again")
+        raise RunError(
+            f"{folder} is of commit {there[:12]}, and the study is of {commit[:12]}; remove the folder to make it again"
+        )
     if changed := git(folder, "status", "--porcelain", "--untracked-files=no"):
         raise RunError(f"{folder} was changed ({changed.splitlines()[0].strip()}); remove the folder to make it again")
     return folder
 
 
 def environment(checkout: Path) -> Path:
-    """The interpreter of the checkout's own environment, with the tested versions of constraints.txt; made where it is not there."""
+    """The interpreter of the checkout's own environment, with the tested versions of constraints.txt; made where it is
+    not there.
+    """
     python = checkout / ".venv/bin/python"
     if not (checkout / ".venv/complete").exists():
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(checkout / ".venv")], check=True)

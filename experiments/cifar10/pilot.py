@@ -1,4 +1,6 @@
-"""The pilot: rate and decay of NT and of AT, each by a few epochs on a part of the training images, judged on held-out ones only."""
+"""The pilot: rate and decay of NT and of AT, each by a few epochs on a part of the training images, judged on held-out
+ones only.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ TASKS = {"nt": ("natural", Row("nt", "NT", "nt")), "at": ("PGD-20", AT_ROW)}
 
 
 def pilot(place: Place, precision: str) -> None:
-    """Train what is missing and write results/pilot.json. Once the pilot's hours are over, what was not tried does not count."""
+    """Train what is missing and write results/pilot.json. Once the pilot's hours are over, what was not tried does not
+    count.
+    """
     chosen = {}
     for name, (monitor, row) in TASKS.items():
         seen: list[tuple[Rate, float]] = []
@@ -35,11 +39,15 @@ def tried(place: Place, row: Row, rate: Rate, precision: str) -> Experiment:
     """One run of the pilot."""
     data, share, epochs = place.scale.pilot
     made = experiment(Unit(row, 0), place.scale, Rates(rate, rate), precision)
-    return dataclasses.replace(made, name=f"{made.name}-pilot", data=data, held_out=share, epochs=epochs, monitor_every=epochs)
+    return dataclasses.replace(
+        made, name=f"{made.name}-pilot", data=data, held_out=share, epochs=epochs, monitor_every=epochs
+    )
 
 
 def best(seen: list[tuple[Rate, float]]) -> Rate:
-    """The rate of largest held-out accuracy; among equals the default, then the first; the default where nothing was tried."""
+    """The rate of largest held-out accuracy; among equals the default, then the first; the default where nothing was
+    tried.
+    """
     if not seen:
         return Rate()
     most = max((value for _, value in seen if not math.isnan(value)), default=None)
@@ -49,4 +57,7 @@ def best(seen: list[tuple[Rate, float]]) -> Rate:
 
 def spent(place: Place) -> float:
     """Core-hours of the pilot so far."""
-    return sum(line["core_seconds"] for line in read_lines(place.results / "hours.jsonl") if line["what"] == "pilot") / 3600
+    return (
+        sum(line["core_seconds"] for line in read_lines(place.results / "hours.jsonl") if line["what"] == "pilot")
+        / 3600
+    )

@@ -14,7 +14,19 @@ from typing import Any
 
 import torch
 
-from experiments.cifar10.design import BETAS, HOURS, Rate, Rates, Scale, Unit, affordable, bracketing, evaluations, experiment, units
+from experiments.cifar10.design import (
+    BETAS,
+    HOURS,
+    Rate,
+    Rates,
+    Scale,
+    Unit,
+    affordable,
+    bracketing,
+    evaluations,
+    experiment,
+    units,
+)
 from poise.core.documents import read_lines
 from poise.core.files import append_line, write_text
 from poise.core.processors import bfloat16_gain, native_bfloat16, processor
@@ -27,14 +39,17 @@ ROW = 3
 
 @dataclass(frozen=True)
 class Place:
-    """The study at one scale. runs: everything that can be made again; results: what is kept; commit: of the code that runs."""
+    """The study at one scale. runs: everything that can be made again; results: what is kept; commit: of the code that
+    runs.
+    """
 
     scale: Scale
     runs: Path
     results: Path
     commit: str = ""
 
-    # -- what was decided -----------------------------------------------------------------------------------------------
+    # -- what was decided
+    # -----------------------------------------------------------------------------------------------
 
     def decided(self, name: str) -> Any:
         """What results/NAME.json says; None where nothing was decided yet."""
@@ -56,7 +71,8 @@ class Place:
         fixed = self.decided("arithmetic")
         return None if fixed is None else str(fixed["precision"])
 
-    # -- starts ---------------------------------------------------------------------------------------------------------
+    # -- starts
+    # ---------------------------------------------------------------------------------------------------------
 
     @property
     def starts(self) -> list[dict[str, Any]]:
@@ -66,9 +82,15 @@ class Place:
         """Note today's start and the processor that it met."""
         self.results.mkdir(parents=True, exist_ok=True)
         native = native_bfloat16(torch.device("cpu"))
-        line = {"date": datetime.now(UTC).date().isoformat(), "processor": processor().name, "bfloat16": list(processor().bfloat16)}
+        line = {
+            "date": datetime.now(UTC).date().isoformat(),
+            "processor": processor().name,
+            "bfloat16": list(processor().bfloat16),
+        }
         line |= {"gain": round(bfloat16_gain(), 2), "native": native, "commit": self.commit}
-        if not any(all(known.get(key) == line[key] for key in ("date", "processor", "native")) for known in self.starts):
+        if not any(
+            all(known.get(key) == line[key] for key in ("date", "processor", "native")) for known in self.starts
+        ):
             append_line(self.results / "starts.jsonl", json.dumps(line))
 
     @property
@@ -90,7 +112,8 @@ class Place:
             return self.precision if native or self.precision == "float32" else None
         return "bfloat16" if native else "float32" if self.without >= ROW else None
 
-    # -- runs -----------------------------------------------------------------------------------------------------------
+    # -- runs
+    # -----------------------------------------------------------------------------------------------------------
 
     @property
     def betas(self) -> tuple[float, ...] | None:
@@ -99,15 +122,29 @@ class Place:
         return None if fixed is None else tuple(fixed["betas"])
 
     def fix_betas(self) -> None:
-        """Where seed 0 of the first rows is trained: whether .5 and .75 bracket Generalist on held-out images, else one is moved."""
-        held = {unit.row: self.facts(unit) for unit in units() if unit.seed == 0 and unit.row.kind == "primary" and unit.row.name != "nt"}
+        """Where seed 0 of the first rows is trained: whether .5 and .75 bracket Generalist on held-out images, else one
+        is moved.
+        """
+        held = {
+            unit.row: self.facts(unit)
+            for unit in units()
+            if unit.seed == 0 and unit.row.kind == "primary" and unit.row.name != "nt"
+        }
         if self.betas is not None or any(facts is None for facts in held.values()):
             return
-        naturals = {row.beta: facts["held_out"]["natural"] for row, facts in held.items() if facts and row.beta is not None}
-        generalist = next(facts["held_out"]["natural"] for row, facts in held.items() if facts and row.name == "generalist")
+        naturals = {
+            row.beta: facts["held_out"]["natural"] for row, facts in held.items() if facts and row.beta is not None
+        }
+        generalist = next(
+            facts["held_out"]["natural"] for row, facts in held.items() if facts and row.name == "generalist"
+        )
         chosen = bracketing(naturals, generalist)  # type: ignore[arg-type]
         self.decide(
-            "betas", {"betas": chosen, "held_out": {**{str(beta): value for beta, value in naturals.items()}, "generalist": generalist}}
+            "betas",
+            {
+                "betas": chosen,
+                "held_out": {**{str(beta): value for beta, value in naturals.items()}, "generalist": generalist},
+            },
         )
 
     @property
@@ -119,7 +156,9 @@ class Place:
     def planned(self) -> list[Unit]:
         """All runs that are to be made, in their order, those left out for want of hours not among them."""
         mine = units(self.betas or BETAS, only_primary=self.only_primary)
-        return affordable(mine, float("inf") if self.scale.anywhere else HOURS, {unit.name: self.cost(unit) for unit in mine})
+        return affordable(
+            mine, float("inf") if self.scale.anywhere else HOURS, {unit.name: self.cost(unit) for unit in mine}
+        )
 
     def experiment(self, unit: Unit) -> Experiment:
         precision = self.precision
@@ -151,7 +190,8 @@ class Place:
     def done(self, unit: Unit) -> bool:
         return self.facts(unit) is not None and not self.missing(unit) and self.verdict(unit).is_file()
 
-    # -- hours ----------------------------------------------------------------------------------------------------------
+    # -- hours
+    # ----------------------------------------------------------------------------------------------------------
 
     @contextmanager
     def timed(self, name: str, what: str) -> Iterator[None]:
@@ -161,7 +201,13 @@ class Place:
             yield
         finally:
             seconds = round(time.process_time() - clock, 1)
-            line = {"what": what, "core_seconds": seconds, "begun": begun, "processor": str(processor()), "commit": self.commit}
+            line = {
+                "what": what,
+                "core_seconds": seconds,
+                "begun": begun,
+                "processor": str(processor()),
+                "commit": self.commit,
+            }
             self.results.mkdir(parents=True, exist_ok=True)
             append_line(self.results / "hours.jsonl", json.dumps({"name": name, **line}))
 
@@ -172,11 +218,17 @@ class Place:
 
     def processors(self, name: str) -> list[str]:
         """Those that a run has seen, in their order."""
-        return list(dict.fromkeys(line["processor"] for line in read_lines(self.results / "hours.jsonl") if line["name"] == name))
+        return list(
+            dict.fromkeys(
+                line["processor"] for line in read_lines(self.results / "hours.jsonl") if line["name"] == name
+            )
+        )
 
     def cost(self, unit: Unit) -> float:
         """Core-hours of a run with its evaluations: by count, at the speed seen so far."""
-        return (training_cost(unit, self.scale) + sum(EVALUATION[protocol] for _, protocol in evaluations(unit))) * self.speed
+        return (
+            training_cost(unit, self.scale) + sum(EVALUATION[protocol] for _, protocol in evaluations(unit))
+        ) * self.speed
 
     @cached_property
     def speed(self) -> float:

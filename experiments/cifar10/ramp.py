@@ -1,4 +1,6 @@
-"""The loss-space ramp: AT whose beta follows Generalist's gamma, so that losses are mixed where Generalist mixes weights."""
+"""The loss-space ramp: AT whose beta follows Generalist's gamma, so that losses are mixed where Generalist mixes
+weights.
+"""
 
 from __future__ import annotations
 

@@ -65,7 +65,11 @@ def advance(place: Place, unit: Unit, target: int) -> None:
         return
     watch = StopAt(now, target)
     try:
-        resume(run.path, device="cpu", progress=watch) if begun else train(experiment, run.path, device="cpu", progress=watch)
+        (
+            resume(run.path, device="cpu", progress=watch)
+            if begun
+            else train(experiment, run.path, device="cpu", progress=watch)
+        )
     except Interrupted:
         if not watch.reached:
             raise
@@ -86,11 +90,17 @@ def point(place: Place, unit: Unit, step: int) -> Path:
 def trunk_of(unit: Unit) -> Unit | None:
     """The run that a branch goes on from."""
     branch = unit.row.branch
-    return None if branch is None else next(each for each in units() if each.row.name == branch.of and each.seed == unit.seed)
+    return (
+        None
+        if branch is None
+        else next(each for each in units() if each.row.name == branch.of and each.seed == unit.seed)
+    )
 
 
 def branch_off(place: Place, unit: Unit, branch: Branch, trunk: Unit) -> None:
-    """Begin a run with all that another one had become at a moment: weights, averages and optimizers, under settings of its own."""
+    """Begin a run with all that another one had become at a moment: weights, averages and optimizers, under settings of
+    its own.
+    """
     state, facts = read_tensors(point(place, trunk, step_at(place, trunk, branch.at)))
     made = Run(place.runs / f".{unit.name}.begun")
     shutil.rmtree(made.path, ignore_errors=True)
@@ -100,12 +110,20 @@ def branch_off(place: Place, unit: Unit, branch: Branch, trunk: Unit) -> None:
     made.create(experiment, {**about, "branched": {"from": trunk.name, "step": facts["step"]}})
     tensors = {name: tensor for name, tensor in state.items() if not name.startswith("meter/")}
     carried = {"placements": facts["placements"], "state": facts["state"], "meter_images": {}, "best": {}}
-    made.save_state(facts["step"], tensors, {**carried, "group": made.group, "seed": unit.seed}, experiment.keep_last, for_good=False)
+    made.save_state(
+        facts["step"],
+        tensors,
+        {**carried, "group": made.group, "seed": unit.seed},
+        experiment.keep_last,
+        for_good=False,
+    )
     made.path.rename(place.run(unit).path)
 
 
 def trained(place: Place, unit: Unit) -> None:
-    """Train the run to its end, through the moments that branches go on from, and keep its readouts. Raises: Interrupted."""
+    """Train the run to its end, through the moments that branches go on from, and keep its readouts. Raises:
+    Interrupted.
+    """
     branch, trunk, run = unit.row.branch, trunk_of(unit), place.run(unit)
     if branch is not None and trunk is not None:
         if not run.path.exists():
@@ -132,22 +150,35 @@ def keep(place: Place, unit: Unit) -> None:
         ship(kept / f"{readout}.safetensors", run.network(readout).state_dict())
     if unit.row.name == "at":
         state, prefix = read_tensors(run.states()[0])[0], "learner/joint/network/"
-        ship(kept / "raw.safetensors", {name.removeprefix(prefix): part for name, part in state.items() if name.startswith(prefix)})
+        ship(
+            kept / "raw.safetensors",
+            {name.removeprefix(prefix): part for name, part in state.items() if name.startswith(prefix)},
+        )
     write_bytes(kept / "metrics.jsonl", (run.path / "metrics.jsonl").read_bytes())
     finish(place, unit, {"selected_epoch": run.facts("selected")["epoch"]})
 
 
 def keep_line(place: Place, unit: Unit, trunk: Unit) -> None:
-    """Mix the averages at both ends of the weight line; BatchNorm's statistics are estimated anew on training images."""
+    """Mix the averages at both ends of the weight line; BatchNorm's statistics are estimated anew on training
+    images.
+    """
     assert unit.row.branch is not None
-    states = (read_tensors(point(place, trunk, step_at(place, trunk, unit.row.branch.at)))[0], read_tensors(place.run(unit).states()[0])[0])
+    states = (
+        read_tensors(point(place, trunk, step_at(place, trunk, unit.row.branch.at)))[0],
+        read_tensors(place.run(unit).states()[0])[0],
+    )
     prefix = "learner/joint/average/"
-    robust, natural = ({name.removeprefix(prefix): part for name, part in state.items() if name.startswith(prefix)} for state in states)
+    robust, natural = (
+        {name.removeprefix(prefix): part for name, part in state.items() if name.startswith(prefix)} for state in states
+    )
     data = place.scale.data.load()
     images = held_out(data.train, place.scale.held_out, unit.seed)[0]
     for share in MIXTURES:
         network = place.scale.model.build(data.shape, len(data.classes), unit.seed)
-        mixed = {name: torch.lerp(part, natural[name], share) if part.is_floating_point() else part for name, part in robust.items()}
+        mixed = {
+            name: torch.lerp(part, natural[name], share) if part.is_floating_point() else part
+            for name, part in robust.items()
+        }
         load_into(network, mixed, unit.name)
         reestimate(network, images, place.scale.estimated)
         ship(place.kept(unit) / f"mixture-{share:g}.safetensors", network.state_dict())
@@ -162,7 +193,10 @@ def finish(place: Place, unit: Unit, more: dict[str, Any]) -> None:
     about = {name: run.about[name] for name in ("precision", "device", "versions", "group", "seed", "data_digest")}
     facts = {"name": unit.name, "title": unit.row.title, **about, "held_out": held, **more, "commit": place.commit}
     write_bytes(place.kept(unit) / "experiment.json", (run.path / "experiment.json").read_bytes())
-    place.decide(f"rows/{unit.name}/run", {**facts, "processors": place.processors(unit.name), "branched": run.about.get("branched")})
+    place.decide(
+        f"rows/{unit.name}/run",
+        {**facts, "processors": place.processors(unit.name), "branched": run.about.get("branched")},
+    )
 
 
 def ship(path: Path, weights: dict[str, Tensor]) -> None:

@@ -1,4 +1,6 @@
-"""What a process of the study does: the next piece of work that nobody else is at, until none is left or it is told to stop."""
+"""What a process of the study does: the next piece of work that nobody else is at, until none is left or it is told to
+stop.
+"""
 
 from __future__ import annotations
 
@@ -94,7 +96,8 @@ def held(place: Place, name: str) -> Iterator[bool]:
 
 
 def run(arguments: Sequence[str], processes: int = PROCESSES, patience: float = 60.0) -> int:
-    """Processes of one thread at the lowest priority; SIGINT and SIGTERM are handed on, again every minute until all have ended.
+    """Processes of one thread at the lowest priority; SIGINT and SIGTERM are handed on, again every minute until all
+    have ended.
 
     arguments: of `python -m experiments.cifar10 work`. Returns the largest exit status.
     """

@@ -5,8 +5,8 @@
     model = poise.load(run.path)                 # images in [0, 1] -> logits
     x_adv = poise.attacks.PGD()(model, x, y)
 
-Everything with a paper's name is a frozen, stateless dataclass: its fields are the paper's hyperparameters, its methods the
-paper's algorithm. Everything that changes during training lives in a Learner, or in the Run.
+Everything with a paper's name is a frozen, stateless dataclass: its fields are the paper's hyperparameters, its methods
+the paper's algorithm. Everything that changes during training lives in a Learner, or in the Run.
 """
 
 from __future__ import annotations
@@ -18,7 +18,20 @@ from poise.core.errors import PoiseError
 from poise.core.version import __version__
 
 if TYPE_CHECKING:
-    from poise import attacks, data, evaluation, learners, losses, methods, models, objectives, recipes, reports, threats, verbs
+    from poise import (
+        attacks,
+        data,
+        evaluation,
+        learners,
+        losses,
+        methods,
+        models,
+        objectives,
+        recipes,
+        reports,
+        threats,
+        verbs,
+    )
     from poise.core.overrides import override
     from poise.core.settings import configurable, from_json, settings, to_json
     from poise.engine import Experiment, Run, resume, train_or_resume

@@ -32,18 +32,24 @@ def log_probabilities(logits: Tensor) -> Tensor:
 
 def kl(target_logits: Tensor, logits: Tensor) -> Tensor:
     """KL(p || q) [B], p = softmax(target_logits), q = softmax(logits). TRADES: p natural, q adversarial."""
-    return F.kl_div(log_probabilities(logits), log_probabilities(target_logits), reduction="none", log_target=True).sum(1)
+    return F.kl_div(log_probabilities(logits), log_probabilities(target_logits), reduction="none", log_target=True).sum(
+        1
+    )
 
 
 def symmetric_kl(p_logits: Tensor, q_logits: Tensor, detach_target: bool = False) -> Tensor:
-    """(KL(p||q) + KL(q||p)) / 2 [B]; with `detach_target` each half's first argument is a constant (Squeeze Training, released code)."""
+    """(KL(p||q) + KL(q||p)) / 2 [B]; with `detach_target` each half's first argument is a constant (Squeeze Training,
+    released code).
+    """
     p_target = p_logits.detach() if detach_target else p_logits
     q_target = q_logits.detach() if detach_target else q_logits
     return (kl(p_target, q_logits) + kl(q_target, p_logits)) / 2
 
 
 def js(p_logits: Tensor, q_logits: Tensor, reverse: bool = False) -> Tensor:
-    """Jensen-Shannon divergence [B], (KL(p||m) + KL(q||m)) / 2 with m the mean; at most log 2. `reverse` turns each KL around."""
+    """Jensen-Shannon divergence [B], (KL(p||m) + KL(q||m)) / 2 with m the mean; at most log 2. `reverse` turns each KL
+    around.
+    """
     log_p, log_q = log_probabilities(p_logits), log_probabilities(q_logits)
     log_m = torch.logaddexp(log_p, log_q) - math.log(2)
     if reverse:
@@ -64,7 +70,13 @@ def divergence(name: Divergence, p_logits: Tensor, q_logits: Tensor, detach_targ
         return symmetric_kl(p_logits, q_logits, detach_target=True)
     if detach_target:
         p_logits = p_logits.detach()
-    known = {"kl": kl, "symmetric_kl": symmetric_kl, "js": js, "reversed_js": partial(js, reverse=True), "squared_l2": squared_l2}
+    known = {
+        "kl": kl,
+        "symmetric_kl": symmetric_kl,
+        "js": js,
+        "reversed_js": partial(js, reverse=True),
+        "squared_l2": squared_l2,
+    }
     return known[name](p_logits, q_logits)
 
 
@@ -74,7 +86,9 @@ def best_other(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def margin(logits: Tensor, y: Tensor, confidence: float | None = None) -> Tensor:
-    """max_{k != y} z_k - z_y [B]; positive where misclassified. With `confidence` c it is at most c (Carlini & Wagner 2017)."""
+    """max_{k != y} z_k - z_y [B]; positive where misclassified. With `confidence` c it is at most c (Carlini & Wagner
+    2017).
+    """
     value = best_other(logits, y) - widened(logits).gather(1, y[:, None])[:, 0]
     return value if confidence is None else value.clamp(max=confidence)
 
@@ -85,7 +99,9 @@ def targeted_margin(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def dlr(logits: Tensor, y: Tensor) -> Tensor:
-    """Difference of logits ratio [B], Croce & Hein 2020a, Eq. 7; needs at least 3 classes. It does not depend on the logits' scale."""
+    """Difference of logits ratio [B], Croce & Hein 2020a, Eq. 7; needs at least 3 classes. It does not depend on the
+    logits' scale.
+    """
     logits = widened(logits)
     ranked = logits.topk(3, dim=1).values
     return _ratio(logits, margin(logits, y), ranked[:, 0] - ranked[:, 2])
@@ -100,14 +116,17 @@ def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
 
 
 def _ratio(logits: Tensor, above: Tensor, below: Tensor) -> Tensor:
-    """above / (below + 1e-12) [B], as in the released code; small logits are first scaled up, so that the guard stays one against ties."""
+    """above / (below + 1e-12) [B], as in the released code; small logits are first scaled up, so that the guard stays
+    one against ties.
+    """
     largest = logits.detach().abs().amax(1, keepdim=True)
     factor = torch.where(largest < 1e-6, scaled(largest)[1], 1.0)[:, 0]
     return above * factor / (below * factor + 1e-12)
 
 
 def boosted_ce(adversarial_logits: Tensor, y: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """MART's boosted cross-entropy [B]: -log p_y - log(1 - max_{k != y} p_k), with the released constants (Wang et al. 2020, Eq. 9).
+    """MART's boosted cross-entropy [B]: -log p_y - log(1 - max_{k != y} p_k), with the released constants (Wang et al.
+    2020, Eq. 9).
 
     Smoothing acts on the first term only.
     """

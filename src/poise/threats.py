@@ -1,7 +1,7 @@
 """Threat models: the set around an image that an attacker may use, and the geometry that attacks need of it.
 
-A threat owns the pixel box too: whatever it projects lies in [0, 1]. Images are [B, C, H, W] (or [B, ...]); those of half precision
-are measured and moved in float32 and then rounded.
+A threat owns the pixel box too: whatever it projects lies in [0, 1]. Images are [B, C, H, W] (or [B, ...]); those of
+half precision are measured and moved in float32 and then rounded.
 """
 
 from __future__ import annotations
@@ -21,9 +21,14 @@ from poise.core.settings import NonNegative, Settings, UnitInterval, number, set
 
 PositiveShare = Annotated[float, BeforeValidator(number), Field(gt=0, le=1)]
 
-_MARGIN = 1e-5  # how far below its sphere L2 projects, as a share of the norm and at most 1e-7: rounding then leaves it inside
+# how far below its sphere L2 projects, as a share of the norm and at most 1e-7: rounding then leaves it inside
+_MARGIN = 1e-5
 
-_GUARD, _ORDINARY = 1e-12, 2.0**20  # what published code adds to a gradient's norm; here to ordinary ones (an entry above 1e-6) in float32
+# what published code adds to a gradient's norm; here to ordinary ones (an entry above 1e-6) in float32
+_GUARD, _ORDINARY = (
+    1e-12,
+    2.0**20,
+)
 
 
 class Threat(Settings, family="threat"):
@@ -50,7 +55,8 @@ class Threat(Settings, family="threat"):
 
     @abstractmethod
     def step(self, z: Tensor, gradient: Tensor, step_size: float) -> Tensor:
-        """`z` moved by `step_size` in the direction of steepest ascent, however small the gradient, and not at all where it is 0.
+        """`z` moved by `step_size` in the direction of steepest ascent, however small the gradient, and not at all
+        where it is 0.
 
         The result is not projected.
         """
@@ -64,7 +70,9 @@ class Threat(Settings, family="threat"):
         return float(x[0].numel()) ** (1 / self.order)
 
     def gaussian_start(self, x: Tensor, draw: Draw, deviation: float = 0.001) -> Tensor:
-        """x plus a little normal noise, neither projected nor clamped: the start of TRADES, MART and Squeeze Training."""
+        """x plus a little normal noise, neither projected nor clamped: the start of TRADES, MART and Squeeze
+        Training.
+        """
         return (x + deviation * draw.normal(*x.shape[1:], dtype=wide(x.dtype))).to(x.dtype)
 
 
@@ -90,7 +98,8 @@ class Linf(Threat):
         return (x + noise.mul_(2).sub_(1).mul_(self.epsilon)).clamp_(0, 1).to(x.dtype)
 
     def step(self, z: Tensor, gradient: Tensor, step_size: float) -> Tensor:
-        sign = torch.where(gradient.isnan(), gradient, gradient.sign())  # torch's sign of NaN is 0, as if there were nothing to follow
+        # torch's sign of NaN is 0, as if there were nothing to follow
+        sign = torch.where(gradient.isnan(), gradient, gradient.sign())
         return (z + step_size * sign.to(wide(z.dtype))).to(z.dtype)
 
     def norm(self, delta: Tensor) -> Tensor:
@@ -145,7 +154,9 @@ class L2(Threat):
 
 @settings
 class L1(Threat):
-    """The sum of all pixels' changes is at most epsilon; projections are exact for ball and box together (Croce & Hein 2021)."""
+    """The sum of all pixels' changes is at most epsilon; projections are exact for ball and box together (Croce & Hein
+    2021).
+    """
 
     epsilon: NonNegative = 12.0
     """May exceed 1: the sum is taken over all pixels."""
@@ -180,12 +191,16 @@ class L1(Threat):
         return (z + step_size * self.sparse(gradient * free, self.density)).to(z.dtype)
 
     def sparse(self, gradient: Tensor, density: float | Tensor) -> Tensor:
-        """The signs of the share `density` (for each example [B] or all) of largest coordinates, of norm 1; 0 where all are 0."""
+        """The signs of the share `density` (for each example [B] or all) of largest coordinates, of norm 1; 0 where all
+        are 0.
+        """
         size = gradient.flatten(1).abs()
         share = density if isinstance(density, Tensor) else torch.full((), density, device=size.device)
         count = (size.shape[1] * share).long().clamp(1, size.shape[1])
         least = size.sort(1, descending=True).values.gather(1, (count - 1).expand(len(size))[:, None])
-        sign = torch.where(gradient.isnan(), gradient, gradient.sign()).to(wide(gradient.dtype)) * (size >= least).view_as(gradient)
+        sign = torch.where(gradient.isnan(), gradient, gradient.sign()).to(wide(gradient.dtype)) * (
+            size >= least
+        ).view_as(gradient)
         return sign / spread(self.norm(sign).clamp(min=1), sign)
 
     def norm(self, delta: Tensor) -> Tensor:
@@ -198,10 +213,12 @@ def each(x: Tensor) -> tuple[int, ...]:
 
 
 def shrunk(delta: Tensor, room: Tensor, epsilon: Tensor) -> Tensor:
-    """The point nearest to delta [B, D] of L1 norm at most epsilon [B] whose coordinates go at most room [B, D] in delta's direction.
+    """The point nearest to delta [B, D] of L1 norm at most epsilon [B] whose coordinates go at most room [B, D] in
+    delta's direction.
 
-    Coordinate i goes min(room_i, max(|delta_i| - level, 0)), level >= 0 the least that keeps the sum within epsilon. The sum is
-    piecewise linear in the level with kinks at |delta_i| and |delta_i| - room_i, so one sort finds it exactly.
+    Coordinate i goes min(room_i, max(|delta_i| - level, 0)), level >= 0 the least that keeps the sum within epsilon.
+    The sum is piecewise linear in the level with kinks at |delta_i| and |delta_i| - room_i, so one sort finds it
+    exactly.
     """
     size = delta.abs()
     kinks, order = torch.cat([size, (size - room).clamp(min=0)], 1).sort(1, descending=True)
@@ -210,7 +227,9 @@ def shrunk(delta: Tensor, room: Tensor, epsilon: Tensor) -> Tensor:
     enough = sums >= epsilon[:, None]
     after = enough.to(torch.uint8).argmax(1, keepdim=True).clamp(min=1)  # the first kink whose sum reaches epsilon
     above, spent, rate = (values.gather(1, after - 1)[:, 0] for values in (kinks, sums, slope))
-    level = torch.where(enough.any(1), above - (epsilon - spent) / rate.clamp(min=1), torch.zeros_like(above)).clamp(min=0)
+    level = torch.where(enough.any(1), above - (epsilon - spent) / rate.clamp(min=1), torch.zeros_like(above)).clamp(
+        min=0
+    )
     return torch.minimum((size - level[:, None]).clamp(min=0), room) * delta.sign()
 
 

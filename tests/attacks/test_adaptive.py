@@ -1,4 +1,6 @@
-"""Attacks aimed at a choice among experts: given numbers, threats, the sweep's worst case, and a masked choice that they see through."""
+"""Attacks aimed at a choice among experts: given numbers, threats, the sweep's worst case, and a masked choice that
+they see through.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,9 @@ def test_adaptive_losses_are_the_given_ones(vectors, form, weight):
             by_logits, by_evaluator = torch.autograd.grad(values.mean(), (logits, evaluator))
             torch.testing.assert_close(by_logits, given[f"{prefix}.{name}_grad_logits"], atol=1e-9, rtol=1e-9)
             torch.testing.assert_close(by_evaluator, given[f"{prefix}.{name}_grad_evaluator"], atol=1e-9, rtol=1e-9)
-    assert torch.equal(whole.winners(whole.confidences(given["logits"], given["evaluator"])), given[f"{prefix}.selected"])
+    assert torch.equal(
+        whole.winners(whole.confidences(given["logits"], given["evaluator"])), given[f"{prefix}.selected"]
+    )
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: type(attack).__name__)
@@ -70,7 +74,9 @@ def test_images_stay_in_the_threat_and_depend_on_example_and_seed_only(attack: A
 def test_attacks_survive_json_and_refuse_networks_without_experts(attack: Attack):
     assert from_json(Attack, to_json(attack)) == attack
     x, y = images(2)
-    with pytest.raises(InputError, match=f"{type(attack).__name__} attacks .* not PlainModule|PlainModule chooses among no experts"):
+    with pytest.raises(
+        InputError, match=f"{type(attack).__name__} attacks .* not PlainModule|PlainModule chooses among no experts"
+    ):
         attack(DigitsCNN().build(SHAPE, 10, 0).double(), x, y)
 
 
@@ -150,7 +156,8 @@ def test_targets_are_reached_more_often_than_by_chance(attack: Attack):
 def test_the_worst_of_runs_keeps_the_first_success_and_else_the_largest_margin():
     network = nn.Sequential(nn.Flatten(), nn.Linear(1, 2, bias=False)).double()
     with torch.no_grad():
-        next(network.parameters()).copy_(torch.tensor([[0.0], [1.0]]))  # class 1 where the pixel is positive, margin = pixel
+        # class 1 where the pixel is positive, margin = pixel
+        next(network.parameters()).copy_(torch.tensor([[0.0], [1.0]]))
     x, y = torch.zeros(3, 1, 1, 1, dtype=torch.float64), torch.zeros(3, dtype=torch.int64)
     tried = [torch.tensor([-0.3, 0.2, -0.1]), torch.tensor([-0.2, 0.9, 0.4]), torch.tensor([-0.4, 0.9, 0.9])]
     seen = []
@@ -166,7 +173,11 @@ def test_the_worst_of_runs_keeps_the_first_success_and_else_the_largest_margin()
     assert found.flatten().tolist() == pytest.approx([-0.2, 0.2, 0.4])
     assert seen == [[0, 1, 2], [0, 2], [0]]
     tried[0][0] = torch.nan  # no answer at all is no right one
-    assert worst_of([run(0), run(1)], network, x, y, everyone(0, count=3)).flatten().isnan().tolist() == [True, False, False]
+    assert worst_of([run(0), run(1)], network, x, y, everyone(0, count=3)).flatten().isnan().tolist() == [
+        True,
+        False,
+        False,
+    ]
 
 
 def compiled(whole: nn.Module) -> nn.Module:
@@ -186,8 +197,9 @@ def test_what_only_wraps_a_collaboration_hides_nothing(wrap):
 
 
 class Masked(CollaborationModule):
-    """Two experts on one pixel. The first answers class 0 whatever comes, the second goes over to class 1 above 1/2; the evaluators
-    prefer the first below 0.3. The chosen expert's gradient is zero at the start, that of confidences and of the other expert is not.
+    """Two experts on one pixel. The first answers class 0 whatever comes, the second goes over to class 1 above 1/2;
+    the evaluators prefer the first below 0.3. The chosen expert's gradient is zero at the start, that of confidences
+    and of the other expert is not.
     """
 
     def __init__(self) -> None:

@@ -42,7 +42,9 @@ def images(count: int = 12) -> tuple[Tensor, Tensor]:
     return draw.uniform(*SHAPE, dtype=torch.float64), draw.within("labels").integers(10)
 
 
-@pytest.mark.parametrize(("network", "forms"), FORMS, ids=[type(network).__name__ + str(forms) for network, forms in FORMS])
+@pytest.mark.parametrize(
+    ("network", "forms"), FORMS, ids=[type(network).__name__ + str(forms) for network, forms in FORMS]
+)
 def test_the_forms_are_those_that_fit(network: Network, forms: int) -> None:
     model, (x, y) = built(network), images()
     attack = AimedPGD(**COMMON)
@@ -63,7 +65,11 @@ def test_nothing_that_one_form_breaks_is_left_standing() -> None:
         return margin(model(attack(model, x, y)), y) > 0
 
     together = broken(AimedPGD(**COMMON))
-    for single in (PGD(**COMMON), AdaptivePGD(restarts=1, lambdas=(0.4,), **COMMON), AdaptivePGD(restarts=1, lambdas=(1.0,), **COMMON)):
+    for single in (
+        PGD(**COMMON),
+        AdaptivePGD(restarts=1, lambdas=(0.4,), **COMMON),
+        AdaptivePGD(restarts=1, lambdas=(1.0,), **COMMON),
+    ):
         assert (together | ~broken(single)).all()
     assert together.sum() > broken(PGD(**COMMON)).sum() or together.all()
 
@@ -76,7 +82,9 @@ def test_steps_on_a_vote_are_those_on_its_members_mean_probability() -> None:
     mean = EnsembleModule(list(vote.members), "mean_probabilities")
     for threat in (Linf(epsilon=0.05), L2(epsilon=0.5)):
         attack = PGD(**{**COMMON, "threat": threat})
-        torch.testing.assert_close(attack(vote, x, y), attack(mean, x, y), atol=0 if isinstance(threat, Linf) else 1e-6, rtol=0)
+        torch.testing.assert_close(
+            attack(vote, x, y), attack(mean, x, y), atol=0 if isinstance(threat, Linf) else 1e-6, rtol=0
+        )
 
 
 def test_runs_fill_up_with_starts_that_were_not_tried_before() -> None:
@@ -108,7 +116,9 @@ def test_several_hidden_in_one_network_are_refused_and_counted_in_records() -> N
 
 
 def test_choices_inside_an_ensemble_are_reached() -> None:
-    """Two collaborations that vote: the forms of the vote, of mixtures throughout, and all those of each collaboration."""
+    """Two collaborations that vote: the forms of the vote, of mixtures throughout, and all those of each
+    collaboration.
+    """
     several = [Collaboration(member=SMALL, members=2).build(SHAPE, 10, seed).double().eval() for seed in (1, 2)]
     choices = [each for each in several if isinstance(each, CollaborationModule)]
     model = EnsembleModule(several, "vote").eval()

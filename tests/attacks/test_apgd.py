@@ -56,7 +56,14 @@ def distances(net: Any, x: Tensor, y: Tensor, order: float) -> Tensor:
 
 @pytest.mark.parametrize(
     ("norm", "loss", "steps"),
-    [("linf", "ce", 20), ("linf", "ce", 100), ("linf", "dlr", 20), ("linf", "dlr", 100), ("l2", "ce", 20), ("l2", "dlr", 20)],
+    [
+        ("linf", "ce", 20),
+        ("linf", "ce", 100),
+        ("linf", "dlr", 20),
+        ("linf", "dlr", 100),
+        ("l2", "ce", 20),
+        ("l2", "dlr", 20),
+    ],
 )
 def test_iterates_losses_and_flags_are_those_of_the_vectors(
     vectors: Vectors, net10: nn.Module, common: dict[str, Tensor], norm: str, loss: str, steps: int
@@ -64,7 +71,9 @@ def test_iterates_losses_and_flags_are_those_of_the_vectors(
     expected = vectors(f"aa_apgd_{norm}")
     threat: Threat = Linf(epsilon=float(expected["eps"])) if norm == "linf" else L2(epsilon=float(expected["eps_l2"]))
     x, y = common["x"], common["y"]
-    search = MomentumSearch(APGD(threat=threat, steps=steps, loss="cross_entropy" if loss == "ce" else "dlr"), net10, 10, False)
+    search = MomentumSearch(
+        APGD(threat=threat, steps=steps, loss="cross_entropy" if loss == "ce" else "dlr"), net10, 10, False
+    )
     examples = Examples(x, y, net10(x), everyone(0, "test", count=len(y)))
     state = search.start_from(expected[f"start_{norm}"], examples, torch.zeros_like(y), len(y))
     for _ in range(search.steps):
@@ -76,14 +85,17 @@ def test_iterates_losses_and_flags_are_those_of_the_vectors(
     torch.testing.assert_close(state["best_loss"][ill], right[ill], rtol=1e-2, atol=0)
     assert torch.equal(state["fooled"], ~expected[f"{key}.robust"])
     difference = (state["best"] - expected[f"{key}.x_best"]).flatten(1).abs().amax(1)
-    # where the DLR has reached its ceiling of 1, its gradient is rounding error, which L2 steps normalise to full length
+    # where the DLR has reached its ceiling of 1, its gradient is rounding error, which L2 steps normalise to full
+    # length
     saturated = (right - 1).abs() < 1e-9 if norm == "l2" and loss == "dlr" else torch.zeros_like(y, dtype=torch.bool)
     assert (~saturated & ~ill).any()
     assert difference[~saturated & ~ill].max() < 1e-8
     assert difference[~ill].max() < 1e-3
 
 
-def test_the_targeted_attack_follows_the_vectors_target_by_target(vectors: Vectors, net10: nn.Module, common: dict[str, Tensor]) -> None:
+def test_the_targeted_attack_follows_the_vectors_target_by_target(
+    vectors: Vectors, net10: nn.Module, common: dict[str, Tensor]
+) -> None:
     expected = vectors("aa_apgd_t")
     x, y = common["x"], common["y"]
     attack = APGD(threat=Linf(epsilon=float(expected["eps"])), steps=int(expected["n_iter"]), loss="targeted_dlr")
@@ -124,7 +136,9 @@ def test_the_losses_are_those_of_the_vectors(vectors: Vectors) -> None:
         torch.testing.assert_close(gradient[4:], v[f"{name}.grad"][4:], rtol=1e-9, atol=1e-9)  # earlier rows have ties
     torch.testing.assert_close(-margin(v["logits"], v["y"]), v["square_margin"], rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(dlr(v["logits4"], v["y4"]), v["dlr4"], rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(targeted_dlr(v["logits4"], v["y4"], v["y4_target"]), v["dlr_targeted4"], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        targeted_dlr(v["logits4"], v["y4"], v["y4_target"]), v["dlr_targeted4"], rtol=1e-9, atol=1e-9
+    )
     torch.testing.assert_close(dlr(v["logits3"], v["y3"]), v["dlr3"], rtol=1e-9, atol=1e-9)
 
 
@@ -137,9 +151,12 @@ def test_checkpoints_come_after_22_then_19_then_16_steps_and_so_on_of_100() -> N
 
 @pytest.mark.parametrize("threat", [Linf(), L2()], ids=["linf", "l2"])
 @pytest.mark.parametrize(
-    ("loss", "classes"), [("cross_entropy", 2), ("dlr", 2), ("targeted_dlr", 3), ("targeted_dlr", 5), ("targeted_dlr", 10)]
+    ("loss", "classes"),
+    [("cross_entropy", 2), ("dlr", 2), ("targeted_dlr", 3), ("targeted_dlr", 5), ("targeted_dlr", 10)],
 )
-def test_on_a_linear_network_it_finds_every_example_within_epsilon_and_none_beyond(threat: Linf | L2, loss: Any, classes: int) -> None:
+def test_on_a_linear_network_it_finds_every_example_within_epsilon_and_none_beyond(
+    threat: Linf | L2, loss: Any, classes: int
+) -> None:
     net, x = linear(classes, seed=classes), grey(60, seed=1)
     y = net(x).argmax(1)
     order = torch.inf if isinstance(threat, Linf) else 2
@@ -217,7 +234,8 @@ def test_expectation_over_transformation_averages_the_gradients() -> None:
     y = Counting()(x).argmax(1)
     calls.clear()
     APGD(threat=Linf(epsilon=1e-4), steps=3, eot_iterations=5)(Counting(), x, y)
-    assert calls.count(4) == 1 + 4 * 5  # one natural forward, then five gradients at the start and after each of three steps
+    # one natural forward, then five gradients at the start and after each of three steps
+    assert calls.count(4) == 1 + 4 * 5
 
 
 def test_the_gradients_of_all_iterations_move_an_image() -> None:
@@ -234,7 +252,8 @@ def test_the_gradients_of_all_iterations_move_an_image() -> None:
     z = torch.full((2, 1, 2, 2), 0.7, dtype=torch.float64)
     labels = torch.zeros(2, dtype=torch.long)
     _, gradient, _ = search._evaluate({"z": z, "y": labels, "target": labels})
-    slope = -2 * (1 - float(torch.sigmoid(torch.tensor(0.4, dtype=torch.float64)))) / 3  # of cross-entropy by each logit's pixel
+    # of cross-entropy by each logit's pixel
+    slope = -2 * (1 - float(torch.sigmoid(torch.tensor(0.4, dtype=torch.float64)))) / 3
     torch.testing.assert_close(gradient.flatten(1), torch.tensor([[slope, slope, slope, 0]] * 2, dtype=torch.float64))
 
 

@@ -18,7 +18,15 @@ from poise.core.seeds import everyone
 from poise.losses import cross_entropy, kl, margin
 from poise.threats import L2, Linf
 
-ATTACKS = [FGSM(), PGD(), PGD(loss="kl", start="gaussian"), PGD(loss="margin", restarts=2), PGD(keep="largest_loss"), MIM(), CW(steps=10)]
+ATTACKS = [
+    FGSM(),
+    PGD(),
+    PGD(loss="kl", start="gaussian"),
+    PGD(loss="margin", restarts=2),
+    PGD(keep="largest_loss"),
+    MIM(),
+    CW(steps=10),
+]
 THREATS = [Linf(epsilon=8 / 255), L2(epsilon=0.5), L2(epsilon=0.5, box_first=True)]
 
 
@@ -73,7 +81,9 @@ def test_an_example_is_attacked_the_same_in_any_company(attack):
     draw = everyone(0, "test", count=len(x))
     rows = torch.tensor([5, 1, 3])
     whole = attack(model, x.double(), y, draw=draw)
-    torch.testing.assert_close(attack(model, x[rows].double(), y[rows], draw=draw[rows]), whole[rows], atol=1e-12, rtol=0)
+    torch.testing.assert_close(
+        attack(model, x[rows].double(), y[rows], draw=draw[rows]), whole[rows], atol=1e-12, rtol=0
+    )
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
@@ -87,7 +97,9 @@ def test_more_restarts_are_never_weaker():
     weak = PGD(threat=Linf(epsilon=0.02), steps=2, step_size=0.005)
     model.eval()
     with torch.no_grad():
-        fooled = [(margin(model(attack(model, x, y)), y) > 0) for attack in (weak, dataclasses.replace(weak, restarts=5))]
+        fooled = [
+            (margin(model(attack(model, x, y)), y) > 0) for attack in (weak, dataclasses.replace(weak, restarts=5))
+        ]
     assert (fooled[1] >= fooled[0]).all()
     assert fooled[1].sum() >= fooled[0].sum()
 
@@ -103,7 +115,9 @@ def test_keep_largest_margin_finds_what_any_iterate_found():
     draw = everyone(0, "attack", count=len(x)).within("restart", 0).within("start")
     with crafting(model, "evaluating"):
         start = attack.threat.random_start(x, draw)
-        last = ascent(score_of("margin", model, x, y), x, start, threat=attack.threat, step_size=0.05, steps=7, stop=watch)
+        last = ascent(
+            score_of("margin", model, x, y), x, start, threat=attack.threat, step_size=0.05, steps=7, stop=watch
+        )
         reached.append(margin(model(last), y))
         kept = margin(model(dataclasses.replace(attack, keep="largest_margin")(model, x, y)), y)
     torch.testing.assert_close(kept, torch.stack(reached).amax(0))

@@ -31,7 +31,12 @@ LINF, L_2 = Linf(epsilon=0.03), L2(epsilon=0.6)
 
 def small(threat: Threat = LINF) -> AutoAttack:
     """All four kinds of components with small budgets."""
-    parts = (APGD(steps=8), APGD(loss="targeted_dlr", steps=6, targets=3), FAB(targeted=True, steps=4, targets=2), Square(queries=40))
+    parts = (
+        APGD(steps=8),
+        APGD(loss="targeted_dlr", steps=6, targets=3),
+        FAB(targeted=True, steps=4, targets=2),
+        Square(queries=40),
+    )
     return AutoAttack(threat=threat, version="custom", attacks=parts)
 
 
@@ -67,8 +72,16 @@ def labelled(net: nn.Module, count: int, seed: int = 1) -> tuple[Tensor, Tensor]
 
 def same(a: Result, b: Result) -> bool:
     """Everything but the seconds."""
-    tensors = all(torch.equal(getattr(a, name), getattr(b, name)) for name in ("x_adv", "y", "predicted", "natural", "broken_by"))
-    return tensors and (a.attacks, a.survivors, a.shapes, a.steps, a.notes) == (b.attacks, b.survivors, b.shapes, b.steps, b.notes)
+    tensors = all(
+        torch.equal(getattr(a, name), getattr(b, name)) for name in ("x_adv", "y", "predicted", "natural", "broken_by")
+    )
+    return tensors and (a.attacks, a.survivors, a.shapes, a.steps, a.notes) == (
+        b.attacks,
+        b.survivors,
+        b.shapes,
+        b.steps,
+        b.notes,
+    )
 
 
 @pytest.mark.parametrize("threat", [LINF, L_2], ids=["linf", "l2"])
@@ -126,7 +139,9 @@ KINDS = {
 
 @pytest.mark.parametrize("threat", [Linf(epsilon=0.3), L2(epsilon=4.0)], ids=["linf", "l2"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_queued_rounds_and_late_flags_change_no_image_whatever_its_mates(queued: Callable[[], None], kind: str, threat: Threat) -> None:
+def test_queued_rounds_and_late_flags_change_no_image_whatever_its_mates(
+    queued: Callable[[], None], kind: str, threat: Threat
+) -> None:
     """On an accelerator a fooled example stays for a number of steps that its batch mates decide."""
     net = conv_net()
     x, y = labelled(net, 40)
@@ -151,14 +166,17 @@ def test_another_padded_shape_gives_the_same_verdicts() -> None:
     x, y = labelled(net, 60)
     results = [small().run(net, x, y, batch_size=size) for size in (4, 16, 64)]
     assert all(torch.equal(result.broken_by, results[0].broken_by) for result in results)
-    assert results[1].shapes == tuple(min(16, max(4, 1 << (n - 1).bit_length())) for n in (52, *results[1].survivors[:-1]))
+    assert results[1].shapes == tuple(
+        min(16, max(4, 1 << (n - 1).bit_length())) for n in (52, *results[1].survivors[:-1])
+    )
 
 
 @pytest.mark.parametrize(("threat", "largest"), [(Linf(epsilon=0.1), 0.0), (L2(epsilon=2.0), 1e-6)], ids=["linf", "l2"])
 def test_at_another_padded_shape_the_images_that_differ_are_counted(
     threat: Threat, largest: float, record_property: Callable[[str, object], None]
 ) -> None:
-    """One lane is multiplied by other kernels than several. In L2 the last bits of 53 images of 53 differ, in a third of their pixels
+    """One lane is multiplied by other kernels than several. In L2 the last bits of 53 images of 53 differ, in a third
+    of their pixels
     (5,581 of 18,000 when this was written); in Linf, where steps are signs, no pixel does."""
     net = conv_net()
     x, y = labelled(net, 60)
@@ -222,7 +240,9 @@ class Falls(Search):
 def test_lanes_whose_steps_are_queued_find_the_same(queued: Callable[[], None], width: int) -> None:
     queued()
     index = torch.arange(37)
-    pool = Examples(torch.zeros(37, 1), torch.zeros(37, dtype=torch.int64), torch.zeros(37, 2), everyone(0, "test", count=37))
+    pool = Examples(
+        torch.zeros(37, 1), torch.zeros(37, dtype=torch.int64), torch.zeros(37, 2), everyone(0, "test", count=37)
+    )
     lanes = Lanes(Falls(), pool, width)
     while lanes.advance():
         pass
@@ -236,20 +256,28 @@ def test_lanes_whose_steps_are_queued_find_the_same(queued: Callable[[], None], 
 @pytest.mark.parametrize("leave", ["at once", "after the run", "never"])
 def test_lanes_give_every_example_its_runs_and_steps_and_no_more(width: int, leave: str) -> None:
     index = torch.arange(37)
-    pool = Examples(torch.zeros(37, 1), torch.zeros(37, dtype=torch.int64), torch.zeros(37, 2), everyone(0, "test", count=37))
+    pool = Examples(
+        torch.zeros(37, 1), torch.zeros(37, dtype=torch.int64), torch.zeros(37, 2), everyone(0, "test", count=37)
+    )
     lanes = Lanes(Falls(), pool, width, leave)  # type: ignore[arg-type]
     while lanes.advance():
         assert 0 <= lanes.share_done() <= 1
     falls = index % 5 > 0
     assert torch.equal(lanes.fooled, falls)
     assert torch.equal(lanes.found[:, 0], torch.where(falls, index * 100.0 + 1 + index % 12, torch.zeros(37)))
-    spent = {"at once": (index % 3) * 12 + 1 + index % 12, "after the run": (index % 3 + 1) * 12, "never": torch.full_like(index, 36)}
+    spent = {
+        "at once": (index % 3) * 12 + 1 + index % 12,
+        "after the run": (index % 3 + 1) * 12,
+        "never": torch.full_like(index, 36),
+    }
     assert lanes.useful_steps == int(torch.where(falls, spent[leave], 36).sum())
     assert lanes.finished.all()
 
 
 def test_lanes_go_on_from_any_snapshot() -> None:
-    pool = Examples(torch.zeros(20, 1), torch.zeros(20, dtype=torch.int64), torch.zeros(20, 2), everyone(0, "test", count=20))
+    pool = Examples(
+        torch.zeros(20, 1), torch.zeros(20, dtype=torch.int64), torch.zeros(20, 2), everyone(0, "test", count=20)
+    )
     whole = Lanes(Falls(), pool, 4)
     while whole.advance():
         pass
@@ -281,7 +309,9 @@ print("finished", flush=True)
 """
 
 
-@pytest.mark.parametrize("delays", [(0.3,), pytest.param((0.02, 0.5, 0.1, 0.7, 0.3, 0.05, 0.6, 0.2, 0.4, 0.8), marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "delays", [(0.3,), pytest.param((0.02, 0.5, 0.1, 0.7, 0.3, 0.05, 0.6, 0.2, 0.4, 0.8), marks=pytest.mark.slow)]
+)
 def test_killed_at_any_moment_it_resumes_to_the_unbroken_result(tmp_path: Path, delays: tuple[float, ...]) -> None:
     net = conv_net()
     x, y = labelled(net, 48)
@@ -322,9 +352,14 @@ def test_a_run_stopped_inside_an_attack_keeps_what_it_found(tmp_path: Path) -> N
             small().run(net, x, y, batch_size=8, state_path=state, save_seconds=0.0, progress=stop)
         before = len(rounds)
         rounds.clear()
-        resumed = small().run(net, x, y, batch_size=8, state_path=state, progress=lambda report, rounds=rounds: rounds.append(report))
+        resumed = small().run(
+            net, x, y, batch_size=8, state_path=state, progress=lambda report, rounds=rounds: rounds.append(report)
+        )
         assert same(resumed, unbroken)
-        assert len(rounds) + before <= sum(done // shape for (done, _), shape in zip(unbroken.steps, unbroken.shapes, strict=True)) + 1
+        assert (
+            len(rounds) + before
+            <= sum(done // shape for (done, _), shape in zip(unbroken.steps, unbroken.shapes, strict=True)) + 1
+        )
 
 
 @pytest.mark.parametrize("attack", [1, 2, 4])
@@ -357,7 +392,9 @@ def test_what_an_attack_found_is_saved_when_it_is_over_and_what_is_in_progress_w
         assert len(after) == sum(rounds[attack - 1 :]) - 2 * (stop is Interrupted)
 
 
-def test_a_stopped_run_goes_on_with_its_own_lanes_whatever_would_fit_by_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_run_goes_on_with_its_own_lanes_whatever_would_fit_by_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     net = conv_net()
     x, y = labelled(net, 24)
     state = tmp_path / "state.safetensors"
@@ -396,7 +433,13 @@ def test_a_finished_state_answers_at_once_and_a_foreign_or_damaged_one_is_refuse
 def test_few_classes_are_handled_by_rule_and_said(classes: int) -> None:
     net = conv_net(classes)
     x, y = labelled(net, 24)
-    parts = (APGD(steps=5), APGD(loss="dlr", steps=5), APGD(loss="targeted_dlr", steps=5), FAB(targeted=True, steps=3), Square(queries=10))
+    parts = (
+        APGD(steps=5),
+        APGD(loss="dlr", steps=5),
+        APGD(loss="targeted_dlr", steps=5),
+        FAB(targeted=True, steps=3),
+        Square(queries=10),
+    )
     result = AutoAttack(threat=LINF, version="custom", attacks=parts).run(net, x, y)
     said = "\n".join(result.notes)
     assert ("DLR needs 3 classes" in said) == (classes < 3)
@@ -440,7 +483,9 @@ def test_progress_counts_survivors_down_and_ends_at_the_result() -> None:
     assert list(dict.fromkeys(report.attack for report in seen)) == list(result.attacks)
     assert all(report.eta is not None and report.eta >= 0 for report in seen)
     assert all(report.done <= report.entered for report in seen)
-    assert [(name, left) for name, left, _ in seen[-1].over] == list(zip(result.attacks[:-1], result.survivors[:-1], strict=True))
+    assert [(name, left) for name, left, _ in seen[-1].over] == list(
+        zip(result.attacks[:-1], result.survivors[:-1], strict=True)
+    )
 
 
 def test_a_search_in_bfloat16_still_takes_its_verdicts_in_float32() -> None:
@@ -456,10 +501,13 @@ def test_a_search_in_bfloat16_still_takes_its_verdicts_in_float32() -> None:
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_shapes_are_the_searchs_own_though_claims_in_vain_are_searched_again(monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
+def test_shapes_are_the_searchs_own_though_claims_in_vain_are_searched_again(
+    monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
     net = conv_net()
     x, y = labelled(net, 40)
-    monkeypatch.setattr("poise.attacks.autoattack.job.surrogate", lambda model: conv_net(seed=5).eval())  # claims what is not so
+    # claims what is not so
+    monkeypatch.setattr("poise.attacks.autoattack.job.surrogate", lambda model: conv_net(seed=5).eval())
     result = small().run(net, x, y, batch_size=64, precision=precision)  # type: ignore[arg-type]
     entered = (int((result.natural == y).sum()), *result.survivors[:-1])
     assert result.shapes == tuple(fitting(count, 64) for count in entered)
@@ -525,7 +573,10 @@ def test_the_batch_size_follows_the_memory_limit() -> None:
 
 
 def test_measuring_the_memory_of_an_example_leaves_a_network_in_training_mode_as_it_was() -> None:
-    net, x = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Dropout(), nn.Linear(256, 3)), torch.rand(2, 3, 10, 10)
+    net, x = (
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Dropout(), nn.Linear(256, 3)),
+        torch.rand(2, 3, 10, 10),
+    )
     before, drawn = {name: tensor.clone() for name, tensor in net.state_dict().items()}, torch.random.get_rng_state()
     find_batch_size(net.train(), x, 10**9)
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())

@@ -67,9 +67,14 @@ def test_images_of_another_dtype_than_the_weights_are_refused_unless_the_network
     net: nn.Module, batch: tuple[Tensor, Tensor]
 ) -> None:
     x, y = batch
-    calls: list[Callable[[], object]] = [lambda: QUICK.run(net.double(), x, y), lambda: PGD(steps=1)(net.double(), x, y)]
+    calls: list[Callable[[], object]] = [
+        lambda: QUICK.run(net.double(), x, y),
+        lambda: PGD(steps=1)(net.double(), x, y),
+    ]
     for call in calls:
-        with pytest.raises(InputError, match=r"x has dtype torch.float32, must be torch.float64 as the network's weights: x.to\(torch"):
+        with pytest.raises(
+            InputError, match=r"x has dtype torch.float32, must be torch.float64 as the network's weights: x.to\(torch"
+        ):
             call()
 
     class Casting(nn.Module):

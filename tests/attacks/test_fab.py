@@ -1,4 +1,6 @@
-"""FAB against the published vectors, against the exact minimal perturbation of linear networks, and its projection by brute force."""
+"""FAB against the published vectors, against the exact minimal perturbation of linear networks, and its projection by
+brute force.
+"""
 
 from __future__ import annotations
 
@@ -86,14 +88,18 @@ def test_a_plane_outside_the_box_sends_the_point_to_the_nearest_corner(threat: T
 
 
 @pytest.mark.parametrize("steps", [5, 20])
-def test_single_targeted_runs_are_those_of_the_vectors(vectors: Vectors, net10: nn.Module, common: dict[str, Tensor], steps: int) -> None:
+def test_single_targeted_runs_are_those_of_the_vectors(
+    vectors: Vectors, net10: nn.Module, common: dict[str, Tensor], steps: int
+) -> None:
     v = vectors("aa_fab")
     attack = FAB(threat=Linf(epsilon=float(v["eps"])), steps=steps, targeted=True, targets=1)
     found = attack.nearest(net10, common["x"], common["y"])
     torch.testing.assert_close(found, v[f"linf_targeted_class2_{steps}.x_adv"], rtol=0, atol=1e-8)
 
 
-def test_untargeted_and_l2_runs_are_those_of_the_vectors(vectors: Vectors, net10: nn.Module, common: dict[str, Tensor]) -> None:
+def test_untargeted_and_l2_runs_are_those_of_the_vectors(
+    vectors: Vectors, net10: nn.Module, common: dict[str, Tensor]
+) -> None:
     v = vectors("aa_fab")
     found = FAB(threat=Linf(epsilon=float(v["eps"])), steps=20).nearest(net10, common["x"], common["y"])
     torch.testing.assert_close(found, v["linf_untargeted_20.x_adv"], rtol=0, atol=1e-8)
@@ -114,7 +120,9 @@ def test_the_attack_towards_nine_classes_is_that_of_the_vectors(
 @THREATS
 @pytest.mark.parametrize("targeted", [False, True], ids=["untargeted", "targeted"])
 @pytest.mark.parametrize("classes", [2, 3, 10])
-def test_on_a_linear_network_it_is_within_one_percent_of_the_smallest_perturbation(threat: Threat, targeted: bool, classes: int) -> None:
+def test_on_a_linear_network_it_is_within_one_percent_of_the_smallest_perturbation(
+    threat: Threat, targeted: bool, classes: int
+) -> None:
     net, weight = linear(classes, seed=classes)
     x = grey(20, seed=1)
     y = net(x).argmax(1)
@@ -142,7 +150,9 @@ def test_it_fools_exactly_the_examples_within_epsilon_and_returns_the_others_unc
     assert ((x_adv >= 0) & (x_adv <= 1)).all()
 
 
-def test_restarts_only_help_and_results_do_not_depend_on_batch_mates(net10: nn.Module, common: dict[str, Tensor]) -> None:
+def test_restarts_only_help_and_results_do_not_depend_on_batch_mates(
+    net10: nn.Module, common: dict[str, Tensor]
+) -> None:
     x, y, threat = common["x"], common["y"], Linf(epsilon=4 / 255)
     once = FAB(threat=threat, steps=5).nearest(net10, x, y)
     attack, order, closer = FAB(threat=threat, steps=5, restarts=3), torch.arange(len(y)).flip(0), 0
@@ -156,7 +166,9 @@ def test_restarts_only_help_and_results_do_not_depend_on_batch_mates(net10: nn.M
 
 
 @THREATS
-def test_rows_without_a_gradient_do_not_hold_up_the_projection_of_the_others(threat: Threat, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_without_a_gradient_do_not_hold_up_the_projection_of_the_others(
+    threat: Threat, monkeypatch: pytest.MonkeyPatch
+) -> None:
     generator = torch.Generator().manual_seed(0)
     z, w = torch.rand(6, 400, generator=generator).double(), torch.randn(6, 400, generator=generator).double()
     b = (w * torch.rand(6, 400, generator=generator)).sum(1)
@@ -166,7 +178,9 @@ def test_rows_without_a_gradient_do_not_hold_up_the_projection_of_the_others(thr
     w[5] = torch.nan
     rounds: list[bool] = []
     equal = torch.equal
-    monkeypatch.setattr("poise.attacks.autoattack.fab_projection.torch.equal", lambda a, b: rounds.append(equal(a, b)) or rounds[-1])
+    monkeypatch.setattr(
+        "poise.attacks.autoattack.fab_projection.torch.equal", lambda a, b: rounds.append(equal(a, b)) or rounds[-1]
+    )
     move = onto_plane(z, w, b, threat)
     assert len(rounds) < 15, "not one round for each of 400 pixels"
     assert torch.equal(move[:3], alone)

@@ -1,4 +1,6 @@
-"""Networks that give no gradient of their images are refused in words by every attack that needs one, and by no other."""
+"""Networks that give no gradient of their images are refused in words by every attack that needs one, and by no
+other.
+"""
 
 from __future__ import annotations
 
@@ -33,11 +35,15 @@ X, Y = torch.rand(6, 3, 2, 2, generator=torch.Generator().manual_seed(0)), torch
 
 
 @pytest.mark.parametrize("cut", CUTS)
-@pytest.mark.parametrize("attack", [FGSM(), PGD(), MIM(), CW(), APGD(), FAB(), FAB(targeted=True), AutoAttack()], ids=lambda a: a.name)
+@pytest.mark.parametrize(
+    "attack", [FGSM(), PGD(), MIM(), CW(), APGD(), FAB(), FAB(targeted=True), AutoAttack()], ids=lambda a: a.name
+)
 def test_an_attack_by_gradients_says_why_it_cannot_run_and_what_can(attack: Attack, cut: str) -> None:
     model = Cut(CUTS[cut]).eval()
     y = model(X).argmax(1)
-    with pytest.raises(InputError, match=r"no gradient with respect to its images.*poise sanity.*--protocol soe-blackbox"):
+    with pytest.raises(
+        InputError, match=r"no gradient with respect to its images.*poise sanity.*--protocol soe-blackbox"
+    ):
         attack(model, X, y)
 
 

@@ -35,7 +35,9 @@ def two_classes(seed: int = 1, size: int = 6) -> nn.Module:
 
 
 def nearest_sizes(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """The exact L1 distance [B] of each image to the boundary inside the box: coordinates of largest |w| first, by a linear program."""
+    """The exact L1 distance [B] of each image to the boundary inside the box: coordinates of largest |w| first, by a
+    linear program.
+    """
     weight, bias = network[1].weight, network[1].bias  # type: ignore[index, union-attr]
     normal, level = (weight[1] - weight[0]).numpy(), float(bias[0] - bias[1])
     sizes = []
@@ -61,7 +63,9 @@ def test_the_projection_is_the_quadratic_programs_optimum(epsilon: float, corner
     projected = L1(epsilon=epsilon).project(z, x)
     assert bool((projected >= 0).all()) and bool((projected <= 1).all())
     assert bool((L1().norm(projected - x) <= epsilon * (1 + 1e-12)).all())
-    for ours, image, point in zip(projected.flatten(1).numpy(), x.flatten(1).numpy(), z.flatten(1).numpy(), strict=True):
+    for ours, image, point in zip(
+        projected.flatten(1).numpy(), x.flatten(1).numpy(), z.flatten(1).numpy(), strict=True
+    ):
 
         def distance(move: np.ndarray, image: np.ndarray = image, point: np.ndarray = point) -> float:
             return float(((image + move[:7] - move[7:] - point) ** 2).sum())

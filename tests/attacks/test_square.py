@@ -86,7 +86,8 @@ def test_more_queries_break_more_and_every_image_within_reach_of_one_change_fall
     y = net(x).argmax(1)
     lead = -margin(net(x), y).detach()
     second = net(x).scatter(1, y[:, None], -torch.inf).argmax(1)
-    across = (net.weight[:, y] - net.weight[:, second]).detach().T  # the first 20 images are put next to the border of their class
+    # the first 20 images are put next to the border of their class
+    across = (net.weight[:, y] - net.weight[:, second]).detach().T
     shifted = (lead - 1e-3)[:20, None] * across[:20] / across[:20].square().sum(1, keepdim=True)
     x[:20] -= shifted.view_as(x[:20])
     assert torch.equal(net(x).argmax(1), y)

@@ -56,7 +56,9 @@ def test_the_surrogates_loss_rises(attack, loss, surrogate):
     x, y = images()
     attack = type(attack)(loss=loss, confidence=50.0, **COMMON)
     x_adv = attack(surrogate, x, y)
-    before, after = (cross_entropy(surrogate(z), y) if loss == "cross_entropy" else margin(surrogate(z), y) for z in (x, x_adv))
+    before, after = (
+        cross_entropy(surrogate(z), y) if loss == "cross_entropy" else margin(surrogate(z), y) for z in (x, x_adv)
+    )
     assert after.mean() > before.mean()
     target = (y + 1) % 10
     x_adv = attack(surrogate, x, y, target=target)
@@ -85,12 +87,21 @@ def test_the_released_margin_loss_is_the_given_one(vectors):
     values = dverge_cw(logits.log_softmax(1), given["y"], 0.1)
     torch.testing.assert_close(values, given["cw_dverge_compat_conf0.1_on_logprobs"], atol=1e-9, rtol=1e-9)
     (gradient,) = torch.autograd.grad(values.sum(), logits)
-    torch.testing.assert_close(gradient[4:], given["cw_dverge_compat_conf0.1_on_logprobs.grad"][4:], atol=1e-9, rtol=1e-9)
+    torch.testing.assert_close(
+        gradient[4:], given["cw_dverge_compat_conf0.1_on_logprobs.grad"][4:], atol=1e-9, rtol=1e-9
+    )
 
 
 def test_the_released_margin_loss_stops_on_log_probabilities_and_the_masked_one_does_not(surrogate):
     x, y = images()
-    natural = {"threat": Linf(epsilon=0.05), "step_size": 0.01, "steps": 4, "start": "zero", "loss": "cw", "confidence": 50.0}
+    natural = {
+        "threat": Linf(epsilon=0.05),
+        "step_size": 0.01,
+        "steps": 4,
+        "start": "zero",
+        "loss": "cw",
+        "confidence": 50.0,
+    }
     sure = {**natural, "confidence": 0.1}
     assert (surrogate(x).softmax(1).gather(1, y[:, None]) < 0.9).all()
     assert torch.equal(SGM(dverge_cw_compat=True, **sure)(surrogate, x, y), x)  # type: ignore[arg-type]
@@ -114,7 +125,9 @@ def test_skip_gradients_change_the_gradient_and_not_the_output(surrogate):
 
 
 def test_gamma_scales_residual_branches_only():
-    """The gradient at the image is a polynomial in gamma; at 0 it is that of a network whose residual branches are constants."""
+    """The gradient at the image is a polynomial in gamma; at 0 it is that of a network whose residual branches are
+    constants.
+    """
     network = ResNet20(width=2).build(SHAPE, 10, 0).double().eval()
     assert isinstance(network, ResNetModule)
     x = images(2)[0].requires_grad_()
@@ -146,7 +159,9 @@ def test_half_of_the_images_are_shrunk_to_sides_of_28_to_32():
     assert set(counts) == {28, 29, 30, 31, 32}
     assert all(30 < counts[side] < 90 for side in (28, 29, 30, 31))  # a tenth each
     corners = {
-        (int(image[0].amax(1).argmax()), int(image[0].amax(0).argmax())) for image, side in zip(shown, sides, strict=True) if side == 28
+        (int(image[0].amax(1).argmax()), int(image[0].amax(0).argmax()))
+        for image, side in zip(shown, sides, strict=True)
+        if side == 28
     }
     assert len(corners) > 15
     assert {corner[0] for corner in corners} == {0, 1, 2, 3, 4}

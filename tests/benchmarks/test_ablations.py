@@ -1,4 +1,6 @@
-"""The ablations that are benchmarked exist, their claims are about them, and every ablation recipe on digits is in one."""
+"""The ablations that are benchmarked exist, their claims are about them, and every ablation recipe on digits is in
+one.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ def test_claims_are_about_recipes_of_their_group(name):
     assert len(set(ablation.recipes)) == len(ablation.recipes) > 1
     for claim in ablation.claims():
         assert (
-            {claim.better, claim.worse} <= set(ablation.recipes) and claim.better != claim.worse and claim.column in (NATURAL, WORST, SUM)
+            {claim.better, claim.worse} <= set(ablation.recipes)
+            and claim.better != claim.worse
+            and claim.column in (NATURAL, WORST, SUM)
         )
     assert bool(ablation.orderings) == bool(ablation.claim)  # what is claimed is judged
 
@@ -61,7 +65,11 @@ def test_the_shrunk_schedule_keeps_the_papers_proportions(setting):
     times = Trainer(contenders(setting)[SERIAL], setting, ALONE, None).times()
     assert times["a step that redistributes"] / setting.epochs == pytest.approx(10 / 24, abs=0.1)
     assert times["any other step"] + times["a step that redistributes"] == setting.epochs * setting.batches
-    idle = [epoch for epoch in range(1, setting.epochs + 1) if method.is_idle("natural", Now(epoch, 0, setting.epochs, setting.batches, 0))]
+    idle = [
+        epoch
+        for epoch in range(1, setting.epochs + 1)
+        if method.is_idle("natural", Now(epoch, 0, setting.epochs, setting.batches, 0))
+    ]
     assert len(idle) / setting.epochs == pytest.approx(79 / 120, abs=0.1)
 
 

@@ -26,9 +26,19 @@ def record(natural: int, **stands: list[int]) -> EvaluationRecord:
     def guesses(right: list[int]) -> list[int]:
         return [label if place in right else 1 - label for place, label in enumerate(LABELS)]
 
-    attacks = [AttackRecord(name=name, settings={"of": name}, predicted=guesses(right), seconds=0.0) for name, right in stands.items()]
+    attacks = [
+        AttackRecord(name=name, settings={"of": name}, predicted=guesses(right), seconds=0.0)
+        for name, right in stands.items()
+    ]
     values = {each.name: "" for each in dataclasses.fields(EvaluationRecord) if each.default is dataclasses.MISSING}
-    known = {"labels": LABELS, "natural": guesses(list(range(natural))), "attacks": attacks, "classes": 2, "versions": {}, "seconds": 0.0}
+    known = {
+        "labels": LABELS,
+        "natural": guesses(list(range(natural))),
+        "attacks": attacks,
+        "classes": 2,
+        "versions": {},
+        "seconds": 0.0,
+    }
     return EvaluationRecord(**{**values, **known, "dataset": "d", "split": "test", "seed": 0})  # type: ignore[arg-type]
 
 
@@ -45,15 +55,26 @@ def test_folds_are_joined_in_order():
 
 def experts(accuracy: float, overlap: float, **more: Any) -> dict[str, Any]:
     return {
-        "experts": {"members": [0.5, accuracy], "overlap": overlap, "oracle": 1 - overlap, "accuracy": accuracy, "choice": None, **more}
+        "experts": {
+            "members": [0.5, accuracy],
+            "overlap": overlap,
+            "oracle": 1 - overlap,
+            "accuracy": accuracy,
+            "choice": None,
+            **more,
+        }
     }
 
 
 def test_measures_of_experts_are_joined_over_all_images_largest_first():
     one, other = record(40, a=[]), record(40, a=[])
-    first = dataclasses.replace(one, notes=experts(0.9, 0.0), attacks=[dataclasses.replace(one.attacks[0], notes=experts(0.2, 0.5))])
+    first = dataclasses.replace(
+        one, notes=experts(0.9, 0.0), attacks=[dataclasses.replace(one.attacks[0], notes=experts(0.2, 0.5))]
+    )
     half = dataclasses.replace(other, labels=LABELS[:20], natural=other.natural[:20], notes=experts(0.3, 0.3))
-    half = dataclasses.replace(half, attacks=[dataclasses.replace(one.attacks[0], predicted=one.attacks[0].predicted[:20], notes={})])
+    half = dataclasses.replace(
+        half, attacks=[dataclasses.replace(one.attacks[0], predicted=one.attacks[0].predicted[:20], notes={})]
+    )
     both = whole([first, half])
     found = both.notes["experts"]
     assert found["members"] == pytest.approx([(0.9 * 40 + 0.5 * 20) / 60, (0.5 * 40 + 0.3 * 20) / 60])
@@ -68,7 +89,8 @@ def test_the_page_says_who_is_best_and_whose_experts_are_fooled_least():
     high = dataclasses.replace(high, attacks=[dataclasses.replace(high.attacks[0], notes=experts(0.5, 0.25))])
     text = "\n".join(page(chosen, table(a=low, b=high)))
     assert (
-        "The largest in each column, over the seeds that all have: natural b (100.00, 1 seed(s)), worst case b (50.00, 1 seed(s))." in text
+        "The largest in each column, over the seeds that all have: natural b (100.00, 1 seed(s)), worst case b (50.00,"
+        " 1 seed(s))." in text
     )
     assert "| pgd | b | 50.00 | 75.00 | 25.00 | - | - | 50.00 50.00 | - |" in text
     assert "all experts are fooled: pgd a (12.50)." in text
@@ -100,12 +122,17 @@ def test_autoattack_is_the_second_protocols_worst_case_or_else_the_attack_of_tha
     assert Table({"r": [main]}, {}).records("r", AUTOATTACK) == []
 
 
-@pytest.mark.parametrize(("better", "worse", "seen"), [(40, 10, "yes"), (10, 40, "the opposite"), (20, 21, "not told apart")])
+@pytest.mark.parametrize(
+    ("better", "worse", "seen"), [(40, 10, "yes"), (10, 40, "the opposite"), (20, 21, "not told apart")]
+)
 @pytest.mark.parametrize(("seeds", "said"), [(1, " (one seed)"), (2, "")])
 def test_a_claim_is_seen_reversed_or_undecided(better: int, worse: int, seen: str, seeds: int, said: str):
     sides = {"a": better, "b": worse}
     measured = Table(
-        {name: [dataclasses.replace(record(right, pgd=[]), seed=seed) for seed in range(seeds)] for name, right in sides.items()}
+        {
+            name: [dataclasses.replace(record(right, pgd=[]), seed=seed) for seed in range(seeds)]
+            for name, right in sides.items()
+        }
     )
     (line,) = verdicts([Claim("a", "b", NATURAL, "a paper")], measured)[2:]
     assert line.split(" | ")[3] == seen + said
@@ -113,7 +140,9 @@ def test_a_claim_is_seen_reversed_or_undecided(better: int, worse: int, seen: st
 
 def test_a_trend_names_the_best_of_its_recipes_and_those_not_told_apart_from_it():
     recipes = ("a", "b", "c")
-    suite = Suite(recipes, "a", Protocol(name="p", attacks=()), trends=(Trend("t", recipes, "a is best", SUM, "a paper"),))
+    suite = Suite(
+        recipes, "a", Protocol(name="p", attacks=()), trends=(Trend("t", recipes, "a is best", SUM, "a paper"),)
+    )
     (line,) = trends(suite, table(a=record(20, pgd=[]), b=record(40, pgd=[]), c=record(39, pgd=[])))[3:]
     assert "a 50.00, b 100.00, c 97.50 | b | c |" in line
 
@@ -136,5 +165,7 @@ def test_every_suite_compares_recipes_on_the_data_it_names(name: str, tmp_path):
     chosen = cross_validation.suite(name, tmp_path)
     assert chosen.baseline in chosen.recipes
     claimed = {recipe for claim in chosen.claims for recipe in (claim.better, claim.worse)}
-    assert claimed <= set(chosen.recipes) and np.all([recipe in chosen.recipes for trend in chosen.trends for recipe in trend.recipes])
+    assert claimed <= set(chosen.recipes) and np.all(
+        [recipe in chosen.recipes for trend in chosen.trends for recipe in trend.recipes]
+    )
     assert ("data.fold=0" in chosen.overrides(0, 1)) == (chosen.folds > 1)

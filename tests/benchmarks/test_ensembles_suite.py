@@ -19,14 +19,21 @@ from poise.recipes.digits import THREAT
 
 def test_every_recipe_of_the_suite_and_of_its_claims_exists() -> None:
     chosen = suite(soe_benchmark(THREAT))
-    named = {*chosen.recipes, chosen.baseline, *(claim.worse for claim in chosen.claims), *(claim.better for claim in chosen.claims)}
+    named = {
+        *chosen.recipes,
+        chosen.baseline,
+        *(claim.worse for claim in chosen.claims),
+        *(claim.better for claim in chosen.claims),
+    }
     assert named <= set(recipes())
     assert {attack.name for attack in soe_benchmark(THREAT).attacks} == {"PGD-50x5", "AimedPGD-50-15runs", "AutoAttack"}
 
 
 def test_a_claim_names_the_paper_only_where_the_paper_makes_it() -> None:
     papers = {(claim.worse.partition("_")[0], claim.column) for claim in ensembles.CLAIMS if "Table" in claim.source}
-    assert papers == {(other, column) for other in ("gal", "dverge", "more", "adp") for column in ("white-box", "transfer")}
+    assert papers == {
+        (other, column) for other in ("gal", "dverge", "more", "adp") for column in ("white-box", "transfer")
+    }
     assert len(ensembles.CLAIMS) == 36
 
 
@@ -47,7 +54,9 @@ def test_surrogates_are_trained_and_attacked_once_and_shown_in_the_protocol(tmp_
     monkeypatch.setattr(ensembles, "FOLDS", 2)
     monkeypatch.setattr(ensembles, "ATTACKS", tuple(dataclasses.replace(attack, steps=1) for attack in ATTACKS[:2]))  # type: ignore[call-arg]
     monkeypatch.setattr(ensembles.recipes, "experiment", lambda name, quick: small)
-    with pytest.raises(SystemExit, match=r"the transfer sets are not in .*; make them: python -m benchmarks\.ensembles --out"):
+    with pytest.raises(
+        SystemExit, match=r"the transfer sets are not in .*; make them: python -m benchmarks\.ensembles --out"
+    ):
         SUITES["ensembles"](tmp_path)
     prepare(tmp_path)
     made = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.safetensors")}

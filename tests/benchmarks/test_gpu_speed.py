@@ -12,7 +12,14 @@ CPU = torch.device("cpu")
 
 
 LINES = {"AT ResNet-18": 2, "NT ResNet-18": 2}
-CHEAP = ["crafting ResNet-18", "same points", "epoch ResNet-18, 128", "epoch WRN-34-10, 512", "deterministic", "memory ResNet-18"]
+CHEAP = [
+    "crafting ResNet-18",
+    "same points",
+    "epoch ResNet-18, 128",
+    "epoch WRN-34-10, 512",
+    "deterministic",
+    "memory ResNet-18",
+]
 
 
 @pytest.mark.parametrize("name", [*LINES, *CHEAP])
@@ -48,9 +55,10 @@ def test_every_item_is_measured_once_and_a_call_made_again_goes_on(tmp_path, cap
 def test_all_wanted_items_are_there_and_a_failed_one_is_shown():
     names = list(gpu_speed.items(CPU, toy=True))
     assert {f"epoch {network}, {batch}" for network in ("ResNet-18", "WRN-34-10") for batch in (128, 512)} <= set(names)
-    assert {f"{each} ResNet-18" for each in ("NT", "AT", "TRADES", "MART", "SqueezeTraining", "Generalist", "PGD-10", "memory")} <= set(
-        names
-    )
+    assert {
+        f"{each} ResNet-18"
+        for each in ("NT", "AT", "TRADES", "MART", "SqueezeTraining", "Generalist", "PGD-10", "memory")
+    } <= set(names)
     assert {f"SoE 3 x ResNet-20, phase {phase}" for phase in (1, 2)} <= set(names)
     assert gpu_speed.rows({"AT ResNet-18": {"failed": "RuntimeError"}}) == [["AT ResNet-18", "failed: RuntimeError"]]
 

@@ -43,4 +43,8 @@ def test_results_are_dated_and_name_the_machine(tmp_path):
 
 def test_the_page_names_machine_and_command():
     text = measuring.page("Title", "python -m benchmarks steps", {"Seconds": "..."})
-    assert "`python -m benchmarks steps`" in text and "-core" in text and f"torch {torch.__version__.split('+')[0]}" in text
+    assert (
+        "`python -m benchmarks steps`" in text
+        and "-core" in text
+        and f"torch {torch.__version__.split('+')[0]}" in text
+    )

@@ -1,4 +1,6 @@
-"""The straightforward step of Squeeze Training moves the weights where Poise's does, so that timing them is fair (float64)."""
+"""The straightforward step of Squeeze Training moves the weights where Poise's does, so that timing them is fair
+(float64).
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ def network() -> nn.Module:
 
 def batch(step: int) -> Batch:
     generator = torch.Generator().manual_seed(step)
-    return Batch.of(torch.rand(6, 3, 8, 8, generator=generator, dtype=torch.float64), torch.randint(5, (6,), generator=generator))
+    return Batch.of(
+        torch.rand(6, 3, 8, 8, generator=generator, dtype=torch.float64), torch.randint(5, (6,), generator=generator)
+    )
 
 
 def moment(step: int) -> Now:
@@ -31,7 +35,10 @@ def moment(step: int) -> Now:
 def noises(step: int) -> tuple[Noise, Noise]:
     """The displacements that Poise draws for the adversarial and the collaborative start."""
     draw = moment(step).within("joint").draw("craft", batch(step))
-    starts = [0.001 * draw.within(role).within("start").normal(3, 8, 8, dtype=torch.float64) for role in ("adversarial", "collaborative")]
+    starts = [
+        0.001 * draw.within(role).within("start").normal(3, 8, 8, dtype=torch.float64)
+        for role in ("adversarial", "collaborative")
+    ]
     return lambda x: starts[0], lambda x: starts[1]
 
 

@@ -1,4 +1,6 @@
-"""The straightforward steps of benchmarks/reference move the weights where Poise's do, so that timing them is fair (float64)."""
+"""The straightforward steps of benchmarks/reference move the weights where Poise's do, so that timing them is fair
+(float64).
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ def network() -> nn.Module:
 
 def batch(step: int) -> Batch:
     generator = torch.Generator().manual_seed(step)
-    return Batch.of(torch.rand(6, 3, 8, 8, generator=generator, dtype=torch.float64), torch.randint(5, (6,), generator=generator))
+    return Batch.of(
+        torch.rand(6, 3, 8, 8, generator=generator, dtype=torch.float64), torch.randint(5, (6,), generator=generator)
+    )
 
 
 def moment(step: int) -> Now:
@@ -44,7 +48,9 @@ def noise_of(step: int, learner: str, start: str) -> Noise:
 def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():
-        torch.testing.assert_close(tensor, theirs[name], atol=1e-9, rtol=1e-9, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            tensor, theirs[name], atol=1e-9, rtol=1e-9, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 Step = Callable[[nn.Module, torch.optim.Optimizer, Tensor, Tensor, Noise], float]

@@ -26,7 +26,9 @@ def experts() -> CollaborationModule:
 
 def batch(step: int) -> Batch:
     generator = torch.Generator().manual_seed(step)
-    return Batch.of(torch.rand(6, *SHAPE, generator=generator, dtype=torch.float64), torch.randint(5, (6,), generator=generator))
+    return Batch.of(
+        torch.rand(6, *SHAPE, generator=generator, dtype=torch.float64), torch.randint(5, (6,), generator=generator)
+    )
 
 
 def noise_of(now: Now, step: int, source: int | str) -> Noise:

@@ -1,4 +1,6 @@
-"""Floors of training steps: every objective has one, split between the modes that its crafting and descending are in."""
+"""Floors of training steps: every objective has one, split between the modes that its crafting and descending are
+in.
+"""
 
 from __future__ import annotations
 
@@ -24,4 +26,11 @@ def test_a_floor_is_what_the_step_costs(name: str) -> None:
 
 
 def test_the_floors_are_those_of_the_readme() -> None:
-    assert FLOORS == {"NT": (0, 3), "AT": (20, 3), "TRADES": (21, 7), "MART": (20, 6), "SqueezeTraining": (0, 60), "Generalist": (20, 6)}
+    assert FLOORS == {
+        "NT": (0, 3),
+        "AT": (20, 3),
+        "TRADES": (21, 7),
+        "MART": (20, 6),
+        "SqueezeTraining": (0, 60),
+        "Generalist": (20, 6),
+    }

@@ -20,7 +20,20 @@ from poise.core.records import EvaluationRecord
 from poise.core.settings import _FAMILIES
 from poise.recipes import recipes
 
-VERBS = ("demo", "train", "evaluate", "attack", "report", "list", "show", "export", "pseudo-label", "sanity", "transfer", "embed")
+VERBS = (
+    "demo",
+    "train",
+    "evaluate",
+    "attack",
+    "report",
+    "list",
+    "show",
+    "export",
+    "pseudo-label",
+    "sanity",
+    "transfer",
+    "embed",
+)
 SMALL = (
     "data.train_images=150",
     "data.test_images=40",
@@ -60,7 +73,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run made by the command, evaluated; to be read only."""
     out = tmp_path_factory.mktemp("cli") / "run"
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(sys, "argv", ["poise", "train", "at_digits", "--quick", *SMALL, "--out", str(out), "--device", "cpu"])
+        patched.setattr(
+            sys, "argv", ["poise", "train", "at_digits", "--quick", *SMALL, "--out", str(out), "--device", "cpu"]
+        )
         with pytest.raises(SystemExit) as ended:
             main()
     assert not ended.value.code
@@ -89,7 +104,14 @@ def test_the_front_page_names_every_verb_and_the_version_is_printed(poise: Poise
 
 
 def test_train_leaves_a_run_folder_with_both_records(run: Path) -> None:
-    assert {path.name for path in run.iterdir()} == {".lock", "experiment.json", "run.json", "metrics.jsonl", "checkpoints", "records"}
+    assert {path.name for path in run.iterdir()} == {
+        ".lock",
+        "experiment.json",
+        "run.json",
+        "metrics.jsonl",
+        "checkpoints",
+        "records",
+    }
     records = {path.name for path in (run / "records").iterdir()}
     assert records == {"selected.json", "last.json", "gallery-selected.npz", "gallery-last.npz"}
     assert EvaluationRecord.read(run / "records" / "last.json").attack_names == ["PGD-2"]
@@ -105,7 +127,9 @@ def test_what_train_wrote_can_be_trained_again_to_the_same_weights(poise: Poise,
 
 def test_evaluate_by_the_runs_own_and_by_a_named_protocol(poise: Poise, run: Path) -> None:
     before = files(run)["records/selected.json"]
-    status, out, _ = poise("evaluate", run, "--protocol", "gradient", "--epsilon", "8/255", "--step-size", "2/255", "--first", 6)
+    status, out, _ = poise(
+        "evaluate", run, "--protocol", "gradient", "--epsilon", "8/255", "--step-size", "2/255", "--first", 6
+    )
     assert status == 0
     record = EvaluationRecord.read(run / "records" / "selected-gradient-first6.json")
     assert record.count == 6
@@ -114,14 +138,28 @@ def test_evaluate_by_the_runs_own_and_by_a_named_protocol(poise: Poise, run: Pat
     assert files(run)["records/selected.json"] == before
 
 
-def test_evaluate_a_users_own_weights_and_network(poise: Poise, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluate_a_users_own_weights_and_network(
+    poise: Poise, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path("net_of_cli_test.py").write_text(
         "from poise.models import DigitsCNN\n\ndef build():\n    return DigitsCNN().build((1, 8, 8), 10, 0)\n"
     )
     weights = run / "checkpoints" / "last.safetensors"
     for model in ("net_of_cli_test:build", "DigitsCNN"):
-        arguments = ("--weights", weights, "--model", model, "--data", "Digits", "--first", 6, "--out", "mine.json", "--again")
+        arguments = (
+            "--weights",
+            weights,
+            "--model",
+            model,
+            "--data",
+            "Digits",
+            "--first",
+            6,
+            "--out",
+            "mine.json",
+            "--again",
+        )
         status, _, _ = poise("evaluate", *arguments, "--protocol", "gradient", "--epsilon", 0.2, "--step-size", 0.1)
         assert status == 0
         record = EvaluationRecord.read("mine.json")
@@ -138,13 +176,20 @@ def test_attack_saves_adversarial_images(poise: Poise, run: Path, tmp_path: Path
 
 
 def test_images_of_other_settings_are_kept_beside_each_other(poise: Poise, run: Path) -> None:
-    settings = (("threat.epsilon=4/255",), ("threat.epsilon=8/255",), ("threat.epsilon=8/255", "--first", 8), ("--seed", 3))
+    settings = (
+        ("threat.epsilon=4/255",),
+        ("threat.epsilon=8/255",),
+        ("threat.epsilon=8/255", "--first", 8),
+        ("--seed", 3),
+    )
     for each in settings:
         assert poise("attack", run, "FGSM", *each)[0] == 0
     assert len(list((run / "adversarial").glob("FGSM-*.safetensors"))) == len(settings)
 
 
-@pytest.mark.parametrize(("format", "sign"), [("markdown", "|"), ("csv", ","), ("latex", "\\toprule"), ("html", "<html")])
+@pytest.mark.parametrize(
+    ("format", "sign"), [("markdown", "|"), ("csv", ","), ("latex", "\\toprule"), ("html", "<html")]
+)
 def test_report_in_every_format(poise: Poise, run: Path, tmp_path: Path, format: str, sign: str) -> None:
     status, _, _ = poise("report", run, "--format", format, "--out", tmp_path / "report")
     assert status == 0
@@ -168,9 +213,17 @@ def test_recipes_are_listed_by_paper_and_table(poise: Poise) -> None:
     out = poise("list", "recipes")[1]
     titles = [line.removeprefix("recipes: ").strip() for line in out.splitlines() if line.startswith("recipes: ")]
     ours = [title for title in titles if title.startswith("our own, on ")]
-    assert ours == titles[: len(ours)] and {title.rpartition(" ")[2] for title in ours} == {"CIFAR10", "Digits", "MNIST"}
+    assert ours == titles[: len(ours)] and {title.rpartition(" ")[2] for title in ours} == {
+        "CIFAR10",
+        "Digits",
+        "MNIST",
+    }
     assert titles[len(ours) :] == sorted(titles[len(ours) :])
-    for wanted in ("Squeeze Training, Equation 5 (CIFAR-10)", "Zipper, Figure 2 (CIFAR-10, ResNet-18)", "Authors' repositories (CIFAR-10)"):
+    for wanted in (
+        "Squeeze Training, Equation 5 (CIFAR-10)",
+        "Zipper, Figure 2 (CIFAR-10, ResNet-18)",
+        "Authors' repositories (CIFAR-10)",
+    ):
         assert wanted in titles
 
 
@@ -199,7 +252,8 @@ def test_export_writes_weights(poise: Poise, run: Path, tmp_path: Path) -> None:
     status, out, _ = poise("export", run, "--to", tmp_path / "net.safetensors", "--checkpoint", "last")
     assert (status, out) == (0, f"wrote {tmp_path / 'net.safetensors'}\n")
     exported, kept = (
-        safetensors.torch.load(path.read_bytes()) for path in (tmp_path / "net.safetensors", run / "checkpoints/last.safetensors")
+        safetensors.torch.load(path.read_bytes())
+        for path in (tmp_path / "net.safetensors", run / "checkpoints/last.safetensors")
     )
     assert all((exported[name] == tensor).all() for name, tensor in kept.items())
 
@@ -229,7 +283,10 @@ def test_seeds_are_run_and_on_the_second_call_gone_on_with(poise: Poise, tmp_pat
     assert (tmp_path / "many" / ".seeds.json").read_bytes() == plan
     for more in (("--seeds", 3), ("--quick",), ("--out", tmp_path / "x")):
         status, _, err = poise("train", "--resume", tmp_path / "many", *more)
-        assert (status, "--resume takes settings, seeds and place from the folder" in " ".join(err.split())) == (2, True)
+        assert (status, "--resume takes settings, seeds and place from the folder" in " ".join(err.split())) == (
+            2,
+            True,
+        )
     (tmp_path / "many" / ".seeds.json").write_text("{")
     assert ".seeds.json is damaged" in "".join(poise("train", "--resume", tmp_path / "many")[2].splitlines())
 
@@ -271,7 +328,17 @@ def test_a_users_objective_is_one_file_and_a_resume_without_it_says_so(
     monkeypatch.setattr("poise.core.settings._FAMILIES", {name: dict(members) for name, members in _FAMILIES.items()})
     toy, out = tmp_path / "toy_of_cli_test.py", tmp_path / "run"
     toy.write_text(TOY)
-    command = ("train", "nt_digits", "--quick", *SMALL, "method.objective=ToyOfTest", "method.factor=0.5", "--out", out, "--no-evaluate")
+    command = (
+        "train",
+        "nt_digits",
+        "--quick",
+        *SMALL,
+        "method.objective=ToyOfTest",
+        "method.factor=0.5",
+        "--out",
+        out,
+        "--no-evaluate",
+    )
     status, _, err = poise(*command)
     assert status == 2
     assert "'ToyOfTest'" in err
@@ -284,7 +351,12 @@ def test_a_users_objective_is_one_file_and_a_resume_without_it_says_so(
     import poise.core.settings as settings
 
     del settings._FAMILIES["objective"]["ToyOfTest"]  # as in a new process
-    for verb in (("train", "--resume", out), ("evaluate", out), ("export", out, "--to", tmp_path / "x.safetensors"), ("show", out)):
+    for verb in (
+        ("train", "--resume", out),
+        ("evaluate", out),
+        ("export", out, "--to", tmp_path / "x.safetensors"),
+        ("show", out),
+    ):
         status, _, err = poise(*verb)
         assert status == 2
         assert f"--import {toy}" in err
@@ -312,8 +384,14 @@ def test_a_users_objective_is_one_file_and_a_resume_without_it_says_so(
         (("attack", "{run}", "PDG"), "did you mean 'PGD'?"),
         (("attack", "{run}", "PGD", "step=3"), "did you mean 'steps'?"),
         (("list", "atacks"), "did you mean 'attacks'?"),
-        (("evaluate", "--weights", "{run}/run.json", "--model", "DigitCNN", "--data", "Digits"), "did you mean 'DigitsCNN'?"),
-        (("evaluate", "--weights", "{run}/run.json", "--model", "DigitsCNN", "--data", "Digit"), "did you mean 'Digits'?"),
+        (
+            ("evaluate", "--weights", "{run}/run.json", "--model", "DigitCNN", "--data", "Digits"),
+            "did you mean 'DigitsCNN'?",
+        ),
+        (
+            ("evaluate", "--weights", "{run}/run.json", "--model", "DigitsCNN", "--data", "Digit"),
+            "did you mean 'Digits'?",
+        ),
     ],
     ids=lambda value: " ".join(value[:3]) if isinstance(value, tuple) else "",
 )
@@ -327,7 +405,9 @@ def test_a_slip_of_the_pen_is_answered_with_the_nearest_name(
     assert not list(tmp_path.iterdir())
 
 
-WITHOUT_TORCH = "import sys; sys.modules['torch'] = None; sys.argv = ['poise', *sys.argv[1:]]; from poise.cli import main; main()"
+WITHOUT_TORCH = (
+    "import sys; sys.modules['torch'] = None; sys.argv = ['poise', *sys.argv[1:]]; from poise.cli import main; main()"
+)
 
 
 def test_help_and_report_work_without_torch(run: Path, tmp_path: Path) -> None:

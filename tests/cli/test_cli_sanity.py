@@ -1,4 +1,6 @@
-"""`poise sanity` as a user types it: the table, the verdict in the run folder and on the page, exit statuses, refusals."""
+"""`poise sanity` as a user types it: the table, the verdict in the run folder and on the page, exit statuses,
+refusals.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     from dataclasses import replace
 
     quick = PGD(threat=Linf(epsilon=0.2), step_size=0.1, steps=2)
-    made = replace(experiment("at_digits"), epochs=2, monitors=(), criterion="last", protocol=Protocol(name="tiny", attacks=(quick,)))
+    made = replace(
+        experiment("at_digits"),
+        epochs=2,
+        monitors=(),
+        criterion="last",
+        protocol=Protocol(name="tiny", attacks=(quick,)),
+    )
     trained = train(made, tmp_path_factory.mktemp("sanity") / "run")
     attack(trained, quick, out=trained.path / "adversarial" / "PGD-2.safetensors", checkpoint="last", first=30)
     return trained

@@ -32,7 +32,18 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run, not evaluated by the command that made it."""
     out = tmp_path_factory.mktemp("cli") / "run"
     with pytest.MonkeyPatch.context() as patched:
-        command = ["poise", "train", "at_digits", "--quick", *SMALL, "--out", str(out), "--device", "cpu", "--no-evaluate"]
+        command = [
+            "poise",
+            "train",
+            "at_digits",
+            "--quick",
+            *SMALL,
+            "--out",
+            str(out),
+            "--device",
+            "cpu",
+            "--no-evaluate",
+        ]
         patched.setattr(sys, "argv", command)
         with pytest.raises(SystemExit):
             main()
@@ -53,12 +64,19 @@ def test_list_names_every_protocol_with_its_paper(poise: Poise) -> None:
 
 def test_two_epsilons_and_norms_of_one_protocol_make_records_of_their_own(poise: Poise, run: Path) -> None:
     made = []
-    for scale in (("--epsilon", "8/255"), (), ("--threat", "L2", "--epsilon", "0.5")):  # by default what the run's own protocol has
+    # by default what the run's own protocol has
+    for scale in (
+        ("--epsilon", "8/255"),
+        (),
+        ("--threat", "L2", "--epsilon", "0.5"),
+    ):
         status, out, err = poise("evaluate", run, "--protocol", "gradient", "--first", 3, *scale)
         assert status == 0, err
         assert "CW-100" in out
         made.append(record_of(err))
-    assert [path.name for path in made] == [f"selected-gradient{scale}-first3.json" for scale in ("", "-eps0.2", "-l2-eps0.5")]
+    assert [path.name for path in made] == [
+        f"selected-gradient{scale}-first3.json" for scale in ("", "-eps0.2", "-l2-eps0.5")
+    ]
     settings = [EvaluationRecord.read(path).attacks[1].settings for path in made]
     epsilons = [(each["threat"]["type"], each["threat"]["epsilon"]) for each in settings]
     assert epsilons == [("Linf", 8 / 255), ("Linf", 0.2), ("L2", 0.5)]
@@ -68,14 +86,32 @@ def test_two_epsilons_and_norms_of_one_protocol_make_records_of_their_own(poise:
         assert "is there already" in err
         assert record_of(err) == made[1]
     before = made[1].read_bytes()
-    assert "is there already" not in poise("evaluate", run, "--protocol", "gradient", "--first", 3, "--epsilon", "0.2", "--again")[2]
+    assert (
+        "is there already"
+        not in poise("evaluate", run, "--protocol", "gradient", "--first", 3, "--epsilon", "0.2", "--again")[2]
+    )
     assert made[1].read_bytes() != before
 
 
 def test_protocols_of_collaborations_run_on_any_test_set_at_the_runs_own_epsilon(poise: Poise, tmp_path: Path) -> None:
-    small = ("data.train_images=60", "data.test_images=12", "epochs=1", "monitors.1.first=4", "model.member.width=4", "model.members=2")
+    small = (
+        "data.train_images=60",
+        "data.test_images=12",
+        "epochs=1",
+        "monitors.1.first=4",
+        "model.member.width=4",
+        "model.members=2",
+    )
     status, _, err = poise(
-        "train", "soe_ensembles_digits", "--quick", *small, "--out", tmp_path / "soe", "--device", "cpu", "--no-evaluate"
+        "train",
+        "soe_ensembles_digits",
+        "--quick",
+        *small,
+        "--out",
+        tmp_path / "soe",
+        "--device",
+        "cpu",
+        "--no-evaluate",
     )
     assert status == 0, err
     for first, said in (((), "here all 12 are evaluated"), (("--first", 5), "here the first 5 of 12 are evaluated")):
@@ -112,7 +148,16 @@ def test_own_weights_are_tested_on_a_folder_and_an_archive(
     images, labels = test.images.numpy(), test.labels.numpy()
     everyone = np.arange(10)
     np.savez("mine.npz", x_train=images[:10], y_train=everyone, x_test=images, y_test=labels)
-    weights = ("--weights", run / "checkpoints" / "last.safetensors", "--model", "DigitsCNN", "--protocol", "gradient", "--first", 4)
+    weights = (
+        "--weights",
+        run / "checkpoints" / "last.safetensors",
+        "--model",
+        "DigitsCNN",
+        "--protocol",
+        "gradient",
+        "--first",
+        4,
+    )
     status, _, err = poise("evaluate", *weights, "--data", "mine.npz", "--out", "mine.json")
     assert status == 0, err
     record = EvaluationRecord.read("mine.json")
@@ -172,7 +217,10 @@ def test_corruptions_make_a_record_a_matrix_and_a_column(poise: Poise, run: Path
         (("--corruptions", "nowhere", "--protocol", "standard"), "leave --protocol"),
         (("--corruptions", "nowhere", "--data", "Digits"), "leave --data out"),
         (("--memory-limit", "4X"), "--memory-limit 4X: must be a positive number of bytes such as 4GiB"),
-        (("--search-precision", "bf16"), "--search-precision is of AutoAttack and its components, of which protocol 'strict' has none"),
+        (
+            ("--search-precision", "bf16"),
+            "--search-precision is of AutoAttack and its components, of which protocol 'strict' has none",
+        ),
         (("--memory-limit", "1kB", "--protocol", "gradient"), "--memory-limit is of AutoAttack and its components"),
         (("--memory-limit", "1kB", "--protocol", "autoattack"), "memory_limit = 1000 bytes, must be at least"),
         (("--corruptions", "nowhere", "--memory-limit", "4GiB"), "an evaluation of its own"),
@@ -181,7 +229,9 @@ def test_corruptions_make_a_record_a_matrix_and_a_column(poise: Poise, run: Path
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_what_cannot_be_evaluated_is_refused_in_a_sentence(poise: Poise, run: Path, arguments: tuple[str, ...], words: str) -> None:
+def test_what_cannot_be_evaluated_is_refused_in_a_sentence(
+    poise: Poise, run: Path, arguments: tuple[str, ...], words: str
+) -> None:
     before = sorted(path.name for path in (run / "records").glob("*")) if (run / "records").exists() else []
     status, out, err = poise("evaluate", run, *arguments)
     assert (status, out) == (2, "")

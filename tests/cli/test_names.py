@@ -45,7 +45,11 @@ def test_a_mistyped_name_is_answered_before_anything_heavy_is_imported(words: tu
 def test_a_list_is_narrowed_by_words(poise: Poise) -> None:
     status, out, _ = poise("list", "recipes", "AWP", "svhn")
     assert status == 0
-    assert "\nst_awp_svhn_resnet18 " in out and "\nst_awp_cifar10_resnet18 " not in out and "\nst_svhn_resnet18 " not in out
+    assert (
+        "\nst_awp_svhn_resnet18 " in out
+        and "\nst_awp_cifar10_resnet18 " not in out
+        and "\nst_svhn_resnet18 " not in out
+    )
     everywhere = poise("list", "all", "trades")[1]
     assert all(f"\n{title}" in f"\n{everywhere}" for title in ("objectives", "protocols", "recipes: "))
     assert "nothing in recipes has 'awp' and 'nowhere'" in poise("list", "recipes", "awp", "nowhere")[2]
@@ -59,5 +63,7 @@ def test_a_list_is_read_by_programs(poise: Poise) -> None:
     assert (row["kind"], row["table"], row["row"]) == ("recipes", published.table, published.row)
     assert row["published"] == dict(zip(published.columns, published.values, strict=True))
     objectives = json.loads(poise("list", "objectives", "--json")[1])
-    assert {"kind", "name", "what", "paper"} == set(objectives[0]) and "TRADES" in {entry["name"] for entry in objectives}
+    assert {"kind", "name", "what", "paper"} == set(objectives[0]) and "TRADES" in {
+        entry["name"] for entry in objectives
+    }
     assert json.loads(poise("list", "recipes", "nowhere", "--json")[1]) == []

@@ -52,7 +52,10 @@ def expected(run: Run, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("kind", ["npz", "named otherwise", "npy", "pickle", "folder"])
 def test_the_labels_and_confidences_are_the_models_own(tmp_path: Path, run: Run, kind: str) -> None:
     images = digits()
-    source = tmp_path / {"npz": "x.npz", "named otherwise": "x.npz", "npy": "x.npy", "pickle": "x.pickle", "folder": "x"}[kind]
+    source = (
+        tmp_path
+        / {"npz": "x.npz", "named otherwise": "x.npz", "npy": "x.npy", "pickle": "x.pickle", "folder": "x"}[kind]
+    )
     if kind == "npz":
         np.savez(source, image=images, other=np.arange(3))
     elif kind == "named otherwise":
@@ -80,7 +83,9 @@ def test_the_labels_and_confidences_are_the_models_own(tmp_path: Path, run: Run,
     assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".part")] == []
 
 
-def test_labelling_in_parts_gives_what_labelling_at_once_gives(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_labelling_in_parts_gives_what_labelling_at_once_gives(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     np.savez(tmp_path / "x.npz", image=digits())
     pseudo_label(run, tmp_path / "x.npz", tmp_path / "whole.npz")
     monkeypatch.setattr("poise.data.parts.PART", 7)
@@ -93,7 +98,9 @@ def test_labelling_in_parts_gives_what_labelling_at_once_gives(tmp_path: Path, r
 
 
 def test_self_training_on_the_labelled_images_alone(tmp_path: Path, run: Run) -> None:
-    """The labelled-only form of the weighted RST: the unlabelled images are those trained on, held-out ones left out."""
+    """The labelled-only form of the weighted RST: the unlabelled images are those trained on, held-out ones left
+    out.
+    """
     done = pseudo_label(run, None, tmp_path / "pool.npz")
     data = Digits(train_images=150).load()
     trained_on, held = divided(run.experiment, data)
@@ -103,7 +110,9 @@ def test_self_training_on_the_labelled_images_alone(tmp_path: Path, run: Run) ->
     made = train(experiment(extra=Extra(pool=NpzPool(path=str(tmp_path / "pool.npz")))), tmp_path / "student")
     assert made.facts("last")["epoch"] == 2
     weighted = Policy(objective=WeightedRST(), extra=Extra(pool=NpzPool(path=str(tmp_path / "pool.npz"))))
-    assert train(Experiment(data=Digits(train_images=60), method=Joint(policy=weighted), epochs=1), tmp_path / "rst").facts("last")
+    assert train(
+        Experiment(data=Digits(train_images=60), method=Joint(policy=weighted), epochs=1), tmp_path / "rst"
+    ).facts("last")
 
 
 def objects(path: Path) -> None:
@@ -118,12 +127,22 @@ REFUSED: dict[str, tuple[str, Any, str, type[PoiseError]]] = {
         r"\[1, 9, 9\], must be \[1, 8, 8\]",
         DataError,
     ),
-    "colour for grey": ("x.npy", lambda path: np.save(path, np.zeros((2, 8, 8, 3), np.uint8)), r"\[3, 8, 8\], must be", DataError),
+    "colour for grey": (
+        "x.npy",
+        lambda path: np.save(path, np.zeros((2, 8, 8, 3), np.uint8)),
+        r"\[3, 8, 8\], must be",
+        DataError,
+    ),
     "float images": ("x.npy", lambda path: np.save(path, np.zeros((2, 8, 8, 1))), "must be uint8", DataError),
     "no images": ("x.npy", lambda path: np.save(path, np.zeros((0, 8, 8, 1), np.uint8)), "holds no images", DataError),
     "an empty folder": ("x", lambda path: path.mkdir(), "holds no images", DataError),
     "pickled objects": ("x.npz", objects, "pickled objects", UntrustedFileError),
-    "several arrays": ("x.npz", lambda path: np.savez(path, a=digits(), b=digits()), "lacks the array 'image'; it has a, b", DataError),
+    "several arrays": (
+        "x.npz",
+        lambda path: np.savez(path, a=digits(), b=digits()),
+        "lacks the array 'image'; it has a, b",
+        DataError,
+    ),
     "another pickle": ("x.bin", lambda path: path.write_bytes(pickle.dumps([1])), "lacks 'data'", DataError),
     "no pickle": ("x.bin", lambda path: path.write_bytes(b"\x89PNG\r\n"), "not a whole pickle", DataError),
     "truncated": (

@@ -44,7 +44,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "fold": {"data": Digits(train_images=120, test_images=40, fold=1)},
         "stronger": {"protocol": stronger},
     }
-    return {name: train(dataclasses.replace(made, name=name, **each), folder / name, device="cpu").path for name, each in changes.items()}
+    return {
+        name: train(dataclasses.replace(made, name=name, **each), folder / name, device="cpu").path
+        for name, each in changes.items()
+    }
 
 
 @pytest.mark.parametrize("form", ["mean-probabilities", "mean-logits", "vote"])
@@ -58,7 +61,9 @@ def test_runs_answer_together(poise: Poise, runs: dict[str, Path], tmp_path: Pat
     test = Run.open(three[0]).experiment.data.load().test
     with torch.no_grad():
         logits = torch.stack([network(test.pixels()) for network in networks])
-    votes = torch.stack([(logits.argmax(-1) == label).sum(0) for label in range(10)], 1) + 1e-3 * logits.softmax(-1).mean(0)
+    votes = torch.stack([(logits.argmax(-1) == label).sum(0) for label in range(10)], 1) + 1e-3 * logits.softmax(
+        -1
+    ).mean(0)
     wanted = {"mean-probabilities": logits.softmax(-1).mean(0), "mean-logits": logits.mean(0), "vote": votes}[form]
     assert record.natural == wanted.argmax(1).tolist()
     assert record.notes["ensemble"]["output"] == form
@@ -66,7 +71,10 @@ def test_runs_answer_together(poise: Poise, runs: dict[str, Path], tmp_path: Pat
     assert len(record.notes["experts"]["members"]) == 3
     assert "is there already" in poise("evaluate", "--ensemble", form, *three, "--out", out, "--device", "cpu")[2]
     other = "vote" if form != "vote" else "mean-logits"
-    assert "is there already" not in poise("evaluate", "--ensemble", other, *three, "--out", out, "--device", "cpu", "--first", 40)[2]
+    assert (
+        "is there already"
+        not in poise("evaluate", "--ensemble", other, *three, "--out", out, "--device", "cpu", "--first", 40)[2]
+    )
     assert EvaluationRecord.read(out).notes["ensemble"]["output"] == other
     assert not list(tmp_path.glob(".*")), "no journal stays behind"
 
@@ -83,7 +91,11 @@ def test_runs_answer_together(poise: Poise, runs: dict[str, Path], tmp_path: Pat
             ("--out", "x.json"),
             "not evaluated by the same protocol (a by toy, stronger by other); name one with --protocol",
         ),
-        (("a", "stronger"), ("--out", "x.json", "--protocol", "gradient"), "(a by gradient-eps0.1, stronger by gradient-eps0.2)"),
+        (
+            ("a", "stronger"),
+            ("--out", "x.json", "--protocol", "gradient"),
+            "(a by gradient-eps0.1, stronger by gradient-eps0.2)",
+        ),
         (("a", "b"), ("--out", "x.json", "--epsilon", "0.2"), "add --protocol standard"),
     ],
 )

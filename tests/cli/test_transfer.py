@@ -1,4 +1,6 @@
-"""`poise transfer`: sets made once and found again, records in the targets' folders, the matrix as table and heat map."""
+"""`poise transfer`: sets made once and found again, records in the targets' folders, the matrix as table and heat
+map.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("runs")
     policy = Policy(objective=NT(), optimizer=SGD(learning_rate=0.05))
     attack = PGD(threat=Linf(epsilon=0.1), step_size=0.05, steps=1)
-    networks: dict[str, Network] = {"plain": DigitsCNN(width=4), "several": Collaboration(member=DigitsCNN(width=4), members=2)}
+    networks: dict[str, Network] = {
+        "plain": DigitsCNN(width=4),
+        "several": Collaboration(member=DigitsCNN(width=4), members=2),
+    }
     made = Experiment(
         data=Digits(train_images=60, test_images=20),
         method=Joint(policy=policy, batch_size=30),
@@ -51,10 +56,19 @@ def test_sets_are_made_once_and_the_matrix_is_written(poise: Poise, runs: dict[s
     assert status == 0, err
     assert err.count("made:") == 2
     said = " ".join(err.split())
-    assert f"here: 2 steps without SGM on surrogates of size 1, 12 images; surrogate plain {OTHER}; target plain has the very" in said
-    assert "target several has the seed of surrogate plain, 0. So the record is called soe-transfer-3-part-0.2-first12." in said
+    assert (
+        f"here: 2 steps without SGM on surrogates of size 1, 12 images; surrogate plain {OTHER}; target plain has the"
+        " very" in said
+    )
+    assert (
+        "target several has the seed of surrogate plain, 0. So the record is called soe-transfer-3-part-0.2-first12."
+        in said
+    )
     assert "all surrogates" in out
-    assert {path.name.rpartition("-")[0] for path in (tmp_path / "sets" / "plain").iterdir()} == {"MPGD-2-0.2", "MDI2FGSM-2-0.2"}
+    assert {path.name.rpartition("-")[0] for path in (tmp_path / "sets" / "plain").iterdir()} == {
+        "MPGD-2-0.2",
+        "MDI2FGSM-2-0.2",
+    }
     record = EvaluationRecord.read(runs["several"] / "records" / "selected-soe-transfer-3-part-0.2-first12.json")
     assert (record.count, record.attack_names) == (12, ["plain: MPGD-2", "plain: MDI2FGSM-2"])
     assert len(record.notes["experts"]["members"]) == len(record.attacks[0].notes["experts"]["members"]) == 2
@@ -69,16 +83,25 @@ def test_sets_are_made_once_and_the_matrix_is_written(poise: Poise, runs: dict[s
     assert "all fooled" in out
 
 
-def test_targets_that_differ_in_their_experts_only_show_the_gain_per_expert(poise: Poise, runs: dict[str, Path], tmp_path: Path) -> None:
+def test_targets_that_differ_in_their_experts_only_show_the_gain_per_expert(
+    poise: Poise, runs: dict[str, Path], tmp_path: Path
+) -> None:
     alone = train(
-        dataclasses.replace(Run.open(runs["several"]).experiment, name="alone", model=Collaboration(member=DigitsCNN(width=4), members=1)),
+        dataclasses.replace(
+            Run.open(runs["several"]).experiment,
+            name="alone",
+            model=Collaboration(member=DigitsCNN(width=4), members=1),
+        ),
         tmp_path / "alone",
         device="cpu",
     )
-    status, out, err = poise("transfer", runs["several"], alone.path, "--surrogate", runs["plain"], "--out", tmp_path / "t", *COMMON)
+    status, out, err = poise(
+        "transfer", runs["several"], alone.path, "--surrogate", runs["plain"], "--out", tmp_path / "t", *COMMON
+    )
     assert status == 0, err
     values = [
-        100 * EvaluationRecord.read(path / "records" / "selected-soe-transfer-3-part-0.2-first12.json").worst_case_accuracy
+        100
+        * EvaluationRecord.read(path / "records" / "selected-soe-transfer-3-part-0.2-first12.json").worst_case_accuracy
         for path in (alone.path, runs["several"])
     ]
     lines = [f"1 expert: {values[0]:.2f} %, +0.00", f"2 experts: {values[1]:.2f} %, {values[1] - values[0]:+.2f}"]
@@ -87,7 +110,9 @@ def test_targets_that_differ_in_their_experts_only_show_the_gain_per_expert(pois
     assert [line for line in kept if "expert" in line] == lines
 
 
-def test_repeats_of_an_experiment_are_told_apart_by_the_folder_they_lie_in(poise: Poise, runs: dict[str, Path], tmp_path: Path) -> None:
+def test_repeats_of_an_experiment_are_told_apart_by_the_folder_they_lie_in(
+    poise: Poise, runs: dict[str, Path], tmp_path: Path
+) -> None:
     given = Run.open(runs["plain"]).experiment
     repeats = [
         train(dataclasses.replace(given, name=name, seed=seed), tmp_path / name / f"seed-{seed}", device="cpu").path
@@ -112,7 +137,9 @@ def test_thirty_variants_and_the_compatible_loss(poise: Poise, runs: dict[str, P
     names = {path.name for path in (tmp_path / "sets" / "plain").iterdir()}
     assert len(names) == 8  # 2 losses x (3 starts of M-PGD, M-DI2-FGSM)
     assert any(name.startswith("MPGD-2-CW-compat-start2-0.2-") for name in names)
-    assert "plain: MPGD-2-CW-compat-start1" in (tmp_path / "soe-transfer-30-part-compat-0.2-first12.md").read_text().replace("\\", "")
+    assert "plain: MPGD-2-CW-compat-start1" in (
+        tmp_path / "soe-transfer-30-part-compat-0.2-first12.md"
+    ).read_text().replace("\\", "")
 
 
 @pytest.mark.parametrize(
@@ -123,7 +150,13 @@ def test_thirty_variants_and_the_compatible_loss(poise: Poise, runs: dict[str, P
         (("--epsilon", "0"), "--epsilon 0: must be positive"),
         (("--surrogate", "{plain}"), "every run is to be named once"),
         (("--surrogate", "{nowhere}"), "no run folder"),
-        (("--sgm",), "SGM needs a ResNet of basic blocks (ResNet18, ResNet20) or an Ensemble of them; leave it out with --no-sgm"),
+        (
+            ("--sgm",),
+            (
+                "SGM needs a ResNet of basic blocks (ResNet18, ResNet20) or an Ensemble of them; leave it out with"
+                " --no-sgm"
+            ),
+        ),
         (("--first", 99), "the split has 20 images, so the count must be from 1 to 20"),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
@@ -132,14 +165,28 @@ def test_what_cannot_be_done_is_one_sentence(
     poise: Poise, runs: dict[str, Path], tmp_path: Path, extra: tuple[object, ...], sentence: str
 ) -> None:
     given = [str(part).format(plain=runs["plain"], nowhere=tmp_path / "nowhere") for part in extra]
-    status, _, err = poise("transfer", runs["several"], "--surrogate", runs["plain"], "--out", tmp_path, *COMMON, *given)
+    status, _, err = poise(
+        "transfer", runs["several"], "--surrogate", runs["plain"], "--out", tmp_path, *COMMON, *given
+    )
     assert status == 2
     assert sentence in " ".join(err.split())
     assert list(tmp_path.iterdir()) == [], "nothing was made before it was refused"
 
 
 def test_a_part_of_a_set_is_found_and_never_replaces_it(poise: Poise, runs: dict[str, Path], tmp_path: Path) -> None:
-    command = ["transfer", runs["several"], "--surrogate", runs["plain"], "--out", tmp_path, "--no-sgm", "--steps", 2, "--device", "cpu"]
+    command = [
+        "transfer",
+        runs["several"],
+        "--surrogate",
+        runs["plain"],
+        "--out",
+        tmp_path,
+        "--no-sgm",
+        "--steps",
+        2,
+        "--device",
+        "cpu",
+    ]
     for extra, made in (((), 2), (("--first", 5), 0), ((), 0)):  # by default the targets' own epsilon
         status, _, err = poise(*command, *extra)
         assert status == 0, err
@@ -148,20 +195,32 @@ def test_a_part_of_a_set_is_found_and_never_replaces_it(poise: Poise, runs: dict
     assert (runs["several"] / "records" / "selected-soe-transfer-3-part-0.1-first5.json").exists()
 
 
-def test_surrogates_that_are_not_held_out_or_trained_adversarially_are_named(poise: Poise, runs: dict[str, Path], tmp_path: Path) -> None:
+def test_surrogates_that_are_not_held_out_or_trained_adversarially_are_named(
+    poise: Poise, runs: dict[str, Path], tmp_path: Path
+) -> None:
     given = Run.open(runs["plain"]).experiment
-    begun = train(dataclasses.replace(given, name="begun", seed=1, initial=str(runs["plain"])), tmp_path / "begun", device="cpu")
+    begun = train(
+        dataclasses.replace(given, name="begun", seed=1, initial=str(runs["plain"])), tmp_path / "begun", device="cpu"
+    )
     inner = Ascent(threat=Linf(epsilon=0.1), step_size=0.05, steps=1)
-    robust = dataclasses.replace(given, name="robust", seed=2, method=Joint(policy=Policy(objective=AT(inner=inner)), batch_size=30))
+    robust = dataclasses.replace(
+        given, name="robust", seed=2, method=Joint(policy=Policy(objective=AT(inner=inner)), batch_size=30)
+    )
     attacked = train(robust, tmp_path / "robust", device="cpu")
     sources = ("--surrogate", runs["plain"], "--surrogate", attacked.path)
     status, _, err = poise("transfer", begun.path, *sources, "--out", tmp_path / "t", *COMMON)
     assert status == 0, err
     said = " ".join(err.split())
-    assert f"surrogate robust {OTHER}; surrogate robust is not naturally trained; target begun was trained from surrogate plain. So" in said
+    assert (
+        f"surrogate robust {OTHER}; surrogate robust is not naturally trained; target begun was trained from surrogate"
+        " plain. So" in said
+    )
     wide = train(
         dataclasses.replace(
-            given, name="wide", protocol=Protocol(attacks=(PGD(threat=Linf(epsilon=0.3), step_size=0.1, steps=1),)), monitors=()
+            given,
+            name="wide",
+            protocol=Protocol(attacks=(PGD(threat=Linf(epsilon=0.3), step_size=0.1, steps=1),)),
+            monitors=(),
         ),
         tmp_path / "wide",
         device="cpu",
@@ -173,7 +232,9 @@ def test_surrogates_that_are_not_held_out_or_trained_adversarially_are_named(poi
     assert status == 2
     assert "elsewhere/wide within Linf 0.1" in " ".join(said.split())
     each = "begun within Linf 0.1, wide within Linf 0.3"
-    assert f"the targets are not all evaluated within one Linf epsilon ({each}); name one with --epsilon" in " ".join(err.split())
+    assert f"the targets are not all evaluated within one Linf epsilon ({each}); name one with --epsilon" in " ".join(
+        err.split()
+    )
 
 
 def test_help_teaches_by_example(poise: Poise) -> None:

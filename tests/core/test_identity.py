@@ -8,7 +8,9 @@ from poise.core.settings import to_json
 
 
 def test_a_set_with_a_digest_is_the_same_wherever_it_lies() -> None:
-    here, there = (to_json(Saved(path=path, digest="ab12")) for path in ("sets/a.safetensors", "/elsewhere/a.safetensors"))
+    here, there = (
+        to_json(Saved(path=path, digest="ab12")) for path in ("sets/a.safetensors", "/elsewhere/a.safetensors")
+    )
     assert here != there
     assert identity(here) == identity(there)
     assert identity(here) != identity(to_json(Saved(path="sets/a.safetensors", digest="cd34")))

@@ -105,7 +105,9 @@ def test_a_mistyped_path_is_answered_by_the_nearest_ones_at_any_depth(path, near
 
 
 def test_a_place_of_each_learner_is_suggested():
-    with pytest.raises(SettingsError, match=r"'method\.natural\.optimizer\.learning_rate' or 'method\.robust\.optimizer"):
+    with pytest.raises(
+        SettingsError, match=r"'method\.natural\.optimizer\.learning_rate' or 'method\.robust\.optimizer"
+    ):
         override(Experiment(method=Generalist()), ["lr=1"])
 
 

@@ -7,13 +7,27 @@ import torch
 
 from poise.core import processors
 from poise.core.errors import SettingsError
-from poise.core.processors import SWITCH, Processor, bfloat16_gain, check_bfloat16, native_bfloat16, of_cpuinfo, processor
+from poise.core.processors import (
+    SWITCH,
+    Processor,
+    bfloat16_gain,
+    check_bfloat16,
+    native_bfloat16,
+    of_cpuinfo,
+    processor,
+)
 
 pytestmark = pytest.mark.usefixtures("unswitched")
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
-MILAN = "model name\t: AMD EPYC\ncpu family\t: 25\nmodel\t\t: 1\nflags\t\t: fpu avx2 fma\n\nprocessor\t: 1\nflags\t: amx_bf16\n"
-RAPIDS = "model name\t: Intel(R) Xeon(R)\ncpu family\t: 6\nmodel\t\t: 143\nflags\t\t: avx2 avx512_bf16 amx_tile amx_bf16 amx_int8\n"
+MILAN = (
+    "model name\t: AMD EPYC\ncpu family\t: 25\nmodel\t\t: 1\nflags\t\t: fpu avx2 fma\n\nprocessor\t: 1\nflags\t:"
+    " amx_bf16\n"
+)
+RAPIDS = (
+    "model name\t: Intel(R) Xeon(R)\ncpu family\t: 6\nmodel\t\t: 143\nflags\t\t: avx2 avx512_bf16 amx_tile amx_bf16"
+    " amx_int8\n"
+)
 GRAVITON = "processor\t: 0\nBogoMIPS\t: 2100.00\nFeatures\t: fp asimd i8mm bf16 svebf16 dgh\nCPU part\t: 0xd40\n"
 XEON = Processor("Xeon", ("amx_bf16", "avx512_bf16"))
 
@@ -39,7 +53,8 @@ def test_flags_and_name_are_those_of_the_first_processor(text: str, name: str, f
 
 
 @pytest.mark.parametrize(
-    ("flags", "gain", "native"), [(("amx_bf16",), 1.8, True), (("amx_bf16",), 1.05, False), ((), 1.8, False), ((), 0.2, False)]
+    ("flags", "gain", "native"),
+    [(("amx_bf16",), 1.8, True), (("amx_bf16",), 1.05, False), ((), 1.8, False), ((), 0.2, False)],
 )
 def test_bfloat16_is_native_where_flags_promise_it_and_the_measurement_confirms(
     monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...], gain: float, native: bool
@@ -61,7 +76,9 @@ def test_a_gpu_is_asked_without_its_emulation(monkeypatch: pytest.MonkeyPatch) -
     """Counting it, a T4 would train in bfloat16 at a fraction of float32's speed."""
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
     assert not native_bfloat16(CUDA)
-    with pytest.raises(SettingsError, match="this GPU emulates it; must be 'auto' or 'float32', unless forced by POISE_BFLOAT16=1"):
+    with pytest.raises(
+        SettingsError, match="this GPU emulates it; must be 'auto' or 'float32', unless forced by POISE_BFLOAT16=1"
+    ):
         check_bfloat16(CUDA)
     monkeypatch.setenv(SWITCH, "1")
     check_bfloat16(CUDA)
@@ -70,7 +87,10 @@ def test_a_gpu_is_asked_without_its_emulation(monkeypatch: pytest.MonkeyPatch) -
 def test_the_refusal_names_processor_and_measured_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processors, "processor", lambda: Processor("AMD EPYC, family 25 model 1", ()))
     monkeypatch.setattr(processors, "bfloat16_gain", lambda: 0.125)
-    sentence = r"this processor \(AMD EPYC, family 25 model 1\) emulates it, and a step takes 8.0 times as long as float32's; must be"
+    sentence = (
+        r"this processor \(AMD EPYC, family 25 model 1\) emulates it, and a step takes 8.0 times as long as float32's;"
+        r" must be"
+    )
     with pytest.raises(SettingsError, match=sentence):
         check_bfloat16(CPU)
     for forced in ("0", ""):

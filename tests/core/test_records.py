@@ -1,4 +1,6 @@
-"""A record that was damaged, or holds another type than it should, is refused in one sentence that names the file and the place."""
+"""A record that was damaged, or holds another type than it should, is refused in one sentence that names the file and
+the place.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ def record(**changes: Any) -> EvaluationRecord:
         protocol="standard",
         labels=[0, 1, 2, 0],
         natural=[0, 1, 2, -1],
-        attacks=[AttackRecord("PGD-20", {"steps": 20, "threat": {"epsilon": 0.1}}, [0, 1, 1, 2], 0.5, {"survivors": [2]})],
+        attacks=[
+            AttackRecord("PGD-20", {"steps": 20, "threat": {"epsilon": 0.1}}, [0, 1, 1, 2], 0.5, {"survivors": [2]})
+        ],
         seconds=1.25,
         started="2026-01-01T00:00:00+00:00",
         device="a processor",
@@ -56,7 +60,13 @@ def verdict() -> Verdict:
         "dataset": "Digits",
         "split": "test",
     }
-    numbers: dict[str, Any] = {"count": 20, "natural_accuracy": 0.5, "threat": {"epsilon": 0.1}, "effort": {}, "seed": 0}
+    numbers: dict[str, Any] = {
+        "count": 20,
+        "natural_accuracy": 0.5,
+        "threat": {"epsilon": 0.1},
+        "effort": {},
+        "seed": 0,
+    }
     facts: dict[str, Any] = {"attacks": {"PGD": 0.25}, "seconds": 1.0, "started": "", "device": "", "versions": {}}
     return Verdict(findings=[finding], **about, **numbers, **facts)
 
@@ -81,7 +91,21 @@ def test_no_flipped_bit_of_a_file_changes_what_is_read(tmp_path: Path, made: Any
             assert str(file) in str(error)
 
 
-WRONG: tuple[Any, ...] = (None, True, -7, 2**70, 0.5, float("nan"), float("inf"), "text", [], [True], ["a"], {}, {"a": 1})
+WRONG: tuple[Any, ...] = (
+    None,
+    True,
+    -7,
+    2**70,
+    0.5,
+    float("nan"),
+    float("inf"),
+    "text",
+    [],
+    [True],
+    ["a"],
+    {},
+    {"a": 1},
+)
 
 
 def places_in(data: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -119,7 +143,10 @@ def test_another_type_anywhere_is_refused_even_under_a_digest_of_its_own(tmp_pat
 @pytest.mark.parametrize(
     ("made", "path"),
     [
-        *((record(), path) for path in [("seconds",), ("seed",), ("labels", 0), ("natural", 3), ("attacks", 0, "predicted", 1)]),
+        *(
+            (record(), path)
+            for path in [("seconds",), ("seed",), ("labels", 0), ("natural", 3), ("attacks", 0, "predicted", 1)]
+        ),
         *((verdict(), path) for path in [("count",), ("natural_accuracy",), ("attacks", "PGD"), ("seed",)]),
     ],
 )
@@ -139,14 +166,25 @@ def test_no_number_may_be_another_type(tmp_path: Path, made: Any, path: tuple[An
         ({"natural": [0]}, "natural has 1 entries for 4 labels"),
     ],
 )
-def test_labels_beyond_the_classes_and_columns_of_another_length_are_refused(tmp_path: Path, changes: Any, clause: str) -> None:
+def test_labels_beyond_the_classes_and_columns_of_another_length_are_refused(
+    tmp_path: Path, changes: Any, clause: str
+) -> None:
     with pytest.raises(RunError, match=clause):
         EvaluationRecord.read(record(**changes).write(tmp_path / "record.json"))
 
 
 @pytest.mark.parametrize(
     "text",
-    ["[" * 100_000, '{"a":' * 5000 + "1" + "}" * 5000, '{"format": ' + "9" * 5000 + "}", '{"format": "\\ud800"}', "", "nul", "[]", "\x00"],
+    [
+        "[" * 100_000,
+        '{"a":' * 5000 + "1" + "}" * 5000,
+        '{"format": ' + "9" * 5000 + "}",
+        '{"format": "\\ud800"}',
+        "",
+        "nul",
+        "[]",
+        "\x00",
+    ],
     ids=["list", "object", "digits", "half", "empty", "word", "kind", "zero"],
 )
 @pytest.mark.parametrize("kind", [EvaluationRecord, Verdict])
@@ -169,7 +207,10 @@ def test_a_damaged_line_is_named_and_one_cut_off_is_not(tmp_path: Path) -> None:
     entries, damaged = lines_in(file)
     assert [entry["epoch"] for entry in entries] == [1]
     assert [clause.partition(":")[0] for clause in damaged] == ["line 2", "line 3"]
-    with pytest.raises(RunError, match=r"metrics\.jsonl is damaged at line 2: its digest_with_seconds is not the digest of what it says"):
+    with pytest.raises(
+        RunError,
+        match=r"metrics\.jsonl is damaged at line 2: its digest_with_seconds is not the digest of what it says",
+    ):
         read_lines(file)
 
 
@@ -184,4 +225,8 @@ def test_old_lines_without_digests_are_read(tmp_path: Path) -> None:
 
 
 def test_numbers_come_back_as_they_were() -> None:
-    assert parse("[1e400, -0.0, 123456789012345678901234567890]") == [float("inf"), -0.0, 123456789012345678901234567890]
+    assert parse("[1e400, -0.0, 123456789012345678901234567890]") == [
+        float("inf"),
+        -0.0,
+        123456789012345678901234567890,
+    ]

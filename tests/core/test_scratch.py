@@ -55,7 +55,9 @@ def test_autoattack_finds_the_same_images_wherever_they_lie(folder: Path, monkey
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 5)).eval()
     x = torch.rand(30, 3, 8, 8)
     y = network(x).argmax(1).detach()
-    attack = AutoAttack(threat=Linf(epsilon=8 / 255), version="custom", attacks=(APGD(steps=3), APGD(steps=3, loss="dlr")))
+    attack = AutoAttack(
+        threat=Linf(epsilon=8 / 255), version="custom", attacks=(APGD(steps=3), APGD(steps=3, loss="dlr"))
+    )
     on_disk = attack.run(network, x, y)
     monkeypatch.setattr(scratch, "LARGE", 1 << 40)
     in_memory = attack.run(network, x, y)

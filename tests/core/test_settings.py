@@ -44,7 +44,9 @@ def test_an_objective_stands_for_the_default_policy():
 
 
 def test_override_resolves_the_class_before_its_settings_whatever_the_order():
-    method = override(Generalist(), ["robust.beta=6", "robust=TRADES", "natural.optimizer=Adam", "robust.inner.steps=7"])
+    method = override(
+        Generalist(), ["robust.beta=6", "robust=TRADES", "natural.optimizer=Adam", "robust.inner.steps=7"]
+    )
     assert method.robust.objective == TRADES(beta=6, inner=dataclasses.replace(TRADES().inner, steps=7))
     assert type(method.natural.optimizer).__name__ == "Adam"
     assert method.robust.optimizer == Generalist().robust.optimizer
@@ -57,20 +59,28 @@ def test_paths_through_transparent_settings_are_as_long_as_written_out():
     for chosen in ("method.objective=TRADES", "method.policy.objective=TRADES", "method.policy=TRADES"):
         for order in ([chosen, "method.beta=3"], ["method.beta=3", chosen]):
             made = override(base, order).method.policies()["joint"].objective
-            assert isinstance(made, TRADES) and (made.beta, made.inner.threat, made.inner.step_size) == (3, Linf(epsilon=0.2), 0.05), order
+            assert isinstance(made, TRADES) and (made.beta, made.inner.threat, made.inner.step_size) == (
+                3,
+                Linf(epsilon=0.2),
+                0.05,
+            ), order
     robust = override(Generalist(), ["robust.beta=6", "robust.objective=TRADES"]).robust.objective
     assert isinstance(robust, TRADES) and robust.beta == 6
 
 
 def test_override_reaches_through_a_method_of_one_policy():
-    experiment = override(Experiment(), {"method.objective": "AT", "method.beta": "0.5", "method.optimizer.learning_rate": "1/4"})
+    experiment = override(
+        Experiment(), {"method.objective": "AT", "method.beta": "0.5", "method.optimizer.learning_rate": "1/4"}
+    )
     assert experiment.method == Joint(policy=Policy(objective=AT(beta=0.5), optimizer=SGD(learning_rate=0.25)))
 
 
 def test_a_class_put_in_anothers_place_takes_over_where_it_searches():
     """Threat, step size, steps and ramp are the run's; the start and all else are the new objective's."""
     inner = Ascent(threat=Linf(epsilon=0.2), step_size=0.05, steps=5, ramp=0.3)
-    base = Experiment(title="AT", method=Joint(policy=Policy(objective=AT(inner=inner))), published=Published(table="a table"))
+    base = Experiment(
+        title="AT", method=Joint(policy=Policy(objective=AT(inner=inner))), published=Published(table="a table")
+    )
     for name in ("TRADES", "SqueezeTraining", "FAT", "TwoExamples", "GAIRRST"):
         schedule = {"FAT": ["method.tau_from=1,2,3"], "GAIRRST": ["method.from_epoch=9"]}.get(name, [])
         made = override(base, [f"method.objective={name}", *schedule])
@@ -108,7 +118,12 @@ def test_override_reads_lists_none_and_elements():
 
 
 def test_override_builds_a_third_learner_path_by_path():
-    paths = ["others.0.inner.threat.epsilon=0.5", "others.0.inner.threat=L2", 'others=[{"name":"l2","policy":"AT"}]', "others.0.share=0.2"]
+    paths = [
+        "others.0.inner.threat.epsilon=0.5",
+        "others.0.inner.threat=L2",
+        'others=[{"name":"l2","policy":"AT"}]',
+        "others.0.share=0.2",
+    ]
     (third,) = override(Generalist(), paths).others
     assert (third.name, third.share.at) == ("l2", 0.2)  # type: ignore[attr-defined]
     assert third.policy.objective.inner.threat == L2(epsilon=0.5)  # type: ignore[attr-defined]
@@ -149,7 +164,10 @@ def test_broken_json_names_the_file():
 def test_nested_refusals_say_where_they_stand():
     data = to_json(Generalist())
     data["robust"]["objective"]["inner"]["threat"]["epsilon"] = 3
-    with pytest.raises(SettingsError, match=r"Linf\.epsilon = 3: must be less than or equal to 1 \(at robust\.objective\.inner\.threat\)"):
+    with pytest.raises(
+        SettingsError,
+        match=r"Linf\.epsilon = 3: must be less than or equal to 1 \(at robust\.objective\.inner\.threat\)",
+    ):
         from_json(Generalist, data)
 
 

@@ -36,7 +36,11 @@ def write_cifar10(root: Path, per_batch: int = 10) -> None:
     folder = root / "cifar-10-batches-py"
     folder.mkdir(parents=True, exist_ok=True)
     for number, name in enumerate([*(f"data_batch_{index}" for index in range(1, 6)), "test_batch"]):
-        content = {"batch_label": name, "labels": [index % 10 for index in range(per_batch)], "data": pixels(per_batch, 3072, seed=number)}
+        content = {
+            "batch_label": name,
+            "labels": [index % 10 for index in range(per_batch)],
+            "data": pixels(per_batch, 3072, seed=number),
+        }
         (folder / name).write_bytes(pickle.dumps(content, protocol=2))
 
 
@@ -54,7 +58,10 @@ def write_tiny(root: Path, wnids: tuple[str, ...] = ("n02", "n01"), per_class: i
         for number in range(per_class):
             colour = np.full((64, 64, 3), (40 * label, 20 * number, 200), dtype=np.uint8)
             write_image(folder / "train" / wnid / "images" / f"{wnid}_{number}.JPEG", colour)
-        write_image(folder / "val" / "images" / f"val_{label}.JPEG", np.full((64, 64, 3), (40 * label, 100, 200), dtype=np.uint8))
+        write_image(
+            folder / "val" / "images" / f"val_{label}.JPEG",
+            np.full((64, 64, 3), (40 * label, 100, 200), dtype=np.uint8),
+        )
         lines.append(f"val_{label}.JPEG\t{wnid}\t0\t0\t63\t63")
     (folder / "wnids.txt").write_text("\n".join([*wnids, "n99"]) + "\n")
     lines.append("val_7.JPEG\tn99\t0\t0\t63\t63")

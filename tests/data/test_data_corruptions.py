@@ -71,7 +71,9 @@ BAD = {
 
 
 @pytest.mark.parametrize(("changed", "reason"), BAD.values(), ids=BAD.keys())
-def test_malformed_cifar_c_files_are_refused(tmp_path: Path, write: SimpleNamespace, changed: dict[str, Any], reason: str) -> None:
+def test_malformed_cifar_c_files_are_refused(
+    tmp_path: Path, write: SimpleNamespace, changed: dict[str, Any], reason: str
+) -> None:
     write_cifar_c(tmp_path, write, **changed)
     with pytest.raises(DataError, match=reason):
         corrupted(tmp_path, "fog", 1, CIFAR)

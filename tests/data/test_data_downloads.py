@@ -98,7 +98,12 @@ def test_a_whole_file_arrives(server: Server, tmp_path: Path) -> None:
     assert everything(tmp_path) == ["a", "a/b", "a/b/numbers.bin"]
 
 
-FAILURES = {"wrong digest": "MD5 digest", "truncated": "ChunkedEncodingError", "absent": "HTTP status 404", "no server": "ConnectionError"}
+FAILURES = {
+    "wrong digest": "MD5 digest",
+    "truncated": "ChunkedEncodingError",
+    "absent": "HTTP status 404",
+    "no server": "ConnectionError",
+}
 
 
 @pytest.mark.parametrize("failure", FAILURES)
@@ -149,7 +154,9 @@ def test_cifar_is_fetched_and_unpacked_and_its_archive_removed(
     folder = tmp_path / "original" / "cifar-10-batches-py"
     archive = tar_of(folder)
     monkeypatch.setattr(CIFAR10, "remotes", (server.offer("cifar-10-python.tar.gz", archive),))
-    monkeypatch.setattr(CIFAR10, "digests", {path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in folder.iterdir()})
+    monkeypatch.setattr(
+        CIFAR10, "digests", {path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+    )
     home = tmp_path / "home"
     assert len(CIFAR10().load(home).train) == 50
     assert everything(home)[0] == "cifar-10-batches-py"

@@ -1,4 +1,6 @@
-"""Images that are decoded when they are needed: the same bits in every mode, what identifies them, and what is refused."""
+"""Images that are decoded when they are needed: the same bits in every mode, what identifies them, and what is
+refused.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ def root(tmp_path: Path, write: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
         for name in ("a", "b", "c"):
             for number in range(count):
                 size = tuple(rng.integers(12, 24, 2))
-                write.image(tmp_path / "pets" / part / name / f"{number}.png", rng.integers(0, 256, (*size, 3), dtype=np.uint8))
+                write.image(
+                    tmp_path / "pets" / part / name / f"{number}.png", rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+                )
     return tmp_path / "pets"
 
 
@@ -40,14 +44,20 @@ def read(root: Path, decode: Any = "resident", size: int = 10) -> Data:
     return Folder(path=str(root), decode=decode, image_size=size).load()
 
 
-def batches(data: Data, augmentation: Augmentation | None = None, steps: range = range(5), rank: int = 0, world: int = 1) -> list[Batch]:
+def batches(
+    data: Data, augmentation: Augmentation | None = None, steps: range = range(5), rank: int = 0, world: int = 1
+) -> list[Batch]:
     feed = Feed(Stream(batch_size=5, augmentation=augmentation), data.train, seed=3, rank=rank, world=world)
     per_epoch = feed.steps_per_epoch
     return [feed.batch(Now(step // per_epoch + 1, step, 9, per_epoch, 3)) for step in steps]
 
 
 def same(left: list[Batch], right: list[Batch]) -> bool:
-    return all(torch.equal(getattr(a, name), getattr(b, name)) for a, b in zip(left, right, strict=True) for name in ("x", "y", "ids"))
+    return all(
+        torch.equal(getattr(a, name), getattr(b, name))
+        for a, b in zip(left, right, strict=True)
+        for name in ("x", "y", "ids")
+    )
 
 
 CROPS = (None, CropFlip(padding=2), Several(parts=(RandomResizedCrop(), CropFlip(padding=1))))
@@ -81,7 +91,10 @@ def test_a_feed_that_begins_anywhere_and_ranks_that_share_it_show_what_one_unbro
 def test_the_cache_is_written_once_and_opened_by_all(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = read(root, "cache")
     (cache,) = (root.parent / "cache" / "poise" / "images").glob("*.images")
-    whole = b"".join(path.read_bytes() for path in sorted((root / "train").glob("*/*"), key=lambda path: (path.name, path.parent.name)))
+    whole = b"".join(
+        path.read_bytes()
+        for path in sorted((root / "train").glob("*/*"), key=lambda path: (path.name, path.parent.name))
+    )
     assert cache.read_bytes()[: len(whole)] == whole, "the bytes of the files, in the order of the split"
     known = cache.stat().st_mtime_ns
     monkeypatch.setattr("poise.data.cache._pack", pytest.fail)
@@ -117,7 +130,9 @@ def test_the_shorter_side_is_resized_and_the_centre_taken(tmp_path: Path, write:
     for name in ("a", "b"):
         for number in range(2):
             write.image(tmp_path / name / f"{number}.png", stripes)
-    whole, centre = (Folder(path=str(tmp_path), image_size=10, shorter_side=side).load().train.images[0, 0, 5] for side in (None, 20))
+    whole, centre = (
+        Folder(path=str(tmp_path), image_size=10, shorter_side=side).load().train.images[0, 0, 5] for side in (None, 20)
+    )
     assert centre.tolist() == [6 * column for column in range(15, 25)], "as it is, columns 15 to 24 of 40"
     assert whole[0] < 30 and whole[-1] > 204, "stretched: from the left edge to the right one"
     with pytest.raises(SettingsError, match=r"Folder.shorter_side = 8: must be at least image_size = 10"):
@@ -147,7 +162,9 @@ def test_a_crop_of_pixels_at_hand_is_the_crop_of_their_file(root: Path) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("workers", ["0", "2"])
-def test_a_damaged_image_is_refused_by_name(root: Path, mode: Any, workers: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_image_is_refused_by_name(
+    root: Path, mode: Any, workers: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("POISE_WORKERS", workers)
     image = root / "train" / "b" / "2.png"
     content = image.read_bytes()
@@ -161,7 +178,9 @@ def test_a_damaged_image_is_refused_by_name(root: Path, mode: Any, workers: str,
 
 @pytest.mark.parametrize("mode", MODES)
 def test_images_of_several_sizes_without_a_crop_are_refused_before_work(root: Path, mode: Any) -> None:
-    with pytest.raises(DataError, match=r"train/.*png has shape \[3, \d+, \d+\], not \[3, \d+, \d+\] as required; set image_size"):
+    with pytest.raises(
+        DataError, match=r"train/.*png has shape \[3, \d+, \d+\], not \[3, \d+, \d+\] as required; set image_size"
+    ):
         Folder(path=str(root), decode=mode).load()
 
 
@@ -171,7 +190,9 @@ def test_a_cache_of_other_files_is_refused(root: Path) -> None:
     (content,), (index,) = folder.glob("*.images"), folder.glob("*.npz")
     whole = content.read_bytes()
     content.write_bytes(whole[::-1])
-    with pytest.raises(DataError, match=r"\.images is a cache of other files, or damaged: its SHA-256 is not [0-9a-f]{64}; delete it"):
+    with pytest.raises(
+        DataError, match=r"\.images is a cache of other files, or damaged: its SHA-256 is not [0-9a-f]{64}; delete it"
+    ):
         read(root, "cache")
     content.write_bytes(whole)
     read(root, "cache")
@@ -201,12 +222,20 @@ def test_a_disk_that_is_full_leaves_nothing_half_written(root: Path, monkeypatch
 
 def test_auto_goes_by_size_against_memory_and_says_so(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     size = 18 * 3 * 10 * 10
-    for free, ranks, resident in ((4 * size, 1, True), (4 * size - 1, 1, False), (8 * size, 2, True), (8 * size - 1, 2, False)):
+    for free, ranks, resident in (
+        (4 * size, 1, True),
+        (4 * size - 1, 1, False),
+        (8 * size, 2, True),
+        (8 * size - 1, 2, False),
+    ):
         monkeypatch.setattr("poise.data.cache.free_memory", lambda free=free: free)
         monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
         data = read(root, "auto")
         assert (data.train.resident is not None) == resident
-        assert f"{'at most' if resident else 'more than'} a quarter of the 0.0 MB that are free (decode=auto)" in data.remark
+        assert (
+            f"{'at most' if resident else 'more than'} a quarter of the 0.0 MB that are free (decode=auto)"
+            in data.remark
+        )
 
 
 def test_a_wrong_number_of_workers_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,7 +247,8 @@ def test_a_wrong_number_of_workers_is_refused(root: Path, monkeypatch: pytest.Mo
 def test_settings_that_came_later_leave_the_group_of_older_runs() -> None:
     assert Experiment(data=Folder(path="pets")).group == "experiment-124cfed3"
     assert (
-        Experiment(data=Folder(path="pets", shorter_side=9, image_size=8)).group != Experiment(data=Folder(path="pets", image_size=8)).group
+        Experiment(data=Folder(path="pets", shorter_side=9, image_size=8)).group
+        != Experiment(data=Folder(path="pets", image_size=8)).group
     )
 
 

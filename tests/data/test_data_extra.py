@@ -20,7 +20,21 @@ import torch
 from poise.core.batches import UNLABELLED, Now
 from poise.core.errors import DataError, InputError, PoiseError, SettingsError, StorageError, UntrustedFileError
 from poise.core.overrides import override
-from poise.data import CropFlip, Data, Digits, Extra, Feed, FolderPool, NpzPool, Pool, PseudoLabelled500K, Shift, Split, Stream, open_pools
+from poise.data import (
+    CropFlip,
+    Data,
+    Digits,
+    Extra,
+    Feed,
+    FolderPool,
+    NpzPool,
+    Pool,
+    PseudoLabelled500K,
+    Shift,
+    Split,
+    Stream,
+    open_pools,
+)
 from poise.data import parts as parts_module
 from poise.data.extra import _cached
 from poise.engine import Experiment, train
@@ -49,7 +63,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder / "pools"
 
 
-def write_npz(path: Path, count: int = 30, shape: tuple[int, ...] = (8, 8, 3), labels: Any = None, **names: np.ndarray) -> np.ndarray:
+def write_npz(
+    path: Path, count: int = 30, shape: tuple[int, ...] = (8, 8, 3), labels: Any = None, **names: np.ndarray
+) -> np.ndarray:
     images = random_pixels(count, *shape, seed=7)
     labels = np.arange(count) % 5 if labels is None else np.asarray(labels)
     np.savez(path, image=images, label=labels, **names)  # type: ignore[arg-type]
@@ -65,7 +81,9 @@ def now(step: int, seed: int = 0) -> Now:
 
 @pytest.mark.parametrize("compressed", [False, True])
 @pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
-def test_an_archive_of_images_and_labels_is_read_in_either_layout(tmp_path: Path, layout: str, compressed: bool) -> None:
+def test_an_archive_of_images_and_labels_is_read_in_either_layout(
+    tmp_path: Path, layout: str, compressed: bool
+) -> None:
     images = random_pixels(30, *((8, 8, 3) if layout == "NHWC" else SHAPE), seed=7)
     save = np.savez_compressed if compressed else np.savez
     save(tmp_path / "pool.npz", image=images, label=np.arange(30, dtype=np.int32)[:, None] % 5)
@@ -86,16 +104,26 @@ def test_the_published_pickle_is_read_by_its_own_names(tmp_path: Path) -> None:
     assert pool.split.labels.tolist() == [number % 5 for number in range(30)]
 
 
-def test_a_folder_gives_its_subfolders_the_labels_of_the_classes_they_are_named_after(tmp_path: Path, write: SimpleNamespace) -> None:
+def test_a_folder_gives_its_subfolders_the_labels_of_the_classes_they_are_named_after(
+    tmp_path: Path, write: SimpleNamespace
+) -> None:
     for name, value, count in (("c3", 30, 2), ("c1", 10, 3)):
         for number in range(count):
             write.image(tmp_path / "pool" / name / f"{number}.png", np.full((8, 8, 3), value + number, dtype=np.uint8))
     pool = FolderPool(path="pool").open(data_of(), tmp_path).split
-    assert sorted(zip(pool.labels.tolist(), pool.images[:, 0, 0, 0].tolist(), strict=True)) == [(1, 10), (1, 11), (1, 12), (3, 30), (3, 31)]
+    assert sorted(zip(pool.labels.tolist(), pool.images[:, 0, 0, 0].tolist(), strict=True)) == [
+        (1, 10),
+        (1, 11),
+        (1, 12),
+        (3, 30),
+        (3, 31),
+    ]
 
 
 def test_a_pool_that_was_cached_beside_other_data_is_read_anew(tmp_path: Path, write: SimpleNamespace) -> None:
-    """Beside data of another shape, and where a folder of a class, reached by a link, has come to hold another image."""
+    """Beside data of another shape, and where a folder of a class, reached by a link, has come to hold another
+    image.
+    """
     (tmp_path / "pool").mkdir()
     write.image(tmp_path / "elsewhere" / "a.png", np.full((8, 8, 3), 9, dtype=np.uint8))
     (tmp_path / "pool" / "c0").symlink_to(tmp_path / "elsewhere")
@@ -128,7 +156,9 @@ def test_pools_survive_json_and_stand_for_half_of_a_batch() -> None:
 # -- the cache -------------------------------------------------------------------------------------------------------
 
 
-def test_the_second_opening_reads_the_cache_only_and_says_the_same(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_second_opening_reads_the_cache_only_and_says_the_same(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_npz(tmp_path / "pool.npz")
     first = NpzPool(path="pool.npz").open(data_of(), tmp_path)
     assert {path.suffix for path in cache.iterdir()} == {".npy", ".json"}
@@ -174,7 +204,9 @@ def test_a_pool_without_labels_gives_images_without_labels_from_the_cache_too(tm
 def test_a_damaged_cache_is_made_again(tmp_path: Path, cache: Path, suffix: str) -> None:
     images = write_npz(tmp_path / "pool.npz")
     NpzPool(path="pool.npz").open(data_of(), tmp_path)
-    (file,) = [path for path in cache.iterdir() if path.name.count(".") == suffix.count(".") and path.name.endswith(suffix)]
+    (file,) = [
+        path for path in cache.iterdir() if path.name.count(".") == suffix.count(".") and path.name.endswith(suffix)
+    ]
     file.write_bytes(file.read_bytes()[:-20])
     again = NpzPool(path="pool.npz").open(data_of(), tmp_path)
     np.testing.assert_array_equal(again.split.images.numpy(), images.transpose(0, 3, 1, 2))
@@ -210,7 +242,9 @@ print((peak() - before) / 1024)
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of a process's memory is read from Linux's /proc")
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="the peak of a process's memory is read from Linux's /proc"
+)
 def test_reading_a_pool_takes_a_small_part_of_its_size_in_memory(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "pool.npz", "w") as archive:  # 176 MiB, written without holding them either
         with archive.open("image.npy", "w") as member:
@@ -244,7 +278,9 @@ def test_a_cache_that_cannot_be_written_is_said_and_leaves_nothing(tmp_path: Pat
 
 def only(cache: Path, suffix: str) -> Path:
     """The one file of the cache that holds the pixels (.npy), the labels (.labels.npy) or the facts (.json)."""
-    (file,) = [path for path in cache.iterdir() if path.name.count(".") == suffix.count(".") and path.name.endswith(suffix)]
+    (file,) = [
+        path for path in cache.iterdir() if path.name.count(".") == suffix.count(".") and path.name.endswith(suffix)
+    ]
     return file
 
 
@@ -257,7 +293,9 @@ def inverted(path: Path, place: int) -> None:
 
 
 @pytest.mark.parametrize("place", [-8, -1], ids=["another class", "beyond the classes"])
-def test_labels_changed_in_the_cache_are_noticed_whatever_their_time_says(tmp_path: Path, cache: Path, place: int) -> None:
+def test_labels_changed_in_the_cache_are_noticed_whatever_their_time_says(
+    tmp_path: Path, cache: Path, place: int
+) -> None:
     write_npz(tmp_path / "pool.npz")
     first = NpzPool(path="pool.npz").open(data_of(), tmp_path)
     inverted(only(cache, ".labels.npy"), place)
@@ -270,7 +308,9 @@ def test_labels_in_order_but_not_those_recorded_are_noticed(tmp_path: Path, cach
     write_npz(tmp_path / "pool.npz")
     NpzPool(path="pool.npz").open(data_of(), tmp_path)
     np.save(only(cache, ".labels.npy"), np.zeros(30, dtype=np.int64))
-    assert NpzPool(path="pool.npz").open(data_of(), tmp_path).split.labels.tolist() == [number % 5 for number in range(30)]
+    assert NpzPool(path="pool.npz").open(data_of(), tmp_path).split.labels.tolist() == [
+        number % 5 for number in range(30)
+    ]
 
 
 def test_labels_recorded_beyond_the_classes_are_not_used(tmp_path: Path, cache: Path) -> None:
@@ -332,7 +372,9 @@ def test_what_is_written_into_the_cache_is_whole_or_not_there(
         NpzPool(path="pool.npz").open(data_of(), tmp_path)
     monkeypatch.undo()
     left = [path.name for path in cache.iterdir()]
-    assert not [name for name in left if name.endswith((".part", ".json")) or (name.endswith(suffix) and suffix != ".npy")]
+    assert not [
+        name for name in left if name.endswith((".part", ".json")) or (name.endswith(suffix) and suffix != ".npy")
+    ]
     assert suffix != ".npy" or not left
 
 
@@ -363,11 +405,23 @@ REFUSED: dict[str, tuple[Any, str, type[Exception]]] = {
         r"pool\.npz, label: labels run from 5 to 5, outside 0 to 4",
         DataError,
     ),
-    "a negative label": (lambda path: write_npz(path, labels=[-1] * 30), "labels run from -1 to -1, outside 0 to 4", DataError),
-    "labels that are no whole numbers": (lambda path: write_npz(path, labels=[0.5] * 30), "one whole number per image", DataError),
+    "a negative label": (
+        lambda path: write_npz(path, labels=[-1] * 30),
+        "labels run from -1 to -1, outside 0 to 4",
+        DataError,
+    ),
+    "labels that are no whole numbers": (
+        lambda path: write_npz(path, labels=[0.5] * 30),
+        "one whole number per image",
+        DataError,
+    ),
     "too few labels": (lambda path: write_npz(path, labels=[0] * 29), r"pool\.npz: 30 images but 29 labels", DataError),
     "another size": (lambda path: write_npz(path, shape=(9, 9, 3)), r"\[3, 9, 9\], must be \[3, 8, 8\]", DataError),
-    "another number of channels": (lambda path: write_npz(path, shape=(8, 8)), r"\[1, 8, 8\], must be \[3, 8, 8\]", DataError),
+    "another number of channels": (
+        lambda path: write_npz(path, shape=(8, 8)),
+        r"\[1, 8, 8\], must be \[3, 8, 8\]",
+        DataError,
+    ),
     "two axes": (lambda path: write_npz(path, shape=(8,)), "3 or 4 axes", DataError),
     "an unclear order of axes": (lambda path: write_npz(path, shape=(3, 8, 3)), "set layout", DataError),
     "no images": (lambda path: write_npz(path, 0), "holds no images", DataError),
@@ -376,8 +430,16 @@ REFUSED: dict[str, tuple[Any, str, type[Exception]]] = {
         "must be uint8, not float64",
         DataError,
     ),
-    "no labels": (lambda path: np.savez(path, image=random_pixels(2, 8, 8, 3)), "lacks the array 'label'; it has image", DataError),
-    "no array of that name": (lambda path: np.savez(path, x=random_pixels(2, 8, 8, 3)), "lacks the array 'image'; it has x", DataError),
+    "no labels": (
+        lambda path: np.savez(path, image=random_pixels(2, 8, 8, 3)),
+        "lacks the array 'label'; it has image",
+        DataError,
+    ),
+    "no array of that name": (
+        lambda path: np.savez(path, x=random_pixels(2, 8, 8, 3)),
+        "lacks the array 'image'; it has x",
+        DataError,
+    ),
     "pickled objects": (objects, "pickled objects", UntrustedFileError),
     "columns first": (
         lambda path: np.savez(path, image=np.asfortranarray(random_pixels(4, 8, 8, 3)), label=np.zeros(4, dtype=int)),
@@ -445,7 +507,9 @@ def test_a_pickle_that_would_run_code_does_not_run(tmp_path: Path) -> None:
 
 def test_a_truncated_pickle_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "p.pickle"
-    path.write_bytes(pickle.dumps({"data": random_pixels(30, 8, 8, 3), "extrapolated_targets": np.zeros(30, dtype=int)}, 4))
+    path.write_bytes(
+        pickle.dumps({"data": random_pixels(30, 8, 8, 3), "extrapolated_targets": np.zeros(30, dtype=int)}, 4)
+    )
     broken(path, 0.7)
     with pytest.raises(DataError, match=r"p\.pickle is not a whole pickle"):
         PseudoLabelled500K(path="p.pickle").open(data_of(), tmp_path)
@@ -454,12 +518,17 @@ def test_a_truncated_pickle_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("pool", "hint"),
     [
-        (NpzPool(path="nothing.npz"), "set path to your data, or label images by a trained model: poise pseudo-label RUN --out FILE.npz"),
+        (
+            NpzPool(path="nothing.npz"),
+            "set path to your data, or label images by a trained model: poise pseudo-label RUN --out FILE.npz",
+        ),
         (FolderPool(path="nothing"), "set path to your data"),
         (PseudoLabelled500K(), "its authors publish it at https://github.com/yaircarmon/semisup-adv; set path"),
     ],
 )
-def test_a_missing_pool_says_where_it_was_looked_for_and_where_it_comes_from(tmp_path: Path, pool: Pool, hint: str) -> None:
+def test_a_missing_pool_says_where_it_was_looked_for_and_where_it_comes_from(
+    tmp_path: Path, pool: Pool, hint: str
+) -> None:
     with pytest.raises(DataError, match=rf"there is no {pool.path} \(looked in .* and {tmp_path}\); {hint}"):
         pool.open(data_of(), tmp_path)
 
@@ -519,7 +588,9 @@ def pool_split(count: int = 1000) -> Split:
     return Split.of(images, torch.arange(count) % 5)
 
 
-def feed_of(rank: int = 0, world: int = 1, seed: int = 0, share: float = 0.5, size: int = 10, count: int = 40, **stream: Any) -> Feed:
+def feed_of(
+    rank: int = 0, world: int = 1, seed: int = 0, share: float = 0.5, size: int = 10, count: int = 40, **stream: Any
+) -> Feed:
     made = Stream(batch_size=size, extra=Extra(pool=NpzPool(path="x"), share=share), **stream)
     return Feed(made, data_of(count).train, seed, rank=rank, world=world, pool=pool_split())
 
@@ -541,7 +612,11 @@ def test_a_batch_has_its_share_of_the_pool_and_says_which() -> None:
 def test_an_epoch_counts_labelled_and_extra_images_together_as_published() -> None:
     """50,000 images in batches of 256, half of them extra: 196 steps."""
     images = torch.zeros(50_000, 1, 1, 1, dtype=torch.uint8)
-    feed = Feed(Stream(batch_size=256, extra=Extra(pool=NpzPool(path="x"))), Split.of(images, torch.zeros(50_000, dtype=torch.int64)), 0)
+    feed = Feed(
+        Stream(batch_size=256, extra=Extra(pool=NpzPool(path="x"))),
+        Split.of(images, torch.zeros(50_000, dtype=torch.int64)),
+        0,
+    )
     assert feed.steps_per_epoch == 196
     assert feed.stream.labelled == 128
 
@@ -635,7 +710,9 @@ def digits_pool(tmp_path: Path, seed: int = 0) -> None:
 
 
 @pytest.mark.parametrize("method", ["joint", "generalist"])
-@pytest.mark.parametrize("name", ["NT", "AT", "TRADES", "MART", "WeightedRST", "RST", "GAIRRST", "BAT", "SqueezeTraining", "TwoExamples"])
+@pytest.mark.parametrize(
+    "name", ["NT", "AT", "TRADES", "MART", "WeightedRST", "RST", "GAIRRST", "BAT", "SqueezeTraining", "TwoExamples"]
+)
 def test_any_objective_trains_on_extra_images(tmp_path: Path, name: str, method: str) -> None:
     import poise.objectives as objectives
     from poise.engine import train
@@ -692,15 +769,21 @@ def test_a_missing_pool_is_refused_before_the_run_folder_exists(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    "objective", [RST(), FAT(objective=RST(), tau=(0,), tau_from=(1,)), TwoExamples(objective=RST())], ids=["rst", "fat", "two"]
+    "objective",
+    [RST(), FAT(objective=RST(), tau=(0,), tau_from=(1,)), TwoExamples(objective=RST())],
+    ids=["rst", "fat", "two"],
 )
-def test_a_run_learns_from_the_labels_that_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objective: Objective) -> None:
+def test_a_run_learns_from_the_labels_that_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objective: Objective
+) -> None:
     """The natural term of its only step is the initial network's mean cross-entropy over the half with labels."""
     monkeypatch.chdir(tmp_path)
     np.savez("pool.npz", image=random_pixels(20, 8, 8, 1), label=np.arange(20) % 10)
     policy = Policy(objective=objective, optimizer=SGD(learning_rate=0.01), extra=Extra(pool=NpzPool(path="pool.npz")))
     digits, method = Digits(train_images=32, test_images=20), Joint(policy=policy, batch_size=32)
-    made = override(Experiment(data=digits, method=method, epochs=1, selection="test"), ["method.policy.extra.pool.labels=null"])
+    made = override(
+        Experiment(data=digits, method=method, epochs=1, selection="test"), ["method.policy.extra.pool.labels=null"]
+    )
     (line,) = train(made, tmp_path / "run").metrics()
     streams, data = made.method.streams(), digits.load()
     pool = open_pools(streams, data)["joint"]

@@ -79,7 +79,9 @@ def test_only_images_of_8_bits_are_read(tmp_path: Path, write: SimpleNamespace) 
         Folder(path=str(tmp_path)).load()
 
 
-def test_images_of_suspicious_size_are_refused(tmp_path: Path, write: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_of_suspicious_size_are_refused(
+    tmp_path: Path, write: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_classes(tmp_path, write, {"a": 2, "b": 2})
     monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 29)
     with pytest.raises(DataError, match="decompression bomb"):

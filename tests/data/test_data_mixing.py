@@ -1,4 +1,6 @@
-"""Changes of training images, and mixed images with soft labels: what they do, and that each example has draws of its own."""
+"""Changes of training images, and mixed images with soft labels: what they do, and that each example has draws of its
+own.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,19 @@ from torch import Tensor
 from poise.core.batches import Batch, Now
 from poise.core.errors import InputError, MissingExtraError, SettingsError
 from poise.core.seeds import Draw
-from poise.data import ColourJitter, CropFlip, Extra, Feed, Flip, Mixing, RandAugment, RandomErasing, Several, Split, Stream
+from poise.data import (
+    ColourJitter,
+    CropFlip,
+    Extra,
+    Feed,
+    Flip,
+    Mixing,
+    RandAugment,
+    RandomErasing,
+    Several,
+    Split,
+    Stream,
+)
 from poise.data.augment import Augmentation
 from poise.data.colour import OPERATIONS, library
 from poise.data.mixing import soft
@@ -83,7 +97,12 @@ def test_erasing_fills_a_box_in_its_share_of_the_images() -> None:
     assert 0.18 < (area > 0).float().mean() < 0.32
     assert area[area > 0].min() > 0.07 and area.max() < 0.23
     first = erased[area > 0][0, 0].nonzero()
-    assert bool(erased[area > 0][0, 0, first[:, 0].min() : first[:, 0].max(), first[:, 1].min() : first[:, 1].max()].float().mean() > 0.97)
+    assert bool(
+        erased[area > 0][0, 0, first[:, 0].min() : first[:, 0].max(), first[:, 1].min() : first[:, 1].max()]
+        .float()
+        .mean()
+        > 0.97
+    )
 
 
 def test_mixed_images_are_blended_or_pasted_by_the_share_that_their_label_says() -> None:
@@ -136,7 +155,9 @@ def test_objectives_say_whether_they_take_soft_labels_and_others_refuse() -> Non
     with pytest.raises(SettingsError, match=r"Stream.mixing: images of a pool"):
         Stream(mixing=Mixing(), extra=Extra())
     with pytest.raises(InputError, match="must know how many classes"):
-        Feed(Stream(mixing=Mixing()), Split.of(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.tensor([0, 1])), seed=0)
+        Feed(
+            Stream(mixing=Mixing()), Split.of(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.tensor([0, 1])), seed=0
+        )
 
 
 @pytest.mark.parametrize("objective", [AT(), NT(), TRADES()], ids=lambda objective: type(objective).__name__)

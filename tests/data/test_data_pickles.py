@@ -63,7 +63,9 @@ def test_a_pickle_that_would_run_code_does_not_run(tmp_path: Path, protocol: int
 
 
 @pytest.mark.parametrize(
-    "function", [builtins.eval, builtins.getattr, collections.OrderedDict, np.load, io.BytesIO], ids=lambda f: f.__name__
+    "function",
+    [builtins.eval, builtins.getattr, collections.OrderedDict, np.load, io.BytesIO],
+    ids=lambda f: f.__name__,
 )
 def test_every_other_name_is_refused(function: Any) -> None:
     with pytest.raises(UntrustedFileError, match=function.__name__):

@@ -58,7 +58,12 @@ def test_truncated_and_foreign_idx_files_are_refused(tmp_path: Path, write: Simp
     write.idx(path, write.pixels(3, 4, 5))
     content = path.read_bytes()
     assert read_idx(content, 3, path).shape == (3, 4, 5)
-    for broken, reason in ((content[:-1], "truncated"), (content[:9], "truncated"), (b"", "truncated"), (content + b"x", "too long")):
+    for broken, reason in (
+        (content[:-1], "truncated"),
+        (content[:9], "truncated"),
+        (b"", "truncated"),
+        (content + b"x", "too long"),
+    ):
         with pytest.raises(DataError, match=f"images is {reason}"):
             read_idx(broken, 3, path)
     with pytest.raises(DataError, match="magic number 2051, not 2049"):
@@ -164,7 +169,11 @@ def test_cifar100_is_read_with_its_fine_labels(tmp_path: Path, write: SimpleName
 def write_svhn(root: Path, images: np.ndarray, labels: np.ndarray) -> None:
     (root / "SVHN").mkdir(exist_ok=True)
     for part in ("train", "test"):
-        savemat(root / "SVHN" / f"{part}_32x32.mat", {"X": images.transpose(1, 2, 3, 0), "y": labels[:, None]}, do_compression=True)
+        savemat(
+            root / "SVHN" / f"{part}_32x32.mat",
+            {"X": images.transpose(1, 2, 3, 0), "y": labels[:, None]},
+            do_compression=True,
+        )
 
 
 @pytest.mark.parametrize("dtype", ["u1", "f8"])
@@ -196,7 +205,9 @@ def test_malformed_svhn_files_are_refused(tmp_path: Path, write: SimpleNamespace
             SVHN(**LOOSE).load(tmp_path)
 
 
-def test_tiny_imagenet_takes_classes_in_turn_and_validation_images_to_test(tmp_path: Path, write: SimpleNamespace) -> None:
+def test_tiny_imagenet_takes_classes_in_turn_and_validation_images_to_test(
+    tmp_path: Path, write: SimpleNamespace
+) -> None:
     write.tiny(tmp_path)
     data = TinyImageNet(**LOOSE).load(tmp_path)
     assert data.classes == ("n02", "n01"), "the order of wnids.txt, without the class that has no folder"

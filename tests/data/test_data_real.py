@@ -40,8 +40,12 @@ def test_mnist_is_complete() -> None:
 
 
 @needs("tiny-imagenet-200")
-def test_tiny_imagenet_is_read_with_50_validation_images_of_every_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def elsewhere(paths: Sequence[Path], shape: tuple[int, int, int], root: Path, folders: Iterable[Path]) -> np.ndarray:
+def test_tiny_imagenet_is_read_with_50_validation_images_of_every_class(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def elsewhere(
+        paths: Sequence[Path], shape: tuple[int, int, int], root: Path, folders: Iterable[Path]
+    ) -> np.ndarray:
         return read_images_cached(paths, shape, root, [tmp_path])  # a test leaves nothing in the data folder
 
     monkeypatch.setattr("poise.data.tiny_imagenet.read_images_cached", elsewhere)

@@ -45,7 +45,13 @@ def write_table(root: Path, write: SimpleNamespace, rows: list[str], head: str =
     return root / "pets.csv"
 
 
-ROWS = ["images/0.png,10,train", "images/1.png,9,train", "images/2.png,9,train", "images/3.png,10,val", "images/4.png,9,val"]
+ROWS = [
+    "images/0.png,10,train",
+    "images/1.png,9,train",
+    "images/2.png,9,train",
+    "images/3.png,10,val",
+    "images/4.png,9,val",
+]
 
 
 def write_shard(path: Path, members: dict[str, bytes]) -> Path:
@@ -59,7 +65,14 @@ def write_shard(path: Path, members: dict[str, bytes]) -> Path:
 
 
 def test_images_deeper_than_a_class_are_taken_where_that_is_asked_for(tmp_path: Path, write: SimpleNamespace) -> None:
-    for name, shade in (("a/0.png", 1), ("a/x/0.png", 2), ("a/x/y/0.png", 3), ("b/0.png", 11), ("b/.trash/1.png", 12), ("b/z/0.png", 13)):
+    for name, shade in (
+        ("a/0.png", 1),
+        ("a/x/0.png", 2),
+        ("a/x/y/0.png", 3),
+        ("b/0.png", 11),
+        ("b/.trash/1.png", 12),
+        ("b/z/0.png", 13),
+    ):
         write.image(tmp_path / "train" / name, grey(shade))
         write.image(tmp_path / "test" / name, grey(shade))
     assert sorted(shades(Folder(path=str(tmp_path)).load())) == [1, 11]
@@ -78,11 +91,16 @@ def test_classes_may_be_named_ordered_and_joined(tmp_path: Path, write: SimpleNa
     for given, expected in ((None, ("dog", "cat")), (("cat", "dog"), ("cat", "dog"))):
         data = Folder(path=str(tmp_path), label_map=names, class_names=given).load()
         assert data.classes == expected
-        assert [expected[label] for label in data.train.labels] == [{0: "dog", 10: "cat", 20: "dog"}[shade] for shade in shades(data)]
+        assert [expected[label] for label in data.train.labels] == [
+            {0: "dog", 10: "cat", 20: "dog"}[shade] for shade in shades(data)
+        ]
         assert data.digest != plain.digest
     cases: tuple[tuple[dict[str, Any], str], ...] = (
         ({"class_names": ("n01", "n02")}, "'n03' is a class that class_names does not name"),
-        ({"class_names": ("n01", "n02", "n03", "n04")}, "no training image is of the class 'n04', which class_names names"),
+        (
+            {"class_names": ("n01", "n02", "n03", "n04")},
+            "no training image is of the class 'n04', which class_names names",
+        ),
         ({"label_map": {"n1": "dog"}}, "has no label 'n1', which label_map names; did you mean 'n01'?"),
         ({"label_map": dict.fromkeys(("n01", "n02", "n03"), "pet")}, "holds images of 1 class, but needs at least 2"),
     )
@@ -96,9 +114,15 @@ def test_classes_may_be_named_ordered_and_joined(tmp_path: Path, write: SimpleNa
 def test_a_table_gives_paths_labels_and_splits(tmp_path: Path, write: SimpleNamespace) -> None:
     table = write_table(tmp_path, write, ROWS)
     data = Table(path="pets.csv").load(tmp_path)
-    assert (data.name, data.classes, shades(data)) == ("pets", ("9", "10"), [0, 10, 20]), "whole numbers are classes in their order"
+    assert (data.name, data.classes, shades(data)) == (
+        "pets",
+        ("9", "10"),
+        [0, 10, 20],
+    ), "whole numbers are classes in their order"
     assert data.train.labels.tolist() == [1, 0, 0] and data.test.labels.tolist() == [1, 0]
-    table.write_text("file;kind\n".replace(";", ",") + "".join(f"images/{number}.png,{'ab'[number % 2]}\n" for number in range(6)))
+    table.write_text(
+        "file;kind\n".replace(";", ",") + "".join(f"images/{number}.png,{'ab'[number % 2]}\n" for number in range(6))
+    )
     split = Table(path=str(table), path_column="file", label_column="kind", test_fraction=0.34).load()
     assert (len(split.train), len(split.test), split.classes) == (4, 2, ("a", "b"))
 
@@ -109,7 +133,9 @@ def test_a_parquet_table_is_the_csv_one(tmp_path: Path, write: SimpleNamespace) 
 
     write_table(tmp_path, write, ROWS)
     rows = [dict(zip(("path", "label", "split"), row.split(","), strict=True)) for row in ROWS]
-    parquet.write_table(pyarrow.Table.from_pylist([row | {"label": int(row["label"])} for row in rows]), tmp_path / "pets.parquet")
+    parquet.write_table(
+        pyarrow.Table.from_pylist([row | {"label": int(row["label"])} for row in rows]), tmp_path / "pets.parquet"
+    )
     for column in ("train", "test"):
         left, right = (getattr(Table(path=f"pets.{end}").load(tmp_path), column) for end in ("csv", "parquet"))
         assert left.images.equal(right.images) and left.labels.equal(right.labels)
@@ -133,7 +159,9 @@ def test_a_parquet_table_is_the_csv_one(tmp_path: Path, write: SimpleNamespace) 
         ([*ROWS, '"images/0.png'], "is not a readable csv file"),
     ],
 )
-def test_a_damaged_row_is_refused_by_its_number(tmp_path: Path, write: SimpleNamespace, rows: list[str], sentence: str) -> None:
+def test_a_damaged_row_is_refused_by_its_number(
+    tmp_path: Path, write: SimpleNamespace, rows: list[str], sentence: str
+) -> None:
     write_table(tmp_path, write, rows)
     with pytest.raises(DataError, match=sentence):
         Table(path="pets.csv").load(tmp_path)
@@ -147,7 +175,9 @@ def members(first: int, count: int, kind: str = "cls") -> dict[str, bytes]:
     for number in range(first, first + count):
         label = number % 3
         found[f"{number:04}.png"] = png(number)
-        found[f"{number:04}.{kind}"] = json.dumps({"label": label}).encode() if kind == "json" else f"{label}\n".encode()
+        found[f"{number:04}.{kind}"] = (
+            json.dumps({"label": label}).encode() if kind == "json" else f"{label}\n".encode()
+        )
     return found
 
 
@@ -161,7 +191,9 @@ def test_shards_are_read_where_they_lie(tmp_path: Path, decode: Any, monkeypatch
         assert shades(data) == list(range(9)) and data.train.labels.tolist() == [number % 3 for number in range(9)]
         assert data.test.images[:, 0, 0, 0].tolist() == [20, 21, 22, 23] and data.classes == ("0", "1", "2")
     monkeypatch.setattr("poise.data.shards._scanned", pytest.fail)
-    assert shades(Shards(path="set/train-*.tar", test_path="set/test-*.tar", decode=decode).load(tmp_path)) == list(range(9))
+    assert shades(Shards(path="set/train-*.tar", test_path="set/test-*.tar", decode=decode).load(tmp_path)) == list(
+        range(9)
+    )
     write_shard(tmp_path / "more" / "a.tar", members(0, 9))
     monkeypatch.undo()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -218,7 +250,9 @@ def test_a_data_set_of_hugging_face_is_read_from_local_files(tmp_path: Path, mon
         HuggingFace(path="damaged", decode="resident").load(tmp_path)
 
 
-@pytest.mark.parametrize(("source", "module", "extra"), [(HuggingFace, "datasets", "huggingface"), (Table, "pyarrow", "parquet")])
+@pytest.mark.parametrize(
+    ("source", "module", "extra"), [(HuggingFace, "datasets", "huggingface"), (Table, "pyarrow", "parquet")]
+)
 def test_without_the_library_the_line_that_installs_it_is_said(
     source: Any, module: str, extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

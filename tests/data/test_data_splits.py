@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from poise.cli.listing import line_of
 from poise.core.errors import DataError, InputError, SettingsError
 from poise.core.settings import from_json, registered, to_json
 from poise.data import Data, DataSource, Digits, Split, data_directory, held_out
@@ -116,14 +117,18 @@ def test_sources_keep_only_the_first_images_asked_for() -> None:
 
 
 def test_sources_travel_through_json_and_describe_themselves() -> None:
-    assert {"Digits", "MNIST", "SVHN", "CIFAR10", "CIFAR100", "TinyImageNet", "Folder", "Npz"} <= set(registered(DataSource))
+    assert {"Digits", "MNIST", "SVHN", "CIFAR10", "CIFAR100", "TinyImageNet", "Folder", "Npz"} <= set(
+        registered(DataSource)
+    )
     source = Digits(fold=3, train_images=5)
     assert from_json(DataSource, to_json(source)) == source
     for cls in registered(DataSource).values():
-        assert (cls.__doc__ or "").partition("\n")[0].strip().endswith(".")
+        assert line_of(cls).endswith(".")
 
 
-def test_the_data_folder_is_the_argument_then_the_environment_then_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_data_folder_is_the_argument_then_the_environment_then_the_cache(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("POISE_DATA", str(tmp_path / "named"))
     assert data_directory(tmp_path / "given") == tmp_path / "given"
     assert data_directory() == tmp_path / "named"

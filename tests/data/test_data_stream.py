@@ -28,7 +28,10 @@ def feed(seed: int = 0, count: int = 50, rank: int = 0, world: int = 1, **stream
 def test_an_epoch_shows_every_image_once_in_a_new_order() -> None:
     source = feed()
     assert source.steps_per_epoch == 4
-    epochs = [[number for step in range(4) for number in source.batch(at(4 * epoch + step)).ids.tolist()] for epoch in range(3)]
+    epochs = [
+        [number for step in range(4) for number in source.batch(at(4 * epoch + step)).ids.tolist()]
+        for epoch in range(3)
+    ]
     for order in epochs:
         assert sorted(order) == list(range(50))
     assert len({tuple(order) for order in epochs}) == 3
@@ -77,14 +80,18 @@ def test_streams_with_the_same_augmentation_see_the_same_pixels() -> None:
     first, second = feed(augmentation=CropFlip(padding=1)), feed(augmentation=CropFlip(padding=1))
     assert torch.equal(first.batch(at(5)).x, second.batch(at(5).within("natural")).x)
     again = feed(shuffle=False, augmentation=CropFlip(padding=1))
-    assert not torch.equal(again.batch(at(0)).x, again.batch(at(4)).x), "the same images must be changed anew each epoch"
+    assert not torch.equal(again.batch(at(0)).x, again.batch(at(4)).x), (
+        "the same images must be changed anew each epoch"
+    )
 
 
 @pytest.mark.parametrize("world", [2, 3, 5])
 def test_ranks_hold_contiguous_parts_of_the_same_global_batch(world: int) -> None:
     for step in range(8):
         whole = feed(augmentation=CropFlip(padding=1)).batch(at(step))
-        parts = [feed(rank=rank, world=world, augmentation=CropFlip(padding=1)).batch(at(step)) for rank in range(world)]
+        parts = [
+            feed(rank=rank, world=world, augmentation=CropFlip(padding=1)).batch(at(step)) for rank in range(world)
+        ]
         for name in ("x", "y", "ids", "places", "extra"):
             assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name))
         assert {part.total for part in parts} == {whole.total}

@@ -36,8 +36,12 @@ def test_numbers_are_right_and_a_call_made_again_goes_on(
     assert known["objective AT"][1][:2] == ["AT: recorded, the same bits", True]
 
 
-def test_what_fails_is_said_and_hides_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(gpu_first, "parts", lambda device: {"bad": lambda: 1 / 0, "good": lambda: iter([("good", True, "")])})
+def test_what_fails_is_said_and_hides_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        gpu_first, "parts", lambda device: {"bad": lambda: 1 / 0, "good": lambda: iter([("good", True, "")])}
+    )
     monkeypatch.setattr(gpu_first.gpu_speed, "first", lambda device, toy: {})
     gpu_first.main(["numbers", "--out", str(tmp_path), "--toy", "--device", "cpu"])
     shown = capsys.readouterr().out

@@ -1,4 +1,6 @@
-"""Steps of every objective: none waits, none makes a tensor on the host, and recorded they have the plain ones' bits."""
+"""Steps of every objective: none waits, none makes a tensor on the host, and recorded they have the plain ones'
+bits.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +83,9 @@ def test_a_gpu_moves_weights_where_a_cpu_does() -> None:
 
 def test_faults_are_found_with_their_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     def planted(change: Any) -> None:
-        monkeypatch.setattr(Linf, "step", lambda self, z, gradient, size: z + size * gradient.sign() * change(z, gradient))
+        monkeypatch.setattr(
+            Linf, "step", lambda self, z, gradient, size: z + size * gradient.sign() * change(z, gradient)
+        )
 
     with pretended_gpu() as gpu:
         planted(lambda z, gradient: torch.ones(len(z)).view(-1, 1, 1, 1))

@@ -15,12 +15,24 @@ def test_devices_do_not_mix_and_each_wait_has_its_line() -> None:
     with pretended_gpu() as gpu:
         x = torch.arange(4.0, device=GPU)
         assert not gpu.waits
-        for mixed in (lambda: x + torch.ones(4), lambda: torch.stack([x[0], torch.ones(())]), lambda: torch.ones(4)[x.long()]):
+        for mixed in (
+            lambda: x + torch.ones(4),
+            lambda: torch.stack([x[0], torch.ones(())]),
+            lambda: torch.ones(4)[x.long()],
+        ):
             with pytest.raises(Illegal):
                 mixed()
         assert torch.equal((x + torch.ones(())).cpu(), torch.arange(1.0, 5))
         gpu.waits.clear()
-        waiting = [x.sum().item, lambda: bool(x[0] > 1), x.nonzero, lambda: x[x > 1], lambda: x[torch.tensor([0])], x.tolist, x.cpu]
+        waiting = [
+            x.sum().item,
+            lambda: bool(x[0] > 1),
+            x.nonzero,
+            lambda: x[x > 1],
+            lambda: x[torch.tensor([0])],
+            x.tolist,
+            x.cpu,
+        ]
         for wait in waiting:
             wait()
         assert gpu.waits.total() == len(waiting) and all("tests/device/rules.py:" in wait for wait in gpu.waits)
@@ -69,10 +81,18 @@ def test_what_is_copied_to_the_host_is_there_when_it_was_waited_for() -> None:
 
 
 def test_sending_waits_for_nothing_and_fetching_once() -> None:
-    parts = [torch.arange(6.0).view(2, 3), torch.tensor(7), torch.rand(1, 2, 3, 3).to(memory_format=torch.channels_last), torch.empty(0)]
+    parts = [
+        torch.arange(6.0).view(2, 3),
+        torch.tensor(7),
+        torch.rand(1, 2, 3, 3).to(memory_format=torch.channels_last),
+        torch.empty(0),
+    ]
     with pretended_gpu() as gpu:
         ours = [sent(part, GPU) for part in parts]
         assert not gpu.waits
         back = fetched([*ours, parts[0]])
         assert gpu.waits.total() == 1 and all(part.is_contiguous() for part in back)
-        assert all(torch.equal(part, whole) and part.dtype == whole.dtype for part, whole in zip(back, [*parts, parts[0]], strict=True))
+        assert all(
+            torch.equal(part, whole) and part.dtype == whole.dtype
+            for part, whole in zip(back, [*parts, parts[0]], strict=True)
+        )

@@ -1,4 +1,6 @@
-"""Whole runs on a pretended GPU: no step waits, an epoch's end at most three times, and they go on as if they had not been stopped."""
+"""Whole runs on a pretended GPU: no step waits, an epoch's end at most three times, and they go on as if they had not
+been stopped.
+"""
 
 from __future__ import annotations
 
@@ -34,15 +36,23 @@ CNN = DigitsCNN(width=4)
 
 
 def policy(objective: Any, average: Any = EMA(decay=0.8), **more: Any) -> Policy:
-    return Policy(objective=objective, optimizer=SGD(learning_rate=0.05), average=average, augmentation=Shift(pixels=1), **more)
+    return Policy(
+        objective=objective, optimizer=SGD(learning_rate=0.05), average=average, augmentation=Shift(pixels=1), **more
+    )
 
 
 ROBUST, NATURAL = policy(AT(inner=INNER)), policy(NT())
 METHODS: dict[str, tuple[Network, Method]] = {
     "joint": (CNN, Joint(policy=policy(AT(inner=INNER), SWA(from_epoch=1)), batch_size=32)),
-    "with extra images": (CNN, Joint(policy=policy(AT(inner=INNER), extra=Extra(pool=None, share=0.25)), batch_size=32)),
+    "with extra images": (
+        CNN,
+        Joint(policy=policy(AT(inner=INNER), extra=Extra(pool=None, share=0.25)), batch_size=32),
+    ),
     "generalist": (CNN, Generalist(natural=NATURAL, robust=ROBUST, batch_size=32, decay=0.8, redistribute_every=1)),
-    "generalist side by side": (CNN, Generalist(natural=NATURAL, robust=ROBUST, batch_size=32, decay=0.8, overlap=True)),
+    "generalist side by side": (
+        CNN,
+        Generalist(natural=NATURAL, robust=ROBUST, batch_size=32, decay=0.8, overlap=True),
+    ),
     "dverge": (
         Ensemble(member=CNN, members=2),
         DVERGE(
@@ -103,7 +113,9 @@ class Waits:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_no_step_of_a_run_waits_and_an_epochs_end_at_most_three_times(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
+def test_no_step_of_a_run_waits_and_an_epochs_end_at_most_three_times(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
     with pretended_gpu() as gpu:
         waits = Waits(monkeypatch, gpu)
         run = train(experiment(name), tmp_path / "run", device="cuda")
@@ -117,7 +129,9 @@ def test_no_step_of_a_run_waits_and_an_epochs_end_at_most_three_times(monkeypatc
 
 @pytest.mark.parametrize("name", ["generalist"])
 def test_a_run_that_goes_on_becomes_what_it_would_have_been(tmp_path: Path, name: str) -> None:
-    whole = experiment(name, epochs=2, monitor_every=1, compile="off", diagnosis=Diagnosis(images=20, attack=SEARCH), reestimate=40)
+    whole = experiment(
+        name, epochs=2, monitor_every=1, compile="off", diagnosis=Diagnosis(images=20, attack=SEARCH), reestimate=40
+    )
     with pretended_gpu():
         unbroken = train(whole, tmp_path / "unbroken", device="cuda")
         first = train(whole, tmp_path / "first", device="cuda")
@@ -135,7 +149,9 @@ def test_an_estimate_is_of_the_step_that_is_trained_with(tmp_path: Path) -> None
     with pretended_gpu() as gpu:
         cost = estimate_cost(experiment("joint"), device="cuda")
         assert cost.measured_on == cost.batch_size == 32 and (len(gpu.graphs), gpu.replays) == (1, 3)
-        assert estimate_cost(experiment("joint", compile="off"), device="cuda").measured_on >= 8 and len(gpu.graphs) == 1
+        assert (
+            estimate_cost(experiment("joint", compile="off"), device="cuda").measured_on >= 8 and len(gpu.graphs) == 1
+        )
 
 
 def test_an_evaluation_writes_the_predictions_of_a_cpu(tmp_path: Path) -> None:
@@ -172,4 +188,7 @@ def test_batches_with_images_of_a_pool_are_those_of_a_cpu_and_wait_for_nothing(n
             ours = feed.batch(replace(now, step=1))
             assert not gpu.waits
             wanted = plain.batch(replace(now, step=1))
-            assert all(torch.equal(getattr(ours, key).cpu(), getattr(wanted, key)) for key in ("x", "y", "ids", "places", "extra"))
+            assert all(
+                torch.equal(getattr(ours, key).cpu(), getattr(wanted, key))
+                for key in ("x", "y", "ids", "places", "extra")
+            )

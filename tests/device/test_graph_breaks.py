@@ -1,4 +1,6 @@
-"""What is compiled on GPUs is one graph: a break fails with its line. Traced on the CPU, by a compiler that changes nothing."""
+"""What is compiled on GPUs is one graph: a break fails with its line. Traced on the CPU, by a compiler that changes
+nothing.
+"""
 
 from __future__ import annotations
 

@@ -14,7 +14,18 @@ HERE = Path(__file__).parent
 
 @pytest.mark.parametrize("part", ["objectives", "attacks", "runs", "first", "counts", "rules"])
 def test_on_a_pretended_gpu(part: str) -> None:
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", str(HERE / f"{part}.py")]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:xdist",
+        str(HERE / f"{part}.py"),
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     for name in ("PYTEST_XDIST_WORKER", "PYTEST_ADDOPTS"):
         environment.pop(name, None)

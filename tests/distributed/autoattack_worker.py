@@ -1,8 +1,8 @@
 """The ranks of AutoAttack's tests: autoattack_worker.py FOLDER. They are forked, so that imports are paid once.
 
-The folder's plan.json is a list of jobs, which two ranks do one after the other, each writing what `AutoAttack.run` returned
-(NAME.RANK.pt); said.json has for each job both ranks' statuses and the sentence by which they refused. A single job with "times"
-is begun so many times and killed by SIGKILL at random moments before it is let run to its end.
+The folder's plan.json is a list of jobs, which two ranks do one after the other, each writing what `AutoAttack.run`
+returned (NAME.RANK.pt); said.json has for each job both ranks' statuses and the sentence by which they refused. A
+single job with "times" is begun so many times and killed by SIGKILL at random moments before it is let run to its end.
 """
 
 from __future__ import annotations
@@ -37,7 +37,14 @@ COMPARED = ("x_adv", "y", "predicted", "natural", "broken_by")
 
 def conv_net() -> nn.Sequential:
     """A small network with weights large enough that images have well separated logits."""
-    layers = [nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 8, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(72, 6)]
+    layers = [
+        nn.Conv2d(3, 6, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(6, 8, 3, stride=2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(72, 6),
+    ]
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for layer in layers:
@@ -57,8 +64,15 @@ def labelled(count: int) -> tuple[Tensor, Tensor]:
 
 def small(norm: str) -> AutoAttack:
     """All kinds of components with small budgets."""
-    parts = (Square(queries=8), APGD(steps=2), APGD(loss="targeted_dlr", steps=6, targets=3), FAB(targeted=True, steps=4, targets=2))
-    return AutoAttack(threat=Linf(epsilon=0.02) if norm == "Linf" else L2(epsilon=0.25), version="custom", attacks=parts)
+    parts = (
+        Square(queries=8),
+        APGD(steps=2),
+        APGD(loss="targeted_dlr", steps=6, targets=3),
+        FAB(targeted=True, steps=4, targets=2),
+    )
+    return AutoAttack(
+        threat=Linf(epsilon=0.02) if norm == "Linf" else L2(epsilon=0.25), version="custom", attacks=parts
+    )
 
 
 def found(how: dict[str, Any], world: World = ALONE, **rest: Any) -> Result:
@@ -85,7 +99,9 @@ def attacking(jobs: list[dict[str, Any]], rank: int, folder: Path, began: int) -
             said.append((1, str(error)))
             continue
         said.append((0, ""))
-        torch.save({**dataclasses.asdict(result), "took": time.perf_counter() - start}, folder / f"{job['name']}.{rank}.pt")
+        torch.save(
+            {**dataclasses.asdict(result), "took": time.perf_counter() - start}, folder / f"{job['name']}.{rank}.pt"
+        )
     return said
 
 
@@ -105,7 +121,9 @@ def forked(jobs: list[dict[str, Any]], rank: int, folder: Path, began: int) -> i
 
 
 def run(jobs: list[dict[str, Any]], folder: Path) -> list[list[tuple[int, str]]]:
-    """Two ranks do the jobs; of each job both ranks' statuses and what they said. A rank that was killed has status -9 in all."""
+    """Two ranks do the jobs; of each job both ranks' statuses and what they said. A rank that was killed has status -9
+    in all.
+    """
     reader, began = os.pipe()
     children = [forked(jobs, rank, folder, began) for rank in range(2)]
     os.close(began)
@@ -118,7 +136,10 @@ def run(jobs: list[dict[str, Any]], folder: Path) -> list[list[tuple[int, str]]]
     statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
     os.close(reader)
     files = [folder / f"{jobs[0]['name']}.said-{rank}" for rank in range(2)]
-    said = [[(status, "")] * len(jobs) if status else json.loads(file.read_text()) for status, file in zip(statuses, files, strict=True)]
+    said = [
+        [(status, "")] * len(jobs) if status else json.loads(file.read_text())
+        for status, file in zip(statuses, files, strict=True)
+    ]
     return [list(ranks) for ranks in zip(*said, strict=True)]
 
 

@@ -31,7 +31,9 @@ from poise.threats import Linf
 WORKER = Path(__file__).with_name("worker.py")
 THREAT = Linf(epsilon=0.2)
 INNER = Ascent(threat=THREAT, step_size=0.1, steps=2)
-AVERAGED = Policy(objective=NT(), optimizer=SGD(learning_rate=0.05), average=EMA(decay=0.8), augmentation=Shift(pixels=1))
+AVERAGED = Policy(
+    objective=NT(), optimizer=SGD(learning_rate=0.05), average=EMA(decay=0.8), augmentation=Shift(pixels=1)
+)
 
 
 @pytest.fixture(scope="session")
@@ -57,7 +59,9 @@ def worker(loaded: Callable[[Path], ModuleType]) -> ModuleType:
 
 @pytest.fixture(scope="session")
 def tiny() -> Callable[..., Experiment]:
-    """Generalist on 90 digits with batch normalisation: 3 steps an epoch, 5 epochs, redistribution at the start of epochs 2 to 5."""
+    """Generalist on 90 digits with batch normalisation: 3 steps an epoch, 5 epochs, redistribution at the start of
+    epochs 2 to 5.
+    """
 
     def make(**changes: Any) -> Experiment:
         method = Generalist(
@@ -84,12 +88,20 @@ def tiny() -> Callable[..., Experiment]:
 
 @pytest.fixture(scope="session")
 def smooth(tiny: Callable[..., Experiment], worker: ModuleType) -> Callable[..., Experiment]:
-    """The same in float64 on a network without batch normalisation, with weight perturbation, clipping and microbatches."""
+    """The same in float64 on a network without batch normalisation, with weight perturbation, clipping and
+    microbatches.
+    """
 
     def make(**changes: Any) -> Experiment:
         base = tiny(model=worker.PlainNet(), precision="float64")
         assert isinstance(base.method, Generalist)
-        robust = replace(base.method.robust, objective=TRADES(beta=2, inner=INNER), perturbation=AWP(gamma=0.01), clip=1.0, microbatch=7)
+        robust = replace(
+            base.method.robust,
+            objective=TRADES(beta=2, inner=INNER),
+            perturbation=AWP(gamma=0.01),
+            clip=1.0,
+            microbatch=7,
+        )
         return replace(base, method=replace(base.method, robust=robust), **changes)
 
     return make
@@ -135,7 +147,10 @@ def fingerprint(metrics: Callable[[Path], list[dict[str, Any]]]) -> Callable[[Pa
     """Digests of deployed weights and of all learners' states, and the metrics but for times."""
 
     def of(out: Path) -> dict[str, str]:
-        prints = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (out / "checkpoints").glob("*.safetensors")}
+        prints = {
+            path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in (out / "checkpoints").glob("*.safetensors")
+        }
         return {**prints, "metrics": json.dumps(metrics(out))}
 
     return of
@@ -146,9 +161,18 @@ def torchrun() -> Callable[..., subprocess.CompletedProcess[str]]:
     """The command under torchrun: `torchrun(2, "train", ...)`, on the CPU with a thread each."""
 
     def started(size: int, verb: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={size}", "--no-python"]
+        command = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            f"--nproc-per-node={size}",
+            "--no-python",
+        ]
         command += [sys.executable, "-c", "from poise.cli import main; main()", verb, *arguments, "--device", "cpu"]
-        return subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120)
+        return subprocess.run(
+            command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120
+        )
 
     return started
 

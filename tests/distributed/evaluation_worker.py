@@ -1,4 +1,5 @@
-"""The ranks of the tests of evaluations: evaluation_worker.py FOLDER RUN. They are forked, so that imports are paid once.
+"""The ranks of the tests of evaluations: evaluation_worker.py FOLDER RUN. They are forked, so that imports are paid
+once.
 
 Each rank writes what it returned (NAME.RANK.json) and what it was told (told.RANK.json).
 """
@@ -37,7 +38,9 @@ from poise.verbs.evaluate import evaluate
 
 THREAT = Linf(epsilon=0.1)
 DLR = APGD(threat=THREAT, steps=4, loss="dlr")
-RULE = AutoAttack(threat=THREAT, version="custom", attacks=(Square(threat=THREAT, queries=10), APGD(threat=THREAT, steps=3), DLR))
+RULE = AutoAttack(
+    threat=THREAT, version="custom", attacks=(Square(threat=THREAT, queries=10), APGD(threat=THREAT, steps=3), DLR)
+)
 CHEAP = PGD(threat=THREAT, step_size=0.03, steps=3)
 PROTOCOL = Protocol(name="small", attacks=(CHEAP, CW(threat=THREAT, step_size=0.03, steps=3), RULE, DLR), first=45)
 SIZES = {"whole batches": 8, "fewer batches than ranks": 64}
@@ -53,7 +56,9 @@ def collaboration() -> torch.nn.Module:
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for parameter in made.parameters():
-            parameter.copy_(20 * parameter if parameter.dim() > 1 else 0.1 * torch.randn(parameter.shape, generator=generator))
+            parameter.copy_(
+                20 * parameter if parameter.dim() > 1 else 0.1 * torch.randn(parameter.shape, generator=generator)
+            )
     return made
 
 
@@ -93,16 +98,23 @@ def signalled(round: int) -> Iterator[None]:
         columns._Report.__call__ = call  # type: ignore[method-assign]
 
 
-def records(folder: Path, run: Path, world: World = ALONE, told: dict[str, Any] | None = None) -> dict[str, EvaluationRecord]:
+def records(
+    folder: Path, run: Path, world: World = ALONE, told: dict[str, Any] | None = None
+) -> dict[str, EvaluationRecord]:
     """Every kind of evaluation, by these ranks; what was said goes into `told`."""
     made, told, network = {}, {} if told is None else told, Run.open(run).network()
     for name, size in SIZES.items():
         watch = Told()
-        made[name] = measure(network, data(), PROTOCOL, batch_size=size, world=world, watch=watch, journal=folder / f".{name}")
+        made[name] = measure(
+            network, data(), PROTOCOL, batch_size=size, world=world, watch=watch, journal=folder / f".{name}"
+        )
         told[name] = {"said": watch.said, "notes": watch.notes, "begun": watch.begun}
         cheap = Protocol(attacks=(CHEAP, DLR), first=45)
         made[f"experts, {name}"] = measure(collaboration(), data(), cheap, batch_size=size, world=world)
-    weights, images = run / "checkpoints" / "last.safetensors", '{"type": "Digits", "test_images": 60, "train_images": 90}'
+    weights, images = (
+        run / "checkpoints" / "last.safetensors",
+        '{"type": "Digits", "test_images": 60, "train_images": 90}',
+    )
     own: dict[str, Any] = {"data": images, "network": "DigitsCNN", "device": "cpu"}
     progress = Told()
     path = evaluate(weights, protocol=PROTOCOL, out=folder / "own.json", progress=progress, **own).path

@@ -24,13 +24,26 @@ from poise.verbs.evaluate import evaluate
 def test_two_ranks_write_the_record_of_one(tmp_path: Path, tiny: Any) -> None:
     threat = Linf(epsilon=0.05)
     alone = APGD(threat=threat, steps=5, loss="dlr")
-    rule = AutoAttack(threat=threat, version="custom", attacks=(Square(queries=10), APGD(steps=3), APGD(steps=5, loss="dlr")))
+    rule = AutoAttack(
+        threat=threat, version="custom", attacks=(Square(queries=10), APGD(steps=3), APGD(steps=5, loss="dlr"))
+    )
     protocol = Protocol(name="tiny", attacks=(rule, alone), first=40)
     experiment = replace(tiny(), data=Digits(train_images=90, test_images=60), protocol=protocol, epochs=1)
     run = train(experiment, tmp_path / "run", device="cpu")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python", sys.executable, "-c"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "--no-python",
+        sys.executable,
+        "-c",
+    ]
     command += ["from poise.cli import main; main()", "evaluate", str(run.path), "--device", "cpu"]
-    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     assert (done.stdout + done.stderr).count("record: ") == 1
     path = run.path / "records" / "selected.json"

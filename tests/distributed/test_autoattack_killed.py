@@ -1,4 +1,6 @@
-"""Two ranks of AutoAttack, killed at random moments and started again, end as one rank does that nothing happened to."""
+"""Two ranks of AutoAttack, killed at random moments and started again, end as one rank does that nothing happened
+to.
+"""
 
 from __future__ import annotations
 
@@ -34,11 +36,15 @@ def test_killed_at_random_moments_it_ends_as_the_unbroken_run(tmp_path: Path, ti
     for outcome in broken:
         assert -9 in [status for status, _ in outcome], "at least one was killed before it had finished"
         for status, text in outcome:
-            assert status == -9 or (status == 1 and "waited in vain" in text and "the same number of ranks goes on" in text)
+            assert status == -9 or (
+                status == 1 and "waited in vain" in text and "the same number of ranks goes on" in text
+            )
     alone = dataclasses.asdict(worker.found(how))
     for name in ("whole", "job"):
         for rank in range(2):
             found = torch.load(tmp_path / f"{name}.{rank}.pt")
-            assert all(torch.equal(alone[field].view(torch.uint8), found[field].view(torch.uint8)) for field in worker.COMPARED)
+            assert all(
+                torch.equal(alone[field].view(torch.uint8), found[field].view(torch.uint8)) for field in worker.COMPARED
+            )
             assert all(alone[field] == found[field] for field in ("attacks", "survivors", "shapes", "notes"))
             assert [useful for _, useful in alone["steps"]] == [useful for _, useful in found["steps"]]

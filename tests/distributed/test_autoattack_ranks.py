@@ -73,7 +73,9 @@ def test_each_of_two_ranks_returns_the_result_of_one(done: Any, worker: ModuleTy
 
 def test_ranks_given_different_arguments_refuse_each_other(done: Any) -> None:
     assert [status for status, _ in done[1]["strangers"]] == [1, 1]
-    assert "rank 1 was given another network, other images, labels or settings than rank 0" in done[1]["strangers"][0][1]
+    assert (
+        "rank 1 was given another network, other images, labels or settings than rank 0" in done[1]["strangers"][0][1]
+    )
 
 
 def test_a_state_of_another_number_of_ranks_is_refused_by_all(done: Any, worker: ModuleType) -> None:

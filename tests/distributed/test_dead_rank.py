@@ -36,7 +36,9 @@ def test_a_killed_rank_ends_the_job_and_another_number_of_ranks_goes_on(
     assert fingerprint(out) == fingerprint(train(experiment, tmp_path / "unbroken").path)
 
 
-def test_every_surviving_rank_knows_its_number_and_the_run(ranks: Any, tiny: Callable[..., Experiment], tmp_path: Path) -> None:
+def test_every_surviving_rank_knows_its_number_and_the_run(
+    ranks: Any, tiny: Callable[..., Experiment], tmp_path: Path
+) -> None:
     three = type(ranks)(tmp_path)
     out = three.train("killed", tiny(placement="by-learner"), die_at=4)
     first, (killed, _), third = three.start(3)
@@ -101,7 +103,14 @@ class Dying(NT):
 def test_under_torchrun_one_rank_says_that_another_died(tmp_path: Path, torchrun: Any) -> None:
     (tmp_path / "dying.py").write_text(DYING)
     out = tmp_path / "run"
-    settings = ["method=Joint", "method.policy.objective=Dying", "data.train_images=96", "data.test_images=60", "epochs=3", "save_every=1"]
+    settings = [
+        "method=Joint",
+        "method.policy.objective=Dying",
+        "data.train_images=96",
+        "data.test_images=60",
+        "epochs=3",
+        "save_every=1",
+    ]
     done = torchrun(3, "train", "nt_digits", *settings, "--import", str(tmp_path / "dying.py"), "--out", str(out))
     (said,) = [line for line in done.stderr.splitlines() if line.startswith("poise: ")]
     assert done.returncode != 0 and "waited in vain" in said and said.endswith(f"poise train --resume {out}")
@@ -124,9 +133,23 @@ class Stopped(NT):
 @pytest.mark.slow
 def test_under_torchrun_one_rank_says_when_all_will_stop(tmp_path: Path, torchrun: Any) -> None:
     (tmp_path / "stopped.py").write_text(STOPPED)
-    settings = ["method=Joint", "method.policy.objective=Stopped", "method.batch_size=32", "data.train_images=96", "data.test_images=60"]
+    settings = [
+        "method=Joint",
+        "method.policy.objective=Stopped",
+        "method.batch_size=32",
+        "data.train_images=96",
+        "data.test_images=60",
+    ]
     done = torchrun(
-        2, "train", "nt_digits", *settings, "epochs=4", "--import", str(tmp_path / "stopped.py"), "--out", str(tmp_path / "run")
+        2,
+        "train",
+        "nt_digits",
+        *settings,
+        "epochs=4",
+        "--import",
+        str(tmp_path / "stopped.py"),
+        "--out",
+        str(tmp_path / "run"),
     )
     said = " ".join(done.stderr.split())
     assert (

@@ -70,8 +70,13 @@ def done(tmp_path_factory: pytest.TempPathFactory, worker: ModuleType, tiny: Cal
 
 def comparable(record: EvaluationRecord) -> Any:
     """The record as it lies on the disk, without times."""
-    attacks = [dataclasses.replace(a, seconds=0, notes={k: v for k, v in a.notes.items() if k != "seconds"}) for a in record.attacks]
-    return json.loads(json.dumps(dataclasses.asdict(dataclasses.replace(record, attacks=attacks, seconds=0, started=""))))
+    attacks = [
+        dataclasses.replace(a, seconds=0, notes={k: v for k, v in a.notes.items() if k != "seconds"})
+        for a in record.attacks
+    ]
+    return json.loads(
+        json.dumps(dataclasses.asdict(dataclasses.replace(record, attacks=attacks, seconds=0, started="")))
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -112,7 +117,10 @@ def test_the_first_rank_writes_and_speaks(done: Done) -> None:
 
 
 def test_stopped_on_all_ranks_it_says_how_to_go_on_and_goes_on(done: Done) -> None:
-    sentence = r"stopped, with what was found kept; to go on: poise evaluate --weights .*last.safetensors, with the same options"
+    sentence = (
+        r"stopped, with what was found kept; to go on: poise evaluate --weights .*last.safetensors, with the same"
+        r" options"
+    )
     assert re.fullmatch(sentence, done.told_alone["stopped"])
     for told in done.told:
         assert re.fullmatch(f"{sentence} and as many ranks", told["stopped"])

@@ -87,7 +87,10 @@ def test_two_learners_of_equal_cost_go_to_a_rank_each() -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(SettingsError, match="placement = 'by-learner': Joint's learners meet in every step; must be 'auto' or 'by-data'"):
+    with pytest.raises(
+        SettingsError,
+        match="placement = 'by-learner': Joint's learners meet in every step; must be 'auto' or 'by-data'",
+    ):
         placed("by-learner", Joint(), World(0, 2))
     with pytest.raises(SettingsError, match="placement = 'by-learner': diagnosis compares learners"):
         placed("by-learner", Generalist(), World(0, 2), diagnosing=True)
@@ -111,9 +114,13 @@ def test_pieces_are_full_and_last_batches_parts_of_ranks_and_microbatches(batch_
     assert pieces(feed, [] if microbatch is None else [microbatch]) == found
 
 
-def test_a_last_batch_of_one_image_is_refused_where_the_network_cannot_be_trained_on_it(tiny: Any, tmp_path: Path) -> None:
+def test_a_last_batch_of_one_image_is_refused_where_the_network_cannot_be_trained_on_it(
+    tiny: Any, tmp_path: Path
+) -> None:
     alone = replace(tiny(), data=Digits(train_images=61), method=Joint(batch_size=30), model=ResNet18(width=1))
-    with pytest.raises(SettingsError, match=r"batch_size = 30: of 61 images, .* 'joint' would train on a single image at times"):
+    with pytest.raises(
+        SettingsError, match=r"batch_size = 30: of 61 images, .* 'joint' would train on a single image at times"
+    ):
         train(alone, tmp_path / "refused", device="cpu")
     assert takes_one_image(DigitsCNN().build((1, 8, 8), 10, seed=0), (1, 8, 8))
     assert not takes_one_image(ResNet18(width=1).build((1, 8, 8), 10, seed=0), (1, 8, 8))
@@ -123,12 +130,16 @@ def test_what_ranks_cannot_share_is_refused(tiny: Any) -> None:
     experiment = tiny()
     split = experiment.data.load(None).train
     feeds = {"joint": Feed(Joint(batch_size=89).streams()["joint"], split, 0, rank=0, world=2)}
-    alone, both = (Placement(world, {"joint": world}, spread=False, shares={"joint": world.size}) for world in (ALONE, World(0, 2)))
+    alone, both = (
+        Placement(world, {"joint": world}, spread=False, shares={"joint": world.size}) for world in (ALONE, World(0, 2))
+    )
     with pytest.raises(SettingsError, match="batch_size = 89: the last batch of 'joint' has 1 images for 2 ranks"):
         check_shares(both, Joint(), feeds)
     synchronised = replace(both, statistics="synchronised")
     in_parts = Joint(policy=Policy(microbatch=8))
-    with pytest.raises(SettingsError, match="learner 'joint': microbatch = 8: must be none with statistics = 'synchronised'"):
+    with pytest.raises(
+        SettingsError, match="learner 'joint': microbatch = 8: must be none with statistics = 'synchronised'"
+    ):
         check_shares(synchronised, in_parts, {})
     check_shares(replace(alone, statistics="synchronised"), in_parts, {})
     check_shares(both, in_parts, {})
@@ -140,7 +151,11 @@ def test_a_process_by_itself_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert join() == ALONE
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert join() == ALONE, "a scheduler's variable alone starts nothing"
-    assert ALONE.exchange("word") == ["word"] and ALONE.gather(b"data") == [b"data"] and ALONE.led(Path.cwd) == ALONE.in_turn(Path.cwd)
+    assert (
+        ALONE.exchange("word") == ["word"]
+        and ALONE.gather(b"data") == [b"data"]
+        and ALONE.led(Path.cwd) == ALONE.in_turn(Path.cwd)
+    )
 
 
 def test_another_number_of_ranks_is_said_where_batch_normalisation_makes_it_another_run(tiny: Any, worker: Any) -> None:
@@ -159,19 +174,29 @@ def test_what_is_said_at_the_start(tiny: Any, worker: Any) -> None:
 
     def said(size: int, name: Any, statistics: Any = "averaged", model: Any = None, method: Any = method) -> str:
         placement = placed(name, method, Pretended(rank=0, size=size), statistics=statistics)
-        learners = method.learners(lambda name, policy: Learner(name, policy, (model or tiny().model).build((1, 8, 8), 10, 0)))
+        learners = method.learners(
+            lambda name, policy: Learner(name, policy, (model or tiny().model).build((1, 8, 8), 10, 0))
+        )
         return described(placement, method, learners)
 
     rank, averaged = "batch normalisation over each rank's", "statistics averaged each epoch"
     assert said(2, "by-data") == f"2 ranks, by data; {rank} 64 images, {averaged}"
-    assert said(3, "by-data", "local") == f"3 ranks, by data; {rank} 42 or 43 images, the first rank's statistics kept each epoch"
+    assert (
+        said(3, "by-data", "local")
+        == f"3 ranks, by data; {rank} 42 or 43 images, the first rank's statistics kept each epoch"
+    )
     whole = "batch normalisation over whole batches, synchronised in every forward"
     assert said(2, "by-data", "synchronised") == f"2 ranks, by data; {whole}"
     assert said(2, "by-data", model=worker.PlainNet()) == "2 ranks, by data"
     assert said(2, "by-learner") == "2 ranks, by learner (natural: 1, robust: 1)"
-    assert said(3, "by-learner") == f"3 ranks, by learner (natural: 1, robust: 2); {rank} 64 images of robust, {averaged}"
+    assert (
+        said(3, "by-learner") == f"3 ranks, by learner (natural: 1, robust: 2); {rank} 64 images of robust, {averaged}"
+    )
     small = replace(method, robust=replace(method.robust, microbatch=20))
-    assert said(2, "by-data", method=small) == f"2 ranks, by data; {rank} 64 images of natural and 20 images of robust, {averaged}"
+    assert (
+        said(2, "by-data", method=small)
+        == f"2 ranks, by data; {rank} 64 images of natural and 20 images of robust, {averaged}"
+    )
     ensemble = placed("auto", DVERGE(), Pretended(rank=0, size=2))
     expert = Learner("expert-1", Policy(), tiny().model.build((1, 8, 8), 10, 0))
     assert described(ensemble, DVERGE(), {"expert-1": expert}) == f"2 ranks, by data; {rank} 64 images, {averaged}"
@@ -186,7 +211,9 @@ def test_running_statistics_are_averaged_over_ranks_and_nothing_else_is(tiny: An
                 tensor.add_(3)
 
     method = tiny().method
-    learner = method.learners(lambda name, policy: Learner(name, policy, tiny().model.build((1, 8, 8), 10, 0)))["robust"]
+    learner = method.learners(lambda name, policy: Learner(name, policy, tiny().model.build((1, 8, 8), 10, 0)))[
+        "robust"
+    ]
     before = {name: tensor.clone() for name, tensor in learner.state().items()}
     learner.agree()
     assert all(torch.equal(tensor, before[name]) for name, tensor in learner.state().items()), "alone nothing changes"

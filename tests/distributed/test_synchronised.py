@@ -29,13 +29,17 @@ Make = Callable[..., Experiment]
 
 
 def synchronised(experiment: Experiment) -> Experiment:
-    """Batches of 33 so that parts differ; one learner crafts in the batch's statistics, the other in the running ones."""
+    """Batches of 33 so that parts differ; one learner crafts in the batch's statistics, the other in the running
+    ones.
+    """
     method = experiment.method
     assert isinstance(method, Generalist) and isinstance(method.robust.objective, AT)
     frozen = replace(method.robust.objective, craft_mode="frozen_statistics")
     method = replace(method, natural=replace(method.natural, objective=method.robust.objective), batch_size=33)
     method = replace(method, robust=replace(method.robust, objective=frozen))
-    return replace(experiment, method=method, precision="float64", statistics="synchronised", placement="by-data", epochs=3)
+    return replace(
+        experiment, method=method, precision="float64", statistics="synchronised", placement="by-data", epochs=3
+    )
 
 
 def joint(experiment: Experiment) -> Experiment:
@@ -50,7 +54,11 @@ def diagnosed(experiment: Experiment) -> Experiment:
     return replace(synchronised(experiment), diagnosis=Diagnosis(attack=attack, images=40), epochs=2)
 
 
-MADE: dict[str, Callable[[Experiment], Experiment]] = {"generalist": synchronised, "joint": joint, "diagnosed": diagnosed}
+MADE: dict[str, Callable[[Experiment], Experiment]] = {
+    "generalist": synchronised,
+    "joint": joint,
+    "diagnosed": diagnosed,
+}
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +76,9 @@ def done(ranks: Any, tiny: Make) -> dict[str, Path]:
 
 
 def test_forwards_gradients_and_attacks_are_those_of_one_rank(done: Any, worker: Any) -> None:
-    """Of parts of 4 and 3 examples: logits, gradients of images, of weights and through gradients, running statistics, x_adv."""
+    """Of parts of 4 and 3 examples: logits, gradients of images, of weights and through gradients, running statistics,
+    x_adv.
+    """
     parts = [read_tensors(Path(f"{done['normed']}-{rank}"))[0] for rank in range(2)]
     alone: dict[str, Tensor] = worker.normed(ALONE)
     assert alone.keys() == parts[0].keys() == parts[1].keys() and len(alone) > 15
@@ -91,7 +101,9 @@ def test_training_on_two_ranks_equals_one_with_batch_normalisation(
         assert found.pop("diagnosis/attack", None) == wanted.pop("diagnosis/attack", None)
         assert found == pytest.approx(wanted, abs=1e-9)
         if name == "diagnosed":
-            assert {"regret/tradeoff", "diagnosis/cosine/natural-robust", "diagnosis/distance/natural-robust"} <= set(wanted)
+            assert {"regret/tradeoff", "diagnosis/cosine/natural-robust", "diagnosis/distance/natural-robust"} <= set(
+                wanted
+            )
 
 
 def test_local_statistics_are_the_first_ranks_and_averaged_ones_the_mean(done: Any) -> None:
@@ -115,7 +127,9 @@ def test_local_statistics_are_taken_from_the_first_rank() -> None:
     assert torch.equal(learner.weights["1.running_mean"], torch.full((2,), 3.0))
     learner.statistics = "synchronised"
     learner.agree()
-    assert torch.equal(learner.weights["1.running_mean"], torch.full((2,), 3.0)), "they are the same on every rank already"
+    assert torch.equal(learner.weights["1.running_mean"], torch.full((2,), 3.0)), (
+        "they are the same on every rank already"
+    )
 
 
 def test_a_copy_is_plain_batch_normalisation_that_shares_what_it_is_told_to() -> None:
@@ -123,7 +137,9 @@ def test_a_copy_is_plain_batch_normalisation_that_shares_what_it_is_told_to() ->
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     held = network[1].weight
     synchronise(network, World(0, 2))
-    assert type(network[1]) is SynchronisedBatchNorm2d and network[1].weight is held, "the optimizer goes on with the same tensors"
+    assert type(network[1]) is SynchronisedBatchNorm2d and network[1].weight is held, (
+        "the optimizer goes on with the same tensors"
+    )
     assert any(held is parameter for parameter in optimizer.param_groups[0]["params"])
     copied = copy.deepcopy(network)
     assert type(copied[1]) is nn.BatchNorm2d and copied[1].weight is not held and copied[1].training
@@ -148,10 +164,14 @@ def test_alone_nothing_is_replaced() -> None:
 
 
 def test_refusals(tiny: Make) -> None:
-    with pytest.raises(SettingsError, match="statistics = 'synchronised': '0' is a BatchNorm3d; must be BatchNorm1d or BatchNorm2d"):
+    with pytest.raises(
+        SettingsError, match="statistics = 'synchronised': '0' is a BatchNorm3d; must be BatchNorm1d or BatchNorm2d"
+    ):
         synchronise(nn.Sequential(nn.BatchNorm3d(2)), World(0, 2))
     both = Placement(World(0, 2), {"joint": World(0, 2)}, False, {"joint": 2}, "synchronised")
-    with pytest.raises(SettingsError, match="learner 'joint': microbatch = 7: must be none with statistics = 'synchronised'"):
+    with pytest.raises(
+        SettingsError, match="learner 'joint': microbatch = 7: must be none with statistics = 'synchronised'"
+    ):
         check_shares(both, Joint(policy=Policy(microbatch=7)), {})
     check_shares(replace(both, statistics="averaged"), Joint(policy=Policy(microbatch=7)), {})
     with pytest.raises(SettingsError, match=r"Experiment\.statistics = 'global'"):

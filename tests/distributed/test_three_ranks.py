@@ -1,4 +1,6 @@
-"""Three ranks: by data, and by learner with two ranks that share the robust learner, or with a learner for each rank."""
+"""Three ranks: by data, and by learner with two ranks that share the robust learner, or with a learner for each
+rank.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +67,9 @@ def done(ranks: Any, smooth: Make, third: Any, worker: Any) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("placement", ["by-data", "by-learner"])
-def test_three_ranks_equal_one(done: Any, tmp_path: Path, smooth: Make, distance: Any, metrics: Any, placement: Any) -> None:
+def test_three_ranks_equal_one(
+    done: Any, tmp_path: Path, smooth: Make, distance: Any, metrics: Any, placement: Any
+) -> None:
     serial = train(smooth(placement=placement), tmp_path / "run").path
     runs = [done[placement]]
     if placement == "by-data":

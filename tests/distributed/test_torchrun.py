@@ -16,12 +16,19 @@ from poise.core.records import EvaluationRecord
 from poise.engine import train
 from poise.recipes import experiment
 
-SETTINGS = ["placement=by-learner", "data.train_images=128", "data.test_images=64", 'protocol.attacks=[{"type": "PGD", "steps": 2}]']
+SETTINGS = [
+    "placement=by-learner",
+    "data.train_images=128",
+    "data.test_images=64",
+    'protocol.attacks=[{"type": "PGD", "steps": 2}]',
+]
 
 
 @pytest.mark.slow
 def test_two_machines_that_share_the_runs_folder_train_the_run_of_one_rank(tmp_path: Path, fingerprint: Any) -> None:
-    """Two agents, as if each were started on a machine of its own: each has one rank, and a store is where they meet."""
+    """Two agents, as if each were started on a machine of its own: each has one rank, and a store is where they
+    meet.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -58,4 +65,9 @@ def test_torchrun_trains_and_evaluates_the_run_of_one_rank_and_only_the_first_sp
     for which in ("selected", "last"):
         record = EvaluationRecord.read(tmp_path / "run" / "records" / f"{which}.json")
         assert [attack.name for attack in record.attacks] == ["PGD-2"]
-        assert record.notes["placement"] == {"by": "learner", "ranks": 2, "shares": {"natural": 1, "robust": 1}, "statistics": "averaged"}
+        assert record.notes["placement"] == {
+            "by": "learner",
+            "ranks": 2,
+            "shares": {"natural": 1, "robust": 1},
+            "statistics": "averaged",
+        }

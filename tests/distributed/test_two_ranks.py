@@ -51,7 +51,9 @@ def interpolated(smooth: Make) -> Experiment:
 
 
 def idling(tiny: Make) -> Experiment:
-    """The natural learner's share is zero until it is next overwritten, nothing of its own outlives that: it is left idle."""
+    """The natural learner's share is zero until it is next overwritten, nothing of its own outlives that: it is left
+    idle.
+    """
     made = tiny(placement="by-learner")
     assert isinstance(made.method, Generalist)
     policies = {name: replace(policy, average=None) for name, policy in made.method.policies().items()}
@@ -83,7 +85,9 @@ def done(ranks: Any, tiny: Make, smooth: Make, third: Any, worker: Any) -> dict[
         ranks.resume(outs[name])
     (first, said), second = ranks.start(2)
     assert (first, second) == (0, (0, ""))
-    pattern = r"asked to stop at step (\d+): ranks stop together at the end of their epoch, step (\d+); .* --resume (\S+)"
+    pattern = (
+        r"asked to stop at step (\d+): ranks stop together at the end of their epoch, step (\d+); .* --resume (\S+)"
+    )
     asked = [match.groups() for line in said.splitlines() if (match := re.fullmatch(pattern, line))]
     stopped = [(7, 9, "begun_by_two"), (4, 6, "normed_by_two"), (2, 3, "idle_begun_by_two")]
     assert asked == [(str(at), str(end), str(outs[name])) for at, end, name in stopped]
@@ -105,10 +109,14 @@ def test_an_idle_learner_on_a_rank_of_its_own_equals_serial_bit_for_bit(
 ) -> None:
     trained: list[tuple[str, int]] = []
     descend = Learner.descend
-    monkeypatch.setattr(Learner, "descend", lambda self, *given: trained.append((self.name, given[-1].epoch)) or descend(self, *given))
+    monkeypatch.setattr(
+        Learner, "descend", lambda self, *given: trained.append((self.name, given[-1].epoch)) or descend(self, *given)
+    )
     serial = train(idling(tiny), tmp_path / "run").path
     assert {epoch for name, epoch in trained if name == "robust"} == {1, 2, 3, 4, 5}
-    assert 0 < len({epoch for name, epoch in trained if name == "natural"}) < 5, "it is idle for some epochs and trained in others"
+    assert 0 < len({epoch for name, epoch in trained if name == "natural"}) < 5, (
+        "it is idle for some epochs and trained in others"
+    )
     assert fingerprint(done["idle"]) == fingerprint(serial)
 
 
@@ -125,14 +133,18 @@ def test_a_run_stopped_while_a_learner_is_idle_goes_on_with_another_number_of_ra
         assert {name: found[name] for name in wanted} == wanted
 
 
-def test_three_learners_on_two_ranks_equal_one(done: Any, tmp_path: Path, smooth: Make, third: Any, distance: Any) -> None:
+def test_three_learners_on_two_ranks_equal_one(
+    done: Any, tmp_path: Path, smooth: Make, third: Any, distance: Any
+) -> None:
     """Not bit for bit: the rank of two learners adds up theirs first."""
     placed = json.loads((done["third"] / "run.json").read_text())["placement"]
     assert placed["by"] == "learner" and placed["ranks"] == 2 and len(placed["shares"]) == 3
     assert distance(done["third"], train(third(smooth()), tmp_path / "run").path) < 1e-9
 
 
-def test_by_learner_equals_serial_bit_for_bit_in_float64(done: Any, tmp_path: Path, tiny: Make, fingerprint: Any) -> None:
+def test_by_learner_equals_serial_bit_for_bit_in_float64(
+    done: Any, tmp_path: Path, tiny: Make, fingerprint: Any
+) -> None:
     serial = train(tiny(placement="by-learner", precision="float64", epochs=4), tmp_path / "run").path
     assert fingerprint(done["float64"]) == fingerprint(serial)
 
@@ -177,13 +189,21 @@ def test_by_learner_sends_nothing_between_redistributions(done: Any, ranks: Any,
             found = [(each["name"], each["dtype"], each["bytes"]) for each in sent if each["step"] == step]
             assert found == [("all_reduce", "torch.float32", floats), ("all_reduce", "torch.int64", integers)]
         outside = [each for each in sent if each["step"] == -1]
-        assert sum(each["bytes"] == floats and each["name"] == "all_reduce" for each in outside) == EPOCHS, "one per validation"
-        small = [each["bytes"] for each in outside if each["name"] in ("all_reduce", "all_gather") and each["bytes"] != floats]
+        assert sum(each["bytes"] == floats and each["name"] == "all_reduce" for each in outside) == EPOCHS, (
+            "one per validation"
+        )
+        small = [
+            each["bytes"]
+            for each in outside
+            if each["name"] in ("all_reduce", "all_gather") and each["bytes"] != floats
+        ]
         assert max(small) < 1000
     checkpoints = [each["bytes"] for each in ranks.sent[1] if each["job"] == 0 and each["name"] == "send"]
     assert len(checkpoints) == EPOCHS, "beside the sum, a checkpoint takes the second learner's state:"
     kept = 4 if tiny().method.policies()["natural"].average is not None else 3  # weights, share, momentum, average
-    assert all((kept - 1) * floats < size < kept * (floats + integers) + 20_000 for size in checkpoints), "its tensors, with their names"
+    assert all((kept - 1) * floats < size < kept * (floats + integers) + 20_000 for size in checkpoints), (
+        "its tensors, with their names"
+    )
 
 
 def test_by_data_sums_once_per_backward(done: Any, ranks: Any) -> None:
@@ -192,7 +212,9 @@ def test_by_data_sums_once_per_backward(done: Any, ranks: Any) -> None:
     assert len(sent) == 3 * STEPS, "natural, robust, and the ascent of AWP"
 
 
-def test_by_data_equals_one_rank_without_batch_normalisation(done: Any, tmp_path: Path, smooth: Make, distance: Any, metrics: Any) -> None:
+def test_by_data_equals_one_rank_without_batch_normalisation(
+    done: Any, tmp_path: Path, smooth: Make, distance: Any, metrics: Any
+) -> None:
     serial = train(smooth(placement="by-data"), tmp_path / "run")
     assert 0 < distance(done["by_data"], serial.path) < 1e-9
     lines = [metrics(path) for path in (done["by_data"], serial.path)]

@@ -1,7 +1,7 @@
 """The ranks of a test: worker.py SIZE FOLDER. They are forked, so that imports are paid once.
 
-The folder's plan.json is a list of jobs, done one after the other by all ranks together. Each rank writes what it sent and when
-(report-N.json) and what it said (said-N.txt); exits.json has every rank's status.
+The folder's plan.json is a list of jobs, done one after the other by all ranks together. Each rank writes what it sent
+and when (report-N.json) and what it said (said-N.txt); exits.json has every rank's status.
 """
 
 from __future__ import annotations
@@ -96,7 +96,9 @@ class Watch:
         def noted(*args: Any, **kwargs: Any) -> Any:
             tensor = args[position]
             size = tensor.numel() * tensor.element_size()
-            self.sent.append({"job": self.job, "step": self.step, "name": name, "bytes": size, "dtype": str(tensor.dtype)})
+            self.sent.append(
+                {"job": self.job, "step": self.step, "name": name, "bytes": size, "dtype": str(tensor.dtype)}
+            )
             return collective(*args, **kwargs)
 
         return noted
@@ -111,7 +113,9 @@ def gradients(experiment: Experiment, out: Path) -> None:
     now = Now(1, 0, 1, feed.steps_per_epoch, 0)
     learner.descend(policy.objective, feed.batch(now), now)
     if world.leads:
-        found = {name: parameter.grad for name, parameter in learner.network.named_parameters() if parameter.grad is not None}
+        found = {
+            name: parameter.grad for name, parameter in learner.network.named_parameters() if parameter.grad is not None
+        }
         write_tensors(out, found, {})
 
 
@@ -135,10 +139,14 @@ class Normed(nn.Module):
 def normed(world: World) -> dict[str, torch.Tensor]:
     """All that a network and an attack on it see of 7 examples, of which the ranks hold parts of different sizes.
 
-    Outputs and gradients of the images are of this rank's part; gradients of weights, also through a gradient, are summed.
+    Outputs and gradients of the images are of this rank's part; gradients of weights, also through a gradient, are
+    summed.
     """
     generator = torch.Generator().manual_seed(0)
-    everything = torch.rand(7, 2, 4, 4, generator=generator, dtype=torch.float64), torch.randint(4, (7,), generator=generator)
+    everything = (
+        torch.rand(7, 2, 4, 4, generator=generator, dtype=torch.float64),
+        torch.randint(4, (7,), generator=generator),
+    )
     x, y = (each[world.share(7)] for each in everything)
     network = Normed()
     synchronise(network, world)

@@ -30,7 +30,9 @@ QUICK_PGD = PGD(threat=THREAT, step_size=0.1, steps=2)
 class Stopping(Progress):
     """Sends a signal to this process after so many steps or images, or so many notes; keeps what is said."""
 
-    def __init__(self, after: int | None = None, notes: int | None = None, number: signal.Signals = signal.SIGTERM) -> None:
+    def __init__(
+        self, after: int | None = None, notes: int | None = None, number: signal.Signals = signal.SIGTERM
+    ) -> None:
         self.left, self.notes, self.number = after, notes, number
         self.said: list[str] = []
 
@@ -68,7 +70,9 @@ def stopping() -> type[Stopping]:
 
 
 def policy(objective: Any) -> Policy:
-    return Policy(objective=objective, optimizer=SGD(learning_rate=0.05), average=EMA(decay=0.8), augmentation=Shift(pixels=1))
+    return Policy(
+        objective=objective, optimizer=SGD(learning_rate=0.05), average=EMA(decay=0.8), augmentation=Shift(pixels=1)
+    )
 
 
 def tiny(base: str = "joint", **changes: Any) -> Experiment:
@@ -76,7 +80,9 @@ def tiny(base: str = "joint", **changes: Any) -> Experiment:
     at = AT(inner=Ascent(threat=THREAT, step_size=0.1, steps=2))
     methods: dict[str, Method] = {
         "joint": Joint(policy=policy(at), batch_size=32),
-        "generalist": Generalist(natural=policy(NT()), robust=policy(at), batch_size=32, decay=0.8, redistribute_every=1),
+        "generalist": Generalist(
+            natural=policy(NT()), robust=policy(at), batch_size=32, decay=0.8, redistribute_every=1
+        ),
     }
     made = Experiment(
         name=f"tiny_{base}",
@@ -84,14 +90,21 @@ def tiny(base: str = "joint", **changes: Any) -> Experiment:
         method=methods[base],
         epochs=3,
         monitors=(Monitor(), Monitor(name="pgd", attack=QUICK_PGD)),
-        protocol=Protocol(name="tiny", attacks=(QUICK_PGD, PGD(threat=THREAT, step_size=0.1, steps=2, loss="margin")), first=40),
+        protocol=Protocol(
+            name="tiny", attacks=(QUICK_PGD, PGD(threat=THREAT, step_size=0.1, steps=2, loss="margin")), first=40
+        ),
     )
     return dataclasses.replace(made, **changes)
 
 
 def fingerprint(run: Run) -> dict[str, str]:
-    """Digests of everything that must not depend on interruptions: deployed weights, all learners' states, the metrics but for times."""
-    prints = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (run.path / "checkpoints").glob("*.safetensors")}
+    """Digests of everything that must not depend on interruptions: deployed weights, all learners' states, the metrics
+    but for times.
+    """
+    prints = {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in (run.path / "checkpoints").glob("*.safetensors")
+    }
     lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
     timeless = [{key: value for key, value in line.items() if "second" not in key} for line in lines]
     return {**prints, "metrics": json.dumps(timeless)}

@@ -1,8 +1,8 @@
 """Trains in child processes that are killed until they have been often enough, then lets one finish.
 
-Run as a script: killed_run.py EXPERIMENT.json OUT KILLS SEED MOMENTS, which are "random", or "writes": the n-th child then dies before
-or after its n-th write, one after the other, and one in three stops in a diverged state instead. Children are forked, so that the
-import is paid once.
+Run as a script: killed_run.py EXPERIMENT.json OUT KILLS SEED MOMENTS, which are "random", or "writes": the n-th child
+then dies before or after its n-th write, one after the other, and one in three stops in a diverged state instead.
+Children are forked, so that the import is paid once.
 """
 
 from __future__ import annotations
@@ -60,7 +60,9 @@ def written(out: Path) -> int:
 
 
 def dying(at: int, work: Callable[[], object]) -> Callable[[], object]:
-    """The work in a process that dies at the moment of this number: before or after a file or folder is synced, or a file renamed."""
+    """The work in a process that dies at the moment of this number: before or after a file or folder is synced, or a
+    file renamed.
+    """
     passed = iter(range(1, at + 1))
 
     def moment() -> None:
@@ -84,7 +86,9 @@ def dying(at: int, work: Callable[[], object]) -> Callable[[], object]:
 
 
 def diverging(at: int, out: Path, work: Callable[[Progress], object]) -> Callable[[], object]:
-    """The work in a process in which a weight is NaN after so many steps, when it is asked to stop; nothing of that may be saved."""
+    """The work in a process in which a weight is NaN after so many steps, when it is asked to stop; nothing of that may
+    be saved.
+    """
     epochs = loop._epochs  # pyright: ignore[reportPrivateUsage]
 
     def begun() -> None:
@@ -125,7 +129,11 @@ def by_writes(experiment: Experiment, out: Path, kills: int) -> int:
     diverged = 0
 
     def go(progress: Progress | None = None) -> None:
-        resume(out, progress=progress) if (out / "experiment.json").exists() else train(experiment, out, progress=progress)
+        (
+            resume(out, progress=progress)
+            if (out / "experiment.json").exists()
+            else train(experiment, out, progress=progress)
+        )
 
     for number in range(1, kills + 1):
         stops = number % 3 == 0

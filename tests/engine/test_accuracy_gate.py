@@ -1,4 +1,6 @@
-"""A short adversarial training on real CIFAR-10 ends where it always did, so that no change costs accuracy in silence."""
+"""A short adversarial training on real CIFAR-10 ends where it always did, so that no change costs accuracy in
+silence.
+"""
 
 from __future__ import annotations
 
@@ -45,10 +47,11 @@ PROTOCOL = Protocol(name="gate", attacks=(PGD(threat=THREAT),))
 @pytest.mark.slow
 @pytest.mark.skipif("POISE_DATA" not in os.environ, reason="POISE_DATA does not name the folder that holds CIFAR-10")
 def test_a_short_adversarial_training_on_cifar10_is_as_accurate_as_it_was(tmp_path: Path) -> None:
-    """Measured on 2026-11-29 (AMD EPYC, family 25 model 1, float32, one thread; 92 s of a core each) on 2,000 test images, seeds 0, 1, 2:
+    """Measured on 2026-11-29 (AMD EPYC, family 25 model 1, float32, one thread; 92 s of a core each) on 2,000 test
+    images, seeds 0, 1, 2:
 
-    natural 41.25, 42.10, 40.15 %, PGD-20 26.25, 26.15, 26.25 %. The bands are their means, plus and minus 2.5 and 2 points: another kind
-    of processor rounds otherwise, which is as good as another seed.
+    natural 41.25, 42.10, 40.15 %, PGD-20 26.25, 26.15, 26.25 %. The bands are their means, plus and minus 2.5 and 2
+    points: another kind of processor rounds otherwise, which is as good as another seed.
     """
     run = train(GATE, tmp_path / "run", device="cpu")
     record = evaluate(run.network("last"), GATE.data.load(), PROTOCOL)

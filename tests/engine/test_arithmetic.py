@@ -47,7 +47,9 @@ def test_auto_takes_bfloat16_where_it_is_native_says_so_and_writes_it_down(
     said = stopping()
     run = train(tiny_experiment(epochs=1), tmp_path / "auto", device="cpu", progress=said)
     assert run.about["precision"] == "bfloat16" and run.about["processor"]
-    assert said.said[0].startswith("precision = auto: bfloat16, which this processor (Testor, amx_bf16) computes 1.8 times as fast")
+    assert said.said[0].startswith(
+        "precision = auto: bfloat16, which this processor (Testor, amx_bf16) computes 1.8 times as fast"
+    )
     plain = train(tiny_experiment(epochs=1, precision="float32"), tmp_path / "plain", device="cpu")
     assert plain.about["precision"] == "float32"
     assert weights(plain) != weights(run)
@@ -58,8 +60,12 @@ def test_flags_that_the_measurement_denies_are_said_and_not_followed(
 ) -> None:
     machine(monkeypatch, ("avx512_bf16",), 0.9)
     said = stopping()
-    assert train(tiny_experiment(epochs=1), tmp_path / "run", device="cpu", progress=said).about["precision"] == "float32"
-    assert "float32, not bfloat16, which this processor (Testor, avx512_bf16) computes 0.9 times as fast" in said.said[0]
+    assert (
+        train(tiny_experiment(epochs=1), tmp_path / "run", device="cpu", progress=said).about["precision"] == "float32"
+    )
+    assert (
+        "float32, not bfloat16, which this processor (Testor, avx512_bf16) computes 0.9 times as fast" in said.said[0]
+    )
 
 
 def test_bfloat16_by_emulation_is_refused_before_the_folder_exists(
@@ -67,13 +73,18 @@ def test_bfloat16_by_emulation_is_refused_before_the_folder_exists(
 ) -> None:
     machine(monkeypatch, (), 0.1)
     asked = tiny_experiment(epochs=1, precision="bfloat16")
-    sentence = r"precision = 'bfloat16': this processor \(Testor\) emulates it, and a step takes 10.0 times as long as float32's; must be"
+    sentence = (
+        r"precision = 'bfloat16': this processor \(Testor\) emulates it, and a step takes 10.0 times as long as"
+        r" float32's; must be"
+    )
     for begin in (lambda: train(asked, tmp_path / "run", device="cpu"), lambda: estimate_cost(asked, device="cpu")):
         with pytest.raises(SettingsError, match=sentence):
             begin()
     assert not (tmp_path / "run").exists()
     said = stopping()
-    assert train(tiny_experiment(epochs=1), tmp_path / "auto", device="cpu", progress=said).about["precision"] == "float32"
+    assert (
+        train(tiny_experiment(epochs=1), tmp_path / "auto", device="cpu", progress=said).about["precision"] == "float32"
+    )
     assert not any("bfloat16" in sentence for sentence in said.said)
     monkeypatch.setenv(SWITCH, "1")
     assert train(asked, tmp_path / "run", device="cpu").about["precision"] == "bfloat16"
@@ -86,7 +97,9 @@ def test_a_run_in_bfloat16_goes_on_in_it_or_not_at_all(
     whole = train(tiny, tmp_path / "whole", device="cpu")
     stopped(tiny, tmp_path / "broken", stopping)
     machine(monkeypatch, (), 0.1)
-    with pytest.raises(RunError, match=r"broken computes in bfloat16, in which it was begun: this processor \(Testor\) emulates it"):
+    with pytest.raises(
+        RunError, match=r"broken computes in bfloat16, in which it was begun: this processor \(Testor\) emulates it"
+    ):
         resume(tmp_path / "broken", device="cpu")
     monkeypatch.setenv(SWITCH, "1")
     assert weights(resume(tmp_path / "broken", device="cpu")) == weights(whole)

@@ -22,7 +22,9 @@ from poise.engine.devices import choose_device
         ("cpu", 1, 2, "cpu"),
     ],
 )
-def test_ranks_share_out_the_gpus(monkeypatch: pytest.MonkeyPatch, name: str, rank: int, gpus: int, wanted: str) -> None:
+def test_ranks_share_out_the_gpus(
+    monkeypatch: pytest.MonkeyPatch, name: str, rank: int, gpus: int, wanted: str
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setenv("LOCAL_RANK", str(rank))
@@ -34,7 +36,9 @@ def test_ranks_share_out_the_gpus(monkeypatch: pytest.MonkeyPatch, name: str, ra
 
 @pytest.mark.parametrize("name", ["mps", "mps:0"])
 def test_apples_gpus_are_refused_because_they_lack_float64(name: str) -> None:
-    with pytest.raises(SettingsError, match=f"device = '{name}': random numbers are drawn in float64, which Apple's GPUs lack"):
+    with pytest.raises(
+        SettingsError, match=f"device = '{name}': random numbers are drawn in float64, which Apple's GPUs lack"
+    ):
         choose_device(name)
 
 

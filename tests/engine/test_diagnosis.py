@@ -33,7 +33,9 @@ AS_WIDE, AS_ROUND = PGD(threat=WIDE.threat, step_size=0.08), PGD(threat=ROUND.th
     ],
     ids=["the robust one", "the one called robust", "the first that searches", "none searches"],
 )
-def test_without_an_attack_it_is_that_of_the_robust_learner(policies: dict[str, AT | NT | TRADES], wanted: Attack) -> None:
+def test_without_an_attack_it_is_that_of_the_robust_learner(
+    policies: dict[str, AT | NT | TRADES], wanted: Attack
+) -> None:
     given = {name: Policy(objective=objective) for name, objective in policies.items()}
     assert Diagnosis().against(given) == wanted
     assert Diagnosis(attack=FGSM()).against(given) == FGSM(), "what is asked for stays"
@@ -52,7 +54,10 @@ def test_what_is_measured_is_by_that_attack() -> None:
     def network(seed: int) -> nn.Module:
         return DigitsCNN().build(data.shape, len(data.classes), seed)
 
-    learners = {name: Learner(name, Policy(objective=each), network(seed)) for seed, (name, each) in enumerate(objectives.items())}
+    learners = {
+        name: Learner(name, Policy(objective=each), network(seed))
+        for seed, (name, each) in enumerate(objectives.items())
+    }
     diagnosis = Diagnosis(images=20, geometry=False)
     assert diagnosis.own(learners) == {"l2": dataclasses.replace(AS_ROUND)}
     line = diagnosis.measure(learners, network(3), data.test, Now(1, 0, 1, 1, 0))

@@ -1,4 +1,6 @@
-"""Whole runs on image files: the same weights however images are kept, wherever the run was stopped, by any number of workers."""
+"""Whole runs on image files: the same weights however images are kept, wherever the run was stopped, by any number of
+workers.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +74,10 @@ class Stopping(Progress):
 
 
 def weights(run: Run) -> dict[str, Any]:
-    return {which: {name: tensor.tolist() for name, tensor in run.network(which).state_dict().items()} for which in ("selected", "last")}
+    return {
+        which: {name: tensor.tolist() for name, tensor in run.network(which).state_dict().items()}
+        for which in ("selected", "last")
+    }
 
 
 def test_a_run_ends_with_the_same_bits_however_images_are_kept_and_whoever_decodes_them(

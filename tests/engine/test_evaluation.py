@@ -65,10 +65,17 @@ def test_the_record_says_what_was_evaluated_on_what_and_how(trained: Run, record
     experiment, data = trained.experiment, trained.experiment.data.load()
     assert (record.model, record.checkpoint, record.run) == (experiment.name, "selected", trained.name)
     assert (record.group, record.seed, record.evaluation_seed) == (experiment.group, experiment.seed, 0)
-    assert (record.dataset, record.split, record.classes, record.protocol) == ("Digits", "test", list("0123456789"), "tiny")
+    assert (record.dataset, record.split, record.classes, record.protocol) == (
+        "Digits",
+        "test",
+        list("0123456789"),
+        "tiny",
+    )
     assert record.labels == data.test.labels[:40].tolist()
     assert record.attack_names == ["PGD-2", "PGD-margin-2"]
-    assert [from_json(poise.attacks.Attack, attack.settings) for attack in record.attacks] == list(experiment.protocol.attacks)
+    assert [from_json(poise.attacks.Attack, attack.settings) for attack in record.attacks] == list(
+        experiment.protocol.attacks
+    )
     assert record.notes["epoch"] == trained.facts()["epoch"]
     assert set(record.versions) == {"poise", "torch", "numpy", "python"}
     assert record.started.endswith("+00:00")
@@ -76,9 +83,14 @@ def test_the_record_says_what_was_evaluated_on_what_and_how(trained: Run, record
 
 
 def test_a_record_keeps_the_rows_of_every_table_that_prints_its_run(tmp_path: Path, tiny_experiment: Any) -> None:
-    first = Published(table="Table 1", row="AT", columns=("natural", "AA"), values=(82.4, None), spread=(0.1, None), runs=7)
+    first = Published(
+        table="Table 1", row="AT", columns=("natural", "AA"), values=(82.4, None), spread=(0.1, None), runs=7
+    )
     further = Published(table="Table 5", columns=("natural",), values=(82.66,))
-    run = train(tiny_experiment(epochs=1, monitors=(), criterion="last", published=first, also_published=(further,)), tmp_path / "run")
+    run = train(
+        tiny_experiment(epochs=1, monitors=(), criterion="last", published=first, also_published=(further,)),
+        tmp_path / "run",
+    )
     notes = evaluate(run, checkpoint="last", protocol=Protocol(name="natural", attacks=())).notes
     assert {name: value for name, value in notes["published"].items() if name not in ("plus_minus", "measured")} == {
         "table": "Table 1",
@@ -91,15 +103,25 @@ def test_a_record_keeps_the_rows_of_every_table_that_prints_its_run(tmp_path: Pa
     assert [(row["table"], row["columns"]) for row in notes["also_published"]] == [("Table 5", {"natural": 82.66})]
 
 
-def test_predictions_are_those_of_the_network_and_the_worst_case_is_taken_per_example(trained: Run, record: EvaluationRecord) -> None:
+def test_predictions_are_those_of_the_network_and_the_worst_case_is_taken_per_example(
+    trained: Run, record: EvaluationRecord
+) -> None:
     network, split = trained.network(), trained.experiment.data.load().test.first(40)
     with torch.no_grad():
         assert record.natural == network(split.pixels()).argmax(1).tolist()
-    columns = [np.array(predicted) == np.array(record.labels) for predicted in (record.natural, *(a.predicted for a in record.attacks))]
+    columns = [
+        np.array(predicted) == np.array(record.labels)
+        for predicted in (record.natural, *(a.predicted for a in record.attacks))
+    ]
     assert record.worst_case() == np.logical_and.reduce(columns).tolist()
     assert record.worst_case_accuracy == np.logical_and.reduce(columns).mean()
     assert record.accuracy("PGD-2") == columns[1].mean()
-    assert 0 < record.worst_case_accuracy <= min(record.accuracy(name) for name in record.attack_names) <= record.natural_accuracy
+    assert (
+        0
+        < record.worst_case_accuracy
+        <= min(record.accuracy(name) for name in record.attack_names)
+        <= record.natural_accuracy
+    )
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 40])
@@ -131,7 +153,9 @@ def test_evaluating_leaves_the_network_as_it_was(trained: Run, training: bool) -
     assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
 
 
-def test_last_is_copied_only_where_it_would_be_evaluated_to_the_same(trained: Run, tmp_path: Path, tiny_experiment: Any) -> None:
+def test_last_is_copied_only_where_it_would_be_evaluated_to_the_same(
+    trained: Run, tmp_path: Path, tiny_experiment: Any
+) -> None:
     run = train(tiny_experiment(criterion="last", epochs=1), tmp_path / "run")
     first = evaluate(run)
     copied = evaluate(run, checkpoint="last")
@@ -181,13 +205,20 @@ def test_a_users_own_checkpoint_is_evaluated_whatever_it_is_wrapped_in(own_code:
         path.write_bytes(safetensors.torch.save(state))
     else:
         torch.save(WRAPPED[form](state), path)
-    out = evaluate(path, "Digits", own_code.protocol, network="my_net_of_test:build", out=own_code.folder / "out.json").path
+    out = evaluate(
+        path, "Digits", own_code.protocol, network="my_net_of_test:build", out=own_code.folder / "out.json"
+    ).path
     record = EvaluationRecord.read(out)
     split = Digits().load().test.first(50)
     assert record.natural == own_code.network(split.pixels()).argmax(1).tolist()
     assert record.natural_accuracy > 0.8
     assert record.accuracy("PGD-2") < record.natural_accuracy
-    assert (record.model, record.checkpoint, record.group, record.notes["weights"]) == ("mine", "file", str(path), str(path))
+    assert (record.model, record.checkpoint, record.group, record.notes["weights"]) == (
+        "mine",
+        "file",
+        str(path),
+        str(path),
+    )
 
 
 def test_names_of_a_users_own_network_may_begin_as_those_of_wrappers_do(tmp_path: Path) -> None:
@@ -204,7 +235,8 @@ def test_another_forward_of_the_same_weights_is_another_network(own_code: Simple
     torch.save(own_code.network.state_dict(), path)
     (own_code.folder / "my_other_net_of_test.py").write_text(INVERTING_FILE)
     one, two = (
-        evaluate(path, "Digits", own_code.protocol, network=f"{module}:build").path for module in ("my_net_of_test", "my_other_net_of_test")
+        evaluate(path, "Digits", own_code.protocol, network=f"{module}:build").path
+        for module in ("my_net_of_test", "my_other_net_of_test")
     )
     assert one == two == own_code.folder / "mine.record.json"
     inverted = own_code.network(1 - Digits().load().test.first(50).pixels()).argmax(1)
@@ -216,7 +248,9 @@ def test_a_record_of_something_else_is_replaced_only_on_demand(own_code: SimpleN
     torch.save(own_code.network.state_dict(), path)
     other = dataclasses.replace(own_code.protocol, first=20)
     evaluate(path, "Digits", own_code.protocol, network="my_net_of_test:build", out=out)
-    with pytest.raises(SettingsError, match=r"out\.json is a record of other images or attacks; give another --out, or --again"):
+    with pytest.raises(
+        SettingsError, match=r"out\.json is a record of other images or attacks; give another --out, or --again"
+    ):
         evaluate(path, "Digits", other, network="my_net_of_test:build", out=out)
     assert evaluate(path, "Digits", other, network="my_net_of_test:build", out=out, again=True).count == 20
 
@@ -241,7 +275,11 @@ def test_own_checkpoints_are_compared_with_each_other(own_code: SimpleNamespace)
         path = own_code.folder / folder / "mine.pt"
         path.parent.mkdir()
         torch.save(own_code.network.state_dict(), path)
-        records.append(evaluate(path, "Digits", own_code.protocol, network="my_net_of_test:build", out=path.with_name("out.json")).path)
+        records.append(
+            evaluate(
+                path, "Digits", own_code.protocol, network="my_net_of_test:build", out=path.with_name("out.json")
+            ).path
+        )
     shown = table(read_runs(records))
     assert len({row.block for row in shown.rows}) == 1
     assert len({row.label for row in shown.rows}) == len(shown.rows) == 2
@@ -269,7 +307,9 @@ def test_a_network_that_cannot_be_built_or_loaded_is_refused(
 
 
 @pytest.mark.parametrize("threat", [Linf(epsilon=0.2), L2(epsilon=1.5)], ids=lambda threat: type(threat).__name__)
-def test_saved_adversarial_images_lie_in_the_threat_and_give_the_accuracy_reported(trained: Run, tmp_path: Path, threat: Threat) -> None:
+def test_saved_adversarial_images_lie_in_the_threat_and_give_the_accuracy_reported(
+    trained: Run, tmp_path: Path, threat: Threat
+) -> None:
     attack = PGD(threat=threat, step_size=0.1, steps=3)
     path = tmp_path / "adversarial.v2.safetensors"
     made = make_adversarial(trained, attack, out=path, first=45, batch_size=20)
@@ -295,10 +335,14 @@ def test_saved_adversarial_images_lie_in_the_threat_and_give_the_accuracy_report
     assert (facts["natural"], facts["robust"]) == (natural, robust)
 
 
-def test_adversarial_images_of_a_float64_run_are_those_of_its_record(tmp_path: Path, tiny_experiment: Callable[..., Experiment]) -> None:
+def test_adversarial_images_of_a_float64_run_are_those_of_its_record(
+    tmp_path: Path, tiny_experiment: Callable[..., Experiment]
+) -> None:
     run = train(tiny_experiment(precision="float64", epochs=1), tmp_path / "run")
     record = evaluate(run)
-    robust = make_adversarial(run, run.experiment.protocol.attacks[0], out=tmp_path / "x.safetensors", first=40).accuracy
+    robust = make_adversarial(
+        run, run.experiment.protocol.attacks[0], out=tmp_path / "x.safetensors", first=40
+    ).accuracy
     assert robust == record.accuracy("PGD-2")
 
 
@@ -403,7 +447,9 @@ def test_two_protocols_of_one_name_do_not_overwrite_each_other(own_run: Run) -> 
     assert {path.name for path in paths[0].parent.iterdir()} == {path.name for path in paths}  # and nothing unfinished
 
 
-def test_a_record_of_the_same_attacks_under_another_name_is_copied(own_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_record_of_the_same_attacks_under_another_name_is_copied(
+    own_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = evaluate(own_run)
     monkeypatch.setattr("poise.verbs.evaluate.measuring.evaluate", None)
     path = evaluate(own_run, protocol=dataclasses.replace(own_run.experiment.protocol, name="other")).path
@@ -416,10 +462,18 @@ def test_a_run_is_tested_on_other_images_of_its_shape_and_classes_only(own_run: 
     other = dataclasses.replace(data, name="rows", test=data.test.subset(slice(10, 55)))
     path = evaluate(own_run, data=other).path
     record = EvaluationRecord.read(path)
-    assert (path.name, record.dataset, record.labels) == ("selected-on-rows.json", "rows", data.test.labels[10:50].tolist())
-    with pytest.raises(DataError, match=r"rows: images are \[1, 8, 8\] of 11 classes, must be \[1, 8, 8\] and 10 classes"):
+    assert (path.name, record.dataset, record.labels) == (
+        "selected-on-rows.json",
+        "rows",
+        data.test.labels[10:50].tolist(),
+    )
+    with pytest.raises(
+        DataError, match=r"rows: images are \[1, 8, 8\] of 11 classes, must be \[1, 8, 8\] and 10 classes"
+    ):
         evaluate(own_run, data=dataclasses.replace(other, classes=(*data.classes, "more")))
-    with pytest.raises(DataError, match=r"rows: its classes are those of .* in another order, must be in the order 0, 1, 2"):
+    with pytest.raises(
+        DataError, match=r"rows: its classes are those of .* in another order, must be in the order 0, 1, 2"
+    ):
         evaluate(own_run, data=dataclasses.replace(other, classes=data.classes[::-1]))
 
 
@@ -444,7 +498,15 @@ def test_a_folder_of_classes_is_tested_on_whole_and_one_with_train_and_test_on_i
     assert data_named("plain", tmp_path).test.images.equal(plain.test.images)
     for number in range(1, 5):
         (tmp_path / "plain" / "dog" / f"{number}.png").unlink()
-    assert data_named("plain", tmp_path).test.labels.tolist() == [0, 1, 0, 0, 0, 0]  # a single dog is enough to be tested on
+    # a single dog is enough to be tested on
+    assert data_named("plain", tmp_path).test.labels.tolist() == [
+        0,
+        1,
+        0,
+        0,
+        0,
+        0,
+    ]
 
 
 def test_data_are_named_by_type_archive_or_settings(tmp_path: Path) -> None:

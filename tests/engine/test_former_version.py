@@ -28,7 +28,12 @@ def former(tmp_path: Path) -> Path:
 
 def test_its_records_are_read_and_say_what_they_lack(former: Path) -> None:
     record = EvaluationRecord.read(former / "finished" / "records" / "selected.json")
-    assert record.lacking == ["the time of training", "the processors of training", "the processors of the evaluation", "a digest"]
+    assert record.lacking == [
+        "the time of training",
+        "the processors of training",
+        "the processors of the evaluation",
+        "a digest",
+    ]
     assert record.attack_names == ["PGD-2", "PGD-margin-2"] and record.count == 30
     assert Verdict.read(former / "finished" / "records" / "sanity.json")["black_box"].judgement == "pass"
     (run,) = read_runs(former / "finished")
@@ -45,7 +50,9 @@ def test_its_broken_off_run_ends_with_the_weights_of_the_unbroken_one(former: Pa
 
 
 def test_its_unfinished_evaluation_is_gone_on_with(former: Path) -> None:
-    rule = AutoAttack(threat=THREAT, version="custom", attacks=(APGD(threat=THREAT, steps=5), Square(threat=THREAT, queries=20)))
+    rule = AutoAttack(
+        threat=THREAT, version="custom", attacks=(APGD(threat=THREAT, steps=5), Square(threat=THREAT, queries=20))
+    )
     protocol = Protocol(name="rule", attacks=(PGD(threat=THREAT, step_size=0.05, steps=2), rule), first=30)
     (kept,) = (former / "finished" / "records").glob(".*.unfinished/part-0.json")
     part = json.loads(kept.read_text())

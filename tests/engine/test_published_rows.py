@@ -37,7 +37,11 @@ CHANGES: tuple[tuple[str, list[str], str], ...] = (
     (TRADES, ["criterion=robust"], "TRADES, criterion robust"),
     (TRADES, ["initial=runs/other"], "TRADES, initial yes"),
     (TRADES, ["method.objective=AT"], "AT"),
-    (HEADLINE, ["method.robust.optimizer.learning_rate=0.05"], "Generalist (natural: NT, robust: AT), robust learning rate 0.05"),
+    (
+        HEADLINE,
+        ["method.robust.optimizer.learning_rate=0.05"],
+        "Generalist (natural: NT, robust: AT), robust learning rate 0.05",
+    ),
     (HEADLINE, ["method.gamma.values=1,1,1,0"], "Generalist (natural: NT, robust: AT), gamma values 1, 1, 1, 0"),
     (HEADLINE, ["method.robust=TRADES", "method.robust.beta=3"], "Generalist (natural: NT, robust: TRADES, beta 3)"),
     (
@@ -109,7 +113,7 @@ def test_every_recipe_has_the_rows_that_it_carries() -> None:
 def test_another_protocol_leaves_each_printed_number_with_the_attack_that_it_is_of() -> None:
     made = experiment("st_cifar10_wrn34-10")
     changed = override(made, ["protocol=squeeze"])
-    (row, *_) = changed.rows
+    row, *_ = changed.rows
     own = row.measured(changed.protocol)["PGD-20"]
     assert own == [to_json(PGD(threat=Linf(epsilon=0.031), step_size=0.003))]
     assert own == made.rows[0].measured(made.protocol)["PGD-20"]

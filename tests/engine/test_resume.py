@@ -32,7 +32,9 @@ ENDS = ("selected.safetensors", "last.safetensors", "step-000000012.safetensors"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-def survives_kills(experiment: Experiment, folder: Path, kills: int, fingerprint_of: Any, moments: str = "random") -> None:
+def survives_kills(
+    experiment: Experiment, folder: Path, kills: int, fingerprint_of: Any, moments: str = "random"
+) -> None:
     settings, out = folder / "experiment.json", folder / "killed"
     settings.write_text(json.dumps(to_json(experiment)))
     command = [sys.executable, str(KILLED_RUN), str(settings), str(out), str(kills), "1", moments]
@@ -44,19 +46,29 @@ def survives_kills(experiment: Experiment, folder: Path, kills: int, fingerprint
     assert not list(out.rglob("*.part")), "half-written files stay behind"
 
 
-def test_a_run_killed_at_random_moments_ends_with_the_same_bits(tmp_path: Path, tiny_experiment: Tiny, fingerprint_of: Any) -> None:
+def test_a_run_killed_at_random_moments_ends_with_the_same_bits(
+    tmp_path: Path, tiny_experiment: Tiny, fingerprint_of: Any
+) -> None:
     survives_kills(tiny_experiment("generalist", epochs=16, keep_epochs=(2,)), tmp_path, 3, fingerprint_of)
 
 
 def test_a_run_killed_at_its_writes_and_stopped_when_it_diverged_ends_with_the_same_bits(
     tmp_path: Path, tiny_experiment: Tiny, fingerprint_of: Any
 ) -> None:
-    survives_kills(tiny_experiment("generalist", epochs=5, keep_epochs=(2,), keep_last=1), tmp_path, 4, fingerprint_of, "writes")
+    survives_kills(
+        tiny_experiment("generalist", epochs=5, keep_epochs=(2,), keep_last=1), tmp_path, 4, fingerprint_of, "writes"
+    )
 
 
 @pytest.mark.slow
 def test_a_hundred_kills_at_every_write(tmp_path: Path, tiny_experiment: Tiny, fingerprint_of: Any) -> None:
-    survives_kills(tiny_experiment("generalist", epochs=120, keep_epochs=(40,), keep_last=1), tmp_path, 100, fingerprint_of, "writes")
+    survives_kills(
+        tiny_experiment("generalist", epochs=120, keep_epochs=(40,), keep_last=1),
+        tmp_path,
+        100,
+        fingerprint_of,
+        "writes",
+    )
 
 
 @pytest.mark.slow
@@ -67,7 +79,13 @@ def test_fifty_kills(tmp_path: Path, tiny_experiment: Tiny, fingerprint_of: Any,
 
 @pytest.mark.parametrize("steps", [1, 3, 4, 8, 11])
 def test_sigterm_saves_within_the_epoch_and_the_run_goes_on(
-    tmp_path: Path, tiny_experiment: Tiny, fingerprint_of: Any, steps: int, trained: Run, stopping: Any, steps_taken: list[int]
+    tmp_path: Path,
+    tiny_experiment: Tiny,
+    fingerprint_of: Any,
+    steps: int,
+    trained: Run,
+    stopping: Any,
+    steps_taken: list[int],
 ) -> None:
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Interrupted, match=re.escape(f"poise train --resume {tmp_path / 'run'}")):
@@ -87,11 +105,22 @@ def test_sigterm_at_the_last_step_ends_the_run_and_stops(
     assert fingerprint_of(Run.open(tmp_path / "run")) == fingerprint_of(trained)
 
 
-def test_the_command_interrupted_says_how_to_go_on_and_exits_with_130(tmp_path: Path, tiny_experiment: Tiny, trained: Run) -> None:
+def test_the_command_interrupted_says_how_to_go_on_and_exits_with_130(
+    tmp_path: Path, tiny_experiment: Tiny, trained: Run
+) -> None:
     settings = tmp_path / "settings.json"
     settings.write_text(json.dumps(to_json(tiny_experiment(epochs=500))))
     out = tmp_path / "run"
-    command = [sys.executable, "-c", "from poise.cli import main; main()", "train", str(settings), "--out", str(out), "--no-evaluate"]
+    command = [
+        sys.executable,
+        "-c",
+        "from poise.cli import main; main()",
+        "train",
+        str(settings),
+        "--out",
+        str(out),
+        "--no-evaluate",
+    ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
     try:
         deadline = time.monotonic() + 60
@@ -154,13 +183,17 @@ def test_all_checkpoints_damaged_is_an_error_that_names_the_newest(tmp_path: Pat
     run = train(tiny_experiment(), tmp_path / "run")
     for path in run.states():
         damage(path, "truncated")
-    with pytest.raises(CheckpointError, match=r"every checkpoint of .* is damaged; the newest: .*step-000000012\.safetensors"):
+    with pytest.raises(
+        CheckpointError, match=r"every checkpoint of .* is damaged; the newest: .*step-000000012\.safetensors"
+    ):
         resume(run.path)
 
 
 @pytest.mark.parametrize("change", [{"epochs": 4}, {"seed": 1}], ids=str)
 @pytest.mark.parametrize("started", [True, False])
-def test_changed_settings_are_refused(tmp_path: Path, tiny_experiment: Tiny, change: dict[str, int], started: bool) -> None:
+def test_changed_settings_are_refused(
+    tmp_path: Path, tiny_experiment: Tiny, change: dict[str, int], started: bool
+) -> None:
     run = train(tiny_experiment(), tmp_path / "run")
     if not started:
         for path in (run.path / "checkpoints").iterdir():
@@ -181,7 +214,9 @@ def test_a_data_set_that_was_changed_is_refused(tmp_path: Path, tiny_experiment:
         resume(run.path)
 
 
-def test_a_run_in_training_is_refused_to_a_second_process(tmp_path: Path, tiny_experiment: Tiny, fingerprint_of: Any, trained: Run) -> None:
+def test_a_run_in_training_is_refused_to_a_second_process(
+    tmp_path: Path, tiny_experiment: Tiny, fingerprint_of: Any, trained: Run
+) -> None:
     run = Run.open(shutil.copytree(trained.path, tmp_path / "run"))
     held = run.lock()
     with pytest.raises(RunError, match="is being trained by another process"):
@@ -221,9 +256,14 @@ def test_what_was_asked_can_be_asked_again_and_is_begun_gone_on_with_or_there(
     path = tmp_path / "run"
     with pytest.raises(Interrupted):
         train_or_resume(tiny_experiment(), path, progress=stopping(7))
-    assert Run.open(path).states() and fingerprint_of(train_or_resume(tiny_experiment(), path)) == fingerprint_of(trained)
+    assert Run.open(path).states() and fingerprint_of(train_or_resume(tiny_experiment(), path)) == fingerprint_of(
+        trained
+    )
     assert fingerprint_of(train_or_resume(tiny_experiment(), path)) == fingerprint_of(trained)
-    with pytest.raises(RunError, match=r"was started with other settings .*; take another folder, or go on with it: poise train --resume"):
+    with pytest.raises(
+        RunError,
+        match=r"was started with other settings .*; take another folder, or go on with it: poise train --resume",
+    ):
         train_or_resume(tiny_experiment(seed=5), path)
 
 
@@ -255,7 +295,11 @@ def test_the_selected_weights_are_those_that_the_run_goes_on_comparing_with(
     values = iter([0.5, 0.4, 0.9, 0.1, 0.1])
     monkeypatch.setattr("poise.engine.monitoring.measured", lambda *given, **how: next(values))
     made = tiny_experiment(epochs=3, criterion="sum", monitors=(Monitor(),), save_every=2)
-    monkeypatch.setattr(Run, "append_metrics", lambda run, line, done=Run.append_metrics: done(run, line) if line["epoch"] < 3 else 1 / 0)
+    monkeypatch.setattr(
+        Run,
+        "append_metrics",
+        lambda run, line, done=Run.append_metrics: done(run, line) if line["epoch"] < 3 else 1 / 0,
+    )
     with pytest.raises(ZeroDivisionError):
         train(made, tmp_path / "run")
     monkeypatch.undo()
@@ -272,7 +316,9 @@ def test_the_checkpoints_of_another_version_are_refused_in_a_sentence_unless_not
     run = train(tiny_experiment(), tmp_path / "run")
     for path in run.states():
         tensors, facts = read_tensors(path)
-        write_tensors(path, tensors, {name: value for name, value in facts.items() if name not in ("state", "format", "sha256")})
+        write_tensors(
+            path, tensors, {name: value for name, value in facts.items() if name not in ("state", "format", "sha256")}
+        )
     if finished:
         assert resume(run.path) == run
         return
@@ -283,7 +329,12 @@ def test_the_checkpoints_of_another_version_are_refused_in_a_sentence_unless_not
 
 
 def test_settings_that_poise_has_got_since_do_not_keep_a_run_from_going_on(
-    tmp_path: Path, tiny_experiment: Tiny, monkeypatch: pytest.MonkeyPatch, stopping: Any, fingerprint_of: Any, trained: Run
+    tmp_path: Path,
+    tiny_experiment: Tiny,
+    monkeypatch: pytest.MonkeyPatch,
+    stopping: Any,
+    fingerprint_of: Any,
+    trained: Run,
 ) -> None:
     with pytest.raises(Interrupted):
         train(tiny_experiment(), tmp_path / "run", progress=stopping(7))
@@ -303,7 +354,9 @@ def test_a_finished_run_without_checkpoints_is_left_as_it_is(tmp_path: Path, tin
     assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
 
 
-def test_a_second_process_leaves_the_run_of_the_first_alone(tmp_path: Path, tiny_experiment: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_process_leaves_the_run_of_the_first_alone(
+    tmp_path: Path, tiny_experiment: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whether the first one is still training, or came to its end while the second loaded its data."""
     path = tmp_path / "run"
     held = Run(path).lock()

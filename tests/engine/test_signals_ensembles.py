@@ -74,7 +74,14 @@ def ends(prints: dict[str, str]) -> dict[str, str]:
 @pytest.mark.parametrize("stopped", STEPS)
 @pytest.mark.parametrize("name", RUNS)
 def test_sigterm_in_any_phase_loses_nothing(
-    tmp_path: Path, tiny_experiment: Any, fingerprint_of: Any, unbroken: Any, name: str, stopped: str, stopping: Any, steps_taken: list[int]
+    tmp_path: Path,
+    tiny_experiment: Any,
+    fingerprint_of: Any,
+    unbroken: Any,
+    name: str,
+    stopped: str,
+    stopping: Any,
+    steps_taken: list[int],
 ) -> None:
     experiment = tiny_experiment(name=name, epochs=4, save_every=3, **RUNS[name])
     wanted = ends(fingerprint_of(unbroken(name, experiment)))

@@ -28,7 +28,9 @@ from poise.verbs.evaluate import evaluate
 from poise.verbs.measurement import journal_of
 
 THREAT = Linf(epsilon=0.15)
-RULE = AutoAttack(threat=THREAT, version="custom", attacks=(APGD(threat=THREAT, steps=5), Square(threat=THREAT, queries=20)))
+RULE = AutoAttack(
+    threat=THREAT, version="custom", attacks=(APGD(threat=THREAT, steps=5), Square(threat=THREAT, queries=20))
+)
 PROTOCOL = Protocol(name="rule", attacks=(PGD(threat=THREAT, step_size=0.05, steps=2), RULE), first=40)
 
 
@@ -51,7 +53,10 @@ def digits_c(tmp_path: Path) -> Path:
 
 def timeless(path: Path) -> EvaluationRecord:
     record = EvaluationRecord.read(path)
-    attacks = [dataclasses.replace(a, seconds=0, notes={k: v for k, v in a.notes.items() if k != "seconds"}) for a in record.attacks]
+    attacks = [
+        dataclasses.replace(a, seconds=0, notes={k: v for k, v in a.notes.items() if k != "seconds"})
+        for a in record.attacks
+    ]
     return dataclasses.replace(record, attacks=attacks, seconds=0, started="")
 
 
@@ -86,7 +91,9 @@ def test_stopped_inside_autoattack_no_round_is_made_twice(
     wanted, needed = timeless(path), len(rounds)
     rounds.clear()
     before = signal.getsignal(number)
-    with pytest.raises(Interrupted, match=re.escape(f"kept; to go on: poise evaluate {run.path}, with the same options")):
+    with pytest.raises(
+        Interrupted, match=re.escape(f"kept; to go on: poise evaluate {run.path}, with the same options")
+    ):
         evaluate(run, protocol=PROTOCOL, again=True, progress=stopping(notes=at, number=number))
     assert signal.getsignal(number) is before
     assert len(rounds) == at
@@ -100,7 +107,12 @@ def test_stopped_inside_autoattack_no_round_is_made_twice(
 
 def test_stopped_before_anything_was_found_it_leaves_nothing(run: Run, stopping: Any) -> None:
     with pytest.raises(Interrupted):
-        evaluate(run, protocol=dataclasses.replace(PROTOCOL, name="other"), again=True, progress=stopping(40, number=signal.SIGINT))
+        evaluate(
+            run,
+            protocol=dataclasses.replace(PROTOCOL, name="other"),
+            again=True,
+            progress=stopping(40, number=signal.SIGINT),
+        )
     assert not unfinished(run.path / "records" / "selected-other.json")
 
 
@@ -110,7 +122,9 @@ def test_what_is_unfinished_is_dropped_by_nothing_but_an_evaluation_of_the_same_
     weights, data = tmp_path / "mine.safetensors", run.experiment.data.load()
     safetensors.torch.save_file(run.network().state_dict(), weights)
     with pytest.raises(Interrupted):
-        evaluate(weights, data, PROTOCOL, network="DigitsCNN", device="cpu", progress=stopping(notes=3, number=signal.SIGINT))
+        evaluate(
+            weights, data, PROTOCOL, network="DigitsCNN", device="cpu", progress=stopping(notes=3, number=signal.SIGINT)
+        )
     path = weights.with_suffix(".record.json")
     (kept,) = unfinished(path)
     quick = dataclasses.replace(PROTOCOL, attacks=PROTOCOL.attacks[:1], name="quick")
@@ -134,13 +148,17 @@ class Said(Progress):
         self.sentences.append(sentence)
 
 
-def test_own_weights_and_corruptions_stop_and_go_on_too(run: Run, tmp_path: Path, digits_c: Path, stopping: Any) -> None:
+def test_own_weights_and_corruptions_stop_and_go_on_too(
+    run: Run, tmp_path: Path, digits_c: Path, stopping: Any
+) -> None:
     weights, data = tmp_path / "mine.safetensors", run.experiment.data.load()
     safetensors.torch.save_file(run.network().state_dict(), weights)
     given: dict[str, Any] = {"network": "DigitsCNN", "device": "cpu"}
     made = evaluate(weights, data, PROTOCOL, out=tmp_path / "whole.json", **given).path
     with pytest.raises(Interrupted, match=re.escape(f"to go on: poise evaluate --weights {weights}, with")):
-        evaluate(weights, data, PROTOCOL, out=tmp_path / "a.json", progress=stopping(notes=3, number=signal.SIGINT), **given)
+        evaluate(
+            weights, data, PROTOCOL, out=tmp_path / "a.json", progress=stopping(notes=3, number=signal.SIGINT), **given
+        )
     assert timeless(evaluate(weights, data, PROTOCOL, out=tmp_path / "a.json", **given).path) == timeless(made)
 
     with pytest.raises(SettingsError, match=r"a\.json is a record of other weights or images; .* --again"):
@@ -153,7 +171,9 @@ def test_own_weights_and_corruptions_stop_and_go_on_too(run: Run, tmp_path: Path
     assert corruptions(weights, digits_c, data, out=made, **given).path == made
     corruptions(weights, digits_c, data, out=tmp_path / "a.json", again=True, **given)
     with pytest.raises(Interrupted, match=re.escape(f"{weights} --corruptions {digits_c}, with")):
-        corruptions(weights, digits_c, data, out=tmp_path / "d.json", progress=stopping(fog, number=signal.SIGINT), **given)
+        corruptions(
+            weights, digits_c, data, out=tmp_path / "d.json", progress=stopping(fog, number=signal.SIGINT), **given
+        )
     assert len(list(journal_of(tmp_path / "d.json").glob("part-*"))) == CORRUPTIONS.index("fog")
     assert timeless(corruptions(weights, digits_c, data, out=tmp_path / "d.json", **given).path) == timeless(made)
     with pytest.raises(Interrupted, match=re.escape(f"{run.path} --corruptions {digits_c}, with")):

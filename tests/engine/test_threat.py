@@ -45,7 +45,9 @@ def test_epsilon_is_assigned_everywhere_and_step_sizes_keep_their_share() -> Non
     assert (base.threat, base.epsilon, made.threat, made.epsilon) == (Linf(epsilon=0.2), 0.2, Linf(epsilon=0.1), 0.1)
     assert set(threats(made).values()) == {Linf(epsilon=0.1)} and len(threats(made)) == len(threats(base)) >= 5
     assert steps(made) == {path: size / 2 for path, size in steps(base).items()}
-    assert override(made, {"epsilon": 0.2}) == dataclasses.replace(base, protocol=override(made, ["epsilon=0.2"]).protocol)
+    assert override(made, {"epsilon": 0.2}) == dataclasses.replace(
+        base, protocol=override(made, ["epsilon=0.2"]).protocol
+    )
 
 
 def test_a_view_is_written_in_every_way_alike_and_never_into_json() -> None:
@@ -73,7 +75,11 @@ def test_another_norm_sets_step_sizes_by_the_rule() -> None:
     made = override(experiment("at_digits"), ["threat=L2", "epsilon=0.6"])
     objective = made.method.policies()["joint"].objective
     assert isinstance(objective, AT)
-    assert (objective.inner.threat, objective.inner.steps, objective.inner.step_size) == (L2(epsilon=0.6), 5, pytest.approx(0.3))
+    assert (objective.inner.threat, objective.inner.steps, objective.inner.step_size) == (
+        L2(epsilon=0.6),
+        5,
+        pytest.approx(0.3),
+    )
     (monitor,) = [monitor.attack for monitor in made.monitors if isinstance(monitor.attack, PGD)]
     assert (monitor.steps, monitor.step_size) == (10, pytest.approx(0.15))
     assert made.protocol.name == "strict-l2-eps0.6"
@@ -86,7 +92,9 @@ def test_a_named_protocol_becomes_itself_under_the_threat() -> None:
     assert made.protocol == named("zipper-linf").at(Linf(epsilon=4 / 255))
     assert made.protocol.name == "zipper-linf-eps0.01569"
     chosen = override(experiment("at_digits"), ["protocol=pgd-rst", "epsilon=0.1"])
-    assert {attack.threat for attack in chosen.protocol.attacks} != {Linf(epsilon=0.1)}, "its threat is another than the run's"
+    assert {attack.threat for attack in chosen.protocol.attacks} != {Linf(epsilon=0.1)}, (
+        "its threat is another than the run's"
+    )
 
 
 def test_what_is_said_more_precisely_stays() -> None:
@@ -102,7 +110,9 @@ def test_what_is_said_more_precisely_stays() -> None:
 
 
 @pytest.mark.parametrize("name", MIXED)
-def test_of_several_threats_the_runs_is_rewritten_and_the_others_are_listed(name: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_of_several_threats_the_runs_is_rewritten_and_the_others_are_listed(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
     base, (own, others) = experiment(name), MIXED[name]
     assert base.threat == own
     made = override(base, {"epsilon": own.epsilon / 2})
@@ -141,7 +151,9 @@ def test_where_no_threat_is_the_runs_it_is_refused() -> None:
     assert search.threat == Linf()  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize(("value", "message"), [("0", "must be positive"), ("2", r"Linf\.epsilon = 2"), ("big", r"Linf\.epsilon = 'big'")])
+@pytest.mark.parametrize(
+    ("value", "message"), [("0", "must be positive"), ("2", r"Linf\.epsilon = 2"), ("big", r"Linf\.epsilon = 'big'")]
+)
 def test_an_epsilon_that_cannot_be_is_refused(value: str, message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         override(experiment("at_digits"), [f"epsilon={value}"])

@@ -34,7 +34,16 @@ from poise.methods import Joint
 from poise.objectives import ADP
 
 Tiny = Callable[..., Experiment]
-LINE = {"kind", "epoch", "step", "images_per_second", "monitor_seconds", "training_seconds", "monitor/natural", "monitor/pgd"}
+LINE = {
+    "kind",
+    "epoch",
+    "step",
+    "images_per_second",
+    "monitor_seconds",
+    "training_seconds",
+    "monitor/natural",
+    "monitor/pgd",
+}
 
 
 @pytest.mark.parametrize(
@@ -73,7 +82,15 @@ MEASURED = [(0.9, 0.1), (0.5, 0.6), (0.6, 0.5), (0.4, 0.6), (0.3, 0.2)]
 
 @pytest.mark.parametrize(
     ("criterion", "floor", "chosen"),
-    [("sum", 0.0, 3), ("robust", 0.0, 4), ("last", 0.0, 5), ("sum", 0.7, 1), ("robust", 0.5, 2), ("last", 0.9, 5), ("sum", 0.95, 3)],
+    [
+        ("sum", 0.0, 3),
+        ("robust", 0.0, 4),
+        ("last", 0.0, 5),
+        ("sum", 0.7, 1),
+        ("robust", 0.5, 2),
+        ("last", 0.9, 5),
+        ("sum", 0.95, 3),
+    ],
 )
 def test_selection_follows_the_criterion_above_the_floor_and_ties_go_to_the_later_epoch(
     tmp_path: Path, tiny_experiment: Tiny, criterion: str, floor: float, chosen: int
@@ -86,13 +103,17 @@ def test_selection_follows_the_criterion_above_the_floor_and_ties_go_to_the_late
     assert training.best["epoch"] == Run(tmp_path).facts()["epoch"] == chosen
 
 
-def test_selected_and_last_weights_are_those_of_the_epochs_they_name(tmp_path: Path, tiny_experiment: Tiny, lines_of: Any) -> None:
+def test_selected_and_last_weights_are_those_of_the_epochs_they_name(
+    tmp_path: Path, tiny_experiment: Tiny, lines_of: Any
+) -> None:
     run = train(tiny_experiment(epochs=4, keep_epochs=(1, 2, 3, 4)), tmp_path / "run")
     lines = lines_of(run)
     sums = [line["monitor/natural"] + line["monitor/pgd"] for line in lines]
     best = max(range(4), key=lambda at: (sums[at], at)) + 1
     assert run.facts("selected")["epoch"] == best
-    assert run.facts("selected")["monitors"] == {key: lines[best - 1][key] for key in ("monitor/natural", "monitor/pgd")}
+    assert run.facts("selected")["monitors"] == {
+        key: lines[best - 1][key] for key in ("monitor/natural", "monitor/pgd")
+    }
     for which, epoch in (("selected", best), ("last", 4)):
         assert run.facts(which)["sha256"] == run.facts(f"epoch {epoch}")["sha256"]
 
@@ -133,7 +154,9 @@ def test_held_out_images_are_never_trained_on(
         assert held <= everything
 
 
-def test_checkpoints_kept_for_good_hold_all_learners_and_the_others_are_pruned(tmp_path: Path, tiny_experiment: Tiny) -> None:
+def test_checkpoints_kept_for_good_hold_all_learners_and_the_others_are_pruned(
+    tmp_path: Path, tiny_experiment: Tiny
+) -> None:
     run = train(tiny_experiment("generalist", epochs=6, keep_last=2, keep_epochs=(2, 5)), tmp_path / "run")
     assert [path.name for path in run.states()] == [f"step-{4 * epoch:09d}" for epoch in (6, 5, 4, 2)]
     for epoch in (2, 5):
@@ -169,12 +192,16 @@ def test_fine_tuning_starts_from_the_named_weights_and_records_their_digest(
     assert tuned.about["initial_digest"] == digest
     assert anew.about["initial_digest"] is None
     assert first_loss(tuned, lines_of(tuned)) < first_loss(anew, lines_of(anew))
-    training = prepare(start, tuned, start.data.load(), choose_device("cpu"), Progress(), trained.network().state_dict())
+    training = prepare(
+        start, tuned, start.data.load(), choose_device("cpu"), Progress(), trained.network().state_dict()
+    )
     loaded = training.learners["joint"].network.state_dict()
     assert all(torch.equal(tensor, loaded[name]) for name, tensor in trained.network().state_dict().items())
 
 
-def test_fine_tuning_goes_on_without_its_initial_weights_but_never_from_others(tmp_path: Path, tiny_experiment: Tiny, trained: Run) -> None:
+def test_fine_tuning_goes_on_without_its_initial_weights_but_never_from_others(
+    tmp_path: Path, tiny_experiment: Tiny, trained: Run
+) -> None:
     file = tmp_path / "start.safetensors"
     file.write_bytes((trained.path / "checkpoints" / "last.safetensors").read_bytes())
     run = train(tiny_experiment(initial=str(file), epochs=2), tmp_path / "run")
@@ -196,7 +223,9 @@ def test_fine_tuning_goes_on_without_its_initial_weights_but_never_from_others(t
 def test_float64_trains_evaluates_and_deploys_float64(tmp_path: Path, tiny_experiment: Tiny) -> None:
     run = train(tiny_experiment("generalist", precision="float64", epochs=1), tmp_path / "run")
     state, _ = read_tensors(run.states()[0])
-    floating: list[Tensor] = [tensor for name, tensor in state.items() if tensor.is_floating_point() and not name.startswith("meter/")]
+    floating: list[Tensor] = [
+        tensor for name, tensor in state.items() if tensor.is_floating_point() and not name.startswith("meter/")
+    ]
     assert floating
     assert {tensor.dtype for tensor in floating} == {torch.float64}
     assert {parameter.dtype for parameter in run.network().parameters()} == {torch.float64}
@@ -205,7 +234,9 @@ def test_float64_trains_evaluates_and_deploys_float64(tmp_path: Path, tiny_exper
 def test_a_short_last_batch_counts_for_its_images_only() -> None:
     meters = Meters()
     for losses in torch.arange(10.0, dtype=torch.float64).split(4):
-        meters.add({"loss/net/natural": losses.mean(), "loss/other/robust": losses.sum()}, {"net": len(losses), "other": 1})
+        meters.add(
+            {"loss/net/natural": losses.mean(), "loss/other/robust": losses.sum()}, {"net": len(losses), "other": 1}
+        )
     assert meters.means() == {"loss/net/natural": pytest.approx(4.5), "loss/other/robust": pytest.approx(45 / 3)}
 
 
@@ -214,19 +245,31 @@ def test_a_rank_takes_back_the_sums_of_its_own_learners_only(tmp_path: Path, tin
     experiment = tiny_experiment("generalist")
     training = prepare(experiment, Run(tmp_path), experiment.data.load(), choose_device("cpu"), Progress(), None)
     names = ("loss/natural/natural", "loss/robust/natural", "watch/robust/natural/share", "watch/natural/robust/share")
-    state = {f"learner/{name}/{key}": value for name, learner in training.learners.items() for key, value in learner.state().items()}
+    state = {
+        f"learner/{name}/{key}": value
+        for name, learner in training.learners.items()
+        for key, value in learner.state().items()
+    }
     state |= {f"meter/{name}": torch.ones(()) for name in names}
     for learner in ("natural", "robust"):
         training.placement = Placement(ALONE, {learner: ALONE}, True, {"natural": 1, "robust": 1})
         restore(
             training,
             state,
-            {"step": 1, "meter_images": dict.fromkeys(names, 1), "best": {}, "placements": [training.placement.facts], "state": STATE},
+            {
+                "step": 1,
+                "meter_images": dict.fromkeys(names, 1),
+                "best": {},
+                "placements": [training.placement.facts],
+                "state": STATE,
+            },
         )
         assert set(training.meters.sums) == {name for name in names if name.split("/")[1] == learner}
 
 
-def test_what_does_not_fit_is_refused_before_the_folder_exists(tmp_path: Path, tiny_experiment: Tiny, trained: Run) -> None:
+def test_what_does_not_fit_is_refused_before_the_folder_exists(
+    tmp_path: Path, tiny_experiment: Tiny, trained: Run
+) -> None:
     from poise.models import SlimCNN
 
     other = tiny_experiment(initial=str(trained.path), model=SlimCNN())
@@ -234,19 +277,35 @@ def test_what_does_not_fit_is_refused_before_the_folder_exists(tmp_path: Path, t
         (other, CheckpointError, str(trained.path)),
         (tiny_experiment(data=Digits(train_images=12, test_images=60)), InputError, "has a single image"),
         (tiny_experiment(method=Joint(policy=Policy(objective=ADP()))), SettingsError, "ADP trains an Ensemble, not"),
-        (tiny_experiment(monitors=(Monitor(), Monitor(name="aimed", attack=AdaptivePGD()))), InputError, "AdaptivePGD attacks"),
-        (tiny_experiment(data=Digits(train_images=120, test_images=30)), SettingsError, "Protocol.first = 40: must be at most 30"),
+        (
+            tiny_experiment(monitors=(Monitor(), Monitor(name="aimed", attack=AdaptivePGD()))),
+            InputError,
+            "AdaptivePGD attacks",
+        ),
+        (
+            tiny_experiment(data=Digits(train_images=120, test_images=30)),
+            SettingsError,
+            "Protocol.first = 40: must be at most 30",
+        ),
     ):
         with pytest.raises(error, match=words):
             train(experiment, tmp_path / "run")
         assert not (tmp_path / "run").exists()
 
 
-def test_a_run_that_diverges_ends_with_the_learner_and_its_learning_rate(tmp_path: Path, tiny_experiment: Tiny, names_in: Any) -> None:
+def test_a_run_that_diverges_ends_with_the_learner_and_its_learning_rate(
+    tmp_path: Path, tiny_experiment: Tiny, names_in: Any
+) -> None:
     method = Joint(policy=Policy(optimizer=SGD(learning_rate=1e30)), batch_size=32)
-    with pytest.raises(NumericalError, match=r"learner 'joint': .* is no longer finite; lower optimizer.learning_rate \(now 1e\+30\)"):
+    with pytest.raises(
+        NumericalError, match=r"learner 'joint': .* is no longer finite; lower optimizer.learning_rate \(now 1e\+30\)"
+    ):
         train(tiny_experiment(method=method), tmp_path / "run")
-    assert names_in(tmp_path / "run") == {".lock", "run.json", "experiment.json"}, "nothing is saved of weights that are no numbers"
+    assert names_in(tmp_path / "run") == {
+        ".lock",
+        "run.json",
+        "experiment.json",
+    }, "nothing is saved of weights that are no numbers"
 
 
 def test_monitors_see_the_split_they_name(tmp_path: Path, tiny_experiment: Tiny, lines_of: Any) -> None:
@@ -259,12 +318,18 @@ def test_monitors_see_the_split_they_name(tmp_path: Path, tiny_experiment: Tiny,
         with torch.no_grad():
             right = network(split.pixels()).argmax(1) == split.labels
         assert line[f"monitor/{name}"] == pytest.approx(float(right.double().mean()), abs=1e-9)
-    assert len({line[f"monitor/{name}"] for name in ("natural", "train", "test")}) == 3, "by which they can be told apart"
+    assert len({line[f"monitor/{name}"] for name in ("natural", "train", "test")}) == 3, (
+        "by which they can be told apart"
+    )
 
 
 @pytest.mark.parametrize("keep", [(), (1, 2)])
-def test_where_epochs_are_kept_no_learner_is_left_idle(tmp_path: Path, tiny_experiment: Tiny, lines_of: Any, keep: tuple[int, ...]) -> None:
-    """The natural learner's epochs before the first redistribution reach nothing but the checkpoints, and those show them."""
+def test_where_epochs_are_kept_no_learner_is_left_idle(
+    tmp_path: Path, tiny_experiment: Tiny, lines_of: Any, keep: tuple[int, ...]
+) -> None:
+    """The natural learner's epochs before the first redistribution reach nothing but the checkpoints, and those show
+    them.
+    """
     made = tiny_experiment("generalist", epochs=4, keep_epochs=keep)
     settings = ["natural.average=none", "robust.average=none", "redistribute_every=3", "momentum=reset"]
     method: Any = override(made.method, settings)
@@ -291,12 +356,17 @@ class Hearing(Progress):
 
 def test_training_within_a_threat_that_nothing_judges_is_said(tmp_path: Path) -> None:
     made = recipes.experiment("at_digits", quick=True)
-    tiny = override(made, ["epochs=1", "data.train_images=20", "data.test_images=4", "method.batch_size=10", "protocol.attacks=[]"])
+    tiny = override(
+        made, ["epochs=1", "data.train_images=20", "data.test_images=4", "method.batch_size=10", "protocol.attacks=[]"]
+    )
     away = override(tiny, ["method.inner.threat.epsilon=8/255"])
     progress = Hearing()
     for name, each in (("as judged", tiny), ("away", away)):
         train(each, tmp_path / name, progress=progress)
-    told = "trained joint within Linf 8/255, but judged within Linf 0.2: set inner.threat or the attacks of protocol and monitors"
+    told = (
+        "trained joint within Linf 8/255, but judged within Linf 0.2: set inner.threat or the attacks of protocol and"
+        " monitors"
+    )
     assert progress.heard == [told]
     assert remarks(override(tiny, ["monitors=[]", "criterion=last"])) == [], "nothing judges it, as was asked for"
 
@@ -304,7 +374,9 @@ def test_training_within_a_threat_that_nothing_judges_is_said(tmp_path: Path) ->
 def test_each_learner_that_nothing_judges_is_said() -> None:
     made = recipes.experiment("generalist_three_digits")
     assert remarks(made) == []
-    (told,) = remarks(dataclasses.replace(made, monitors=made.monitors[:2], protocol=Protocol(attacks=made.protocol.attacks[:3])))
+    (told,) = remarks(
+        dataclasses.replace(made, monitors=made.monitors[:2], protocol=Protocol(attacks=made.protocol.attacks[:3]))
+    )
     assert told.startswith("trained l2 within L2 0.8, but judged within Linf 0.2: set ")
 
 
@@ -312,11 +384,18 @@ def test_a_diagnosis_within_a_threat_that_no_learner_is_trained_within_is_said()
     made = override(recipes.experiment("generalist_digits"), ["diagnosis=Diagnosis"])
     assert remarks(made) == []
     (told,) = remarks(override(made, ["diagnosis.attack=PGD"]))
-    assert told == (
-        "trained robust within Linf 0.2, but diagnosed within Linf 8/255: "
+    assert (
+        told == "trained robust within Linf 0.2, but diagnosed within Linf 8/255: "
         "set diagnosis.attack=none to attack as the robust learner searches"
     )
-    assert remarks(override(made, ["diagnosis.attack=PGD", "diagnosis.attack.threat=Linf", "diagnosis.attack.threat.epsilon=0.2"])) == []
+    assert (
+        remarks(
+            override(
+                made, ["diagnosis.attack=PGD", "diagnosis.attack.threat=Linf", "diagnosis.attack.threat.epsilon=0.2"]
+            )
+        )
+        == []
+    )
 
 
 def test_a_generalist_that_never_redistributes_is_said(tmp_path: Path, tiny_experiment: Tiny) -> None:

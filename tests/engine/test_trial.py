@@ -38,7 +38,9 @@ def variant(**changes: Any) -> Any:
 def experiment(objective: Any, **changes: Any) -> Experiment:
     base = poise.recipe("at_digits", True)
     data = dataclasses.replace(base.data, train_images=40, test_images=10)  # pyright: ignore[reportCallIssue]
-    short = dataclasses.replace(base, data=data, method=Joint(policy=objective), epochs=1, monitors=base.monitors[:1], **changes)
+    short = dataclasses.replace(
+        base, data=data, method=Joint(policy=objective), epochs=1, monitors=base.monitors[:1], **changes
+    )
     return poise.override(short, ["method.batch_size=20", "method.inner.steps=1"])
 
 
@@ -59,16 +61,28 @@ def test_score_and_loss_are_enough(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("returned", "sentence"),
     [
-        (lambda self, model, examples, now: cross_entropy(model(examples.x_adv), examples.y), "Variant.loss returned a tensor [4], must"),
+        (
+            lambda self, model, examples, now: cross_entropy(model(examples.x_adv), examples.y),
+            "Variant.loss returned a tensor [4], must",
+        ),
         (lambda self, model, examples, now: None, "Variant.loss returned nothing, must return terms by name"),
         (
             lambda self, model, examples, now: {"robust": cross_entropy(model(examples.x_adv), examples.y).mean()},
             "Variant.loss: 'robust' is a tensor [], must have one value for each of 4 images, [4]",
         ),
-        (lambda self, model, examples, now: {"robust": model(examples.x_adv)}, "'robust' is a tensor [4, 10], must have one value"),
-        (lambda self, model, examples, now: {"robust": (model(examples.x_adv) * torch.nan).sum(1)}, "'robust' is not finite"),
+        (
+            lambda self, model, examples, now: {"robust": model(examples.x_adv)},
+            "'robust' is a tensor [4, 10], must have one value",
+        ),
+        (
+            lambda self, model, examples, now: {"robust": (model(examples.x_adv) * torch.nan).sum(1)},
+            "'robust' is not finite",
+        ),
         (lambda self, model, examples, now: {"robust": torch.ones(4)}, "no term depends on the network's weights"),
-        (lambda self, model, examples, now: {"robust": model(examples.x_adv, 3)}, "Variant.loss fails on a first batch of 4 images: TypeE"),
+        (
+            lambda self, model, examples, now: {"robust": model(examples.x_adv, 3)},
+            "Variant.loss fails on a first batch of 4 images: TypeE",
+        ),
     ],
 )
 def test_a_loss_that_returns_something_else_is_refused(returned: Any, sentence: str, tmp_path: Path) -> None:
@@ -80,7 +94,9 @@ def test_a_craft_that_returns_no_examples_is_refused(tmp_path: Path) -> None:
         variant(craft=lambda self, model, batch, now: batch.x)(), tmp_path
     )
     one = variant(craft=lambda self, model, batch, now: Adversarial(batch.y, batch.x, batch.x[:1]))
-    assert "Variant.craft: x_adv has shape [1, 1, 8, 8], must have one row for each of 4 images" in refused(one(), tmp_path)
+    assert "Variant.craft: x_adv has shape [1, 1, 8, 8], must have one row for each of 4 images" in refused(
+        one(), tmp_path
+    )
     nan = variant(craft=lambda self, model, batch, now: Adversarial(batch.y, batch.x, batch.x * torch.nan))
     assert "Variant.craft: x_adv is not finite" in refused(nan(), tmp_path)
     assert "Variant.craft fails on a first batch" in refused(variant(score=lambda self, model, batch: None)(), tmp_path)
@@ -88,7 +104,9 @@ def test_a_craft_that_returns_no_examples_is_refused(tmp_path: Path) -> None:
 
 def test_a_class_that_nobody_registered_is_refused(tmp_path: Path) -> None:
     made = dataclasses.replace(experiment(variant()()), method=Joint(policy=Wrong()))  # type: ignore[arg-type]
-    with pytest.raises(SettingsError, match=r"names no registered objective 'Wrong'.*registered by @poise\.configurable"):
+    with pytest.raises(
+        SettingsError, match=r"names no registered objective 'Wrong'.*registered by @poise\.configurable"
+    ):
         train(made, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -24,7 +24,11 @@ from poise.evaluation.journal import Journal
 from poise.threats import Linf
 
 THREAT = Linf(epsilon=0.1)
-PARTS = (APGD(threat=THREAT, steps=3), FAB(threat=THREAT, steps=3, targeted=True), Square(threat=THREAT, queries=8, rescale=False))
+PARTS = (
+    APGD(threat=THREAT, steps=3),
+    FAB(threat=THREAT, steps=3, targeted=True),
+    Square(threat=THREAT, queries=8, rescale=False),
+)
 WHOLE = AutoAttack(threat=THREAT, version="custom", attacks=PARTS)
 CHEAP = PGD(threat=THREAT, step_size=0.05, steps=2)
 PROTOCOL = Protocol(name="small", attacks=(CHEAP, *PARTS, APGD(threat=THREAT, steps=3, loss="dlr"), WHOLE))
@@ -64,7 +68,10 @@ def record(network: nn.Module, data: Data) -> EvaluationRecord:
 
 
 def timeless(record: EvaluationRecord) -> Any:
-    attacks = [dataclasses.replace(a, seconds=0, notes={k: v for k, v in a.notes.items() if k != "seconds"}) for a in record.attacks]
+    attacks = [
+        dataclasses.replace(a, seconds=0, notes={k: v for k, v in a.notes.items() if k != "seconds"})
+        for a in record.attacks
+    ]
     return dataclasses.replace(record, seconds=0, started="", attacks=attacks)
 
 
@@ -72,9 +79,9 @@ def test_columns_stand_in_the_protocols_order_and_the_worst_case_covers_them(rec
     assert record.attack_names == ["PGD-2", "APGD-CE", "FAB-T", "Square", "APGD-DLR", "AutoAttack-custom"]
     assert 0 < record.worst_case_accuracy < record.natural_accuracy
     assert record.worst_case_accuracy <= min(record.accuracy(name) for name in record.attack_names)
-    assert record.worst_case_accuracy < record.accuracy("AutoAttack-custom") or record.worst_case() == record.correct_under(
+    assert record.worst_case_accuracy < record.accuracy(
         "AutoAttack-custom"
-    )
+    ) or record.worst_case() == record.correct_under("AutoAttack-custom")
 
 
 def test_autoattack_is_the_worst_of_its_components(record: EvaluationRecord) -> None:
@@ -89,13 +96,17 @@ def test_autoattack_is_the_worst_of_its_components(record: EvaluationRecord) -> 
 
 
 @pytest.mark.parametrize("place", range(3))
-def test_a_component_is_that_attack_alone_on_all_images(record: EvaluationRecord, network: nn.Module, data: Data, place: int) -> None:
+def test_a_component_is_that_attack_alone_on_all_images(
+    record: EvaluationRecord, network: nn.Module, data: Data, place: int
+) -> None:
     """Also where the attack took over what AutoAttack found: such examples are broken by it, or keep their label."""
     part, notes = PARTS[place], record.attacks[-1].notes
     column = next(attack for attack in record.attacks if attack.name == part.name)
     assert column.notes["from"] == "AutoAttack-custom"
     assert column.notes["run_on"] == sum(0 <= by < place for by in notes["broken_by"])
-    for by, guess, label, natural in zip(notes["broken_by"], column.predicted, record.labels, record.natural, strict=True):
+    for by, guess, label, natural in zip(
+        notes["broken_by"], column.predicted, record.labels, record.natural, strict=True
+    ):
         assert by != place or guess != label
         assert -1 < by <= place or by == -2 or guess == label
         assert by != -2 or guess == natural
@@ -161,7 +172,14 @@ def test_progress_names_each_component_its_survivors_and_the_time_left(network: 
 
 
 def test_times_are_written_for_people() -> None:
-    assert [clock(seconds) for seconds in (0.4, 59.4, 60, 185, 3600, 9660)] == ["0 s", "59 s", "1:00 min", "3:05 min", "1:00 h", "2:41 h"]
+    assert [clock(seconds) for seconds in (0.4, 59.4, 60, 185, 3600, 9660)] == [
+        "0 s",
+        "59 s",
+        "1:00 min",
+        "3:05 min",
+        "1:00 h",
+        "2:41 h",
+    ]
 
 
 class Killed(BaseException):
@@ -174,7 +192,11 @@ class Dying(nn.Module):
     def __init__(self, inner: nn.Module, calls: int) -> None:
         super().__init__()
         kept = SimpleNamespace(left=calls)
-        self.inner, self.calls = inner, lambda: kept  # a function: what an attribute holds, copies of the network depend on
+        # a function: what an attribute holds, copies of the network depend on
+        self.inner, self.calls = (
+            inner,
+            lambda: kept,
+        )
 
     @property
     def left(self) -> int:
@@ -220,7 +242,9 @@ def test_nothing_is_forgotten_before_the_record_is_written(
     kept = [json.loads(part.read_text())["content"]["seconds"] for part in folder.glob("part-*.json")]
     assert evaluate(counted, data, PROTOCOL, journal=folder, out=out).seconds >= sum(kept)
     assert out.exists() and not folder.exists()
-    assert calls - counted.left < (calls - whole.left) / 10, "natural images, and what attacks ask before they look into the journal"
+    assert calls - counted.left < (calls - whole.left) / 10, (
+        "natural images, and what attacks ask before they look into the journal"
+    )
 
 
 def frequently(run: Callable[..., Any]) -> Callable[..., Any]:
@@ -269,7 +293,9 @@ def test_a_journal_keeps_what_it_is_given_and_the_lanes_a_search_was_begun_with(
 
 def test_records_with_autoattack_survive_the_disk(record: EvaluationRecord, tmp_path: Path) -> None:
     path = record.write(tmp_path / "r.json")
-    assert json.loads(json.dumps(dataclasses.asdict(EvaluationRecord.read(path)))) == json.loads(json.dumps(dataclasses.asdict(record)))
+    assert json.loads(json.dumps(dataclasses.asdict(EvaluationRecord.read(path)))) == json.loads(
+        json.dumps(dataclasses.asdict(record))
+    )
     assert json.loads(path.read_text())["attacks"][-1]["notes"]["components"] == ["APGD-CE", "FAB-T", "Square"]
 
 

@@ -52,7 +52,9 @@ def cifar_c(root: Path) -> Path:
     return root
 
 
-WANTED = {name: [1 - wrong(number, severity) / COUNT for severity in range(1, 6)] for number, name in enumerate(CORRUPTIONS)}
+WANTED = {
+    name: [1 - wrong(number, severity) / COUNT for severity in range(1, 6)] for number, name in enumerate(CORRUPTIONS)
+}
 
 
 def found(record: EvaluationRecord) -> Any:
@@ -141,7 +143,8 @@ def test_a_killed_one_goes_on_with_the_corruption_it_was_at(tmp_path: Path) -> N
         evaluate_corruptions(dying, natural(), root, journal=journal)
     record = evaluate_corruptions(dying, natural(), root, journal=journal)
     assert found(record) == found(evaluate_corruptions(Brightness(), natural(), root))
-    assert -dying.left == 2 + 13 * 5  # one image to check its answer, natural images, and all but the two corruptions that were kept
+    # one image to check its answer, natural images, and all but the two corruptions that were kept
+    assert -dying.left == 2 + 13 * 5
     assert not journal.exists()
 
 
@@ -151,7 +154,9 @@ def test_the_mean_is_a_column_beside_those_of_the_attacks(tmp_path: Path) -> Non
     (tmp_path / "records").mkdir()
     (tmp_path / "experiment.json").write_text("{}")
     published = {"table": "T", "row": "R", "columns": {"natural": 90.0, "corruptions": 20.17}, "spread": {}}
-    evaluate(Brightness(), data, Protocol(), notes={"published": published}, **about).write(tmp_path / "records" / "selected.json")
+    evaluate(Brightness(), data, Protocol(), notes={"published": published}, **about).write(
+        tmp_path / "records" / "selected.json"
+    )
     record = evaluate_corruptions(Brightness(), data, cifar_c(tmp_path / "c"), **about)
     record.write(tmp_path / "records" / "selected-corruptions.json")
     made = table(collect.read_runs([tmp_path]))

@@ -18,7 +18,11 @@ from poise.threats import Linf
 
 SHAPE = (1, 8, 8)
 ATTACK = PGD(threat=Linf(epsilon=0.1), step_size=0.04, steps=3)
-MODELS = [Collaboration(member=DigitsCNN()), Ensemble(member=DigitsCNN()), Mixture(member=DigitsCNN(), gate=DigitsCNN())]
+MODELS = [
+    Collaboration(member=DigitsCNN()),
+    Ensemble(member=DigitsCNN()),
+    Mixture(member=DigitsCNN(), gate=DigitsCNN()),
+]
 
 
 def split(count: int = 50) -> Split:
@@ -28,7 +32,9 @@ def split(count: int = 50) -> Split:
 
 def test_measures_count_what_they_say():
     """Four examples of class 0 and two experts: both right, only the first, only the second, none."""
-    logits = torch.tensor([[[3.0, 0.0], [2.0, 0.0], [0.0, 1.0], [0.0, 2.0]], [[1.0, 0.0], [0.0, 1.0], [5.0, 0.0], [0.0, 1.0]]])
+    logits = torch.tensor(
+        [[[3.0, 0.0], [2.0, 0.0], [0.0, 1.0], [0.0, 2.0]], [[1.0, 0.0], [0.0, 1.0], [5.0, 0.0], [0.0, 1.0]]]
+    )
     y, chosen = torch.zeros(4, dtype=torch.int64), torch.tensor([1, 0, 0, 1])
     output = torch.stack([logits[expert, example] for example, expert in enumerate(chosen.tolist())])
     found = measures(logits, y, output, chosen)
@@ -73,7 +79,9 @@ def test_measures_of_a_network_agree_with_its_predictions(network, attack):
 
 def test_a_wrapper_hides_no_experts():
     model = MODELS[0].build(SHAPE, 10, 2).double()
-    assert measure_ensemble(nn.Sequential(nn.Identity(), model), split(8), ATTACK) == measure_ensemble(model, split(8), ATTACK)
+    assert measure_ensemble(nn.Sequential(nn.Identity(), model), split(8), ATTACK) == measure_ensemble(
+        model, split(8), ATTACK
+    )
 
 
 def test_the_network_comes_back_as_it_was_and_one_network_is_refused():

@@ -36,8 +36,19 @@ NAMES: dict[str, list[str]] = {
     "soe-whitebox": ["PGD-50x5", "APGD-CE"],
     "soe-blackbox": ["Square"],
     "soe-adaptive": ["PGD-50x5", "AdaptivePGD-50x5"],
-    "soe-lambdas": ["PGD-50x5", *(f"AdaptivePGD-50x5-{aim}-{weight}" for aim in ("confidence", "mismatch") for weight in GRID)],
-    "soe-aimed": ["PGD-50x5", "AdaptivePGD-50x5", "TransferFromExperts-50x5", "SoftMixturePGD-50x5", "APGD-CE", "APGD-DLR", "Square"],
+    "soe-lambdas": [
+        "PGD-50x5",
+        *(f"AdaptivePGD-50x5-{aim}-{weight}" for aim in ("confidence", "mismatch") for weight in GRID),
+    ],
+    "soe-aimed": [
+        "PGD-50x5",
+        "AdaptivePGD-50x5",
+        "TransferFromExperts-50x5",
+        "SoftMixturePGD-50x5",
+        "APGD-CE",
+        "APGD-DLR",
+        "Square",
+    ],
     "soe-benchmark": ["PGD-50x5", "AimedPGD-50-15runs", "AutoAttack"],
 }
 SCALES: dict[str, tuple[type, float, float | None]] = {
@@ -70,7 +81,9 @@ def test_every_attack_of_a_protocol_has_the_papers_epsilon_and_step_size(name: s
     made = named(name).at()
     assert made.name == name
     assert all(type(attack.threat) is norm and attack.threat.epsilon == epsilon for attack in made.attacks)
-    assert {step for attack in made.attacks if (step := getattr(attack, "step_size", None)) is not None} == ({step_size} - {None})
+    assert {step for attack in made.attacks if (step := getattr(attack, "step_size", None)) is not None} == (
+        {step_size} - {None}
+    )
 
 
 def attack_of(protocol: Protocol, name: str) -> Any:
@@ -92,9 +105,11 @@ def test_details_that_change_numbers_are_the_papers() -> None:
     aimed = named("soe-aimed").at()
     adaptive = attack_of(aimed, "AdaptivePGD-50x5")
     assert (adaptive.aims, adaptive.lambdas) == (("confidence", "mismatch"), (0, 0.2, 0.4, 0.6, 0.8, 1))
-    assert {attack.start for attack in aimed.attacks if isinstance(attack, AdaptivePGD | TransferFromExperts | SoftMixturePGD)} == {
-        "uniform"
-    }
+    assert {
+        attack.start
+        for attack in aimed.attacks
+        if isinstance(attack, AdaptivePGD | TransferFromExperts | SoftMixturePGD)
+    } == {"uniform"}
     assert attack_of(aimed, "Square").queries == 5000
 
 
@@ -123,7 +138,9 @@ def test_the_components_beside_an_autoattack_are_its_own(name: str) -> None:
     assert set(whole.components()) <= set(made.attacks)
 
 
-@pytest.mark.parametrize("name", [name for name in PROTOCOLS if name not in ("autoattack", "soe-blackbox", "robustbench-imagenet")])
+@pytest.mark.parametrize(
+    "name", [name for name in PROTOCOLS if name not in ("autoattack", "soe-blackbox", "robustbench-imagenet")]
+)
 def test_step_sizes_scale_with_epsilon_and_the_name_says_it(name: str) -> None:
     plain = named(name).at()
     threat, step = named(name).scales[0]
@@ -207,10 +224,19 @@ def test_the_images_of_a_protocol_are_the_first_ones_or_the_published_thousand()
     assert Protocol().images(split) is split
     assert Protocol(first=3).images(split).ids.tolist() == [0, 1, 2]
     drawn = named("soe-whitebox").at().images(split).ids
-    assert drawn[:5].tolist() == [6311, 6890, 663, 4242, 8376]  # Python: random.seed(0); random.sample(range(10000), 1000)
+    # Python: random.seed(0); random.sample(range(10000), 1000)
+    assert drawn[:5].tolist() == [
+        6311,
+        6890,
+        663,
+        4242,
+        8376,
+    ]
     assert len(drawn.unique()) == 1000
     assert named("soe-blackbox").at().images(split).ids.tolist() == list(range(1000))
-    with pytest.raises(InputError, match="soe-blackbox takes the first 1,000 images, but there are 400; give fewer with --first"):
+    with pytest.raises(
+        InputError, match="soe-blackbox takes the first 1,000 images, but there are 400; give fewer with --first"
+    ):
         named("soe-blackbox").at().images(split.first(400))
     assert named("soe-whitebox").at().instead(split) == ""
 
@@ -220,7 +246,10 @@ def test_of_another_number_of_test_images_the_first_ones_stand_in_for_the_publis
     protocol = named("soe-whitebox").at()
     for images, words in ((split, "the first 1,000 of 2,000"), (split.first(20), "all 20")):
         assert torch.equal(protocol.images(images).ids, images.ids[:1000])
-        assert protocol.instead(images) == f"the published images are chosen from 10,000 test images; here {words} are evaluated"
+        assert (
+            protocol.instead(images)
+            == f"the published images are chosen from 10,000 test images; here {words} are evaluated"
+        )
     assert Protocol(first=7).instead(split) == ""
     with pytest.raises(InputError, match="takes the first 3,000 images, but there are 2,000"):
         Protocol(first=3000).images(split)

@@ -1,4 +1,6 @@
-"""Adversarial images on disk, shown to other networks: the surrogate x target matrix, `Saved`, the protocols that use them."""
+"""Adversarial images on disk, shown to other networks: the surrogate x target matrix, `Saved`, the protocols that use
+them.
+"""
 
 from __future__ import annotations
 
@@ -189,7 +191,13 @@ def test_an_evaluation_goes_on_where_the_set_was_moved(tmp_path: Path) -> None:
         shown = from_json(Saved, {**to_json(attack), "path": str(path)})
         stops = pytest.raises(Interrupted) if not begun else contextlib.nullcontext()
         with stops:
-            evaluate(target, data, Protocol(name="t", attacks=(shown, ATTACK)), watch=Stopping(), journal=tmp_path / "journal")
+            evaluate(
+                target,
+                data,
+                Protocol(name="t", attacks=(shown, ATTACK)),
+                watch=Stopping(),
+                journal=tmp_path / "journal",
+            )
         if path.exists():
             path.rename(tmp_path / "moved" / "set.safetensors")
     assert begun == ["small: PGD-3", "PGD-3", "PGD-3"]
@@ -229,7 +237,9 @@ def test_the_published_subset_is_pythons_draw_of_seed_0() -> None:
         published_subset(split())
 
 
-@pytest.mark.parametrize(("name", "sizes", "variants"), [("soe-transfer-3", (3,), 3), ("soe-transfer-30", (3, 5, 8), 30)])
+@pytest.mark.parametrize(
+    ("name", "sizes", "variants"), [("soe-transfer-3", (3,), 3), ("soe-transfer-30", (3, 5, 8), 30)]
+)
 def test_transfer_protocols_have_as_many_variants_as_they_are_named_after(name, sizes, variants) -> None:
     found = soe_transfer(name, Linf(epsilon=0.03))
     assert found.surrogates == sizes
@@ -248,7 +258,12 @@ def test_what_is_not_as_published_is_said() -> None:
     for members, images, others, said in (
         ([5], chosen, (), "on surrogates of size 5, the published images"),
         ([3], chosen[:7], (), "here: 100 steps with SGM on surrogates of size 3, 7 images"),
-        ([3], chosen, ("surrogate a is not naturally trained",), "the published images; surrogate a is not naturally trained"),
+        (
+            [3],
+            chosen,
+            ("surrogate a is not naturally trained",),
+            "the published images; surrogate a is not naturally trained",
+        ),
     ):
         short = found.shortfall(members, images, *others)
         assert short is not None and short.endswith(said)

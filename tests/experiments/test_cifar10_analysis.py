@@ -17,9 +17,16 @@ IMAGES = 4000
 
 
 def point(natural: float, robust: float, seeds: int = 3, start: int = 0) -> Point:
-    """Verdicts with exactly these accuracies; robust images are naturally right, and seeds are wrong on other images."""
+    """Verdicts with exactly these accuracies; robust images are naturally right, and seeds are wrong on other
+    images.
+    """
     places = [np.roll(np.arange(IMAGES), start + 37 * seed) for seed in range(seeds)]
-    return Point(*(np.array([place < round(accuracy * IMAGES) for place in places], dtype=float) for accuracy in (natural, robust)))
+    return Point(
+        *(
+            np.array([place < round(accuracy * IMAGES) for place in places], dtype=float)
+            for accuracy in (natural, robust)
+        )
+    )
 
 
 CURVE = {1.0: point(0.76, 0.44, seeds=2), 0.75: point(0.80, 0.42, start=11), 0.5: point(0.84, 0.38, start=23)}
@@ -35,8 +42,11 @@ def test_the_figure_is_robust_accuracy_minus_the_curve_at_the_same_natural_accur
     figure = primary(CURVE, point(0.82, robust, start=7), draws=400)
     assert figure.difference == pytest.approx(difference, abs=0.06)
     assert figure.bracket == (0.5, 0.75)
-    if conclusion.startswith("equivalent"):  # images are resampled too: only methods that err on the same ones are so close
-        twins = {beta: point(*means) for beta, means in {1.0: (0.76, 0.44), 0.75: (0.80, 0.42), 0.5: (0.84, 0.38)}.items()}
+    # images are resampled too: only methods that err on the same ones are so close
+    if conclusion.startswith("equivalent"):
+        twins = {
+            beta: point(*means) for beta, means in {1.0: (0.76, 0.44), 0.75: (0.80, 0.42), 0.5: (0.84, 0.38)}.items()
+        }
         figure = primary(twins, point(0.82, robust), draws=400)
     assert figure.conclusion == conclusion
     assert figure.low <= figure.difference <= figure.high
@@ -64,7 +74,8 @@ def test_beside_at_the_curve_ends_at_beta_1() -> None:
 @pytest.mark.parametrize("natural", [0.7, 0.9])
 def test_the_curve_is_never_extrapolated(natural: float) -> None:
     with pytest.raises(
-        RunError, match=rf"natural accuracy {100 * natural:.2f} % is not bracketed by the half-half curve \(beta 0.5: 84.00 %"
+        RunError,
+        match=rf"natural accuracy {100 * natural:.2f} % is not bracketed by the half-half curve \(beta 0.5: 84.00 %",
     ):
         primary(CURVE, point(natural, 0.4))
 

@@ -1,4 +1,6 @@
-"""The study on CIFAR-10 at toy scale: its plan is the preregistered one, and every kind of run works, stops and goes on."""
+"""The study on CIFAR-10 at toy scale: its plan is the preregistered one, and every kind of run works, stops and goes
+on.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +71,15 @@ def unit(name: str) -> Unit:
 def test_rows_seeds_and_order_are_those_of_the_readme() -> None:
     names = [each.name for each in units()]
     assert names[:5] == ["at-s0", "half-0.5-s0", "half-0.75-s0", "generalist-s0", "nt-s0"]
-    assert names[5:12] == ["at-s1", "half-0.5-s1", "half-0.75-s1", "generalist-s1", "half-0.5-s2", "half-0.75-s2", "generalist-s2"]
+    assert names[5:12] == [
+        "at-s1",
+        "half-0.5-s1",
+        "half-0.75-s1",
+        "generalist-s1",
+        "half-0.5-s2",
+        "half-0.75-s2",
+        "generalist-s2",
+    ]
     assert [each.name for each in units(only_primary=True)] == names[:12]
     text = (ROOT / "experiments/cifar10/README.md").read_text()
     planned = [row.split("|")[1].strip() for row in re.findall(r"^\|.*\|$", text, re.MULTILINE)[2:]]
@@ -81,8 +91,19 @@ def test_the_fixed_settings_are_those_of_the_readme() -> None:
     method, network = made.method, made.model.build((3, 32, 32), 10, 0)
     assert sum(parameter.numel() for parameter in network.parameters()) == 701_466
     assert isinstance(method, Generalist)
-    assert (made.epochs, made.seed, made.held_out * 50_000, made.precision, method.batch_size) == (20, 1, 1000, "bfloat16", 128)
-    assert (method.redistribute_unit, method.redistribute_every, method.redistribute_from, method.decay) == ("steps", 326, 0.625, 0.994)
+    assert (made.epochs, made.seed, made.held_out * 50_000, made.precision, method.batch_size) == (
+        20,
+        1,
+        1000,
+        "bfloat16",
+        128,
+    )
+    assert (method.redistribute_unit, method.redistribute_every, method.redistribute_from, method.decay) == (
+        "steps",
+        326,
+        0.625,
+        0.994,
+    )
     assert dataclasses.astuple(method.natural.optimizer)[:3] == (0.05, 0.9, 2e-4)  # type: ignore[call-overload]
     assert dataclasses.astuple(method.robust.optimizer)[:3] == (0.2, 0.9, 5e-4)  # type: ignore[call-overload]
     assert method.natural.average is None and method.robust.average is None
@@ -90,7 +111,12 @@ def test_the_fixed_settings_are_those_of_the_readme() -> None:
     assert isinstance(joint, Joint) and joint.policy.average == EMA(decay=0.994)
     assert isinstance(joint.policy.objective, AT)
     search = joint.policy.objective.inner
-    assert (joint.policy.objective.beta, search.steps, search.step_size, search.threat.epsilon) == (0.75, 10, 2 / 255, 8 / 255)
+    assert (joint.policy.objective.beta, search.steps, search.step_size, search.threat.epsilon) == (
+        0.75,
+        10,
+        2 / 255,
+        8 / 255,
+    )
     narrow = experiment(unit("at-4-s0"), STUDY, Rates(), "float32").method.policies()["joint"].objective
     assert isinstance(narrow, AT) and (narrow.inner.threat.epsilon, narrow.inner.step_size) == (4 / 255, 1 / 255)
     for name in ("trades", "st", "mart", "generalist-st"):
@@ -120,7 +146,9 @@ def test_what_is_evaluated_is_what_the_readme_says() -> None:
     assert ("raw", "small") in evaluations(unit("at-s1"))
     full = [each.name for each in units() if ("last", "autoattack") in evaluations(each)]
     assert full == ["at-s0", "half-0.5-s0", "half-0.75-s0", "generalist-s0", "st-s0"]
-    assert [readout for readout, _ in evaluations(unit("line-s0"))] == [f"mixture-{share}" for share in ("0", "0.25", "0.5", "0.75", "1")]
+    assert [readout for readout, _ in evaluations(unit("line-s0"))] == [
+        f"mixture-{share}" for share in ("0", "0.25", "0.5", "0.75", "1")
+    ]
     named = protocols(STUDY)
     assert (named["pair"].first, named["small"].first, named["autoattack"].first) == (None, 2000, 1000)
     assert [attack.name for attack in named["pair"].attacks[0].components()] == ["APGD-CE", "APGD-T"]  # type: ignore[attr-defined]
@@ -133,7 +161,9 @@ def test_cuts_take_exploratory_rows_then_branches_then_ats_second_seed_and_no_pr
     assert [each.name for each in affordable(planned, len(planned) - 2, cost)] == [each.name for each in planned[:-2]]
     left = affordable(planned, len(planned) - 5, cost)
     assert {each.row.kind for each in left} == {"primary", "branch", "other"}
-    assert [each.name for each in affordable(planned, 0, cost)] == [each.name for each in units(only_primary=True) if each.name != "at-s1"]
+    assert [each.name for each in affordable(planned, 0, cost)] == [
+        each.name for each in units(only_primary=True) if each.name != "at-s1"
+    ]
 
 
 def test_a_beta_is_moved_where_generalist_is_not_bracketed() -> None:
@@ -161,7 +191,9 @@ def start_on(study: Place, monkeypatch: pytest.MonkeyPatch, day: str, native: bo
     return study.arithmetic()
 
 
-def test_three_starts_in_a_row_without_native_bfloat16_turn_to_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_three_starts_in_a_row_without_native_bfloat16_turn_to_float32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     study = Place(STUDY, tmp_path / "runs", tmp_path / "results")
     taken = [start_on(study, monkeypatch, f"2026-01-0{day}", False) for day in range(1, ROW + 1)]
     assert taken == [None, None, "float32"]
@@ -214,7 +246,9 @@ def test_runs_branches_and_the_weight_line_are_trained_and_evaluated(toy: Place)
     assert toy.missing(unit("at-s0")) == []
 
 
-def test_a_run_told_to_stop_goes_on_to_the_same_bits(toy: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_told_to_stop_goes_on_to_the_same_bits(
+    toy: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = dataclasses.replace(toy, runs=tmp_path / "others")
     trained(whole, unit("at-s0"))
     unbroken = weights(toy, "at-s0")
@@ -267,8 +301,19 @@ def test_the_frozen_checkout_is_of_one_commit_and_unchanged(tmp_path: Path) -> N
 
 
 def command(verb: str, folder: Path, **more: Any) -> subprocess.Popen[str]:
-    arguments = [sys.executable, "-m", "experiments.cifar10", verb, "--toy", "--runs", str(folder / "runs"), *more.pop("arguments", [])]
-    return subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **more})
+    arguments = [
+        sys.executable,
+        "-m",
+        "experiments.cifar10",
+        verb,
+        "--toy",
+        "--runs",
+        str(folder / "runs"),
+        *more.pop("arguments", []),
+    ]
+    return subprocess.Popen(
+        arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **more}
+    )
 
 
 @pytest.mark.slow
@@ -284,7 +329,9 @@ def test_the_whole_study_at_toy_scale_stopped_once_by_a_signal(tmp_path: Path) -
     told = command("status", tmp_path).communicate()[0]
     assert len(re.findall(r"^  \S+ .* done \(", told, re.MULTILINE)) == len(units()) and "core-hours used" in told
     status, (out, err) = (lambda process: (process.wait(), process.communicate()))(command("analyse", tmp_path))
-    assert (status == 0 and "; neither confirms nor refutes Table 1" in out) or "is not bracketed by the half-half curve" in err
+    assert (
+        status == 0 and "; neither confirms nor refutes Table 1" in out
+    ) or "is not bracketed by the half-half curve" in err
 
 
 def wait(condition: Callable[[], bool], seconds: float = 300.0) -> None:

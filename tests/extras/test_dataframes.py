@@ -52,7 +52,9 @@ def test_other_answers_become_frames_too(images: Any, tmp_path: Path) -> None:
     made: Attacked = poise.attack(network(0), PROTOCOL.attacks[0], images)
     assert made.to_dataframe()["attacked"].tolist() == made.predicted.tolist()
     found: Agreement = poise.agreement(network(0), network(1), images, PROTOCOL)
-    assert found.to_dataframe().set_index("column")["differ"].to_dict() == {name: len(found.differing(name)) for name in found.columns}
+    assert found.to_dataframe().set_index("column")["differ"].to_dict() == {
+        name: len(found.differing(name)) for name in found.columns
+    }
 
 
 def test_without_pandas_the_line_that_installs_it_is_said(images: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,6 @@
-"""Every registered attack refuses every bad argument by one sentence that names it, or gives a right answer; never a foreign exception."""
+"""Every registered attack refuses every bad argument by one sentence that names it, or gives a right answer; never a
+foreign exception.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,11 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def quick(kind: str, saved: Path, threat: Threat | None = None) -> Attack:
     """The attack with the smallest budget."""
-    given = {name: value for name, value in QUICK.items() if name in {field.name for field in dataclasses.fields(KINDS[kind])}}
+    given = {
+        name: value
+        for name, value in QUICK.items()
+        if name in {field.name for field in dataclasses.fields(KINDS[kind])}
+    }
     if kind == "Saved":
         given["path"] = str(saved)
     if kind == "AutoAttack":
@@ -196,10 +202,17 @@ def test_every_setting_of_every_attack_is_taken_or_refused_by_its_name(kind: str
             try:
                 attack = KINDS[kind](**{**given, field.name: value})
             except SettingsError as error:
-                assert field.name in str(error) or "attacks" in str(error) or "epsilon" in str(error) or "registered" in str(error), error
+                assert (
+                    field.name in str(error)
+                    or "attacks" in str(error)
+                    or "epsilon" in str(error)
+                    or "registered" in str(error)
+                ), error
                 continue
             stored = getattr(attack, field.name)
-            assert not isinstance(stored, bool) or isinstance(KINDS[kind].__dataclass_fields__[field.name].default, bool), field.name
+            assert not isinstance(stored, bool) or isinstance(
+                KINDS[kind].__dataclass_fields__[field.name].default, bool
+            ), field.name
             to_json(attack)
 
 

@@ -1,4 +1,6 @@
-"""A log that cannot be written ends nothing, whatever hangs up stops as a signal does, and text of other people steers no terminal."""
+"""A log that cannot be written ends nothing, whatever hangs up stops as a signal does, and text of other people steers
+no terminal.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +74,12 @@ class Breaking(Progress):
         raise self.error
 
 
-BROKEN = [BrokenPipeError(), OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EIO, "gone"), ValueError("closed file")]
+BROKEN = [
+    BrokenPipeError(),
+    OSError(errno.ENOSPC, "No space left on device"),
+    OSError(errno.EIO, "gone"),
+    ValueError("closed file"),
+]
 
 
 @pytest.mark.parametrize("error", BROKEN, ids=["pipe", "disk", "terminal", "closed"])
@@ -92,7 +99,11 @@ def test_the_command_trains_to_its_end_without_a_log(tmp_path: Path, output: str
     environment = {**ENVIRONMENT, "PYTHONIOENCODING": "ascii:strict"} if output == "few letters" else ENVIRONMENT
     read, write = os.pipe()
     os.close(read)
-    with open("/dev/full", "w") as full, os.fdopen(write, "w") as closed, (tmp_path / "log").open("w") as log:  # noqa: PTH123
+    with (
+        Path("/dev/full").open("w") as full,
+        os.fdopen(write, "w") as closed,
+        (tmp_path / "log").open("w") as log,
+    ):
         out = {"full disk": full, "closed pipe": closed, "few letters": log}[output]
         subprocess.run(command, stdout=out, stderr=out, env=environment, timeout=120, check=False)
     assert Run.open(tmp_path / "run").facts("last")["epoch"] == 2
@@ -133,10 +144,16 @@ class Said(Progress):
         self.sentences.append(sentence)
 
 
-def test_another_number_of_threads_or_processor_is_recorded_and_said_on_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_number_of_threads_or_processor_is_recorded_and_said_on_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sent = iter([True])
     with pytest.raises(Interrupted):
-        train(experiment(), tmp_path / "run", progress=Breaking(OSError(), lambda: next(sent, False) and signal.raise_signal(15)))
+        train(
+            experiment(),
+            tmp_path / "run",
+            progress=Breaking(OSError(), lambda: next(sent, False) and signal.raise_signal(15)),
+        )
     run, said = Run.open(tmp_path / "run"), Said()
     (first,) = run.trained()["trained_on"]
     assert first.threads == torch.get_num_threads() and first.precision == "float32" and first.name
@@ -144,7 +161,9 @@ def test_another_number_of_threads_or_processor_is_recorded_and_said_on_resume(t
     monkeypatch.setattr("poise.engine.history.hardware_of", lambda device, precision: other)
     resume(run.path, progress=said)
     (sentence,) = [sentence for sentence in said.sentences if "goes on with" in sentence]
-    assert sentence.startswith(f"goes on with another processor (avx2), 4 threads, float32; it was trained with {first}")
+    assert sentence.startswith(
+        f"goes on with another processor (avx2), 4 threads, float32; it was trained with {first}"
+    )
     assert run.trained()["trained_on"] == [first, other] and run.trained()["training_seconds"] > 0
     said.sentences.clear()
     resume(run.path, progress=said)
@@ -161,7 +180,9 @@ def test_the_time_of_training_is_that_of_all_stretches_and_ranks() -> None:
     unknown = History.of({})
     unknown.begin(8, history.processors)
     unknown.add(1.0)
-    assert unknown.seconds is None and unknown.processors == [], "of a run that an older version began nothing is claimed"
+    assert unknown.seconds is None and unknown.processors == [], (
+        "of a run that an older version began nothing is claimed"
+    )
 
 
 @pytest.mark.parametrize(
@@ -192,7 +213,9 @@ def test_no_cell_of_a_csv_file_is_a_formula(text: str) -> None:
 
 @pytest.mark.parametrize("path", ["x" * 300, "/proc/self/mem", "\udcff", "a/" * 3000])
 @pytest.mark.parametrize("verb", [["report"], ["evaluate"], ["train", "--resume"], ["train"]])
-def test_no_path_gives_the_command_a_traceback(verb: list[str], path: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_no_path_gives_the_command_a_traceback(
+    verb: list[str], path: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
     from poise.cli import main
 
     monkeypatch.setattr(sys, "argv", ["poise", *verb, path if verb != ["train"] else f"{path}.json"])
@@ -205,7 +228,10 @@ def test_no_path_gives_the_command_a_traceback(verb: list[str], path: str, monke
 def test_what_the_system_refuses_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     from poise import cli
 
-    for error in (PermissionError(errno.EACCES, "Permission denied", "/theirs"), UnicodeEncodeError("ascii", "é", 0, 1, "no")):
+    for error in (
+        PermissionError(errno.EACCES, "Permission denied", "/theirs"),
+        UnicodeEncodeError("ascii", "é", 0, 1, "no"),
+    ):
 
         def app(error: Exception = error) -> None:
             raise error

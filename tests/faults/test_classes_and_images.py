@@ -44,13 +44,15 @@ QUICK = Protocol(attacks=(PGD(threat=Linf(epsilon=0.001), steps=1),))
 
 
 @pytest.mark.parametrize("names", [range(12), [f"{n:02}" for n in range(12)], range(3, 12), [0, 10, 9, 3]], ids=str)
-def test_folders_named_by_numbers_are_classes_in_the_order_of_the_numbers(tmp_path: Path, names: Sequence[object]) -> None:
+def test_folders_named_by_numbers_are_classes_in_the_order_of_the_numbers(
+    tmp_path: Path, names: Sequence[object]
+) -> None:
     data = Folder(path=str(folders(tmp_path / "data", names))).whole()
     assert data.classes == tuple(str(name) for name in sorted(names, key=lambda name: int(str(name))))
     split = data.test
-    assert (split.pixels().mean((1, 2, 3)) * 255 - 20 * torch.tensor([int(data.classes[y]) for y in split.labels])).abs().max() < 1e-3 or (
-        data.classes[0].startswith("0")
-    )
+    assert (
+        split.pixels().mean((1, 2, 3)) * 255 - 20 * torch.tensor([int(data.classes[y]) for y in split.labels])
+    ).abs().max() < 1e-3 or (data.classes[0].startswith("0"))
     said = any("in the order of their numbers" in note for note in data.notes)
     assert said == (list(data.classes) != sorted(data.classes))
 
@@ -66,12 +68,19 @@ def test_a_perfect_network_is_right_on_all_images_of_numbered_folders(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("names", "outputs"), [([0, 1, 5], 12), (["cat", "dog"], 10), (["cat", "dog", "emu"], 2), (range(12), 10), ([1, 2], 3)], ids=str
+    ("names", "outputs"),
+    [([0, 1, 5], 12), (["cat", "dog"], 10), (["cat", "dog", "emu"], 2), (range(12), 10), ([1, 2], 3)],
+    ids=str,
 )
-def test_networks_with_other_outputs_than_there_are_classes_are_refused(tmp_path: Path, names: Sequence[object], outputs: int) -> None:
+def test_networks_with_other_outputs_than_there_are_classes_are_refused(
+    tmp_path: Path, names: Sequence[object], outputs: int
+) -> None:
     data = Folder(path=str(folders(tmp_path / "data", names))).whole()
     more = rf"{outputs} logits for the {len(names)} classes of data .*, must return one for each, in order"
-    fewer = rf"data has labels in \[0, {len(names) - 1}\], must be in \[0, {outputs - 1}\] for a network of {outputs} logits"
+    fewer = (
+        rf"data has labels in \[0, {len(names) - 1}\], must be in \[0, {outputs - 1}\] for a network of {outputs}"
+        r" logits"
+    )
     with pytest.raises(InputError, match=more if outputs > len(names) else fewer):
         evaluate(Reader(outputs), data, QUICK)
 
@@ -103,10 +112,19 @@ def test_two_folders_of_one_number_are_refused(tmp_path: Path) -> None:
 PASSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "a file of another kind": (lambda root: (root / "a" / "x.gif").write_bytes(b"GIF89a"), "1 files .gif passed over"),
     "an array": (lambda root: np.save(root / "b" / "x.npy", np.zeros(3)), "1 files .npy passed over"),
-    "a hidden image": (lambda root: (root / "a" / "0.png").rename(root / "a" / ".0.png"), "1 hidden images passed over"),
-    "an image beside the classes": (lambda root: (root / "a" / "0.png").rename(root / "0.png"), "1 images beside the folders of classes"),
+    "a hidden image": (
+        lambda root: (root / "a" / "0.png").rename(root / "a" / ".0.png"),
+        "1 hidden images passed over",
+    ),
+    "an image beside the classes": (
+        lambda root: (root / "a" / "0.png").rename(root / "0.png"),
+        "1 images beside the folders of classes",
+    ),
     "a folder in a class": (lambda root: (root / "a" / "more").mkdir(), "1 folders in folders of classes passed over"),
-    "a file without suffix": (lambda root: (root / "a" / "0.png").rename(root / "a" / "0"), "1 files without suffix passed over"),
+    "a file without suffix": (
+        lambda root: (root / "a" / "0.png").rename(root / "a" / "0"),
+        "1 files without suffix passed over",
+    ),
 }
 
 
@@ -130,7 +148,10 @@ def test_suffixes_may_be_written_large(tmp_path: Path, suffix: str) -> None:
 
 REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "an empty class": (lambda root: (root / "c").mkdir(), "c holds no images"),
-    "a truncated image": (lambda root: (root / "a" / "0.png").write_bytes((root / "a" / "0.png").read_bytes()[:42]), "0.png"),
+    "a truncated image": (
+        lambda root: (root / "a" / "0.png").write_bytes((root / "a" / "0.png").read_bytes()[:42]),
+        "0.png",
+    ),
     "no image at all": (lambda root: (root / "a" / "0.png").write_bytes(b"text"), "0.png is not a readable image"),
     "an empty file": (lambda root: (root / "a" / "0.png").write_bytes(b""), "0.png is not a readable image"),
     "another size": (lambda root: Image.new("RGB", (9, 8)).save(root / "b" / "1.png"), "image_size"),
@@ -138,7 +159,9 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize(("change", "words"), REFUSED.values(), ids=REFUSED)
-def test_what_cannot_be_read_is_refused_by_its_name(tmp_path: Path, change: Callable[[Path], object], words: str) -> None:
+def test_what_cannot_be_read_is_refused_by_its_name(
+    tmp_path: Path, change: Callable[[Path], object], words: str
+) -> None:
     change(folders(tmp_path / "data", ["a", "b"]))
     with pytest.raises(DataError, match=words):
         Folder(path=str(tmp_path / "data")).whole().full_digest  # noqa: B018  decodes every image

@@ -1,4 +1,6 @@
-"""Weights, statistics and moments that are NaN or infinite are never saved, never gone on from, and told with where they came from."""
+"""Weights, statistics and moments that are NaN or infinite are never saved, never gone on from, and told with where
+they came from.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,9 @@ def experiment(**changes: Any) -> Experiment:
 class Poisoning(Progress):
     """At a step writes a number into the tensor of a learner, then stops training if `number` is a signal."""
 
-    def __init__(self, tensor: Callable[[Learner], Tensor], at: int, value: float, number: signal.Signals | None) -> None:
+    def __init__(
+        self, tensor: Callable[[Learner], Tensor], at: int, value: float, number: signal.Signals | None
+    ) -> None:
         self.tensor, self.at, self.value, self.number = tensor, at, value, number
         self.learners: dict[str, Learner] = {}
         self.said: list[str] = []
@@ -70,7 +74,9 @@ class Poisoning(Progress):
 
 @pytest.fixture
 def poisoned(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Poisoning]:
-    def make(tensor: Callable[[Learner], Tensor], at: int, value: float = float("nan"), number: signal.Signals | None = None) -> Poisoning:
+    def make(
+        tensor: Callable[[Learner], Tensor], at: int, value: float = float("nan"), number: signal.Signals | None = None
+    ) -> Poisoning:
         progress = Poisoning(tensor, at, value, number)
 
         def watched(training: Training) -> None:
@@ -110,7 +116,9 @@ def test_a_stop_while_anything_is_not_finite_keeps_the_last_good_checkpoint(
     assert [path.name for path in Run.open(tmp_path / "run").states()] == ["step-000000004"]
     plain = train(experiment(), tmp_path / "plain")
     resumed = resume(tmp_path / "run")
-    assert (resumed.path / "checkpoints/last.safetensors").read_bytes() == (plain.path / "checkpoints/last.safetensors").read_bytes()
+    assert (resumed.path / "checkpoints/last.safetensors").read_bytes() == (
+        plain.path / "checkpoints/last.safetensors"
+    ).read_bytes()
 
 
 @pytest.mark.parametrize("kind", STATE)
@@ -118,7 +126,9 @@ def test_what_is_not_finite_at_the_end_of_an_epoch_is_told_with_epoch_learner_an
     tmp_path: Path, poisoned: Callable[..., Poisoning], kind: str
 ) -> None:
     progress = poisoned(STATE[kind], 8, float("inf"))
-    wanted = r"learner 'robust': .*, in epoch 2, is no longer finite; lower optimizer.learning_rate \(now 0.05\) or set clip"
+    wanted = (
+        r"learner 'robust': .*, in epoch 2, is no longer finite; lower optimizer.learning_rate \(now 0.05\) or set clip"
+    )
     with pytest.raises(NumericalError, match=wanted):
         train(experiment(), tmp_path / "run", progress=progress)
     assert [path.name for path in Run.open(tmp_path / "run").states()] == ["step-000000004"]
@@ -127,9 +137,12 @@ def test_what_is_not_finite_at_the_end_of_an_epoch_is_told_with_epoch_learner_an
 
 @pytest.mark.parametrize("rate", ["1e2", "1e4", "1e30"])
 @pytest.mark.parametrize("objective", [NT(), AT()])
-def test_a_learning_rate_far_too_large_is_named_and_never_a_network_that_returned_nan(tmp_path: Path, rate: str, objective: Any) -> None:
+def test_a_learning_rate_far_too_large_is_named_and_never_a_network_that_returned_nan(
+    tmp_path: Path, rate: str, objective: Any
+) -> None:
     plain = experiment(
-        method=Joint(policy=Policy(objective=objective), batch_size=32), monitors=(Monitor(), Monitor(name="pgd", attack=QUICK))
+        method=Joint(policy=Policy(objective=objective), batch_size=32),
+        monitors=(Monitor(), Monitor(name="pgd", attack=QUICK)),
     )
     with pytest.raises(NumericalError, match=r"learner.*'joint'.*epoch \d|epoch \d.*'joint'") as e:
         train(override(plain, [f"method.policy.optimizer.learning_rate={rate}", "epochs=6"]), tmp_path / "run")
@@ -179,7 +192,9 @@ def test_a_checkpoint_that_is_not_finite_is_passed_over_and_that_is_said(tmp_pat
     progress = Poisoning(STATE["parameter"], -1, 0, None)
     resume(run.path, progress=progress)
     assert [
-        sentence for sentence in progress.said if f"step-000000008.safetensors was saved when training had diverged: {name}" in sentence
+        sentence
+        for sentence in progress.said
+        if f"step-000000008.safetensors was saved when training had diverged: {name}" in sentence
     ]
     assert (run.path / "checkpoints" / "last.safetensors").read_bytes() == last
 
@@ -217,7 +232,9 @@ def damaged(run: Run, kind: str, which: str) -> None:
 
 @pytest.mark.parametrize("kind", ["missing", "damaged", "facts", "not finite"])
 @pytest.mark.parametrize("which", ["selected", "last"])
-def test_deployed_weights_that_are_damaged_or_gone_are_made_again_on_resume(tmp_path: Path, kind: str, which: str) -> None:
+def test_deployed_weights_that_are_damaged_or_gone_are_made_again_on_resume(
+    tmp_path: Path, kind: str, which: str
+) -> None:
     run = train(experiment(criterion="last"), tmp_path / "run")
     whole = run.weights_path(which).with_suffix(".safetensors").read_bytes()
     damaged(run, kind, which)
@@ -225,7 +242,9 @@ def test_deployed_weights_that_are_damaged_or_gone_are_made_again_on_resume(tmp_
     resume(run.path, progress=progress)
     assert run.weights_path(which).with_suffix(".safetensors").read_bytes() == whole
     said = [sentence for sentence in progress.said if "the selected weights, of epoch 2, cannot be used" in sentence]
-    assert len(said) == (which == "selected") and all("made again from the complete checkpoint of epoch 2" in line for line in said)
+    assert len(said) == (which == "selected") and all(
+        "made again from the complete checkpoint of epoch 2" in line for line in said
+    )
 
 
 def test_selected_weights_of_which_no_checkpoint_is_left_are_selected_again(tmp_path: Path) -> None:
@@ -239,9 +258,16 @@ def test_selected_weights_of_which_no_checkpoint_is_left_are_selected_again(tmp_
         train(settings, run.path, progress=stop)
     damaged(run, "missing", "selected")
     resume(run.path, progress=progress)
-    assert [sentence for sentence in progress.said if "no complete checkpoint has them, so that weights are selected again" in sentence]
+    assert [
+        sentence
+        for sentence in progress.said
+        if "no complete checkpoint has them, so that weights are selected again" in sentence
+    ]
     best = json.loads(whole.weights_path("selected").with_suffix(".json").read_text())["epoch"]
-    assert run.facts("selected")["epoch"] == (best if best > 1 else run.facts("selected")["epoch"]) and run.facts("selected")["epoch"] > 1
+    assert (
+        run.facts("selected")["epoch"] == (best if best > 1 else run.facts("selected")["epoch"])
+        and run.facts("selected")["epoch"] > 1
+    )
 
 
 class Stop(Progress):

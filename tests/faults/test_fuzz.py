@@ -1,4 +1,6 @@
-"""Whatever is written into settings, whatever byte of a run folder is damaged, whatever a path is: a PoiseError, or the right answer."""
+"""Whatever is written into settings, whatever byte of a run folder is damaged, whatever a path is: a PoiseError, or the
+right answer.
+"""
 
 from __future__ import annotations
 
@@ -54,21 +56,31 @@ EXPERIMENT = Experiment(
 
 def fuzzed(examples: int) -> Callable[[Any], Any]:
     """The same examples at every run, and no file that remembers any."""
-    checks = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much, HealthCheck.data_too_large]
+    checks = [
+        HealthCheck.too_slow,
+        HealthCheck.function_scoped_fixture,
+        HealthCheck.filter_too_much,
+        HealthCheck.data_too_large,
+    ]
     return settings(max_examples=examples, derandomize=True, deadline=None, database=None, suppress_health_check=checks)
 
 
 NUMBERS = st.one_of(
-    st.sampled_from([0, 1, -1, 2**31, 2**63, 10**400, 0.0, -0.0, 1e-320, 1e30, 1e308, -1e308, float("nan"), float("inf"), 8 / 255]),
+    st.sampled_from(
+        [0, 1, -1, 2**31, 2**63, 10**400, 0.0, -0.0, 1e-320, 1e30, 1e308, -1e308, float("nan"), float("inf"), 8 / 255]
+    ),
     st.integers(),
     st.floats(),
 )
 TEXTS = st.one_of(
-    st.sampled_from(["", "8/255", "1/0", "1e999", "none", "NaN", "../x", "\0", "\ud800", "PGD", "Linf", "TRADES"]), st.text(max_size=8)
+    st.sampled_from(["", "8/255", "1/0", "1e999", "none", "NaN", "../x", "\0", "\ud800", "PGD", "Linf", "TRADES"]),
+    st.text(max_size=8),
 )
 VALUES = st.recursive(
     st.one_of(st.none(), st.booleans(), NUMBERS, TEXTS),
-    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.one_of(st.just("type"), TEXTS), inner, max_size=3)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.dictionaries(st.one_of(st.just("type"), TEXTS), inner, max_size=3)
+    ),
     max_leaves=5,
 )
 
@@ -85,7 +97,9 @@ def any_settings_value(place: tuple[Any, ...], value: Any, as_text: bool) -> Non
     """An experiment with the value at the place is refused, or is one that its own JSON gives again."""
     try:
         if as_text:
-            made = override(EXPERIMENT, [f"{'.'.join(map(str, place))}={value if isinstance(value, str) else json.dumps(value)}"])
+            made = override(
+                EXPERIMENT, [f"{'.'.join(map(str, place))}={value if isinstance(value, str) else json.dumps(value)}"]
+            )
         else:
             data = copy.deepcopy(to_json(EXPERIMENT))
             inside = data
@@ -192,7 +206,9 @@ def answers_of(whole: Path) -> dict[str, Any]:
 
 def any_damaged_byte(whole: Path, number: int, damage: Damage) -> None:
     """Whoever reads the folder says what it said before, or names what is wrong."""
-    files = sorted(path for path in whole.rglob("*") if path.is_file() and path.stat().st_size and path.suffix != ".npz")
+    files = sorted(
+        path for path in whole.rglob("*") if path.is_file() and path.stat().st_size and path.suffix != ".npz"
+    )
     place = files[number % len(files)]
     before = place.read_bytes()
     right = answers_of(whole)
@@ -202,7 +218,9 @@ def any_damaged_byte(whole: Path, number: int, damage: Damage) -> None:
             if isinstance(answer, PoiseError):
                 assert str(answer)
             elif name == "trained" and answer != right[name]:
-                assert answer["training_seconds"] is None or place.suffix == ".json", "of damaged facts nothing is claimed"
+                assert answer["training_seconds"] is None or place.suffix == ".json", (
+                    "of damaged facts nothing is claimed"
+                )
             elif name == "metrics":  # a file that ends earlier is one of a run that had not got further
                 assert answer == right[name][: len(answer)]
             else:
@@ -217,7 +235,9 @@ def any_damaged_state(folder: Path, damage: Damage) -> None:
     x = torch.rand(12, 1, 8, 8, generator=generator)
     network = DigitsCNN(width=2).build((1, 8, 8), 10, 0).eval()
     y = network(x).argmax(1)
-    attack = AutoAttack(threat=THREAT, version="custom", attacks=(APGD(threat=THREAT, steps=3), Square(threat=THREAT, queries=5)))
+    attack = AutoAttack(
+        threat=THREAT, version="custom", attacks=(APGD(threat=THREAT, steps=3), Square(threat=THREAT, queries=5))
+    )
     state = folder / "state.safetensors"
     right = folder / "right.safetensors"
     if not right.exists():
@@ -246,7 +266,9 @@ def test_any_damaged_byte_of_a_run_folder_is_named_or_changes_nothing(whole: Pat
 
 @fuzzed(10)
 @given(DAMAGES)
-def test_any_damaged_byte_of_a_stopped_search_is_named_or_changes_nothing(tmp_path_factory: pytest.TempPathFactory, damage: Damage) -> None:
+def test_any_damaged_byte_of_a_stopped_search_is_named_or_changes_nothing(
+    tmp_path_factory: pytest.TempPathFactory, damage: Damage
+) -> None:
     folder = tmp_path_factory.getbasetemp() / "states"
     folder.mkdir(exist_ok=True)
     any_damaged_state(folder, damage)

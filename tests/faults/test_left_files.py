@@ -65,7 +65,9 @@ def test_what_another_live_process_writes_is_never_swept(tmp_path: Path, writer:
 
 
 @pytest.mark.parametrize("how", ["sweep", "write", "unpack"])
-def test_what_a_killed_process_left_is_swept_by_whoever_comes_next(tmp_path: Path, writer: subprocess.Popen[str], how: str) -> None:
+def test_what_a_killed_process_left_is_swept_by_whoever_comes_next(
+    tmp_path: Path, writer: subprocess.Popen[str], how: str
+) -> None:
     part, folder = hidden(tmp_path)
     writer.send_signal(signal.SIGKILL)
     writer.wait()
@@ -122,7 +124,9 @@ def test_a_rename_is_followed_by_a_sync_of_the_folder(tmp_path: Path, monkeypatc
     assert events == ["file", "rename", "folder"]
 
 
-def test_evaluations_of_weights_that_are_gone_are_swept_with_them(tmp_path: Path, trained_network: tuple[Run, object]) -> None:
+def test_evaluations_of_weights_that_are_gone_are_swept_with_them(
+    tmp_path: Path, trained_network: tuple[Run, object]
+) -> None:
     run, network = trained_network
     folder = run.path / "records"
     for name in (".selected-ab.unfinished", ".selected-rule-12.unfinished", ".last-ab.unfinished"):

@@ -1,4 +1,6 @@
-"""Any network is asked as its author wrote it: what it is given and its modes stay as they were, every answer is checked."""
+"""Any network is asked as its author wrote it: what it is given and its modes stay as they were, every answer is
+checked.
+"""
 
 from __future__ import annotations
 
@@ -94,7 +96,9 @@ def test_a_network_that_changes_its_images_is_attacked_like_one_that_does_not(na
 
 
 def test_members_of_an_ensemble_that_change_their_images_do_not_change_each_others() -> None:
-    spoiling = EnsembleModule([Own(SPOILING["standardises in place"]), Own(lambda net, x: net(x))], "mean_logits").eval()
+    spoiling = EnsembleModule(
+        [Own(SPOILING["standardises in place"]), Own(lambda net, x: net(x))], "mean_logits"
+    ).eval()
     pure = EnsembleModule([Own(PURE["standardises in place"]), Own(lambda net, x: net(x))], "mean_logits").eval()
     y = pure(X).argmax(1)
     for attack in ATTACKS:
@@ -136,7 +140,9 @@ def test_every_other_entrance_leaves_images_as_they_were_too() -> None:
         lambda x: fb.accuracy(fb.PyTorchModel(net), x, y),
         lambda x: fb.attacks.LinfPGD(steps=1)(fb.PyTorchModel(net), x, y, epsilons=[0.0, 0.03]),
         lambda x: torchattacks.PGD(net, steps=1)(x, y),
-        lambda x: TheirAutoAttack(net, eps=0.03, version="custom", attacks_to_run=["apgd-ce"], verbose=False).clean_accuracy(x, y),
+        lambda x: TheirAutoAttack(
+            net, eps=0.03, version="custom", attacks_to_run=["apgd-ce"], verbose=False
+        ).clean_accuracy(x, y),
     ]
     for call in calls:
         x = X.clone()
@@ -146,7 +152,8 @@ def test_every_other_entrance_leaves_images_as_they_were_too() -> None:
             assert result == 1
 
 
-# -- answers ----------------------------------------------------------------------------------------------------------------
+# -- answers
+# ----------------------------------------------------------------------------------------------------------------
 
 
 class Pair(NamedTuple):
@@ -183,7 +190,16 @@ ANSWERS: dict[str, Callable[[nn.Module, Tensor], Any]] = {
     "NaN": lambda net, x: net(x) * torch.nan,
     "infinity": lambda net, x: net(x) / 0,
 }
-ERRORS: list[type[Exception]] = [ValueError, AssertionError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError, OSError]
+ERRORS: list[type[Exception]] = [
+    ValueError,
+    AssertionError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    NotImplementedError,
+    OSError,
+]
 
 
 def raising(error: type[Exception]) -> Callable[[nn.Module, Tensor], Any]:
@@ -229,15 +245,22 @@ def test_whatever_is_no_logits_is_refused_by_every_entrance(answer: Callable[[nn
 
 
 @pytest.mark.parametrize("error", ERRORS)
-def test_whatever_a_network_raises_is_a_sentence_with_the_images_shape_at_every_entrance(error: type[Exception]) -> None:
+def test_whatever_a_network_raises_is_a_sentence_with_the_images_shape_at_every_entrance(
+    error: type[Exception],
+) -> None:
     for name, call in entrances(Own(raising(error)).eval()):
-        with pytest.raises(NetworkError, match=r"images of shape \[\d+, 3, 6, 6\], it raised .*12 is not 16") as refused:
+        with pytest.raises(
+            NetworkError, match=r"images of shape \[\d+, 3, 6, 6\], it raised .*12 is not 16"
+        ) as refused:
             call()
         assert type(refused.value.__cause__) is error or name == "sanity"
 
 
 def test_a_network_for_other_images_says_both_shapes() -> None:
-    for net in (nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(32, 4)), nn.Sequential(nn.Flatten(), nn.Linear(99, 4))):
+    for net in (
+        nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(32, 4)),
+        nn.Sequential(nn.Flatten(), nn.Linear(99, 4)),
+    ):
         for _, call in entrances(net.eval()):
             with pytest.raises(NetworkError, match=r"\[\d+, 3, 6, 6\].*(\[2, 1, 3, 3\]|99x4)"):
                 call()
@@ -259,7 +282,8 @@ def test_a_backward_pass_that_fails_is_a_sentence() -> None:
             attack(net, X, net(X).argmax(1))
 
 
-# -- modes and the caller's surroundings --------------------------------------------------------------------------------------
+# -- modes and the caller's surroundings
+# --------------------------------------------------------------------------------------
 
 
 class Counting(nn.Module):
@@ -267,7 +291,11 @@ class Counting(nn.Module):
 
     def __init__(self, returns: bool = True) -> None:
         super().__init__()
-        self.body, self.merged, self.returns = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(108, 4)), False, returns
+        self.body, self.merged, self.returns = (
+            nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(108, 4)),
+            False,
+            returns,
+        )
 
     def train(self, mode: bool = True) -> Any:
         super().train(mode)
@@ -307,7 +335,10 @@ def test_every_module_gets_back_the_mode_it_had_and_every_weight_its_flag(fails:
                 call()
             except PoiseError:
                 assert fails
-            assert before == ([module.training for module in net.modules()], [weight.requires_grad for weight in net.parameters()])
+            assert before == (
+                [module.training for module in net.modules()],
+                [weight.requires_grad for weight in net.parameters()],
+            )
 
 
 DROPPED: dict[str, Callable[[], nn.Module]] = {
@@ -369,7 +400,8 @@ def test_attacks_find_the_same_under_another_default_dtype() -> None:
         torch.set_default_dtype(torch.float32)
 
 
-# -- training -----------------------------------------------------------------------------------------------------------------
+# -- training
+# -----------------------------------------------------------------------------------------------------------------
 
 
 def made(change: Callable[[nn.Module], object] = lambda net: None, **attributes: Any) -> Callable[[], nn.Module]:
@@ -397,15 +429,27 @@ KINDS: dict[str, tuple[Callable[[], Any], str]] = {
     "a generator": (made(lambda net: setattr(net, "draws", (n for n in range(3)))), "cannot be copied"),
     "a deep copy of nothing": (made(__deepcopy__=lambda self, memo: None), "copied"),
     "itself as its deep copy": (made(__deepcopy__=lambda self, memo: self), "copied by copy.deepcopy"),
-    "an extra state": (made(get_extra_state=lambda self: {"t": 1}, set_extra_state=lambda self, state: None), "extra state"),
+    "an extra state": (
+        made(get_extra_state=lambda self: {"t": 1}, set_extra_state=lambda self, state: None),
+        "extra state",
+    ),
     "no weights": (lambda: nn.Flatten(), r"shape \[1, 64\]|logits|no weights"),
     "frozen weights": (made(lambda net: net.requires_grad_(False)), "no weights to train"),
     "no module": (lambda: lambda x: x, "module returned function"),
     "nothing": (lambda: None, "module returned NoneType"),
     "a tuple": (made(forward=lambda self, x: (self.body(x), x)), "returned tuple"),
-    "a tuple in training mode only": (made(forward=lambda self, x: (self.body(x), x) if self.training else self.body(x)), "returned tuple"),
-    "too few logits": (made(lambda net: setattr(net, "body", nn.Sequential(nn.Flatten(), nn.Linear(64, 3)))), "3 logits for 10 classes"),
-    "another size": (made(lambda net: setattr(net, "body", nn.Sequential(nn.Flatten(), nn.Linear(65, 10)))), r"\[1, 1, 8, 8\]"),
+    "a tuple in training mode only": (
+        made(forward=lambda self, x: (self.body(x), x) if self.training else self.body(x)),
+        "returned tuple",
+    ),
+    "too few logits": (
+        made(lambda net: setattr(net, "body", nn.Sequential(nn.Flatten(), nn.Linear(64, 3)))),
+        "3 logits for 10 classes",
+    ),
+    "another size": (
+        made(lambda net: setattr(net, "body", nn.Sequential(nn.Flatten(), nn.Linear(65, 10)))),
+        r"\[1, 1, 8, 8\]",
+    ),
     "a train() that fails": (made(train=lambda self, mode=True: 1 / 0), "train"),
 }
 GOOD: dict[str, Callable[[], Any]] = {
@@ -431,7 +475,9 @@ class OfThisTest(Network):
 
 def experiment(kind: str) -> Any:
     quick = poise.recipe("at_digits", quick=True)
-    return replace(quick, model=OfThisTest(kind=kind), epochs=1, data=replace(quick.data, train_images=128, test_images=32))
+    return replace(
+        quick, model=OfThisTest(kind=kind), epochs=1, data=replace(quick.data, train_images=128, test_images=32)
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)

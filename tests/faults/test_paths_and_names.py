@@ -19,7 +19,18 @@ from poise.engine import Experiment, Monitor, Run, load, resume
 from poise.evaluation import Protocol
 from poise.reports import read_runs
 
-PATHS = ["a\0b", "x" * 300, f"/tmp/{'y' * 5000}", "\udcff", "\ud800", "/proc/self/mem", "/dev/zero", "", "a/" * 3000, "~nobody"]
+PATHS = [
+    "a\0b",
+    "x" * 300,
+    f"/tmp/{'y' * 5000}",
+    "\udcff",
+    "\ud800",
+    "/proc/self/mem",
+    "/dev/zero",
+    "",
+    "a/" * 3000,
+    "~nobody",
+]
 READERS: dict[str, Callable[[Any], object]] = {
     "Run.open": Run.open,
     "Run.to_be": lambda path: Run.to_be(Path(path)),
@@ -36,7 +47,9 @@ READERS: dict[str, Callable[[Any], object]] = {
 
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: ascii(path[:12]))
-def test_no_path_gives_a_foreign_exception(path: str, reader: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_path_gives_a_foreign_exception(
+    path: str, reader: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     may_pass = reader in ("check_writable", "write_bytes", "Run.to_be") and path in ("\udcff", "~nobody", "")
     try:
@@ -47,7 +60,8 @@ def test_no_path_gives_a_foreign_exception(path: str, reader: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    "refused", [PermissionError(13, "Permission denied"), OSError(5, "Input/output error"), OSError(36, "File name too long")]
+    "refused",
+    [PermissionError(13, "Permission denied"), OSError(5, "Input/output error"), OSError(36, "File name too long")],
 )
 @pytest.mark.parametrize("reader", [name for name in READERS if name not in ("check_writable", "write_bytes")])
 def test_a_folder_of_another_user_or_a_failing_disk_is_one_sentence(
@@ -84,7 +98,9 @@ def test_no_settings_text_gives_a_foreign_exception(text: str, tmp_path: Path) -
             attempt()
 
 
-@pytest.mark.parametrize("name", ["../../../x", "/absolute", "a\0b", "x" * 255, "\x1b[2J", "", ".", "..", "a\\b", "\ud800", "\u202egpj"])
+@pytest.mark.parametrize(
+    "name", ["../../../x", "/absolute", "a\0b", "x" * 255, "\x1b[2J", "", ".", "..", "a\\b", "\ud800", "\u202egpj"]
+)
 @pytest.mark.parametrize("kind", [Experiment, Protocol, Monitor])
 def test_a_name_in_settings_is_a_name_and_no_path(name: str, kind: Any) -> None:
     with pytest.raises(SettingsError, match=rf"{kind.__name__}.name = .*: must be a plain name of 1 to 180 bytes"):

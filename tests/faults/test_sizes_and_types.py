@@ -30,7 +30,12 @@ SIZES = [1e-44, 1e-38, 1e-30, 1e-20, 1e-12, 1e-7, 1e-3, 1.0, 1e10, 1e30, 1e38]
 
 def arrows(size: float, dtype: torch.dtype = torch.float32) -> Tensor:
     """Gradients [2, 1, 2, 2] of largest entry `size`."""
-    return torch.tensor([[0.0, 1.0, 0.0, 0.0], [0.75, -1.0, 0.25, 0.5]], dtype=torch.float64).mul(size).to(dtype).view(2, 1, 2, 2)
+    return (
+        torch.tensor([[0.0, 1.0, 0.0, 0.0], [0.75, -1.0, 0.25, 0.5]], dtype=torch.float64)
+        .mul(size)
+        .to(dtype)
+        .view(2, 1, 2, 2)
+    )
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -39,7 +44,9 @@ def test_a_step_in_l2_has_its_length_whatever_the_gradients_size(size: float, dt
     gradient = arrows(size, dtype)
     step = L2().step(torch.zeros_like(gradient), gradient, 0.25)
     right = gradient.double() / gradient.double().flatten(1).norm(dim=1).view(-1, 1, 1, 1) * 0.25
-    torch.testing.assert_close(step.double(), right, rtol=2e-6 if size < 1e-43 or dtype is torch.float32 else 1e-12, atol=0)
+    torch.testing.assert_close(
+        step.double(), right, rtol=2e-6 if size < 1e-43 or dtype is torch.float32 else 1e-12, atol=0
+    )
 
 
 @pytest.mark.parametrize("threat", [Linf(), L2()], ids=["linf", "l2"])
@@ -78,7 +85,8 @@ def test_the_ball_in_l2_is_as_large_as_epsilon_says(epsilon: float, box_first: b
 def test_searches_reach_the_sphere_of_a_tiny_epsilon(attack: Attack, epsilon: float) -> None:
     linear = nn.Linear(64, 4, bias=False)
     with torch.no_grad():
-        linear.weight.copy_(torch.tensor([1e-30, 1e-31, -1e-30, -2e-30])[:, None].expand(4, 64))  # the least of leads, and of gradients
+        # the least of leads, and of gradients
+        linear.weight.copy_(torch.tensor([1e-30, 1e-31, -1e-30, -2e-30])[:, None].expand(4, 64))
     net = nn.Sequential(nn.Flatten(), linear)
     x, y = torch.zeros(3, 1, 8, 8), torch.zeros(3, dtype=torch.int64)
     found = dataclasses.replace(attack, threat=L2(epsilon=epsilon)).search(net, 4)  # type: ignore[attr-defined, type-var]
@@ -97,7 +105,9 @@ def test_the_nearest_point_of_a_plane_is_that_of_the_same_plane_written_small(si
     z, w = torch.rand(5, 12), torch.randn(5, 12)
     b = (w * z).sum(1) + 0.3
     threat = L2() if norm == 2 else Linf()
-    torch.testing.assert_close(onto_plane(z, w * size, b * size, threat), onto_plane(z, w, b, threat), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        onto_plane(z, w * size, b * size, threat), onto_plane(z, w, b, threat), rtol=1e-4, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e-20, 1e-12, 1e-3, 1e20])
@@ -129,11 +139,15 @@ def test_difference_of_logits_ratios_do_not_depend_on_the_logits_scale(size: flo
 
 @pytest.mark.parametrize("size", [1e-36, 1e-25, 1e-10, 1e25])
 @pytest.mark.parametrize("perturbation", [AWP(gamma=0.1), RWP(gamma=0.1, steps=2)], ids=["awp", "rwp"])
-def test_weights_are_perturbed_by_the_same_share_whatever_the_gradients_size(perturbation: AWP | RWP, size: float) -> None:
+def test_weights_are_perturbed_by_the_same_share_whatever_the_gradients_size(
+    perturbation: AWP | RWP, size: float
+) -> None:
     torch.manual_seed(0)
     weights, gradients = [torch.randn(3, 4), torch.randn(2, 3)], [torch.randn(3, 4), torch.randn(2, 3)]
     moves = [
-        perturbation.move([weight.clone() for weight in weights], lambda keep, s=scale: [gradient * s for gradient in gradients])
+        perturbation.move(
+            [weight.clone() for weight in weights], lambda keep, s=scale: [gradient * s for gradient in gradients]
+        )
         for scale in (1.0, size)
     ]
     for plain, tiny in zip(*moves, strict=True):
@@ -150,7 +164,9 @@ def test_weights_without_gradient_are_not_perturbed() -> None:
 def test_members_gradients_are_compared_by_direction_whatever_their_size(size: float) -> None:
     torch.manual_seed(0)
     gradients = torch.randn(3, 4, 6)
-    torch.testing.assert_close(coherence(gradients * size), coherence(gradients), rtol=1e-3 if size < 1e-38 else 1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        coherence(gradients * size), coherence(gradients), rtol=1e-3 if size < 1e-38 else 1e-5, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("sure", [0.0, 60.0, 95.0, 300.0])
@@ -168,11 +184,14 @@ def test_the_diversity_of_members_is_that_of_their_wrong_classes_however_sure_th
 @pytest.mark.parametrize("size", [1e-42, 1e-30, 1.0, 1e30])
 def test_unit_vectors_have_length_one_and_zero_stays_zero(size: float) -> None:
     vectors = torch.stack([torch.zeros(4), torch.tensor([3.0, 0.0, -4.0, 0.0]) * size])
-    torch.testing.assert_close(unit(vectors)[1], torch.tensor([0.6, 0.0, -0.8, 0.0]), rtol=1e-2 if size < 1e-38 else 1e-6, atol=0)
+    torch.testing.assert_close(
+        unit(vectors)[1], torch.tensor([0.6, 0.0, -0.8, 0.0]), rtol=1e-2 if size < 1e-38 else 1e-6, atol=0
+    )
     assert torch.equal(unit(vectors)[0], torch.zeros(4))
 
 
-# -- types ------------------------------------------------------------------------------------------------------------------
+# -- types
+# ------------------------------------------------------------------------------------------------------------------
 
 HALVES = [torch.float16, torch.bfloat16]
 TYPES = [*HALVES, torch.float32, torch.float64]
@@ -214,7 +233,9 @@ ATTACKS: list[Callable[[Threat], Attack]] = [
     lambda threat: FAB(threat=threat, steps=3, restarts=2),
     lambda threat: FAB(threat=threat, steps=3, targeted=True, targets=2),
     lambda threat: Square(threat=threat, queries=10),
-    lambda threat: AutoAttack(threat=threat, version="custom", attacks=(APGD(steps=3), FAB(steps=2), Square(queries=5))),
+    lambda threat: AutoAttack(
+        threat=threat, version="custom", attacks=(APGD(steps=3), FAB(steps=2), Square(queries=5))
+    ),
 ]
 
 
@@ -237,7 +258,9 @@ def test_attacks_return_allowed_images_in_every_type(dtype: torch.dtype, threat:
 
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize(("factor", "epsilon"), [(1.0, 0.4), (30.0, 0.2), (1000.0, 0.2)])
-def test_an_attack_in_half_precision_breaks_what_it_breaks_in_float32(dtype: torch.dtype, factor: float, epsilon: float) -> None:
+def test_an_attack_in_half_precision_breaks_what_it_breaks_in_float32(
+    dtype: torch.dtype, factor: float, epsilon: float
+) -> None:
     """Steps in L2 are below the spacing of half numbers; moved in those, images would stay where they are."""
     torch.manual_seed(0)
     net, x = Shallow(factor), torch.rand(64, 1, 8, 8).mul(0.5).add(0.5)
@@ -250,7 +273,8 @@ def test_an_attack_in_half_precision_breaks_what_it_breaks_in_float32(dtype: tor
     assert abs(float((half(attack(half, x, y)).argmax(1) == y).double().mean()) - stands) < 0.13
 
 
-# -- NaN --------------------------------------------------------------------------------------------------------------------
+# -- NaN
+# --------------------------------------------------------------------------------------------------------------------
 
 
 class Root(nn.Module):
@@ -274,7 +298,9 @@ class Root(nn.Module):
 
 @pytest.mark.parametrize("where", ["gradient", "every class", "one class"])
 @pytest.mark.parametrize("make", ATTACKS[1:2] + ATTACKS[3:], ids=lambda make: make(Linf()).name)
-def test_nan_is_refused_and_neither_a_success_nor_an_image_that_stands(make: Callable[[Threat], Attack], where: str) -> None:
+def test_nan_is_refused_and_neither_a_success_nor_an_image_that_stands(
+    make: Callable[[Threat], Attack], where: str
+) -> None:
     torch.manual_seed(0)
     net, x = Root(where), torch.full((3, 1, 8, 8), 0.5)
     y = net(x).argmax(1)
@@ -284,7 +310,8 @@ def test_nan_is_refused_and_neither_a_success_nor_an_image_that_stands(make: Cal
         return
     with pytest.raises(InputError, match="NaN or infinite"):
         z = attack(net, x, y)
-        if isinstance(attack, MIM | CW) and where != "gradient":  # judged by whoever asks the network about the last iterate
+        # judged by whoever asks the network about the last iterate
+        if isinstance(attack, MIM | CW) and where != "gradient":
             check_finite(net(z))
 
 

@@ -1,4 +1,6 @@
-"""Weights are found in whatever other people's training code wrote, under whatever names wrappers gave them, or refused by their keys."""
+"""Weights are found in whatever other people's training code wrote, under whatever names wrappers gave them, or refused
+by their keys.
+"""
 
 from __future__ import annotations
 
@@ -46,11 +48,32 @@ def loaded(path: Path, network: nn.Module) -> nn.Module:
     return network.eval()
 
 
-KEYS = ["state_dict", "model", "net", "ema", "model_state_dict", "params", "network", "weights", "rmodel", "student", "params_ema", "0"]
+KEYS = [
+    "state_dict",
+    "model",
+    "net",
+    "ema",
+    "model_state_dict",
+    "params",
+    "network",
+    "weights",
+    "rmodel",
+    "student",
+    "params_ema",
+    "0",
+]
 CONTAINERS: dict[str, Any] = {
     **{key: {key: SD, "epoch": 3, "best_acc": 92.6} for key in KEYS},
-    "beside an optimizer": {"model": SD, "optimizer": OPTIMIZER.state_dict(), "lr_scheduler": {"last_lr": torch.tensor(0.1)}},
-    "beside numpy numbers and arguments": {"state_dict": SD, "acc": np.float64(0.9), "args": argparse.Namespace(lr=0.1, out=None)},
+    "beside an optimizer": {
+        "model": SD,
+        "optimizer": OPTIMIZER.state_dict(),
+        "lr_scheduler": {"last_lr": torch.tensor(0.1)},
+    },
+    "beside numpy numbers and arguments": {
+        "state_dict": SD,
+        "acc": np.float64(0.9),
+        "args": argparse.Namespace(lr=0.1, out=None),
+    },
     "beside tensors": {"state_dict": SD, "epoch": torch.tensor(3), "best": torch.tensor(0.9)},
     "two levels down": {"checkpoint": {"model": {"state_dict": SD}}, "step": 1},
     "a list of one": [SD],
@@ -58,7 +81,11 @@ CONTAINERS: dict[str, Any] = {
     "beside what it was averaged from": {"model_state_dict": SD, "unaveraged_model_state_dict": RAW},
     "twice the same": {"state_dict": SD, "model": SD},
     "numbers and words beside the tensors": {**SD, "eps": 0.031, "arch": "conv", "note": None},
-    "lightning": {"state_dict": prefixed("model."), "hyper_parameters": {"w": torch.ones(2)}, "callbacks": {"x": {"y": torch.ones(1)}}},
+    "lightning": {
+        "state_dict": prefixed("model."),
+        "hyper_parameters": {"w": torch.ones(2)},
+        "callbacks": {"x": {"y": torch.ones(1)}},
+    },
 }
 
 
@@ -69,19 +96,31 @@ def test_weights_are_found_in_any_container(tmp_path: Path, content: Any) -> Non
 
 
 def compiled_inside(weights: Weights) -> Weights:
-    return {name.replace("0.", "0._orig_mod.", 1) if name.startswith("0.") else name: tensor for name, tensor in weights.items()}
+    return {
+        name.replace("0.", "0._orig_mod.", 1) if name.startswith("0.") else name: tensor
+        for name, tensor in weights.items()
+    }
 
 
 NAMES: dict[str, Weights] = {
-    **{prefix: prefixed(prefix) for prefix in ("module.", "model.", "net.", "network.", "_orig_mod.", "encoder.backbone.")},
+    **{
+        prefix: prefixed(prefix)
+        for prefix in ("module.", "model.", "net.", "network.", "_orig_mod.", "encoder.backbone.")
+    },
     "several wrappers": prefixed("module._orig_mod.model."),
     "compiled inside": compiled_inside(SD),
-    "sharded": prefixed("_fsdp_wrapped_module.", {k.replace("1.", "1._fsdp_wrapped_module."): v for k, v in SD.items()}),
+    "sharded": prefixed(
+        "_fsdp_wrapped_module.", {k.replace("1.", "1._fsdp_wrapped_module."): v for k, v in SD.items()}
+    ),
     "averaged": torch.optim.swa_utils.AveragedModel(copy.deepcopy(NET)).state_dict(),
     "averaged and wrapped": prefixed("model.", torch.optim.swa_utils.AveragedModel(copy.deepcopy(NET)).state_dict()),
     "without counters of batches": {name: tensor for name, tensor in SD.items() if "num_batches" not in name},
-    "wrapped without counters": prefixed("module.", {name: tensor for name, tensor in SD.items() if "num_batches" not in name}),
-    "double precision": {name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in SD.items()},
+    "wrapped without counters": prefixed(
+        "module.", {name: tensor for name, tensor in SD.items() if "num_batches" not in name}
+    ),
+    "double precision": {
+        name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in SD.items()
+    },
 }
 
 
@@ -114,11 +153,18 @@ def with_norm(wrap: Callable[..., nn.Module]) -> nn.Sequential:
 
 
 OLD: Any = nn.utils.weight_norm
-WRAPS: list[Callable[..., Any]] = [OLD, parametrizations.weight_norm, nn.utils.spectral_norm, parametrizations.spectral_norm]
+WRAPS: list[Callable[..., Any]] = [
+    OLD,
+    parametrizations.weight_norm,
+    nn.utils.spectral_norm,
+    parametrizations.spectral_norm,
+]
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
-@pytest.mark.parametrize("wrap", WRAPS, ids=["weight_norm", "parametrized weight_norm", "spectral_norm", "parametrized spectral_norm"])
+@pytest.mark.parametrize(
+    "wrap", WRAPS, ids=["weight_norm", "parametrized weight_norm", "spectral_norm", "parametrized spectral_norm"]
+)
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_normalised_weights_are_multiplied_out_for_a_plain_network_and_kept_for_its_own(
     tmp_path: Path, wrap: Callable[..., Any], prefix: str
@@ -126,7 +172,9 @@ def test_normalised_weights_are_multiplied_out_for_a_plain_network_and_kept_for_
     network = with_norm(wrap)
     torch.save(prefixed(prefix, network.state_dict()), tmp_path / "w.pt")
     torch.testing.assert_close(loaded(tmp_path / "w.pt", build(3))(IMAGES), network(IMAGES), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(loaded(tmp_path / "w.pt", with_norm(wrap))(IMAGES), network(IMAGES), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        loaded(tmp_path / "w.pt", with_norm(wrap))(IMAGES), network(IMAGES), rtol=1e-5, atol=1e-6
+    )
 
 
 class Constants(nn.Module):
@@ -142,7 +190,9 @@ class Constants(nn.Module):
         return (x - self.mean) / self.std
 
 
-def test_constants_of_standardisation_are_the_networks_own_where_a_file_has_none_and_never_dropped(tmp_path: Path) -> None:
+def test_constants_of_standardisation_are_the_networks_own_where_a_file_has_none_and_never_dropped(
+    tmp_path: Path,
+) -> None:
     standardised = nn.Sequential(Constants(), build())
     torch.save(standardised.state_dict(), tmp_path / "whole.pt")
     torch.save(prefixed("1."), tmp_path / "bare.pt")
@@ -195,18 +245,32 @@ REFUSED: dict[str, tuple[Any, tuple[str, ...]]] = {
     "a number": (3, ("int",)),
     "a whole network": (NET, ("torch.nn.modules.container.Sequential", "could run code", "state_dict alone")),
     "a whole network in a key": ({"model": NET, "epoch": 1}, ("could run code", "state_dict alone")),
-    "a missing tensor": ({name: tensor for name, tensor in SD.items() if name != "4.bias"}, ("lacks 4.bias", "it has '0.weight'")),
+    "a missing tensor": (
+        {name: tensor for name, tensor in SD.items() if name != "4.bias"},
+        ("lacks 4.bias", "it has '0.weight'"),
+    ),
     "a missing running mean": ({n: t for n, t in SD.items() if n != "1.running_mean"}, ("lacks 1.running_mean",)),
-    "other names": (prefixed("a.", {f"{name}x": tensor for name, tensor in SD.items()}), ("lacks 0.weight", "it has 'a.0.weightx'")),
+    "other names": (
+        prefixed("a.", {f"{name}x": tensor for name, tensor in SD.items()}),
+        ("lacks 0.weight", "it has 'a.0.weightx'"),
+    ),
     "a tensor too many": ({**SD, "5.weight": torch.ones(2)}, ("5.weight", "does not know")),
-    "under two prefixes": ({**prefixed("model."), **prefixed("ema_model.", RAW)}, ("lacks 0.weight", "'model.0.weight'")),
+    "under two prefixes": (
+        {**prefixed("model."), **prefixed("ema_model.", RAW)},
+        ("lacks 0.weight", "'model.0.weight'"),
+    ),
     "another shape": ({**SD, "4.weight": torch.ones(5, 144)}, ("4.weight", "[5, 144]", "[4, 144]")),
-    "numbers of another kind": ({**SD, "4.weight": torch.ones(4, 144, dtype=torch.int8)}, ("4.weight", "int8", "floating")),
+    "numbers of another kind": (
+        {**SD, "4.weight": torch.ones(4, 144, dtype=torch.int8)},
+        ("4.weight", "int8", "floating"),
+    ),
 }
 
 
 @pytest.mark.parametrize(("content", "words"), REFUSED.values(), ids=REFUSED)
-def test_what_is_not_one_networks_weights_is_refused_by_its_keys(tmp_path: Path, content: Any, words: tuple[str, ...]) -> None:
+def test_what_is_not_one_networks_weights_is_refused_by_its_keys(
+    tmp_path: Path, content: Any, words: tuple[str, ...]
+) -> None:
     torch.save(content, tmp_path / "w.pt")
     with pytest.raises(CheckpointError) as refused:
         loaded(tmp_path / "w.pt", build(3))

@@ -49,7 +49,9 @@ def test_it_returns_images_and_labels_and_repeats_without_a_seed(net: nn.Module,
     assert torch.equal(quick(net, verbose=False).run_standard_evaluation(x, y, bs=8), x_adv)
 
 
-def test_each_attack_alone_gives_a_dictionary(net: nn.Module, batch: tuple[Tensor, Tensor], capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_attack_alone_gives_a_dictionary(
+    net: nn.Module, batch: tuple[Tensor, Tensor], capsys: pytest.CaptureFixture[str]
+) -> None:
     x, y = batch
     images = quick(net).run_standard_evaluation_individual(x, y)
     assert list(images) == ["apgd-ce", "apgd-t", "fab-t", "square"]
@@ -75,7 +77,9 @@ def test_the_log_has_the_lines_that_people_read(
     assert lines[1] == "initial accuracy: 95.00%"
     for place, name in enumerate(("APGD-CE", "APGD-T", "FAB-T", "SQUARE"), start=2):
         assert re.fullmatch(rf"robust accuracy after {name}: \d+\.\d\d% \(total time \d+\.\d s\)", lines[place])
-    assert re.fullmatch(r"max Linf perturbation: 0\.0\d{4}, nan in tensor: 0, max: \d\.\d{5}, min: \d\.\d{5}", lines[-2])
+    assert re.fullmatch(
+        r"max Linf perturbation: 0\.0\d{4}, nan in tensor: 0, max: \d\.\d{5}, min: \d\.\d{5}", lines[-2]
+    )
     with torch.no_grad():
         accuracy = float((net(x_adv).argmax(1) == y).double().mean())
     assert lines[-1] == f"robust accuracy: {accuracy:.2%}"
@@ -140,20 +144,27 @@ def test_attributes_that_users_read_and_set_are_there(
     assert said == ["clean accuracy: 95.00%"]
 
 
-def test_what_is_assigned_to_the_whole_reaches_its_parts_and_nothing_is_ignored(net: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+def test_what_is_assigned_to_the_whole_reaches_its_parts_and_nothing_is_ignored(
+    net: nn.Module, batch: tuple[Tensor, Tensor]
+) -> None:
     adversary = quick(net, verbose=False)
     adversary.epsilon, adversary.norm, adversary.seed = 0.5, "L2", 3
     assert adversary._native("fab-t").threat == L2(epsilon=0.5)
     assert (adversary.square.seed, adversary.apgd.eps) == (3, 0.5)
     adversary.apgd_targeted.eps = 0.1
-    with pytest.raises(SettingsError, match=r"apgd_targeted has norm 'L2' and eps 0.1, must be the whole's, 'L2' and 0.5"):
+    with pytest.raises(
+        SettingsError, match=r"apgd_targeted has norm 'L2' and eps 0.1, must be the whole's, 'L2' and 0.5"
+    ):
         adversary.run_standard_evaluation(*batch)
     for owner, name, words in (
         (adversary, "eps", "AutoAttack has no attribute 'eps'; did you mean 'epsilon'?"),
         (adversary.apgd, "n_iters", "APGDAttack has no attribute 'n_iters'; did you mean 'n_iter'?"),
         (adversary.square, "use_rs", "SquareAttack has no attribute 'use_rs'; known: "),
     ):
-        for act in (lambda owner=owner, name=name: setattr(owner, name, 1), lambda owner=owner, name=name: getattr(owner, name)):
+        for act in (
+            lambda owner=owner, name=name: setattr(owner, name, 1),
+            lambda owner=owner, name=name: getattr(owner, name),
+        ):
             with pytest.raises(AttributeError) as refused:
                 act()
             assert words in str(refused.value)
@@ -208,7 +219,9 @@ def test_the_signs_stand_in_the_log_and_a_random_network_is_fit_for_rand(
     net: nn.Module, batch: tuple[Tensor, Tensor], capsys: pytest.CaptureFixture[str]
 ) -> None:
     x, y = batch
-    adversary = AutoAttack(Odd(net, lambda logits, calls: logits.softmax(1)), eps=0.01, version="custom", attacks_to_run=["apgd-ce"])
+    adversary = AutoAttack(
+        Odd(net, lambda logits, calls: logits.softmax(1)), eps=0.01, version="custom", attacks_to_run=["apgd-ce"]
+    )
     adversary.apgd.n_iter = 2
     adversary.run_standard_evaluation(x, y)
     assert "Warning: the output seems to be a probability distribution" in capsys.readouterr().out

@@ -23,15 +23,23 @@ TABLE: list[tuple[theirs.Attack, Callable[[float], ours.Attack]]] = [
     (theirs.PGD(), lambda e: ours.PGD(threat=Linf(epsilon=e), step_size=0.01 / 0.3 * e, steps=40)),
     (theirs.PGD(abs_stepsize=0.01, steps=5), lambda e: ours.PGD(threat=Linf(epsilon=e), step_size=0.01, steps=5)),
     (theirs.L2PGD(), lambda e: ours.PGD(threat=L2(epsilon=e), step_size=0.025 * e, steps=50)),
-    (theirs.LinfBasicIterativeAttack(), lambda e: ours.PGD(threat=Linf(epsilon=e), step_size=0.2 * e, steps=10, start="zero")),
-    (theirs.L2BasicIterativeAttack(), lambda e: ours.PGD(threat=L2(epsilon=e), step_size=0.2 * e, steps=10, start="zero")),
+    (
+        theirs.LinfBasicIterativeAttack(),
+        lambda e: ours.PGD(threat=Linf(epsilon=e), step_size=0.2 * e, steps=10, start="zero"),
+    ),
+    (
+        theirs.L2BasicIterativeAttack(),
+        lambda e: ours.PGD(threat=L2(epsilon=e), step_size=0.2 * e, steps=10, start="zero"),
+    ),
     (theirs.MIFGSM(), lambda e: ours.MIM(threat=Linf(epsilon=e), step_size=0.2 * e, steps=10, start="zero")),
     (theirs.FixedEpsilon(ours.APGD(steps=5)), lambda e: ours.APGD(threat=Linf(epsilon=e), steps=5)),
 ]
 
 
 @pytest.mark.parametrize(("attack", "native"), TABLE, ids=lambda value: type(value).__name__)
-def test_each_attack_is_poises_at_every_epsilon(net: nn.Module, batch: Batch, attack: theirs.Attack, native: Any) -> None:
+def test_each_attack_is_poises_at_every_epsilon(
+    net: nn.Module, batch: Batch, attack: theirs.Attack, native: Any
+) -> None:
     x, y = batch
     draw = everyone(0, "foolbox", type(attack).__name__, 0, 0, count=20)
     raw, clipped, success = attack.repeat(1)(theirs.PyTorchModel(net), x, y, epsilons=EPSILONS)
@@ -135,7 +143,11 @@ def test_what_is_not_supported_is_refused_in_one_sentence(net: nn.Module, batch:
         (SettingsError, "epsilons = None asks for the smallest", lambda: attack(fmodel, *batch, epsilons=[0.1, None])),  # type: ignore[list-item]
         (SettingsError, "bounds = ", lambda: theirs.PyTorchModel(net, bounds=(1, 1))),
         (SettingsError, "axis = -1, must be -3", lambda: theirs.PyTorchModel(net, preprocessing={"axis": -1})),
-        (SettingsError, "preprocessing has 'flip_axis'", lambda: theirs.PyTorchModel(net, preprocessing={"flip_axis": -3})),
+        (
+            SettingsError,
+            "preprocessing has 'flip_axis'",
+            lambda: theirs.PyTorchModel(net, preprocessing={"flip_axis": -3}),
+        ),
         (InputError, "has pixels in", lambda: attack(fmodel, batch[0] * 255, batch[1], epsilons=0.1)),
         (InputError, "criterion is str", lambda: attack(fmodel, batch[0], "labels", epsilons=0.1)),  # type: ignore[arg-type]
     ]

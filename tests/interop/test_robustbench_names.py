@@ -67,7 +67,10 @@ CASES: list[tuple[Network, Callable[[Weights], Weights]]] = [
 ]
 WRAPPED: dict[str, Callable[[Weights], dict[str, Any]]] = {
     "bare": lambda weights: weights,
-    "state_dict, module.": lambda weights: {"state_dict": {f"module.{name}": tensor for name, tensor in weights.items()}, "epoch": 7},
+    "state_dict, module.": lambda weights: {
+        "state_dict": {f"module.{name}": tensor for name, tensor in weights.items()},
+        "epoch": 7,
+    },
     "module.model.": lambda weights: {f"module.model.{name}": tensor for name, tensor in weights.items()},
 }
 
@@ -85,7 +88,9 @@ def built(settings: Network) -> nn.Module:
     return network.eval()
 
 
-@pytest.mark.parametrize(("settings", "rename"), CASES, ids=lambda value: getattr(value, "__name__", type(value).__name__))
+@pytest.mark.parametrize(
+    ("settings", "rename"), CASES, ids=lambda value: getattr(value, "__name__", type(value).__name__)
+)
 @pytest.mark.parametrize("wrap", WRAPPED)
 def test_weights_of_others_give_the_network_that_they_are_of(
     tmp_path: Path, x: Tensor, settings: Network, rename: Callable[[Weights], Weights], wrap: str
@@ -108,7 +113,9 @@ def test_constants_among_the_weights_are_the_normalisation(tmp_path: Path, x: Te
     network = built(ResNet20(width=4))
     prefix = {"mu": "", "normalize.mean": "model.", "module.mean": "module."}[names[0]]
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (CONSTANTS.mean, CONSTANTS.std))
-    weights = {f"{prefix}{name}": tensor for name, tensor in network.state_dict().items()} | dict(zip(names, (mean, std), strict=True))
+    weights = {f"{prefix}{name}": tensor for name, tensor in network.state_dict().items()} | dict(
+        zip(names, (mean, std), strict=True)
+    )
     torch.save(weights, tmp_path / "net.pt")
     with torch.no_grad():
         assert torch.equal(load_model("net", custom_checkpoint=tmp_path / "net.pt")(x), network((x - mean) / std))
@@ -164,15 +171,31 @@ class Quick(AutoAttackByName):
 
 @pytest.mark.parametrize(("threat_model", "threat"), [("Linf", Linf(epsilon=16 / 255)), ("L2", L2(epsilon=16 / 255))])
 def test_benchmark_is_autoattack_on_the_first_images(
-    net: nn.Module, tiny: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threat_model: str, threat: Any, capsys: Any
+    net: nn.Module,
+    tiny: Data,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    threat_model: str,
+    threat: Any,
+    capsys: Any,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(robustbench.eval, "AutoAttack", Quick)
     data = labelled(tiny, net)
     x, y = data.test.first(6).pixels(), data.test.labels[:6]
-    options: dict[str, Any] = {"threat_model": threat_model, "eps": 16 / 255, "to_disk": True, "model_name": "Own2026Net"}
+    options: dict[str, Any] = {
+        "threat_model": threat_model,
+        "eps": 16 / 255,
+        "to_disk": True,
+        "model_name": "Own2026Net",
+    }
     found = benchmark(net, 6, data, **options)
-    parts = (APGD(steps=3), APGD(steps=3, loss="targeted_dlr"), FAB(steps=3, targeted=True), Square(queries=10, rescale=False))
+    parts = (
+        APGD(steps=3),
+        APGD(steps=3, loss="targeted_dlr"),
+        FAB(steps=3, targeted=True),
+        Square(queries=10, rescale=False),
+    )
     result = AutoAttack(threat=threat, version="custom", attacks=parts).run(net, x, y)
     assert found == (result.natural_accuracy, result.robust_accuracy)
     assert found[0] == 5 / 6
@@ -215,7 +238,13 @@ def test_benchmark_on_corruptions_is_the_mean_over_75_sets(
 
 def test_an_earlier_model_info_keeps_what_is_not_known_anew(tmp_path: Path) -> None:
     path = tmp_path / "info.json"
-    about = {"name": "A Paper", "authors": "A. Body", "additional_data": False, "architecture": "ResNet-18", "link": "https://a.b"}
+    about = {
+        "name": "A Paper",
+        "authors": "A. Body",
+        "additional_data": False,
+        "architecture": "ResNet-18",
+        "link": "https://a.b",
+    }
     ModelInfo.of("cifar10", "Linf", 8 / 255, 0.9, 0.5, **about).write(path)
     ModelInfo.of("cifar10", "Linf", 8 / 255, 0.91234, 0.5).write(path)
     info = ModelInfo.read(path)
@@ -256,7 +285,11 @@ def test_what_is_not_supported_is_refused_before_any_work(net: nn.Module, tiny: 
     calls: list[tuple[type[Exception], str, Callable[[], object]]] = [
         (SettingsError, "threat_model = 'L1'", lambda: benchmark(net, threat_model="L1")),
         (SettingsError, "threat_model = 'corruptions_3d'", lambda: benchmark(net, threat_model="corruptions_3d")),
-        (SettingsError, "dataset = 'imagenet', must be one of cifar10, cifar100", lambda: benchmark(net, dataset="imagenet", eps=0.1)),
+        (
+            SettingsError,
+            "dataset = 'imagenet', must be one of cifar10, cifar100",
+            lambda: benchmark(net, dataset="imagenet", eps=0.1),
+        ),
         (SettingsError, "eps is None", lambda: benchmark(net, dataset=tiny)),
         (SettingsError, "eps = 0.1, must be None", lambda: benchmark(net, threat_model="corruptions", **linf)),
         (SettingsError, "model_name is None", lambda: benchmark(net, to_disk=True, **linf)),
@@ -267,8 +300,16 @@ def test_what_is_not_supported_is_refused_before_any_work(net: nn.Module, tiny: 
             lambda: load_model("A", "m", "cifa10"),
         ),
         (CheckpointError, "are not downloaded", lambda: load_model("Nobody2020Nothing", model_dir=tmp_path)),
-        (CheckpointError, "give your own module as network=", lambda: load_model("", custom_checkpoint=saved(tmp_path, net.state_dict()))),
-        (CheckpointError, "lacks 1.weight", lambda: load_model("", custom_checkpoint=saved(tmp_path, {"a": torch.ones(1)}), network=net)),
+        (
+            CheckpointError,
+            "give your own module as network=",
+            lambda: load_model("", custom_checkpoint=saved(tmp_path, net.state_dict())),
+        ),
+        (
+            CheckpointError,
+            "lacks 1.weight",
+            lambda: load_model("", custom_checkpoint=saved(tmp_path, {"a": torch.ones(1)}), network=net),
+        ),
     ]
     for error, words, call in calls:
         with pytest.raises(error, match=words):

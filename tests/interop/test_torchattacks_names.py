@@ -1,4 +1,6 @@
-"""The names, defaults, modes and normalisation of the `torchattacks` package, against Poise's attacks called directly."""
+"""The names, defaults, modes and normalisation of the `torchattacks` package, against Poise's attacks called
+directly.
+"""
 
 from __future__ import annotations
 
@@ -24,17 +26,26 @@ TABLE: list[tuple[Callable[[nn.Module], Any], ours.Attack]] = [
     (theirs.BIM, ours.PGD(steps=10, start="zero")),
     (lambda net: theirs.BIM(net, eps=4 / 255, steps=0), ours.PGD(threat=Linf(epsilon=4 / 255), steps=5, start="zero")),
     (theirs.PGD, ours.PGD(steps=10)),
-    (lambda net: theirs.PGD(net, 8 / 255, 1 / 255, 3, random_start=False), ours.PGD(step_size=1 / 255, steps=3, start="zero")),
+    (
+        lambda net: theirs.PGD(net, 8 / 255, 1 / 255, 3, random_start=False),
+        ours.PGD(step_size=1 / 255, steps=3, start="zero"),
+    ),
     (theirs.PGDL2, ours.PGD(threat=T2, step_size=0.2, steps=10)),
     (theirs.TPGD, ours.PGD(steps=10, start="gaussian", loss="kl")),
     (theirs.MIFGSM, ours.MIM(steps=10, start="zero")),
     (theirs.APGD, ours.APGD(steps=10)),
-    (lambda net: theirs.APGD(net, norm="L2", eps=1.0, loss="dlr", n_restarts=2), ours.APGD(threat=T2, steps=10, loss="dlr", restarts=2)),
+    (
+        lambda net: theirs.APGD(net, norm="L2", eps=1.0, loss="dlr", n_restarts=2),
+        ours.APGD(threat=T2, steps=10, loss="dlr", restarts=2),
+    ),
     (lambda net: theirs.APGDT(net, steps=4), ours.APGD(steps=4, loss="targeted_dlr")),
     (theirs.FAB, ours.FAB(steps=10)),
     (lambda net: theirs.FAB(net, multi_targeted=True, steps=3), ours.FAB(steps=3, targeted=True)),
     (lambda net: theirs.Square(net, n_queries=20), ours.Square(queries=20)),
-    (lambda net: theirs.AutoAttack(net, norm="L2", eps=0.3, version="plus"), ours.AutoAttack(threat=L2(epsilon=0.3), version="plus")),
+    (
+        lambda net: theirs.AutoAttack(net, norm="L2", eps=0.3, version="plus"),
+        ours.AutoAttack(threat=L2(epsilon=0.3), version="plus"),
+    ),
 ]
 
 
@@ -43,7 +54,9 @@ def draw_of(atk: Any, call: int | str, count: int = 20) -> Any:
     return everyone(seed or 0, "torchattacks", atk.attack, "seeded" if seed is not None else call, count=count)
 
 
-@pytest.mark.parametrize(("make", "native"), TABLE, ids=lambda value: getattr(value, "name", None) or getattr(value, "__name__", "made"))
+@pytest.mark.parametrize(
+    ("make", "native"), TABLE, ids=lambda value: getattr(value, "name", None) or getattr(value, "__name__", "made")
+)
 def test_each_attack_is_poises_with_its_arguments(net: nn.Module, batch: Batch, make: Any, native: ours.Attack) -> None:
     atk = make(net)
     assert atk.native() == native
@@ -131,12 +144,16 @@ def test_the_model_keeps_its_modes(net: nn.Module, batch: Batch) -> None:
 
 
 @pytest.mark.parametrize("save_type", ["float", "int"])
-def test_saved_images_come_back(net: nn.Module, batch: Batch, tmp_path: Path, save_type: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_saved_images_come_back(
+    net: nn.Module, batch: Batch, tmp_path: Path, save_type: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     x, y = batch
     loader = DataLoader(TensorDataset(x, y), batch_size=8)
     atk, again = (theirs.PGD(net, steps=3) for _ in range(2))
     path = tmp_path / "adv.pt"
-    told = atk.save(loader, path, return_verbose=True, save_predictions=True, save_clean_inputs=True, save_type=save_type)
+    told = atk.save(
+        loader, path, return_verbose=True, save_predictions=True, save_clean_inputs=True, save_type=save_type
+    )
     wanted = torch.cat([again(images, labels) for images, labels in loader])
     with torch.no_grad():
         predicted = net(wanted).argmax(1)
@@ -144,7 +161,9 @@ def test_saved_images_come_back(net: nn.Module, batch: Batch, tmp_path: Path, sa
     assert told[0] == pytest.approx(100 * float((predicted == y).double().mean()))
     assert told[1] == pytest.approx(float((wanted - x)[predicted != y].flatten(1).norm(dim=1).mean()), rel=1e-5)
     assert "robust accuracy: " in capsys.readouterr().out
-    columns = list(zip(*theirs.Attack.load(path, batch_size=8, load_predictions=True, load_clean_inputs=True), strict=True))
+    columns = list(
+        zip(*theirs.Attack.load(path, batch_size=8, load_predictions=True, load_clean_inputs=True), strict=True)
+    )
     images, labels, preds, clean = (torch.cat(column) for column in columns)
     slack = 0 if save_type == "float" else 1 / 255
     assert (images - wanted).abs().max() <= slack

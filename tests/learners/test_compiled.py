@@ -80,7 +80,9 @@ def tensors(examples: Any) -> list[Tensor]:
     return found
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES, ids=[f"{number}-{type(each).__name__}" for number, each in enumerate(OBJECTIVES)])
+@pytest.mark.parametrize(
+    "objective", OBJECTIVES, ids=[f"{number}-{type(each).__name__}" for number, each in enumerate(OBJECTIVES)]
+)
 def test_a_recording_follows_batch_and_draws(objective):
     """On a CPU a recording runs the call again, on the memory and with the bits that a graph would use."""
     model = network()
@@ -112,7 +114,8 @@ def test_a_recording_serves_one_shape_one_objective_and_what_it_read_of_the_mome
     assert not recording.serves(objective, model, batch(1, 4), at(1))
     assert not recording.serves(AT(inner=INNER), model, batch(1), at(1))
     assert not recording.serves(objective, model, batch(1), at(1).within("other"))
-    assert not recording.serves(objective, copy.deepcopy(model), batch(1), at(1))  # a graph reads the other one's weights
+    # a graph reads the other one's weights
+    assert not recording.serves(objective, copy.deepcopy(model), batch(1), at(1))
 
 
 RAMPED = replace(INNER, ramp=0.75)
@@ -137,13 +140,18 @@ def test_times_are_inputs_of_one_recording(objective):
     model, whole = network(), replace(NOW, epochs=4, steps_per_epoch=3)
     moments = [replace(whole, step=step, epoch=step // 3 + 1) for step in range(12)]
     with crafting(model, objective.craft_mode):
-        recordings = [Recording.of(objective, model, batch(0), moment, nullcontext) for moment in (moments[0], moments[-1])]
+        recordings = [
+            Recording.of(objective, model, batch(0), moment, nullcontext) for moment in (moments[0], moments[-1])
+        ]
         ours = []
         for step, moment in enumerate(moments):
             recording = next(each for each in recordings if each.serves(objective, model, batch(step), moment))
             ours.append(recordings.index(recording))
             plain = objective.craft(model, batch(step), moment)
-            assert all(torch.equal(*pair) for pair in zip(tensors(recording.replay(batch(step), moment)), tensors(plain), strict=True))
+            assert all(
+                torch.equal(*pair)
+                for pair in zip(tensors(recording.replay(batch(step), moment)), tensors(plain), strict=True)
+            )
     assert ours == ([0] * 8 + [1] * 4 if objective != GAIRAT(inner=INNER, from_epoch=3) else [0] * 12)
 
 
@@ -278,7 +286,11 @@ TEAM = partial(Collaboration(member=DigitsCNN(), members=2).build, (1, 8, 8), 10
 
 @pytest.mark.parametrize(
     ("build", "objective"),
-    [(PAIR, ADP(adversarial=INNER)), (PAIR, GAL(adversarial=INNER)), (TEAM, SynergyOfExperts(inner=INNER, phase_two_from=1))],
+    [
+        (PAIR, ADP(adversarial=INNER)),
+        (PAIR, GAL(adversarial=INNER)),
+        (TEAM, SynergyOfExperts(inner=INNER, phase_two_from=1)),
+    ],
     ids=["ADP", "GAL", "SoE"],
 )
 def test_members_are_compiled_where_an_objective_calls_them_one_by_one(monkeypatch, build, objective):
@@ -297,10 +309,15 @@ def test_members_are_compiled_where_an_objective_calls_them_one_by_one(monkeypat
     ours = learner(build(), objective, said)
     moved, wanted = steps(ours, (6, 6, 6)), steps(learner(build(), objective, None), (6, 6, 6))
     assert all(torch.equal(tensor, wanted[name]) for name, tensor in moved.items())
-    assert [sentence.split(" in ")[0] for sentence in said] == ["joint: crafting was compiled", "joint: the loss was compiled"]
+    assert [sentence.split(" in ")[0] for sentence in said] == [
+        "joint: crafting was compiled",
+        "joint: the loss was compiled",
+    ]
     method = "heads" if build is TEAM else "_call_impl"
     assert {(member, method) for member in ours.network.get_submodule("members").children()} <= set(called)
-    assert not any("heads" in vars(module) or "_compiled_call_impl" in vars(module) for module in ours.network.modules())
+    assert not any(
+        "heads" in vars(module) or "_compiled_call_impl" in vars(module) for module in ours.network.modules()
+    )
 
 
 def test_compiled_calls_of_a_network_that_is_asked_no_more_are_let_go(monkeypatch):
@@ -344,5 +361,10 @@ def test_compiled_steps_move_the_weights_where_plain_steps_do():
     said: list[str] = []
     ours, plain = moved(said), moved(None)
     for name, tensor in plain.items():
-        torch.testing.assert_close(ours[name], tensor, atol=1e-9, rtol=1e-9, msg=lambda text, name=name: f"{name}: {text}")
-    assert [sentence.split(" in ")[0] for sentence in said] == ["joint: crafting was compiled", "joint: the loss was compiled"]
+        torch.testing.assert_close(
+            ours[name], tensor, atol=1e-9, rtol=1e-9, msg=lambda text, name=name: f"{name}: {text}"
+        )
+    assert [sentence.split(" in ")[0] for sentence in said] == [
+        "joint: crafting was compiled",
+        "joint: the loss was compiled",
+    ]

@@ -1,4 +1,6 @@
-"""What training of large and pretrained networks asks of learners: groups of parameters, warm-up, heads, adaptive ascents, draws."""
+"""What training of large and pretrained networks asks of learners: groups of parameters, warm-up, heads, adaptive
+ascents, draws.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ class Layered(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, 4, 3, padding=1)
-        self.blocks = nn.Sequential(*(nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4)) for _ in range(2)))
+        self.blocks = nn.Sequential(
+            *(nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4)) for _ in range(2))
+        )
         self.head = nn.Linear(4, 5)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -104,7 +108,9 @@ def test_a_head_of_other_classes_begins_anew_and_nothing_else_does() -> None:
     assert all(weights[name].equal(tensor) for name, tensor in network.state_dict().items() if name in fresh)
     assert all(weights[name].equal(tensor) for name, tensor in given.state_dict().items() if name not in fresh)
     given.stem = nn.Conv2d(3, 8, 3)
-    assert with_fresh_head(given.state_dict(), network, 5)[1] == fresh, "other differences stay for `load_into` to refuse"
+    assert with_fresh_head(given.state_dict(), network, 5)[1] == fresh, (
+        "other differences stay for `load_into` to refuse"
+    )
 
 
 class Heard(Progress):
@@ -120,12 +126,20 @@ def test_a_run_begins_from_weights_of_other_classes_with_a_fresh_head(tmp_path: 
     pretrained = model.build((1, 8, 8), 17, seed=9)
     write_tensors(tmp_path / "pretrained", pretrained.state_dict(), {})
     experiment = Experiment(
-        data=data, model=model, method=Joint(batch_size=32), epochs=1, seed=1, initial=str(tmp_path / "pretrained.safetensors")
+        data=data,
+        model=model,
+        method=Joint(batch_size=32),
+        epochs=1,
+        seed=1,
+        initial=str(tmp_path / "pretrained.safetensors"),
     )
     heard = Heard()
     run = train(experiment, tmp_path / "run", progress=heard)
     assert run.network("last")(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
-    assert any("is of a network with other classes, so" in sentence and "begin anew" in sentence for sentence in heard.sentences)
+    assert any(
+        "is of a network with other classes, so" in sentence and "begin anew" in sentence
+        for sentence in heard.sentences
+    )
     other = model.build((3, 8, 8), 17, seed=9)
     write_tensors(tmp_path / "pretrained", other.state_dict(), {})
     with pytest.raises(CheckpointError, match="has shape"):
@@ -160,7 +174,9 @@ def test_two_adaptive_steps_are_those_of_the_algorithm_by_hand() -> None:
         asked.append(z.detach().clone())
         return (z * slope).flatten(1).sum(1), z.flatten(1)
 
-    found = Ascent(threat=Linf(epsilon=0.1), steps=2, start="zero", adaptive=True).maximise(score, x, Draw(0, torch.arange(1)))
+    found = Ascent(threat=Linf(epsilon=0.1), steps=2, start="zero", adaptive=True).maximise(
+        score, x, Draw(0, torch.arange(1))
+    )
     corner = x + 0.1 * slope.sign()
     torch.testing.assert_close(torch.cat(asked), torch.cat([x, corner, corner]))
     torch.testing.assert_close(found, corner)

@@ -57,7 +57,12 @@ def lively(network: nn.Module, dtype: torch.dtype = torch.float64) -> nn.Module:
         for norm in network.modules():
             if isinstance(norm, nn.BatchNorm2d):
                 assert norm.running_mean is not None and norm.running_var is not None
-                for tensor, low in ((norm.running_mean, -0.2), (norm.running_var, 0.5), (norm.weight, 0.5), (norm.bias, -0.2)):
+                for tensor, low in (
+                    (norm.running_mean, -0.2),
+                    (norm.running_var, 0.5),
+                    (norm.weight, 0.5),
+                    (norm.bias, -0.2),
+                ):
                     tensor.copy_(low + torch.rand(tensor.shape, generator=generator))
         for layer in network.modules():  # SmallCNN's head starts at zero
             if isinstance(layer, nn.Linear) and not layer.weight.any():
@@ -169,7 +174,9 @@ def test_a_network_that_wants_images_in_the_usual_order_is_trained_on_such(kind:
     learner.descend(TRADES(), Batch.of(images(8, 4, torch.float32), torch.arange(4)), NOW)
 
 
-@pytest.mark.parametrize(("kind", "pairs", "relaid"), [(Twice, 0, True), (Shared, 0, True), (Undecided, 0, False), (Viewing, 1, False)])
+@pytest.mark.parametrize(
+    ("kind", "pairs", "relaid"), [(Twice, 0, True), (Shared, 0, True), (Undecided, 0, False), (Viewing, 1, False)]
+)
 def test_networks_of_others_are_folded_and_relaid_only_where_that_is_sure(kind, pairs, relaid):
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -211,7 +218,9 @@ def test_in_float32_the_loss_at_the_crafted_points_is_the_same():
 
 
 @pytest.mark.parametrize(("width", "last"), [(4, False), (16, True)])
-@pytest.mark.parametrize(("objective", "forwards"), [(TRADES(), 3), (TwoExamples(objective=AT()), 2)], ids=["TRADES", "two"])
+@pytest.mark.parametrize(
+    ("objective", "forwards"), [(TRADES(), 3), (TwoExamples(objective=AT()), 2)], ids=["TRADES", "two"]
+)
 def test_a_network_is_trained_channels_last_only_where_its_gradients_are_right(objective, forwards, width, last):
     orders = {False: torch.contiguous_format, True: torch.channels_last}
     seen = []
@@ -221,7 +230,10 @@ def test_a_network_is_trained_channels_last_only_where_its_gradients_are_right(o
     learner = Learner("joint", Policy(objective=objective), network)
     learner.descend(objective, batch, NOW)
     assert len(seen) == forwards and learner.layout is orders[last]
-    assert all(x.is_contiguous(memory_format=orders[last]) and not x.is_contiguous(memory_format=orders[not last]) for x in seen)
+    assert all(
+        x.is_contiguous(memory_format=orders[last]) and not x.is_contiguous(memory_format=orders[not last])
+        for x in seen
+    )
 
 
 @pytest.mark.parametrize(
@@ -230,7 +242,11 @@ def test_a_network_is_trained_channels_last_only_where_its_gradients_are_right(o
         (nn.Conv2d(4, 8, 3, stride=2), True),
         (nn.Conv2d(4, 8, 1), True),
         (nn.Conv2d(16, 8, 1, stride=2), True),
-        (nn.Conv2d(8, 16, 1, stride=2), False),  # one block where a processor takes 8 at a time, half of one where it takes 16
+        # one block where a processor takes 8 at a time, half of one where it takes 16
+        (
+            nn.Conv2d(8, 16, 1, stride=2),
+            False,
+        ),
         (nn.Conv2d(24, 16, 1, stride=(1, 2)), False),
         (nn.Conv2d(16, 16, 3, groups=16), False),
         (nn.Conv2d(16, 16, 3, dilation=2), False),
@@ -244,22 +260,31 @@ def test_of_which_layers_weight_gradients_may_be_taken_channels_last(layer: nn.M
 
 
 @pytest.mark.parametrize("mode", ["evaluating", "frozen_statistics", "training"])
-@pytest.mark.parametrize("network", [ResNet20(), WideResNet(depth=10, width=1), DigitsCNN()], ids=lambda value: type(value).__name__)
-def test_a_step_channels_last_is_the_step_in_the_usual_order(network: Network, mode: CraftMode, monkeypatch: pytest.MonkeyPatch):
-    """Up to rounding: the examples, the gradients and the running statistics of a squeezed pair. Ten steps would tell roundings apart."""
+@pytest.mark.parametrize(
+    "network", [ResNet20(), WideResNet(depth=10, width=1), DigitsCNN()], ids=lambda value: type(value).__name__
+)
+def test_a_step_channels_last_is_the_step_in_the_usual_order(
+    network: Network, mode: CraftMode, monkeypatch: pytest.MonkeyPatch
+):
+    """Up to rounding: the examples, the gradients and the running statistics of a squeezed pair. Ten steps would tell
+    roundings apart.
+    """
     objective = SqueezeTraining(craft_mode=mode, inner=Ascent(steps=1))
     batch = Batch.of(images(8, 8, torch.float32), torch.arange(8) % 5)
     found = []
     for order in (torch.channels_last, torch.contiguous_format):
         monkeypatch.setattr(Precision, "layout", lambda self, network, order=order: order)
-        learner = Learner("joint", Policy(objective=objective), lively(network.build((3, 8, 8), 5, seed=0), torch.float32))
+        learner = Learner(
+            "joint", Policy(objective=objective), lively(network.build((3, 8, 8), 5, seed=0), torch.float32)
+        )
         _, (shown,) = learner.craft(objective, batch, NOW)
         assert isinstance(shown, Pair)
         learner.descend(objective, batch, NOW)
         found.append((shown, gradients_of(learner.network), dict(learner.network.named_buffers())))
     (one, gradients, buffers), (other, expected, usual) = found
     for ours, theirs in ((one.x_adv, other.x_adv), (one.x_col, other.x_col)):
-        assert float((ours - theirs).abs().gt(1e-5).float().mean()) < 0.01  # a sign may turn where a gradient is nearly zero
+        # a sign may turn where a gradient is nearly zero
+        assert float((ours - theirs).abs().gt(1e-5).float().mean()) < 0.01
     assert all(torch.allclose(tensor, usual[name], rtol=1e-3, atol=1e-4) for name, tensor in buffers.items())
     for ours, theirs in zip(gradients, expected, strict=True):
         assert float((ours - theirs).norm()) <= 0.02 * float(theirs.norm()) + 1e-5

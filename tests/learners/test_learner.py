@@ -29,7 +29,9 @@ def plain_network(seed: int = 0) -> nn.Module:
 def normed_network(seed: int = 0) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return nn.Sequential(nn.Conv2d(1, 4, 3, 2, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 16, 5)).double()
+        return nn.Sequential(
+            nn.Conv2d(1, 4, 3, 2, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 16, 5)
+        ).double()
 
 
 def batch(size: int = 10) -> Batch:
@@ -64,7 +66,9 @@ def test_microbatches_equal_one_batch(objective, perturbation):
 
 def test_nt_step_is_textbook_sgd():
     network, reference = plain_network(), plain_network()
-    policy = Policy(objective=NT(), optimizer=SGD(learning_rate=0.1, momentum=0.9, weight_decay=0.01), schedule=Constant(at=0.5))
+    policy = Policy(
+        objective=NT(), optimizer=SGD(learning_rate=0.1, momentum=0.9, weight_decay=0.01), schedule=Constant(at=0.5)
+    )
     Learner("joint", policy, network).descend(policy.objective, batch(), NOW)
     loss = nn.functional.cross_entropy(reference(batch().x), batch().y)
     gradients = torch.autograd.grad(loss, list(reference.parameters()))
@@ -98,7 +102,9 @@ def test_clipping_bounds_the_gradient():
 
 
 @pytest.mark.parametrize("optimizer", [SGD(), SGD(nesterov=True), Adam(), AdamW()], ids=repr)
-@pytest.mark.parametrize("average", [None, EMA(decay=0.9), EMA(decay=0.9, buffers="copy")], ids=["raw", "ema", "ema-copied-buffers"])
+@pytest.mark.parametrize(
+    "average", [None, EMA(decay=0.9), EMA(decay=0.9, buffers="copy")], ids=["raw", "ema", "ema-copied-buffers"]
+)
 def test_a_learner_resumes_bit_for_bit(optimizer, average):
     policy = Policy(objective=AT(), optimizer=optimizer, average=average, perturbation=AWP())
 
@@ -123,7 +129,9 @@ def test_a_state_of_another_network_is_refused():
     learner = Learner("joint", Policy(), plain_network())
     state = learner.state()
     state["network/3.weight"] = torch.zeros(2, 2)
-    with pytest.raises(CheckpointError, match=r"'joint': network/3\.weight is of shape \[2, 2\], must be of shape \[5, 64\]"):
+    with pytest.raises(
+        CheckpointError, match=r"'joint': network/3\.weight is of shape \[2, 2\], must be of shape \[5, 64\]"
+    ):
         learner.load_state(state)
 
 
@@ -162,7 +170,9 @@ def test_one_cycle_rises_and_falls():
 
 def test_awp_moves_each_layer_by_gamma_times_its_norm_and_back():
     network = plain_network()
-    policy = Policy(objective=NT(), optimizer=SGD(learning_rate=1e-12, momentum=0, weight_decay=0), perturbation=AWP(gamma=0.1))
+    policy = Policy(
+        objective=NT(), optimizer=SGD(learning_rate=1e-12, momentum=0, weight_decay=0), perturbation=AWP(gamma=0.1)
+    )
     before = copied(weights_of(network))
     moves = AWP(gamma=0.1).move([network[0].weight], lambda keep: [torch.ones_like(network[0].weight)])  # type: ignore[index]
     assert float(moves[0].detach().norm()) == pytest.approx(0.1 * float(network[0].weight.detach().norm()))  # type: ignore[index]
@@ -208,7 +218,9 @@ def test_weights_that_are_frozen_or_in_no_loss_stay_where_they_are(perturbation)
     policy = Policy(objective=AT(), optimizer=SGD(weight_decay=0), perturbation=perturbation)
     images = Batch.of(torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(3)), torch.arange(6) % 4)
     Learner("net", policy, network).descend(policy.objective, images, NOW)
-    moved = {name for name, tensor in network.state_dict().items() if not torch.allclose(tensor, before[name], atol=1e-7)}
+    moved = {
+        name for name, tensor in network.state_dict().items() if not torch.allclose(tensor, before[name], atol=1e-7)
+    }
     assert moved == {"first.weight", "first.bias", "last.weight", "last.bias"}
 
 
@@ -218,5 +230,8 @@ def test_a_network_that_keeps_an_activation_can_be_deployed():
     images = Batch.of(torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(3)), torch.arange(6) % 4)
     learner.descend(NT(), images, NOW)
     deployed = Joint(policy=learner.policy).deployed({"joint": learner})
-    assert equal(dict(deployed.state_dict()), learner.weights) and deployed.get_parameter("last.weight") is not network.last.weight
+    assert (
+        equal(dict(deployed.state_dict()), learner.weights)
+        and deployed.get_parameter("last.weight") is not network.last.weight
+    )
     assert isinstance(network.seen, torch.Tensor) and network.seen.requires_grad

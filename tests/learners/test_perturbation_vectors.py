@@ -79,15 +79,29 @@ def watching(perturbation: WeightPerturbation, objective: Objective[Any]) -> Ite
         yield seen
 
 
-def run(objective: Objective[Any], perturbation: AWP | RWP, network: nn.Module, batch: Batch, arrays: Vectors, steps: int) -> None:
-    """Take the steps; compare loss, perturbation, weights and buffers after each, and what the arrays tell of the inside of a step."""
-    optimizer = SGD(learning_rate=float(arrays["lr"]), momentum=float(arrays["momentum"]), weight_decay=float(arrays["weight_decay"]))
+def run(
+    objective: Objective[Any], perturbation: AWP | RWP, network: nn.Module, batch: Batch, arrays: Vectors, steps: int
+) -> None:
+    """Take the steps; compare loss, perturbation, weights and buffers after each, and what the arrays tell of the
+    inside of a step.
+    """
+    optimizer = SGD(
+        learning_rate=float(arrays["lr"]),
+        momentum=float(arrays["momentum"]),
+        weight_decay=float(arrays["weight_decay"]),
+    )
     learner = Learner("net", Policy(optimizer=optimizer, perturbation=perturbation), network)
-    names = [name for name, parameter in network.named_parameters() if any(parameter is other for other in perturbed(network))]
+    names = [
+        name
+        for name, parameter in network.named_parameters()
+        if any(parameter is other for other in perturbed(network))
+    ]
     kind = "scaled_diff" if isinstance(perturbation, RWP) else "diff"
     for step in range(steps):
         with watching(perturbation, objective) as seen:
-            metrics = learner.descend(objective, batch, Now(epoch=1, step=step, epochs=1, steps_per_epoch=steps, seed=0))
+            metrics = learner.descend(
+                objective, batch, Now(epoch=1, step=step, epochs=1, steps_per_epoch=steps, seed=0)
+            )
         for name, moved in zip(names, seen.moves, strict=True):
             close(moved, perturbation.gamma * arrays[f"step{step}.{kind}.{name}"])
         if isinstance(perturbation, RWP):

@@ -35,7 +35,9 @@ def trained(name: PrecisionName, seed: int) -> tuple[float, float]:
     arithmetic = precision(name, CPU)
     network = DigitsCNN()
     learners = method.learners(
-        lambda name, policy: Learner(name, policy, network.build(data.shape, 10, seed=seed).to(arithmetic.dtype), arithmetic=arithmetic)
+        lambda name, policy: Learner(
+            name, policy, network.build(data.shape, 10, seed=seed).to(arithmetic.dtype), arithmetic=arithmetic
+        )
     )
     feeds = {name: Feed(stream, data.train, seed, CPU, arithmetic.dtype) for name, stream in method.streams().items()}
     per_epoch = feeds["robust"].steps_per_epoch
@@ -49,7 +51,9 @@ def trained(name: PrecisionName, seed: int) -> tuple[float, float]:
 
 @pytest.mark.parametrize("model", [ResNet18(width=16), ResNet20()], ids=["ResNet18", "ResNet20"])
 def test_gradients_of_convolutions_channels_last_are_right_up_to_bfloat16s_rounding(model: Network) -> None:
-    """The studies' networks lie channels last, as known to be right; each convolution at its own shape, against float64."""
+    """The studies' networks lie channels last, as known to be right; each convolution at its own shape, against
+    float64.
+    """
     network, arithmetic = model.build((3, 16, 16), 10, seed=0), precision("bfloat16", CPU)
     assert arithmetic.layout(network) is torch.channels_last
     shapes: dict[str, tuple[nn.Conv2d, torch.Size]] = {}
@@ -91,7 +95,11 @@ def test_a_bfloat16_step_lowers_the_loss_and_keeps_float32_weights():
     learner = Learner("joint", given, DigitsCNN().build(data.shape, 10, seed=0), arithmetic=precision("bfloat16", CPU))
     feed = Feed(experiment("at_digits").method.streams()["joint"], data.train.first(32), 0)
     losses = [
-        float(learner.descend(given.objective, feed.batch(Now(1, 0, 20, 1, 0)), Now(1, step, 20, 1, 0))["loss/joint/robust"])
+        float(
+            learner.descend(given.objective, feed.batch(Now(1, 0, 20, 1, 0)), Now(1, step, 20, 1, 0))[
+                "loss/joint/robust"
+            ]
+        )
         for step in range(5)
     ]
     assert losses[-1] < losses[0] - 0.1
@@ -125,9 +133,15 @@ def test_tf32_is_off_while_verdicts_are_taken_and_as_before_after(monkeypatch, f
 
 
 def test_an_experiment_takes_short_names_of_precisions_and_refuses_unknown_ones():
-    assert [Experiment(precision=name).precision for name in ("fp32", "bf16", "auto")] == ["float32", "bfloat16", "auto"]  # type: ignore[arg-type]
+    assert [Experiment(precision=name).precision for name in ("fp32", "bf16", "auto")] == [  # pyright: ignore[reportArgumentType]
+        "float32",
+        "bfloat16",
+        "auto",
+    ]
     assert override(Experiment(), ["precision=bf16"]) == Experiment(precision="bfloat16")
     assert precision("fp64", CPU) == precision("float64", CPU)  # type: ignore[arg-type]
     for refused in (lambda: Experiment(precision="fp16"), lambda: precision("fp16", CPU)):  # type: ignore[arg-type]
-        with pytest.raises(SettingsError, match=r"precision = 'fp16'.* must be 'auto', 'float32', 'bfloat16' or 'float64'"):
+        with pytest.raises(
+            SettingsError, match=r"precision = 'fp16'.* must be 'auto', 'float32', 'bfloat16' or 'float64'"
+        ):
             refused()

@@ -38,7 +38,9 @@ def path_of(average: Average, epochs: int) -> tuple[list[dict[str, Tensor]], lis
     return raw, averaged
 
 
-@pytest.mark.parametrize(("start", "every", "taken"), [(1, 1, [1, 2, 3, 4, 5, 6]), (3, 1, [3, 4, 5, 6]), (2, 2, [2, 4, 6]), (6, 1, [6])])
+@pytest.mark.parametrize(
+    ("start", "every", "taken"), [(1, 1, [1, 2, 3, 4, 5, 6]), (3, 1, [3, 4, 5, 6]), (2, 2, [2, 4, 6]), (6, 1, [6])]
+)
 def test_the_average_is_the_mean_over_the_epochs_taken(start: int, every: int, taken: list[int]) -> None:
     raw, averaged = path_of(SWA(from_epoch=start, every=every), 6)
     for name in ("w", "bn.running_mean"):
@@ -76,7 +78,9 @@ def experiment(method: str = "joint", average: Average | None = None, **changes:
     made: Any = Joint(policy=policy, batch_size=32)
     if method == "generalist":
         made = Generalist(natural=policy, robust=Policy(objective=AT(), average=average), batch_size=32)
-    return Experiment(**{"data": Digits(train_images=80, test_images=20), "method": made, "epochs": 3, "criterion": "last", **changes})
+    return Experiment(
+        **{"data": Digits(train_images=80, test_images=20), "method": made, "epochs": 3, "criterion": "last", **changes}
+    )
 
 
 def test_what_is_deployed_is_the_average(tmp_path: Path) -> None:
@@ -89,7 +93,9 @@ def test_what_is_deployed_is_the_average(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["joint", "generalist"])
-def test_an_interrupted_run_resumes_to_the_same_average(tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_resumes_to_the_same_average(
+    tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = train(experiment(method), tmp_path / "whole")
     broken = train(experiment(method, keep_last=9), tmp_path / "broken")
     for state in broken.states():
@@ -103,7 +109,9 @@ def test_an_interrupted_run_resumes_to_the_same_average(tmp_path: Path, method: 
     assert resume(broken.path).facts("last")["sha256"] == whole.facts("last")["sha256"]
 
 
-@pytest.mark.parametrize("make", [lambda: experiment(average=SWA(from_epoch=4)), lambda: experiment("generalist", SWA(from_epoch=4))])
+@pytest.mark.parametrize(
+    "make", [lambda: experiment(average=SWA(from_epoch=4)), lambda: experiment("generalist", SWA(from_epoch=4))]
+)
 def test_averaging_that_would_start_after_the_run_is_refused(make: Callable[[], Experiment]) -> None:
     with pytest.raises(SettingsError, match=r"SWA\.from_epoch = 4: must be at most epochs = 3"):
         make()

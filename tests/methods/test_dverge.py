@@ -20,7 +20,15 @@ from poise.data.dataset import Split
 from poise.data.stream import Feed
 from poise.learners import EMA, SGD, Learner, Policy
 from poise.losses import cross_entropy
-from poise.methods.dverge import DVERGE, Distilled, Diversified, count_layers, distillation_score, features_at, layers_of
+from poise.methods.dverge import (
+    DVERGE,
+    Distilled,
+    Diversified,
+    count_layers,
+    distillation_score,
+    features_at,
+    layers_of,
+)
 from poise.methods.method import Method
 from poise.models import Collaboration, DigitsCNN, Ensemble, EnsembleModule, Network, PreActResNet18, ResNet20
 from poise.objectives import SqueezeTraining
@@ -58,7 +66,9 @@ def run(method: DVERGE, learners: dict[str, Learner], first: int, last: int, epo
 
 
 def states(learners: dict[str, Learner]) -> dict[str, Tensor]:
-    return {f"{name}/{key}": tensor.clone() for name, learner in learners.items() for key, tensor in learner.state().items()}
+    return {
+        f"{name}/{key}": tensor.clone() for name, learner in learners.items() for key, tensor in learner.state().items()
+    }
 
 
 @pytest.fixture
@@ -66,7 +76,9 @@ def nets(vectors, network) -> list[nn.Module]:
     members, given = [], vectors("ensemble_nets")
     for number in range(3):
         member, prefix = copy.deepcopy(network), f"net{number}."
-        member.load_state_dict({name.removeprefix(prefix): tensor for name, tensor in given.items() if name.startswith(prefix)})
+        member.load_state_dict(
+            {name.removeprefix(prefix): tensor for name, tensor in given.items() if name.startswith(prefix)}
+        )
         members.append(member.train())
     return members
 
@@ -76,7 +88,9 @@ def distilled(member: nn.Module, given: dict[str, Tensor], layer: int, mode: str
     x, threat = given["x_source"], Linf(epsilon=float(given["eps"]))
     with crafting(member, name):
         score = distillation_score(member, layer, given["x_target"], recompute=name == "training")
-        return ascent(score, x, x, threat=threat, step_size=float(given["alpha"]), steps=int(given["steps"]), momentum=1.0)
+        return ascent(
+            score, x, x, threat=threat, step_size=float(given["alpha"]), steps=int(given["steps"]), momentum=1.0
+        )
 
 
 @pytest.mark.parametrize("mode", ["eval", "train"])
@@ -95,7 +109,9 @@ def test_distillation_buffers_losses_and_gradients_are_the_given_ones(vectors, n
         close(found, given[f"{prefix}.distilled{number}"], 1e-12)
         for name, buffer in member.named_buffers():
             if mode == "train":
-                torch.testing.assert_close(buffer, given[f"{prefix}.bn_after_distill{number}.{name}"], atol=1e-9, rtol=1e-9)
+                torch.testing.assert_close(
+                    buffer, given[f"{prefix}.bn_after_distill{number}.{name}"], atol=1e-9, rtol=1e-9
+                )
     moment = Now(1, 0, 1, 1, 0)
     for number, member in enumerate(nets):
         others = torch.stack([images[other] for other in range(3) if other != number], 1)
@@ -137,7 +153,10 @@ def test_the_layer_is_drawn_per_epoch_from_seed_and_epoch_only():
     model = ResNet20(width=2).build((3, 8, 8), 10, 0)
 
     def layers(method: DVERGE, seed: int, step_of_epoch: int = 0) -> list[int]:
-        return [method.layer(model, Now(epoch, (epoch - 1) * 9 + step_of_epoch, 400, 9, seed, "any")) for epoch in range(1, 401)]
+        return [
+            method.layer(model, Now(epoch, (epoch - 1) * 9 + step_of_epoch, 400, 9, seed, "any"))
+            for epoch in range(1, 401)
+        ]
 
     drawn = layers(DVERGE(), 0)
     assert drawn == layers(DVERGE(), 0, step_of_epoch=5)
@@ -150,7 +169,9 @@ def test_distillation_comes_nearer_to_the_targets_features_inside_the_threat():
     learners = started(SMALL)
     x, moment = split().pixels(dtype=torch.float64), Now(1, 0, 3, 2, 0)
     source, target = Batch.of(x[:8], split().labels[:8]), Batch.of(x[8:16], split().labels[8:16])
-    method = DVERGE(distillation=Ascent(threat=Linf(epsilon=0.1), step_size=0.02, steps=8, start="zero"), craft_mode="evaluating")
+    method = DVERGE(
+        distillation=Ascent(threat=Linf(epsilon=0.1), step_size=0.02, steps=8, start="zero"), craft_mode="evaluating"
+    )
     learner = learners["expert-1"]
     found = method.distil(learner, source, target, moment)
     assert ((found - source.x).abs() <= 0.1 + 1e-12).all()
@@ -170,7 +191,14 @@ def test_source_and_target_are_shuffled_independently():
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_a_step_is_the_papers_loop_written_out(smoothing):
     policy = Policy(optimizer=SGD(momentum=0))
-    method = DVERGE(distillation=SHORT, adversarial=SHORT, diversity_weight=0.5, batch_size=8, policy=policy, label_smoothing=smoothing)
+    method = DVERGE(
+        distillation=SHORT,
+        adversarial=SHORT,
+        diversity_weight=0.5,
+        batch_size=8,
+        policy=policy,
+        label_smoothing=smoothing,
+    )
     learners, plain = started(method), started(method)
     x, y = split().pixels(dtype=torch.float64), split().labels
     source, target, moment = Batch.of(x[:8], y[:8]), Batch.of(x[8:16], y[8:16]), Now(1, 0, 3, 2, 0)
@@ -182,10 +210,16 @@ def test_a_step_is_the_papers_loop_written_out(smoothing):
         network, policy = plain[name].network, plain[name].policy
         with crafting(network, "training"):
             x_adv = SHORT.maximise(
-                lambda z, network=network: (cross_entropy(network(z), source.y), z), source.x, moment.within(name).draw("craft", source)
+                lambda z, network=network: (cross_entropy(network(z), source.y), z),
+                source.x,
+                moment.within(name).draw("craft", source),
             )
         network.train()
-        loss = torch.stack([0.5 * cross_entropy(network(found[j]), source.y, smoothing) for j in range(3) if j != i]).sum(0).mean()
+        loss = (
+            torch.stack([0.5 * cross_entropy(network(found[j]), source.y, smoothing) for j in range(3) if j != i])
+            .sum(0)
+            .mean()
+        )
         loss = loss + cross_entropy(network(x_adv), source.y, smoothing).mean()
         gradients = torch.autograd.grad(loss, list(network.parameters()))
         with torch.no_grad():
@@ -217,7 +251,10 @@ def test_experts_start_different_train_and_are_deployed_as_the_ensemble():
 
 def test_a_resumed_run_is_bit_identical():
     method = DVERGE(
-        distillation=SHORT, adversarial=SHORT, batch_size=8, policy=Policy(optimizer=SGD(learning_rate=0.05), average=EMA(decay=0.9))
+        distillation=SHORT,
+        adversarial=SHORT,
+        batch_size=8,
+        policy=Policy(optimizer=SGD(learning_rate=0.05), average=EMA(decay=0.9)),
     )
     unbroken = started(method)
     run(method, unbroken, 0, 9)
@@ -289,7 +326,10 @@ def test_before_distilling_the_experts_train_by_themselves_on_natural_images():
     def terms(epoch: int) -> set[str]:
         per_epoch = feeds["source"].steps_per_epoch
         now = Now(epoch, (epoch - 1) * per_epoch, 3, per_epoch, 0)
-        return {name.rpartition("/")[2] for name in waiting.step(learners, {name: feed.batch(now) for name, feed in feeds.items()}, now)}
+        return {
+            name.rpartition("/")[2]
+            for name in waiting.step(learners, {name: feed.batch(now) for name, feed in feeds.items()}, now)
+        }
 
     assert [terms(epoch) for epoch in (1, 2, 3)] == [{"natural"}, {"natural"}, {"diversity"}]
 

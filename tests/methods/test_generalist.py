@@ -62,7 +62,15 @@ def trajectories(given: dict[str, Tensor]) -> list[tuple[str, str, str, float, s
             if kind in ("nested", "single") and "OFFICIAL_BUG" not in prefix:
                 variant = next(name for name in VARIANTS if rest.startswith(name))
                 alpha = float(rest.split("alpha")[1].split("_")[0])
-                found.append((prefix, kind, VARIANTS[variant], alpha, "gamma_values_zero_end" if "zero_end" in rest else "gamma_values"))
+                found.append(
+                    (
+                        prefix,
+                        kind,
+                        VARIANTS[variant],
+                        alpha,
+                        "gamma_values_zero_end" if "zero_end" in rest else "gamma_values",
+                    )
+                )
     return found
 
 
@@ -100,11 +108,16 @@ def test_averaging_trajectories(vectors):
             ours = {"g": theta["w"], "g_running": theta["running"]}
             ours |= {"r": learners["robust"].weights["w"], "n": learners["natural"].weights["w"]}
             if average is not None:
-                ours |= {f"teacher_{letter}": learners[name].averaged["w"] for letter, name in (("n", "natural"), ("r", "robust"))}
+                ours |= {
+                    f"teacher_{letter}": learners[name].averaged["w"]
+                    for letter, name in (("n", "natural"), ("r", "robust"))
+                }
                 ours["teacher_r_running"] = learners["robust"].averaged["running"]
             for name, value in ours.items():
                 if f"{prefix}.{name}" in given:
-                    assert torch.allclose(value, given[f"{prefix}.{name}"][step], atol=1e-9, rtol=1e-9), f"{prefix}.{name}, step {step}"
+                    assert torch.allclose(value, given[f"{prefix}.{name}"][step], atol=1e-9, rtol=1e-9), (
+                        f"{prefix}.{name}, step {step}"
+                    )
 
 
 # -- on a small network -----------------------------------------------------------------------------------------------
@@ -113,12 +126,16 @@ def test_averaging_trajectories(vectors):
 def network(seed: int = 0) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return nn.Sequential(nn.Conv2d(1, 3, 3, 2, 1), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(3 * 16, 4)).double()
+        return nn.Sequential(
+            nn.Conv2d(1, 3, 3, 2, 1), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(3 * 16, 4)
+        ).double()
 
 
 def batch(step: int) -> Batch:
     generator = torch.Generator().manual_seed(step)
-    return Batch.of(torch.rand(8, 1, 8, 8, generator=generator, dtype=torch.float64), torch.randint(4, (8,), generator=generator))
+    return Batch.of(
+        torch.rand(8, 1, 8, 8, generator=generator, dtype=torch.float64), torch.randint(4, (8,), generator=generator)
+    )
 
 
 def build(name: str, policy: Policy) -> Learner:
@@ -192,7 +209,9 @@ def test_redistribution_epochs_of_the_paper(vectors):
 
 @pytest.mark.parametrize("momentum", ["kept", "reset"])
 def test_momentum_is_kept_or_reset(momentum):
-    method = dataclasses.replace(SMALL, redistribute="after_first_step", momentum=momentum, redistribute_from=0.0, redistribute_every=1)
+    method = dataclasses.replace(
+        SMALL, redistribute="after_first_step", momentum=momentum, redistribute_from=0.0, redistribute_every=1
+    )
     learners = method.learners(build)
     method.step(learners, {name: batch(0) for name in learners}, Now(1, 0, 4, 3, seed=0))
     assert bool(learners["robust"].optimizer.state) == (momentum == "kept")

@@ -1,4 +1,6 @@
-"""Every ablation is the headline recipe with exactly the change that it names; each trains; rows are the published ones."""
+"""Every ablation is the headline recipe with exactly the change that it names; each trains; rows are the published
+ones.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,12 @@ from poise.recipes import experiment, recipes
 from poise.recipes.generalist_ablations import ABLATIONS
 
 HEADLINES = {"digits": "generalist_digits", "cifar10": "generalist_cifar10_resnet18"}
-ON = [(name, data) for name, ablation in ABLATIONS.items() for data in HEADLINES if data == "cifar10" or ablation.on_digits_too]
+ON = [
+    (name, data)
+    for name, ablation in ABLATIONS.items()
+    for data in HEADLINES
+    if data == "cifar10" or ablation.on_digits_too
+]
 
 
 def method_of(name: str) -> Generalist:
@@ -45,7 +52,13 @@ def test_nothing_but_the_named_settings_differs_from_the_headline(name: str, dat
     left, right = (leaves(to_json(dataclasses.replace(each, **same_but))) for each in (made, base))
     differing = {path.removeprefix(".") for path in left.keys() | right.keys() if left.get(path) != right.get(path)}
     assert all(any(path == told or path.startswith(f"{told}.") for told in paths) for path in differing), differing
-    same = {("wa_none", "digits"), ("wa_both", "cifar10"), ("c_2", "digits"), ("c_5", "cifar10")}  # the headline's own settings
+    # the headline's own settings
+    same = {
+        ("wa_none", "digits"),
+        ("wa_both", "cifar10"),
+        ("c_2", "digits"),
+        ("c_5", "cifar10"),
+    }
     assert bool(differing) == ((name, data) not in same)
 
 
@@ -54,15 +67,22 @@ def test_what_the_changes_do() -> None:
     assert to_json(method_of("ablation_gamma_0_cifar10").gamma)["values"] == [1, 1, 1, 0]
     assert [method_of(f"ablation_c_{c}_digits").redistribute_every for c in range(1, 16)] == list(range(1, 16))
     assert method_of("ablation_no_ema_cifar10").decay == 0
-    assert [policy.average for policy in method_of("ablation_no_ema_cifar10").policies().values()] == [EMA(), EMA()], "all else unchanged"
+    assert [policy.average for policy in method_of("ablation_no_ema_cifar10").policies().values()] == [
+        EMA(),
+        EMA(),
+    ], "all else unchanged"
     averages = {
-        name: tuple(policy.average is not None for policy in method_of(f"ablation_wa_{name}_{data}").policies().values())
+        name: tuple(
+            policy.average is not None for policy in method_of(f"ablation_wa_{name}_{data}").policies().values()
+        )
         for name in ("none", "natural", "robust", "both")
         for data in HEADLINES
     }
     assert averages == {"none": (False, False), "natural": (True, False), "robust": (False, True), "both": (True, True)}
     assert method_of("ablation_wa_both_digits").robust.average == EMA(decay=0.95)
-    rates = [policy.optimizer.learning_rate for policy in method_of("ablation_lr_0.1_0.001_cifar10").policies().values()]
+    rates = [
+        policy.optimizer.learning_rate for policy in method_of("ablation_lr_0.1_0.001_cifar10").policies().values()
+    ]
     assert rates == [0.1, 0.001]
     small = [policy.optimizer.learning_rate for policy in method_of("ablation_lr_0.01_0.1_digits").policies().values()]
     assert small == pytest.approx([0.05 / 3, 0.15], rel=1e-4)
@@ -73,9 +93,17 @@ def test_what_the_changes_do() -> None:
 
 def test_published_rows() -> None:
     found = {name: experiment(f"ablation_{name}_cifar10").published for name in ABLATIONS}
-    rows = {name: dict(zip(row.columns, row.values, strict=True)) for name, row in found.items() if row is not None and row.columns}
+    rows = {
+        name: dict(zip(row.columns, row.values, strict=True))
+        for name, row in found.items()
+        if row is not None and row.columns
+    }
     assert set(found) - set(rows) == {name for name, ablation in ABLATIONS.items() if ablation.published is None}
-    assert all(row is not None and row.table.startswith("Zipper, ") and row.note for name, row in found.items() if name not in rows)
+    assert all(
+        row is not None and row.table.startswith("Zipper, ") and row.note
+        for name, row in found.items()
+        if name not in rows
+    )
     assert {name: (row["natural"], row["AA"]) for name, row in rows.items()} == {
         "gamma_rising": (85.33, 47.58),
         "gamma_late": (86.01, 47.15),
@@ -103,7 +131,9 @@ TRAINED = ("gamma_0", "c_1", "every_step", "averages_reset", "buffers", "no_ema"
 @pytest.mark.parametrize("name", TRAINED)
 def test_quick_variants_train(name: str, tmp_path: Path) -> None:
     made = experiment(f"ablation_{name}_digits", quick=True)
-    small = dataclasses.replace(made, data=Digits(train_images=128, test_images=40), epochs=2, monitors=made.monitors[:1])
+    small = dataclasses.replace(
+        made, data=Digits(train_images=128, test_images=40), epochs=2, monitors=made.monitors[:1]
+    )
     network = train(small, tmp_path / "run").network("last")
     assert all(torch.isfinite(tensor).all() for tensor in network.state_dict().values())
 
@@ -113,7 +143,10 @@ def test_quick_variants_train(name: str, tmp_path: Path) -> None:
 
 def split(count: int) -> Split:
     generator = torch.Generator().manual_seed(0)
-    return Split.of(torch.randint(256, (count, 3, 4, 4), generator=generator, dtype=torch.uint8), torch.zeros(count, dtype=torch.int64))
+    return Split.of(
+        torch.randint(256, (count, 3, 4, 4), generator=generator, dtype=torch.uint8),
+        torch.zeros(count, dtype=torch.int64),
+    )
 
 
 @pytest.mark.parametrize(("images", "batches"), [(24, 3), (20, 2), (5, 1), (1000, 3)])
@@ -126,7 +159,9 @@ def test_statistics_are_the_means_over_whole_batches(images: int, batches: int) 
     norm = network[0]
     assert isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None
     torch.testing.assert_close(norm.running_mean, x.mean((1, 3)).mean(0), rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(norm.running_var, x.transpose(1, 2).reshape(batches, 3, -1).var(2).mean(0), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        norm.running_var, x.transpose(1, 2).reshape(batches, 3, -1).var(2).mean(0), rtol=1e-12, atol=1e-12
+    )
     assert norm.momentum == 0.1 and not norm.training
 
 
@@ -147,18 +182,26 @@ def test_c_may_count_steps_as_algorithm_1_does() -> None:
     assert method.redistribution_epochs(5) == [3, 4, 5]
     late = dataclasses.replace(method, redistribute="every_step")
     assert [now.step + 1 for now in moments if late._redistributes(now, "every_step")] == [12, 15, 18]
-    assert not any(dataclasses.replace(method, redistribute="never")._redistributes(now, "epoch_start") for now in moments)
+    assert not any(
+        dataclasses.replace(method, redistribute="never")._redistributes(now, "epoch_start") for now in moments
+    )
 
 
 def test_learners_become_the_global_one_at_every_cth_step(tmp_path: Path) -> None:
-    base = dataclasses.replace(experiment("generalist_digits", quick=True), data=Digits(train_images=128, test_images=20), epochs=2)
+    base = dataclasses.replace(
+        experiment("generalist_digits", quick=True), data=Digits(train_images=128, test_images=20), epochs=2
+    )
     method = dataclasses.replace(base.method, batch_size=32, redistribute_every=4, redistribute_from=0.5)  # type: ignore[call-arg]
     ends = {
-        unit: train(dataclasses.replace(base, method=dataclasses.replace(method, redistribute_unit=unit)), tmp_path / unit)
+        unit: train(
+            dataclasses.replace(base, method=dataclasses.replace(method, redistribute_unit=unit)), tmp_path / unit
+        )
         for unit in ("steps", "epochs")
     }
     weights = [run.network("last").state_dict() for run in ends.values()]
-    assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0]), "in 2 epochs every 4th has no part"
+    assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0]), (
+        "in 2 epochs every 4th has no part"
+    )
 
 
 def test_experiments_from_before_the_unit_keep_their_groups() -> None:

@@ -35,7 +35,9 @@ QUICK = PGD(threat=Linf(epsilon=0.2), step_size=0.1, steps=1)
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Three epochs of 2 steps; the learners are made the global one at the start of epoch 2; all epochs but the last are kept."""
+    """Three epochs of 2 steps; the learners are made the global one at the start of epoch 2; all epochs but the last
+    are kept.
+    """
     made = experiment("generalist_digits", quick=True)
     assert isinstance(made.method, Generalist)
     made = dataclasses.replace(
@@ -81,7 +83,9 @@ def clouds_of(run: Run, monkeypatch: pytest.MonkeyPatch, of: Embedded) -> list[d
 
 
 @pytest.mark.parametrize("of", ["adversarial", "features"])
-def test_what_is_embedded_is_what_each_kept_learner_makes(run: Run, monkeypatch: pytest.MonkeyPatch, of: Embedded) -> None:
+def test_what_is_embedded_is_what_each_kept_learner_makes(
+    run: Run, monkeypatch: pytest.MonkeyPatch, of: Embedded
+) -> None:
     split = run.experiment.data.load(None).test.first(25)
     seen = clouds_of(run, monkeypatch, of)
     for clouds, path in zip(seen, kept_epochs(run).values(), strict=True):
@@ -128,9 +132,18 @@ def test_near_clouds_stay_near_and_far_ones_apart() -> None:
 def test_the_page_has_curves_redistributions_and_the_picture(run: Run, tmp_path: Path) -> None:
     embed(run, images=25)
     text = write_report(run.path, tmp_path / "page.html").read_text()
-    for part in ("Base learners", "distance between weights", "cosine between gradients", "tradeoff regret", "bound on the former"):
+    for part in (
+        "Base learners",
+        "distance between weights",
+        "cosine between gradients",
+        "tradeoff regret",
+        "bound on the former",
+    ):
         assert part in text
-    assert "t-SNE of adversarial images, epoch 2" in text and "by PGD-1 within Linf 0.2, as pixels (Zipper, Fig. 6)" in text
+    assert (
+        "t-SNE of adversarial images, epoch 2" in text
+        and "by PGD-1 within Linf 0.2, as pixels (Zipper, Fig. 6)" in text
+    )
     assert "Robust accuracy is under PGD-1 within Linf 0.2." in text
     assert "delta is 0.05" in text and "after 3 measured epochs" in text
     assert "diagnosis/" not in text.split("<h2>Runs</h2>")[0], "its metrics are not among the losses and rates as well"
@@ -140,7 +153,9 @@ def test_the_page_has_curves_redistributions_and_the_picture(run: Run, tmp_path:
     assert EMBEDDING == diagnostics.EMBEDDING
 
 
-def test_a_picture_of_features_says_that_it_is_no_fig_6(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_of_features_says_that_it_is_no_fig_6(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "argv", ["poise", "embed", str(run.path), "--of", "features", "--images", "25"])
     with pytest.raises(SystemExit) as ended:
         main()
@@ -148,7 +163,11 @@ def test_a_picture_of_features_says_that_it_is_no_fig_6(run: Run, tmp_path: Path
     told = json.loads((run.path / EMBEDDING).read_text())
     assert told["of"] == "features" and told["attack"] is None
     file = tmp_path / diagnostics.EMBEDDING
-    for content in (told, {key: value for key, value in told.items() if key not in ("of", "attack")}):  # as files used to be
+    # as files used to be
+    for content in (
+        told,
+        {key: value for key, value in told.items() if key not in ("of", "attack")},
+    ):
         file.write_text(json.dumps(content))
         first, second = embedded(file)
         assert (first.title, second.title) == ("t-SNE of features, epoch 1", "t-SNE of features, epoch 2")
@@ -156,13 +175,24 @@ def test_a_picture_of_features_says_that_it_is_no_fig_6(run: Run, tmp_path: Path
 
 
 def test_a_line_of_another_threat_says_which() -> None:
-    names = ("diagnosis/l2/robust", "diagnosis/l2/robust L2 0.5", "diagnosis/l2/natural", "diagnosis/l2/on images of robust")
+    names = (
+        "diagnosis/l2/robust",
+        "diagnosis/l2/robust L2 0.5",
+        "diagnosis/l2/natural",
+        "diagnosis/l2/on images of robust",
+    )
     assert [diagnostics._line_name(name) for name in names] == ["l2", "l2 (L2 0.5)", "l2", "l2 on images of robust"]
 
 
 def test_redistribution_epochs_are_the_methods() -> None:
     def epochs(**method: object) -> list[int]:
-        settings = {"type": "Generalist", "redistribute": "epoch_start", "redistribute_from": 0.625, "redistribute_every": 5, **method}
+        settings = {
+            "type": "Generalist",
+            "redistribute": "epoch_start",
+            "redistribute_from": 0.625,
+            "redistribute_every": 5,
+            **method,
+        }
         return redistributions({"epochs": 120, "method": settings})
 
     assert epochs() == list(range(75, 121, 5))
@@ -170,7 +200,8 @@ def test_redistribution_epochs_are_the_methods() -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", ["{", "[]", '{"labels": [0, 1], "classes": ["a", "b"], "epochs": [{"epoch": 1, "points": {"n": [[0, 0]]}}]}']
+    "damage",
+    ["{", "[]", '{"labels": [0, 1], "classes": ["a", "b"], "epochs": [{"epoch": 1, "points": {"n": [[0, 0]]}}]}'],
 )
 def test_a_damaged_picture_is_named(tmp_path: Path, damage: str) -> None:
     file = tmp_path / diagnostics.EMBEDDING
@@ -183,11 +214,15 @@ def test_a_damaged_picture_is_named(tmp_path: Path, damage: str) -> None:
 def test_refusals(run: Run, tmp_path: Path) -> None:
     plain = Run(tmp_path / "plain")
     plain.create(dataclasses.replace(run.experiment, keep_epochs=()), {})
-    with pytest.raises(RunError, match="kept no complete checkpoint to embed; train with, for example, keep_epochs=79,80,84,85"):
+    with pytest.raises(
+        RunError, match="kept no complete checkpoint to embed; train with, for example, keep_epochs=79,80,84,85"
+    ):
         embed(plain)
     with pytest.raises(SettingsError, match=r"images = 2, perplexity = 30\.0: must be at least 3, and above 0"):
         embed(run, images=2)
     with pytest.raises(SettingsError, match=r"of = 'pixels': must be one of 'adversarial', 'features'"):
         embed(run, of="pixels")  # type: ignore[arg-type]
-    with pytest.raises(SettingsError, match=r"of = 'features': Sequential has no penultimate features; embed its adversarial images"):
+    with pytest.raises(
+        SettingsError, match=r"of = 'features': Sequential has no penultimate features; embed its adversarial images"
+    ):
         features(nn.Sequential(), run.experiment.data.load(None).test)

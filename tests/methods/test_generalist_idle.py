@@ -54,7 +54,9 @@ def same(left: list[dict[str, Tensor]], right: list[dict[str, Tensor]]) -> bool:
     return all(torch.equal(a[name], b[name]) for a, b in zip(left, right, strict=True) for name in a)
 
 
-NESTED = dataclasses.replace(SMALL, natural=dataclasses.replace(SMALL.natural, average=EMA(decay=0.5)), averages="reset")
+NESTED = dataclasses.replace(
+    SMALL, natural=dataclasses.replace(SMALL.natural, average=EMA(decay=0.5)), averages="reset"
+)
 
 
 @pytest.mark.parametrize("when", ["epoch_start", "after_first_step", "every_step"])
@@ -66,7 +68,9 @@ def test_the_global_learner_is_the_same_bit_for_bit(method, when):
     assert same(lazy, eager)
     assert always == set(range(1, EPOCHS + 1)) and len(moved) < EPOCHS
     if when == "epoch_start":
-        assert moved == set(range(10, EPOCHS + 1)), "gamma leaves 1 in epoch 11; what precedes 10 is overwritten at its start"
+        assert moved == set(range(10, EPOCHS + 1)), (
+            "gamma leaves 1 in epoch 11; what precedes 10 is overwritten at its start"
+        )
 
 
 @pytest.mark.parametrize(
@@ -110,7 +114,9 @@ def test_a_learner_that_never_counts_is_never_trained():
 
 
 def test_idle_epochs_at_the_papers_schedule():
-    """gamma leaves 1 after epoch 80; redistribution at 75 and 80: of 120 epochs the natural learner is needed in the last 41."""
+    """gamma leaves 1 after epoch 80; redistribution at 75 and 80: of 120 epochs the natural learner is needed in the
+    last 41.
+    """
     paper = Generalist()
     single = dataclasses.replace(
         paper,
@@ -128,7 +134,10 @@ def test_schedules_that_change_within_an_epoch_count_by_step():
     gamma = PiecewiseLinear(at=(0, 1), values=(0, 1))
     now = Now(1, 0, 4, 3, 0)
     late = idle_epochs(
-        now, weight=lambda moment: float(moment.step == 7), before=lambda moment: moment.step == 6, after=lambda moment: False
+        now,
+        weight=lambda moment: float(moment.step == 7),
+        before=lambda moment: moment.step == 6,
+        after=lambda moment: False,
     )
     assert late == {1, 2, 4}
     assert idle_epochs(now, weight=gamma.value, before=lambda moment: False, after=lambda moment: False) == frozenset()
@@ -143,6 +152,11 @@ def test_a_recipe_idles_and_says_what_it_then_costs() -> None:
     idle = [now.epoch for now in nows if method.is_idle("natural", now)]
     assert idle == list(range(1, 80)) and not any(method.is_idle("robust", now) for now in nows)
     mean = sum(cost for now in nows for name, cost in costs.items() if not method.is_idle(name, now)) / len(nows)
-    assert f"Cost: {mean:.1f} forwards an image on average, {sum(costs.values())} without idling" in recipes()[made.name].text
+    assert (
+        f"Cost: {mean:.1f} forwards an image on average, {sum(costs.values())} without idling"
+        in recipes()[made.name].text
+    )
     row = experiment("generalist_cifar10_resnet18").method
-    assert isinstance(row, Generalist) and not any(row.is_idle(name, now) for name in costs for now in nows), "the row's settings never do"
+    assert isinstance(row, Generalist) and not any(row.is_idle(name, now) for name in costs for now in nows), (
+        "the row's settings never do"
+    )

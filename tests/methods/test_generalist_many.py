@@ -21,7 +21,9 @@ from poise.methods import BaseLearner, Generalist
 from poise.objectives import AT, NT, TRADES
 from poise.threats import L2
 
-FLAT = Policy(objective=AT(inner=Ascent(threat=L2(epsilon=0.5), step_size=0.1, steps=3)), optimizer=SGD(learning_rate=0.03))
+FLAT = Policy(
+    objective=AT(inner=Ascent(threat=L2(epsilon=0.5), step_size=0.1, steps=3)), optimizer=SGD(learning_rate=0.03)
+)
 THREE = Generalist(
     natural=Policy(objective=NT(), optimizer=SGD(learning_rate=0.05)),
     robust=Policy(objective=AT(), optimizer=SGD(learning_rate=0.05)),
@@ -35,7 +37,9 @@ THREE = Generalist(
 def network() -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return nn.Sequential(nn.Conv2d(1, 3, 3, 2, 1), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(3 * 16, 4)).double()
+        return nn.Sequential(
+            nn.Conv2d(1, 3, 3, 2, 1), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(3 * 16, 4)
+        ).double()
 
 
 def build(name: str, policy: Policy) -> Learner:
@@ -44,7 +48,9 @@ def build(name: str, policy: Policy) -> Learner:
 
 def batch(step: int) -> Batch:
     generator = torch.Generator().manual_seed(step)
-    return Batch.of(torch.rand(8, 1, 8, 8, generator=generator, dtype=torch.float64), torch.randint(4, (8,), generator=generator))
+    return Batch.of(
+        torch.rand(8, 1, 8, 8, generator=generator, dtype=torch.float64), torch.randint(4, (8,), generator=generator)
+    )
 
 
 def test_the_global_learner_is_the_ema_of_the_three_way_mix_and_redistribution_reaches_all():
@@ -69,8 +75,12 @@ def test_the_global_learner_is_the_ema_of_the_three_way_mix_and_redistribution_r
 
 
 def test_integer_buffers_are_the_robust_learners_whatever_its_share_is():
-    """Counters of batches are no weighted sum: a share of zero must not stop them, nor leave the robust learner idle."""
-    method = dataclasses.replace(THREE, gamma=Constant(at=0.0), momentum="reset", redistribute="after_first_step", redistribute_from=1.0)
+    """Counters of batches are no weighted sum: a share of zero must not stop them, nor leave the robust learner
+    idle.
+    """
+    method = dataclasses.replace(
+        THREE, gamma=Constant(at=0.0), momentum="reset", redistribute="after_first_step", redistribute_from=1.0
+    )
     method = dataclasses.replace(method, redistribute_every=2)
     learners = method.learners(build)
     for step in range(4):
@@ -101,7 +111,13 @@ def test_settings_of_every_learner_survive_json_and_can_be_overridden():
     assert from_json(Generalist, to_json(THREE)) == THREE
     changed = override(
         THREE,
-        ["others.0.objective=TRADES", "others.0.beta=2", "others.0.optimizer=Adam", "others.0.average=EMA", "others.0.share.at=0.1"],
+        [
+            "others.0.objective=TRADES",
+            "others.0.beta=2",
+            "others.0.optimizer=Adam",
+            "others.0.average=EMA",
+            "others.0.share.at=0.1",
+        ],
     )
     assert isinstance(changed.others[0].policy.objective, TRADES) and changed.others[0].policy.objective.beta == 2
     assert isinstance(changed.others[0].policy.optimizer, Adam) and changed.others[0].policy.average == EMA()
@@ -116,7 +132,10 @@ def test_a_learner_state_goes_on_where_it_was():
     for step in range(6):
         now = Now(step // 3 + 1, step, 2, 3, seed=0)
         if step == 4:
-            saved = {name: {key: tensor.clone() for key, tensor in learner.state().items()} for name, learner in broken.items()}
+            saved = {
+                name: {key: tensor.clone() for key, tensor in learner.state().items()}
+                for name, learner in broken.items()
+            }
             broken = THREE.learners(build)
             for name, learner in broken.items():
                 learner.load_state(saved[name])
@@ -138,7 +157,10 @@ def trained(epochs: int, **settings: Any) -> Experiment:
         (lambda: BaseLearner(name="bound"), r"BaseLearner\.name = 'bound'"),
         (lambda: BaseLearner(name="l 2"), r"BaseLearner\.name = 'l 2'"),
         (lambda: Generalist(others=(BaseLearner(), BaseLearner())), r"Generalist\.others = \['third', 'third'\]"),
-        (lambda: trained(120, gamma=Constant(at=1.2)), r"Generalist\.gamma: at epoch 1 of 120 the mix is .*must be in \[0, 1\]"),
+        (
+            lambda: trained(120, gamma=Constant(at=1.2)),
+            r"Generalist\.gamma: at epoch 1 of 120 the mix is .*must be in \[0, 1\]",
+        ),
         (lambda: trained(120, others=(BaseLearner(share=Constant(at=1.1)),)), "the mix is"),
         (lambda: trained(400, gamma=Step(at=(300,), factors=(1.5,))), "at epoch 300 of 400 the mix is"),
     ],

@@ -1,4 +1,6 @@
-"""Learners side by side on two streams: without a GPU nothing changes; with one, lanes begin and end where they must."""
+"""Learners side by side on two streams: without a GPU nothing changes; with one, lanes begin and end where they
+must.
+"""
 
 from __future__ import annotations
 
@@ -29,26 +31,41 @@ def trained(method: Generalist, device: torch.device) -> dict[str, torch.Tensor]
     def build(name: str, policy: Policy) -> Learner:
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            network = nn.Sequential(nn.Conv2d(1, 3, 3, 2, 1), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 4))
+            network = nn.Sequential(
+                nn.Conv2d(1, 3, 3, 2, 1), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 4)
+            )
         return Learner(name, policy, network.to(device), arithmetic=precision("float32", device))
 
     learners = method.learners(build)
     for step in range(8):
         generator = torch.Generator().manual_seed(step)
         x, y = torch.rand(8, 1, 8, 8, generator=generator), torch.randint(4, (8,), generator=generator)
-        method.step(learners, dict.fromkeys(learners, Batch.of(x.to(device), y.to(device))), Now(step // 2 + 1, step, 4, 2, seed=0))
-    return {f"{name}/{key}": tensor.cpu() for name, learner in learners.items() for key, tensor in learner.state().items()}
+        method.step(
+            learners,
+            dict.fromkeys(learners, Batch.of(x.to(device), y.to(device))),
+            Now(step // 2 + 1, step, 4, 2, seed=0),
+        )
+    return {
+        f"{name}/{key}": tensor.cpu() for name, learner in learners.items() for key, tensor in learner.state().items()
+    }
 
 
 DEVICES = [
     "cpu",
-    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: streams are not there without one")),
+    pytest.param(
+        "cuda",
+        marks=pytest.mark.skipif(
+            not torch.cuda.is_available(), reason="needs a GPU: streams are not there without one"
+        ),
+    ),
 ]
 
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_the_bits_are_those_of_one_learner_after_the_other(device: str) -> None:
-    found, wanted = (trained(dataclasses.replace(SMALL, overlap=overlap), torch.device(device)) for overlap in (True, False))
+    found, wanted = (
+        trained(dataclasses.replace(SMALL, overlap=overlap), torch.device(device)) for overlap in (True, False)
+    )
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 

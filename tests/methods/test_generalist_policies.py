@@ -26,7 +26,9 @@ def method_of(name: str) -> Generalist:
     return method
 
 
-@pytest.mark.parametrize("name", ["generalist_three_digits", "generalist_customised_digits", "generalist_diagnosed_digits"])
+@pytest.mark.parametrize(
+    "name", ["generalist_three_digits", "generalist_customised_digits", "generalist_diagnosed_digits"]
+)
 def test_quick_variants_train(name: str, tmp_path: Path) -> None:
     made = experiment(name, quick=True)
     diagnosis = made.diagnosis and dataclasses.replace(made.diagnosis, images=16)
@@ -64,7 +66,11 @@ def test_the_third_task_is_measured_too(data: str, quick: bool) -> None:
 def test_kept_epochs_lie_around_redistributions(data: str) -> None:
     made = experiment(f"generalist_diagnosed_{data if data == 'digits' else 'cifar10_resnet18'}")
     method = made.method
-    assert isinstance(method, Generalist) and made.keep_epochs == AROUND_REDISTRIBUTIONS[data] and made.diagnosis is not None
+    assert (
+        isinstance(method, Generalist)
+        and made.keep_epochs == AROUND_REDISTRIBUTIONS[data]
+        and made.diagnosis is not None
+    )
     redistributed = [epoch for epoch in made.keep_epochs if epoch % method.redistribute_every == 0]
     assert all(epoch >= method.redistribute_from * made.epochs for epoch in redistributed)
     assert len(redistributed) == 2 and all(epoch - 1 in made.keep_epochs for epoch in redistributed)
@@ -79,7 +85,9 @@ def test_choices_on_the_target_are_those_of_the_source(target: str) -> None:
         assert (applied.gamma, applied.redistribute_every) == (chosen.gamma, chosen.redistribute_every)
         assert isinstance(own.method, Generalist)
         method = dataclasses.replace(applied, gamma=own.method.gamma, redistribute_every=own.method.redistribute_every)
-        made = dataclasses.replace(experiment(recipe), method=method, name=own.name, title=own.title, published=own.published)
+        made = dataclasses.replace(
+            experiment(recipe), method=method, name=own.name, title=own.title, published=own.published
+        )
         assert to_json(made) == to_json(own)
 
 

@@ -1,4 +1,6 @@
-"""Regrets and Theorem 1's bound on numbers worked out by hand; Eq. 12 against the exact meta-gradient; Appendix C.1's measures."""
+"""Regrets and Theorem 1's bound on numbers worked out by hand; Eq. 12 against the exact meta-gradient; Appendix C.1's
+measures.
+"""
 
 from __future__ import annotations
 
@@ -38,13 +40,18 @@ INNER = Ascent(threat=THREAT, step_size=0.1, steps=2)
 
 def test_subproblem_regret_by_hand():
     assert subproblem_regret([0.5, 0.3, 0.4], [0.5, 0.3, 0.4]) == pytest.approx(1.2 - 3 * 0.3)
-    assert subproblem_regret([0.5, 0.3], [0.5, 0.3, 0.1]) == pytest.approx(0.8 - 2 * 0.1), "another network may be the best one seen"
+    assert subproblem_regret([0.5, 0.3], [0.5, 0.3, 0.1]) == pytest.approx(0.8 - 2 * 0.1), (
+        "another network may be the best one seen"
+    )
     assert subproblem_regret([0.2, 0.2], [0.2, 0.2]) == 0
 
 
 def test_regrets_and_bound_by_hand():
     def moment(*losses: tuple[float, float]) -> dict[str, dict[str, float]]:
-        return {name: dict(zip(("natural", "robust"), pair, strict=True)) for name, pair in zip(("n", "r", "global"), losses, strict=True)}
+        return {
+            name: dict(zip(("natural", "robust"), pair, strict=True))
+            for name, pair in zip(("n", "r", "global"), losses, strict=True)
+        }
 
     history = [moment((0.4, 1.0), (0.6, 0.8), (0.5, 0.9)), moment((0.1, 1.0), (0.3, 0.6), (0.2, 0.7))]
     found = regrets(history, {"n": "natural", "r": "robust"}, delta=0.05)
@@ -64,7 +71,9 @@ def test_the_deviation_shrinks_with_rounds_and_grows_with_certainty():
 
 
 def test_the_mean_iterate_of_a_convex_loss_lies_within_the_regret_of_the_best_and_not_without_it():
-    """Descent on E|theta - z|, losses in [0, 1], with theta_g the mean of the iterates as in the proof; no chance, so no deviation."""
+    """Descent on E|theta - z|, losses in [0, 1], with theta_g the mean of the iterates as in the proof; no chance, so
+    no deviation.
+    """
     z = torch.rand(200, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
     def loss(at: float) -> float:
@@ -81,7 +90,9 @@ def test_the_mean_iterate_of_a_convex_loss_lies_within_the_regret_of_the_best_an
 
 
 def meta_gradients(tau: float, c: int = 3, size: int = 4) -> tuple[Tensor, Tensor]:
-    """The exact gradient of l_{t+c}(theta^{t+c}) by theta^t through c steps of SGD on quadratics, and Eq. 12 to first order in tau."""
+    """The exact gradient of l_{t+c}(theta^{t+c}) by theta^t through c steps of SGD on quadratics, and Eq. 12 to first
+    order in tau.
+    """
     generator = torch.Generator().manual_seed(0)
     roots = torch.randn(c + 1, size, size, generator=generator, dtype=torch.float64)
     hessians, centres = roots @ roots.mT, torch.randn(c + 1, size, generator=generator, dtype=torch.float64)
@@ -138,13 +149,17 @@ def test_distances_and_cosines():
     a, b = linear(0), linear(0)
     with torch.no_grad():
         b[1].bias += 2.0  # type: ignore[union-attr, operator]
-    assert distances({"a": a, "b": b, "c": a}) == pytest.approx({"distance/a-b": 12**0.5, "distance/a-c": 0, "distance/b-c": 12**0.5})
+    assert distances({"a": a, "b": b, "c": a}) == pytest.approx(
+        {"distance/a-b": 12**0.5, "distance/a-c": 0, "distance/b-c": 12**0.5}
+    )
     learners = {name: Learner(name, Policy(objective=NT()), network) for name, network in (("a", a), ("b", linear(1)))}
     found = cosines(learners, images(), Now(1, 0, 1, 1, 0))
     gradients = []
     for learner in learners.values():
         loss = nn.functional.cross_entropy(learner.network(images().pixels(dtype=torch.float64)), images().labels)
-        gradients.append(torch.cat([each.reshape(-1) for each in torch.autograd.grad(loss, list(learner.network.parameters()))]))
+        gradients.append(
+            torch.cat([each.reshape(-1) for each in torch.autograd.grad(loss, list(learner.network.parameters()))])
+        )
     wanted = torch.dot(*gradients) / (gradients[0].norm() * gradients[1].norm())
     assert found == pytest.approx({"cosine/a-b": float(wanted)})
 
@@ -153,7 +168,9 @@ def test_observing_a_gradient_moves_nothing():
     network = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, 3)).double()
     learner = Learner("robust", Policy(objective=AT(inner=INNER)), network)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    found = learner.gradient(learner.policy.objective, Batch.of(images().pixels(dtype=torch.float64), images().labels), Now(1, 0, 1, 1, 0))
+    found = learner.gradient(
+        learner.policy.objective, Batch.of(images().pixels(dtype=torch.float64), images().labels), Now(1, 0, 1, 1, 0)
+    )
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
     assert [each.shape for each in found] == [parameter.shape for parameter in network.parameters()]
     assert all(parameter.grad is None for parameter in network.parameters()) and network.training
@@ -204,7 +221,9 @@ def lines(path: Path) -> list[dict[str, float]]:
 
 
 def test_a_diagnosed_run_is_the_same_run_with_more_told_of_it(tmp_path: Path):
-    """Learners that would be idle are trained, the deployed weights are the same, and regrets survive an interruption."""
+    """Learners that would be idle are trained, the deployed weights are the same, and regrets survive an
+    interruption.
+    """
     told = train(experiment(), tmp_path / "told")
     plain = train(experiment(diagnosis=None), tmp_path / "plain")
     for name, tensor in told.network("last").state_dict().items():
@@ -214,9 +233,11 @@ def test_a_diagnosed_run_is_the_same_run_with_more_told_of_it(tmp_path: Path):
     assert all("loss/natural/natural" in line for line in found)
     for line in found:
         assert line["diagnosis/attack"] == {"name": "PGD-2", "settings": to_json(ATTACK)}
-        assert {"diagnosis/distance/natural-robust", "diagnosis/cosine/natural-robust", "diagnosis/natural/on images of robust"} <= set(
-            line
-        )
+        assert {
+            "diagnosis/distance/natural-robust",
+            "diagnosis/cosine/natural-robust",
+            "diagnosis/natural/on images of robust",
+        } <= set(line)
     natural = [line["diagnosis/natural/natural loss"] for line in found]
     seen = [line[f"diagnosis/{name}/natural loss"] for line in found for name in ("natural", "robust", "global")]
     assert 0 <= min(seen) <= max(seen) <= 1
@@ -238,7 +259,10 @@ def test_a_diagnosed_run_is_the_same_run_with_more_told_of_it(tmp_path: Path):
     for path in (told.path / "checkpoints").glob("step-000000009*"):
         path.unlink()
     resume(told.path)
-    timeless = [[{key: value for key, value in line.items() if "second" not in key} for line in each] for each in (found, lines(told.path))]
+    timeless = [
+        [{key: value for key, value in line.items() if "second" not in key} for line in each]
+        for each in (found, lines(told.path))
+    ]
     assert timeless[0] == timeless[1]
 
 
@@ -267,7 +291,9 @@ def test_regrets_are_of_the_loss_asked_for(loss):
     if loss == "zero_one":
         wanted = {name: float((each.argmax(1) != y).double().mean()) for name, each in logits.items()}
     else:
-        wanted = {name: float((-each.log_softmax(1)[range(20), y]).clamp(max=1).mean()) for name, each in logits.items()}
+        wanted = {
+            name: float((-each.log_softmax(1)[range(20), y]).clamp(max=1).mean()) for name, each in logits.items()
+        }
     found = diagnosis.regrets([line], learners)
     assert found["regret/natural"] == pytest.approx(wanted["natural"] - min(wanted.values()))
 
@@ -275,9 +301,14 @@ def test_regrets_are_of_the_loss_asked_for(loss):
 def test_a_robust_learner_under_another_threat_is_judged_under_its_own():
     flat = Ascent(threat=L2(epsilon=0.5), step_size=0.2, steps=2)
     objectives = {"natural": NT(), "robust": AT(inner=INNER), "l2": TwoExamples(objective=AT(inner=flat))}
-    learners = {name: Learner(name, Policy(objective=each), linear(seed)) for seed, (name, each) in enumerate(objectives.items())}
+    learners = {
+        name: Learner(name, Policy(objective=each), linear(seed))
+        for seed, (name, each) in enumerate(objectives.items())
+    }
     diagnosis = Diagnosis(attack=ATTACK, images=20, geometry=False)
-    assert diagnosis.own({name: learners[name] for name in ("natural", "l2")}) == {}, "one robust learner: as it was asked for"
+    assert diagnosis.own({name: learners[name] for name in ("natural", "l2")}) == {}, (
+        "one robust learner: as it was asked for"
+    )
     (own,) = diagnosis.own(learners).values()
     assert own == dataclasses.replace(ATTACK, threat=flat.threat, step_size=flat.step_size)
 

@@ -96,7 +96,9 @@ def wide_resnet_formula(blocks: int, width: int, channels: int, classes: int) ->
 @pytest.mark.parametrize(("depth", "blocks"), [(8, 1), (10, 1), (28, 4), (32, 5), (34, 5), (40, 6)])
 @pytest.mark.parametrize("width", [1, 5, 10])
 def test_wide_resnet_size_follows_from_depth_and_width(depth, blocks, width):
-    assert parameters(WideResNet(depth=depth, width=width), (1, 32, 32), 100) == wide_resnet_formula(blocks, width, 1, 100)
+    assert parameters(WideResNet(depth=depth, width=width), (1, 32, 32), 100) == wide_resnet_formula(
+        blocks, width, 1, 100
+    )
 
 
 @pytest.mark.parametrize("network", SMALL, ids=str)
@@ -229,7 +231,9 @@ def test_a_users_own_module_is_normalised_too():
     torch.testing.assert_close(normalised(x), plain((x - 0.5) / 0.25))
 
 
-@pytest.mark.parametrize(("network", "layers"), [(ResNet20(width=4), 20), (ResNet18(width=4), 18), (ResNet20(width=4, shortcut="pad"), 20)])
+@pytest.mark.parametrize(
+    ("network", "layers"), [(ResNet20(width=4), 20), (ResNet18(width=4), 18), (ResNet20(width=4, shortcut="pad"), 20)]
+)
 def test_block_outputs_are_the_layers_before_their_activations(network, layers):
     model = resnet(network).eval()
     x = torch.rand(2, *CIFAR, generator=torch.Generator().manual_seed(3))
@@ -284,7 +288,9 @@ def test_pre_activation_blocks_follow_the_paper(network):
     torch.testing.assert_close(model(x), expected)
 
 
-@pytest.mark.parametrize("network", [n for n in SMALL if not isinstance(n, PreActResNet18 | WideResNet | SmallCNN)], ids=str)
+@pytest.mark.parametrize(
+    "network", [n for n in SMALL if not isinstance(n, PreActResNet18 | WideResNet | SmallCNN)], ids=str
+)
 def test_every_convolution_is_followed_by_its_batch_normalisation(network):
     for parent in network.build(CIFAR, 10, 0).modules():
         children = list(parent.children())
@@ -317,7 +323,10 @@ def test_impossible_depths_are_refused(depth):
     ("build", "sentence"),
     [
         (lambda: ResNet20().build(CIFAR, 1, 0), "classes = 1 must be at least 2"),
-        (lambda: ResNet20(normalise=CIFAR10_NORMALISATION).build(MNIST, 10, 0), "values for 3 channels, but the images have 1"),
+        (
+            lambda: ResNet20(normalise=CIFAR10_NORMALISATION).build(MNIST, 10, 0),
+            "values for 3 channels, but the images have 1",
+        ),
         (lambda: Normalisation(mean=(0.5, 0.5), std=(1.0,)), "mean has 2 and std 1 values"),
         (lambda: Normalisation(mean=(0.5,), std=(0.0,)), "must be greater than 0"),
         (lambda: ResNet18(width=0), "greater than or equal to 1"),

@@ -133,12 +133,16 @@ def test_an_ensembles_output_combines_its_members(output):
     assert logits.shape == (4, 5, 10)
     torch.testing.assert_close(model(x), model.combine(logits))
     if output == "mean_probabilities":
-        torch.testing.assert_close(model(x), torch.stack([F.softmax(member(x), 1) for member in model.members]).mean(0).log())
+        torch.testing.assert_close(
+            model(x), torch.stack([F.softmax(member(x), 1) for member in model.members]).mean(0).log()
+        )
     if output == "mean_logits":
         torch.testing.assert_close(model(x), (logits[0] + logits[1] + logits[2] + logits[3]) / 4)
 
 
-@pytest.mark.parametrize("network", [Ensemble(member=THIN), Collaboration(member=THIN)], ids=["ensemble", "collaboration"])
+@pytest.mark.parametrize(
+    "network", [Ensemble(member=THIN), Collaboration(member=THIN)], ids=["ensemble", "collaboration"]
+)
 def test_members_start_from_different_weights_that_depend_on_the_seed_only(network):
     torch.manual_seed(0)
     expected = torch.rand(2)
@@ -179,7 +183,9 @@ def test_all_experts_win_somewhere_and_only_winners_receive_gradients():
     confidences = torch.rand(3, 12, generator=torch.Generator().manual_seed(2)).requires_grad_()
     winners = model.winners(confidences)
     assert set(winners.tolist()) == {0, 1, 2}
-    by_logits, by_confidence = torch.autograd.grad(model.select(logits, confidences).sum(), (logits, confidences), allow_unused=True)
+    by_logits, by_confidence = torch.autograd.grad(
+        model.select(logits, confidences).sum(), (logits, confidences), allow_unused=True
+    )
     assert by_confidence is None
     assert torch.equal(by_logits, F.one_hot(winners, 3).T[:, :, None].expand(3, 12, 10).float())
 
@@ -203,7 +209,9 @@ def test_collaboration_compiles_to_one_graph(batch):
 def test_normalisation_belongs_to_the_members():
     inside = Ensemble(member=ResNet20(width=4, normalise=CIFAR10_NORMALISATION)).build(SHAPE, 10, 0).eval()
     outside = Ensemble(member=THIN).build(SHAPE, 10, 0).eval()
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (CIFAR10_NORMALISATION.mean, CIFAR10_NORMALISATION.std))
+    mean, std = (
+        torch.tensor(values).view(3, 1, 1) for values in (CIFAR10_NORMALISATION.mean, CIFAR10_NORMALISATION.std)
+    )
     x = images(3)
     torch.testing.assert_close(inside(x), outside((x - mean) / std))
     for refused in (

@@ -1,4 +1,6 @@
-"""Attacks search on the folded copy; what they find is what they would find on the network, and verdicts are the network's."""
+"""Attacks search on the folded copy; what they find is what they would find on the network, and verdicts are the
+network's.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,13 @@ from poise.data import Split
 from poise.evaluation.predictions import attacked
 from poise.models import ResNet20, surrogate
 
-ATTACKS: list[Attack] = [FGSM(), PGD(steps=5), PGD(steps=3, keep="largest_margin", restarts=2), MIM(steps=5), CW(steps=5)]
+ATTACKS: list[Attack] = [
+    FGSM(),
+    PGD(steps=5),
+    PGD(steps=3, keep="largest_margin", restarts=2),
+    MIM(steps=5),
+    CW(steps=5),
+]
 
 
 def network(dtype: torch.dtype = torch.float64) -> nn.Module:
@@ -31,13 +39,17 @@ def images(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
     return torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(2)).to(dtype), torch.arange(6) % 5
 
 
-def on_the_network_itself(monkeypatch: pytest.MonkeyPatch, attack: Attack, net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+def on_the_network_itself(
+    monkeypatch: pytest.MonkeyPatch, attack: Attack, net: nn.Module, x: Tensor, y: Tensor
+) -> Tensor:
     with monkeypatch.context() as patched:
         patched.setattr("poise.attacks.pgd.surrogate", lambda model: model)
         return attack(net, x, y)
 
 
-@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: type(attack).__name__ + str(getattr(attack, "restarts", "")))
+@pytest.mark.parametrize(
+    "attack", ATTACKS, ids=lambda attack: type(attack).__name__ + str(getattr(attack, "restarts", ""))
+)
 def test_in_float64_the_found_images_are_the_same(monkeypatch, attack):
     net, (x, y) = network(), images()
     assert surrogate(net) is not net
@@ -64,7 +76,9 @@ def test_verdicts_are_the_networks_own(monkeypatch):
     assert torch.equal(predicted, net(x_adv).argmax(1))
 
 
-@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: type(attack).__name__ + str(getattr(attack, "restarts", "")))
+@pytest.mark.parametrize(
+    "attack", ATTACKS, ids=lambda attack: type(attack).__name__ + str(getattr(attack, "restarts", ""))
+)
 def test_a_narrow_search_is_in_bfloat16_and_its_verdicts_are_the_networks_own(attack):
     net, (x, y) = network(torch.float32), images(torch.float32)
     asked: set[tuple[bool, torch.dtype]] = set()
@@ -173,7 +187,9 @@ def test_an_attribute_that_was_changed_is_changed_in_the_copy_too(one: object, o
 
 
 @pytest.mark.parametrize(
-    "holder", [SimpleNamespace(of=SimpleNamespace(factor=1.0)), {"of": np.ones(1)}, [{1.0}]], ids=lambda holder: type(holder).__name__
+    "holder",
+    [SimpleNamespace(of=SimpleNamespace(factor=1.0)), {"of": np.ones(1)}, [{1.0}]],
+    ids=lambda holder: type(holder).__name__,
 )
 def test_an_object_that_was_changed_in_place_is_changed_in_the_copy_too(holder: Any):
     """Read by a function of the network's own, however deep it lies."""

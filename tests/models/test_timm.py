@@ -1,4 +1,6 @@
-"""Networks by timm's names: what is asked of timm, what is refused, and, where timm can be imported, one of its networks."""
+"""Networks by timm's names: what is asked of timm, what is refused, and, where timm can be imported, one of its
+networks.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +71,9 @@ def test_an_unknown_name_is_refused_with_the_nearest(library: None) -> None:
 
 
 def test_images_that_a_network_cannot_take_are_refused(library: None) -> None:
-    with pytest.raises(SettingsError, match=r"Timm.name = 'free_tiny' cannot be made for images of shape \(3, 2, 2\): "):
+    with pytest.raises(
+        SettingsError, match=r"Timm.name = 'free_tiny' cannot be made for images of shape \(3, 2, 2\): "
+    ):
         Timm(name="free_tiny").build((3, 2, 2), 7, 0)
 
 
@@ -90,9 +94,13 @@ def test_a_network_of_timm_itself_gives_logits(name: str) -> None:
 
 
 class Patched(nn.Module):
-    """As ConvNeXt and transformers: patches by one strided convolution; drops blocks, and can compute activations again."""
+    """As ConvNeXt and transformers: patches by one strided convolution; drops blocks, and can compute activations
+    again.
+    """
 
-    def __init__(self, num_classes: int, in_chans: int, drop_path_rate: float = 0.0, pretrained: bool = False, **given: Any) -> None:
+    def __init__(
+        self, num_classes: int, in_chans: int, drop_path_rate: float = 0.0, pretrained: bool = False, **given: Any
+    ) -> None:
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(in_chans, 12, 4, stride=4), nn.GELU())
         self.head = nn.Linear(12, num_classes)
@@ -132,7 +140,9 @@ def test_stochastic_depth_checkpointing_and_pretrained_weights_are_asked_of_timm
     assert made.asked["pretrained"] is True and made.asked["pretrained_cfg_overlay"] == {"file": str(file)}
     assert source.blank() == Timm(name="patched"), "weights of a run are read without those it began with"
     for wrong in ("nothing.safetensors", str(tmp_path / "weights.pth")):
-        with pytest.raises(SettingsError, match=r"Timm.pretrained = .*must be true, false or a .safetensors file that exists"):
+        with pytest.raises(
+            SettingsError, match=r"Timm.pretrained = .*must be true, false or a .safetensors file that exists"
+        ):
             Timm(name="patched", pretrained=wrong).build(SHAPE, 7, 0)
 
 

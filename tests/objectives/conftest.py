@@ -14,7 +14,9 @@ from poise.threats import Linf
 
 
 def given(*starts: Tensor, epsilon: float = 8 / 255) -> Linf:
-    """A ball whose random starts are the given points, one after the other; a plain subclass, so that no name is registered."""
+    """A ball whose random starts are the given points, one after the other; a plain subclass, so that no name is
+    registered.
+    """
     waiting = list(starts)
 
     class Given(Linf):
@@ -43,4 +45,6 @@ def plain() -> nn.Module:
 @pytest.fixture
 def batch() -> Batch:
     source = torch.Generator().manual_seed(1)
-    return Batch.of(torch.rand(32, 1, 8, 8, generator=source, dtype=torch.float64), torch.randint(5, (32,), generator=source))
+    return Batch.of(
+        torch.rand(32, 1, 8, 8, generator=source, dtype=torch.float64), torch.randint(5, (32,), generator=source)
+    )

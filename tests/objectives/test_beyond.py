@@ -124,7 +124,9 @@ def test_rebat_asks_its_teacher_on_the_adversarial_images_from_its_epoch_on() ->
     assert examples.teacher is not None and not examples.teacher.requires_grad
 
 
-@pytest.mark.parametrize(("step", "temperature", "share"), [(0, 2.5, 0.7), (7, 2.0, 0.95)], ids=["first step", "last step"])
+@pytest.mark.parametrize(
+    ("step", "temperature", "share"), [(0, 2.5, 0.7), (7, 2.0, 0.95)], ids=["first step", "last step"]
+)
 def test_adr_learns_the_rectified_label(step: int, temperature: float, share: float) -> None:
     model, teacher, shown = network(), other_network(), batch()
     now = replace(NOW, step=step)
@@ -134,8 +136,12 @@ def test_adr_learns_the_rectified_label(step: int, temperature: float, share: fl
         p = (teacher(shown.x[i : i + 1])[0].detach() / temperature).softmax(0)
         own = min(max(share - (float(p.max()) - float(p[shown.y[i]])), 0.0), 1.0)
         target = own * p + (1 - own) * torch.eye(4, dtype=torch.float64)[shown.y[i]]
-        torch.testing.assert_close(examples.taught[i] + examples.rest[i] * torch.eye(4, dtype=torch.float64)[shown.y[i]], target)
-        torch.testing.assert_close(terms["robust"][i], -(target * model(examples.x_adv[i : i + 1])[0].log_softmax(0)).sum())
+        torch.testing.assert_close(
+            examples.taught[i] + examples.rest[i] * torch.eye(4, dtype=torch.float64)[shown.y[i]], target
+        )
+        torch.testing.assert_close(
+            terms["robust"][i], -(target * model(examples.x_adv[i : i + 1])[0].log_softmax(0)).sum()
+        )
 
 
 def test_a_teacher_that_is_sure_of_a_wrong_class_teaches_nothing() -> None:
@@ -143,14 +149,21 @@ def test_a_teacher_that_is_sure_of_a_wrong_class_teaches_nothing() -> None:
     y = torch.tensor([1, 0, 2])
     taught, rest = ADR().rectified(logits, y, replace(NOW, step=0))
     target = taught + rest[:, None] * torch.eye(4, dtype=torch.float64)[y]
-    torch.testing.assert_close(target[0], torch.tensor([0.0, 1, 0, 0], dtype=torch.float64))  # clipped at 0, the label alone
+    # clipped at 0, the label alone
+    torch.testing.assert_close(target[0], torch.tensor([0.0, 1, 0, 0], dtype=torch.float64))
     torch.testing.assert_close(target[1], torch.tensor([1.0, 0, 0, 0], dtype=torch.float64))
-    torch.testing.assert_close(target[2], torch.tensor([0.175, 0.175, 0.475, 0.175], dtype=torch.float64))  # a tie: the whole share
+    # a tie: the whole share
+    torch.testing.assert_close(target[2], torch.tensor([0.175, 0.175, 0.475, 0.175], dtype=torch.float64))
 
 
 def test_the_average_is_the_teacher_as_it_is_before_the_step() -> None:
     objective = ADR(inner=Ascent(steps=1))
-    policy = Policy(objective=objective, optimizer=SGD(learning_rate=0.5), average=EMA(decay=0.5, warmup=False), teacher=OwnAverage())
+    policy = Policy(
+        objective=objective,
+        optimizer=SGD(learning_rate=0.5),
+        average=EMA(decay=0.5, warmup=False),
+        teacher=OwnAverage(),
+    )
     learner = Learner("joint", policy, network())
     shown = batch()
     for step in range(3):
@@ -186,7 +199,9 @@ def test_a_teacher_that_cannot_be_is_refused(settings: dict[str, object], messag
 
 @pytest.fixture(scope="module")
 def at_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    small = override(experiment("at_digits", quick=True), {"epochs": 1, "data.train_images": 64, "data.test_images": 16})
+    small = override(
+        experiment("at_digits", quick=True), {"epochs": 1, "data.train_images": 64, "data.test_images": 16}
+    )
     return train(small, tmp_path_factory.mktemp("teacher") / "run", device="cpu")
 
 
@@ -209,7 +224,9 @@ def test_a_run_teaches_and_another_one_in_its_place_is_noticed(at_run: Run, tmp_
         resume(run.path, device="cpu")
 
 
-def test_a_teacher_that_is_missing_or_of_other_images_is_refused_before_a_folder_is_made(at_run: Run, tmp_path: Path) -> None:
+def test_a_teacher_that_is_missing_or_of_other_images_is_refused_before_a_folder_is_made(
+    at_run: Run, tmp_path: Path
+) -> None:
     with pytest.raises(PoiseError, match="nowhere"):
         train(taught_by(tmp_path / "nowhere"), tmp_path / "pupil", device="cpu")
     fewer = {"x": np.zeros((8, 8, 8, 1), np.uint8), "y": np.arange(8) % 2}
@@ -222,4 +239,6 @@ def test_a_teacher_that_is_missing_or_of_other_images_is_refused_before_a_folder
 
 def test_an_objective_that_asks_nobody_is_said() -> None:
     sentences = remarks(override(experiment("at_digits"), {"method.objective": "ADR"}))
-    assert any("ADR asks a teacher and the policy names none, so the network is its own" in sentence for sentence in sentences)
+    assert any(
+        "ADR asks a teacher and the policy names none, so the network is its own" in sentence for sentence in sentences
+    )

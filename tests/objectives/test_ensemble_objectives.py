@@ -76,8 +76,16 @@ def collaboration(confidence: Any = "rectified", member: Network | None = None) 
 SOE = SynergyOfExperts(inner=SHORT)
 CASES: list[tuple[str, Objective[Any], Network]] = [
     ("soe-phase-1", SOE, Collaboration(member=Tanh())),
-    ("soe-phase-2", SynergyOfExperts(inner=SHORT, phase_two_from=0.0, surrogate="released"), Collaboration(member=Tanh())),
-    ("soe-per-source", SynergyOfExperts(inner=SHORT, update="per_source", surrogate="hard"), Collaboration(member=Tanh())),
+    (
+        "soe-phase-2",
+        SynergyOfExperts(inner=SHORT, phase_two_from=0.0, surrogate="released"),
+        Collaboration(member=Tanh()),
+    ),
+    (
+        "soe-per-source",
+        SynergyOfExperts(inner=SHORT, update="per_source", surrogate="hard"),
+        Collaboration(member=Tanh()),
+    ),
     ("adp", ADP(), Ensemble(member=Tanh())),
     ("adp-adversarial", ADP(adversarial=SHORT), Ensemble(member=Tanh())),
     ("gal", GAL(), Ensemble(member=Tanh())),
@@ -85,7 +93,9 @@ CASES: list[tuple[str, Objective[Any], Network]] = [
     ("more", MoRE(adversarial=None), Mixture(member=Tanh(), gate=Tanh())),
     ("more-adversarial", MoRE(adversarial=SHORT), Mixture(member=Tanh(), gate=Tanh())),
 ]
-over_cases = pytest.mark.parametrize(("objective", "network"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+over_cases = pytest.mark.parametrize(
+    ("objective", "network"), [case[1:] for case in CASES], ids=[case[0] for case in CASES]
+)
 
 
 def stepped(objective: Objective[Any], network: Network, microbatch: int | None) -> dict[str, Tensor]:
@@ -159,7 +169,9 @@ def test_a_run_resumed_in_or_between_phases_is_bit_identical(stop, update):
 
 
 def test_a_step_forwards_no_image_more_often_than_the_algorithms_say():
-    """Per expert and image. Phase I: 2 of its own attack, (experts + 1) of the loss; phase II: 2 of the attack, 2 of the loss."""
+    """Per expert and image. Phase I: 2 of its own attack, (experts + 1) of the loss; phase II: 2 of the attack, 2 of
+    the loss.
+    """
     count = []
 
     class Counting(Smooth):
@@ -210,7 +222,9 @@ def test_the_lower_bound_is_reached_by_equal_losses_and_the_upper_one_as_sigma_v
 
 def predictions(members: int, classes: int) -> tuple[Tensor, Tensor]:
     draw = everyone(members, classes, "predictions", count=members)
-    return 3 * draw.normal(2000, classes, dtype=torch.float64), everyone(classes, "labels", count=2000).integers(classes)
+    return 3 * draw.normal(2000, classes, dtype=torch.float64), everyone(classes, "labels", count=2000).integers(
+        classes
+    )
 
 
 @pytest.mark.parametrize("members", [2, 3, 5])
@@ -270,13 +284,19 @@ def test_sources_are_all_experts_together_or_in_turn_or_the_collaboration():
         one = turns.craft(model, batch, replace(now(0), turn=turn)).x_adv
         assert one.shape == (12, 1, *SHAPE)
         torch.testing.assert_close(one[:, 0], both[:, turn])
-    assert SOE.craft(model, batch, now(20)).x_adv.shape == turns.craft(model, batch, now(20)).x_adv.shape == (12, 1, *SHAPE)
+    assert (
+        SOE.craft(model, batch, now(20)).x_adv.shape
+        == turns.craft(model, batch, now(20)).x_adv.shape
+        == (12, 1, *SHAPE)
+    )
 
 
 def test_per_source_updates_all_experts_after_each_source_on_the_same_batch_as_algorithm_1():
     rate, batch = 0.1, images()
     turns = SynergyOfExperts(inner=SHORT, update="per_source", clean_term=False)
-    learner = Learner("joint", Policy(objective=turns, optimizer=SGD(learning_rate=rate, momentum=0, weight_decay=0)), collaboration())
+    learner = Learner(
+        "joint", Policy(objective=turns, optimizer=SGD(learning_rate=rate, momentum=0, weight_decay=0)), collaboration()
+    )
     metrics = learner.descend(turns, batch, now(0))
 
     by_hand, losses = collaboration(), []
@@ -344,7 +364,11 @@ def test_detached_features_confine_the_evaluators_loss_to_the_evaluators(confide
             examples = objective.craft(model, batch, now())
         terms = objective.loss(model, examples, now())
         (terms["natural_confidence"].sum() + terms["robust_confidence"].sum()).backward()
-        return {name.split(".")[2] for name, parameter in model.named_parameters() if parameter.grad is not None and parameter.grad.any()}
+        return {
+            name.split(".")[2]
+            for name, parameter in model.named_parameters()
+            if parameter.grad is not None and parameter.grad.any()
+        }
 
     assert reached(True) == {"evaluator"} or reached(True) == {"weight", "bias"}
     assert len(reached(False)) > len(reached(True))
@@ -407,7 +431,9 @@ def test_sure_experts_give_finite_losses_and_gradients():
 
 
 def test_adps_diversity_is_largest_where_wrong_classes_are_orthogonal():
-    orthogonal = torch.tensor([[[0.0, 9.0, -9.0, -9.0]], [[0.0, -9.0, 9.0, -9.0]], [[0.0, -9.0, -9.0, 9.0]]], dtype=torch.float64)
+    orthogonal = torch.tensor(
+        [[[0.0, 9.0, -9.0, -9.0]], [[0.0, -9.0, 9.0, -9.0]], [[0.0, -9.0, -9.0, 9.0]]], dtype=torch.float64
+    )
     y = torch.tensor([0])
     assert abs(float(log_determinant(orthogonal, y))) < 1e-4
     same = orthogonal[:1].expand(3, -1, -1)
@@ -457,7 +483,9 @@ def test_a_mixture_weighs_its_experts_by_the_gate():
     assert shares.shape == (5, 4)
     slow = sum(shares[:, i, None] * member(x) for i, member in enumerate(model.members))
     torch.testing.assert_close(model(x), slow)
-    assert from_json(Network, to_json(Mixture(member=DigitsCNN(), gate=DigitsCNN()))) == Mixture(member=DigitsCNN(), gate=DigitsCNN())
+    assert from_json(Network, to_json(Mixture(member=DigitsCNN(), gate=DigitsCNN()))) == Mixture(
+        member=DigitsCNN(), gate=DigitsCNN()
+    )
     with pytest.raises(SettingsError, match=r"Mixture\.members"):
         Mixture(member=DigitsCNN(), gate=DigitsCNN(), members=1)
 

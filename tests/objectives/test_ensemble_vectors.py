@@ -33,7 +33,9 @@ def ensemble(vectors, network) -> EnsembleModule:
     members, given = [], vectors("ensemble_nets")
     for number in range(3):
         member, prefix = copy.deepcopy(network), f"net{number}."
-        member.load_state_dict({name.removeprefix(prefix): tensor for name, tensor in given.items() if name.startswith(prefix)})
+        member.load_state_dict(
+            {name.removeprefix(prefix): tensor for name, tensor in given.items() if name.startswith(prefix)}
+        )
         members.append(member)
     return EnsembleModule(members, "mean_probabilities")
 
@@ -67,7 +69,9 @@ def attacked(ensemble: nn.Module, common: dict[str, Tensor], mode: str, momentum
     with crafting(ensemble, mode):  # type: ignore[arg-type]
         score = score_of("cross_entropy", ensemble, common["x"], common["y"])
         threat = Linf(epsilon=8 / 255)
-        return ascent(score, common["x"], common["start_unif"], threat=threat, step_size=2 / 255, steps=10, momentum=momentum)
+        return ascent(
+            score, common["x"], common["start_unif"], threat=threat, step_size=2 / 255, steps=10, momentum=momentum
+        )
 
 
 def test_attacks_on_the_ensemble_are_the_given_ones(vectors, ensemble):

@@ -137,7 +137,9 @@ def test_squeeze_training_widens_the_gap(plain: nn.Module, batch: Batch) -> None
 def test_squeeze_training_shows_pairs_around_the_natural_loss(plain: nn.Module, batch: Batch) -> None:
     objective = SqueezeTraining(inner=GAUSSIAN)
     terms = objective.loss(plain, shown(objective, plain, batch, moment()), moment())
-    natural, adversarial, collaborative = (terms[f"watch/{name}/first"] for name in ("natural", "adversarial", "collaborative"))
+    natural, adversarial, collaborative = (
+        terms[f"watch/{name}/first"] for name in ("natural", "adversarial", "collaborative")
+    )
     assert bool((collaborative <= natural).all())
     assert bool((natural <= adversarial).all())
     assert bool((collaborative < adversarial).any())
@@ -172,7 +174,9 @@ def test_the_unclamped_start_is_uniform_and_may_leave_the_pixel_box() -> None:
 
 
 def test_friendly_examples_stay_close_to_the_boundary(plain: nn.Module, batch: Batch) -> None:
-    """With tau 0 the margin of an example that was right is less than that of PGD's, and the naturally wrong stay at their start."""
+    """With tau 0 the margin of an example that was right is less than that of PGD's, and the naturally wrong stay at
+    their start.
+    """
     inner = replace(UNIFORM, start="zero")
     friendly = shown(FAT(objective=AT(inner=inner), tau=(0,), tau_from=(1,), jitter=0), plain, batch, moment())
     strong = shown(AT(inner=inner), plain, batch, moment())
@@ -186,7 +190,8 @@ def test_friendly_examples_stay_close_to_the_boundary(plain: nn.Module, batch: B
 
 def test_the_jitter_of_fat_is_drawn_per_step_and_example(plain: nn.Module, batch: Batch) -> None:
     whole, parts = (
-        shown(FAT(objective=AT(inner=UNIFORM), jitter=0.01), plain, part, moment()).x_adv for part in (batch, batch.split(20)[1])
+        shown(FAT(objective=AT(inner=UNIFORM), jitter=0.01), plain, part, moment()).x_adv
+        for part in (batch, batch.split(20)[1])
     )
     still = shown(FAT(objective=AT(inner=UNIFORM), jitter=0), plain, batch, moment()).x_adv
     torch.testing.assert_close(whole[20:], parts)
@@ -240,7 +245,9 @@ def test_iat_mixes_with_a_permutation_of_the_whole_step(plain: nn.Module, batch:
 def test_iat_draws_lambda_uniformly(plain: nn.Module, batch: Batch) -> None:
     objective = IAT(inner=replace(UNIFORM, steps=0))
     small = batch.split(2)[0]
-    shares = torch.stack([objective.craft(plain, small, replace(moment(), step=step)).natural.share[0] for step in range(400)])
+    shares = torch.stack(
+        [objective.craft(plain, small, replace(moment(), step=step)).natural.share[0] for step in range(400)]
+    )
     assert float(shares.mean()) == pytest.approx(0.5, abs=0.05)
     assert float(shares.std()) == pytest.approx(1 / math.sqrt(12), abs=0.03)
 
@@ -265,7 +272,9 @@ def test_friendly_examples_of_images_without_label_take_all_steps(plain: nn.Modu
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.5])
-def test_what_an_example_has_no_weight_in_is_no_part_of_the_loss_rwp_compares(weight: float, plain: nn.Module, batch: Batch) -> None:
+def test_what_an_example_has_no_weight_in_is_no_part_of_the_loss_rwp_compares(
+    weight: float, plain: nn.Module, batch: Batch
+) -> None:
     compared = []
 
     def keep(values: Tensor) -> Tensor:
@@ -309,8 +318,12 @@ def test_weighted_rst_weighs_extra_images(natural: float, robust: float, plain: 
     torch.testing.assert_close(metrics["loss/net/natural"], 0.5 * above / below)
 
 
-@pytest.mark.parametrize("perturbation", [None, AWP(gamma=0.1), RWP(gamma=0.1, steps=2, largest_loss=1.6)], ids=["nothing", "AWP", "RWP"])
-def test_extra_images_of_no_weight_change_nothing(perturbation: WeightPerturbation | None, plain: nn.Module, batch: Batch) -> None:
+@pytest.mark.parametrize(
+    "perturbation", [None, AWP(gamma=0.1), RWP(gamma=0.1, steps=2, largest_loss=1.6)], ids=["nothing", "AWP", "RWP"]
+)
+def test_extra_images_of_no_weight_change_nothing(
+    perturbation: WeightPerturbation | None, plain: nn.Module, batch: Batch
+) -> None:
     """Also not under a weight perturbation, which ascends the same weighted loss."""
     labelled = batch.split(20)[0]
     ends, before = [], {name: value.clone() for name, value in plain.state_dict().items()}
@@ -327,7 +340,9 @@ def test_extra_images_of_no_weight_change_nothing(perturbation: WeightPerturbati
 
 
 @pytest.mark.parametrize("threat", [Linf(epsilon=0.1), L2(epsilon=0.5)], ids=["Linf", "L2"])
-def test_collaborative_examples_have_lower_loss_and_are_allowed(threat: Linf | L2, plain: nn.Module, batch: Batch) -> None:
+def test_collaborative_examples_have_lower_loss_and_are_allowed(
+    threat: Linf | L2, plain: nn.Module, batch: Batch
+) -> None:
     attack = Collaborative(threat=threat, step_size=0.02, steps=20)
     z = attack(plain, batch.x, batch.y)
     with torch.no_grad():
@@ -348,7 +363,9 @@ def test_collaborative_refuses_a_target(plain: nn.Module, batch: Batch) -> None:
         Collaborative()(plain, batch.x, batch.y, target=batch.y)
 
 
-@pytest.mark.parametrize("inner", [AT(inner=UNIFORM), TRADES(inner=GAUSSIAN), MART(inner=GAUSSIAN)], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize(
+    "inner", [AT(inner=UNIFORM), TRADES(inner=GAUSSIAN), MART(inner=GAUSSIAN)], ids=lambda value: type(value).__name__
+)
 def test_two_examples_are_reduced_by_mean_or_max(inner: AT | TRADES | MART, plain: nn.Module, batch: Batch) -> None:
     now, losses = moment(), {}
     examples = shown(TwoExamples(objective=inner), plain, batch, now)

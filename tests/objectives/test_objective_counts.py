@@ -1,4 +1,6 @@
-"""How often a step of each objective asks the network: forwards and backward passes, K = 10, against the floors counted by hand."""
+"""How often a step of each objective asks the network: forwards and backward passes, K = 10, against the floors counted
+by hand.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +77,9 @@ class _Watch(torch.autograd.Function):
 
 
 class Counted(nn.Module):
-    """A linear network with batch normalisation whose passes are counted; a backward to weights counts the pass through activations too."""
+    """A linear network with batch normalisation whose passes are counted; a backward to weights counts the pass through
+    activations too.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,7 +95,10 @@ class Counted(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self.counts.forwards += 1
-        return self.norm(_Watch.apply(x, self.counts, "to_images").flatten(1) @ _Watch.apply(self.weight, self.counts, "to_weights").T)
+        return self.norm(
+            _Watch.apply(x, self.counts, "to_images").flatten(1)
+            @ _Watch.apply(self.weight, self.counts, "to_weights").T
+        )
 
 
 def batch() -> Batch:
@@ -145,13 +152,19 @@ def somebody_chooses_the_natural_image(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(squeeze, "_idle", lambda *_: False)
 
 
-@pytest.mark.parametrize(("objective", "passes", "to_images", "to_weights"), TABLE, ids=lambda value: type(value).__name__)
-def test_a_step_takes_as_many_passes_as_the_algorithm(objective: Objective, passes: int, to_images: int, to_weights: int) -> None:
+@pytest.mark.parametrize(
+    ("objective", "passes", "to_images", "to_weights"), TABLE, ids=lambda value: type(value).__name__
+)
+def test_a_step_takes_as_many_passes_as_the_algorithm(
+    objective: Objective, passes: int, to_images: int, to_weights: int
+) -> None:
     assert counted(objective) == Counts(passes, to_images, to_weights)
 
 
 @pytest.mark.parametrize(
-    "objective", [row[0] for row in TABLE if not getattr(row[0], "joint_batch", False)], ids=lambda each: type(each).__name__
+    "objective",
+    [row[0] for row in TABLE if not getattr(row[0], "joint_batch", False)],
+    ids=lambda each: type(each).__name__,
 )
 @pytest.mark.parametrize("perturbation", [None, AWP(), RWP(steps=3)], ids=lambda value: type(value).__name__)
 def test_recipes_state_these_costs(objective: Objective, perturbation: WeightPerturbation | None) -> None:
@@ -160,7 +173,9 @@ def test_recipes_state_these_costs(objective: Objective, perturbation: WeightPer
 
 
 @pytest.mark.parametrize(
-    ("objective", "floor"), [(NT(), 3), (AT(), 23), (TRADES(), 28), (SqueezeTraining(), 60)], ids=lambda value: str(value)[:6]
+    ("objective", "floor"),
+    [(NT(), 3), (AT(), 23), (TRADES(), 28), (SqueezeTraining(), 60)],
+    ids=lambda value: str(value)[:6],
 )
 def test_the_floors_are_reached(objective: Objective, floor: int) -> None:
     counts = counted(objective)
@@ -201,7 +216,9 @@ def test_trades_moves_statistics_three_times_and_nothing_else_asks_again() -> No
     assert network.norm.num_batches_tracked is not None and int(network.norm.num_batches_tracked) == 3
 
 
-def test_squeeze_training_crafts_the_same_pair_without_the_gradient_nobody_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_squeeze_training_crafts_the_same_pair_without_the_gradient_nobody_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     network, objective = Counted(), SqueezeTraining()
     whole = objective.craft(network.train(), batch(), LATE)
     assert network.counts.to_images == 30

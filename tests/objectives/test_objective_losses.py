@@ -146,12 +146,16 @@ def test_gradients_are_finite_where_a_natural_softmax_underflows(objective: Obje
     examples = objective.exchange([objective.craft(model, batch, NOW)], NOW)[0]
     terms = minimised(objective.loss(model, placed(examples, x, x_adv, x_col), NOW))
     assert all(bool(values.isfinite().all()) for values in terms.values())
-    gradients = torch.autograd.grad(torch.stack(list(terms.values())).sum(), list(model.parameters()), allow_unused=True)
+    gradients = torch.autograd.grad(
+        torch.stack(list(terms.values())).sum(), list(model.parameters()), allow_unused=True
+    )
     assert all(bool(gradient.isfinite().all()) for gradient in gradients if gradient is not None)
 
 
 def test_marts_value_is_that_of_the_released_form() -> None:
-    natural, adversarial = (3 * torch.randn(50, 7, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) for seed in (0, 1))
+    natural, adversarial = (
+        3 * torch.randn(50, 7, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) for seed in (0, 1)
+    )
     y = torch.arange(50) % 7
     p, log_q = natural.softmax(1), (adversarial.softmax(1) + 1e-12).log()
     robust = F.kl_div(log_q, p, reduction="none").sum(1) * (1.0000001 - p[torch.arange(50), y])
@@ -164,7 +168,9 @@ def test_marts_value_is_that_of_the_released_form() -> None:
 
 CrossEntropy = Callable[[Tensor, Tensor], Tensor]
 Expected = Callable[[Any, Any, Any, CrossEntropy], dict[str, Any]]
-"""(objective, model, examples, cross-entropy of logits and labels) -> the terms with a cross-entropy in them, written out."""
+"""(objective, model, examples, cross-entropy of logits and labels) -> the terms with a cross-entropy in them, written
+out.
+"""
 
 
 def both(o: Any, m: Any, e: Any, ce: CrossEntropy) -> dict[str, Any]:
@@ -178,25 +184,34 @@ def boosted(o: Any, m: Any, e: Any, ce: CrossEntropy) -> dict[str, Any]:
 
 def mixed(o: Any, m: Any, e: Any, ce: CrossEntropy) -> dict[str, Any]:
     parts = {"natural": e.natural, "robust": e.adversarial}
-    return {name: (each.share * ce(m(each.x), e.y) + (1 - each.share) * ce(m(each.x), each.other)) / 2 for name, each in parts.items()}
+    return {
+        name: (each.share * ce(m(each.x), e.y) + (1 - each.share) * ce(m(each.x), each.other)) / 2
+        for name, each in parts.items()
+    }
 
 
 def over_members(o: Any, m: Any, e: Any, ce: CrossEntropy) -> dict[str, Any]:
     divisor = len(m.members) if isinstance(o, GAL) else 1
-    return {name: sum(ce(member(x), e.y) for member in m.members) / divisor for name, x in (("natural", e.x), ("robust", e.x_adv))}
+    return {
+        name: sum(ce(member(x), e.y) for member in m.members) / divisor
+        for name, x in (("natural", e.x), ("robust", e.x_adv))
+    }
 
 
 def of_experts(o: Any, m: Any, e: Any, ce: CrossEntropy) -> dict[str, Any]:
     def fit(x: Tensor) -> Tensor:
         logits, evaluator = m.all_heads(x)
-        return combined(o.surrogate, torch.stack([ce(each, e.y) for each in logits]), o.sigma, m.confidences(logits, evaluator))
+        return combined(
+            o.surrogate, torch.stack([ce(each, e.y) for each in logits]), o.sigma, m.confidences(logits, evaluator)
+        )
 
     return {"natural": fit(e.x), "robust": torch.stack([fit(x) for x in e.x_adv.unbind(1)]).mean(0)}
 
 
 EXPECTED: dict[str, Expected] = {
     **dict.fromkeys(
-        ("NT", "TRADES", "BAT", "CollaborativeTraining", "SqueezeTraining", "GAIRRST"), lambda o, m, e, ce: {"natural": ce(m(e.x), e.y)}
+        ("NT", "TRADES", "BAT", "CollaborativeTraining", "SqueezeTraining", "GAIRRST"),
+        lambda o, m, e, ce: {"natural": ce(m(e.x), e.y)},
     ),
     **dict.fromkeys(("AT", "WeightedRST"), both),
     "FAT": lambda o, m, e, ce: expected(o.objective, m, e, ce),
@@ -235,7 +250,9 @@ def tensors(found: Any) -> list[Tensor]:
 def test_label_smoothing_mixes_into_the_cross_entropy_of_the_loss_alone(objective: Objective[Any]) -> None:
     source = torch.Generator().manual_seed(0)
     model = network_for(objective, *(4 * torch.randn(5, 9, generator=source, dtype=torch.float64) for _ in range(3)))
-    batch = Batch.of(torch.rand(24, 1, 3, 3, generator=source, dtype=torch.float64), torch.randint(5, (24,), generator=source))
+    batch = Batch.of(
+        torch.rand(24, 1, 3, 3, generator=source, dtype=torch.float64), torch.randint(5, (24,), generator=source)
+    )
     if isinstance(objective, RST):
         batch = replace(batch, y=torch.where(torch.arange(24) % 3 == 0, -1, batch.y))
     assert smoothed(objective, 0.0) == objective
@@ -274,7 +291,7 @@ OF_LOGITS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "dlr": losses.dlr,
     "targeted_dlr": lambda z, y: losses.targeted_dlr(z, y, (y + 1) % z.shape[1]),
     "entropy": lambda z, y: entropy(z),
-    **{name: (lambda z, y, name=name: losses.divergence(name, z, z.flip(1))) for name in get_args(losses.Divergence)},
+    **{name: lambda z, y, name=name: losses.divergence(name, z, z.flip(1)) for name in get_args(losses.Divergence)},
     "mean probabilities": lambda z, y: log_mean_probabilities(torch.stack([z, z.flip(1)])),
     "votes": lambda z, y: log_votes(torch.stack([z, z.flip(1)])),
     "confidence": lambda z, y: confidence_of("rectified", z, z[:, :1]),
@@ -284,7 +301,9 @@ OF_LOGITS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 @pytest.mark.parametrize("name", OF_LOGITS)
 def test_logits_in_bfloat16_lose_nothing_more_in_a_loss(name: str) -> None:
-    """MART's boosted cross-entropy of 13.4 was 34.6: in bfloat16 1.0001 is 1, and so is the probability of a sure mistake."""
+    """MART's boosted cross-entropy of 13.4 was 34.6: in bfloat16 1.0001 is 1, and so is the probability of a sure
+    mistake.
+    """
     logits = (torch.randn(64, 10, generator=torch.Generator().manual_seed(0)) * 12).bfloat16()
     y = torch.arange(64) % 10
     value, wanted = OF_LOGITS[name](logits, y), OF_LOGITS[name](logits.float(), y)

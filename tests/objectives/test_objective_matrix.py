@@ -1,4 +1,6 @@
-"""What holds for every objective under every perturbation and method: exact resumption, a pure loss, microbatches that equal one batch."""
+"""What holds for every objective under every perturbation and method: exact resumption, a pure loss, microbatches that
+equal one batch.
+"""
 
 from __future__ import annotations
 
@@ -95,7 +97,11 @@ OBJECTIVES: dict[str, Objective] = {
     "TwoExamples-FAT": TwoExamples(objective=FAT(objective=AT(inner=UNIFORM), tau=(0, 1), tau_from=(1, 2))),
     "TwoExamples-WeightedRST-max": TwoExamples(objective=WeightedRST(inner=GAUSSIAN), reduce="max"),
 }
-PERTURBATIONS: dict[str, WeightPerturbation | None] = {"nothing": None, "AWP": AWP(gamma=0.05), "RWP": RWP(gamma=0.05, steps=2)}
+PERTURBATIONS: dict[str, WeightPerturbation | None] = {
+    "nothing": None,
+    "AWP": AWP(gamma=0.05),
+    "RWP": RWP(gamma=0.05, steps=2),
+}
 METHODS = ["joint", "natural", "robust"]
 
 every_objective = pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
@@ -145,7 +151,10 @@ ENSEMBLES: dict[str, tuple[Objective[Any], Network]] = {
     "ADP": (ADP(adversarial=UNIFORM), Ensemble(member=OneConvolution(), members=2)),
     "GAL": (GAL(adversarial=UNIFORM), Ensemble(member=OneConvolution(), members=2)),
     "MoRE": (MoRE(adversarial=UNIFORM), Mixture(member=OneConvolution(), gate=OneConvolution(), members=2)),
-    "SynergyOfExperts": (SynergyOfExperts(inner=UNIFORM, phase_two_from=0.5), Collaboration(member=OneConvolution(), members=2)),
+    "SynergyOfExperts": (
+        SynergyOfExperts(inner=UNIFORM, phase_two_from=0.5),
+        Collaboration(member=OneConvolution(), members=2),
+    ),
 }
 RUNS = {name: (objective, OneConvolution()) for name, objective in OBJECTIVES.items()} | ENSEMBLES
 
@@ -180,7 +189,12 @@ def test_a_run_on_digits_resumed_in_the_middle_ends_at_the_same_bits(
     extra = Extra(pool=None, share=0.25) if isinstance(objective, RST | WeightedRST | GAIRRST) else None
     teacher = OwnAverage() if objective.asks_teacher else None
     policy = Policy(
-        objective=objective, perturbation=perturbation, optimizer=SGD(learning_rate=0.05), average=EMA(), extra=extra, teacher=teacher
+        objective=objective,
+        perturbation=perturbation,
+        optimizer=SGD(learning_rate=0.05),
+        average=EMA(),
+        extra=extra,
+        teacher=teacher,
     )
     experiment = Experiment(
         data=Digits(train_images=12, test_images=1),
@@ -253,7 +267,9 @@ def test_crafting_leaves_running_statistics_unless_in_training_mode(objective: O
     assert model.training
 
 
-@pytest.mark.parametrize("name", [name for name in OBJECTIVES if name not in ("AT-L2", "IAT", "NT") and not name.startswith("Two")])
+@pytest.mark.parametrize(
+    "name", [name for name in OBJECTIVES if name not in ("AT-L2", "IAT", "NT") and not name.startswith("Two")]
+)
 def test_examples_are_allowed_images(name: str) -> None:
     objective = OBJECTIVES[name]
     given = batch(objective)
@@ -274,7 +290,9 @@ def test_examples_are_allowed_images(name: str) -> None:
 def test_microbatches_equal_one_batch(objective: Objective, perturbation: WeightPerturbation | None, step: int) -> None:
     ends, losses = [], []
     for microbatch in (None, 5):
-        policy = Policy(objective=objective, perturbation=perturbation, microbatch=microbatch, optimizer=SGD(learning_rate=0.5))
+        policy = Policy(
+            objective=objective, perturbation=perturbation, microbatch=microbatch, optimizer=SGD(learning_rate=0.5)
+        )
         learner = Learner("net", policy, network(normalised=False).double())
         losses.append(learner.descend(objective, batch(objective, torch.float64), moment(step)))
         ends.append(learner.state())
@@ -304,7 +322,9 @@ class ConfidentHeads:
 
 @pytest.mark.parametrize(("objective", "model"), RUNS.values(), ids=RUNS)
 def test_under_autocast_only_the_network_rounds_to_bfloat16(objective: Objective[Any], model: Network) -> None:
-    """From what the network answers in bfloat16 the loss is that of float64, also where it is sure; logarithms of bfloat16 are far off."""
+    """From what the network answers in bfloat16 the loss is that of float64, also where it is sure; logarithms of
+    bfloat16 are far off.
+    """
     now, given = moment(1), batch(objective)
     built = model.build((1, 8, 8), 5, seed=0) if (objective, model) in ENSEMBLES.values() else network()
     heads = ConfidentHeads(built)
@@ -319,7 +339,8 @@ def test_under_autocast_only_the_network_rounds_to_bfloat16(objective: Objective
     for name, values in rounded.items():
         assert values.dtype == torch.float32, name
         torch.testing.assert_close(values.double(), wanted[name].double(), rtol=1e-3, atol=1e-5)
-        if not name.startswith("watch/"):  # bfloat16's own error: of logits of this size, and of what they are multiplied by
+        # bfloat16's own error: of logits of this size, and of what they are multiplied by
+        if not name.startswith("watch/"):
             torch.testing.assert_close(values, plain[name], rtol=0.3, atol=0.1 * size * getattr(objective, "beta", 1.0))
 
 

@@ -37,13 +37,22 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: TRADES(outer_order="random"), "TRADES.outer_order = 'random'"),  # pyright: ignore[reportArgumentType]
     (lambda: MART(beta=float("nan")), "MART.beta = nan"),
     (lambda: SqueezeTraining(beta=-6), "SqueezeTraining.beta = -6: must be greater than or equal to 0"),
-    (lambda: SqueezeTraining(divergence="kl"), "SqueezeTraining.divergence = 'kl'"),  # pyright: ignore[reportArgumentType]
-    (lambda: SqueezeTraining(inner_divergence="kl"), "SqueezeTraining.inner_divergence = 'kl'"),  # pyright: ignore[reportArgumentType]
+    (
+        lambda: SqueezeTraining(divergence="kl"),  # pyright: ignore[reportArgumentType]
+        "SqueezeTraining.divergence = 'kl'",
+    ),
+    (
+        lambda: SqueezeTraining(inner_divergence="kl"),  # pyright: ignore[reportArgumentType]
+        "SqueezeTraining.inner_divergence = 'kl'",
+    ),
     (lambda: SqueezeTraining(steps=10), "SqueezeTraining has no setting 'steps'"),  # pyright: ignore[reportCallIssue]
     (lambda: Ascent(start="normal"), "Ascent.start = 'normal'"),  # pyright: ignore[reportArgumentType]
     (lambda: FAT(tau=(11,), tau_from=(1,)), r"FAT.tau = \(11,\): must be at most the inner ascent's steps = 10"),
     (lambda: FAT(tau=(-1,), tau_from=(1,)), "FAT.tau.0 = -1: must be greater than or equal to 0"),
-    (lambda: FAT(tau=(0, 1), tau_from=(1,)), r"FAT.tau_from = \(1,\): must start at 1, increase and be as long as tau = \(0, 1\)"),
+    (
+        lambda: FAT(tau=(0, 1), tau_from=(1,)),
+        r"FAT.tau_from = \(1,\): must start at 1, increase and be as long as tau = \(0, 1\)",
+    ),
     (lambda: FAT(tau=(0, 1), tau_from=(2, 5)), r"FAT.tau_from = \(2, 5\)"),
     (lambda: FAT(tau=(0, 1, 2), tau_from=(1, 9, 9)), r"FAT.tau_from = \(1, 9, 9\)"),
     (lambda: FAT(tau=(), tau_from=()), r"FAT.tau_from = \(\)"),
@@ -68,9 +77,18 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: RWP(steps=0), "RWP.steps = 0"),
     (lambda: RWP(step_size=0), "RWP.step_size = 0"),
     (lambda: RWP(from_epoch=0), "RWP.from_epoch = 0"),
-    (lambda: TwoExamples(objective=GAIRAT()), "TwoExamples.objective = GAIRAT: must show one adversarial example per image"),
-    (lambda: TwoExamples(objective=SqueezeTraining()), "TwoExamples.objective = SqueezeTraining: must show"),  # pyright: ignore[reportArgumentType]
-    (lambda: TwoExamples(objective=IAT()), "TwoExamples.objective = IAT: must show"),  # pyright: ignore[reportArgumentType]
+    (
+        lambda: TwoExamples(objective=GAIRAT()),
+        "TwoExamples.objective = GAIRAT: must show one adversarial example per image",
+    ),
+    (
+        lambda: TwoExamples(objective=SqueezeTraining()),  # pyright: ignore[reportArgumentType]
+        "TwoExamples.objective = SqueezeTraining: must show",
+    ),
+    (
+        lambda: TwoExamples(objective=IAT()),  # pyright: ignore[reportArgumentType]
+        "TwoExamples.objective = IAT: must show",
+    ),
     (lambda: FAT(objective=GAIRAT()), "FAT.objective"),  # pyright: ignore[reportArgumentType]
     (lambda: FAT(objective=TwoExamples()), "FAT.objective"),  # pyright: ignore[reportArgumentType]
     (lambda: Extra(share=0), "Extra.share = 0: must be greater than 0"),

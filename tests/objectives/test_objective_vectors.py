@@ -1,4 +1,6 @@
-"""Every objective against the numeric vectors: examples, loss, gradients and BatchNorm's buffers, in float64 to 1e-9."""
+"""Every objective against the numeric vectors: examples, loss, gradients and BatchNorm's buffers, in float64 to
+1e-9.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,9 @@ class Row:
         return f"{self.file}-{self.prefix}"
 
 
-def two_terms(factor: float | Factor, natural: str = "loss_natural", robust: str = "loss_robust") -> dict[str, tuple[str, float | Factor]]:
+def two_terms(
+    factor: float | Factor, natural: str = "loss_natural", robust: str = "loss_robust"
+) -> dict[str, tuple[str, float | Factor]]:
     return {"natural": (natural, 1), "robust": (robust, factor)}
 
 
@@ -73,8 +77,14 @@ def squeeze(**fields: Any) -> Callable[[Ascent, Case], Objective]:
 GAUSS_1, GAUSS_2, UNIFORM = "common:start_gauss_1", "common:start_gauss_2", "common:start_unif"
 SWAPS = {"official": True, "always_swap": False}
 ROWS = [
-    *[Row("outer_trades", f"beta{b}.", lambda i, c, b=b: TRADES(beta=b, inner=i), (GAUSS_1,), two_terms(b)) for b in (6, 1)],
-    *[Row("outer_mart", f"beta{b}.", lambda i, c, b=b: MART(beta=b, inner=i), (GAUSS_1,), two_terms(b, "loss_bce")) for b in (5, 6)],
+    *[
+        Row("outer_trades", f"beta{b}.", lambda i, c, b=b: TRADES(beta=b, inner=i), (GAUSS_1,), two_terms(b))
+        for b in (6, 1)
+    ],
+    *[
+        Row("outer_mart", f"beta{b}.", lambda i, c, b=b: MART(beta=b, inner=i), (GAUSS_1,), two_terms(b, "loss_bce"))
+        for b in (5, 6)
+    ],
     Row("outer_at", "at.", lambda i, c: AT(inner=i), (UNIFORM,)),
     Row("outer_at", "half_joint_batch.", lambda i, c: AT(beta=0.5, joint_batch=True, inner=i), (UNIFORM,)),
     *[
@@ -97,7 +107,10 @@ ROWS = [
         )
         for t in (0, 1, 2)
     ],
-    *[Row("inner_outer_st", f"{name}.", squeeze(released_swap=swap), (GAUSS_1, GAUSS_2), two_terms(beta)) for name, swap in SWAPS.items()],
+    *[
+        Row("inner_outer_st", f"{name}.", squeeze(released_swap=swap), (GAUSS_1, GAUSS_2), two_terms(beta))
+        for name, swap in SWAPS.items()
+    ],
     *[
         Row(
             "st_small_batch",
@@ -133,7 +146,10 @@ ROWS = [
             "symkl_nodetach": {"detach_target": False},
         }.items()
     ],
-    *[Row("outer_gairat", f"lambda{s}.", lambda i, c, s=s: GAIRAT(shift=s, from_epoch=1, inner=i), (UNIFORM,)) for s in (-1, 1)],
+    *[
+        Row("outer_gairat", f"lambda{s}.", lambda i, c, s=s: GAIRAT(shift=s, from_epoch=1, inner=i), (UNIFORM,))
+        for s in (-1, 1)
+    ],
     *[
         Row(
             "outer_rst_carmon",
@@ -149,7 +165,9 @@ ROWS = [
         Row(
             "outer_rst_weighted",
             f"{name}.",
-            lambda i, c: WeightedRST(beta=beta(c), extra_natural=c.number("w_nat"), extra_robust=c.number("w_rob"), inner=i),
+            lambda i, c: WeightedRST(
+                beta=beta(c), extra_natural=c.number("w_nat"), extra_robust=c.number("w_rob"), inner=i
+            ),
             ("outer_rst_weighted:x_adv",),
             {"natural": ("loss_nat", lambda c: 1 - beta(c)), "robust": ("loss_rob", beta)},
             steps=0,
@@ -299,13 +317,18 @@ def test_loss_gradient_and_statistics_are_those_of_the_vectors(case: Case, netwo
             close(found[name], gradient)
         close(torch.cat([gradient.flatten() for gradient in found.values()]).norm(), case["grad_total_l2norm"])
     buffers = case.stems("bn_after.")
-    assert set(buffers) == {name for name, _ in network.named_buffers()} or case.row.file in ("inner_fat", "st_small_batch")
+    assert set(buffers) == {name for name, _ in network.named_buffers()} or case.row.file in (
+        "inner_fat",
+        "st_small_batch",
+    )
     for name, buffer in buffers.items():
         close(network.get_buffer(name), buffer)
 
 
 @on(lambda row: row.file == "outer_bat")
-def test_every_stride_of_bat_is_that_of_the_vectors(case: Case, network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_stride_of_bat_is_that_of_the_vectors(
+    case: Case, network: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
     strides: list[Tensor] = []
 
     def noted(left: Tensor, right: Tensor) -> Tensor:
@@ -340,7 +363,9 @@ def test_fat_has_the_tau_of_the_vectors_at_every_epoch(
 
 
 @pytest.mark.parametrize("tau", [0, 1, 2])
-def test_fat_counts_as_many_backward_passes(tau: int, vectors: Callable[[str], Vectors], network: nn.Module, start_at: Any) -> None:
+def test_fat_counts_as_many_backward_passes(
+    tau: int, vectors: Callable[[str], Vectors], network: nn.Module, start_at: Any
+) -> None:
     common, passes, going = vectors("common"), 0, torch.ones(16, dtype=torch.bool)
     rule = friendly(common["y"], tau)
 
@@ -368,7 +393,9 @@ def test_fat_counts_as_many_backward_passes(tau: int, vectors: Callable[[str], V
         ("weights_tanh_K7_kappa0to7_lambda-1", 7, -1, "tanh"),
     ],
 )
-def test_gairat_weights_of_every_kappa(vectors: Callable[[str], Vectors], key: str, steps: int, shift: float, weighting: Any) -> None:
+def test_gairat_weights_of_every_kappa(
+    vectors: Callable[[str], Vectors], key: str, steps: int, shift: float, weighting: Any
+) -> None:
     expected = vectors("outer_gairat")[key]
     found = geometry_weights(torch.arange(steps + 1, dtype=torch.float64), steps, shift, weighting)
     close(found / found.mean(), expected)
@@ -394,7 +421,9 @@ def test_squeeze_training_selects_as_in_the_vectors(vectors: Callable[[str], Vec
 
 @pytest.fixture
 def choices(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, Tensor]]:
-    """Which candidate is the worst of each example and which the best, selection by selection; filled as they are made."""
+    """Which candidate is the worst of each example and which the best, selection by selection; filled as they are
+    made.
+    """
     made: list[tuple[Tensor, Tensor]] = []
 
     def noted(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -406,7 +435,9 @@ def choices(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, Tensor]]:
 
 
 @on(lambda row: row.file in ("inner_outer_st", "st_small_batch", "st_rst", "outer_st_formula"))
-def test_last_selection_is_that_of_the_vectors(case: Case, network: nn.Module, choices: list[tuple[Tensor, Tensor]]) -> None:
+def test_last_selection_is_that_of_the_vectors(
+    case: Case, network: nn.Module, choices: list[tuple[Tensor, Tensor]]
+) -> None:
     learner(network).descend(case.objective, case.batch, case.now)
     worst, best = choices[-1]
     assert torch.equal(worst, case["adv_index"])

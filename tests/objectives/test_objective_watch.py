@@ -36,14 +36,23 @@ def test_moments_are_the_share_mean_and_deviation_of_what_counted() -> None:
     terms = watched("loss", values, where) | watched("nothing", values, where & ~where)
     found = moments({name: float(each.mean()) for name, each in terms.items()} | {"loss/net/robust": 3.0})
     assert found.pop("watch/loss/std") == pytest.approx(float(values[where].std(correction=0)), rel=1e-5)
-    assert found == {"watch/loss/share": 0.75, "watch/loss/mean": 4.0, "watch/nothing/share": 0.0, "loss/net/robust": 3.0}
+    assert found == {
+        "watch/loss/share": 0.75,
+        "watch/loss/mean": 4.0,
+        "watch/nothing/share": 0.0,
+        "loss/net/robust": 3.0,
+    }
 
 
 @pytest.mark.parametrize("perturbation", [None, AWP(), RWP(steps=1)], ids=["nothing", "AWP", "RWP"])
 def test_what_is_watched_is_no_part_of_the_loss(perturbation: Any, plain: nn.Module, batch: Batch) -> None:
     class Silent(TRADES):
         def loss(self, model: nn.Module, examples: Any, now: Now) -> dict[str, Tensor]:
-            return {name: values for name, values in super().loss(model, examples, now).items() if not name.startswith("watch/")}
+            return {
+                name: values
+                for name, values in super().loss(model, examples, now).items()
+                if not name.startswith("watch/")
+            }
 
     ends = []
     before = {name: value.clone() for name, value in plain.state_dict().items()}
@@ -62,7 +71,12 @@ def test_trades_watches_the_share_of_collaborative_examples(plain: nn.Module, ba
         natural, found = (cross_entropy(plain(z), batch.y) for z in (batch.x, examples.x_adv))
     lower = found < natural
     assert 0 < int(lower.sum()) < len(batch)
-    metrics = moments({name: float(value) for name, value in Learner("net", Policy(), plain).descend(objective, batch, moment()).items()})
+    metrics = moments(
+        {
+            name: float(value)
+            for name, value in Learner("net", Policy(), plain).descend(objective, batch, moment()).items()
+        }
+    )
     assert metrics["watch/net/collaborative/share"] == pytest.approx(float(lower.double().mean()))
     assert metrics["watch/net/collaborative/mean"] == pytest.approx(float(found[lower].mean()))
     assert metrics["watch/net/adversarial/std"] == pytest.approx(float(found[~lower].std(correction=0)))

@@ -1,4 +1,6 @@
-"""The objectives compared on small data: every row has its recipes, schedules keep their fractions, claims name what is run."""
+"""The objectives compared on small data: every row has its recipes, schedules keep their fractions, claims name what is
+run.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ def test_every_row_has_its_recipe_on_digits_and_on_mnist(row: str) -> None:
         assert "Cost: " in recipes()[f"{row}_{suffix}"].text
 
 
-@pytest.mark.parametrize(("epochs", "tau_from", "middle"), [(120, (1, 51, 91), 60), (45, (1, 19, 34), 23), (5, (1, 3, 4), 3)])
+@pytest.mark.parametrize(
+    ("epochs", "tau_from", "middle"), [(120, (1, 51, 91), 60), (45, (1, 19, 34), 23), (5, (1, 3, 4), 3)]
+)
 def test_schedules_in_epochs_keep_their_papers_fractions(epochs: int, tau_from: tuple[int, ...], middle: int) -> None:
     rows = compared(digits.INNER, epochs, 0.05)
     for row in ("fat", "fat_trades", "fat_mart"):

@@ -1,4 +1,6 @@
-"""Recipes of Synergy-of-Experts and the ensembles: rows typed a second time, settings, small variants that train, gains per expert."""
+"""Recipes of Synergy-of-Experts and the ensembles: rows typed a second time, settings, small variants that train, gains
+per expert.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +67,9 @@ def test_every_epsilon_has_the_method_and_every_baseline() -> None:
 
 def test_surrogates_are_held_out() -> None:
     """Neither a target nor another surrogate has a surrogate's seed, and DVERGE starts from none of them."""
-    names = {f"ensemble{members}_cifar10_resnet20": 1000 + members for members in (3, 5, 8)} | {"surrogate_ensembles_digits": 1000}
+    names = {f"ensemble{members}_cifar10_resnet20": 1000 + members for members in (3, 5, 8)} | {
+        "surrogate_ensembles_digits": 1000
+    }
     assert {name: experiment(name).seed for name in names} == names
     assert all(f"seed {seed}, held out" in recipes()[name].text for name, seed in names.items())
     others = [name for name in recipes() if "_cifar10_resnet20" in name or "_ensembles_digits" in name]
@@ -79,7 +83,9 @@ def test_surrogates_are_held_out() -> None:
 
 
 def test_phases_have_equal_epochs_and_all_repeats_are_named() -> None:
-    whole, first, second = (experiment(f"soe_cifar10_resnet20x3_eps0.03{ending}") for ending in ("", "_phase1", "_phase2"))
+    whole, first, second = (
+        experiment(f"soe_cifar10_resnet20x3_eps0.03{ending}") for ending in ("", "_phase1", "_phase2")
+    )
     assert whole.epochs == first.epochs == second.epochs == 150
     shares = [made.method.policies()["joint"].objective.phase_two_from for made in (first, whole, second)]  # type: ignore[attr-defined]
     assert shares == [1, 2 / 3, 0]
@@ -91,7 +97,9 @@ def test_a_variant_changes_what_it_says_and_nothing_else(ending: str) -> None:
     plain, changed = soe(0.03), experiment(f"soe_cifar10_resnet20x3_eps0.03_{ending}")
     ours, theirs = (made.method.policies()["joint"].objective for made in (plain, changed))
     assert isinstance(theirs, SynergyOfExperts)
-    different = {field.name for field in dataclasses.fields(theirs) if getattr(ours, field.name) != getattr(theirs, field.name)}
+    different = {
+        field.name for field in dataclasses.fields(theirs) if getattr(ours, field.name) != getattr(theirs, field.name)
+    }
     assert different == set(VARIANTS[ending][1]) - {"confidence"}
     assert (plain.model != changed.model) == ("confidence" in VARIANTS[ending][1])
 
@@ -120,7 +128,9 @@ def test_what_is_compared_on_digits_has_about_as_many_parameters() -> None:
 @pytest.mark.parametrize("name", ["soe_ensembles_digits", "dverge_ensembles_digits", "vote_ensembles_digits"])
 def test_the_small_variant_on_digits_trains(tmp_path: Path, name: str) -> None:
     made: Any = experiment(name, quick=True)
-    made = dataclasses.replace(made, data=dataclasses.replace(made.data, train_images=130, test_images=20), monitor_every=3)
+    made = dataclasses.replace(
+        made, data=dataclasses.replace(made.data, train_images=130, test_images=20), monitor_every=3
+    )
     run = train(made, tmp_path / "run")
     assert math.isfinite(run.facts("last")["monitors"]["monitor/natural"])
 
@@ -151,7 +161,9 @@ def test_the_small_variant_on_cifar10_trains(tmp_path: Path, name: str) -> None:
 
 def of(wrong: list[int], digest: str = "a") -> EvaluationRecord:
     labels = [0] * 10
-    attack = AttackRecord("s: MPGD-100", {"type": "Saved", "digest": digest}, [int(place in wrong) for place in range(10)], 0.1)
+    attack = AttackRecord(
+        "s: MPGD-100", {"type": "Saved", "digest": digest}, [int(place in wrong) for place in range(10)], 0.1
+    )
     fixed: dict[str, Any] = dict.fromkeys(
         ("model", "checkpoint", "model_digest", "run", "group", "dataset", "split", "started", "device"), ""
     )
@@ -173,7 +185,11 @@ def test_gain_per_added_expert() -> None:
     found = gains({3: [of([0])], 1: [of([0, 1, 2, 3, 4])], 2: [of([0, 1])]})
     assert [(gain.members, gain.values) for gain in found] == [(1, (0.5,)), (2, (0.8,)), (3, (0.9,))]
     assert [gain.gain for gain in found] == pytest.approx([0, 0.3, 0.1])
-    assert [gain.text for gain in found] == ["1 expert: 50.00 %, +0.00", "2 experts: 80.00 %, +30.00", "3 experts: 90.00 %, +10.00"]
+    assert [gain.text for gain in found] == [
+        "1 expert: 50.00 %, +0.00",
+        "2 experts: 80.00 %, +30.00",
+        "3 experts: 90.00 %, +10.00",
+    ]
     with pytest.raises(SettingsError, match="same attacks on the same images"):
         gains({1: [of([0])], 2: [of([0], digest="b")]})
 
@@ -182,7 +198,10 @@ def test_gain_per_added_expert_is_of_means_over_seeds() -> None:
     made = {ending: experiment(f"soe_ensembles_digits{ending}") for ending in ("_x2", "")}
     seeds = [dataclasses.replace(made[ending], seed=seed) for ending in ("", "_x2") for seed in range(2)]
     records = [of([0]), of([0, 1, 2]), of([0, 1, 2]), of([0, 1, 2, 3, 4])]
-    assert gained(seeds, records) == ["2 experts: 60.00 ± 14.14 % (2 seeds), +0.00", "3 experts: 80.00 ± 14.14 % (2 seeds), +20.00"]
+    assert gained(seeds, records) == [
+        "2 experts: 60.00 ± 14.14 % (2 seeds), +0.00",
+        "3 experts: 80.00 ± 14.14 % (2 seeds), +20.00",
+    ]
     assert gained(seeds[:2], records[:2]) == []
 
 
@@ -213,10 +232,21 @@ def test_every_variant_has_a_small_form_on_digits(ending: str):
         assert getattr(made.model if name in ("members", "confidence") else objective, name) == value
 
 
-# -- settings, typed a second time from the papers and their code -----------------------------------------------------------------
+# -- settings, typed a second time from the papers and their code
+# -----------------------------------------------------------------
 
-ADAM = {"optimizer.type": "Adam", "optimizer.learning_rate": 1e-3, "optimizer.weight_decay": 1e-4, "optimizer.stability": 1e-7}
-PLAIN_SGD = {"optimizer.type": "SGD", "optimizer.learning_rate": 0.1, "optimizer.momentum": 0.9, "optimizer.weight_decay": 1e-4}
+ADAM = {
+    "optimizer.type": "Adam",
+    "optimizer.learning_rate": 1e-3,
+    "optimizer.weight_decay": 1e-4,
+    "optimizer.stability": 1e-7,
+}
+PLAIN_SGD = {
+    "optimizer.type": "SGD",
+    "optimizer.learning_rate": 0.1,
+    "optimizer.momentum": 0.9,
+    "optimizer.weight_decay": 1e-4,
+}
 NORMALISED = {"mean": [0.4914, 0.4822, 0.4465], "std": [0.2023, 0.1994, 0.201]}
 
 
@@ -260,7 +290,10 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "soe_cifar10_resnet20x3_eps0.03": {
         **under("method.policy", PLAIN_SGD),
         **under("method.policy", {"schedule.at": [51, 76, 101, 126], "schedule.factors": [0.1, 0.01, 0.1, 0.01]}),
-        **under("method.policy.objective", {"surrogate": "smooth", "sigma": 1, "confidence_weight": 1, "phase_two_from": 2 / 3}),
+        **under(
+            "method.policy.objective",
+            {"surrogate": "smooth", "sigma": 1, "confidence_weight": 1, "phase_two_from": 2 / 3},
+        ),
         "epochs": 150,
         "model.confidence": "rectified",
     },
@@ -270,7 +303,11 @@ FAMILIES: dict[str, dict[str, Any]] = {
 def flattened(settings: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(settings, dict):
         return {prefix: settings}
-    return {path: value for name, part in settings.items() for path, value in flattened(part, f"{prefix}.{name}".lstrip(".")).items()}
+    return {
+        path: value
+        for name, part in settings.items()
+        for path, value in flattened(part, f"{prefix}.{name}".lstrip(".")).items()
+    }
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -1,4 +1,6 @@
-"""What recipes say beyond their own row: further tables, schedules against the vectors, and the commands that their texts print."""
+"""What recipes say beyond their own row: further tables, schedules against the vectors, and the commands that their
+texts print.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ PRINTED: dict[str, tuple[tuple[float, float], ...]] = {
     "cifar100_resnet18": ((76.33, 0.0), (57.72, 24.67), (57.99, 24.58), (55.28, 25.15)),
     "cifar100_wrn34-10": ((79.42, 0.0), (61.82, 25.39), (57.10, 26.76), (57.99, 27.12)),
 }
-TABLE_5 = {f"{method}_{where}_st": row for where, rows in PRINTED.items() for method, row in zip(METHODS, rows, strict=True)}
+TABLE_5 = {
+    f"{method}_{where}_st": row for where, rows in PRINTED.items() for method, row in zip(METHODS, rows, strict=True)
+}
 AGAIN = [name for name in TABLE_5 if experiment(name).also_published]
 """Whose own row is of Table 1 or 3."""
 
@@ -65,7 +69,11 @@ def test_rows_of_table_5_are_data() -> None:
     assert len(AGAIN) == 8
     for name, values in TABLE_5.items():
         made = experiment(name)
-        (row,) = [row for row in (made.published, *made.also_published) if row is not None and row.table == "Squeeze Training, Table 5"]
+        (row,) = [
+            row
+            for row in (made.published, *made.also_published)
+            if row is not None and row.table == "Squeeze Training, Table 5"
+        ]
         assert (row.columns, row.values) == (("natural", "AA"), values)
 
 
@@ -73,7 +81,9 @@ def test_rows_of_table_5_are_data() -> None:
 def test_show_prints_rows_of_further_tables(name: str) -> None:
     out = CliRunner().invoke(app, ["show", name, "--no-estimate"]).output
     natural, autoattack = TABLE_5[name]
-    assert re.search(rf"^Also published: Squeeze Training, Table 5, .*: {natural:.2f} natural, {autoattack:.2f} AA\.$", out, re.M)
+    assert re.search(
+        rf"^Also published: Squeeze Training, Table 5, .*: {natural:.2f} natural, {autoattack:.2f} AA\.$", out, re.M
+    )
     settings = json.loads(out[out.index("{") :])
     assert [row["values"] for row in settings["also_published"]] == [[natural, autoattack]]
 
@@ -106,7 +116,8 @@ def test_experiments_written_before_there_were_further_tables_are_read_and_are_t
 
 def test_the_headline_of_generalist_is_a_row_of_each_table_around_it_as_its_baselines_are_where_printed() -> None:
     rows = {
-        (row.table.split(" (")[0], row.row): dict(zip(row.columns, row.values, strict=True)) for row in experiment(HEADLINE).also_published
+        (row.table.split(" (")[0], row.row): dict(zip(row.columns, row.values, strict=True))
+        for row in experiment(HEADLINE).also_published
     }
     assert [table for table, _ in rows] == [
         *(f"Zipper, Table {number}" for number in (6, 6, 7, 8, 9)),
@@ -118,7 +129,11 @@ def test_the_headline_of_generalist_is_a_row_of_each_table_around_it_as_its_base
     assert rows["Zipper, Table 7", "NT=0.1, AT=0.01"] == {"natural": 89.09, "AA": 46.07}
     assert rows["Zipper, Table 8", "Zipper with EMA"]["APGD-T"] == 45.37
     assert rows["Zipper, Table 9", "gamma = (1, 1, 1, 0.5)"]["Square"] == 56.68
-    others = [name for name in recipes() if name != HEADLINE and any("Zipper" in row.table for row in experiment(name).also_published)]
+    others = [
+        name
+        for name in recipes()
+        if name != HEADLINE and any("Zipper" in row.table for row in experiment(name).also_published)
+    ]
     assert others == ["at_cifar10_resnet18", "trades1_cifar10_resnet18"]
     (trades,) = experiment("trades1_cifar10_resnet18").also_published
     printed = dict(zip(trades.columns, trades.values, strict=True))
@@ -135,7 +150,8 @@ def test_another_objective_has_no_row_of_any_table() -> None:
 SEVEN_RUNS = [
     name
     for name in recipes()
-    if (row := experiment(name).published) is not None and row.table in ("Squeeze Training, Table 1", "Squeeze Training, Table 6")
+    if (row := experiment(name).published) is not None
+    and row.table in ("Squeeze Training, Table 1", "Squeeze Training, Table 6")
 ]
 
 
@@ -168,7 +184,9 @@ DROPS = (
 
 
 @pytest.mark.parametrize(("name", "vector"), DROPS, ids=[name for name, _ in DROPS])
-def test_learning_rates_are_those_of_the_vectors_in_every_epoch(vectors: Callable[[str], Any], name: str, vector: str) -> None:
+def test_learning_rates_are_those_of_the_vectors_in_every_epoch(
+    vectors: Callable[[str], Any], name: str, vector: str
+) -> None:
     made: Any = experiment(name)
     policy = made.method.policies()["joint"]
     moments = [Now(epoch, 391 * (epoch - 1), made.epochs, 391, seed=0) for epoch in range(1, made.epochs + 1)]

@@ -1,4 +1,6 @@
-"""Recipes: all build and survive JSON, their published rows are the papers', and small variants of every family train."""
+"""Recipes: all build and survive JSON, their published rows are the papers', and small variants of every family
+train.
+"""
 
 from __future__ import annotations
 
@@ -44,9 +46,23 @@ KNOWN = {
 def test_there_are_recipes_for_every_table() -> None:
     tables = {experiment(name).published.table for name in PAPERS if experiment(name).published is not None}  # type: ignore[union-attr]
     for wanted in (
-        *(f"Squeeze Training, {part}" for part in ("Table 1", "Table 3 ", "Table 4 ", "Table 5", "Table 6", "Appendix C", "Figure 6")),
-        *("Generalist, Table 1 (CIFAR-10, ResNet-18)", "Generalist, Table 1 (CIFAR-10, WRN-32-10)", "Zipper, Table 2 (MNIST"),
-        *("Zipper, Table 2 (SVHN", "Zipper, Table 3", "Zipper, Table 4", "Zipper, Table 5", "Zipper, Table 6", "Generalist, rebuttal"),
+        *(
+            f"Squeeze Training, {part}"
+            for part in ("Table 1", "Table 3 ", "Table 4 ", "Table 5", "Table 6", "Appendix C", "Figure 6")
+        ),
+        *(
+            "Generalist, Table 1 (CIFAR-10, ResNet-18)",
+            "Generalist, Table 1 (CIFAR-10, WRN-32-10)",
+            "Zipper, Table 2 (MNIST",
+        ),
+        *(
+            "Zipper, Table 2 (SVHN",
+            "Zipper, Table 3",
+            "Zipper, Table 4",
+            "Zipper, Table 5",
+            "Zipper, Table 6",
+            "Generalist, rebuttal",
+        ),
     ):
         assert any(table.startswith(wanted) for table in tables), wanted
 
@@ -95,9 +111,15 @@ def test_texts_say_the_published_numbers(name: str) -> None:
         for column in ("natural", "AA"):
             if column in row.columns and (value := row.values[row.columns.index(column)]) is not None:
                 assert f"{value:.2f} {column}" in recipes()[name].line
-        robust = [value for column, value in zip(row.columns, row.values, strict=True) if column != "natural" and value is not None]
+        robust = [
+            value
+            for column, value in zip(row.columns, row.values, strict=True)
+            if column != "natural" and value is not None
+        ]
         if robust and "AA" not in row.columns:
-            assert f"{min(robust):.2f} " in recipes()[name].line, "a text praises a weaker attack than the strongest printed"
+            assert f"{min(robust):.2f} " in recipes()[name].line, (
+                "a text praises a weaker attack than the strongest printed"
+            )
 
 
 def test_names_are_unique_and_taken_ones_refused() -> None:
@@ -219,9 +241,15 @@ def test_published_spreads_are_the_papers(name: str, spread: tuple[float | None,
 # -- settings --------------------------------------------------------------------------------------------------------
 
 SETTINGS: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("st_cifar10_resnet18", {"epochs": 120, "batch_size": 128, "rate": 0.1, "decay": 5e-4, "beta": 6, "epsilon": 8 / 255, "step": 2 / 255}),
+    (
+        "st_cifar10_resnet18",
+        {"epochs": 120, "batch_size": 128, "rate": 0.1, "decay": 5e-4, "beta": 6, "epsilon": 8 / 255, "step": 2 / 255},
+    ),
     ("st_cifar100_resnet18", {"beta": 4, "steps": 10}),
-    ("st_svhn_resnet18", {"epochs": 80, "rate": 0.01, "beta": 8, "step": 1 / 255, "augmentation": None, "at": (50, 65)}),
+    (
+        "st_svhn_resnet18",
+        {"epochs": 80, "rate": 0.01, "beta": 8, "step": 1 / 255, "augmentation": None, "at": (50, 65)},
+    ),
     ("trades_svhn_resnet18_st", {"beta": 6, "step": 1 / 255, "start": "gaussian"}),
     ("mart_cifar10_resnet18_st", {"beta": 5, "at": (80, 100)}),
     (
@@ -238,11 +266,23 @@ SETTINGS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("trades_mnist_resnet18", {"epsilon": 0.3, "step": 0.01, "steps": 40, "augmentation": None, "beta": 6}),
     ("trades_svhn_resnet18", {"epsilon": 8 / 255, "step": 2 / 255, "steps": 10, "beta": 6}),
     ("at_cifar10_resnet18_l2", {"epsilon": 128 / 255, "step": 15 / 255}),
-    ("fat_cifar10_resnet18_official", {"rate": 0.1, "decay": 2e-4, "at": (60, 90, 110), "epsilon": 0.031, "step": 0.007}),
+    (
+        "fat_cifar10_resnet18_official",
+        {"rate": 0.1, "decay": 2e-4, "at": (60, 90, 110), "epsilon": 0.031, "step": 0.007},
+    ),
     ("trades_awp_cifar10_wrn34-10_official", {"gamma": 0.005, "from_epoch": 10, "epochs": 200}),
     (
         "rst_raghunathan_cifar10_wrn28-10_official",
-        {"epochs": 200, "batch_size": 256, "nesterov": True, "decay": 5e-4, "beta": 0.5, "share": 0.5, "epsilon": 0.031, "step": 0.007},
+        {
+            "epochs": 200,
+            "batch_size": 256,
+            "nesterov": True,
+            "decay": 5e-4,
+            "beta": 0.5,
+            "share": 0.5,
+            "epsilon": 0.031,
+            "step": 0.007,
+        },
     ),
     ("mart_cifar10_wrn34-10_official", {"beta": 6, "rate": 0.1, "decay": 7e-4, "epochs": 90, "epsilon": 0.031}),
     ("two_trades_cifar10_wrn34-10", {"beta": 6, "at": (80, 100), "epochs": 120}),
@@ -271,7 +311,11 @@ def looked_up(made: Experiment) -> dict[str, Any]:
         "activation": getattr(made.model, "activation", None),
         "beta": getattr(objective, "beta", None),
         "outer_order": getattr(objective, "outer_order", None),
-        **({"epsilon": inner.threat.epsilon, "step": inner.step_size, "steps": inner.steps, "start": inner.start} if inner else {}),
+        **(
+            {"epsilon": inner.threat.epsilon, "step": inner.step_size, "steps": inner.steps, "start": inner.start}
+            if inner
+            else {}
+        ),
     }
 
 
@@ -281,15 +325,22 @@ def test_presets_are_the_papers(name: str, wanted: dict[str, Any]) -> None:
     assert {key: found[key] for key in wanted} == wanted
 
 
-@pytest.mark.parametrize(("learner", "objective", "rate", "decay"), [("natural", "NT", 0.1, 5e-4), ("robust", "AT", 0.01, 3.5e-3)])
-def test_the_headlines_learners_are_trained_as_generalists_paper_says(learner: str, objective: str, rate: float, decay: float) -> None:
+@pytest.mark.parametrize(
+    ("learner", "objective", "rate", "decay"), [("natural", "NT", 0.1, 5e-4), ("robust", "AT", 0.01, 3.5e-3)]
+)
+def test_the_headlines_learners_are_trained_as_generalists_paper_says(
+    learner: str, objective: str, rate: float, decay: float
+) -> None:
     made: Any = experiment("generalist_cifar10_resnet18")
     policy = made.method.policies()[learner]
     assert type(policy.objective).__name__ == objective and policy.average.decay == 0.999
     optimizer = policy.optimizer
     assert (optimizer.learning_rate, optimizer.momentum, optimizer.weight_decay) == (rate, 0.9, decay)
     assert made.method.gamma.values == (1, 1, 1, 0.5) and made.method.decay == 0.999
-    assert made.method.redistribute_from * made.epochs == 75 and (made.epochs, made.method.redistribute_every) == (120, 5)
+    assert made.method.redistribute_from * made.epochs == 75 and (made.epochs, made.method.redistribute_every) == (
+        120,
+        5,
+    )
 
 
 def test_the_released_code_is_judged_by_its_own_evaluator_and_carries_the_row_of_equal_rates() -> None:
@@ -352,7 +403,11 @@ def test_a_small_generalist_redistributes(name: str) -> None:
 
 def test_the_small_variant_of_the_idle_recipe_idles() -> None:
     quick: Any = experiment("generalist_cifar10_resnet18_idle", quick=True)
-    idle = [epoch for epoch in range(1, quick.epochs + 1) if quick.method.is_idle("natural", Now(epoch, epoch - 1, quick.epochs, 1, 0))]
+    idle = [
+        epoch
+        for epoch in range(1, quick.epochs + 1)
+        if quick.method.is_idle("natural", Now(epoch, epoch - 1, quick.epochs, 1, 0))
+    ]
     assert idle == [1]
 
 
@@ -366,7 +421,9 @@ def test_the_small_variant_of_the_idle_recipe_idles() -> None:
         ((1, 0.0), 1, (1, 0.0)),
     ],
 )
-def test_redistribution_is_drawn_into_few_epochs_and_no_further(given: tuple[int, float], epochs: int, wanted: tuple[int, float]) -> None:
+def test_redistribution_is_drawn_into_few_epochs_and_no_further(
+    given: tuple[int, float], epochs: int, wanted: tuple[int, float]
+) -> None:
     few = redistributing(Generalist(redistribute_every=given[0], redistribute_from=given[1]), epochs)
     assert few == Generalist(redistribute_every=wanted[0], redistribute_from=wanted[1])
     assert never_redistributed(Experiment(method=few, epochs=epochs)) == []
@@ -384,14 +441,18 @@ def write_cifar10(root: Path) -> None:
     folder = root / "cifar-10-batches-py"
     folder.mkdir()
     for name in (*(f"data_batch_{index}" for index in range(1, 6)), "test_batch"):
-        (folder / name).write_bytes(pickle.dumps({"labels": [index % 10 for index in range(50)], "data": pixels(50, 3072)}, 2))
+        (folder / name).write_bytes(
+            pickle.dumps({"labels": [index % 10 for index in range(50)], "data": pixels(50, 3072)}, 2)
+        )
 
 
 def write_cifar100(root: Path) -> None:
     folder = root / "cifar-100-python"
     folder.mkdir()
     for name, count in (("train", 200), ("test", 50)):
-        (folder / name).write_bytes(pickle.dumps({"fine_labels": [index % 100 for index in range(count)], "data": pixels(count, 3072)}, 2))
+        (folder / name).write_bytes(
+            pickle.dumps({"fine_labels": [index % 100 for index in range(count)], "data": pixels(count, 3072)}, 2)
+        )
 
 
 def write_svhn(root: Path) -> None:
@@ -405,7 +466,10 @@ def write_mnist(root: Path) -> None:
     folder = root / "MNIST" / "raw"
     folder.mkdir(parents=True)
     for part, count in (("train", 200), ("t10k", 50)):
-        for kind, values in (("images-idx3", pixels(count, 28, 28)), ("labels-idx1", (np.arange(count) % 10).astype(np.uint8))):
+        for kind, values in (
+            ("images-idx3", pixels(count, 28, 28)),
+            ("labels-idx1", (np.arange(count) % 10).astype(np.uint8)),
+        ):
             head = struct.pack(f">{1 + values.ndim}I", 0x800 + values.ndim, *values.shape)
             (folder / f"{part}-{kind}-ubyte").write_bytes(head + values.tobytes())
 
@@ -420,7 +484,9 @@ def write_tiny(root: Path) -> None:
             Image.fromarray(np.full((64, 64, 3), 10 * label + number, dtype=np.uint8)).save(path)
         for number in range(5):
             (folder / "val" / "images").mkdir(parents=True, exist_ok=True)
-            Image.fromarray(np.full((64, 64, 3), 10 * label, dtype=np.uint8)).save(folder / "val" / "images" / f"val_{label}_{number}.JPEG")
+            Image.fromarray(np.full((64, 64, 3), 10 * label, dtype=np.uint8)).save(
+                folder / "val" / "images" / f"val_{label}_{number}.JPEG"
+            )
             lines.append(f"val_{label}_{number}.JPEG\t{name}\t0\t0\t63\t63")
     (folder / "wnids.txt").write_text("\n".join(names) + "\n")
     (folder / "val" / "val_annotations.txt").write_text("\n".join(lines) + "\n")
@@ -536,12 +602,15 @@ def contents(folder: Path) -> dict[str, tuple[int, int]]:
     return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
 
 
-def test_matched_trades_returns_the_run_nearest_to_the_target_and_takes_finished_runs_as_they_are(tmp_path: Path) -> None:
+def test_matched_trades_returns_the_run_nearest_to_the_target_and_takes_finished_runs_as_they_are(
+    tmp_path: Path,
+) -> None:
     low, high = (train(on_digits(beta), tmp_path / f"beta-{beta:g}") for beta in (0.0, 1.0))
     natural = [run.facts()["monitors"]["monitor/natural"] for run in (low, high)]
     before = contents(tmp_path)
     for target, wanted in ((natural[0] + 0.001, low), (natural[1] - 0.001, high)):
-        nearest = matched_trades(tmp_path, target, on_digits, tolerance=1, device="cpu")  # whatever the two reach is near enough
+        # whatever the two reach is near enough
+        nearest = matched_trades(tmp_path, target, on_digits, tolerance=1, device="cpu")
         assert nearest.path in ([wanted.path] if natural[0] != natural[1] else [low.path, high.path])
     assert contents(tmp_path) == before
 
@@ -567,7 +636,10 @@ def test_matched_trades_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
 
 def test_matched_trades_refuses_runs_of_another_experiment(tmp_path: Path) -> None:
     matched_trades(tmp_path, 0.5, on_digits, tolerance=1)
-    other = r"beta-0 was started with other settings \(trades_digits_quick, seed 0\): seed is 0 there and 1 here; take another folder"
+    other = (
+        r"beta-0 was started with other settings \(trades_digits_quick, seed 0\): seed is 0 there and 1 here; take"
+        r" another folder"
+    )
     with pytest.raises(RunError, match=other):
         matched_trades(tmp_path, 0.5, lambda beta: dataclasses.replace(on_digits(beta), seed=1), tolerance=1)
 

@@ -1,7 +1,9 @@
-"""Names may change and numbers may not: groups, random draws and orders of batches are those of the runs and records that exist.
+"""Names may change and numbers may not: groups, random draws and orders of batches are those of the runs and records
+that exist.
 
 What is stored is exact on every processor: digests of settings, and of the keys that draws and batches are hashed from.
-`python tests/recipes/test_same_numbers.py` writes it again; that is right only where a change says which numbers become others.
+`python tests/recipes/test_same_numbers.py` writes it again; that is right only where a change says which numbers become
+others.
 """
 
 from __future__ import annotations
@@ -29,7 +31,15 @@ from poise.recipes import experiment, recipes
 
 STORED = Path(__file__).parent / "numbers"
 TRAINED = (
-    *("generalist_digits", "at_digits", "trades_digits", "fat_mart_digits", "iat_digits", "rst_digits", "gair_rst_digits"),
+    *(
+        "generalist_digits",
+        "at_digits",
+        "trades_digits",
+        "fat_mart_digits",
+        "iat_digits",
+        "rst_digits",
+        "gair_rst_digits",
+    ),
     *(
         "st_js_digits",
         "at_rwp_digits",
@@ -80,10 +90,19 @@ def draws(name: str, folder: Path) -> str:
 
 def words() -> list[str]:
     """Each word that JSON of settings may hold: family, class and setting."""
-    ours = [(family, tag, cls) for family, members in families().items() for tag, cls in members.items() if _is_ours(cls)]
-    settings = [" ".join([family, tag, *(cls.written.get(name, name) for name in field_names(cls))]) for family, tag, cls in ours]
-    protocols = [f"protocol {name}: {' '.join(attack.name for attack in made.at().attacks)}" for name, made in PROTOCOLS.items()]
-    return sorted([*settings, *protocols, f"AutoAttack: {' '.join(attack.name for attack in AutoAttack().components())}"])
+    ours = [
+        (family, tag, cls) for family, members in families().items() for tag, cls in members.items() if _is_ours(cls)
+    ]
+    settings = [
+        " ".join([family, tag, *(cls.written.get(name, name) for name in field_names(cls))])
+        for family, tag, cls in ours
+    ]
+    protocols = [
+        f"protocol {name}: {' '.join(attack.name for attack in made.at().attacks)}" for name, made in PROTOCOLS.items()
+    ]
+    return sorted(
+        [*settings, *protocols, f"AutoAttack: {' '.join(attack.name for attack in AutoAttack().components())}"]
+    )
 
 
 def _is_ours(cls: type) -> bool:
@@ -115,6 +134,10 @@ def test_no_word_that_settings_were_written_with_is_lost() -> None:
 if __name__ == "__main__":
     STORED.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as place:
-        found: dict[str, Any] = {"groups": groups(), "draws": [f"{name} {draws(name, Path(place))}" for name in TRAINED], "words": words()}
+        found: dict[str, Any] = {
+            "groups": groups(),
+            "draws": [f"{name} {draws(name, Path(place))}" for name in TRAINED],
+            "words": words(),
+        }
     for kind, lines in found.items():
         (STORED / f"{kind}.txt").write_text("\n".join(lines) + "\n")

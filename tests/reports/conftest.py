@@ -47,7 +47,9 @@ def make_record() -> Callable[..., EvaluationRecord]:
             "protocol": "standard",
             "labels": labels,
             "natural": flip(labels, natural_wrong),
-            "attacks": [AttackRecord(name, settings or PGD, flip(labels, wrong), 1.5) for name, wrong in attacks.items()],
+            "attacks": [
+                AttackRecord(name, settings or PGD, flip(labels, wrong), 1.5) for name, wrong in attacks.items()
+            ],
             "seconds": 2.5,
             "started": "2026-01-02T03:04:05+00:00",
             "device": "cpu",
@@ -64,7 +66,9 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
         first = records[0]
         folder = tmp_path / "runs" / (name or first.run)
         folder.mkdir(parents=True)
-        (folder / "experiment.json").write_text(json.dumps({"name": first.model, "seed": first.seed, "selection": "held-out"}))
+        (folder / "experiment.json").write_text(
+            json.dumps({"name": first.model, "seed": first.seed, "selection": "held-out"})
+        )
         lines = [
             {"kind": "epoch", "epoch": e, "step": 10 * e, "monitor/natural": 0.3 * e, "loss/model/robust": 2.0 / e}
             for e in range(1, epochs + 1)

@@ -63,7 +63,9 @@ def test_kendalls_tau_by_hand():
 def test_regrets_are_held_against_the_best_of_each_run_and_of_all(make_record, make_run):
     """By hand: two learners, three rounds; the second run has seen a better robust network than the first."""
     for name, suffered, least in (("TRADES", (0.2, 0.8), (0.1, 0.7)), ("AT", (0.3, 0.6), (0.2, 0.4))):
-        folder = make_run(make_record(model=name, checkpoint="last", natural_wrong=range(4), attacks={"PGD-20": range(20)}))
+        folder = make_run(
+            make_record(model=name, checkpoint="last", natural_wrong=range(4), attacks={"PGD-20": range(20)})
+        )
         own = 3 * sum(a - b for a, b in zip(suffered, least, strict=True)) / 2
         lines = [{"kind": "epoch", "epoch": e, "step": e, "regret/tradeoff": own * e / 3} for e in (1, 2, 3)]
         for learner, mean, best in zip(("natural", "robust"), suffered, least, strict=True):
@@ -90,6 +92,8 @@ def test_refusals(measured, make_record, make_run):
     runs = read_runs(make_run(make_record()))
     with pytest.raises(RunError, match=r"is not diagnosed \(diagnosis=Diagnosis\)"):
         regretted(runs)
-    runs[0].metrics.append({"epoch": 1, "regret/tradeoff": 0.1, "regret/natural suffered": 0.2, "regret/natural least": 0.1})
+    runs[0].metrics.append(
+        {"epoch": 1, "regret/tradeoff": 0.1, "regret/natural suffered": 0.2, "regret/natural least": 0.1}
+    )
     with pytest.raises(RunError, match="has no record of 'last'"):
         regretted(runs)

@@ -28,11 +28,15 @@ MEASURES = {
 
 
 def of_experts(record: EvaluationRecord, **changes: object) -> EvaluationRecord:
-    attacks = [dataclasses.replace(attack, notes={"experts": {**MEASURES, "choice": None}}) for attack in record.attacks]
+    attacks = [
+        dataclasses.replace(attack, notes={"experts": {**MEASURES, "choice": None}}) for attack in record.attacks
+    ]
     return dataclasses.replace(record, notes={"experts": {**MEASURES, **changes}}, attacks=attacks)
 
 
-def test_experts_have_a_row_for_natural_images_and_for_each_attack(make_record: Make, make_run: Callable[..., Path]) -> None:
+def test_experts_have_a_row_for_natural_images_and_for_each_attack(
+    make_record: Make, make_run: Callable[..., Path]
+) -> None:
     results = table(read_runs(make_run(of_experts(make_record()))))
     natural, attacked = experts_rows(results)
     assert dict(zip(COLUMNS, natural.cells, strict=True)) == {
@@ -88,7 +92,13 @@ def test_the_matrix_is_all_or_nothing(records: list[EvaluationRecord]) -> None:
     assert found.targets == ("SoE", "ADP")
     assert found.columns == ("natural", "s3", "s5", "all surrogates")
     assert found.cells == ((0.95, 0.85, 0.95, 0.8), (1.0, 0.95, 0.5, 0.5))
-    assert matrix(records, every_attack=True).columns == ("natural", "s3: MPGD", "s3: SGM", "s5: MPGD", "all surrogates")
+    assert matrix(records, every_attack=True).columns == (
+        "natural",
+        "s3: MPGD",
+        "s3: SGM",
+        "s5: MPGD",
+        "all surrogates",
+    )
     assert "| SoE | 95.00 | 85.00 | 95.00 | 80.00 |" in matrix_markdown(found)
     assert len(matrix_terminal(found).heads) == 4
 
@@ -99,7 +109,10 @@ def test_the_heat_map_is_valid_svg_with_every_number(records: list[EvaluationRec
     root = ElementTree.fromstring(text)
     assert len(root.findall(".//{*}g")) == 8
     assert "80.0" in [element.text for element in root.iter()]
-    assert any((element.text or "").startswith('a <very> "long" name & one that does not fit, natural') for element in root.iter())
+    assert any(
+        (element.text or "").startswith('a <very> "long" name & one that does not fit, natural')
+        for element in root.iter()
+    )
 
 
 def test_records_that_cannot_be_compared_are_refused(make_record: Make, records: list[EvaluationRecord]) -> None:

@@ -56,9 +56,21 @@ def test_the_page_is_whole_and_loads_nothing(make_record, make_run, tmp_path):
     assert not re.search(r"https?:|//[a-z]", re.sub(r'data:image/png;base64,[^"]*', "", text))
     assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object", "base"}
     assert "@import" not in text and "url(" not in text
-    loaded = [value or "" for _, attrs in page.tags for name, value in attrs.items() if name in ("src", "href", "srcset", "action")]
+    loaded = [
+        value or ""
+        for _, attrs in page.tags
+        for name, value in attrs.items()
+        if name in ("src", "href", "srcset", "action")
+    ]
     assert len(loaded) == 6 and all(value.startswith("data:image/png;base64,") for value in loaded)
-    for part in ("What is proven", "Natural against robust accuracy", "loss/model/robust", "Adversarial examples", "digest-AT-0", "8/255"):
+    for part in (
+        "What is proven",
+        "Natural against robust accuracy",
+        "loss/model/robust",
+        "Adversarial examples",
+        "digest-AT-0",
+        "8/255",
+    ):
         assert part in text
     assert "95 % interval" in text and "last checkpoint" in text
 
@@ -66,7 +78,13 @@ def test_the_page_is_whole_and_loads_nothing(make_record, make_run, tmp_path):
 def test_hostile_names_are_shown_and_not_run(make_record, make_run, tmp_path):
     notes = {"published": {"table": HOSTILE, "columns": {HOSTILE: 1.0}}}
     record = make_record(
-        model=HOSTILE, run=HOSTILE, group=HOSTILE, classes=[HOSTILE] * 4, device=HOSTILE, notes=notes, attacks={HOSTILE: [1]}
+        model=HOSTILE,
+        run=HOSTILE,
+        group=HOSTILE,
+        classes=[HOSTILE] * 4,
+        device=HOSTILE,
+        notes=notes,
+        attacks={HOSTILE: [1]},
     )
     text = write_report(make_run(record, name="plain", gallery=True), tmp_path / "page.html").read_text()
     page = Page(text)
@@ -183,9 +201,14 @@ def test_what_scrolls_is_marked_and_reached_by_keyboard(make_record, make_run, t
     names = ["FGSM", "PGD-20", "PGD-100", "MIM-20", "CW-100", "APGD-CE", "APGD-T", "FAB-T", "Square", "AutoAttack"]
     make_run(make_record(attacks={name: range(5) for name in names}))
     text = write_report(tmp_path / "runs", tmp_path / "page.html").read_text()
-    regions = [attrs for tag, attrs in Page(text).tags if tag == "div" and "scroll" in (attrs.get("class") or "").split()]
+    regions = [
+        attrs for tag, attrs in Page(text).tags if tag == "div" and "scroll" in (attrs.get("class") or "").split()
+    ]
     assert regions and all(
-        (attrs["role"], attrs["tabindex"]) == ("region", "0") and "scrolls" in (attrs["aria-label"] or "") for attrs in regions
+        (attrs["role"], attrs["tabindex"]) == ("region", "0") and "scrolls" in (attrs["aria-label"] or "")
+        for attrs in regions
     )
     style = text[text.index(".scroll {") :].partition("}")[0]
-    assert style.count("no-repeat local") == style.count("no-repeat scroll") == 2, "covers move with the table, shadows stay"
+    assert style.count("no-repeat local") == style.count("no-repeat scroll") == 2, (
+        "covers move with the table, shadows stay"
+    )

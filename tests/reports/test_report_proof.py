@@ -1,4 +1,6 @@
-"""What is called proven: paired intervals, against a named baseline or the best other method or in all pairs, with Holm's correction."""
+"""What is called proven: paired intervals, against a named baseline or the best other method or in all pairs, with
+Holm's correction.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,11 @@ from poise.reports.statistics import paired_interval
 def runs(make_record, tmp_path):
     wrong = {"AT": (3, 10), "TRADES": (4, 25), "MART": (3, 12)}
     return [
-        Run(tmp_path / name, name, records={"selected": make_record(model=name, natural_wrong=[place], attacks={"PGD-20": range(count)})})
+        Run(
+            tmp_path / name,
+            name,
+            records={"selected": make_record(model=name, natural_wrong=[place], attacks={"PGD-20": range(count)})},
+        )
         for name, (place, count) in wrong.items()
     ]
 
@@ -41,7 +47,9 @@ def test_each_method_is_held_against_the_best_other_one_by_default(runs):
 def test_the_user_names_the_baseline(runs):
     proof = comparisons(table(runs), "MART")
     assert {(each.a, each.b) for each in proof.comparisons} == {("AT", "MART"), ("TRADES", "MART")}
-    with pytest.raises(RunError, match=r"baseline = 'MRT': must be 'all' or one of 'AT', 'TRADES', 'MART'; did you mean 'MART'"):
+    with pytest.raises(
+        RunError, match=r"baseline = 'MRT': must be 'all' or one of 'AT', 'TRADES', 'MART'; did you mean 'MART'"
+    ):
         comparisons(table(runs), "MRT")
 
 
@@ -83,7 +91,10 @@ def test_holms_correction_is_holms(runs):
 def test_p_is_below_the_level_exactly_where_the_interval_excludes_zero(make_record, seed):
     draw = np.random.default_rng(seed)
     groups = [
-        [make_record(seed=run, count=200, attacks={"PGD-20": draw.choice(200, count, replace=False).tolist()}) for run in range(size)]
+        [
+            make_record(seed=run, count=200, attacks={"PGD-20": draw.choice(200, count, replace=False).tolist()})
+            for run in range(size)
+        ]
         for count, size in ((80, 3), (80 + 5 * seed, 1 + seed % 3))
     ]
     a, b = groups
@@ -93,7 +104,10 @@ def test_p_is_below_the_level_exactly_where_the_interval_excludes_zero(make_reco
 
 
 def test_p_of_one_run_each_is_near_mcnemars(make_record):
-    a, b = make_record(count=400, attacks={"PGD-20": range(100)}), make_record(count=400, attacks={"PGD-20": range(30, 160)})
+    a, b = (
+        make_record(count=400, attacks={"PGD-20": range(100)}),
+        make_record(count=400, attacks={"PGD-20": range(30, 160)}),
+    )
     interval = paired_interval([a], [b], "PGD-20")
     exact = stats.binomtest(30, 90).pvalue
     assert math.log10(interval.p) == pytest.approx(math.log10(exact), abs=0.6)

@@ -16,7 +16,9 @@ from poise.reports.sanity import verdict_markdown, verdict_terminal
 
 FINDINGS = [
     Finding("pixel_units", "pass", "epsilon = 0.2 is in [0, 1] units."),
-    Finding("black_box", "warning", "Square | breaks 7.", "Gradients mislead <somewhere>.", "Run AutoAttack.", {"p": 0.1}),
+    Finding(
+        "black_box", "warning", "Square | breaks 7.", "Gradients mislead <somewhere>.", "Run AutoAttack.", {"p": 0.1}
+    ),
     Finding("saturated_logits", "flaw", "Softmax is sure.", "No gradient.", "Divide the logits."),
     Finding("hard_choice", "not applicable", "No choice."),
 ]
@@ -69,7 +71,10 @@ def test_the_worst_finding_is_the_judgement_and_alarms_come_by_severity():
         (lambda data: data.update(format="other"), "is not a verdict of format 'poise.verdict.1'"),
         (lambda data: data.pop("threat"), "is not a complete verdict"),
         (lambda data: data["findings"][0].pop("seen"), "is not a complete verdict"),
-        (lambda data: data["findings"][0].update(judgement="fine"), "or was damaged: its sha256 is not the digest of what it says"),
+        (
+            lambda data: data["findings"][0].update(judgement="fine"),
+            "or was damaged: its sha256 is not the digest of what it says",
+        ),
     ],
 )
 def test_damaged_verdicts_are_refused(tmp_path, change, message):
@@ -95,7 +100,12 @@ def test_the_page_shows_verdicts_beside_records(make_record, make_run):
     assert list(run.records) == ["selected"]
     assert [found.checkpoint for found in run.verdicts] == ["selected", "last"]
     page = render([run])
-    for part in ("Can it be believed?", "1 flaw, 1 warning, 1 passed", "saturated logits (flaw)", "Gradients mislead &lt;somewhere&gt;."):
+    for part in (
+        "Can it be believed?",
+        "1 flaw, 1 warning, 1 passed",
+        "saturated logits (flaw)",
+        "Gradients mislead &lt;somewhere&gt;.",
+    ):
         assert part in page
     assert page.index("saturated logits (flaw)") < page.index("black box (warning)")
 
@@ -111,7 +121,10 @@ def test_markdown_and_terminal_tell_every_check():
 
 def test_verdicts_are_read_with_torch_blocked(tmp_path):
     path = verdict().write(tmp_path / "sanity.json")
-    code = "import sys; sys.modules['torch'] = None\nfrom poise.core.verdicts import Verdict\nimport poise.reports.sanity as reports\n"
+    code = (
+        "import sys; sys.modules['torch'] = None\nfrom poise.core.verdicts import Verdict\nimport poise.reports.sanity"
+        " as reports\n"
+    )
     code += f"print(reports.verdict_markdown(Verdict.read({str(path)!r})))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

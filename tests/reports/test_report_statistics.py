@@ -119,11 +119,16 @@ def test_runs_of_one_accuracy_on_the_same_images_leave_the_images_margin_alone(m
 def test_the_margins_of_images_and_of_runs_add_up_in_squares_and_the_latter_is_welchs(make_record):
     wrong = {"TRADES": (100, 140, 150), "AT": (300, 310, 360, 330)}
     groups = [
-        [make_record(model=model, seed=seed, attacks={"PGD-20": range(each)}, count=1000) for seed, each in enumerate(counts)]
+        [
+            make_record(model=model, seed=seed, attacks={"PGD-20": range(each)}, count=1000)
+            for seed, each in enumerate(counts)
+        ]
         for model, counts in wrong.items()
     ]
     interval = paired_interval(groups[0], groups[1], "PGD-20", draws=20000)
-    welch = stats.ttest_ind(*(1 - np.array(counts) / 1000 for counts in wrong.values()), equal_var=False).confidence_interval()
+    welch = stats.ttest_ind(
+        *(1 - np.array(counts) / 1000 for counts in wrong.values()), equal_var=False
+    ).confidence_interval()
     ours, theirs = (np.mean([record.correct_under("PGD-20") for record in records], axis=0) for records in groups)
     images = 1.96 * (ours - theirs).std() / math.sqrt(1000)
     half = math.hypot(images, (welch.high - welch.low) / 2)
@@ -179,7 +184,13 @@ def test_diff_of_other_images_pairs_nothing_and_can_be_printed(make_record):
 
 
 def test_settings_are_worded_as_people_write_them():
-    nested = {"type": "PGD", "threat": {"type": "Linf", "epsilon": 8 / 255}, "step_size": 0.01, "random": True, "sizes": [1, 2]}
+    nested = {
+        "type": "PGD",
+        "threat": {"type": "Linf", "epsilon": 8 / 255},
+        "step_size": 0.01,
+        "random": True,
+        "sizes": [1, 2],
+    }
     assert flatten(nested) == {
         "type": "PGD",
         "threat": "Linf",
@@ -188,4 +199,8 @@ def test_settings_are_worded_as_people_write_them():
         "random": "yes",
         "sizes": "1, 2",
     }
-    assert flatten({"attacks": [{"type": "A", "x": None}, {"type": "B"}]}) == {"attacks.0": "A", "attacks.0.x": "none", "attacks.1": "B"}
+    assert flatten({"attacks": [{"type": "A", "x": None}, {"type": "B"}]}) == {
+        "attacks.0": "A",
+        "attacks.0.x": "none",
+        "attacks.1": "B",
+    }

@@ -61,7 +61,11 @@ def test_every_item_plans_itself_at_every_scale_that_it_has(name: str, tmp_path:
         assert {work.state for work in plan.works} == {"missing"}
         assert all(work.forwards > 0 for work in plan.works)
         lines = told(plan)
-        assert lines[0].startswith(f"{name}: ") and "million forwards" in lines[-2] and lines[-1].startswith("  to evaluate")
+        assert (
+            lines[0].startswith(f"{name}: ")
+            and "million forwards" in lines[-2]
+            and lines[-1].startswith("  to evaluate")
+        )
         assert {work.experiment.seed for work in plan.works} == {0, 1}
         assert len(plan.left_out) + len({work.line for work in plan.works}) == len(made.lines)
     assert {"quick", "digits", "paper"} <= set(scales)
@@ -109,8 +113,14 @@ def test_the_study_keeps_methods_and_the_fractions_at_which_they_change() -> Non
 
 
 def test_an_unknown_item_is_refused_with_its_nearest_names() -> None:
-    for wrong, near in (("st/table8", "'zipper/table8'"), ("generalist/tabel1a", "'generalist/table1a'"), ("fig6", "'st/fig6'")):
-        with pytest.raises(SettingsError, match=rf"there is no item '{wrong}'; did you mean .*{near}.* \(poise list papers has all\)"):
+    for wrong, near in (
+        ("st/table8", "'zipper/table8'"),
+        ("generalist/tabel1a", "'generalist/table1a'"),
+        ("fig6", "'st/fig6'"),
+    ):
+        with pytest.raises(
+            SettingsError, match=rf"there is no item '{wrong}'; did you mean .*{near}.* \(poise list papers has all\)"
+        ):
             item(wrong)
     assert item("zipper/table1a") is item("generalist/table1a")
 
@@ -127,4 +137,6 @@ def test_papers_are_listed_and_a_dry_run_makes_nothing(tmp_path: Path) -> None:
 def test_every_line_names_recipes_that_exist() -> None:
     known = recipes()
     made: list[Item] = list(items().values())
-    assert all(name.split()[0] in known for each in made for line in each.lines for name in (line.recipe, line.digits) if name)
+    assert all(
+        name.split()[0] in known for each in made for line in each.lines for name in (line.recipe, line.digits) if name
+    )

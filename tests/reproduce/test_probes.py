@@ -30,7 +30,10 @@ LINE = Line("a network", "at_digits")
 def asked(model: Ensemble | Collaboration | DigitsCNN, count: int = 6, epsilon: float = 0.05) -> Asked:
     images = torch.randint(80, 180, (count, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     return Asked(
-        LINE, model.build((1, 8, 8), 10, 0).eval(), Split(images, torch.arange(count) % 10, torch.arange(count)), Linf(epsilon=epsilon)
+        LINE,
+        model.build((1, 8, 8), 10, 0).eval(),
+        Split(images, torch.arange(count) % 10, torch.arange(count)),
+        Linf(epsilon=epsilon),
     )
 
 
@@ -70,9 +73,12 @@ def test_a_surface_has_the_images_own_loss_in_its_middle_and_falls_along_u() -> 
 
 
 @pytest.mark.parametrize(
-    ("model", "count"), [(Ensemble(member=SMALL, members=2), 3), (Collaboration(member=SMALL, members=2), 3), (SMALL, 1)]
+    ("model", "count"),
+    [(Ensemble(member=SMALL, members=2), 3), (Collaboration(member=SMALL, members=2), 3), (SMALL, 1)],
 )
-def test_labels_are_those_of_each_sub_model_and_of_the_whole(model: Ensemble | Collaboration | DigitsCNN, count: int) -> None:
+def test_labels_are_those_of_each_sub_model_and_of_the_whole(
+    model: Ensemble | Collaboration | DigitsCNN, count: int
+) -> None:
     one = asked(model, 1)
     panels = labels(one)
     assert [panel.title for panel in panels][-1] == "a network, whole" and len(panels) == count

@@ -1,4 +1,6 @@
-"""From runs to tables and pictures: what is there is shown, what is missing is made, once, whoever stops or shares the work."""
+"""From runs to tables and pictures: what is there is shown, what is missing is made, once, whoever stops or shares the
+work.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ Fill = Callable[[Plan], Plan]
 
 @pytest.fixture
 def fill() -> Fill:
-    """Writes the folder of every run of a plan, with records of all its protocols, as training and evaluating would leave them."""
+    """Writes the folder of every run of a plan, with records of all its protocols, as training and evaluating would
+    leave them.
+    """
 
     def record(work: Work, which: str, place: int, attacks: tuple) -> EvaluationRecord:
         draw = np.random.default_rng(place)
@@ -62,7 +66,11 @@ def fill() -> Fill:
             started="2026-01-01T00:00:00",
             device="a GPU",
             versions={},
-            notes={"published": rows[0], "also_published": rows[1:]} if (rows := [row.told(made.protocol) for row in made.rows]) else {},
+            notes=(
+                {"published": rows[0], "also_published": rows[1:]}
+                if (rows := [row.told(made.protocol) for row in made.rows])
+                else {}
+            ),
             training_seconds=600.0 + 60 * made.seed,
         )
 
@@ -81,10 +89,15 @@ def fill() -> Fill:
                 "diagnosis/x",
                 "regret/tradeoff",
             )
-            lines = [{"kind": "epoch", "epoch": e, "step": e, **dict.fromkeys(names, 0.1 * e + 0.01 * place)} for e in (1, 2, 3)]
+            lines = [
+                {"kind": "epoch", "epoch": e, "step": e, **dict.fromkeys(names, 0.1 * e + 0.01 * place)}
+                for e in (1, 2, 3)
+            ]
             (work.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
             for which in ("selected", "last"):
-                record(work, which, 7 * place, work.experiment.protocol.attacks).write(work.folder / "records" / f"{which}.json")
+                record(work, which, 7 * place, work.experiment.protocol.attacks).write(
+                    work.folder / "records" / f"{which}.json"
+                )
             for protocol in work.protocols:
                 made = record(work, "selected", 7 * place, protocol.attacks)
                 made.write(work.folder / "records" / f"selected-{protocol.name}.json")
@@ -173,7 +186,9 @@ def test_a_papers_own_points_are_hollow_and_only_at_the_papers_scale(fill: Fill,
         assert len(printed) == wanted
     headline = next(
         point
-        for series in panels(item("generalist/fig1"), sheet(planned(item("generalist/fig1"), "paper", 1, tmp_path)))[0].series
+        for series in panels(item("generalist/fig1"), sheet(planned(item("generalist/fig1"), "paper", 1, tmp_path)))[
+            0
+        ].series
         if series.printed
         for point in series.points
         if point.name == "Generalist"
@@ -181,7 +196,9 @@ def test_a_papers_own_points_are_hollow_and_only_at_the_papers_scale(fill: Fill,
     assert (headline.x, headline.y) == (89.09, 46.07)
 
 
-def test_without_matplotlib_a_picture_is_refused_with_the_line_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_matplotlib_a_picture_is_refused_with_the_line_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     from poise.reports.figures.draw import draw
 
     monkeypatch.setitem(sys.modules, "matplotlib.style", None)
@@ -192,12 +209,18 @@ def test_without_matplotlib_a_picture_is_refused_with_the_line_that_installs_it(
 
 # -- making what is missing ------------------------------------------------------------------------------------------
 
-SMALL = "data.train_images=40 data.test_images=20 epochs=2 monitor_every=1 protocol.attacks.1.restarts=1 protocol.attacks.1.steps=5"
+SMALL = (
+    "data.train_images=40 data.test_images=20 epochs=2 monitor_every=1 protocol.attacks.1.restarts=1"
+    " protocol.attacks.1.steps=5"
+)
 TINY = Item(
     "trial/two",
     "Two rows",
     GENERALIST,
-    (Line("AT", "at_digits", f"at_digits {SMALL}", family="AT"), Line("half", "at_half_digits", f"at_half_digits {SMALL}", family="AT")),
+    (
+        Line("AT", "at_digits", f"at_digits {SMALL}", family="AT"),
+        Line("half", "at_half_digits", f"at_half_digits {SMALL}", family="AT"),
+    ),
     picture=Picture("trade-off"),
 )
 
@@ -242,15 +265,21 @@ def test_a_run_that_another_process_has_in_hand_is_passed_over(tmp_path: Path) -
 
 
 def test_missing_data_are_named_before_any_run(tmp_path: Path) -> None:
-    offline = dataclasses.replace(TINY, lines=(Line("AT", "at_cifar10_resnet18", "at_digits"), Line("x", "nt_cifar10_resnet18", "")))
+    offline = dataclasses.replace(
+        TINY, lines=(Line("AT", "at_cifar10_resnet18", "at_digits"), Line("x", "nt_cifar10_resnet18", ""))
+    )
     plan = planned(offline, "paper", 1, tmp_path / "out")
     works = [
-        dataclasses.replace(w, experiment=dataclasses.replace(w.experiment, data=dataclasses.replace(w.experiment.data, download=False)))  # type: ignore[type-var]
+        dataclasses.replace(
+            w, experiment=dataclasses.replace(w.experiment, data=dataclasses.replace(w.experiment.data, download=False))
+        )  # type: ignore[type-var]
         for w in plan.works
     ]
     with pytest.raises(Exception, match=r"CIFAR-10|cifar-10"):
         make(dataclasses.replace(plan, works=works), Where(data_dir=tmp_path), Progress())
     assert not (tmp_path / "out").exists()
-    corrupted = dataclasses.replace(planned(item("zipper/table4"), "paper", 1, tmp_path), works=planned(TINY, "digits", 1, tmp_path).works)
+    corrupted = dataclasses.replace(
+        planned(item("zipper/table4"), "paper", 1, tmp_path), works=planned(TINY, "digits", 1, tmp_path).works
+    )
     with pytest.raises(RunError, match=r"zipper/table4 has a column of corrupted images.*--corruptions FOLDER"):
         make(corrupted, Where(), Progress())

@@ -1,4 +1,6 @@
-"""Every question of every kind of subject: a run, its folder, a module with images, weights in a file, several together."""
+"""Every question of every kind of subject: a run, its folder, a module with images, weights in a file, several
+together.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ from poise.models import DigitsCNN, EnsembleModule
 from poise.threats import L2, Linf
 
 QUICK = PGD(threat=Linf(epsilon=0.1), step_size=0.05, steps=2)
-EFFORT = Effort(steps=2, autoattack_steps=2, targets=1, queries=10, gradient_examples=16, gradient_samples=2, substitute_steps=2)
+EFFORT = Effort(
+    steps=2, autoattack_steps=2, targets=1, queries=10, gradient_examples=16, gradient_samples=2, substitute_steps=2
+)
 TOY = Protocol(name="toy", attacks=(QUICK,))
 
 
@@ -133,7 +137,9 @@ def test_a_module_comes_back_as_it_was_and_nothing_is_written_unasked(
     assert not list(tmp_path.iterdir())
 
 
-def test_the_record_of_a_run_says_its_training_seed_and_draws_by_it_unless_told_otherwise(finished: dict[str, Run]) -> None:
+def test_the_record_of_a_run_says_its_training_seed_and_draws_by_it_unless_told_otherwise(
+    finished: dict[str, Run],
+) -> None:
     record = poise.evaluate(finished["seed-3"])
     assert (record.seed, record.evaluation_seed) == (3, 3)
     other = poise.evaluate(finished["seed-3"], seed=5)
@@ -177,20 +183,45 @@ def test_a_function_that_takes_the_number_of_classes_is_given_it(
     ("asked", "given", "error", "words"),
     [
         (lambda runs: 7, {}, SettingsError, "int cannot be asked about"),
-        (lambda runs: runs[0], {"network": "ResNet18"}, SettingsError, "network = 'ResNet18' is nothing of a run; leave it out"),
-        (lambda runs: runs[0].network(), {"checkpoint": "last"}, SettingsError, "checkpoint = 'last' is nothing of a module"),
+        (
+            lambda runs: runs[0],
+            {"network": "ResNet18"},
+            SettingsError,
+            "network = 'ResNet18' is nothing of a run; leave it out",
+        ),
+        (
+            lambda runs: runs[0].network(),
+            {"checkpoint": "last"},
+            SettingsError,
+            "checkpoint = 'last' is nothing of a module",
+        ),
         (lambda runs: runs[0].network(), {}, SettingsError, "comes without images; give data"),
-        (lambda runs: runs[0].path / "checkpoints" / "last.safetensors", {}, SettingsError, "say by network= what builds"),
+        (
+            lambda runs: runs[0].path / "checkpoints" / "last.safetensors",
+            {},
+            SettingsError,
+            "say by network= what builds",
+        ),
         (lambda runs: [runs[0]], {}, SettingsError, "at least two members"),
         (lambda runs: [runs[0], runs[0].path], {}, SettingsError, "is named twice"),
-        (lambda runs: runs, {"output": "median"}, SettingsError, "output = 'median': must be one of mean-probabilities"),
+        (
+            lambda runs: runs,
+            {"output": "median"},
+            SettingsError,
+            "output = 'median': must be one of mean-probabilities",
+        ),
         (lambda runs: runs[0].path / "nothing", {}, RunError, "there is no run folder"),
         (lambda runs: runs[0].path.parent, {}, RunError, "the runs inside it are seed-0, seed-3"),
         (lambda runs: runs[0], {"watch": None}, SettingsError, r"belongs to poise\.evaluation\.evaluate"),
         (lambda runs: runs[0], {"data": 7}, InputError, r"data is int, must be \(x, y\)"),
         (lambda runs: runs[0], {"data": (torch.rand(2, 3, 8, 8), [0, 1])}, DataError, r"images are \[3, 8, 8\]"),
         (lambda runs: runs[0], {"epsilon": 0.1}, SettingsError, "belongs to a protocol named here"),
-        (lambda runs: runs[0], {"protocol": "gradient", "epsilon": [0.1, "0.1"]}, SettingsError, "every one of a list must be another"),
+        (
+            lambda runs: runs[0],
+            {"protocol": "gradient", "epsilon": [0.1, "0.1"]},
+            SettingsError,
+            "every one of a list must be another",
+        ),
         (lambda runs: runs[0], {"protocol": "gradient", "epsilon": []}, SettingsError, "the list is empty"),
     ],
 )
@@ -232,7 +263,9 @@ def test_agreement_counts_images_one_by_one(finished: dict[str, Run], data: Any)
         found.differing("CW")
 
 
-def test_agreement_asks_for_one_protocol_and_the_same_images(finished: dict[str, Run], data: Any, tmp_path: Path) -> None:
+def test_agreement_asks_for_one_protocol_and_the_same_images(
+    finished: dict[str, Run], data: Any, tmp_path: Path
+) -> None:
     run, split = finished["seed-0"], data.test
     with pytest.raises(SettingsError, match="not evaluated by the same protocol"):
         poise.agreement(run, poise.Subject.of(finished["seed-3"].network(), data))

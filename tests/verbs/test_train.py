@@ -1,4 +1,6 @@
-"""poise.train: begun, gone on with or returned, from a name, settings, a run, or a network, data and loss of one's own."""
+"""poise.train: begun, gone on with or returned, from a name, settings, a run, or a network, data and loss of one's
+own.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,11 @@ from poise.models import DigitsCNN
 from poise.objectives import AT, TRADES
 from poise.threats import Linf
 
-SHORT = {"epochs": 2, "protocol": "gradient", "settings": {"monitors.1.attack.steps": 1, "method.inner.steps": 1, "method.batch_size": 40}}
+SHORT = {
+    "epochs": 2,
+    "protocol": "gradient",
+    "settings": {"monitors.1.attack.steps": 1, "method.inner.steps": 1, "method.batch_size": 40},
+}
 OWN = """
 import torch.nn.functional as F
 from torch import nn
@@ -98,7 +104,9 @@ class Heard(Progress):
 
 
 def begun(out: Path, **changes: Any) -> poise.Run:
-    return poise.train(**{"network": Net, "data": digits(), "objective": plain_loss, "epsilon": 0.1, "out": out, **SHORT, **changes})
+    return poise.train(
+        **{"network": Net, "data": digits(), "objective": plain_loss, "epsilon": 0.1, "out": out, **SHORT, **changes}
+    )
 
 
 def test_a_module_arrays_and_a_function_are_enough(tmp_path: Path) -> None:
@@ -164,7 +172,11 @@ def test_a_function_that_was_changed_is_another_one(tmp_path: Path) -> None:
 
 
 def test_a_name_settings_a_file_and_a_run_are_taken(tmp_path: Path) -> None:
-    changes: dict[str, Any] = {"epochs": 1, "monitors": [{}], "settings": {"data.train_images": 40, "method.inner.steps": 1}}
+    changes: dict[str, Any] = {
+        "epochs": 1,
+        "monitors": [{}],
+        "settings": {"data.train_images": 40, "method.inner.steps": 1},
+    }
     first = poise.train("at_digits", tmp_path / "a", **changes)
     assert poise.train(first) == poise.train(first.path) == poise.train(str(first.path)) == first
     assert poise.train(first.path / "experiment.json", tmp_path / "b").experiment == first.experiment
@@ -182,7 +194,9 @@ def test_a_name_settings_a_file_and_a_run_are_taken(tmp_path: Path) -> None:
 
 def test_an_objective_is_taken_in_every_form_and_searches_where_the_recipe_did(tmp_path: Path) -> None:
     quick = poise.recipe("at_digits", True)
-    small = dataclasses.replace(quick, data=Digits(train_images=40, test_images=10), epochs=1, monitors=quick.monitors[:1])
+    small = dataclasses.replace(
+        quick, data=Digits(train_images=40, test_images=10), epochs=1, monitors=quick.monitors[:1]
+    )
     how: dict[str, Any] = {"settings": {"method.inner.steps": 1}}
     for at, objective in enumerate((TRADES, "TRADES", AT(beta=0.5), plain_loss)):
         made = poise.train(small, tmp_path / str(at), objective=objective, **how).experiment  # type: ignore[arg-type]
@@ -199,13 +213,18 @@ def test_an_objective_is_taken_in_every_form_and_searches_where_the_recipe_did(t
 @pytest.mark.parametrize(
     ("loss", "sentence"),
     [
-        (lambda logits, labels: F.cross_entropy(logits, labels), "returned a tensor [], must return one value for each of"),
+        (
+            lambda logits, labels: F.cross_entropy(logits, labels),
+            "returned a tensor [], must return one value for each of",
+        ),
         (lambda logits, labels: 0.0, "returned float, must return one value for each of"),
         (lambda logits, labels: plain_loss(logits, labels) * torch.nan, "not finite"),
         (lambda logits: logits.sum(1), "fails on a first batch of 4 images: TypeError"),
     ],
 )
-def test_a_function_that_returns_something_else_is_refused_before_a_folder_exists(loss: Any, sentence: str, tmp_path: Path) -> None:
+def test_a_function_that_returns_something_else_is_refused_before_a_folder_exists(
+    loss: Any, sentence: str, tmp_path: Path
+) -> None:
     with pytest.raises(SettingsError) as caught:
         begun(tmp_path / "run", objective=loss)
     assert sentence in str(caught.value) and "\n" not in str(caught.value)
@@ -239,7 +258,9 @@ def test_what_a_source_does_not_say_is_said(tmp_path: Path) -> None:
     assert "lambda" in doubts(lambda: 0) and "an object" in doubts(nn.CrossEntropyLoss())
 
 
-def test_another_process_goes_on_by_import_with_the_same_source_or_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_process_goes_on_by_import_with_the_same_source_or_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def as_in_another_process() -> None:
         monkeypatch.setattr(code, "_GIVEN", {})
         monkeypatch.setattr(given, "_MODULES", {})

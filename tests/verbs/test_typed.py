@@ -1,4 +1,6 @@
-"""The same questions, typed: folders of seeds, lists of epsilons, seeds, weights in a file, runs that answer together."""
+"""The same questions, typed: folders of seeds, lists of epsilons, seeds, weights in a file, runs that answer
+together.
+"""
 
 from __future__ import annotations
 
@@ -50,13 +52,16 @@ def weights(finished: dict[str, Run], tmp_path: Path) -> Path:
     file = tmp_path / "mine.safetensors"
     file.write_bytes(safetensors.torch.save(finished["seed-0"].network().state_dict()))
     (tmp_path / "nets_of_typed_test.py").write_text(
-        "from poise.models import DigitsCNN\n\ndef build(classes):\n    return DigitsCNN(width=4).build((1, 8, 8), classes, 0)\n"
+        "from poise.models import DigitsCNN\n\ndef build(classes):\n    return DigitsCNN(width=4).build((1, 8, 8),"
+        " classes, 0)\n"
     )
     return file
 
 
 def test_a_folder_of_seeds_stands_for_its_runs(poise: Poise, seeds: Path) -> None:
-    status, shown, err = poise("evaluate", seeds, "--protocol", "gradient", "--epsilon", "0.05,1/10", "--first", "10", "--seed", "1")
+    status, shown, err = poise(
+        "evaluate", seeds, "--protocol", "gradient", "--epsilon", "0.05,1/10", "--first", "10", "--seed", "1"
+    )
     assert status == 0, err
     names = [json.loads(path.read_text())["seed"] for path in sorted(seeds.glob("*/records/*seed1.json"))]
     assert names == [0, 3]
@@ -98,9 +103,19 @@ def test_weights_in_a_file_are_asked_as_runs_are(
 
 
 def test_runs_are_inspected_together(poise: Poise, seeds: Path, tmp_path: Path) -> None:
-    quick = ("steps=2", "autoattack_steps=2", "targets=1", "queries=10", "gradient_examples=16", "gradient_samples=2", "substitute_steps=2")
+    quick = (
+        "steps=2",
+        "autoattack_steps=2",
+        "targets=1",
+        "queries=10",
+        "gradient_examples=16",
+        "gradient_samples=2",
+        "substitute_steps=2",
+    )
     budgets = [part for setting in quick for part in ("--set", setting)]
-    status, shown, err = poise("sanity", seeds, "--ensemble", "mean-logits", "--first", "16", "--out", tmp_path / "verdict.json", *budgets)
+    status, shown, err = poise(
+        "sanity", seeds, "--ensemble", "mean-logits", "--first", "16", "--out", tmp_path / "verdict.json", *budgets
+    )
     assert status in (0, 1), err
     assert "sanity of mean-logits of seed-0, seed-3" in shown
     assert json.loads((tmp_path / "verdict.json").read_text())["count"] == 16

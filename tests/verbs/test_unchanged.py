@@ -62,7 +62,9 @@ def flipped(run: Run) -> None:
     [(["data", "fold"], 3), (["protocol", "first"], 5), (["seed"], 7), (["model", "width"], 5)],
     ids=lambda part: ".".join(part) if isinstance(part, list) else "",
 )
-def test_edited_settings_are_refused(finished: dict[str, Run], tmp_path: Path, question: str, keys: list[str], value: Any) -> None:
+def test_edited_settings_are_refused(
+    finished: dict[str, Run], tmp_path: Path, question: str, keys: list[str], value: Any
+) -> None:
     made = shutil.ignore_patterns("adversarial", "records")  # by other questions
     run = Run.open(shutil.copytree(finished["seed-0"].path, tmp_path / "run", ignore=made))
     edited(run.path, keys, value)
@@ -73,14 +75,18 @@ def test_edited_settings_are_refused(finished: dict[str, Run], tmp_path: Path, q
 
 
 @pytest.mark.parametrize("question", [name for name in QUESTIONS if name not in ("load", "export")])
-def test_data_that_were_swapped_are_refused(on_archive: Run, archive_writer: Callable[..., Path], tmp_path: Path, question: str) -> None:
+def test_data_that_were_swapped_are_refused(
+    on_archive: Run, archive_writer: Callable[..., Path], tmp_path: Path, question: str
+) -> None:
     archive_writer(tmp_path / "mine.npz", first=30)
     with pytest.raises(RunError, match=r"the data set .* was changed since the run was started"):
         QUESTIONS[question](on_archive, tmp_path)
 
 
 @pytest.mark.parametrize("question", [name for name in QUESTIONS if name not in ("embed", "corruptions")])
-def test_weights_of_another_run_and_damaged_ones_are_refused(finished: dict[str, Run], tmp_path: Path, question: str) -> None:
+def test_weights_of_another_run_and_damaged_ones_are_refused(
+    finished: dict[str, Run], tmp_path: Path, question: str
+) -> None:
     run = Run.open(shutil.copytree(finished["seed-0"].path, tmp_path / "run"))
     other_weights(run, finished["seed-3"])
     with pytest.raises(RunError, match="are of another run"):

@@ -32,7 +32,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a network made of a run of one epoch on digits."""
     folder = tmp_path_factory.mktemp("zoo")
     recipe = experiment("at_digits", quick=True)
-    short = dataclasses.replace(recipe, data=Digits(train_images=200, test_images=60), model=DigitsCNN(width=4), epochs=1)
+    short = dataclasses.replace(
+        recipe, data=Digits(train_images=200, test_images=60), model=DigitsCNN(width=4), epochs=1
+    )
     run = train(short, folder / "run", device="cpu")
     return make(run, "tiny", CARD, first=20, searched=False, shelf=folder / "shelf")
 
@@ -64,13 +66,17 @@ def test_a_network_is_evaluated_as_it_is_shipped(shelved: Path) -> None:
     entry = zoo_network("zoo:tiny")
     network, record = poise.load("zoo:tiny"), entry.record
     half = [name for name, part in network.state_dict().items() if part.dim() > 1]
-    assert half and all(torch.equal(part, part.half().float()) for name, part in network.state_dict().items() if name in half)
+    assert half and all(
+        torch.equal(part, part.half().float()) for name, part in network.state_dict().items() if name in half
+    )
     shown = Digits().load().test.first(20)
     assert network(shown.pixels()).argmax(1).tolist() == record.natural
     assert (record.count, record.notes["trained_in"]) == (20, "float32")
 
 
-def test_the_shipped_record_is_kept_and_again_gives_its_verdicts(shelved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_shipped_record_is_kept_and_again_gives_its_verdicts(
+    shelved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shipped = (shelved / "record.json").read_bytes()
     kept = poise.evaluate("zoo:tiny")
     assert kept.path == FOLDER / "tiny" / "record-zoo.json" and kept.path.read_bytes() == shipped
@@ -103,7 +109,9 @@ def test_a_damaged_file_is_named(shelved: Path, name: str) -> None:
     content[len(content) // 2] ^= 1
     (shelved / name).write_bytes(content)
     entry = ZooNetwork("tiny", shelved)
-    with pytest.raises(CheckpointError, match=rf"{name} is damaged: its SHA-256 is not the one on the card of zoo:tiny"):
+    with pytest.raises(
+        CheckpointError, match=rf"{name} is damaged: its SHA-256 is not the one on the card of zoo:tiny"
+    ):
         _ = (entry.network(), entry.record, entry.verdict)
 
 

@@ -1,6 +1,7 @@
 """Attacks aimed at a network that chooses among experts (Cui et al. 2022, Section 4.2; methods for any hard selection).
 
-Their gradients are those of `surrogate`, which equals the network up to rounding; success is judged on the network itself.
+Their gradients are those of `surrogate`, which equals the network up to rounding; success is judged on the network
+itself.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ Aim = Literal["confidence", "mismatch"]
 class AdaptivePGD(Attack):
     """PGD on both heads of a collaboration: CE + lambda l1 and CE + lambda l2 for every lambda, the worst per example.
 
-    l1 = -log g_j of the most confident expert j;  l2 = max_j -log(p_j(y) g_j + 1 - g_j)  (Section 4.2). Nothing is detached.
+    l1 = -log g_j of the most confident expert j;  l2 = max_j -log(p_j(y) g_j + 1 - g_j)  (Section 4.2). Nothing is
+    detached.
     """
 
     paper = papers.SYNERGY
@@ -50,7 +52,8 @@ class AdaptivePGD(Attack):
     restarts: PositiveCount = 5
     aims: Annotated[tuple[Aim, ...], Field(min_length=1)] = ("confidence", "mismatch")
     lambdas: Annotated[tuple[NonNegative, ...], Field(min_length=1)] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
-    """Weights of the second loss; 0 is plain PGD, for both aims the same. One value at a time gives the paper's Fig. 5."""
+    """Weights of the second loss; 0 is plain PGD, for both aims the same. One value at a time gives the paper's Fig. 5.
+    """
 
     @property
     def name(self) -> str:
@@ -65,7 +68,9 @@ class AdaptivePGD(Attack):
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, draw: Draw, target: Tensor | None = None) -> Tensor:
         untargeted(target, "AdaptivePGD")
         asked = collaboration_of(surrogate(unwrapped(model)), "AdaptivePGD")
-        forms: list[tuple[Aim, float]] = [(aim, value) for value in self.lambdas for aim in self.aims if value > 0 or aim == self.aims[0]]
+        forms: list[tuple[Aim, float]] = [
+            (aim, value) for value in self.lambdas for aim in self.aims if value > 0 or aim == self.aims[0]
+        ]
         starts = range(self.restarts)
         runs = [run_of(self, adaptive_form(asked, *form), "restart", restart) for form in forms for restart in starts]
         return worst_of(runs, model, x, y, draw)
@@ -73,7 +78,8 @@ class AdaptivePGD(Attack):
 
 @settings
 class TransferFromExperts(Attack):
-    """PGD on every expert of a collaboration, ensemble or mixture by itself; of the results each example keeps the whole's worst.
+    """PGD on every expert of a collaboration, ensemble or mixture by itself; of the results each example keeps the
+    whole's worst.
 
     The gradient of a hard choice sees the chosen expert only; this attack needs no gradient through the choice.
     """
@@ -95,7 +101,11 @@ class TransferFromExperts(Attack):
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, draw: Draw, target: Tensor | None = None) -> Tensor:
         forms = [partial(score_of, "cross_entropy", surrogate(member)) for member in self._whole(model).members]
         starts = range(self.restarts)
-        runs = [run_of(self, form, "expert", expert, "restart", restart) for expert, form in enumerate(forms) for restart in starts]
+        runs = [
+            run_of(self, form, "expert", expert, "restart", restart)
+            for expert, form in enumerate(forms)
+            for restart in starts
+        ]
         return worst_of(runs, model, x, y, draw, target)
 
     def _whole(self, model: nn.Module) -> CollaborationModule | EnsembleModule | MixtureModule:
@@ -110,8 +120,8 @@ class TransferFromExperts(Attack):
 class SoftMixturePGD(Attack):
     """PGD on a collaboration whose hard choice is replaced by a mixture of the experts' probabilities.
 
-    They are weighted by softmax(confidence / temperature). The gradient reaches all experts and, through the weights, the choice itself;
-    success is judged by the hard choice.
+    They are weighted by softmax(confidence / temperature). The gradient reaches all experts and, through the weights,
+    the choice itself; success is judged by the hard choice.
     """
 
     paper = papers.SYNERGY
@@ -142,7 +152,9 @@ class SoftMixturePGD(Attack):
 def collaboration_of(model: nn.Module, attack: str) -> CollaborationModule:
     """The model itself. Raises: InputError unless it is a collaboration."""
     if not isinstance(model, CollaborationModule):
-        raise InputError(f"{attack} attacks the choice of a Collaboration; {type(model).__name__} chooses among no experts")
+        raise InputError(
+            f"{attack} attacks the choice of a Collaboration; {type(model).__name__} chooses among no experts"
+        )
     return model
 
 
@@ -205,7 +217,8 @@ def chooses(model: nn.Module) -> bool:
 
 
 def softened(model: nn.Module, x: Tensor, temperature: float) -> Tensor:
-    """The logits [B, C] of a network whose choices are replaced by what they are the limits of: a collaboration's by its mixture
+    """The logits [B, C] of a network whose choices are replaced by what they are the limits of: a collaboration's by
+    its mixture
     (see `soft_mixture`), a vote by the mean probabilities, those of an ensemble's members alike."""
     whole = unwrapped(model)
     if isinstance(whole, CollaborationModule):

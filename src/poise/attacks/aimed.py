@@ -1,4 +1,6 @@
-"""One attack for every network of a comparison: it takes the forms that fit the network and keeps the worst of them per example."""
+"""One attack for every network of a comparison: it takes the forms that fit the network and keeps the worst of them per
+example.
+"""
 
 from __future__ import annotations
 
@@ -27,12 +29,14 @@ _SEVERAL = (CollaborationModule, EnsembleModule, MixtureModule)
 
 @settings
 class AimedPGD(Attack):
-    """PGD in every form that fits the network, so that a choice, a vote or a gate cannot hide behind its missing gradient.
+    """PGD in every form that fits the network, so that a choice, a vote or a gate cannot hide behind its missing
+    gradient.
 
-    Any network: CE of its output. A collaboration: both adaptive losses for every lambda, and the mixture that its choice is the
-    limit of. An ensemble: CE of its members' mean probabilities (a vote's own CE has the same direction) and of their mean logits, and
-    where its members choose, with mixtures in place of their choices. Whatever has experts: every form of each of them. The notes of
-    its record say how many forms and runs it took.
+    Any network: CE of its output. A collaboration: both adaptive losses for every lambda, and the mixture that its
+    choice is the
+    limit of. An ensemble: CE of its members' mean probabilities (a vote's own CE has the same direction) and of their
+    mean logits, and where its members choose, with mixtures in place of their choices. Whatever has experts: every form
+    of each of them. The notes of its record say how many forms and runs it took.
     """
 
     paper = papers.SYNERGY
@@ -43,7 +47,8 @@ class AimedPGD(Attack):
     restarts: PositiveCount = 1
     """Of each form."""
     runs: PositiveCount | None = None
-    """At least so many runs on every network, so that those of few forms are not attacked less than those of many: after all of its own,
+    """At least so many runs on every network, so that those of few forms are not attacked less than those of many:
+    after all of its own,
     further starts of the forms in turn."""
     lambdas: Annotated[tuple[NonNegative, ...], Field(min_length=1)] = (0.2, 0.4, 0.6, 0.8, 1.0)
     """Weights of the adaptive losses' second part."""
@@ -58,10 +63,15 @@ class AimedPGD(Attack):
     def check(self, model: nn.Module) -> None:
         """A network of several that is hidden in another would be attacked as one network, under the same name."""
         whole, reached = unwrapped(model), set(map(id, _several_in(model)))
-        hidden = next((part for part in whole.modules() if isinstance(part, _SEVERAL) and id(part) not in reached), None)
+        hidden = next(
+            (part for part in whole.modules() if isinstance(part, _SEVERAL) and id(part) not in reached), None
+        )
         if hidden is not None:
             what, where = (type(each).__name__.removesuffix("Module") for each in (hidden, whole))
-            raise InputError(f"AimedPGD cannot reach the {what} inside {where}; attack it itself, with what goes before it in its members")
+            raise InputError(
+                f"AimedPGD cannot reach the {what} inside {where}; attack it itself, with what goes before it in its"
+                " members"
+            )
 
     def facts(self, model: nn.Module) -> dict[str, Any]:
         forms = len(self.forms(unwrapped(model)))

@@ -58,9 +58,10 @@ def ascent(
     """The last iterate z_steps, or with `keep` for each example the iterate of largest rank; same shape as x.
 
     start: z_0, used as it is; momentum: decay of the accumulated gradient, each normalised by its mean absolute value
-    (Dong et al. 2018, Eq. 6); noise(k): added to step k before projection; stop: see `StopRule` (Zhang et al. 2020, Alg. 1).
-    The model inside `score` should have frozen parameters, so that gradients are taken with respect to images only. Images of half
-    precision are moved in float32 and rounded where the model is asked. NaN is never passed over: it stays, and with `keep` it wins.
+    (Dong et al. 2018, Eq. 6); noise(k): added to step k before projection; stop: see `StopRule` (Zhang et al. 2020,
+    Alg. 1). The model inside `score` should have frozen parameters, so that gradients are taken with respect to images
+    only. Images of half precision are moved in float32 and rounded where the model is asked. NaN is never passed over:
+    it stays, and with `keep` it wins.
     Raises: InputError where the score has no gradient.
     """
     given, x = x.dtype, x.to(wide(x.dtype))
@@ -95,14 +96,18 @@ def ascent(
 
 
 def _better(best: tuple[Tensor, Tensor], values: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-    """Per example, the larger score with its image. NaN is larger than any number, and its image is none (see `check_found`)."""
+    """Per example, the larger score with its image. NaN is larger than any number, and its image is none (see
+    `check_found`).
+    """
     nan = values.isnan()
     wins, z = (values > best[0]) | nan, torch.where(spread(nan, z), torch.nan, z)
     return torch.where(wins, values, best[0]), torch.where(spread(wins, z), z, best[1])
 
 
 def started(start: Start, threat: Threat, x: Tensor, draw: Draw) -> Tensor:
-    """z_0: uniform in the threat (clamped to [0, 1] or not), x + N(0, 0.001^2) unclamped, or x itself; in float32 at least."""
+    """z_0: uniform in the threat (clamped to [0, 1] or not), x + N(0, 0.001^2) unclamped, or x itself; in float32 at
+    least.
+    """
     x = x.to(wide(x.dtype))
     if start == "uniform":
         return threat.random_start(x, draw.within("start"))
@@ -127,9 +132,12 @@ class Ascent(Settings):
     """Standard deviation of the noise added to every step (omega of Zhang et al. 2020)."""
 
     ramp: UnitInterval = 0.0
-    """Share of training over which epsilon and step size grow linearly from 0; networks without normalisation need one."""
+    """Share of training over which epsilon and step size grow linearly from 0; networks without normalisation need one.
+    """
     adaptive: bool = newer(default=False)
-    """Auto-PGD: steps of 2 epsilon that halve themselves, with momentum, and the best point is kept; `step_size` is not used."""
+    """Auto-PGD: steps of 2 epsilon that halve themselves, with momentum, and the best point is kept; `step_size` is not
+    used.
+    """
 
     def __post_init__(self) -> None:
         if self.adaptive and self.jitter:
@@ -155,7 +163,14 @@ class Ascent(Settings):
                 raise SettingsError("Ascent.adaptive = True: must be False for an objective that stops single examples")
             return auto_ascent(score, x, z, threat=self.threat, steps=self.steps)
         z = ascent(
-            score, x, z, threat=self.threat, step_size=self.step_size, steps=self.steps, noise=noise if self.jitter else None, stop=stop
+            score,
+            x,
+            z,
+            threat=self.threat,
+            step_size=self.step_size,
+            steps=self.steps,
+            noise=noise if self.jitter else None,
+            stop=stop,
         )
         return z.clamp(0, 1)  # with zero steps the gaussian start is still unclamped
 
@@ -164,7 +179,9 @@ S = TypeVar("S", bound=Settings)
 
 
 def changed(settings: S, **changes: object) -> S:
-    """The settings with other values, which are not validated: while a step is recorded, a ramp's are no plain numbers."""
+    """The settings with other values, which are not validated: while a step is recorded, a ramp's are no plain
+    numbers.
+    """
     made = copy.copy(settings)
     for name, value in changes.items():
         object.__setattr__(made, name, value)

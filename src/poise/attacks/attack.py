@@ -10,7 +10,16 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from poise.attacks.checks import check_draw, check_found, check_images, check_labels, check_logits, check_network, count_classes, plain
+from poise.attacks.checks import (
+    check_draw,
+    check_found,
+    check_images,
+    check_labels,
+    check_logits,
+    check_network,
+    count_classes,
+    plain,
+)
 from poise.core.answers import lent
 from poise.core.modes import crafting
 from poise.core.papers import Paper
@@ -43,14 +52,16 @@ class Attack(Settings, family="attack"):
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, draw: Draw, target: Tensor | None = None) -> Tensor:
         """The attack itself; the model is in evaluation mode with frozen parameters, the inputs have been checked."""
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, target: Tensor | None = None, draw: Draw | None = None) -> Tensor:
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, *, target: Tensor | None = None, draw: Draw | None = None
+    ) -> Tensor:
         """Adversarial images [B, C, H, W] for images x [B, C, H, W] in [0, 1] with labels y [B].
 
-        target: classes to be reached [B], for attacks that can be targeted; draw: the source of random numbers, by default
-        keyed by each example's place in the batch.
+        target: classes to be reached [B], for attacks that can be targeted; draw: the source of random numbers, by
+        default keyed by each example's place in the batch.
         Gradients are taken whatever the caller's mode of differentiation; what the caller gave stays as it is.
-        Raises: InputError for images, labels or logits of a wrong shape, type, range or device, or a network that the attack is not for;
-        NetworkError where the network's own code fails.
+        Raises: InputError for images, labels or logits of a wrong shape, type, range or device, or a network that the
+        attack is not for; NetworkError where the network's own code fails.
         """
         with self.entered(model, x, y, target, draw) as (x, y, target, draw):
             return self.crafted(model, x, y, draw, target)

@@ -1,4 +1,6 @@
-"""Auto-PGD as an inner maximisation: no step size to choose, and the best point is kept (Croce & Hein 2020a, Algorithm 1)."""
+"""Auto-PGD as an inner maximisation: no step size to choose, and the best point is kept (Croce & Hein 2020a, Algorithm
+1).
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ RHO, MOMENTUM = 0.75, 0.75
 
 
 def reviews(steps: int) -> dict[int, int]:
-    """After which steps the step size is reviewed, and over how many: 22 % of the steps first, each period 3 % shorter, down to 6 %."""
+    """After which steps the step size is reviewed, and over how many: 22 % of the steps first, each period 3 % shorter,
+    down to 6 %.
+    """
     period, shortest, shrink = max(int(0.22 * steps), 1), max(int(0.06 * steps), 1), max(int(0.03 * steps), 1)
     due, at = {}, period
     while at <= steps:
@@ -26,11 +30,13 @@ def reviews(steps: int) -> dict[int, int]:
     return due
 
 
-def auto_ascent(score: Callable[[Tensor], tuple[Tensor, Tensor]], x: Tensor, start: Tensor, *, threat: Threat, steps: int) -> Tensor:
+def auto_ascent(
+    score: Callable[[Tensor], tuple[Tensor, Tensor]], x: Tensor, start: Tensor, *, threat: Threat, steps: int
+) -> Tensor:
     """For each example the best of `steps` + 1 points around x, from `start` on; same shape as x.
 
-    The step size begins at 2 epsilon. It is halved, and the search goes on from the best point, where too few steps of a period have
-    increased the score, or none of two periods the largest one.
+    The step size begins at 2 epsilon. It is halved, and the search goes on from the best point, where too few steps of
+    a period have increased the score, or none of two periods the largest one.
     """
     given, x = x.dtype, x.to(wide(x.dtype))
     z = before = best = start.detach().to(x.dtype).clamp(0, 1)
@@ -49,8 +55,12 @@ def auto_ascent(score: Callable[[Tensor], tuple[Tensor, Tensor]], x: Tensor, sta
             loss = values.detach().to(x.dtype)
             nan = loss.isnan()
             better = (loss > best_loss) | nan
-            best = torch.where(spread(better, z), torch.where(spread(nan, z), torch.nan, z), best)  # NaN is never passed over
-            best_loss, best_gradient = torch.where(better, loss, best_loss), torch.where(spread(better, z), gradient, best_gradient)
+            # NaN is never passed over
+            best = torch.where(spread(better, z), torch.where(spread(nan, z), torch.nan, z), best)
+            best_loss, best_gradient = (
+                torch.where(better, loss, best_loss),
+                torch.where(spread(better, z), gradient, best_gradient),
+            )
             increases, last = increases + (loss > last) * (k > 0), loss
             if k == 0:
                 reviewed = best_loss
@@ -58,7 +68,10 @@ def auto_ascent(score: Callable[[Tensor], tuple[Tensor, Tensor]], x: Tensor, sta
                 few = increases <= RHO * due[k]
                 halve = few | (~was_halved & (reviewed >= best_loss))
                 step_size = torch.where(halve, step_size / 2, step_size)
-                z, gradient = torch.where(spread(halve, z), best, z), torch.where(spread(halve, z), best_gradient, gradient)
+                z, gradient = (
+                    torch.where(spread(halve, z), best, z),
+                    torch.where(spread(halve, z), best_gradient, gradient),
+                )
                 increases, was_halved, reviewed = torch.zeros_like(increases), halve, best_loss
             if k < steps:
                 moved = threat.project(z + spread(step_size, z) * threat.step(torch.zeros_like(z), gradient, 1.0), x)

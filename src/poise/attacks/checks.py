@@ -1,4 +1,6 @@
-"""What attacks and verdicts ask of images, labels and a network's answers: refused in one sentence, before work is lost."""
+"""What attacks and verdicts ask of images, labels and a network's answers: refused in one sentence, before work is
+lost.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,13 @@ def check_images(x: Tensor, name: str = "x") -> None:
     if low != low or high != high:
         raise InputError(f"{name} contains NaN; pixels must be in [0, 1]")
     if low < -_SLACK or high > 1 + _SLACK:
-        hint = "; divide by 255" if high > 2 and low >= 0 else "; normalisation belongs into the model (Normalisation)" if low < 0 else ""
+        hint = (
+            "; divide by 255"
+            if high > 2 and low >= 0
+            else "; normalisation belongs into the model (Normalisation)"
+            if low < 0
+            else ""
+        )
         raise InputError(f"{name} has pixels in [{low:.4g}, {high:.4g}], must be in [0, 1]{hint}")
 
 
@@ -53,7 +61,9 @@ def check_labels(y: Tensor, count: int, classes: int, name: str = "y", device: t
         raise InputError(f"{name} is on {y.device}, must be on {device or 'a device'} as the images")
     low, high = (int(value) for value in torch.aminmax(y))
     if low < 0 or high >= classes:
-        raise InputError(f"{name} has labels in [{low}, {high}], must be in [0, {classes - 1}] for a network with {classes} classes")
+        raise InputError(
+            f"{name} has labels in [{low}, {high}], must be in [0, {classes - 1}] for a network with {classes} classes"
+        )
 
 
 def check_network(model: object) -> None:
@@ -68,7 +78,9 @@ def check_draw(draw: object, count: int) -> None:
     if draw is None:
         return
     if not isinstance(draw, Draw):
-        raise InputError(f"draw is {type(draw).__name__}, must be a Draw for {count} images, such as everyone(seed, count={count})")
+        raise InputError(
+            f"draw is {type(draw).__name__}, must be a Draw for {count} images, such as everyone(seed, count={count})"
+        )
     if draw.index.shape != (count,):
         raise InputError(f"draw is for {draw.index.numel()} examples, must be for {count}, the number of images")
 
@@ -79,10 +91,12 @@ def plain(values: Tensor) -> Tensor:
 
 
 def check_found(x_adv: Tensor) -> None:
-    """Raises: NotFiniteError where an attack was led to NaN, which is no image: it neither fools the network nor stands."""
+    """Raises: NotFiniteError where an attack was led to NaN, which is no image: it neither fools the network nor
+    stands.
+    """
     lost = int((~x_adv.isfinite()).flatten(1).any(1).sum())
     if lost:
         raise NotFiniteError(
-            f"the network's logits or gradients are NaN or infinite on the way of {lost} of {len(x_adv)} images, must be finite: nothing "
-            "can be said of those; look for divisions by 0 and roots of 0 in the forward pass"
+            f"the network's logits or gradients are NaN or infinite on the way of {lost} of {len(x_adv)} images, must"
+            " be finite: nothing can be said of those; look for divisions by 0 and roots of 0 in the forward pass"
         )

@@ -1,4 +1,6 @@
-"""Collaborative examples (Li et al. 2023, Eq. 4): neighbours on which the model is more certain of the label than on the image."""
+"""Collaborative examples (Li et al. 2023, Eq. 4): neighbours on which the model is more certain of the label than on
+the image.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from poise.threats import Linf, Threat
 
 @settings
 class Collaborative(Attack):
-    """Projected descent of the cross-entropy, from the image itself. It helps the model: robust accuracy under it is no verdict."""
+    """Projected descent of the cross-entropy, from the image itself. It helps the model: robust accuracy under it is no
+    verdict.
+    """
 
     paper = papers.SQUEEZE_TRAINING
     threat: Threat = Linf()

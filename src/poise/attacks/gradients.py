@@ -17,28 +17,35 @@ from poise.threats import spread
 def image_gradient(values: Tensor, z: Tensor, *, retain: bool = False) -> Tensor:
     """d sum(values) / d z, like z; `retain` keeps the graph for another one.
 
-    Raises: InputError where `values` [B] do not depend on z in torch's eyes; NetworkError where the backward pass fails.
+    Raises: InputError where `values` [B] do not depend on z in torch's eyes; NetworkError where the backward pass
+    fails.
     """
     try:
-        found = torch.autograd.grad(values.sum(), z, retain_graph=retain, allow_unused=True)[0] if values.requires_grad else None
+        found = (
+            torch.autograd.grad(values.sum(), z, retain_graph=retain, allow_unused=True)[0]
+            if values.requires_grad
+            else None
+        )
     except RuntimeError as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         raise NetworkError(f"the network's backward pass fails: {str(error).partition(chr(10))[0]}") from error
     if found is None:
         raise InputError(
-            "the network has no gradient with respect to its images: its forward pass detaches them, runs under no_grad or leaves torch, "
-            "so attacks by gradients say nothing about it; ask `poise sanity`, and attack with `poise evaluate --protocol soe-blackbox`, "
-            "which looks at logits only (and --first N where there are fewer than 1,000 images)"
+            "the network has no gradient with respect to its images: its forward pass detaches them, runs under no_grad"
+            " or leaves torch, so attacks by gradients say nothing about it; ask `poise sanity`, and attack with `poise"
+            " evaluate --protocol soe-blackbox`, which looks at logits only (and --first N where there are fewer than"
+            " 1,000 images)"
         )
     return found
 
 
 def asked(model: Network, x: Tensor) -> Network:
-    """The network as an attack in float32 at least asks it about images of the type of x: it is shown those, rounded where that is half.
+    """The network as an attack in float32 at least asks it about images of the type of x: it is shown those, rounded
+    where that is half.
 
-    On its way back through half precision a gradient is brought near 1, so that small ones are not rounded to 0 nor large ones to
-    infinity; where it comes out it has its size again.
+    On its way back through half precision a gradient is brought near 1, so that small ones are not rounded to 0 nor
+    large ones to infinity; where it comes out it has its size again.
     """
     if wide(x.dtype) is x.dtype:
         return lambda z: answer(model, z)
@@ -60,7 +67,9 @@ def asked(model: Network, x: Tensor) -> Network:
 
 
 def heard(logits: Tensor) -> Tensor:
-    """The logits in float32 at least, for scores whose gradient's direction alone is followed: it is brought near 1 (see `asked`)."""
+    """The logits in float32 at least, for scores whose gradient's direction alone is followed: it is brought near 1
+    (see `asked`).
+    """
     if wide(logits.dtype) is logits.dtype:
         return logits
     logits = logits.to(wide(logits.dtype))

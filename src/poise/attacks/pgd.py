@@ -1,7 +1,7 @@
 """FGSM, PGD, MIM and the margin (CW) attack: four settings of the one ascent loop.
 
-Their gradients are those of `surrogate(model)`, which equals the model up to rounding; whether an example was reached is always
-asked of the model itself.
+Their gradients are those of `surrogate(model)`, which equals the model up to rounding; whether an example was reached
+is always asked of the model itself.
 """
 
 from __future__ import annotations
@@ -35,8 +35,11 @@ Ranking = Callable[[Tensor, Tensor | None], Rank | None]
 """(y, target) -> the rank by which a run keeps an iterate; None keeps the last."""
 
 
-def score_of(loss: Loss, model: nn.Module, x: Tensor, y: Tensor, target: Tensor | None = None, confidence: float | None = None) -> Score:
-    """What an attack maximises at z: cross-entropy, KL(p(x) || p(z)) with p(x) constant, or the margin max_{k != y} z_k - z_y.
+def score_of(
+    loss: Loss, model: nn.Module, x: Tensor, y: Tensor, target: Tensor | None = None, confidence: float | None = None
+) -> Score:
+    """What an attack maximises at z: cross-entropy, KL(p(x) || p(z)) with p(x) constant, or the margin max_{k != y} z_k
+    - z_y.
 
     With a target it is minus the cross-entropy of, or the margin towards, the target class.
     """
@@ -56,7 +59,9 @@ def score_of(loss: Loss, model: nn.Module, x: Tensor, y: Tensor, target: Tensor 
 
 @settings
 class FGSM(Attack):
-    """One step of size epsilon along the sign (Linf) or direction (L2) of the cross-entropy's gradient, from the image itself."""
+    """One step of size epsilon along the sign (Linf) or direction (L2) of the cross-entropy's gradient, from the image
+    itself.
+    """
 
     paper = papers.FGSM
     threat: Threat = Linf()
@@ -68,7 +73,9 @@ class FGSM(Attack):
 
 @settings
 class PGD(Attack):
-    """Projected gradient ascent with random starts; of several restarts each example keeps one that fools the model, if any."""
+    """Projected gradient ascent with random starts; of several restarts each example keeps one that fools the model, if
+    any.
+    """
 
     paper = papers.PGD
     threat: Threat = Linf()
@@ -116,7 +123,9 @@ class MIM(Attack):
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, draw: Draw, target: Tensor | None = None) -> Tensor:
         z = started(self.start, self.threat, x, draw.within("restart", 0))
         score = score_of("cross_entropy", surrogate(model), x, y, target)
-        return ascent(score, x, z, threat=self.threat, step_size=self.step_size, steps=self.steps, momentum=self.momentum).contiguous()
+        return ascent(
+            score, x, z, threat=self.threat, step_size=self.step_size, steps=self.steps, momentum=self.momentum
+        ).contiguous()
 
 
 @settings
@@ -129,7 +138,8 @@ class CW(Attack):
     steps: PositiveCount = 100
     start: Start = "uniform"
     confidence: Number | None = None
-    """Stop pushing once the margin exceeds this many logits; None pushes on (methods of the papers' released code: 50)."""
+    """Stop pushing once the margin exceeds this many logits; None pushes on (methods of the papers' released code: 50).
+    """
 
     @property
     def name(self) -> str:
@@ -155,21 +165,27 @@ class Ascending(Protocol):
 
 
 def run_of(attack: Ascending, form: Form, *purpose: int | str, rank: Ranking = lambda y, target: None) -> Run:
-    """A run of the projected ascent with an attack's settings, from a start that is drawn for `purpose`; rank: which iterate is kept."""
+    """A run of the projected ascent with an attack's settings, from a start that is drawn for `purpose`; rank: which
+    iterate is kept.
+    """
 
     def run(x: Tensor, y: Tensor, draw: Draw, target: Tensor | None) -> Tensor:
         z = started(attack.start, attack.threat, x, draw.within(*purpose))
         score, keep = form(x, y, target), rank(y, target)
-        return ascent(score, x, z, threat=attack.threat, step_size=attack.step_size, steps=attack.steps, keep=keep).contiguous()
+        return ascent(
+            score, x, z, threat=attack.threat, step_size=attack.step_size, steps=attack.steps, keep=keep
+        ).contiguous()
 
     return run
 
 
-def worst_of(runs: Sequence[Run], model: nn.Module, x: Tensor, y: Tensor, draw: Draw, target: Tensor | None = None) -> Tensor:
+def worst_of(
+    runs: Sequence[Run], model: nn.Module, x: Tensor, y: Tensor, draw: Draw, target: Tensor | None = None
+) -> Tensor:
     """Per example the first run's image that succeeds on `model`, else the one of largest margin; same shape as x.
 
-    It is NaN where the model answered NaN. Runs after the first see only the examples that still stand: one host synchronisation per
-    run, none inside it.
+    It is NaN where the model answered NaN. Runs after the first see only the examples that still stand: one host
+    synchronisation per run, none inside it.
     """
     found, reached = x, torch.full((len(x),), -torch.inf, dtype=wide(x.dtype), device=x.device)
     for run in runs:
@@ -180,7 +196,8 @@ def worst_of(runs: Sequence[Run], model: nn.Module, x: Tensor, y: Tensor, draw: 
         z = run(x[rows], y[rows], draw[rows], towards)
         with torch.no_grad(), exact(z.device):
             lead = success(answer(model, z), y[rows], towards)
-        z = torch.where(spread(lead.isnan(), z), torch.nan, z)  # where there is no answer there is no image: `check_found` refuses it
+        # where there is no answer there is no image: `check_found` refuses it
+        z = torch.where(spread(lead.isnan(), z), torch.nan, z)
         lead = lead.nan_to_num(nan=torch.inf)
         better = lead > reached[rows]
         found = found.index_copy(0, rows, torch.where(spread(better, z), z, found[rows]))

@@ -30,7 +30,8 @@ _SLACK = 1e-5  # what float32 leaves of an epsilon that was kept in float64
 
 @dataclass(frozen=True, eq=False)
 class AdversarialSet:
-    """Images made on one surrogate by one attack: x_adv [N, C, H, W] float, labels [N], ids [N] (numbers in the data set), all on the CPU.
+    """Images made on one surrogate by one attack: x_adv [N, C, H, W] float, labels [N], ids [N] (numbers in the data
+    set), all on the CPU.
 
     attack: its settings as JSON; surrogate: digest of the weights it was made on; seed: that of the draws.
     """
@@ -55,24 +56,37 @@ class AdversarialSet:
         return torch.where(self.ids[found] == ids.cpu(), found, -1)
 
     def of(self, ids: Tensor) -> Tensor:
-        """The images [B, C, H, W] made of the examples `ids` [B]. Raises: InputError for an example that is not in the set."""
+        """The images [B, C, H, W] made of the examples `ids` [B]. Raises: InputError for an example that is not in the
+        set.
+        """
         return self.only(ids).x_adv
 
     def only(self, ids: Tensor) -> AdversarialSet:
-        """The part of the set that holds the examples `ids` [B], in their order. Raises: InputError for one that is not in the set."""
+        """The part of the set that holds the examples `ids` [B], in their order. Raises: InputError for one that is not
+        in the set.
+        """
         rows = self.rows(ids)
         if (rows < 0).any():
             missing = int(ids.cpu()[rows < 0][0])
-            raise InputError(f"the set of {len(self.ids)} adversarial images holds none of example {missing}; make it anew")
+            raise InputError(
+                f"the set of {len(self.ids)} adversarial images holds none of example {missing}; make it anew"
+            )
         return self._with({name: tensor[rows] for name, tensor in self._tensors().items()})
 
     def plus(self, more: AdversarialSet) -> AdversarialSet:
         """This set and, behind it, `more`, which the same attack made of other examples on the same surrogate."""
-        return self._with({name: torch.cat([tensor, more._tensors()[name]]) for name, tensor in self._tensors().items()})
+        return self._with(
+            {name: torch.cat([tensor, more._tensors()[name]]) for name, tensor in self._tensors().items()}
+        )
 
     def save(self, path: Path) -> None:
         """Write one safetensors file, atomically; the settings are its metadata."""
-        about = {"attack": json.dumps(self.attack), "surrogate": self.surrogate, "seed": str(self.seed), "sha256": self.digest}
+        about = {
+            "attack": json.dumps(self.attack),
+            "surrogate": self.surrogate,
+            "seed": str(self.seed),
+            "sha256": self.digest,
+        }
         write_bytes(path, safetensors.torch.save(self._tensors(), about))
 
     @classmethod
@@ -100,10 +114,11 @@ class AdversarialSet:
 
 @settings
 class Saved(Attack):
-    """Images that another attack made on another network, looked up by their number in the data set; the network is not asked.
+    """Images that another attack made on another network, looked up by their number in the data set; the network is not
+    asked.
 
-    Raises (when run): DataError for a damaged set, or one of another digest; InputError for examples that it does not hold or
-    images outside the threat.
+    Raises (when run): DataError for a damaged set, or one of another digest; InputError for examples that it does not
+    hold or images outside the threat.
     """
 
     paper = papers.DVERGE
@@ -132,12 +147,19 @@ class Saved(Attack):
             raise InputError("Saved cannot be targeted; leave target out")
         kept = _read(self.path, Path(self.path).stat().st_mtime_ns if Path(self.path).exists() else 0)
         if self.digest not in ("", kept.digest):
-            raise DataError(f"{self.path} holds other images than those of digest {self.digest[:12]}...; make the set anew")
+            raise DataError(
+                f"{self.path} holds other images than those of digest {self.digest[:12]}...; make the set anew"
+            )
         x_adv = kept.of(draw.index).to(x)
         if x_adv.shape != x.shape:
-            raise InputError(f"{self.path} holds images of shape {list(x_adv.shape[1:])}, those to be replaced have {list(x.shape[1:])}")
+            raise InputError(
+                f"{self.path} holds images of shape {list(x_adv.shape[1:])}, those to be replaced have"
+                f" {list(x.shape[1:])}"
+            )
         if float(self.threat.norm(x_adv - x).max()) > self.threat.epsilon + _SLACK:
-            raise InputError(f"{self.path} holds images outside the threat {self.threat} of these images: it was made of other data")
+            raise InputError(
+                f"{self.path} holds images outside the threat {self.threat} of these images: it was made of other data"
+            )
         return x_adv
 
 

@@ -1,6 +1,7 @@
 """Attacks made on a surrogate to be tried on other networks: the transfer protocol of DVERGE and Synergy-of-Experts.
 
-soe-transfer-30: surrogates of 3, 5 and 8 members x losses CE, CW x (3 starts of M-PGD, SGM, M-DI2-FGSM), 100 steps of epsilon / 5
+soe-transfer-30: surrogates of 3, 5 and 8 members x losses CE, CW x (3 starts of M-PGD, SGM, M-DI2-FGSM), 100 steps of
+epsilon / 5
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ class SurrogateAttack(Attack):
     confidence: Number = 0.1
     """The CW loss stops pushing once the margin exceeds this many logits."""
     dverge_cw_compat: bool = False
-    """The CW loss as in the code that the published tables stand on: the true class enters the maximum as 0, not masked."""
+    """The CW loss as in the code that the published tables stand on: the true class enters the maximum as 0, not
+    masked.
+    """
 
     @property
     def name(self) -> str:
@@ -57,7 +60,9 @@ class SurrogateAttack(Attack):
 
     @abstractmethod
     def view(self, model: nn.Module, draw: Draw) -> View:
-        """The surrogate as this attack differentiates it. Called once; what it returns is called in every step, in order."""
+        """The surrogate as this attack differentiates it. Called once; what it returns is called in every step, in
+        order.
+        """
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, draw: Draw, target: Tensor | None = None) -> Tensor:
         view = self.view(surrogate(model), draw)
@@ -67,7 +72,9 @@ class SurrogateAttack(Attack):
             return self._loss(logits, y, target), logits
 
         z = started(self.start, self.threat, x, draw)
-        return ascent(score, x, z, threat=self.threat, step_size=self.step_size, steps=self.steps, momentum=self.momentum).contiguous()
+        return ascent(
+            score, x, z, threat=self.threat, step_size=self.step_size, steps=self.steps, momentum=self.momentum
+        ).contiguous()
 
     def _loss(self, logits: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
         if self.loss == "cross_entropy":
@@ -78,7 +85,8 @@ class SurrogateAttack(Attack):
 
 
 def dverge_cw(logits: Tensor, y: Tensor, confidence: float) -> Tensor:
-    """-relu(z_y - max(0, max_{k != y} z_k) + confidence) [B]: DVERGE's form, in which the true class counts with value 0.
+    """-relu(z_y - max(0, max_{k != y} z_k) + confidence) [B]: DVERGE's form, in which the true class counts with value
+    0.
 
     On log-probabilities, which are never positive, its gradient vanishes once p_y < exp(-confidence).
     """
@@ -124,7 +132,9 @@ class SGM(SurrogateAttack):
 
 @settings
 class MDI2FGSM(SurrogateAttack):
-    """Momentum and diverse inputs: before each gradient every image is, or is not, shrunk and put on black at a random place."""
+    """Momentum and diverse inputs: before each gradient every image is, or is not, shrunk and put on black at a random
+    place.
+    """
 
     paper = papers.DIVERSE_INPUTS
     threat: Threat = Linf()
@@ -152,7 +162,8 @@ def residual(model: nn.Module) -> bool:
 
 
 def skip_gradient(model: nn.Module, x: Tensor, gamma: float) -> Tensor:
-    """The network's own logits [B, C], whose gradient passes each residual branch scaled by `gamma` and each shortcut unscaled.
+    """The network's own logits [B, C], whose gradient passes each residual branch scaled by `gamma` and each shortcut
+    unscaled.
 
     Raises: InputError unless the network is a ResNet of basic blocks, or an ensemble of them.
     """
@@ -169,14 +180,18 @@ def skip_gradient(model: nn.Module, x: Tensor, gamma: float) -> Tensor:
 
 
 def diverse(x: Tensor, draw: Draw, probability: float, smallest: float) -> Tensor:
-    """Images [B, C, H, W], some shrunk to a side r of smallest * H .. H (nearest pixel) and placed at random on black."""
+    """Images [B, C, H, W], some shrunk to a side r of smallest * H .. H (nearest pixel) and placed at random on
+    black.
+    """
     height, width = x.shape[2:]
     numbers = draw.uniform(4, dtype=torch.float64)
     changed = numbers[:, 0] < probability
     least = min(height, -int(-smallest * height // 1))
     side = least + (numbers[:, 1] * (height - least + 1)).to(torch.int64)
     rows, inside_rows = _placed(side, numbers[:, 2], height)
-    columns, inside_columns = _placed((side * width).div(height, rounding_mode="floor").clamp(min=1), numbers[:, 3], width)
+    columns, inside_columns = _placed(
+        (side * width).div(height, rounding_mode="floor").clamp(min=1), numbers[:, 3], width
+    )
     example = torch.arange(len(x), device=x.device)[:, None, None]
     taken = x.permute(0, 2, 3, 1)[example, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
     shrunk = taken * (inside_rows[:, :, None] & inside_columns[:, None, :])[:, None]
@@ -192,8 +207,11 @@ def _placed(side: Tensor, where: Tensor, length: int) -> tuple[Tensor, Tensor]:
     return source, inside
 
 
-def soe_transfer(variants: Literal[3, 30], threat: Threat, dverge_cw_compat: bool = False) -> tuple[SurrogateAttack, ...]:
-    """The attacks made on each surrogate: with 3 (surrogate of 3 members only) CE and one start; with 30, 10 on each of three.
+def soe_transfer(
+    variants: Literal[3, 30], threat: Threat, dverge_cw_compat: bool = False
+) -> tuple[SurrogateAttack, ...]:
+    """The attacks made on each surrogate: with 3 (surrogate of 3 members only) CE and one start; with 30, 10 on each of
+    three.
 
     An image counts as robust only if the target is right on every variant.
     """

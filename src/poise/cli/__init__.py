@@ -35,8 +35,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Train image classifiers that keep their accuracy under attack, and measure both numbers honestly.\n\n"
-    "First steps: [bold]poise demo[/bold], then [bold]poise list recipes[/bold].",
+    help=(
+        "Train image classifiers that keep their accuracy under attack, and measure both numbers honestly.\n\n"
+        "First steps: [bold]poise demo[/bold], then [bold]poise list recipes[/bold]."
+    ),
 )
 
 app.command("demo")(demo.demo)
@@ -83,7 +85,10 @@ def _say(sentence: str) -> None:
     """On stderr, if that can be written; without what would steer a terminal."""
     text = "\n".join(map(printable, sentence.split("\n")))
     with contextlib.suppress(OSError, ValueError):
-        typer.echo(f"poise: {text}".encode(getattr(sys.stderr, "encoding", None) or "utf-8", errors="backslashreplace"), err=True)
+        typer.echo(
+            f"poise: {text}".encode(getattr(sys.stderr, "encoding", None) or "utf-8", errors="backslashreplace"),
+            err=True,
+        )
 
 
 def _speaks(error: PoiseError) -> bool:

@@ -18,11 +18,15 @@ def agreement(
     checkpoint: Checkpoint = None,
     model: Model = None,
     data: Images = None,
-    protocol: Annotated[str | None, typer.Option(help="By default that of both runs, if it is one; of weights 'standard'.")] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="By default that of both runs, if it is one; of weights 'standard'.")
+    ] = None,
     threat: Annotated[str | None, typer.Option(help="Linf, L2 or L1, of a protocol named here.")] = None,
     epsilon: Annotated[str | None, typer.Option(help="Of a protocol named here.")] = None,
     first: Annotated[int | None, typer.Option(min=1, help="Only the first n test images.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of the attacks' draws; by default that of each run's training.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Of the attacks' draws; by default that of each run's training.")
+    ] = None,
     images: Annotated[bool, typer.Option("--images", help="Name the images on which they differ, too.")] = False,
     device: Device = "auto",
     data_dir: DataDir = None,
@@ -47,7 +51,9 @@ def agreement(
     import_files(imports)
     if model is not None and not (a.is_file() or b.is_file()):
         raise SettingsError("--model goes with weights in a file; a run knows its network")
-    pair = [subject_typed(path, checkpoint, model if path.is_file() else None, data, device, data_dir) for path in (a, b)]
+    pair = [
+        subject_typed(path, checkpoint, model if path.is_file() else None, data, device, data_dir) for path in (a, b)
+    ]
     asked: dict[str, Any] = {"protocol": protocol, "threat": threat, "epsilon": epsilon, "first": first, "seed": seed}
     found = compare(pair[0], pair[1], **asked, progress=drawn())
     names, rows, notes = found.sheet()

@@ -14,8 +14,12 @@ from poise.cli.subjects import Asked, Checkpoint, Images, Model, subject_typed
 def attack(
     run: Asked,
     name: Annotated[str, typer.Argument(help="The attack, such as PGD (poise list attacks).")] = "PGD",
-    settings: Annotated[list[str] | None, typer.Argument(help="Its settings, such as steps=50 threat.epsilon=4/255.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Where the adversarial images go; by default a file in RUN/adversarial.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Argument(help="Its settings, such as steps=50 threat.epsilon=4/255.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where the adversarial images go; by default a file in RUN/adversarial.")
+    ] = None,
     first: Annotated[int | None, typer.Option(min=1, help="Only the first n test images.")] = None,
     checkpoint: Checkpoint = None,
     model: Model = None,

@@ -19,7 +19,9 @@ CAVEAT = (
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the four runs and the page.")] = Path("runs/demo"),
-    quick: Annotated[bool, typer.Option("--quick", help="Three epochs instead of 45: shows that everything runs, no more.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Three epochs instead of 45: shows that everything runs, no more.")
+    ] = False,
     device: Device = "auto",
 ) -> None:
     """Train NT, AT, TRADES and Generalist on 1,797 real digits, attack them, and make a table and a page.

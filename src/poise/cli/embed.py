@@ -14,7 +14,12 @@ def embed(
     run: Annotated[Path, typer.Argument(help="Run folder whose training kept complete checkpoints (keep_epochs).")],
     of: Annotated[
         Literal["adversarial", "features"],
-        typer.Option(help="Adversarial images that each learner makes (Zipper, Fig. 6), or each learner's features of natural images."),
+        typer.Option(
+            help=(
+                "Adversarial images that each learner makes (Zipper, Fig. 6), or each learner's features of natural"
+                " images."
+            )
+        ),
     ] = "adversarial",
     images: Annotated[int, typer.Option(min=3, help="Test images to embed.")] = 200,
     perplexity: Annotated[float, typer.Option(help="About how many neighbours each point has.")] = 30.0,
@@ -22,7 +27,8 @@ def embed(
     data_dir: DataDir = None,
     imports: Imports = None,
 ) -> None:
-    """Embed the base learners' adversarial images in the plane (t-SNE), at every epoch kept; `poise report` then draws them.
+    """Embed the base learners' adversarial images in the plane (t-SNE), at every epoch kept; `poise report` then draws
+    them.
 
     The images are made by the run's diagnosis' attack, else by PGD-20 within the threat that it is judged under.
 
@@ -38,4 +44,6 @@ def embed(
 
     import_files(imports)
     written = make(run, of=of, images=images, perplexity=perplexity, progress=drawn(), device=device, data_dir=data_dir)
-    console.print(f"embedded {'features' if of == 'features' else 'adversarial images'}: {written}", markup=False, highlight=False)
+    console.print(
+        f"embedded {'features' if of == 'features' else 'adversarial images'}: {written}", markup=False, highlight=False
+    )

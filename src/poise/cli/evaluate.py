@@ -18,44 +18,77 @@ if TYPE_CHECKING:
 
 def evaluate(
     runs: Annotated[list[Path] | None, typer.Argument(help="Run folders, or folders of run folders.")] = None,
-    checkpoint: Annotated[str | None, typer.Option(help="Of a run: selected (the default), last, or 'epoch N'.")] = None,
-    weights: Annotated[Path | None, typer.Option(help="Your own checkpoint (.safetensors, or .pt read without executing code).")] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="Of a run: selected (the default), last, or 'epoch N'.")
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Your own checkpoint (.safetensors, or .pt read without executing code).")
+    ] = None,
     model: Annotated[
-        str | None, typer.Option(help="With --weights: a network such as ResNet18, or module:function that builds yours.")
+        str | None,
+        typer.Option(help="With --weights: a network such as ResNet18, or module:function that builds yours."),
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(help="A data set such as CIFAR10, a folder of images, or an .npz archive; by default the run's own, else CIFAR10."),
+        typer.Option(
+            help=(
+                "A data set such as CIFAR10, a folder of images, or an .npz archive; by default the run's own, else"
+                " CIFAR10."
+            )
+        ),
     ] = None,
     protocol: Annotated[
-        str | None, typer.Option(help="Protocol by name (poise list protocols); by default the run's own, 'standard' for --weights.")
+        str | None,
+        typer.Option(
+            help="Protocol by name (poise list protocols); by default the run's own, 'standard' for --weights."
+        ),
     ] = None,
-    threat: Annotated[str | None, typer.Option(help="Linf, L2 or L1, of a protocol named here; by default as for --epsilon.")] = None,
+    threat: Annotated[
+        str | None, typer.Option(help="Linf, L2 or L1, of a protocol named here; by default as for --epsilon.")
+    ] = None,
     epsilon: Annotated[
         str | None,
         typer.Option(
-            help="Of a protocol named here, or several with commas; by default a run's for standard, gradient, strict, autoattack, soe-*, "
-            "else its own."
+            help=(
+                "Of a protocol named here, or several with commas; by default a run's for standard, gradient, strict,"
+                " autoattack, soe-*, "
+                "else its own."
+            )
         ),
     ] = None,
-    step_size: Annotated[str | None, typer.Option(help="Step size of a protocol named here; by default scaled with epsilon.")] = None,
+    step_size: Annotated[
+        str | None, typer.Option(help="Step size of a protocol named here; by default scaled with epsilon.")
+    ] = None,
     first: Annotated[
-        int | None, typer.Option(min=1, help="Only the first n test images; of soe-* that take 1,000 out of 10,000, of these.")
+        int | None,
+        typer.Option(min=1, help="Only the first n test images; of soe-* that take 1,000 out of 10,000, of these."),
     ] = None,
     ensemble: Annotated[
-        Together | None, typer.Option(help="Judge the runs together, as one ensemble with this output; goes with --out.")
+        Together | None,
+        typer.Option(help="Judge the runs together, as one ensemble with this output; goes with --out."),
     ] = None,
     corruptions: Annotated[
-        Path | None, typer.Option(help="Instead of attacks: an unpacked CIFAR-10-C, CIFAR-100-C or Tiny-ImageNet-C folder.")
+        Path | None,
+        typer.Option(help="Instead of attacks: an unpacked CIFAR-10-C, CIFAR-100-C or Tiny-ImageNet-C folder."),
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of the attacks' draws; by default that of a run's training, else 0.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Of the attacks' draws; by default that of a run's training, else 0.")
+    ] = None,
     again: Annotated[bool, typer.Option("--again", help="Evaluate anew what has a record already.")] = False,
     search_precision: Annotated[
         Literal["auto", "float32", "bfloat16", "fp32", "bf16"] | None,
-        typer.Option(help="Of AutoAttack's search, by default float32; auto: bfloat16 where it is native. Verdicts are float32's."),
+        typer.Option(
+            help=(
+                "Of AutoAttack's search, by default float32; auto: bfloat16 where it is native. Verdicts are float32's."
+            )
+        ),
     ] = None,
-    memory_limit: Annotated[str | None, typer.Option(help="Of AutoAttack's search, such as 4GiB; by default 70 % of a GPU's free.")] = None,
-    out: Annotated[Path | None, typer.Option(help="The record of --weights, by default beside them, or of --ensemble.")] = None,
+    memory_limit: Annotated[
+        str | None, typer.Option(help="Of AutoAttack's search, such as 4GiB; by default 70 % of a GPU's free.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The record of --weights, by default beside them, or of --ensemble.")
+    ] = None,
     device: Device = "auto",
     data_dir: DataDir = None,
     imports: Imports = None,
@@ -91,25 +124,43 @@ def evaluate(
     import_files(imports)
     if (weights is None) == (not runs):
         raise SettingsError("name run folders, or --weights FILE with --model")
-    scaled = [name for name, value in (("threat", threat), ("epsilon", epsilon), ("step-size", step_size)) if value is not None]
+    scaled = [
+        name
+        for name, value in (("threat", threat), ("epsilon", epsilon), ("step-size", step_size))
+        if value is not None
+    ]
     if scaled and protocol is None and weights is None and corruptions is None:
-        raise SettingsError(f"--{scaled[0]} belongs to a protocol named here, and a run's own has its own; add --protocol standard")
+        raise SettingsError(
+            f"--{scaled[0]} belongs to a protocol named here, and a run's own has its own; add --protocol standard"
+        )
     search: dict[str, Any] = {} if search_precision is None else {"precision": search_precision}
     search |= {} if memory_limit is None else {"memory_limit": bytes_of(memory_limit, "--memory-limit")}
     if corruptions is not None and (protocol is not None or scaled or search or seed is not None):
-        raise SettingsError("--corruptions is an evaluation of its own; leave --protocol and its settings out, and run it beside")
+        raise SettingsError(
+            "--corruptions is an evaluation of its own; leave --protocol and its settings out, and run it beside"
+        )
     if corruptions is not None and data is not None and weights is None:
         raise SettingsError("--corruptions are those of the run's own test images; leave --data out")
-    if ensemble is not None and (runs is None or out is None or model is not None or data is not None or corruptions is not None):
-        raise SettingsError("--ensemble takes run folders and --out FILE for the record; leave --model, --data and --corruptions out")
+    if ensemble is not None and (
+        runs is None or out is None or model is not None or data is not None or corruptions is not None
+    ):
+        raise SettingsError(
+            "--ensemble takes run folders and --out FILE for the record; leave --model, --data and --corruptions out"
+        )
     if weights is None and ensemble is None and (model is not None or out is not None):
-        raise SettingsError("--model goes with --weights, --out too or with --ensemble; a run knows its network and keeps its records")
+        raise SettingsError(
+            "--model goes with --weights, --out too or with --ensemble; a run knows its network and keeps its records"
+        )
     evaluations = []
     for subject in subjects(runs, checkpoint, weights, model, data, ensemble, device, data_dir):
         if corruptions is not None:
             evaluations.append(corrupt(subject, corruptions, first=first, out=out, again=again, progress=drawn()))
             continue
-        asked: dict[str, Any] = {"threat": threat, "epsilon": None if epsilon is None else numbers_of(epsilon), "step_size": step_size}
+        asked: dict[str, Any] = {
+            "threat": threat,
+            "epsilon": None if epsilon is None else numbers_of(epsilon),
+            "step_size": step_size,
+        }
         how: dict[str, Any] = {"first": first, "seed": seed, "out": out, "again": again, "search": Searching(**search)}
         evaluations.append(judge(subject, protocol=protocol, **asked, **how, progress=drawn()))
     if not join().leads:  # under torchrun the first rank speaks
@@ -128,7 +179,9 @@ def _print_corruptions(record: EvaluationRecord) -> None:
     measured = record.notes.get("corruptions")
     if measured is None:
         return
-    table = Table(title=f"accuracy in percent by severity; mean {100 * measured['mean']:.2f}", box=None, padding=(0, 2, 0, 0))
+    table = Table(
+        title=f"accuracy in percent by severity; mean {100 * measured['mean']:.2f}", box=None, padding=(0, 2, 0, 0)
+    )
     table.add_column("corruption", style="cyan")
     for severity in range(1, 6):
         table.add_column(str(severity), justify="right")

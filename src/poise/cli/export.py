@@ -13,7 +13,10 @@ from poise.cli.subjects import Asked, Checkpoint, Images, Model, subject_typed
 
 def export(
     run: Asked,
-    to: Annotated[Path, typer.Option(help="File to write: .safetensors (weights, with a .json beside) or .onnx (the whole network).")],
+    to: Annotated[
+        Path,
+        typer.Option(help="File to write: .safetensors (weights, with a .json beside) or .onnx (the whole network)."),
+    ],
     checkpoint: Checkpoint = None,
     model: Model = None,
     data: Images = None,

@@ -40,7 +40,9 @@ UNWRAPPED = 400
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A line of a list: under which title it stands, its name, what it is, and its paper or its row of a paper's table."""
+    """A line of a list: under which title it stands, its name, what it is, and its paper or its row of a paper's
+    table.
+    """
 
     kind: str
     title: str
@@ -55,10 +57,13 @@ class Entry:
 
 def listing(
     kind: Annotated[
-        str | None, typer.Argument(help=f"{', '.join(KINDS)}, protocols, recipes, zoo, papers; all but papers by default.")
+        str | None,
+        typer.Argument(help=f"{', '.join(KINDS)}, protocols, recipes, zoo, papers; all but papers by default."),
     ] = None,
     words: Annotated[list[str] | None, typer.Argument(help="Only lines that have all these words.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object for each line, with what recipes publish.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object for each line, with what recipes publish.")
+    ] = False,
     imports: Imports = None,
 ) -> None:
     """List every method, objective, attack, data set, network, protocol and recipe, with one line and its paper.
@@ -121,9 +126,15 @@ def _papers() -> list[Entry]:
 
     def what(made: Item) -> str:
         names = f"; also {', '.join(made.also)}" if made.also else ""
-        return f"{made.title} ({made.picture.kind if made.picture is not None else 'table'} of {len(made.lines)} rows{names})"
+        return (
+            f"{made.title} ({made.picture.kind if made.picture is not None else 'table'} of {len(made.lines)}"
+            f" rows{names})"
+        )
 
-    return [Entry("papers", f"papers: {made.paper.title}", made.id, what(made), str(made.paper)) for made in items().values()]
+    return [
+        Entry("papers", f"papers: {made.paper.title}", made.id, what(made), str(made.paper))
+        for made in items().values()
+    ]
 
 
 def _recipes() -> list[Entry]:
@@ -136,7 +147,9 @@ def _recipes() -> list[Entry]:
         experiment, line = recipe.make(False), recipe.line
         own = experiment.published
         title = f"our own, on {type(experiment.data).__name__}" if own is None else own.table
-        entries.append((own is not None, Entry("recipes", f"recipes: {title}", name, line, own.row if own is not None else "")))
+        entries.append(
+            (own is not None, Entry("recipes", f"recipes: {title}", name, line, own.row if own is not None else ""))
+        )
         for row in experiment.also_published:  # with this table's numbers in place of the first one's
             what, numbers = line.removesuffix(".").partition("; published ")[0], said(row)
             line_there = f"{what}; published {numbers}." if numbers else f"{what}."
@@ -164,10 +177,21 @@ def _as_json(entry: Entry) -> dict[str, Any]:
     if entry.kind != "recipes":
         return {"kind": entry.kind, "name": entry.name, "what": entry.what, "paper": entry.source}
     made = experiment(entry.name)
-    rows = [row for row in (made.published, *made.also_published) if row is not None and f"recipes: {row.table}" == entry.title]
+    rows = [
+        row
+        for row in (made.published, *made.also_published)
+        if row is not None and f"recipes: {row.table}" == entry.title
+    ]
     numbers = {column: value for row in rows[:1] for column, value in zip(row.columns, row.values, strict=True)}
     table = entry.title.removeprefix("recipes: ")
-    return {"kind": "recipes", "name": entry.name, "what": entry.what, "table": table, "row": entry.source, "published": numbers}
+    return {
+        "kind": "recipes",
+        "name": entry.name,
+        "what": entry.what,
+        "table": table,
+        "row": entry.source,
+        "published": numbers,
+    }
 
 
 def _members(word: str) -> list[tuple[str, type]]:
@@ -177,8 +201,8 @@ def _members(word: str) -> list[tuple[str, type]]:
 
 
 def line_of(cls: type) -> str:
-    """The first line of a class's docstring."""
-    return (inspect.getdoc(cls) or "").splitlines()[0]
+    """The first paragraph of a class's docstring, on one line."""
+    return " ".join((inspect.getdoc(cls) or "").partition("\n\n")[0].split())
 
 
 def paper_of(cls: type) -> str:
@@ -189,7 +213,8 @@ def _table(title: str, entries: list[Entry], last: str) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
     table.add_column("name", no_wrap=True, style="cyan")
     table.add_column("what", ratio=1)
-    table.add_column(last, no_wrap=last == "paper", style="dim")  # rows of papers are long, and share the width with what they are
+    # rows of papers are long, and share the width with what they are
+    table.add_column(last, no_wrap=last == "paper", style="dim")
     for entry in entries:
         table.add_row(entry.name, entry.what, entry.source)
     return table

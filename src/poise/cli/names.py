@@ -20,7 +20,9 @@ def names_of(kind: str) -> list[str]:
 
 
 def check_recipe(name: str, imports: list[Path] | None) -> None:
-    """Raises: SettingsError for what is neither a recipe's name nor a file or folder, unless a user's own file may have it."""
+    """Raises: SettingsError for what is neither a recipe's name nor a file or folder, unless a user's own file may have
+    it.
+    """
     if not imports and not name.endswith(".json") and name not in names_of("recipes") and not Path(name).is_dir():
         raise SettingsError(f"there is no recipe {name!r}{did_you_mean(name, names_of('recipes'))}")
 

@@ -16,7 +16,12 @@ def pseudo_label(
     out: Annotated[Path, typer.Option(help="The .npz to write: image, label, confidence.")],
     images: Annotated[
         Path | None,
-        typer.Option(help="An .npz, .npy or pickle of uint8 images, or a folder of image files; by default the run's training images."),
+        typer.Option(
+            help=(
+                "An .npz, .npy or pickle of uint8 images, or a folder of image files; by default the run's training"
+                " images."
+            )
+        ),
     ] = None,
     checkpoint: Checkpoint = None,
     model: Model = None,

@@ -14,12 +14,18 @@ from poise.core.errors import SettingsError
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, folders of run folders, or record files.")],
     out: Annotated[
-        Path | None, typer.Option(help="By default report.html in the run's folder or beside the first of several; tables are printed.")
+        Path | None,
+        typer.Option(
+            help="By default report.html in the run's folder or beside the first of several; tables are printed."
+        ),
     ] = None,
     baseline: Annotated[
         str | None,
         typer.Option(
-            help="The row that every other one is held against, or 'all' for all pairs; by default the best other one of a column."
+            help=(
+                "The row that every other one is held against, or 'all' for all pairs; by default the best other one of"
+                " a column."
+            )
         ),
     ] = None,
     format: Annotated[Literal["html", "markdown", "csv", "latex"], typer.Option(help="What to make.")] = "html",
@@ -45,7 +51,9 @@ def report(
     if format == "html":
         print_table(runs)
         page = write_report(
-            runs, out or (runs[0] if len(runs) == 1 and runs[0].is_dir() else runs[0].parent) / "report.html", baseline=baseline
+            runs,
+            out or (runs[0] if len(runs) == 1 and runs[0].is_dir() else runs[0].parent) / "report.html",
+            baseline=baseline,
         )
         typer.echo(f"page: {page}")
         return

@@ -12,16 +12,29 @@ from poise.cli.shared import DataDir, Device, drawn
 
 
 def reproduce(
-    item: Annotated[str, typer.Argument(help="A table or figure, such as generalist/table1a; poise list papers has all.")],
-    out: Annotated[Path, typer.Option(help="Folder of runs, which items share, and of what is made of them.")] = Path("reproduced"),
+    item: Annotated[
+        str, typer.Argument(help="A table or figure, such as generalist/table1a; poise list papers has all.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of runs, which items share, and of what is made of them.")] = Path(
+        "reproduced"
+    ),
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each row.")] = 1,
     scale: Annotated[
         Literal["quick", "digits", "study", "paper"],
-        typer.Option(help="paper, study (a thin network, 20 epochs of CIFAR-10), digits (embedded data) or quick (shows that it runs)."),
+        typer.Option(
+            help=(
+                "paper, study (a thin network, 20 epochs of CIFAR-10), digits (embedded data) or quick (shows that it"
+                " runs)."
+            )
+        ),
     ] = "paper",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is there, what is missing and what it costs.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what is there, what is missing and what it costs.")
+    ] = False,
     jobs: Annotated[int, typer.Option(min=1, help="Processes that work side by side.")] = 1,
-    corruptions: Annotated[Path | None, typer.Option(help="The unpacked corrupted images, for items that have such a column.")] = None,
+    corruptions: Annotated[
+        Path | None, typer.Option(help="The unpacked corrupted images, for items that have such a column.")
+    ] = None,
     device: Device = "auto",
     data_dir: DataDir = None,
 ) -> None:

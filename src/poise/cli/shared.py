@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 
 class _Unbroken:
-    """stderr as it is now, which may break while work goes on: a closed pipe, a full disk, a terminal that is gone or knows few letters."""
+    """stderr as it is now, which may break while work goes on: a closed pipe, a full disk, a terminal that is gone or
+    knows few letters.
+    """
 
     def write(self, text: str) -> int:
         try:
@@ -47,14 +49,19 @@ NO_SMALL_VARIANT = "--quick is of recipes, which have a small variant; settings 
 Together = Literal["mean-probabilities", "mean-logits", "vote"]
 """How runs that are asked as one ensemble answer."""
 Device = Annotated[str, typer.Option(help="'auto' (the first GPU, else the CPU), 'cpu', 'cuda', 'cuda:1', ...")]
-DataDir = Annotated[Path | None, typer.Option(help="Folder of the data sets; by default $POISE_DATA, else the user's cache.")]
+DataDir = Annotated[
+    Path | None, typer.Option(help="Folder of the data sets; by default $POISE_DATA, else the user's cache.")
+]
 Imports = Annotated[
-    list[Path] | None, typer.Option("--import", help="Your own file, executed first so that its classes are registered; may be repeated.")
+    list[Path] | None,
+    typer.Option("--import", help="Your own file, executed first so that its classes are registered; may be repeated."),
 ]
 
 
 def import_files(paths: list[Path] | None) -> dict[str, str]:
-    """Execute the user's files; returns the SHA-256 of each, for the record. Raises: SettingsError for a missing file."""
+    """Execute the user's files; returns the SHA-256 of each, for the record. Raises: SettingsError for a missing
+    file.
+    """
     if not paths:
         return {}
     from poise.core.code import give_all
@@ -64,7 +71,9 @@ def import_files(paths: list[Path] | None) -> dict[str, str]:
         if not path.is_file():
             raise SettingsError(f"--import {path}: there is no such file")
         taken = getattr(sys.modules.get(path.stem), "__file__", None)
-        if path.stem in sys.stdlib_module_names or (path.stem in sys.modules and Path(taken or "").resolve() != path.resolve()):
+        if path.stem in sys.stdlib_module_names or (
+            path.stem in sys.modules and Path(taken or "").resolve() != path.resolve()
+        ):
             raise SettingsError(f"--import {path}: the name {path.stem!r} is taken by another module; rename the file")
         spec = importlib.util.spec_from_file_location(path.stem, path)
         if spec is None or spec.loader is None:
@@ -80,7 +89,9 @@ def import_files(paths: list[Path] | None) -> dict[str, str]:
 def run_only(checkpoint: str | None, weights: Path | None) -> None:
     """Raises: SettingsError for both."""
     if weights is not None and checkpoint is not None:
-        raise SettingsError("--checkpoint is one of a run's, and --weights is a checkpoint already; leave one of them out")
+        raise SettingsError(
+            "--checkpoint is one of a run's, and --weights is a checkpoint already; leave one of them out"
+        )
 
 
 def bytes_of(text: str, option: str) -> int:
@@ -123,7 +134,13 @@ def drawn() -> Progress:
             self.what = what = printable(what)
             if not console.is_terminal:  # a log file wants lines, not a bar
                 return lambda done: None
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                Rate(),
+                TimeRemainingColumn(),
+            )
             bars = Bars(*columns, console=console, transient=True)
             self.bars = bars
             task = bars.add_task(what, total=total, unit=unit)
@@ -143,12 +160,16 @@ def drawn() -> Progress:
                 self.bars = None
 
         def epoch(self, epoch: int, epochs: int, numbers: Mapping[str, float]) -> None:
-            shown = {key.removeprefix("monitor/"): value for key, value in numbers.items() if key.startswith("monitor/")}
+            shown = {
+                key.removeprefix("monitor/"): value for key, value in numbers.items() if key.startswith("monitor/")
+            }
             if shown:
                 accuracies = "  ".join(f"{name} {100 * value:.2f} %" for name, value in shown.items())
                 what = escape(self.what) or f"epoch {epoch}/{epochs}"
                 console.print(
-                    f"{what}  {accuracies}  [dim]{numbers['images_per_second']:.0f} images/s[/dim]", highlight=False, soft_wrap=True
+                    f"{what}  {accuracies}  [dim]{numbers['images_per_second']:.0f} images/s[/dim]",
+                    highlight=False,
+                    soft_wrap=True,
                 )
 
         def say(self, sentence: str) -> None:

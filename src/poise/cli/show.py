@@ -21,7 +21,9 @@ def show(
     recipe: Annotated[str, typer.Argument(help="A recipe's name, a settings file, or a run folder.")],
     settings: Annotated[list[str] | None, typer.Argument(help="Settings to change, as dotted.path=value.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="The recipe's small variant.")] = False,
-    estimate: Annotated[bool, typer.Option(help="Measure one small step here and say what the whole run would take.")] = True,
+    estimate: Annotated[
+        bool, typer.Option(help="Measure one small step here and say what the whole run would take.")
+    ] = True,
     device: Device = "auto",
     data_dir: DataDir = None,
     imports: Imports = None,

@@ -1,4 +1,6 @@
-"""What is asked about, as it is typed: run folders, folders of them, one's own weights, or runs that answer together."""
+"""What is asked about, as it is typed: run folders, folders of them, one's own weights, or runs that answer
+together.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +16,25 @@ if TYPE_CHECKING:
     from poise.verbs.subject import Subject
 
 
-Asked = Annotated[Path, typer.Argument(help="Run folder; or weights in a file (.safetensors, .pt), with --model and --data.")]
+Asked = Annotated[
+    Path, typer.Argument(help="Run folder; or weights in a file (.safetensors, .pt), with --model and --data.")
+]
 Checkpoint = Annotated[str | None, typer.Option(help="Of a run: selected (the default), last, or 'epoch N'.")]
-Model = Annotated[str | None, typer.Option(help="Of weights in a file: a network such as ResNet18, or module:function that builds yours.")]
+Model = Annotated[
+    str | None,
+    typer.Option(help="Of weights in a file: a network such as ResNet18, or module:function that builds yours."),
+]
 Images = Annotated[
-    str | None, typer.Option(help="A data set, folder or archive in place of a run's own; of weights in a file by default CIFAR10.")
+    str | None,
+    typer.Option(
+        help="A data set, folder or archive in place of a run's own; of weights in a file by default CIFAR10."
+    ),
 ]
 
 
-def subject_typed(path: Path, checkpoint: str | None, model: str | None, data: str | None, device: str, data_dir: Path | None) -> Subject:
+def subject_typed(
+    path: Path, checkpoint: str | None, model: str | None, data: str | None, device: str, data_dir: Path | None
+) -> Subject:
     """The run, or the weights in a file. Raises: SettingsError, RunError."""
     from poise.verbs import subject_of
 
@@ -37,7 +49,9 @@ def run_folders(paths: list[Path]) -> list[Path]:
     """The run folders typed; one that holds run folders, as several seeds do, stands for those in it."""
     folders = []
     for path in paths:
-        inside = [] if (path / "experiment.json").is_file() else [file.parent for file in path.glob("*/experiment.json")]
+        inside = (
+            [] if (path / "experiment.json").is_file() else [file.parent for file in path.glob("*/experiment.json")]
+        )
         folders += sorted(inside, key=lambda folder: (len(folder.name), folder.name)) or [path]
     return folders
 
@@ -52,7 +66,9 @@ def subjects(
     device: str,
     data_dir: Path | None,
 ) -> list[Subject]:
-    """The runs one by one, or together where `ensemble` says how they answer; or the weights. Raises: SettingsError, RunError."""
+    """The runs one by one, or together where `ensemble` says how they answer; or the weights. Raises: SettingsError,
+    RunError.
+    """
     from poise.verbs import subject_of
 
     where = {"device": device, "data_dir": data_dir}

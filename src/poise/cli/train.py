@@ -16,16 +16,24 @@ if TYPE_CHECKING:
     from poise.engine import Experiment, Run
 
 SEEDS = ".seeds.json"
-"""In the folder of several seeds: how many were asked for, and of what, so that --resume begins those that are not there yet."""
+"""In the folder of several seeds: how many were asked for, and of what, so that --resume begins those that are not
+there yet.
+"""
 
 
 def train(
-    recipe: Annotated[str | None, typer.Argument(help="A recipe's name, or a settings file such as runs/x/experiment.json.")] = None,
+    recipe: Annotated[
+        str | None, typer.Argument(help="A recipe's name, or a settings file such as runs/x/experiment.json.")
+    ] = None,
     settings: Annotated[list[str] | None, typer.Argument(help="Settings to change, as dotted.path=value.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder to make; by default runs/NAME.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with this run folder.")] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Run (or go on with) this many seeds, in OUT/seed-0, OUT/seed-1, ...")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="The recipe's small variant, which finishes on two cores.")] = False,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Run (or go on with) this many seeds, in OUT/seed-0, OUT/seed-1, ...")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="The recipe's small variant, which finishes on two cores.")
+    ] = False,
     evaluate: Annotated[bool, typer.Option(help="Evaluate on the test set at the end.")] = True,
     device: Device = "auto",
     data_dir: DataDir = None,
@@ -60,7 +68,10 @@ def train(
     progress, world = drawn(), join()
     where: dict[str, Any] = {"device": device, "data_dir": data_dir, "progress": progress}
     if resume is not None and (recipe is not None or settings or seeds or quick or out is not None):
-        raise SettingsError("--resume takes settings, seeds and place from the folder; give no recipe, settings, --seeds, --quick or --out")
+        raise SettingsError(
+            "--resume takes settings, seeds and place from the folder; give no recipe, settings, --seeds, --quick or"
+            " --out"
+        )
     if resume is not None:
         planned = world.in_turn(lambda: _plan(resume))
         experiment, seeds, out = (*planned, resume) if planned is not None else (None, None, resume)
@@ -75,7 +86,9 @@ def train(
         experiment = override(made, settings or [])
         out = out or Path("runs") / experiment.name
     if experiment is None:
-        seeded = sorted((path.parent for path in out.glob("seed-*/experiment.json")), key=lambda path: (len(path.name), path.name))
+        seeded = sorted(
+            (path.parent for path in out.glob("seed-*/experiment.json")), key=lambda path: (len(path.name), path.name)
+        )
         runs = [engine.resume(path, imports=digests, **where) for path in seeded or [out]]
     elif seeds is None:
         runs = [engine.train(experiment, out, imports=digests, **where)]
@@ -93,7 +106,9 @@ def train(
 
 
 def _seeds(experiment: Experiment, out: Path, seeds: int, **how: Any) -> list[Run]:
-    """The experiment with each seed, begun or gone on with. Raises: RunError where one was begun with other settings."""
+    """The experiment with each seed, begun or gone on with. Raises: RunError where one was begun with other
+    settings.
+    """
     from poise import engine
     from poise.core.distributed import join
     from poise.core.overrides import override
@@ -110,9 +125,14 @@ def _write_plan(folder: Path, experiment: Experiment, seeds: int, imports: list[
 
     planned = _plan(folder) if any(folder.glob("seed-*/experiment.json")) else None
     if planned is not None and planned[0] != experiment:
-        raise RunError(f"{folder} was started with other settings; give another --out, or go on with it: poise train --resume {folder}")
+        raise RunError(
+            f"{folder} was started with other settings; give another --out, or go on with it: poise train --resume"
+            f" {folder}"
+        )
     most = max(seeds, planned[1] if planned is not None else 0)
-    write_text(folder / SEEDS, json.dumps({"seeds": most, "imports": imports, "experiment": to_json(experiment)}, indent=1))
+    write_text(
+        folder / SEEDS, json.dumps({"seeds": most, "imports": imports, "experiment": to_json(experiment)}, indent=1)
+    )
 
 
 def _plan(folder: Path) -> tuple[Experiment, int] | None:

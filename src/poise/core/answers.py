@@ -19,9 +19,11 @@ Network = Callable[[Tensor], Tensor]
 
 
 def answer(model: Network, x: Tensor) -> Tensor:
-    """The network's logits [B, C] on images x [B, ...]: what every forward goes through; it costs nothing and waits for nothing.
+    """The network's logits [B, C] on images x [B, ...]: what every forward goes through; it costs nothing and waits for
+    nothing.
 
-    Raises: NetworkError in place of whatever the network's own code raises, InputError for anything else than one floating tensor [B, C].
+    Raises: NetworkError in place of whatever the network's own code raises, InputError for anything else than one
+    floating tensor [B, C].
     """
     try:
         logits = model(x)
@@ -39,7 +41,9 @@ def _refused(model: Network, x: Tensor, error: Exception) -> str:
     dtypes = {weight.dtype for weight in weights if weight.is_floating_point()}
     devices = {weight.device for weight in weights}
     if devices and x.device not in devices:
-        return f"x is on {x.device}, must be on {' or '.join(sorted(map(str, devices)))}, where the network's weights are"
+        return (
+            f"x is on {x.device}, must be on {' or '.join(sorted(map(str, devices)))}, where the network's weights are"
+        )
     if dtypes and x.dtype not in dtypes:
         wanted = " or ".join(sorted(map(str, dtypes)))
         return f"x has dtype {x.dtype}, must be {wanted} as the network's weights: x.to({wanted.partition(' ')[0]})"
@@ -62,7 +66,8 @@ _HABITS: WeakKeyDictionary[nn.Module, Habits] = WeakKeyDictionary()
 
 @torch.no_grad()
 def count_classes(model: nn.Module, x: Tensor) -> int:
-    """By the logits of images x on the model's device, which stay as they are; what the network did besides is remembered for `lent`.
+    """By the logits of images x on the model's device, which stay as they are; what the network did besides is
+    remembered for `lent`.
 
     Raises: InputError as `answer`, or where the logits are not finite.
     """
@@ -90,7 +95,8 @@ def _parts(value: Any) -> list[object]:
 
 @contextmanager
 def lent(model: nn.Module, x: Tensor) -> Iterator[None]:
-    """While images [B, ...] are lent to a network that changes what it is given, it gets copies; one that keeps its answers gives copies.
+    """While images [B, ...] are lent to a network that changes what it is given, it gets copies; one that keeps its
+    answers gives copies.
 
     Of a network that does neither nothing is copied. One that was not asked yet is asked about the first image.
     """
@@ -109,7 +115,12 @@ def keep_apart(model: nn.Module) -> list[RemovableHandle]:
     """From now on copies for a network that was asked by `count_classes` and needs them (see `lent`); what ends it."""
     handles = []
     if _HABITS[model].changes_images:
-        members = [member for part in model.modules() for member in getattr(part, "members", ()) if isinstance(member, nn.Module)]
+        members = [
+            member
+            for part in model.modules()
+            for member in getattr(part, "members", ())
+            if isinstance(member, nn.Module)
+        ]
         handles += [part.register_forward_pre_hook(_copy_images) for part in (model, *members)]
     if _HABITS[model].reuses_answers:
         handles.append(model.register_forward_hook(_copy_answer))
@@ -129,10 +140,13 @@ def check_shape(logits: object, count: int) -> None:
     if not isinstance(logits, Tensor):
         inside = _inside(logits)
         hint = f"; wrap it in a module that returns {inside}" if inside else ""
-        raise InputError(f"the network returned {type(logits).__name__}, must return one tensor of logits [B, classes]{hint}")
+        raise InputError(
+            f"the network returned {type(logits).__name__}, must return one tensor of logits [B, classes]{hint}"
+        )
     if logits.dim() != 2 or logits.shape[0] != count or logits.shape[1] < 2:
         raise InputError(
-            f"the network returned shape {list(logits.shape)} for {count} images, must be [{count}, classes] with at least 2 classes"
+            f"the network returned shape {list(logits.shape)} for {count} images, must be [{count}, classes] with at"
+            " least 2 classes"
         )
     if not logits.is_floating_point():
         raise InputError(f"the network returned logits of dtype {logits.dtype}, must return finite floating logits")
@@ -148,7 +162,9 @@ def _inside(output: object) -> str:
 
 
 def check_logits(logits: object, count: int) -> int:
-    """The number of classes. Raises: InputError unless the network returned one finite floating tensor [count, classes]."""
+    """The number of classes. Raises: InputError unless the network returned one finite floating tensor [count,
+    classes].
+    """
     check_shape(logits, count)
     assert isinstance(logits, Tensor)
     check_finite(logits)

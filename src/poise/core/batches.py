@@ -17,9 +17,11 @@ UNLABELLED = -1
 class Batch:
     """A batch, or a part of one.
 
-    x: images [B, C, H, W] in [0, 1]; y: labels [B], int64, or UNLABELLED; ids: each example's number in its data set [B], int64;
+    x: images [B, C, H, W] in [0, 1]; y: labels [B], int64, or UNLABELLED; ids: each example's number in its data set
+    [B], int64;
     places: each example's place in the global batch of this step [B], int64 (what random draws are keyed by);
-    total: size of the global batch; extra: true where the example comes from the extra pool (its label is a pseudo-label) [B].
+    total: size of the global batch; extra: true where the example comes from the extra pool (its label is a
+    pseudo-label) [B].
     """
 
     x: Tensor
@@ -29,7 +31,9 @@ class Batch:
     total: int
     extra: Tensor
     soft: Tensor | None = None
-    """Labels of mixed images, [B, classes]: the share of each class; y is then the class of the image that was mixed with another."""
+    """Labels of mixed images, [B, classes]: the share of each class; y is then the class of the image that was mixed
+    with another.
+    """
 
     @property
     def targets(self) -> Tensor:
@@ -54,7 +58,14 @@ class Batch:
     def of(cls, x: Tensor, y: Tensor) -> Batch:
         """A whole batch of labelled examples, numbered in order."""
         places = torch.arange(len(y), device=y.device)
-        return cls(x=x, y=y, ids=places, places=places, total=len(y), extra=torch.zeros(len(y), dtype=torch.bool, device=y.device))
+        return cls(
+            x=x,
+            y=y,
+            ids=places,
+            places=places,
+            total=len(y),
+            extra=torch.zeros(len(y), dtype=torch.bool, device=y.device),
+        )
 
 
 @dataclass(frozen=True)
@@ -62,7 +73,8 @@ class Now:
     """The moment of training: 1-based epoch, 0-based step, the totals, and the draws that belong to it.
 
     scope: name of the learner that moves, so that two learners on one batch draw independently.
-    turn: 0-based update on one batch, for the objectives that make several (see `Objective.turns`); it is no part of the draws.
+    turn: 0-based update on one batch, for the objectives that make several (see `Objective.turns`); it is no part of
+    the draws.
     """
 
     epoch: int
@@ -84,7 +96,9 @@ class Now:
         return self.step - (self.epoch - 1) * self.steps_per_epoch
 
     def since(self, epoch: int) -> int:
-        """1 from this 1-based epoch on, 0 before: where a recorded objective is to follow the time by a factor, not by a branch."""
+        """1 from this 1-based epoch on, 0 before: where a recorded objective is to follow the time by a factor, not by
+        a branch.
+        """
         return int(self.epoch >= epoch)
 
     def within(self, scope: str) -> Now:

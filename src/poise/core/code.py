@@ -1,7 +1,8 @@
-"""Functions and classes that a program gives by themselves: settings name them and hold a digest of their source, never the code.
+"""Functions and classes that a program gives by themselves: settings name them and hold a digest of their source, never
+the code.
 
-Reading settings imports nothing. Whoever goes on gives the same code again, by the same call or by --import, and it is told by its
-source whether it is the same.
+Reading settings imports nothing. Whoever goes on gives the same code again, by the same call or by --import, and it is
+told by its source whether it is the same.
 """
 
 from __future__ import annotations
@@ -27,14 +28,20 @@ class Code(Settings):
     digest: str
 
     def find(self, purpose: str) -> Callable[..., Any]:
-        """What was given under this name with this source. Raises: SettingsError where nothing was, or only something else."""
+        """What was given under this name with this source. Raises: SettingsError where nothing was, or only something
+        else.
+        """
         given = _GIVEN.get(self.name, [])
         if (found := next((code for source, code in given if source == self), None)) is not None:
             return found
         if given:
-            raise SettingsError(f"{self.name}, {purpose}, has another source now than when the run was begun (SHA-256 {self.digest})")
+            raise SettingsError(
+                f"{self.name}, {purpose}, has another source now than when the run was begun (SHA-256 {self.digest})"
+            )
         again = "go on by the same call, or by --import with the file that it is in"
-        raise SettingsError(f"{self.name}, {purpose}, was given by the program that began the run, and settings import nothing: {again}")
+        raise SettingsError(
+            f"{self.name}, {purpose}, was given by the program that began the run, and settings import nothing: {again}"
+        )
 
 
 def given(part: Callable[..., Any]) -> Code:

@@ -1,6 +1,7 @@
 """The processes ("ranks") that train together. Alone, every collective does nothing, so there is one code path.
 
-Gradients and weights are summed by `World.sum_` and by nothing else. A rank that ends or no longer answers ends the others with one
+Gradients and weights are summed by `World.sum_` and by nothing else. A rank that ends or no longer answers ends the
+others with one
 sentence (`RankError`): at once where its connection breaks, after `TIMEOUT` where it hangs.
 """
 
@@ -23,7 +24,8 @@ from poise.core.errors import PoiseError, SettingsError
 
 T = TypeVar("T")
 TIMEOUT = timedelta(days=1)
-"""How long a rank waits for the others; longer than an epoch, which may take hours on CPUs and after which alone learners that are
+"""How long a rank waits for the others; longer than an epoch, which may take hours on CPUs and after which alone
+learners that are
 placed apart meet. A rank that dies breaks its connection, which ends the wait at once."""
 ANSWERS = timedelta(seconds=10)
 """How long a rank that ends tries to learn whether another has said why."""
@@ -43,7 +45,9 @@ class RefusedError(RankError):
 
 @dataclass(frozen=True)
 class World:
-    """`size` ranks, of which this process is number `rank`; `group` is a torch.distributed process group, None for all ranks."""
+    """`size` ranks, of which this process is number `rank`; `group` is a torch.distributed process group, None for all
+    ranks.
+    """
 
     rank: int = 0
     size: int = 1
@@ -80,7 +84,9 @@ class World:
         return [bytes(part[: int(length)].numpy()).decode() for part, length in zip(parts, lengths, strict=True)]
 
     def gather(self, data: bytes) -> list[bytes]:
-        """Every rank's bytes, in the order of ranks, on the first rank; an empty list on the others. Raises: RankError."""
+        """Every rank's bytes, in the order of ranks, on the first rank; an empty list on the others. Raises:
+        RankError.
+        """
         if self.size == 1:
             return [data]
         lengths = [int(length) for length in self.exchange(str(len(data)))]
@@ -98,7 +104,9 @@ class World:
         return found
 
     def decided(self, answer: bool) -> bool:
-        """The first rank's answer, on every rank: of a file that it may be writing, the others are not to judge. Raises: RankError."""
+        """The first rank's answer, on every rank: of a file that it may be writing, the others are not to judge.
+        Raises: RankError.
+        """
         return self.exchange("yes" if answer else "no")[0] == "yes"
 
     def led(self, work: Callable[[], T]) -> T | None:
@@ -145,7 +153,9 @@ class World:
             yield
         except RuntimeError as error:
             who = f"rank {dist.get_rank()} of {dist.get_world_size()}"  # of the job, of which this world may be a part
-            raise RankError(f"{who} waited in vain: another rank ended or does not answer{clause(str(error))}") from None
+            raise RankError(
+                f"{who} waited in vain: another rank ended or does not answer{clause(str(error))}"
+            ) from None
 
 
 ALONE = World()
@@ -173,8 +183,8 @@ def speaks(error: Exception) -> bool:
 def first_to_say(what: str) -> bool:
     """Whether no other rank of this job has asked so before this one.
 
-    Nobody knows which ranks are left, so they leave word at the address where they met, which torchrun keeps while ranks die. Where
-    nothing answers there, each speaks for itself.
+    Nobody knows which ranks are left, so they leave word at the address where they met, which torchrun keeps while
+    ranks die. Where nothing answers there, each speaks for itself.
     """
     if not _MEETING.issubset(os.environ) or not dist.is_available():
         return True
@@ -187,7 +197,9 @@ def first_to_say(what: str) -> bool:
 
 
 def clause(text: str) -> str:
-    """What a library says of a broken connection, in brackets: the first clause, without addresses and places in its source."""
+    """What a library says of a broken connection, in brackets: the first clause, without addresses and places in its
+    source.
+    """
     bare = re.sub(r"\[?\S+\.(cc|cpp|h|hpp):\d+\]?|\s\[[\w.:]*\]:\d+", "", text.strip().partition("\n")[0])
     first = re.split(r"[.;,]\s|\s\(|[.;,:]$", bare.strip(), maxsplit=1)[0].strip()
     return f" ({first})" if first else ""
@@ -198,7 +210,8 @@ def _bytes(data: bytes) -> Tensor:
 
 
 def join(timeout: timedelta = TIMEOUT) -> World:
-    """All ranks that this process trains with: those of torch.distributed if it is set up, else torchrun's, else itself alone.
+    """All ranks that this process trains with: those of torch.distributed if it is set up, else torchrun's, else itself
+    alone.
 
     Raises: SettingsError where it was set up for GPU tensors only.
     """
@@ -212,12 +225,16 @@ def join(timeout: timedelta = TIMEOUT) -> World:
         dist.init_process_group("cpu:gloo,cuda:nccl" if own_gpu else "gloo", timeout=timeout)
         atexit.register(leave)
     if dist.get_backend() == "nccl":
-        raise SettingsError("torch.distributed has the backend 'nccl' alone: must be 'cpu:gloo,cuda:nccl', as ranks exchange texts too")
+        raise SettingsError(
+            "torch.distributed has the backend 'nccl' alone: must be 'cpu:gloo,cuda:nccl', as ranks exchange texts too"
+        )
     return World(dist.get_rank(), dist.get_world_size())
 
 
 def leave() -> None:
-    """Part from the other ranks; to be called by each once training is over, as a process that just ends looks like a failure."""
+    """Part from the other ranks; to be called by each once training is over, as a process that just ends looks like a
+    failure.
+    """
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 

@@ -1,4 +1,5 @@
-"""JSON documents: with a digest of their content, which tells damage, and with the types of their fields checked on reading.
+"""JSON documents: with a digest of their content, which tells damage, and with the types of their fields checked on
+reading.
 
 Everything here raises ValueError with a clause that says what is wrong; whoever knows the file puts its name before it.
 """
@@ -26,7 +27,9 @@ _LINE: dict[str, Any] = {"key": "digest_with_seconds", "length": 12}
 
 
 def parse(text: str) -> Any:
-    """JSON data. Raises: ValueError for whatever is none: nested too deeply, with half a character or with a number beyond all floats."""
+    """JSON data. Raises: ValueError for whatever is none: nested too deeply, with half a character or with a number
+    beyond all floats.
+    """
     try:
         data = json.loads(text, parse_int=_whole)
         _check_depth(data, _DEPTH)
@@ -57,9 +60,13 @@ def digest_of_content(content: Any) -> str:
 
 
 def is_text_of(text: str, digest: str) -> bool:
-    """Whether settings have the SHA-256 `digest` of their text as it was written, though they may have been laid out otherwise since."""
+    """Whether settings have the SHA-256 `digest` of their text as it was written, though they may have been laid out
+    otherwise since.
+    """
     with contextlib.suppress(ValueError):
-        return digest in (hashlib.sha256(each.encode()).hexdigest() for each in (text, json.dumps(parse(text), indent=1)))
+        return digest in (
+            hashlib.sha256(each.encode()).hexdigest() for each in (text, json.dumps(parse(text), indent=1))
+        )
     return False
 
 
@@ -70,7 +77,8 @@ def sealed(content: Mapping[str, Any], key: str = "sha256", length: int = 64) ->
 
 
 def opened(document: object, key: str = "sha256", length: int = 64, *, required: bool = True) -> dict[str, Any]:
-    """The content of what `sealed` made, without its digest. required: whether it must have one, or may be from before there were any.
+    """The content of what `sealed` made, without its digest. required: whether it must have one, or may be from before
+    there were any.
 
     Raises: ValueError for another digest than its own, or none, or no JSON object.
     """
@@ -84,7 +92,9 @@ def opened(document: object, key: str = "sha256", length: int = 64, *, required:
 
 
 def read_document(path: Path, what: str) -> Any:
-    """The JSON data in a file. Raises: RunError that names `what` it should be when the file is missing, damaged or no JSON."""
+    """The JSON data in a file. Raises: RunError that names `what` it should be when the file is missing, damaged or no
+    JSON.
+    """
     try:
         return parse(read_text(path))
     except FileNotFoundError:
@@ -98,7 +108,8 @@ def article(noun: str) -> str:
 
 
 def typed(kind: Any, data: object, where: str = "") -> Any:
-    """JSON data as a value of a type: a dataclass, list, dict, union or literal of such, text, truth value, or finite number.
+    """JSON data as a value of a type: a dataclass, list, dict, union or literal of such, text, truth value, or finite
+    number.
 
     Raises: ValueError that names the first part with another type, a field that is missing or one that is not known.
     """
@@ -148,7 +159,8 @@ def _object(data: object, where: str) -> dict[str, Any]:
 def _list(kind: Any, data: object, where: str) -> list[Any]:
     if not isinstance(data, list):
         raise ValueError(f"{where} is {shown(data)}, must be a list")
-    if kind is int and all(type(value) is int and abs(value) < 2**63 for value in data):  # labels, of which there are many
+    # labels, of which there are many
+    if kind is int and all(type(value) is int and abs(value) < 2**63 for value in data):
         return data
     return [typed(kind, value, f"{where}[{place}]") for place, value in enumerate(data)]
 
@@ -170,9 +182,11 @@ def line_of(entry: Mapping[str, Any]) -> str:
 
 
 def lines_in(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """The JSON objects of a file of lines, and for each damaged line a clause that names it. Nothing where there is no file.
+    """The JSON objects of a file of lines, and for each damaged line a clause that names it. Nothing where there is no
+    file.
 
-    The last line may be cut off, as it is while a process writes or was killed. Lines from before there were digests have none.
+    The last line may be cut off, as it is while a process writes or was killed. Lines from before there were digests
+    have none.
     Raises: RunError for a file that cannot be read.
     """
     if not path.exists():

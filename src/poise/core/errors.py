@@ -1,7 +1,7 @@
 """What Poise raises: every error says in one sentence which argument, which value and what is allowed.
 
-All of them derive from `PoiseError`, so `except poise.PoiseError` catches whatever Poise refuses; each also derives from the
-built-in exception a Python programmer would expect there.
+All of them derive from `PoiseError`, so `except poise.PoiseError` catches whatever Poise refuses; each also derives
+from the built-in exception a Python programmer would expect there.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ class MissingExtraError(PoiseError, ImportError):
 
 
 class Interrupted(PoiseError):
-    """Training or an evaluation was asked to stop (SIGINT or SIGTERM) and has saved its state; the message says how to go on."""
+    """Training or an evaluation was asked to stop (SIGINT or SIGTERM) and has saved its state; the message says how to
+    go on.
+    """
 
 
 class NumericalError(PoiseError, ArithmeticError):

@@ -18,13 +18,17 @@ def arithmetic_named(value: object) -> object:
 
 
 def widened(values: Tensor) -> Tensor:
-    """The values in float32 at least: what autocast made in bfloat16 is added up, and its logarithms are taken, in 24 bits."""
+    """The values in float32 at least: what autocast made in bfloat16 is added up, and its logarithms are taken, in 24
+    bits.
+    """
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 @contextmanager
 def exact(device: torch.device) -> Iterator[None]:
-    """No autocast, and on GPUs no TF32: float32 products keep 24 bits, in convolutions too (torch allows them 11 by default)."""
+    """No autocast, and on GPUs no TF32: float32 products keep 24 bits, in convolutions too (torch allows them 11 by
+    default).
+    """
     with torch.autocast(device.type, enabled=False):
         if device.type != "cuda":
             yield

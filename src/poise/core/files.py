@@ -1,7 +1,7 @@
 """Files on disk: written whole or not at all, read within bounds, and swept where a killed process left its part.
 
-A file is written beside its place under a name of its own, which its writer holds locked, so that another process can tell what is
-still written from what was left.
+A file is written beside its place under a name of its own, which its writer holds locked, so that another process can
+tell what is still written from what was left.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def refusing(kind: type[PoiseError], path: str | Path) -> Iterator[None]:
-    """Raises: `kind` naming `path` for whatever keeps the body from looking there: a folder of others, a name that no system takes."""
+    """Raises: `kind` naming `path` for whatever keeps the body from looking there: a folder of others, a name that no
+    system takes.
+    """
     try:
         yield
     except PoiseError:
@@ -66,7 +68,9 @@ def check_writable(path: str | Path) -> None:
 
 
 def read_bytes(path: str | Path, largest: int = _LARGEST) -> bytes:
-    """The content of a file of at most `largest` bytes. Raises: OSError, also for a pipe or a device, on which one could wait for ever."""
+    """The content of a file of at most `largest` bytes. Raises: OSError, also for a pipe or a device, on which one
+    could wait for ever.
+    """
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode):
@@ -82,7 +86,9 @@ def read_text(path: str | Path) -> str:
 
 
 def write_bytes(path: str | Path, data: bytes) -> Path:
-    """Write a file so that it either has all of `data` or is as it was: temporary file, fsync, rename. Raises: StorageError."""
+    """Write a file so that it either has all of `data` or is as it was: temporary file, fsync, rename. Raises:
+    StorageError.
+    """
     write_files({Path(path): data})
     return Path(path)
 
@@ -93,7 +99,9 @@ def write_text(path: str | Path, text: str) -> Path:
 
 
 def write_files(files: Mapping[Path, bytes]) -> None:
-    """Write files that belong together as `write_bytes` does: none is renamed before all lie on the disk. Raises: StorageError."""
+    """Write files that belong together as `write_bytes` does: none is renamed before all lie on the disk. Raises:
+    StorageError.
+    """
     with contextlib.ExitStack() as parts:
         written: list[tuple[Path, _Part]] = []
         for path, data in files.items():
@@ -109,7 +117,9 @@ def write_files(files: Mapping[Path, bytes]) -> None:
 
 @contextlib.contextmanager
 def whole_file(path: str | Path) -> Iterator[IO[bytes]]:
-    """A file to be written that stands at `path` once the block has ended, or not at all, as by `write_bytes`. Raises: StorageError."""
+    """A file to be written that stands at `path` once the block has ended, or not at all, as by `write_bytes`. Raises:
+    StorageError.
+    """
     path = _regular(Path(path))
     with writing(path), _Part.of(path) as part:
         yield part.file
@@ -118,7 +128,9 @@ def whole_file(path: str | Path) -> Iterator[IO[bytes]]:
 
 
 class _Part:
-    """The temporary file beside `place` in which it is written, locked as long as it is; removed on leaving unless it was renamed."""
+    """The temporary file beside `place` in which it is written, locked as long as it is; removed on leaving unless it
+    was renamed.
+    """
 
     def __init__(self, place: Path, path: Path, file: IO[bytes]) -> None:
         self.place, self.path, self.file = place, path, file
@@ -162,7 +174,9 @@ def _literal(name: str) -> str:
 
 
 def _lock(file: IO[bytes] | int) -> bool:
-    """Whether no other process holds the file or folder; on file systems without locks whether it is old enough that none can."""
+    """Whether no other process holds the file or folder; on file systems without locks whether it is old enough that
+    none can.
+    """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -179,7 +193,9 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _regular(path: Path) -> Path:
-    """Where a link leads, which is to stay one. Raises: StorageError for what is there and cannot be replaced, such as a device."""
+    """Where a link leads, which is to stay one. Raises: StorageError for what is there and cannot be replaced, such as
+    a device.
+    """
     with refusing(StorageError, path):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             os.lstat(path)
@@ -202,7 +218,8 @@ def sweep(paths: Iterable[Path]) -> None:
 
 @contextlib.contextmanager
 def temporary_folder(parent: Path, prefix: str) -> Iterator[Path]:
-    """A folder that is gone when the block ends, however it does; those of this prefix that killed processes left go first.
+    """A folder that is gone when the block ends, however it does; those of this prefix that killed processes left go
+    first.
 
     Raises: OSError where none can be made.
     """

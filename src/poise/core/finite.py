@@ -10,7 +10,9 @@ from torch import Tensor
 
 @torch.no_grad()
 def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Names of the tensors with a NaN or an infinity in them; one host synchronisation for each device on which they lie."""
+    """Names of the tensors with a NaN or an infinity in them; one host synchronisation for each device on which they
+    lie.
+    """
     places: dict[torch.device, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if tensor.is_floating_point() or tensor.is_complex():

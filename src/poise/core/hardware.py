@@ -1,4 +1,6 @@
-"""What is computed on: the processor or device, and whatever of it and of the arithmetic changes the last bits of a result."""
+"""What is computed on: the processor or device, and whatever of it and of the arithmetic changes the last bits of a
+result.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ class Hardware:
     name: str
     """The model's, such as "NVIDIA H200"; of CPUs as the system says it."""
     arithmetic: list[str]
-    """On CPUs the instruction sets that decide how sums are formed, and torch's own choice among them; on GPUs the capability."""
+    """On CPUs the instruction sets that decide how sums are formed, and torch's own choice among them; on GPUs the
+    capability.
+    """
     threads: int
     """Of a CPU; 0 on other devices."""
     precision: str

@@ -7,7 +7,8 @@ from typing import Any
 
 
 def identity(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """An attack's settings as JSON, without the folder of a set of images that a digest names; equal for attacks that are the same.
+    """An attack's settings as JSON, without the folder of a set of images that a digest names; equal for attacks that
+    are the same.
 
     Attacks are compared by this wherever a record is looked up or put beside another, so that a set may lie elsewhere.
     """
@@ -16,22 +17,38 @@ def identity(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 BENCHMARKS = frozenset({"CIFAR10", "CIFAR100", "Digits", "MNIST", "SVHN", "TinyImageNet", "ImageNet"})
 """Data sources on whose test sets papers choose; all others are somebody's own data."""
-_HOW = {"name", "title", "seed", "published", "also_published", "protocol", "compile", "placement", "deterministic", "diagnosis"}
+_HOW = {
+    "name",
+    "title",
+    "seed",
+    "published",
+    "also_published",
+    "protocol",
+    "compile",
+    "placement",
+    "deterministic",
+    "diagnosis",
+}
 _KEPT = {"keep_last", "keep_epochs", "save_every", "monitors"}
 _EXACT = {"microbatch", "idle", "overlap", "download"}
 """Settings that leave the numbers as they are."""
 
 
 def definition(experiment: Mapping[str, Any]) -> dict[str, Any]:
-    """Of an experiment's settings as JSON, what makes it this one and no other: all that moves its numbers, but for the seed.
+    """Of an experiment's settings as JSON, what makes it this one and no other: all that moves its numbers, but for the
+    seed.
 
-    Names, how it is run, what is kept on disk and what else is watched are no part of it; by what it is evaluated neither.
+    Names, how it is run, what is kept on disk and what else is watched are no part of it; by what it is evaluated
+    neither.
     """
     left_out = _HOW | _KEPT | ({"monitor_every", "natural_floor"} if experiment.get("criterion") == "last" else set())
     data = {name: value for name, value in experiment.items() if name not in left_out}
     if data.get("criterion") != "last":
         watched = [monitor for monitor in experiment.get("monitors") or [] if monitor.get("split") == "selection"]
-        kinds = [[monitor for monitor in watched if (monitor.get("attack") is None) == natural][:1] for natural in (True, False)]
+        kinds = [
+            [monitor for monitor in watched if (monitor.get("attack") is None) == natural][:1]
+            for natural in (True, False)
+        ]
         data["chosen by"] = [{**monitor, "name": ""} for kind in kinds for monitor in kind]
     if data.get("selection") == "test":
         data.pop("held_out", None)

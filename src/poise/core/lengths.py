@@ -1,6 +1,7 @@
 """Lengths and directions of vectors of any size, also of such whose squares leave the range of the numbers.
 
-They are first scaled by a power of two, which is exact: the digits are those of the plain formula wherever that one has any.
+They are first scaled by a power of two, which is exact: the digits are those of the plain formula wherever that one has
+any.
 """
 
 from __future__ import annotations
@@ -10,12 +11,16 @@ from torch import Tensor
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
-    """float32 at least: in it images of half precision are drawn, moved and measured, so that small steps are not rounded away."""
+    """float32 at least: in it images of half precision are drawn, moved and measured, so that small steps are not
+    rounded away.
+    """
     return torch.promote_types(dtype, torch.float32)
 
 
 def scaled(v: Tensor, dim: int | tuple[int, ...] = -1) -> tuple[Tensor, Tensor]:
-    """v times a power of two that brings the largest entry along `dim` to [1/2, 1), and that factor with `dim` kept as 1; 0 stays 0."""
+    """v times a power of two that brings the largest entry along `dim` to [1/2, 1), and that factor with `dim` kept as
+    1; 0 stays 0.
+    """
     v = v.to(wide(v.dtype))
     largest = v.detach().abs().amax(dim, keepdim=True).clamp(min=torch.finfo(v.dtype).tiny)
     factor = torch.frexp(largest).mantissa / largest

@@ -1,4 +1,6 @@
-"""What a record's notes hold as plain JSON: measures of experts and under corruptions, and the types of everything that readers know."""
+"""What a record's notes hold as plain JSON: measures of experts and under corruptions, and the types of everything that
+readers know.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ from poise.core.documents import typed
 class Choice:
     """How well the experts' own confidence chooses among them; all are shares of the examples, in [0, 1].
 
-    right: the chosen expert is right; best: it is the one of lowest loss; missed: it is wrong although another is right;
+    right: the chosen expert is right; best: it is the one of lowest loss; missed: it is wrong although another is
+    right;
     won: how often each expert is chosen, which sums to 1.
     """
 
@@ -31,8 +34,8 @@ class EnsembleMeasures:
     oracle: accuracy of the true best expert, that of lowest cross-entropy (Cui et al. 2022, Definition 1);
     best: how often each expert is that one; accuracy: of the whole; choice: None where nothing is chosen.
 
-    oracle <= 1 - overlap. With three classes or more the two can differ: an expert may be right with less probability on the true
-    class than another has that is wrong.
+    oracle <= 1 - overlap. With three classes or more the two can differ: an expert may be right with less probability
+    on the true class than another has that is wrong.
     """
 
     members: tuple[float, ...]
@@ -45,7 +48,9 @@ class EnsembleMeasures:
 
 @dataclass(frozen=True)
 class CorruptionAccuracy:
-    """accuracies[corruption]: for the severities 1 to 5, in [0, 1]; images: of each of the 75; folder: its name; mean: over all 75."""
+    """accuracies[corruption]: for the severities 1 to 5, in [0, 1]; images: of each of the 75; folder: its name; mean:
+    over all 75.
+    """
 
     accuracies: dict[str, list[float]]
     images: int
@@ -95,7 +100,9 @@ _ATTACK_NOTES: dict[str, Any] = {
 
 
 def check_notes(notes: Mapping[str, Any], attacks: list[Mapping[str, Any]]) -> None:
-    """What readers know of a record's notes and of its attacks' has the type that they take it for. Raises: ValueError."""
+    """What readers know of a record's notes and of its attacks' has the type that they take it for. Raises:
+    ValueError.
+    """
     _check(_NOTES, notes, "notes")
     for row in (notes.get("published", {}), *notes.get("also_published", ())):
         _check(_ROW, row, "notes.published")

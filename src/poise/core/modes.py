@@ -1,4 +1,5 @@
-"""The modes a network can be in while examples are crafted, as context managers that restore what they found, also on error.
+"""The modes a network can be in while examples are crafted, as context managers that restore what they found, also on
+error.
 
 mode                 batch normalisation uses     running statistics
 evaluating           running statistics           untouched
@@ -52,14 +53,21 @@ def _minds(module: nn.Module) -> bool:
 
 
 def _say_kept_in_training(model: nn.Module) -> None:
-    """A network in evaluation mode of which parts were left in training mode on purpose, such as dropout as a defence."""
-    named = [f"{name} ({type(module).__name__})" for name, module in model.named_modules() if module.training and _minds(module)]
+    """A network in evaluation mode of which parts were left in training mode on purpose, such as dropout as a
+    defence.
+    """
+    named = [
+        f"{name} ({type(module).__name__})"
+        for name, module in model.named_modules()
+        if module.training and _minds(module)
+    ]
     if not named:
         return
     shown = ", ".join(named[:3]) + (", ..." if len(named) > 3 else "")
     warnings.warn(
-        f"parts of the network are in training mode, {shown}, and it is asked in evaluation mode, in which dropout is off and running "
-        "statistics are used: to have it asked as it is, give those layers that behaviour in evaluation mode",
+        f"parts of the network are in training mode, {shown}, and it is asked in evaluation mode, in which dropout is"
+        " off and running statistics are used: to have it asked as it is, give those layers that behaviour in"
+        " evaluation mode",
         stacklevel=2,
     )
 
@@ -117,5 +125,7 @@ def crafting(model: nn.Module, mode: CraftMode) -> Iterator[nn.Module]:
 
 
 def over_ranks(model: nn.Module) -> bool:
-    """Whether a forward in training mode is one of several ranks', which must then all do the same forwards and backward passes."""
+    """Whether a forward in training mode is one of several ranks', which must then all do the same forwards and
+    backward passes.
+    """
     return any(getattr(module, "over_ranks", False) for module in model.modules())

@@ -9,12 +9,30 @@ from typing import Any, TypeVar
 
 from poise.core.documents import parse
 from poise.core.errors import SettingsError
-from poise.core.places import Classes, class_named, class_of, depth, hint, inside, opened, parts_at, seen_through, words_of
+from poise.core.places import (
+    Classes,
+    class_named,
+    class_of,
+    depth,
+    hint,
+    inside,
+    opened,
+    parts_at,
+    seen_through,
+    words_of,
+)
 from poise.core.settings import Settings, called, from_json, tag_of, to_json
 
 S = TypeVar("S", bound=Settings)
 
-_CALLED = {dict: "an object without a type", list: "a list", str: "a word", type(None): "none", int: "a number", float: "a number"}
+_CALLED = {
+    dict: "an object without a type",
+    list: "a list",
+    str: "a word",
+    type(None): "none",
+    int: "a number",
+    float: "a number",
+}
 
 
 class _Nameless(SettingsError):
@@ -24,17 +42,19 @@ class _Nameless(SettingsError):
 def override(base: S, assignments: Mapping[str, Any] | Sequence[str]) -> S:
     """`base` with settings replaced by dotted paths: `override(run, ["method.robust=TRADES", "method.robust.beta=6"])`.
 
-    Shorter paths, as written out in full, are applied first, so that a class is chosen before its settings, whatever the
-    order given. A class chosen in place of another of its family takes over what that one hands on (see `hand_on`). Views
-    of the whole (`views`, such as an experiment's `epsilon`) come after paths of one step and before all longer ones.
-    Text is JSON, fractions ("8/255"), comma-separated lists, or bare words; in a mapping, values may also be numbers,
-    booleans, None, lists, paths, settings, or classes of settings.
+    Shorter paths, as written out in full, are applied first, so that a class is chosen before its settings, whatever
+    the order given. A class chosen in place of another of its family takes over what that one hands on (see `hand_on`).
+    Views of the whole (`views`, such as an experiment's `epsilon`) come after paths of one step and before all longer
+    ones. Text is JSON, fractions ("8/255"), comma-separated lists, or bare words; in a mapping, values may also be
+    numbers, booleans, None, lists, paths, settings, or classes of settings.
 
     Raises: SettingsError naming the path and the nearest ones at any depth, or the value and what is allowed.
     """
     if not isinstance(assignments, Mapping):
         assignments = dict(_split(assignment) for assignment in assignments)
-    values = {path: _value(value) if isinstance(value, str) else _plain(value, path) for path, value in assignments.items()}
+    values = {
+        path: _value(value) if isinstance(value, str) else _plain(value, path) for path, value in assignments.items()
+    }
     views = {path: values.pop(path) for path in list(values) if path.split(".")[0] in base.views}
     data, root = to_json(base, whole=True), type(base)
     while values or views:
@@ -51,12 +71,16 @@ def override(base: S, assignments: Mapping[str, Any] | Sequence[str]) -> S:
                 from_json(root, data)  # says which family has no such class
                 raise SettingsError(str(error)) from None
     made = from_json(root, data)
-    return _as_given(base.hand_on(made), made, [path for path in assignments if "." not in path and path not in base.views])
+    return _as_given(
+        base.hand_on(made), made, [path for path in assignments if "." not in path and path not in base.views]
+    )
 
 
 def _as_given(handed_on: S, made: S, names: Sequence[str]) -> S:
     """What was handed on, with the settings of these names, which were given themselves, as they were given."""
-    kept: Any = {name: getattr(made, name) for name in names if getattr(handed_on, name, None) != getattr(made, name, None)}
+    kept: Any = {
+        name: getattr(made, name) for name in names if getattr(handed_on, name, None) != getattr(made, name, None)
+    }
     return dataclasses.replace(handed_on, **kept) if kept else handed_on  # type: ignore[type-var]
 
 
@@ -126,7 +150,9 @@ def _assign(data: Any, root: type[Settings], keys: list[str], value: Any) -> Non
         if step is None:
             kind = _Nameless if isinstance(data, str) else SettingsError
             who = owner.__name__ if owner is not None else _CALLED.get(type(data), "the value")
-            raise kind(f"there is no setting {'.'.join(keys)!r}: {who} has no {key!r}{hint(whole, root, keys, at, near)}")
+            raise kind(
+                f"there is no setting {'.'.join(keys)!r}: {who} has no {key!r}{hint(whole, root, keys, at, near)}"
+            )
         word, classes = step
         if at + 1 == len(keys):
             data[word] = _replaced(data[word] if isinstance(data, list) else data.get(word), classes, value)

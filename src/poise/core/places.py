@@ -35,7 +35,9 @@ SUGGESTED = 5
 
 
 def class_named(word: object, classes: Classes) -> type[Settings] | None:
-    """The class that a word names in a place; where a transparent one may stand, such as a policy, also what it shows."""
+    """The class that a word names in a place; where a transparent one may stand, such as a policy, also what it
+    shows.
+    """
     if not isinstance(word, str):
         return None
     direct = (called(cls, word) for cls in classes)
@@ -144,4 +146,8 @@ def hint(data: Any, root: type[Settings], keys: Sequence[str], at: int, near: Se
     whole = [(*path, *after) if leads(data, (root,), (*path, *after)) else path for path in same]
     whole.sort(key=lambda path: path[: len(before)] != before)
     words = [repr(".".join(path)) for path in dict.fromkeys(whole)][:SUGGESTED]
-    return f"; did you mean {' or '.join(filter(None, [', '.join(words[:-1]), words[-1]]))}?" if words else did_you_mean(key, near)
+    return (
+        f"; did you mean {' or '.join(filter(None, [', '.join(words[:-1]), words[-1]]))}?"
+        if words
+        else did_you_mean(key, near)
+    )

@@ -1,4 +1,6 @@
-"""Text of other people, such as names in records and paths, as it may be printed: it steers no terminal and starts no formula."""
+"""Text of other people, such as names in records and paths, as it may be printed: it steers no terminal and starts no
+formula.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,8 @@ import unicodedata
 
 
 def printable(text: str) -> str:
-    """The text with every character that would steer a terminal, hide or turn round what is written, escaped as Python writes it.
+    """The text with every character that would steer a terminal, hide or turn round what is written, escaped as Python
+    writes it.
 
     So are line ends, tabs and half characters, which no file takes.
     """
@@ -20,12 +23,16 @@ def _escaped(character: str) -> str:
 
 
 def _steers(character: str) -> bool:
-    """Control characters (Cc), marks of direction and zero width (Cf), half characters (Cs), line and paragraph ends (Zl, Zp)."""
+    """Control characters (Cc), marks of direction and zero width (Cf), half characters (Cs), line and paragraph ends
+    (Zl, Zp).
+    """
     return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
 def spreadsheet(text: str) -> str:
-    """A text as a cell of a CSV file: where a spreadsheet would compute it, an apostrophe before it keeps that from happening."""
+    """A text as a cell of a CSV file: where a spreadsheet would compute it, an apostrophe before it keeps that from
+    happening.
+    """
     text = printable(text)
     return f"'{text}" if text.lstrip()[:1] in ("=", "+", "-", "@") and not _number(text) else text
 

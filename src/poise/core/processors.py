@@ -1,6 +1,8 @@
-"""Whether bfloat16 pays here: asked of the processor or GPU, and on processors confirmed by a measurement of milliseconds.
+"""Whether bfloat16 pays here: asked of the processor or GPU, and on processors confirmed by a measurement of
+milliseconds.
 
-Many processors and GPUs without bfloat16 units compute in it by emulation: right, and several times slower than float32.
+Many processors and GPUs without bfloat16 units compute in it by emulation: right, and several times slower than
+float32.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ from torch import nn
 from poise.core.errors import SettingsError
 
 SWITCH = "POISE_BFLOAT16"
-"""In the environment: 1 lets bfloat16 be computed also where it is emulated, 0 keeps "auto" from taking it on processors."""
+"""In the environment: 1 lets bfloat16 be computed also where it is emulated, 0 keeps "auto" from taking it on
+processors.
+"""
 PAYS = 1.2
 """Times as fast as float32 that bfloat16 must be for "auto" to take it."""
 _FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16", "svebf16"})  # as Linux names them, on x86 and on ARM
@@ -65,7 +69,9 @@ def _asked(*command: str) -> str:
 
 
 def bfloat16_gain() -> float:
-    """How many times as fast as float32 this processor computes under bfloat16 autocast, with as many threads as torch has now."""
+    """How many times as fast as float32 this processor computes under bfloat16 autocast, with as many threads as torch
+    has now.
+    """
     return _gain(torch.get_num_threads())
 
 
@@ -98,14 +104,18 @@ def _own_draws() -> Iterator[None]:
 
 
 def native_bfloat16(device: torch.device) -> bool:
-    """Whether "auto" takes bfloat16: a GPU that has it, or a processor whose flags promise it and which is as fast as they promise."""
+    """Whether "auto" takes bfloat16: a GPU that has it, or a processor whose flags promise it and which is as fast as
+    they promise.
+    """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     kept_off = os.environ.get(SWITCH) == "0"
     return device.type == "cpu" and not kept_off and bool(processor().bfloat16) and bfloat16_gain() >= PAYS
 
 
-def check_bfloat16(device: torch.device, where: str = "precision = 'bfloat16'", instead: str = "must be 'auto' or 'float32'") -> None:
+def check_bfloat16(
+    device: torch.device, where: str = "precision = 'bfloat16'", instead: str = "must be 'auto' or 'float32'"
+) -> None:
     """Raises: SettingsError where bfloat16 is emulated and nobody forces it, with the measured ratio on a processor.
 
     where, instead: how the sentence begins, and what it says may be done, besides forcing it.
@@ -115,7 +125,9 @@ def check_bfloat16(device: torch.device, where: str = "precision = 'bfloat16'", 
 
 
 def emulation(device: torch.device) -> str:
-    """That bfloat16 is emulated on the device, in words, with the measured ratio on a processor; empty where it is native."""
+    """That bfloat16 is emulated on the device, in words, with the measured ratio on a processor; empty where it is
+    native.
+    """
     if native_bfloat16(device):
         return ""
     if device.type != "cpu":

@@ -67,14 +67,18 @@ class EvaluationRecord:
     training_seconds: float | None = field(default=None, compare=False)
     """Time in steps of training, over all stretches of the run and all its ranks; None where it is not known."""
     trained_on: list[Hardware] = field(default_factory=list, compare=False)
-    """Every processor or device that the training has seen, with its arithmetic and threads; empty where it is not known."""
+    """Every processor or device that the training has seen, with its arithmetic and threads; empty where it is not
+    known.
+    """
     evaluated_on: list[Hardware] = field(default_factory=list, compare=False)
     """The same of the evaluation."""
     format: int = field(default=FORMAT, compare=False)
 
     @property
     def lacking(self) -> list[str]:
-        """What is not known of it, in words: of records that were made before it was kept, and of weights of other programs."""
+        """What is not known of it, in words: of records that were made before it was kept, and of weights of other
+        programs.
+        """
         known = {
             "the time of training": self.training_seconds is not None,
             "the processors of training": bool(self.trained_on),
@@ -115,7 +119,11 @@ class EvaluationRecord:
 
     def worst_case(self) -> list[bool]:
         """Per example: correct on the natural image and after every attack."""
-        columns = [self.natural_correct(), *(self._right(attack.predicted) for attack in self.attacks)]  # two may have one name
+        # two may have one name
+        columns = [
+            self.natural_correct(),
+            *(self._right(attack.predicted) for attack in self.attacks),
+        ]
         return [all(row) for row in zip(*columns, strict=True)]
 
     @property
@@ -148,7 +156,9 @@ class EvaluationRecord:
         return record
 
     def check(self) -> None:
-        """Raises: ValueError for labels and predictions that do not fit one another or the classes, and for notes of other types."""
+        """Raises: ValueError for labels and predictions that do not fit one another or the classes, and for notes of
+        other types.
+        """
         check_notes(self.notes, [attack.notes for attack in self.attacks])
         columns = {"labels": self.labels, "natural": self.natural}
         columns |= {f"attacks[{place}].predicted": attack.predicted for place, attack in enumerate(self.attacks)}
@@ -156,7 +166,9 @@ class EvaluationRecord:
             if len(column) != self.count:
                 raise ValueError(f"{name} has {len(column)} entries for {self.count} labels")
             if column and not (min(column) >= -1 and max(column) < len(self.classes)):
-                raise ValueError(f"{name} holds {min(column)} to {max(column)}, must lie in -1 to {len(self.classes) - 1}")
+                raise ValueError(
+                    f"{name} holds {min(column)} to {max(column)}, must lie in -1 to {len(self.classes) - 1}"
+                )
 
 
 def _share(flags: Sequence[bool]) -> float:

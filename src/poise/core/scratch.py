@@ -1,4 +1,6 @@
-"""Tensors too large to keep in memory for long: on a CPU they lie in a temporary file, whose pages memory gives back when it needs to."""
+"""Tensors too large to keep in memory for long: on a CPU they lie in a temporary file, whose pages memory gives back
+when it needs to.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ import torch
 from torch import Tensor
 
 LARGE = 1 << 28
-"""Bytes from which a tensor lies in a file (in TMPDIR; deleted with the tensor). Where that has no room it lies in memory."""
+"""Bytes from which a tensor lies in a file (in TMPDIR; deleted with the tensor). Where that has no room it lies in
+memory.
+"""
 _PIECE = 256
 
 
@@ -22,7 +26,8 @@ def scratch(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> T
         return torch.empty(*shape, dtype=dtype, device=device)
     try:
         with tempfile.NamedTemporaryFile(prefix="poise-") as file:
-            os.posix_fallocate(file.fileno(), 0, size)  # a page that finds no room when it is written would end the process
+            # a page that finds no room when it is written would end the process
+            os.posix_fallocate(file.fileno(), 0, size)
             return torch.from_file(file.name, shared=True, size=math.prod(shape), dtype=dtype).view(*shape)
     except OSError:
         return torch.empty(*shape, dtype=dtype)

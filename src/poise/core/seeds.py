@@ -1,7 +1,7 @@
 """Random draws that depend on (seed, purpose, step, example) and on nothing else.
 
-No generator is kept: every number is a hash of its key (SplitMix64 in counter mode, Steele et al. 2014), so the draw of one
-example is the same whatever the batch size, the rank, the order of calls or the step at which a run was resumed.
+No generator is kept: every number is a hash of its key (SplitMix64 in counter mode, Steele et al. 2014), so the draw of
+one example is the same whatever the batch size, the rank, the order of calls or the step at which a run was resumed.
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ class Draw:
         return _mix(rows[:, None] + columns)
 
     def uniform(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
-        """Uniform on [0, 1) of shape [B, *shape], with as many random bits as the type holds: 24 in float32, 53 in float64."""
+        """Uniform on [0, 1) of shape [B, *shape], with as many random bits as the type holds: 24 in float32, 53 in
+        float64.
+        """
         dtype = dtype or torch.get_default_dtype()
         count = int(torch.Size(shape).numel())
         digits = _DIGITS[dtype]  # with more, the largest would round up to 1
@@ -72,7 +74,8 @@ class Draw:
     def normal(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
         """Standard normal of shape [B, *shape] (Box and Muller, 1958)."""
         dtype = dtype or torch.get_default_dtype()
-        radius = self.within("radius").uniform(*shape, dtype=wide(dtype)).neg_().add_(1)  # (0, 1]: its logarithm is finite
+        # (0, 1]: its logarithm is finite
+        radius = self.within("radius").uniform(*shape, dtype=wide(dtype)).neg_().add_(1)
         angle = self.within("angle").uniform(*shape, dtype=wide(dtype))
         return radius.log_().mul_(-2).sqrt_().mul_(angle.mul_(2 * torch.pi).cos_()).to(dtype)
 
@@ -100,7 +103,9 @@ def permutation(count: int, *parts: int | str, device: torch.device | str = "cpu
 
 @contextmanager
 def seeded(*parts: int | str, device: torch.device) -> Iterator[None]:
-    """torch's own generators at the key, as they were before afterwards: for library code that draws from them (dropout)."""
+    """torch's own generators at the key, as they were before afterwards: for library code that draws from them
+    (dropout).
+    """
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(key_of(*parts))
         yield

@@ -4,11 +4,14 @@
     class SGD(Optimizer):
         learning_rate: Positive = 0.1
 
-A *family* is an abstract class whose registered subclasses may stand in one field (`Objective`, `Threat`, ...). In JSON such
-a value carries its class: `{"type": "TRADES", "beta": 6.0}`. Tags name registered classes only, so reading settings never imports.
+A *family* is an abstract class whose registered subclasses may stand in one field (`Objective`, `Threat`, ...). In JSON
+such
+a value carries its class: `{"type": "TRADES", "beta": 6.0}`. Tags name registered classes only, so reading settings
+never imports.
 
-What is written once stays: digests, records and random draws hold these words, so a class or setting that gets another name in
-Python keeps its word in JSON (`tag`, `written`), and a setting that comes later is left out while it has its default (`newer`).
+What is written once stays: digests, records and random draws hold these words, so a class or setting that gets another
+name in Python keeps its word in JSON (`tag`, `written`), and a setting that comes later is left out while it has its
+default (`newer`).
 """
 
 from __future__ import annotations
@@ -55,7 +58,13 @@ def number(value: object) -> object:
 
 def plain_name(value: str) -> str:
     """What may name a folder or a file: no path, nothing hidden, nothing that no disk or terminal takes."""
-    if value in (".", "..") or "/" in value or "\\" in value or printable(value) != value or not 0 < len(os.fsencode(value)) <= _LONGEST:
+    if (
+        value in (".", "..")
+        or "/" in value
+        or "\\" in value
+        or printable(value) != value
+        or not 0 < len(os.fsencode(value)) <= _LONGEST
+    ):
         wanted = "must be a plain name of 1 to {longest} bytes, without slashes and control characters"
         raise PydanticCustomError("name", wanted, {"longest": _LONGEST})
     return value
@@ -67,7 +76,8 @@ Name = Annotated[str, AfterValidator(plain_name)]
 def spelled(value: float, digits: int = 4) -> str:
     """A number as papers print it: 8/255 where it is that and no short decimal, else a decimal of so many digits."""
     halves = round(value * 510)
-    of_pixels = 0 < value <= 1 and math.isclose(halves / 510, value, rel_tol=1e-12) and halves % 170  # a third is a third
+    # a third is a third
+    of_pixels = 0 < value <= 1 and math.isclose(halves / 510, value, rel_tol=1e-12) and halves % 170
     return f"{halves / 2:g}/255" if of_pixels and float(f"{value:.4g}") != value else f"{value:.{digits}g}"
 
 
@@ -105,11 +115,15 @@ class Settings(ABC):
 
     family: ClassVar[str | None] = None
     transparent: ClassVar[str | None] = None
-    """Name of one field through which unknown override paths are looked up (`method.robust.beta` -> `method.robust.objective.beta`)."""
+    """Name of one field through which unknown override paths are looked up (`method.robust.beta` ->
+    `method.robust.objective.beta`).
+    """
     views: ClassVar[tuple[str, ...]] = ()
     """Names that paths may assign though they are no settings: each stands for several settings (see `viewed`)."""
     tag: ClassVar[str]
-    """The word for this class, and none that inherits from it, in JSON, records and draws, where its name is another (see `tag_of`)."""
+    """The word for this class, and none that inherits from it, in JSON, records and draws, where its name is another
+    (see `tag_of`).
+    """
     aliases: ClassVar[tuple[str, ...]] = ()
     """Further words by which this class, and none that inherits from it, is read."""
     written: ClassVar[Mapping[str, str]] = {}
@@ -127,7 +141,9 @@ class Settings(ABC):
         return value
 
     def hand_on(self, new: Any) -> Any:
-        """What takes this object's place under `override`, with what it should keep of this one; by default as it is."""
+        """What takes this object's place under `override`, with what it should keep of this one; by default as it
+        is.
+        """
         return new
 
     def viewed(self, views: Mapping[str, Any]) -> Any:
@@ -173,7 +189,9 @@ def _check_names(cls: type[Settings], given: Mapping[str, Any]) -> None:
     known = field_names(cls)
     for name in (name for name in given if name not in known):
         if name in cls.views:
-            raise SettingsError(f"{cls.__name__}.{name} is a view, no setting: make it without, then override(it, {{{name!r}: ...}})")
+            raise SettingsError(
+                f"{cls.__name__}.{name} is a view, no setting: make it without, then override(it, {{{name!r}: ...}})"
+            )
         raise SettingsError(f"{cls.__name__} has no setting {name!r}{did_you_mean(name, known)}")
 
 
@@ -188,7 +206,9 @@ def registered(cls: type[Settings]) -> dict[str, type]:
 
 
 def called(cls: type[Settings], word: str) -> Any:
-    """The registered class that `word` names where `cls` is expected: its tag, its name or an alias; None where it names none."""
+    """The registered class that `word` names where `cls` is expected: its tag, its name or an alias; None where it
+    names none.
+    """
     known = registered(cls)
     others = (member for member in known.values() if word in (member.__name__, *member.__dict__.get("aliases", ())))
     return known[word] if word in known else next(others, None)
@@ -226,7 +246,9 @@ def _classes(annotation: Any) -> Iterator[type[Settings]]:
 
 
 def newer(*, default: T) -> T:
-    """A setting that its class got after experiments with it were digested: JSON leaves it out at its default, so their groups stay."""
+    """A setting that its class got after experiments with it were digested: JSON leaves it out at its default, so their
+    groups stay.
+    """
     return dataclasses.field(default=default, metadata={"newer": True})
 
 
@@ -245,7 +267,9 @@ settings = configurable
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(dataclasses.field, newer))
 def shared(cls: type[T]) -> type[T]:
-    """Class decorator: settings that the classes inheriting from an abstract one have, validated like theirs; it is not registered."""
+    """Class decorator: settings that the classes inheriting from an abstract one have, validated like theirs; it is not
+    registered.
+    """
     _UNDER_CONSTRUCTION.add(cls)
     try:
         made: Any = validated_dataclass(frozen=True, kw_only=True, repr=False, config=_CONFIG)(cls)
@@ -292,7 +316,8 @@ def _sentence(name: str, error: ValidationError) -> str:
     message = first["msg"].replace("Input should be", "must be").replace("Value error, ", "")
     if first["type"] == "missing":
         return f"{where} is required"
-    if first["type"] == "value_error" and " = " in message and first["loc"]:  # the sentence of a nested object; add where it stands
+    # the sentence of a nested object; add where it stands
+    if first["type"] == "value_error" and " = " in message and first["loc"]:
         inner, at, path = message.removesuffix(")").partition(" (at ")
         return f"{inner} (at {'.'.join([*map(str, first['loc']), *([path] if at else [])])})"
     if first["type"] == "value_error":
@@ -301,7 +326,9 @@ def _sentence(name: str, error: ValidationError) -> str:
 
 
 def to_json(value: Any, whole: bool = False) -> Any:
-    """Plain JSON data of a settings object; each object carries its class under `"type"`. whole: with newer settings at their defaults."""
+    """Plain JSON data of a settings object; each object carries its class under `"type"`. whole: with newer settings at
+    their defaults.
+    """
     if isinstance(value, Settings) and dataclasses.is_dataclass(value):
         shown = [field for field in dataclasses.fields(value) if field.init and (whole or not _left_out(field, value))]
         words = {field.name: type(value).written.get(field.name, field.name) for field in shown}
@@ -340,7 +367,9 @@ def read_json(cls: type[S], text: str, origin: str) -> S:
 
 
 def read_file(cls: type[S], path: Path) -> S:
-    """`from_json` of a JSON file. Raises: SettingsError naming the file when it is missing, damaged or not such settings."""
+    """`from_json` of a JSON file. Raises: SettingsError naming the file when it is missing, damaged or not such
+    settings.
+    """
     try:
         text = read_text(path)
     except FileNotFoundError:

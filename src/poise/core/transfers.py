@@ -1,4 +1,6 @@
-"""Tensors between the host and a GPU, so that the host waits seldom: to the GPU never, from it once for any number of tensors."""
+"""Tensors between the host and a GPU, so that the host waits seldom: to the GPU never, from it once for any number of
+tensors.
+"""
 
 from __future__ import annotations
 
@@ -11,22 +13,32 @@ _ALIGNED = 16  # bytes
 
 
 def sent(values: Tensor, device: torch.device) -> Tensor:
-    """The values on `device`. To a GPU the host's values go from pinned memory, behind all that the GPU was given before."""
+    """The values on `device`. To a GPU the host's values go from pinned memory, behind all that the GPU was given
+    before.
+    """
     if device.type != "cuda" or values.device.type != "cpu":
         return values.to(device)
     return values.pin_memory().to(device, non_blocking=True)
 
 
 def fetched(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The tensors on the host, contiguous and in memory of their own; those of a GPU are waited for once, all together."""
+    """The tensors on the host, contiguous and in memory of their own; those of a GPU are waited for once, all
+    together.
+    """
     away = [tensor.detach() for tensor in tensors if tensor.device.type == "cuda"]
     if not away:
         return [tensor.detach().cpu().contiguous().clone() for tensor in tensors]
     sizes = [-(-tensor.nbytes // _ALIGNED) * _ALIGNED for tensor in away]
     pinned = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=True)
-    places = [part[: tensor.nbytes].view(tensor.dtype).view(tensor.shape) for part, tensor in zip(pinned.split(sizes), away, strict=True)]
+    places = [
+        part[: tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+        for part, tensor in zip(pinned.split(sizes), away, strict=True)
+    ]
     for place, tensor in zip(places, away, strict=True):
         place.copy_(tensor, non_blocking=True)
     torch.cuda.current_stream(away[0].device).synchronize()
     arrived = iter(places)
-    return [(next(arrived) if tensor.device.type == "cuda" else tensor.detach().cpu().contiguous()).clone() for tensor in tensors]
+    return [
+        (next(arrived) if tensor.device.type == "cuda" else tensor.detach().cpu().contiguous()).clone()
+        for tensor in tensors
+    ]

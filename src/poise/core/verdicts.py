@@ -1,4 +1,6 @@
-"""The verdict on an evaluation: what each check saw on a network, what that means and what to run next, as JSON, without torch."""
+"""The verdict on an evaluation: what each check saw on a network, what that means and what to run next, as JSON,
+without torch.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +18,17 @@ from poise.core.files import write_text
 FORMAT = "poise.verdict.2"
 _BEFORE_DIGESTS = "poise.verdict.1"
 Judgement = Literal["pass", "warning", "flaw", "not applicable"]
-"""A flaw makes an accuracy under attack meaningless as it stands; a warning asks for a further run before it is believed."""
+"""A flaw makes an accuracy under attack meaningless as it stands; a warning asks for a further run before it is
+believed.
+"""
 SEVERITY: dict[Judgement, int] = {"not applicable": 0, "pass": 1, "warning": 2, "flaw": 3}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check saw. `means` and `then` are empty where it passed; `numbers` holds what `seen` says, as plain JSON data."""
+    """What one check saw. `means` and `then` are empty where it passed; `numbers` holds what `seen` says, as plain JSON
+    data.
+    """
 
     check: str
     """Name in lower case with underscores, such as "black_box"."""
@@ -89,7 +95,9 @@ class Verdict:
         for finding in self.findings:
             if finding.check == check:
                 return finding
-        raise KeyError(f"the verdict has no check {check!r}; it has {', '.join(finding.check for finding in self.findings)}")
+        raise KeyError(
+            f"the verdict has no check {check!r}; it has {', '.join(finding.check for finding in self.findings)}"
+        )
 
     def write(self, path: str | Path) -> Path:
         """Write as JSON with its digest, atomically. Raises: StorageError."""

@@ -42,7 +42,11 @@ def told_apart(settings: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     Such as `beta 1`, `VGG-16`, `3 epochs`, `500 training images`, `robust learning rate 0.05`.
     """
     flats = [flatten(each) for each in settings]
-    paths = [path for path in dict.fromkeys(path for flat in flats for path in flat) if len({flat.get(path) for flat in flats}) > 1]
+    paths = [
+        path
+        for path in dict.fromkeys(path for flat in flats for path in flat)
+        if len({flat.get(path) for flat in flats}) > 1
+    ]
     implied = ("held_out",) if "selection" in paths else ()
     paths = [path for path in paths if path not in implied and not any(path.startswith(f"{above}.") for above in paths)]
     networks = [each.get("model") for each in settings]
@@ -70,7 +74,9 @@ def _part(path: str, value: str, network: Any, networks: Sequence[Any]) -> str:
 
 
 def network_in_words(network: Mapping[str, Any], others: Sequence[Any] = ()) -> str:
-    """A network's settings in words: `ResNet-18`, `WRN-34-10`, `3 x ResNet-20`; its width where others of its kind have another."""
+    """A network's settings in words: `ResNet-18`, `WRN-34-10`, `3 x ResNet-20`; its width where others of its kind have
+    another.
+    """
     kind = str(network.get("type"))
     if kind == "WideResNet":
         return f"WRN-{network.get('depth', 34)}-{network.get('width', 10):g}"

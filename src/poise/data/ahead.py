@@ -60,7 +60,8 @@ class Ahead:
 
     def _begin(self, step: int) -> None:
         self._jobs.clear()
-        fork = "fork" if "fork" in multiprocessing.get_all_start_methods() else None  # runs no main module again, shares memory
+        # runs no main module again, shares memory
+        fork = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
         given: dict[str, Any] = {"num_workers": self.workers, "batch_size": None, "multiprocessing_context": fork}
         with warnings.catch_warnings():
             # of forks beside threads: workers call Pillow and NumPy only, which hold no lock of this process's threads
@@ -89,7 +90,9 @@ class _Steps(Sampler[Job]):
 
 
 class _Decoded(Dataset[Tensor]):
-    """The images of a job, or the DataError that keeps them from being decoded: raised in a worker it would lose its sentence."""
+    """The images of a job, or the DataError that keeps them from being decoded: raised in a worker it would lose its
+    sentence.
+    """
 
     def __init__(self, split: Split) -> None:
         self.split = split

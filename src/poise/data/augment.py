@@ -28,17 +28,25 @@ class Augmentation(Settings, family="augmentation"):
         return False
 
     def boxes(self, draw: Draw, sizes: Tensor) -> Tensor:
-        """Where `crops`: the part of each image that is shown, (top, left, height, width), int64 [B, 4]; sizes: (height, width) [B, 2]."""
-        raise SettingsError(f"{type(self).__name__}.boxes: an augmentation that crops must say what it shows; define it")
+        """Where `crops`: the part of each image that is shown, (top, left, height, width), int64 [B, 4]; sizes:
+        (height, width) [B, 2].
+        """
+        raise SettingsError(
+            f"{type(self).__name__}.boxes: an augmentation that crops must say what it shows; define it"
+        )
 
     @abstractmethod
     def __call__(self, x: Tensor, draw: Draw) -> Tensor:
-        """Changed images, [B, C, H, W] in [0, 1] like `x`, which stays as it was; each depends on its own image and draw only."""
+        """Changed images, [B, C, H, W] in [0, 1] like `x`, which stays as it was; each depends on its own image and
+        draw only.
+        """
 
 
 @settings
 class CropFlip(Augmentation):
-    """Pad with zeros, crop at a random place, then mirror left to right with probability 1/2: the usual choice on CIFAR."""
+    """Pad with zeros, crop at a random place, then mirror left to right with probability 1/2: the usual choice on
+    CIFAR.
+    """
 
     padding: Count = 4
     """Pixels added on every side."""
@@ -61,7 +69,8 @@ class Shift(Augmentation):
 
 @settings
 class RandomResizedCrop(Augmentation):
-    """A part of random area and aspect ratio, stretched to the network's size (Szegedy et al. 2015), as in training on ImageNet.
+    """A part of random area and aspect ratio, stretched to the network's size (Szegedy et al. 2015), as in training on
+    ImageNet.
 
     Where images come from files it is cut out before they are resized; so they are decoded anew for every batch.
     """
@@ -112,11 +121,13 @@ class RandomErasing(Augmentation):
     def __call__(self, x: Tensor, draw: Draw) -> Tensor:
         height, width = x.shape[2:]
         sizes = torch.tensor([[height, width]], device=x.device).expand(len(x), 2)
-        top, left, tall, wide = random_boxes(draw.within("box").uniform(_TRIES, 4, dtype=torch.float64), sizes, self.scale, self.ratio).T[
-            ..., None
-        ]
+        top, left, tall, wide = random_boxes(
+            draw.within("box").uniform(_TRIES, 4, dtype=torch.float64), sizes, self.scale, self.ratio
+        ).T[..., None]
         rows, columns = torch.arange(height, device=x.device), torch.arange(width, device=x.device)
-        inside = ((rows >= top) & (rows < top + tall))[:, :, None] & ((columns >= left) & (columns < left + wide))[:, None, :]
+        inside = ((rows >= top) & (rows < top + tall))[:, :, None] & ((columns >= left) & (columns < left + wide))[
+            :, None, :
+        ]
         inside &= (draw.within("whether").uniform(1) < self.probability)[..., None]
         return torch.where(inside[:, None], draw.within("fill").uniform(*x.shape[1:]).to(x.dtype), x)
 
@@ -147,11 +158,15 @@ class Several(Augmentation):
 def _check_bounds(part: Augmentation, **bounds: tuple[float, float]) -> None:
     for name, (low, high) in bounds.items():
         if not 0 < low <= high:
-            raise SettingsError(f"{type(part).__name__}.{name} = {(low, high)}: must be two numbers above 0, the smaller one first")
+            raise SettingsError(
+                f"{type(part).__name__}.{name} = {(low, high)}: must be two numbers above 0, the smaller one first"
+            )
 
 
 def _windows(x: Tensor, padding: int, draw: Draw, mirrored: Tensor | None = None) -> Tensor:
-    """One window of each zero-padded image, its corner uniform on 0 .. 2 padding, reversed left to right where `mirrored` [B, 1]."""
+    """One window of each zero-padded image, its corner uniform on 0 .. 2 padding, reversed left to right where
+    `mirrored` [B, 1].
+    """
     height, width = x.shape[2:]
     corners = draw.integers(2 * padding + 1, 2)
     places = torch.arange(max(height, width), device=x.device)

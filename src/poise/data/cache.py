@@ -1,4 +1,6 @@
-"""How encoded images are kept: decoded in memory, as bytes in one mapped file of the user's cache, or where they are."""
+"""How encoded images are kept: decoded in memory, as bytes in one mapped file of the user's cache, or where they
+are.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ _SHARE = 4
 
 
 def manifest_of(origin: Origin) -> str:
-    """A digest of the names, sizes and times of the files, and of where in them the images lie. Raises: DataError for a missing file."""
+    """A digest of the names, sizes and times of the files, and of where in them the images lie. Raises: DataError for a
+    missing file.
+    """
     digest = hashlib.blake2b(json.dumps([_FORMAT, origin.facts()]).encode(), digest_size=16)
     digest.update(origin.layout())
     return digest.hexdigest()
@@ -40,8 +44,8 @@ def manifest_of(origin: Origin) -> str:
 def kept(origin: Origin, geometry: Geometry, decode: Decode) -> tuple[Encoded, str]:
     """The images as `decode` says, and a sentence that says how, and for "auto" why.
 
-    Raises: DataError naming an image that cannot be read or has another size than the first, where `geometry` does not make them one
-    size, or a cache of other files; StorageError where decode="cache" and the cache cannot be written.
+    Raises: DataError naming an image that cannot be read or has another size than the first, where `geometry` does not
+    make them one size, or a cache of other files; StorageError where decode="cache" and the cache cannot be written.
     """
     if not len(origin):
         raise DataError(f"{origin.folder} holds no images")
@@ -65,7 +69,9 @@ def kept(origin: Origin, geometry: Geometry, decode: Decode) -> tuple[Encoded, s
     encoded = replace(
         first,
         sizes_known=_of_one_size(
-            origin, indexed(origin, "sizes", lambda: {"sizes": head_sizes(origin, range(len(origin)))})["sizes"], geometry
+            origin,
+            indexed(origin, "sizes", lambda: {"sizes": head_sizes(origin, range(len(origin)))})["sizes"],
+            geometry,
         ),
     )
     return encoded, f"{whole} are decoded as they are needed, from their files{why}"
@@ -74,7 +80,9 @@ def kept(origin: Origin, geometry: Geometry, decode: Decode) -> tuple[Encoded, s
 def views(
     origin: Origin, labels: Sequence[np.ndarray], classes: int, geometry: Geometry, decode: Decode
 ) -> tuple[list[Split], dict[str, Any]]:
-    """A split for each column of labels [n], of the images in order, and the manifest and the remark of Data. Raises: as `kept`."""
+    """A split for each column of labels [n], of the images in order, and the manifest and the remark of Data. Raises:
+    as `kept`.
+    """
     images, remark = kept(origin, geometry, decode)
     splits, start = [], 0
     for column in labels:
@@ -98,7 +106,9 @@ def _of_one_size(origin: Origin, sizes: np.ndarray, geometry: Geometry) -> np.nd
     others = (sizes != sizes[0]).any(1).nonzero()[0]
     if geometry.size is None and len(others):
         shape, wanted = ([geometry.channels, *sizes[at].tolist()] for at in (others[0], 0))
-        raise DataError(f"{origin.name(others[0])} has shape {shape}, not {wanted} as required; set image_size to resize them all")
+        raise DataError(
+            f"{origin.name(others[0])} has shape {shape}, not {wanted} as required; set image_size to resize them all"
+        )
     return sizes
 
 
@@ -108,7 +118,10 @@ def _chosen(size: int) -> tuple[Decode, str]:
     free = free_memory()
     fits = size * ranks * _SHARE <= free
     by = f" by {ranks} ranks" if ranks > 1 else ""
-    why = f", as they take{by} {'at most' if fits else 'more than'} a quarter of the {_bytes(free)} that are free (decode=auto)"
+    why = (
+        f", as they take{by} {'at most' if fits else 'more than'} a quarter of the {_bytes(free)} that are free"
+        " (decode=auto)"
+    )
     return ("resident" if fits else "cache"), why
 
 
@@ -125,7 +138,9 @@ def free_memory() -> int:
 
 
 def _packed(origin: Origin, key: str) -> tuple[Packed, np.ndarray]:
-    """The cache of the images and their sizes, written where it is not there yet; one process writes, others wait for it."""
+    """The cache of the images and their sizes, written where it is not there yet; one process writes, others wait for
+    it.
+    """
     place = cache_directory() / "images" / key
     with writing(place):
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -141,7 +156,10 @@ def _pack(place: Path, origin: Origin, key: str) -> None:
     total = origin.nbytes
     free = shutil.disk_usage(place.parent).free
     if total > free:
-        raise StorageError(f"{place} cannot be written: its images take {_bytes(total)}, {_bytes(free)} are free; set decode to 'workers'")
+        raise StorageError(
+            f"{place} cannot be written: its images take {_bytes(total)}, {_bytes(free)} are free; set decode to"
+            " 'workers'"
+        )
     sizes, starts = np.empty((len(origin), 2), dtype=np.int32), np.zeros(len(origin) + 1, dtype=np.int64)
     digest = hashlib.sha256()
     with bombs_refused(), whole_file(_content(place)) as file:
@@ -152,7 +170,12 @@ def _pack(place: Path, origin: Origin, key: str) -> None:
                 sizes[number] = image.height, image.width
             digest.update(content)
             starts[number + 1] = starts[number] + file.write(content)
-    _note(place, {"key": key, "sha256": digest.hexdigest(), "written": _written(_content(place))}, starts=starts, sizes=sizes)
+    _note(
+        place,
+        {"key": key, "sha256": digest.hexdigest(), "written": _written(_content(place))},
+        starts=starts,
+        sizes=sizes,
+    )
 
 
 def _reopened(place: Path, origin: Origin, key: str) -> tuple[Packed, np.ndarray]:
@@ -167,14 +190,19 @@ def _reopened(place: Path, origin: Origin, key: str) -> tuple[Packed, np.ndarray
             with _content(place).open("rb") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
             if found != facts["sha256"]:
-                raise DataError(f"{_content(place)} is a cache of other files, or damaged: its SHA-256 is not {facts['sha256']}; delete it")
+                raise DataError(
+                    f"{_content(place)} is a cache of other files, or damaged: its SHA-256 is not {facts['sha256']};"
+                    " delete it"
+                )
             with contextlib.suppress(StorageError):  # a cache that others own is checked each time
                 _note(place, {**facts, "written": written}, starts=starts, sizes=sizes)
     return Packed(_content(place), starts, origin), sizes
 
 
 def indexed(origin: Origin, word: str, scan: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """What `scan` finds in the files, from the user's cache where it was found before; kept there where that can be written."""
+    """What `scan` finds in the files, from the user's cache where it was found before; kept there where that can be
+    written.
+    """
     key = manifest_of(origin)
     place = cache_directory() / "images" / f"{key}.{word}"
     if _index(place).exists():

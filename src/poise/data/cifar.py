@@ -30,12 +30,13 @@ _BATCHES = {
 _HUNDRED = {"train": "16019d7e3df5f24257cddd939b257f8d", "test": "f0ef6b0ae62326f3e7ffdfab6717acfc"}
 _NAMES_10 = "airplane automobile bird cat deer dog frog horse ship truck"
 _NAMES_100 = """
-apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle caterpillar
-cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant flatfish forest fox girl hamster
-house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle mountain mouse mushroom oak_tree
-orange orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket rose
-sea seal shark shrew skunk skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television
-tiger tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
+apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
+caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant flatfish
+forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle
+mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy porcupine
+possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider squirrel streetcar
+sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle wardrobe whale willow_tree
+wolf woman worm
 """
 CLASSES_10, CLASSES_100 = tuple(_NAMES_10.split()), tuple(_NAMES_100.split())
 
@@ -50,7 +51,9 @@ class CIFAR10(PublishedSource):
     folders: ClassVar[tuple[str, ...]] = ("cifar-10-batches-py",)
     required: ClassVar[tuple[str, ...]] = tuple(_BATCHES)
     digests: ClassVar[Mapping[str, str]] = _BATCHES
-    remotes: ClassVar[tuple[Remote, ...]] = (Remote(_BASE + "cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a"),)
+    remotes: ClassVar[tuple[Remote, ...]] = (
+        Remote(_BASE + "cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a"),
+    )
 
     def read(self, data_dir: Path) -> Data:
         files = self.files(data_dir)
@@ -69,7 +72,9 @@ class CIFAR100(PublishedSource):
     folders: ClassVar[tuple[str, ...]] = ("cifar-100-python",)
     required: ClassVar[tuple[str, ...]] = tuple(_HUNDRED)
     digests: ClassVar[Mapping[str, str]] = _HUNDRED
-    remotes: ClassVar[tuple[Remote, ...]] = (Remote(_BASE + "cifar-100-python.tar.gz", "eb9058c3a382ffc7106e4002c42a8d85"),)
+    remotes: ClassVar[tuple[Remote, ...]] = (
+        Remote(_BASE + "cifar-100-python.tar.gz", "eb9058c3a382ffc7106e4002c42a8d85"),
+    )
 
     def read(self, data_dir: Path) -> Data:
         files = self.files(data_dir)

@@ -88,7 +88,8 @@ OPERATIONS: dict[str, Operation] = {
 
 @settings
 class RandAugment(Augmentation):
-    """`operations` changes of colour or geometry, drawn of fifteen with replacement (Cubuk et al. 2020), as timm's "rand-m9-mstd0.5-inc1".
+    """`operations` changes of colour or geometry, drawn of fifteen with replacement (Cubuk et al. 2020), as timm's
+    "rand-m9-mstd0.5-inc1".
 
     Needs `pip install 'poise[augment]'`.
     """
@@ -105,7 +106,8 @@ class RandAugment(Augmentation):
     def __call__(self, x: Tensor, draw: Draw) -> Tensor:
         kornia = library()
         of_colour(x, self)
-        host = Draw(draw.key, draw.index.cpu())  # which example meets which operation is decided where nothing is waited for
+        # which example meets which operation is decided where nothing is waited for
+        host = Draw(draw.key, draw.index.cpu())
         for turn in range(self.operations):
             now, there = host.within("operation", turn), draw.within("operation", turn)
             chosen = now.within("which").integers(len(OPERATIONS), 1)[:, 0]
@@ -124,7 +126,8 @@ class RandAugment(Augmentation):
 
 @settings
 class ColourJitter(Augmentation):
-    """Random brightness, contrast and saturation by factors within 1 +- the setting, then a hue within +- its setting of the circle.
+    """Random brightness, contrast and saturation by factors within 1 +- the setting, then a hue within +- its setting
+    of the circle.
 
     Needs `pip install 'poise[augment]'`.
     """

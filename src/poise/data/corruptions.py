@@ -31,17 +31,18 @@ CORRUPTIONS = (
 EXTRA_CORRUPTIONS = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
 """Four more, meant for validation; not part of any average."""
 SEVERITIES = (1, 2, 3, 4, 5)
-_WHERE = "CIFAR-10-C: https://zenodo.org/record/2535967, CIFAR-100-C: https://zenodo.org/record/3555552, " + (
-    "Tiny-ImageNet-C: https://zenodo.org/record/2536630"
+_WHERE = (
+    "CIFAR-10-C: https://zenodo.org/record/2535967, CIFAR-100-C: https://zenodo.org/record/3555552, "
+    + "Tiny-ImageNet-C: https://zenodo.org/record/2536630"
 )
 
 
 def corrupted(folder: Path | str, corruption: str, severity: int, data: Data) -> Split:
     """The test images of `data` under one corruption, read from the unpacked archive `folder`.
 
-    CIFAR's form is `<corruption>.npy`, uint8 [5 N, H, W, C], severity 1 first, with `labels.npy`; ids are places in the test split.
-    Tiny-ImageNet's form is `<corruption>/<severity>/<class>/*.JPEG`; images are taken from every class of `data` in turn and
-    numbered in that order. Whole test sets only: `test_images` of a source does not apply.
+    CIFAR's form is `<corruption>.npy`, uint8 [5 N, H, W, C], severity 1 first, with `labels.npy`; ids are places in the
+    test split. Tiny-ImageNet's form is `<corruption>/<severity>/<class>/*.JPEG`; images are taken from every class of
+    `data` in turn and numbered in that order. Whole test sets only: `test_images` of a source does not apply.
     Raises: InputError (unknown corruption or severity), DataError (missing or malformed files).
     """
     known = CORRUPTIONS + EXTRA_CORRUPTIONS
@@ -54,7 +55,9 @@ def corrupted(folder: Path | str, corruption: str, severity: int, data: Data) ->
         return _from_arrays(root, corruption, severity, data)
     if (root / corruption).is_dir():
         return _from_folders(root / corruption / str(severity), data)
-    raise DataError(f"{root} holds neither {corruption}.npy nor a folder {corruption}; get the archive ({_WHERE}) and unpack it")
+    raise DataError(
+        f"{root} holds neither {corruption}.npy nor a folder {corruption}; get the archive ({_WHERE}) and unpack it"
+    )
 
 
 def _from_arrays(root: Path, corruption: str, severity: int, data: Data) -> Split:
@@ -65,7 +68,9 @@ def _from_arrays(root: Path, corruption: str, severity: int, data: Data) -> Spli
         wanted = f"uint8 [N, {height}, {width}, {channels}]"
         raise DataError(f"{path}: images must be {wanted}, not {images.dtype} {list(images.shape)}")
     if len(images) % len(SEVERITIES) or len(labels) not in (len(images), len(images) // len(SEVERITIES)):
-        raise DataError(f"{path}: {len(images)} images and {len(labels)} labels are not five severities of one test split")
+        raise DataError(
+            f"{path}: {len(images)} images and {len(labels)} labels are not five severities of one test split"
+        )
     count = len(images) // len(SEVERITIES)
     rows = slice((severity - 1) * count, severity * count)
     kept = labels[rows] if len(labels) == len(images) else labels

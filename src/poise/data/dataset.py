@@ -27,7 +27,8 @@ _MANIFEST = "files-"
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """A data set with its two splits and the names of its classes; `notes` says what a reader of results must know of its origin.
+    """A data set with its two splits and the names of its classes; `notes` says what a reader of results must know of
+    its origin.
 
     Raises: DataError for images of unequal shape or labels outside the classes.
     """
@@ -38,7 +39,9 @@ class Data:
     classes: tuple[str, ...]
     notes: tuple[str, ...] = ()
     manifest: str = ""
-    """Of the names, sizes and times of the files that the data come from; empty where pixels and labels alone tell what they are."""
+    """Of the names, sizes and times of the files that the data come from; empty where pixels and labels alone tell what
+    they are.
+    """
     remark: str = ""
     """What is to be said before work: how images are kept, and why so."""
 
@@ -51,7 +54,9 @@ class Data:
                 raise DataError(f"{self.name}: the {word} split holds no images")
             low, high = int(split.labels.min()), int(split.labels.max())
             if low < 0 or high >= len(self.classes):
-                raise DataError(f"{self.name}: {word} labels run from {low} to {high}, outside 0 to {len(self.classes) - 1}")
+                raise DataError(
+                    f"{self.name}: {word} labels run from {low} to {high}, outside 0 to {len(self.classes) - 1}"
+                )
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -60,13 +65,17 @@ class Data:
 
     @property
     def digest(self) -> str:
-        """What tells that a run's data were changed: of all pixels and labels where they are in memory, else of the files' manifest."""
+        """What tells that a run's data were changed: of all pixels and labels where they are in memory, else of the
+        files' manifest.
+        """
         decoded = self.train.resident is not None and self.test.resident is not None
         return self.full_digest if decoded or not self.manifest else f"{_MANIFEST}{self.manifest}"
 
     @property
     def versions(self) -> dict[str, str]:
-        """Of the library that decoded the images, on which their pixels depend: Pillow's, where the data come from image files."""
+        """Of the library that decoded the images, on which their pixels depend: Pillow's, where the data come from
+        image files.
+        """
         return {"pillow": version("pillow")} if self.manifest else {}
 
     @cached_property
@@ -142,7 +151,8 @@ def cache_directory() -> Path:
 
 
 def held_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
-    """(kept, held): `fraction` of every class, at least one image, is held out for model selection; both in their old order.
+    """(kept, held): `fraction` of every class, at least one image, is held out for model selection; both in their old
+    order.
 
     Which images are held depends on the seed and the split's length and labels only.
     Raises: InputError for a fraction outside (0, 1) or a class of a single image.
@@ -175,7 +185,9 @@ def folds_of(labels: np.ndarray, folds: int, purpose: str) -> np.ndarray:
 
 
 def labels_from(values: ArrayLike, classes: int, origin: object) -> Tensor:
-    """Labels int64 [N] from whole numbers. Raises DataError naming `origin` for other types or labels outside 0 .. classes - 1."""
+    """Labels int64 [N] from whole numbers. Raises DataError naming `origin` for other types or labels outside 0 ..
+    classes - 1.
+    """
     try:
         values = np.asarray(values)
     except ValueError:  # a ragged list

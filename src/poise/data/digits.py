@@ -21,8 +21,8 @@ FOLDS = 5
 class Digits(DataSource):
     """1,797 handwritten digits, 8x8, one channel, installed with scikit-learn.
 
-    Values 0 .. 16 become round(255 v / 16). There is no official split: five stratified folds, fixed once for all, take turns as
-    the test split, so that five runs test every image. Ids are numbers in scikit-learn's order.
+    Values 0 .. 16 become round(255 v / 16). There is no official split: five stratified folds, fixed once for all, take
+    turns as the test split, so that five runs test every image. Ids are numbers in scikit-learn's order.
     """
 
     paper: ClassVar[Paper | None] = papers.DIGITS

@@ -1,4 +1,6 @@
-"""Published data files: found, fetched when missing, and compared with their known digests before anything reads them."""
+"""Published data files: found, fetched when missing, and compared with their known digests before anything reads
+them.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,9 @@ class Files:
         return path
 
     def read(self, name: str) -> bytes:
-        """The content of `name`, unpacked where it is gzipped. Raises DataError for another digest or a damaged file."""
+        """The content of `name`, unpacked where it is gzipped. Raises DataError for another digest or a damaged
+        file.
+        """
         path = self.path(name)
         try:
             content = path.read_bytes()
@@ -80,7 +84,9 @@ NOTE = "poise-note.txt"
 
 
 def compare(content: bytes, md5: str | None, path: Path, verify: bool) -> str | None:
-    """None where the digest agrees or none is known, else a note for the record. With `verify` raises DataError instead."""
+    """None where the digest agrees or none is known, else a note for the record. With `verify` raises DataError
+    instead.
+    """
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if md5 is None or found == md5:
         return None
@@ -105,7 +111,8 @@ class PublishedSource(DataSource):
     download: bool = True
     """Fetch missing files from their official address."""
     verify: bool = True
-    """Refuse files whose digest is not the published one; otherwise read them and say so in the record. An unpacked Tiny-ImageNet, for
+    """Refuse files whose digest is not the published one; otherwise read them and say so in the record. An unpacked
+    Tiny-ImageNet, for
     which no digests are published, is taken as it is."""
 
     def files(self, data_dir: Path) -> Files:
@@ -139,7 +146,10 @@ class PublishedSource(DataSource):
         first = next(name for name in self.required if _present(data_dir / self.folders[0], name) is None)
         urls = " ".join(remote.url for remote in self.remotes)
         place = data_dir if any(remote.is_archive for remote in self.remotes) else data_dir / self.folders[0]
-        return f"{type(self).__name__}: {first} is missing (looked in {looked}); set download=True, or fetch {urls} and put it into {place}"
+        return (
+            f"{type(self).__name__}: {first} is missing (looked in {looked}); set download=True, or fetch {urls} and"
+            f" put it into {place}"
+        )
 
 
 def _present(folder: Path, name: str) -> Path | None:
@@ -151,9 +161,11 @@ def _present(folder: Path, name: str) -> Path | None:
 
 
 def obtain(remote: Remote, data_dir: Path, target: Path, verify: bool = True) -> None:
-    """Have the file in `target`; an archive is fetched into `data_dir`, unpacked to `target` and removed if it was fetched.
+    """Have the file in `target`; an archive is fetched into `data_dir`, unpacked to `target` and removed if it was
+    fetched.
 
-    An archive that already lies in `data_dir` is used; one that is not as published leaves a note. Whatever fails leaves nothing behind.
+    An archive that already lies in `data_dir` is used; one that is not as published leaves a note. Whatever fails
+    leaves nothing behind.
     Raises: DataError naming the address and where to put the file by hand.
     """
     if not remote.is_archive:
@@ -176,7 +188,9 @@ def obtain(remote: Remote, data_dir: Path, target: Path, verify: bool = True) ->
 
 
 def fetch(remote: Remote, folder: Path) -> Path:
-    """Download one file into `folder`, with a progress bar on a terminal; its digest is always checked. Raises DataError."""
+    """Download one file into `folder`, with a progress bar on a terminal; its digest is always checked. Raises
+    DataError.
+    """
     import pooch
 
     made = _missing_parents(folder)
@@ -188,7 +202,9 @@ def fetch(remote: Remote, folder: Path) -> Path:
     except (OSError, ValueError) as error:
         _remove_empty(made)
         place = folder / remote.name
-        raise DataError(f"{remote.source} could not be downloaded ({_reason(error)}): fetch it by hand and put it at {place}") from error
+        raise DataError(
+            f"{remote.source} could not be downloaded ({_reason(error)}): fetch it by hand and put it at {place}"
+        ) from error
     finally:
         for response in opened:
             response.close()
@@ -218,7 +234,8 @@ def _remove_empty(folders: list[Path]) -> None:
 
 
 def unpack(archive: Path, target: Path) -> None:
-    """Unpack the archive's folder `target.name` to `target`; files that are already there stay. A damaged archive leaves nothing.
+    """Unpack the archive's folder `target.name` to `target`; files that are already there stay. A damaged archive
+    leaves nothing.
 
     Raises: DataError for an archive that is damaged or holds no such folder, or a place that cannot be written.
     """

@@ -1,4 +1,6 @@
-"""Encoded images that are decoded when they are asked for: files, members of tar shards, or the bytes of one mapped file."""
+"""Encoded images that are decoded when they are asked for: files, members of tar shards, or the bytes of one mapped
+file.
+"""
 
 from __future__ import annotations
 
@@ -120,7 +122,9 @@ class Places:
 
 @dataclass(frozen=True, eq=False)
 class Packed:
-    """The bytes of all images in one mapped file, image i from `starts[i]` to `starts[i + 1]`; processes share its pages."""
+    """The bytes of all images in one mapped file, image i from `starts[i]` to `starts[i + 1]`; processes share its
+    pages.
+    """
 
     path: Path
     starts: np.ndarray
@@ -167,13 +171,16 @@ class Encoded:
 
     @cached_property
     def sizes(self) -> Tensor:
-        """(height, width) of every image before it is cropped or resized, int64 [count, 2]; read from their heads where not yet known."""
+        """(height, width) of every image before it is cropped or resized, int64 [count, 2]; read from their heads where
+        not yet known.
+        """
         known = self.sizes_known[self.first : self.first + len(self)] if self.sizes_known is not None else None
         values = known if known is not None else head_sizes(self.contents, range(self.first, self.first + len(self)))
         return torch.from_numpy(values.astype(np.int64))
 
     def read(self, rows: Tensor | slice, boxes: Tensor | None = None) -> Tensor:
-        """The images of `rows` decoded, uint8 [B, C, H, W]; of each only what is in its box (top, left, height, width), if given.
+        """The images of `rows` decoded, uint8 [B, C, H, W]; of each only what is in its box (top, left, height, width),
+        if given.
 
         Raises: DataError naming an image that is damaged or has another shape.
         """
@@ -194,12 +201,17 @@ class Encoded:
         with self.contents.open(at) as file:
             image = decoded(file, name, self.geometry, box)
         if image.shape != self.shape:
-            raise DataError(f"{name} has shape {list(image.shape)}, not {list(self.shape)} as required; set image_size to resize them all")
+            raise DataError(
+                f"{name} has shape {list(image.shape)}, not {list(self.shape)} as required; set image_size to resize"
+                " them all"
+            )
         return image
 
 
 def head_sizes(contents: Contents, numbers: Sequence[int]) -> np.ndarray:
-    """(height, width) of images, int32 [n, 2], by their heads; no pixel is decoded. Raises: DataError naming one that is no image."""
+    """(height, width) of images, int32 [n, 2], by their heads; no pixel is decoded. Raises: DataError naming one that
+    is no image.
+    """
     sizes = np.empty((len(numbers), 2), dtype=np.int32)
 
     def look(piece: range) -> None:

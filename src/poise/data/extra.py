@@ -1,6 +1,7 @@
 """Extra images beside the labelled ones: pools of pseudo-labelled or generated images, which may be larger than memory.
 
-A pool is read once, as a stream, into an .npy file in the user's cache, with its digest; from then on that file is memory-mapped.
+A pool is read once, as a stream, into an .npy file in the user's cache, with its digest; from then on that file is
+memory-mapped.
 """
 
 from __future__ import annotations
@@ -80,7 +81,10 @@ class Pool(Settings, family="pool"):
         if found is None:
             parts, values = self.read(path, data)
             if parts.shape != data.shape:
-                raise DataError(f"{parts.origin}: images are {list(parts.shape)}, must be {list(data.shape)} as those of {data.name}")
+                raise DataError(
+                    f"{parts.origin}: images are {list(parts.shape)}, must be {list(data.shape)} as those of"
+                    f" {data.name}"
+                )
             labels = labels_from(values, len(data.classes), path).numpy() if self.labelled else values
             if len(labels) != parts.count:
                 raise DataError(f"{path}: {parts.count} images but {len(labels)} labels")
@@ -92,10 +96,18 @@ class Pool(Settings, family="pool"):
         return OpenedPool(Split.of(torch.from_numpy(images), torch.from_numpy(labels)), digest, str(path))
 
     def _key(self, path: Path, data: Data) -> str:
-        """Changes with the settings, the data's classes and shape and the size or time of any file, behind links to folders too."""
-        digest = hashlib.blake2b(json.dumps([_FORMAT, to_json(self), list(data.classes), list(data.shape)]).encode(), digest_size=12)
+        """Changes with the settings, the data's classes and shape and the size or time of any file, behind links to
+        folders too.
+        """
+        digest = hashlib.blake2b(
+            json.dumps([_FORMAT, to_json(self), list(data.classes), list(data.shape)]).encode(), digest_size=12
+        )
         folders = [path, *subfolders(path)] if path.is_dir() else []
-        files = [child for folder in folders for child in sorted(folder.iterdir()) if child.is_file()] if folders else [path]
+        files = (
+            [child for folder in folders for child in sorted(folder.iterdir()) if child.is_file()]
+            if folders
+            else [path]
+        )
         for file in files:
             facts = file.stat()
             digest.update(f"{file.resolve()}\x1f{facts.st_size}\x1f{facts.st_mtime_ns}\x1e".encode())
@@ -104,13 +116,16 @@ class Pool(Settings, family="pool"):
 
 @settings
 class PseudoLabelled500K(Pool):
-    """The 500,000 images of 80 Million Tiny Images, pseudo-labelled for CIFAR-10, in their authors' pickle (Carmon et al. 2019).
+    """The 500,000 images of 80 Million Tiny Images, pseudo-labelled for CIFAR-10, in their authors' pickle (Carmon et
+    al. 2019).
 
     The pickle is read without running anything it asks for; it is whole in memory once, on first use.
     """
 
     paper: ClassVar[Paper | None] = papers.RST_CARMON
-    source: ClassVar[str] = "its authors publish it at https://github.com/yaircarmon/semisup-adv; set path to where you keep it"
+    source: ClassVar[str] = (
+        "its authors publish it at https://github.com/yaircarmon/semisup-adv; set path to where you keep it"
+    )
     path: Annotated[str, Field(min_length=1)] = "ti_500K_pseudo_labeled.pickle"
 
     def read(self, path: Path, data: Data) -> tuple[Parts, np.ndarray]:
@@ -120,16 +135,26 @@ class PseudoLabelled500K(Pool):
         except IsADirectoryError:
             raise DataError(f"{path} is a folder, must be a pickle") from None
         if not isinstance(found, dict) or "data" not in found or "extrapolated_targets" not in found:
-            has = f"a dict of {', '.join(map(repr, found)) or 'nothing'}" if isinstance(found, dict) else f"a {type(found).__name__}"
-            raise DataError(f"{path} is not the pseudo-labelled pool: it lacks 'data' or 'extrapolated_targets'; it holds {has}")
+            has = (
+                f"a dict of {', '.join(map(repr, found)) or 'nothing'}"
+                if isinstance(found, dict)
+                else f"a {type(found).__name__}"
+            )
+            raise DataError(
+                f"{path} is not the pseudo-labelled pool: it lacks 'data' or 'extrapolated_targets'; it holds {has}"
+            )
         return of_array(np.asarray(found["data"]), path), np.asarray(found["extrapolated_targets"])
 
 
 @settings
 class NpzPool(Pool):
-    """An .npz archive of uint8 images and labels, as generated data are published and `poise pseudo-label` writes them."""
+    """An .npz archive of uint8 images and labels, as generated data are published and `poise pseudo-label` writes
+    them.
+    """
 
-    source: ClassVar[str] = "set path to your data, or label images by a trained model: poise pseudo-label RUN --out FILE.npz"
+    source: ClassVar[str] = (
+        "set path to your data, or label images by a trained model: poise pseudo-label RUN --out FILE.npz"
+    )
     images: str = "image"
     """Name of the array of images [N, H, W, C], [N, C, H, W] or [N, H, W]."""
     labels: str | None = "label"
@@ -163,7 +188,10 @@ class FolderPool(Pool):
             raise DataError(f"{path} is not a folder")
         folders = subfolders(path)
         if not folders:
-            raise DataError(f"{path} has no subfolders, one per class; label its images first: poise pseudo-label RUN --images {path}")
+            raise DataError(
+                f"{path} has no subfolders, one per class; label its images first: poise pseudo-label RUN --images"
+                f" {path}"
+            )
         strange = [folder.name for folder in folders if folder.name not in data.classes]
         if strange:
             raise DataError(f"{path / strange[0]} is no class of {data.name}, which has {_few(data.classes)}")
@@ -178,9 +206,13 @@ class Extra(Settings):
 
     transparent = "pool"
     pool: Pool | None = PseudoLabelled500K()
-    """None: the learner's own training images once more, under the labels they have (self-training without unlabelled images)."""
+    """None: the learner's own training images once more, under the labels they have (self-training without unlabelled
+    images).
+    """
     share: Annotated[float, BeforeValidator(number), Field(gt=0, le=1)] = 0.5
-    """Share of every batch that comes from the pool. An epoch has as many images, labelled and extra, as there are labelled ones."""
+    """Share of every batch that comes from the pool. An epoch has as many images, labelled and extra, as there are
+    labelled ones.
+    """
 
     @classmethod
     def coerce(cls, value: object) -> object:
@@ -195,19 +227,26 @@ def _few(names: tuple[str, ...]) -> str:
 
 
 def _files(place: Path) -> tuple[Path, Path, Path]:
-    return place.with_name(f"{place.name}.npy"), place.with_name(f"{place.name}.labels.npy"), place.with_name(f"{place.name}.json")
+    return (
+        place.with_name(f"{place.name}.npy"),
+        place.with_name(f"{place.name}.labels.npy"),
+        place.with_name(f"{place.name}.json"),
+    )
 
 
 def _cached(place: Path, classes: int, labelled: bool = True) -> tuple[np.ndarray, np.ndarray, str] | None:
-    """(images memory-mapped, labels, digest), or None where the cache is missing, damaged, of another file or beyond the classes.
+    """(images memory-mapped, labels, digest), or None where the cache is missing, damaged, of another file or beyond
+    the classes.
 
-    Labels are checked on every opening. Pixels are read through, which takes seconds a GB, only when the file is no longer the one written.
+    Labels are checked on every opening. Pixels are read through, which takes seconds a GB, only when the file is no
+    longer the one written.
     """
     pixels, numbers, facts = _files(place)
     try:
         known: dict[str, Any] = parse(read_text(facts))
         written = _written(pixels)
-        images = np.load(pixels, mmap_mode="c", allow_pickle=False)  # "c": torch wants arrays that may be written, the file may not
+        # "c": torch wants arrays that may be written, the file may not
+        images = np.load(pixels, mmap_mode="c", allow_pickle=False)
         labels = np.load(numbers, allow_pickle=False)
         if images.dtype != np.uint8 or list(images.shape) != known["shape"] or labels.shape != images.shape[:1]:
             return None

@@ -28,8 +28,8 @@ Layout = Literal["auto", "NHWC", "NCHW"]
 class Folder(OwnImages):
     """Your own images: one subfolder per class, below train/ and test/ (or val/), or split here.
 
-    Classes are the subfolders' names in order, of numbers in theirs; images are taken from every class in turn. The notes say what is
-    passed over.
+    Classes are the subfolders' names in order, of numbers in theirs; images are taken from every class in turn. The
+    notes say what is passed over.
     """
 
     path: Annotated[str, Field(min_length=1)]
@@ -62,7 +62,9 @@ class Folder(OwnImages):
         return self._noted(Data(root.name, every, every, classes, **about), names, [root])
 
     def _noted(self, data: Data, classes: Sequence[str], folders: Sequence[Path]) -> Data:
-        """The data with notes, which are said too, of what is passed over and of an order of classes that is not that of their names."""
+        """The data with notes, which are said too, of what is passed over and of an order of classes that is not that
+        of their names.
+        """
         notes = [note for folder in folders for note in passed_over(folder, classes, self.nested)]
         if list(classes) != sorted(classes):
             notes.append(f"folders of classes are taken in the order of their numbers ({', '.join(classes[:3])}, ...)")
@@ -74,8 +76,12 @@ class Folder(OwnImages):
             raise DataError(f"{folder} holds {len(classes)} subfolders, but needs one for each of at least 2 classes")
         return classes
 
-    def _images(self, root: Path, classes: tuple[str, ...], folders: Sequence[Path]) -> tuple[Places, list[np.ndarray], tuple[str, ...]]:
-        """(where the images of all folders lie, the labels of each folder's, every class in turn, what the labels number)."""
+    def _images(
+        self, root: Path, classes: tuple[str, ...], folders: Sequence[Path]
+    ) -> tuple[Places, list[np.ndarray], tuple[str, ...]]:
+        """(where the images of all folders lie, the labels of each folder's, every class in turn, what the labels
+        number).
+        """
         found = [self._in_turn(folder, classes) for folder in folders]
         below = len(f"{root}{os.sep}") if str(root) != "." else 0
         places = Places.whole(root, [str(path)[below:] for paths, _ in found for path in paths])
@@ -94,8 +100,8 @@ class Folder(OwnImages):
 class Npz(DataSource):
     """Your own arrays: an .npz file with x_train, y_train, x_test and y_test.
 
-    Images are uint8, or floats in [0, 1] (rounded to 256 levels, and the record says so), [N, H, W, C], [N, C, H, W] or [N, H, W];
-    labels are whole numbers from 0. There are as many classes as the largest training label says.
+    Images are uint8, or floats in [0, 1] (rounded to 256 levels, and the record says so), [N, H, W, C], [N, C, H, W] or
+    [N, H, W]; labels are whole numbers from 0. There are as many classes as the largest training label says.
     """
 
     path: Annotated[str, Field(min_length=1)]
@@ -119,10 +125,13 @@ class Npz(DataSource):
         count = int(y_train.max()) + 1 if y_train.dtype.kind in "iu" else 1
         if count > len(y_train):
             raise DataError(
-                f"{path}, y_train: the largest label is {count - 1}, too large for {len(y_train)} images; number classes from 0"
+                f"{path}, y_train: the largest label is {count - 1}, too large for {len(y_train)} images; number"
+                " classes from 0"
             )
         train = images_from(splits[0], labels_from(y_train, count, f"{path}, y_train"), None, f"{path}, x_train")
-        test = images_from(splits[1], labels_from(_column(arrays["y_test"]), count, f"{path}, y_test"), None, f"{path}, x_test")
+        test = images_from(
+            splits[1], labels_from(_column(arrays["y_test"]), count, f"{path}, y_test"), None, f"{path}, x_test"
+        )
         classes = tuple(str(label) for label in range(count))
         return Data(path.stem, train, test, classes, tuple(notes), remark="; ".join(notes))
 
@@ -158,7 +167,9 @@ def _column(labels: np.ndarray) -> np.ndarray:
 
 
 def channels_first(images: np.ndarray, layout: Layout, where: object) -> np.ndarray:
-    """Images [N, C, H, W] from [N, H, W, C], [N, C, H, W] or [N, H, W]. Raises DataError naming `where` for other shapes."""
+    """Images [N, C, H, W] from [N, H, W, C], [N, C, H, W] or [N, H, W]. Raises DataError naming `where` for other
+    shapes.
+    """
     if images.ndim == 3:
         return images[:, None]
     if images.ndim != 4:

@@ -18,7 +18,8 @@ from poise.data.split import Split
 
 @settings
 class Generated(DataSource):
-    """Smooth random colour images: each class has a pattern of its own, half hidden under one of each image. Equal settings, equal images.
+    """Smooth random colour images: each class has a pattern of its own, half hidden under one of each image. Equal
+    settings, equal images.
 
     They are no benchmark: what is measured on them says that something runs, and nothing of photographs.
     """
@@ -32,8 +33,12 @@ class Generated(DataSource):
 
     def read(self, data_dir: Path) -> Data:
         names = tuple(f"kind-{number}" for number in range(self.kinds))
-        train, test = (self._split(part, count) for part, count in (("train", self.count), ("test", -(-self.count // 5))))
-        return Data("Generated", train, test, names, ("generated images: no measure of anything but that a recipe runs",))
+        train, test = (
+            self._split(part, count) for part, count in (("train", self.count), ("test", -(-self.count // 5)))
+        )
+        return Data(
+            "Generated", train, test, names, ("generated images: no measure of anything but that a recipe runs",)
+        )
 
     def _split(self, part: str, count: int) -> Split:
         labels = torch.arange(count) % self.kinds

@@ -1,4 +1,6 @@
-"""From a decoded image to the network's size: the crop box of an example, and the one place where images are resized."""
+"""From a decoded image to the network's size: the crop box of an example, and the one place where images are
+resized.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,8 @@ Interpolation = Literal["bilinear", "bicubic"]
 class Geometry:
     """How a decoded image becomes an array of the network's size.
 
-    size: height and width of what comes out, None leaves images as they are. shorter: resize the shorter side to this and take the centre
-    (the evaluation of ImageNet's networks); None stretches the whole image to size x size.
+    size: height and width of what comes out, None leaves images as they are. shorter: resize the shorter side to this
+    and take the centre (the evaluation of ImageNet's networks); None stretches the whole image to size x size.
     """
 
     channels: int = 3
@@ -28,7 +30,9 @@ class Geometry:
     interpolation: Interpolation = "bilinear"
 
     def apply(self, image: Any, box: Sequence[int] | None = None) -> np.ndarray:
-        """A Pillow image as uint8 [C, H, W]; with a `box` (top, left, height, width) only what is in it, stretched to size x size."""
+        """A Pillow image as uint8 [C, H, W]; with a `box` (top, left, height, width) only what is in it, stretched to
+        size x size.
+        """
         image = image.convert("RGB" if self.channels == 3 else "L")
         if box is not None:
             top, left, height, width = box
@@ -55,7 +59,8 @@ class Geometry:
 
 
 def resampled(images: Tensor, boxes: Tensor) -> Tensor:
-    """The contents of boxes (top, left, height, width), int64 [B, 4], of images of one size, uint8 [B, C, H, W], stretched to that size.
+    """The contents of boxes (top, left, height, width), int64 [B, 4], of images of one size, uint8 [B, C, H, W],
+    stretched to that size.
 
     Bilinear, half pixels at the centres: for pixels that lie on a device, of which there are no files.
     """
@@ -73,10 +78,12 @@ def resampled(images: Tensor, boxes: Tensor) -> Tensor:
 
 
 def random_boxes(uniform: Tensor, sizes: Tensor, scale: tuple[float, float], ratio: tuple[float, float]) -> Tensor:
-    """Boxes (top, left, height, width), int64 [B, 4], of a share of the area and an aspect ratio (log-uniform) drawn within bounds.
+    """Boxes (top, left, height, width), int64 [B, 4], of a share of the area and an aspect ratio (log-uniform) drawn
+    within bounds.
 
-    uniform: numbers in [0, 1), [B, T, 4]: share, ratio and place for T tries, of which the first that fits is taken, else the largest
-    centred box within the bounds of the ratio (Szegedy et al. 2015). sizes: height and width of the images, [B, 2].
+    uniform: numbers in [0, 1), [B, T, 4]: share, ratio and place for T tries, of which the first that fits is taken,
+    else the largest centred box within the bounds of the ratio (Szegedy et al. 2015). sizes: height and width of the
+    images, [B, 2].
     """
     height, width = sizes.to(torch.float64).T
     low, high = np.log(ratio[0]), np.log(ratio[1])

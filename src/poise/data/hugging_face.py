@@ -47,7 +47,9 @@ class Rows:
         return io.BytesIO(content)
 
     def facts(self) -> list[tuple[str, int, int]]:
-        """(name, rows, 0): a split's fingerprint is the library's own digest of its files and of what was done to them."""
+        """(name, rows, 0): a split's fingerprint is the library's own digest of its files and of what was done to
+        them.
+        """
         return [(split._fingerprint, len(split), 0) for split in self.splits]
 
     def layout(self) -> bytes:
@@ -101,7 +103,9 @@ class HuggingFace(OwnImages):
             import datasets  # pyright: ignore[reportMissingImports]
         except ImportError:
             raise MissingExtraError("datasets", "huggingface") from None
-        local = next((str(place) for place in (Path(self.path).expanduser(), data_dir / self.path) if place.exists()), self.path)
+        local = next(
+            (str(place) for place in (Path(self.path).expanduser(), data_dir / self.path) if place.exists()), self.path
+        )
         try:
             if (Path(local) / "dataset_dict.json").exists() or (Path(local) / "state.json").exists():
                 whole = datasets.load_from_disk(local)
@@ -109,7 +113,9 @@ class HuggingFace(OwnImages):
             else:
                 opened = datasets.load_dataset(local, self.configuration, split=split)
         except Exception as error:  # its readers raise errors of many kinds
-            raise DataError(f"{self.path}, split {split!r}, cannot be opened: {str(error).partition(chr(10))[0]}") from None
+            raise DataError(
+                f"{self.path}, split {split!r}, cannot be opened: {str(error).partition(chr(10))[0]}"
+            ) from None
         for column in (self.image_column, self.label_column):
             if column not in opened.features:
                 raise DataError(f"{self.path} has no column {column!r}{did_you_mean(column, opened.features)}")

@@ -32,7 +32,11 @@ def image_files(folder: Path, nested: bool = False) -> list[Path]:
     Raises: DataError when it cannot be listed.
     """
     try:
-        entries = [entry.name for entry in os.scandir(folder) if entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith(".")]
+        entries = [
+            entry.name
+            for entry in os.scandir(folder)
+            if entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith(".")
+        ]
     except OSError as error:
         raise DataError(f"{folder} cannot be read: {error.strerror or error}") from None
     inside = [file for below in subfolders(folder) for file in image_files(below, nested)] if nested else []
@@ -40,7 +44,8 @@ def image_files(folder: Path, nested: bool = False) -> list[Path]:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """Folders directly in `folder`, hidden ones left out: by name, or where all names are numbers in the order of the numbers.
+    """Folders directly in `folder`, hidden ones left out: by name, or where all names are numbers in the order of the
+    numbers.
 
     Raises: DataError when it cannot be listed, or where two names are one number.
     """
@@ -53,12 +58,15 @@ def subfolders(folder: Path) -> list[Path]:
     folders.sort(key=lambda path: int(path.name))
     for one, other in itertools.pairwise(folders):
         if int(one.name) == int(other.name):
-            raise DataError(f"{folder} has folders {one.name} and {other.name}: two of one number, so that their order says nothing")
+            raise DataError(
+                f"{folder} has folders {one.name} and {other.name}: two of one number, so that their order says nothing"
+            )
     return folders
 
 
 def passed_over(folder: Path, names: Sequence[str], nested: bool = False) -> list[str]:
-    """Sentences on what lies in a folder of classes and is no image that is read: files of other kinds, hidden ones, folders in classes
+    """Sentences on what lies in a folder of classes and is no image that is read: files of other kinds, hidden ones,
+    folders in classes
     unless these are `nested`."""
     counts = Counter[str]()
     for place in (folder, *(folder / name for name in names)):
@@ -76,14 +84,18 @@ def passed_over(folder: Path, names: Sequence[str], nested: bool = False) -> lis
 
 
 def in_turn(per_class: Sequence[Sequence[Path]]) -> tuple[list[Path], np.ndarray]:
-    """(paths, labels): the first file of every class, then the second of every class, and so on, so that any first n mix the classes."""
+    """(paths, labels): the first file of every class, then the second of every class, and so on, so that any first n
+    mix the classes.
+    """
     places = sorted((turn, label) for label, files in enumerate(per_class) for turn in range(len(files)))
     return [per_class[label][turn] for turn, label in places], np.array([label for _, label in places], dtype=np.int64)
 
 
 @contextmanager
 def opened(file: Path | IO[bytes], name: object) -> Iterator[Any]:
-    """An image file opened by Pillow, its head read. Raises: DataError for whatever goes wrong inside, with the image's `name`."""
+    """An image file opened by Pillow, its head read. Raises: DataError for whatever goes wrong inside, with the image's
+    `name`.
+    """
     from PIL import Image
 
     try:
@@ -112,7 +124,11 @@ def read_image(path: Path, channels: int = 3, size: int | None = None) -> np.nda
 
 
 def read_images(
-    paths: Sequence[Path], channels: int = 3, size: int | None = None, shape: tuple[int, int, int] | None = None, hint: str = ""
+    paths: Sequence[Path],
+    channels: int = 3,
+    size: int | None = None,
+    shape: tuple[int, int, int] | None = None,
+    hint: str = "",
 ) -> np.ndarray:
     """All images, uint8 [N, C, H, W]; they must have `shape`, or that of the first.
 
@@ -136,7 +152,9 @@ def read_images(
 
 
 def in_pieces(work: Callable[[range], None], count: int) -> None:
-    """Do the work on pieces of 0 .. count - 1, in threads, as decoding releases the interpreter lock. The first DataError ends it."""
+    """Do the work on pieces of 0 .. count - 1, in threads, as decoding releases the interpreter lock. The first
+    DataError ends it.
+    """
     pieces = [range(start, min(start + _PIECE, count)) for start in range(0, count, _PIECE)]
     with bombs_refused():
         if len(pieces) < 2:
@@ -163,7 +181,9 @@ def bombs_refused() -> Iterator[None]:
         yield
 
 
-def read_images_cached(paths: Sequence[Path], shape: tuple[int, int, int], root: Path, folders: Iterable[Path]) -> np.ndarray:
+def read_images_cached(
+    paths: Sequence[Path], shape: tuple[int, int, int], root: Path, folders: Iterable[Path]
+) -> np.ndarray:
     """`read_images` with `shape`, decoded once: the pixels are kept in the first of `folders` that can be written.
 
     The cache is named by the files' names (below `root`), sizes and times, so a changed file is decoded anew.

@@ -37,7 +37,9 @@ class Mixing(Settings):
 
     def mixed(self, x: Tensor, other: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
         """(x mixed with `other` [B, C, H, W], the share of x in each [B])."""
-        cut = draw.within("which").uniform(1)[:, 0] < (self.switch if self.mixup and self.cutmix else float(self.cutmix > 0))
+        cut = draw.within("which").uniform(1)[:, 0] < (
+            self.switch if self.mixup and self.cutmix else float(self.cutmix > 0)
+        )
         uniform = draw.within("share").uniform(1, dtype=torch.float64)[:, 0]
         by_mixup, by_cutmix = (_beta(uniform, alpha) for alpha in (self.mixup, self.cutmix))
         shown, area = self._cut(x, by_cutmix, draw)
@@ -48,7 +50,9 @@ class Mixing(Settings):
         return torch.where(cut[:, None, None, None], pasted, blended), share
 
     def _cut(self, x: Tensor, share: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
-        """(which pixels of x stay, bool [B, H, W], their share [B]): a box of area 1 - share around a uniform place is cut out."""
+        """(which pixels of x stay, bool [B, H, W], their share [B]): a box of area 1 - share around a uniform place is
+        cut out.
+        """
         height, width = x.shape[2:]
         side = (1 - share).sqrt()
         middle = draw.within("place").uniform(2, dtype=torch.float64)
@@ -62,7 +66,9 @@ class Mixing(Settings):
 
 
 def soft(labels: Tensor, others: Tensor, share: Tensor, classes: int) -> Tensor:
-    """Labels [B, classes], `share` [B] of which is for the class of `labels` [B] and the rest for that of `others` [B]."""
+    """Labels [B, classes], `share` [B] of which is for the class of `labels` [B] and the rest for that of `others`
+    [B].
+    """
     rows = torch.arange(len(labels), device=labels.device)
     targets = torch.zeros(len(labels), classes, dtype=torch.float32, device=labels.device)
     weight = share.to(torch.float32)

@@ -1,4 +1,6 @@
-"""What all sources of a user's own image files share: how images become arrays and where they are kept, which classes there are."""
+"""What all sources of a user's own image files share: how images become arrays and where they are kept, which classes
+there are.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ from poise.data.split import Split
 
 
 def located(path: str, data_dir: Path, hint: str = "set path to your data") -> Path:
-    """The path itself, or below the data folder. Raises: DataError saying where it was looked for and, by `hint`, what to do."""
+    """The path itself, or below the data folder. Raises: DataError saying where it was looked for and, by `hint`, what
+    to do.
+    """
     given = Path(path).expanduser()
     for candidate in (given, data_dir / given):
         if candidate.exists():
@@ -41,22 +45,32 @@ class OwnImages(DataSource):
     split_seed: Count = 0
     """Which images those are."""
     shorter_side: PositiveCount | None = newer(default=None)
-    """Resize the shorter side to this and take the centre, image_size x image_size, as in evaluations on ImageNet; None stretches."""
+    """Resize the shorter side to this and take the centre, image_size x image_size, as in evaluations on ImageNet; None
+    stretches.
+    """
     interpolation: Interpolation = newer(default="bilinear")
     """Of resized images."""
     decode: Decode = newer(default="auto")
-    """"resident": decoded into memory at the start. "cache": their bytes in one mapped file in the user's cache, which all ranks read;
-    "workers": where they are, both decoded as they are needed (by POISE_WORKERS processes). "auto": in memory where they take at most a
+    """"resident": decoded into memory at the start. "cache": their bytes in one mapped file in the user's cache, which
+    all ranks read; "workers": where they are, both decoded as they are needed (by POISE_WORKERS processes). "auto": in
+    memory where they take at most a
     quarter of what is free, else "cache". The pixels are the same."""
     label_map: Mapping[str, str] | None = newer(default=None)
-    """The class of each label that the source has (a folder's name, a word in a table); several may become one. Others stay as they are."""
+    """The class of each label that the source has (a folder's name, a word in a table); several may become one. Others
+    stay as they are.
+    """
     class_names: tuple[str, ...] | None = newer(default=None)
-    """The classes in the order of the network's outputs; None: those of the training images, sorted, whole numbers by their value."""
+    """The classes in the order of the network's outputs; None: those of the training images, sorted, whole numbers by
+    their value.
+    """
 
     def __post_init__(self) -> None:
         name = type(self).__name__
         if self.shorter_side is not None and self.shorter_side < (self.image_size or self.shorter_side + 1):
-            raise SettingsError(f"{name}.shorter_side = {self.shorter_side}: must be at least image_size = {self.image_size}, which is set")
+            raise SettingsError(
+                f"{name}.shorter_side = {self.shorter_side}: must be at least image_size = {self.image_size}, which"
+                " is set"
+            )
         if self.class_names is not None and len(set(self.class_names)) < max(2, len(self.class_names)):
             raise SettingsError(f"{name}.class_names = {self.class_names}: must be at least 2 different names")
 
@@ -65,10 +79,14 @@ class OwnImages(DataSource):
         """How images become arrays."""
         return Geometry(self.channels, self.image_size, self.shorter_side, self.interpolation)
 
-    def assembled(self, name: str, images: Origin, labels: Sequence[np.ndarray], names: Sequence[str], notes: Sequence[str] = ()) -> Data:
-        """The data of images in order: those of the training split, then those of the test split; of one split both are made.
+    def assembled(
+        self, name: str, images: Origin, labels: Sequence[np.ndarray], names: Sequence[str], notes: Sequence[str] = ()
+    ) -> Data:
+        """The data of images in order: those of the training split, then those of the test split; of one split both are
+        made.
 
-        labels: of each split, numbers of the source's own `names`, which are in the order of its classes. notes: what a reader
+        labels: of each split, numbers of the source's own `names`, which are in the order of its classes. notes: what a
+        reader
         of results must know. Raises: DataError, as `classed`.
         """
         splits, classes, about = self.classed(images, labels, names)
@@ -81,14 +99,17 @@ class OwnImages(DataSource):
     def classed(
         self, images: Origin, labels: Sequence[np.ndarray], names: Sequence[str]
     ) -> tuple[list[Split], tuple[str, ...], dict[str, Any]]:
-        """(a split for each column of labels, the classes in the order of the network's outputs, what Data says of them).
+        """(a split for each column of labels, the classes in the order of the network's outputs, what Data says of
+        them).
 
-        Raises: DataError for a class of test images that the first split's images lack, or that is not among `class_names`, or the other
-        way round; and as `poise.data.cache.kept`.
+        Raises: DataError for a class of test images that the first split's images lack, or that is not among
+        `class_names`, or the other way round; and as `poise.data.cache.kept`.
         """
         origin, given = images.folder, self.label_map or {}
         if strange := [label for label in given if label not in names]:
-            raise DataError(f"{origin} has no label {strange[0]!r}, which label_map names{did_you_mean(strange[0], names)}")
+            raise DataError(
+                f"{origin} has no label {strange[0]!r}, which label_map names{did_you_mean(strange[0], names)}"
+            )
         words = [given.get(label, label) for label in names]
         present = {words[number] for number in np.unique(labels[0])}
         classes = self.class_names or tuple(dict.fromkeys(word for word in words if word in present))

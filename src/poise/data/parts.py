@@ -1,4 +1,6 @@
-"""Images of any number, read a part at a time: from an .npz archive, an .npy file, a folder of image files or an array at hand."""
+"""Images of any number, read a part at a time: from an .npz archive, an .npy file, a folder of image files or an array
+at hand.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ class Parts:
 
 
 def of_array(images: np.ndarray, origin: object, layout: Layout = "auto") -> Parts:
-    """Parts of an array uint8 [N, H, W, C], [N, C, H, W] or [N, H, W], which may be memory-mapped. Raises DataError for another."""
+    """Parts of an array uint8 [N, H, W, C], [N, C, H, W] or [N, H, W], which may be memory-mapped. Raises DataError for
+    another.
+    """
     if images.dtype != np.uint8:
         raise DataError(f"{origin}: images must be uint8, not {images.dtype}")
 
@@ -84,7 +88,9 @@ def of_npz(path: Path, name: str, layout: Layout = "auto") -> Parts:
                     content = member.read(count * size)
                     if len(content) != count * size:
                         raise EOFError(f"it ends after {start + len(content) // size} of {total} images")
-                    yield np.ascontiguousarray(channels_first(np.frombuffer(content, np.uint8).reshape(count, *shape), layout, origin))
+                    yield np.ascontiguousarray(
+                        channels_first(np.frombuffer(content, np.uint8).reshape(count, *shape), layout, origin)
+                    )
         except DataError:
             raise
         except _DAMAGE as error:
@@ -126,7 +132,9 @@ def column(path: Path, name: str) -> np.ndarray:
             values = archive[name]
     except _DAMAGE as error:
         if "allow_pickle" in str(error):
-            raise UntrustedFileError(f"{path}, {name} holds pickled objects, which could run code, and was not read") from None
+            raise UntrustedFileError(
+                f"{path}, {name} holds pickled objects, which could run code, and was not read"
+            ) from None
         if isinstance(error, KeyError):
             raise DataError(f"{path} lacks the array {name!r}; it has {', '.join(names_in(path)) or 'none'}") from None
         raise DataError(f"{path} is not a whole .npz archive: {error}") from None

@@ -1,7 +1,7 @@
 """Reading pickled arrays without running what a pickle asks for.
 
-A pickle is a program. This reader knows only the few names that pickled NumPy arrays use and replaces each by a stand-in
-that accepts numbers and bytes; any other name ends the reading before anything was called.
+A pickle is a program. This reader knows only the few names that pickled NumPy arrays use and replaces each by a
+stand-in that accepts numbers and bytes; any other name ends the reading before anything was called.
 """
 
 from __future__ import annotations
@@ -140,7 +140,8 @@ class _Unpickler(pickle.Unpickler):
 
 
 def read_pickle(content: bytes | BinaryIO, origin: object, encoding: str = "latin1") -> Any:
-    """The plain containers, texts, numbers and number arrays in a pickle or in an open file of one; arrays are read-only.
+    """The plain containers, texts, numbers and number arrays in a pickle or in an open file of one; arrays are
+    read-only.
 
     `origin` names the file in errors; `encoding` is for texts written by Python 2.
     Raises: UntrustedFileError naming the first other global the pickle asks for; DataError for a damaged pickle.

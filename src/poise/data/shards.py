@@ -25,12 +25,15 @@ from poise.data.own import OwnImages, numbered
 class Shards(OwnImages):
     """Your own images in WebDataset shards, read where they lie in them; nothing is unpacked.
 
-    Members of one key (`000001.jpg`, `000001.cls`) belong together. The label is the text of the member .cls or .txt, or what .json has
-    under "label". Shards are read in the order of their names; where their members lie is found once and kept in the user's cache.
+    Members of one key (`000001.jpg`, `000001.cls`) belong together. The label is the text of the member .cls or .txt,
+    or what .json has under "label". Shards are read in the order of their names; where their members lie is found once
+    and kept in the user's cache.
     """
 
     path: Annotated[str, Field(min_length=1)]
-    """The shards to train on: `train-*.tar`, `train-{0000..0127}.tar`, or a folder; looked up here, then in the data folder."""
+    """The shards to train on: `train-*.tar`, `train-{0000..0127}.tar`, or a folder; looked up here, then in the data
+    folder.
+    """
     test_path: str | None = None
     """The shards to test on; None makes the test split here."""
 
@@ -54,7 +57,9 @@ class Shards(OwnImages):
 
 
 def matching(pattern: str, data_dir: Path) -> list[Path]:
-    """The files of a pattern with `*`, `?` or one {first..last}, or all .tar files of a folder, by name. Raises: DataError for none."""
+    """The files of a pattern with `*`, `?` or one {first..last}, or all .tar files of a folder, by name. Raises:
+    DataError for none.
+    """
     given = Path(pattern).expanduser()
     for root in (Path(), data_dir):
         place = root / given

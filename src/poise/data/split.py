@@ -1,4 +1,6 @@
-"""Labelled images as a view: rows of pixels at hand, of a mapped file, or of image files that are decoded when they are asked for."""
+"""Labelled images as a view: rows of pixels at hand, of a mapped file, or of image files that are decoded when they are
+asked for.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ _PART = 1024
 
 
 class Split:
-    """Labelled images: uint8 [C, H, W] each, `labels` int64 [N], `ids` int64 [N], the image's number in the original split.
+    """Labelled images: uint8 [C, H, W] each, `labels` int64 [N], `ids` int64 [N], the image's number in the original
+    split.
 
     images: uint8 [N, C, H, W], in memory or mapped, or `Encoded`. A part of a split shares the images of the whole.
     Raises: InputError where dtypes or lengths do not fit.
@@ -53,7 +56,9 @@ class Split:
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of every image."""
-        channels, height, width = self.encoded.shape if self.resident is None and self.encoded else self.images_at(slice(0)).shape[1:]
+        channels, height, width = (
+            self.encoded.shape if self.resident is None and self.encoded else self.images_at(slice(0)).shape[1:]
+        )
         return channels, height, width
 
     @property
@@ -73,7 +78,8 @@ class Split:
         return self.images_at(slice(None))
 
     def images_at(self, rows: Tensor | slice, boxes: Tensor | None = None) -> Tensor:
-        """The images of `rows`, uint8 [B, C, H, W]; of each only what is in its box (top, left, height, width), int64 [B, 4], if given.
+        """The images of `rows`, uint8 [B, C, H, W]; of each only what is in its box (top, left, height, width), int64
+        [B, 4], if given.
 
         Raises: DataError naming an image that cannot be decoded.
         """
@@ -98,7 +104,9 @@ class Split:
             yield self.images_at(slice(start, start + size))
 
     def to(self, device: torch.device | str) -> Split:
-        """The split on another device: its own pixels only. Where images are decoded when asked for, the labels move."""
+        """The split on another device: its own pixels only. Where images are decoded when asked for, the labels
+        move.
+        """
         labels, ids = self.labels.to(device), self.ids.to(device)
         if self.resident is None:
             return Split(self._source, labels, ids, self.rows)
@@ -107,7 +115,9 @@ class Split:
         return Split(self.images.to(device), labels, ids)
 
     def undecoded(self) -> Split:
-        """The split without its decoded pixels where there are files: for crops, which are taken of whole images; else the split itself."""
+        """The split without its decoded pixels where there are files: for crops, which are taken of whole images; else
+        the split itself.
+        """
         if self.encoded is None:
             return self
         return Split(replace(self.encoded, pixels=None), self.labels, self.ids, self.rows)
@@ -120,13 +130,19 @@ class Split:
         elif self.encoded is None and isinstance(indices, slice):
             return Split(self.images_at(indices), labels, ids)
         else:
-            rows = torch.arange(len(self))[indices] if isinstance(indices, slice) or indices.dtype == torch.bool else indices
+            rows = (
+                torch.arange(len(self))[indices]
+                if isinstance(indices, slice) or indices.dtype == torch.bool
+                else indices
+            )
         return Split(self.encoded if self.encoded is not None else self._source, labels, ids, rows)
 
     def first(self, count: int) -> Split:
         """The first `count` images. Raises InputError unless 1 <= count <= len."""
         if not 1 <= count <= len(self):
-            raise InputError(f"first({count}): the split has {len(self)} images, so the count must be from 1 to {len(self)}")
+            raise InputError(
+                f"first({count}): the split has {len(self)} images, so the count must be from 1 to {len(self)}"
+            )
         return self.subset(slice(count))
 
     def pixels(self, rows: Tensor | slice = slice(None), dtype: torch.dtype = torch.float32) -> Tensor:

@@ -38,19 +38,26 @@ class Stream(Settings):
     drop_last: bool = False
     """Leave out an epoch's last batch where it is not full."""
     extra: Extra | None = None
-    """Images of a pool in every batch, in random places; an epoch then shows only part of the labelled images, in a new order each time."""
+    """Images of a pool in every batch, in random places; an epoch then shows only part of the labelled images, in a new
+    order each time.
+    """
 
     mixing: Mixing | None = newer(default=None)
     """Mix the images of a batch with each other, after their augmentation."""
 
     def __post_init__(self) -> None:
         if self.extra is not None and self.mixing is not None:
-            raise SettingsError("Stream.mixing: images of a pool are not mixed with others; set mixing or extra to none")
+            raise SettingsError(
+                "Stream.mixing: images of a pool are not mixed with others; set mixing or extra to none"
+            )
         if self.extra is not None and self.labelled == self.batch_size:
             wanted = f"at least one of batch_size = {self.batch_size} images"
             raise SettingsError(f"Extra.share = {self.extra.share}: must leave room for {wanted} from the pool")
         if self.extra is not None and self.augmentation is not None and self.augmentation.crops:
-            raise SettingsError("Stream.augmentation: a random crop is made of whole images, which a pool does not have; set extra to none")
+            raise SettingsError(
+                "Stream.augmentation: a random crop is made of whole images, which a pool does not have; set extra to"
+                " none"
+            )
 
     @property
     def labelled(self) -> int:
@@ -61,10 +68,11 @@ class Stream(Settings):
 class Feed:
     """The batches of one stream over one split. It has no position: `batch(now)` depends on its arguments only.
 
-    An epoch of the stream is one pass over its own split, so that streams of different length or batch size can run side by side;
-    where `now` was made from `steps_per_epoch` of this feed, the two mean the same epochs. With extra images an epoch has as many
-    steps as without, and the pool fills every batch.
-    The images lie on `device` as uint8 and leave it in [0, 1] as `dtype`; a pool too large for the device stays where it is.
+    An epoch of the stream is one pass over its own split, so that streams of different length or batch size can run
+    side by side; where `now` was made from `steps_per_epoch` of this feed, the two mean the same epochs. With extra
+    images an epoch has as many steps as without, and the pool fills every batch.
+    The images lie on `device` as uint8 and leave it in [0, 1] as `dtype`; a pool too large for the device stays where
+    it is.
     """
 
     def __init__(
@@ -83,9 +91,14 @@ class Feed:
             raise InputError(f"rank = {rank} must be from 0 to world - 1 = {world - 1}")
         size = stream.batch_size
         if not len(split) or (stream.drop_last and len(split) < size):
-            raise InputError(f"batch_size = {size} with drop_last={stream.drop_last} leaves no batch of {len(split)} images")
+            raise InputError(
+                f"batch_size = {size} with drop_last={stream.drop_last} leaves no batch of {len(split)} images"
+            )
         if stream.mixing is not None and classes is None:
-            raise InputError("a stream that mixes images makes labels of several classes, so its feed must know how many classes there are")
+            raise InputError(
+                "a stream that mixes images makes labels of several classes, so its feed must know how many classes"
+                " there are"
+            )
         self.stream, self.seed, self.dtype, self.rank, self.world = stream, seed, dtype, rank, world
         self.classes = classes or 0
         crops = stream.augmentation is not None and stream.augmentation.crops
@@ -117,7 +130,11 @@ class Feed:
         else:
             places = sent(self._places(now.step), self.device)
             rows, images = (self._job(now.step)[0], None) if self._ahead is None else self._ahead.batch(now.step)
-            x = self.split.pixels(rows, self.dtype) if images is None else in_unit_interval(sent(images, self.device), self.dtype)
+            x = (
+                self.split.pixels(rows, self.dtype)
+                if images is None
+                else in_unit_interval(sent(images, self.device), self.dtype)
+            )
             rows = sent(rows, self.device)
             y, ids = self.split.labels[rows], self.split.ids[rows]
             extra = torch.zeros(len(y), dtype=torch.bool, device=self.device)
@@ -127,7 +144,9 @@ class Feed:
         return batch if self.stream.mixing is None else self._with_partners(self.stream.mixing, batch, now.step)
 
     def _with_partners(self, mixing: Mixing, batch: Batch, step: int) -> Batch:
-        """This rank's part of the batch, mixed with its partners, which are the rest of `batch` where they are not in it."""
+        """This rank's part of the batch, mixed with its partners, which are the rest of `batch` where they are not in
+        it.
+        """
         _, low, high, total = self._part(step)
         at = torch.empty(total, dtype=torch.int64, device=self.device)
         at[batch.places] = torch.arange(len(batch), device=self.device)
@@ -139,10 +158,13 @@ class Feed:
         return replace(batch, **{**columns, "x": x, "soft": labels})
 
     def _part(self, step: int) -> tuple[int, int, int, int]:
-        """(first, low, high, total): the step's batch begins at place `first` of its epoch's order and has `total` images, this rank's part
+        """(first, low, high, total): the step's batch begins at place `first` of its epoch's order and has `total`
+        images, this rank's part
         those from `low` to `high`."""
         first = step % self.steps_per_epoch * self.stream.labelled
-        total = min(self.stream.labelled, len(self.split) - first) if self.stream.extra is None else self.stream.batch_size
+        total = (
+            min(self.stream.labelled, len(self.split) - first) if self.stream.extra is None else self.stream.batch_size
+        )
         return first, self.rank * total // self.world, (self.rank + 1) * total // self.world, total
 
     def _partners(self, step: int) -> Tensor:
@@ -151,7 +173,9 @@ class Feed:
         return self.stream.mixing.partners(self._part(step)[3], self.seed, "mixing", self.stream.order, step)
 
     def _places(self, step: int) -> Tensor:
-        """The places in the global batch of what this rank shows, and after them those of partners that other ranks show."""
+        """The places in the global batch of what this rank shows, and after them those of partners that other ranks
+        show.
+        """
         _, low, high, _ = self._part(step)
         places = torch.arange(low, high)
         if self.stream.mixing is None or self.world == 1:
@@ -176,7 +200,8 @@ class Feed:
         return Draw(key_of(self.seed, "augment", self.stream.order, tag_of(self.stream.augmentation), step), places)
 
     def _mixed(self, labelled: Tensor, step: int, part: slice) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(x, y, ids, extra) of a part of the batch that holds the rows `labelled` and images of the pool, in random order.
+        """(x, y, ids, extra) of a part of the batch that holds the rows `labelled` and images of the pool, in random
+        order.
 
         Which places are whose is decided on the CPU, so that no device is waited for; one copy takes them there.
         """
@@ -192,7 +217,10 @@ class Feed:
         x = torch.empty(len(order), *self.split.shape, dtype=self.dtype, device=self.device)
         y, ids = (torch.empty(len(order), dtype=torch.int64, device=self.device) for _ in range(2))
         x[places] = torch.cat([source.pixels(dtype=self.dtype).to(self.device) for source in shown])
-        y[places], ids[places] = torch.cat([source.labels for source in shown]), torch.cat([source.ids for source in shown])
+        y[places], ids[places] = (
+            torch.cat([source.labels for source in shown]),
+            torch.cat([source.ids for source in shown]),
+        )
         extra = torch.zeros(len(order), dtype=torch.bool, device=self.device).index_fill_(0, others, True)
         return x, y, ids, extra
 
@@ -206,7 +234,9 @@ class Feed:
     def _rows(self, epoch: int) -> torch.Tensor:
         """The epoch's order; only the last one asked for is kept."""
         if self.stream.shuffle and epoch != self._epoch:
-            order = seeds.permutation(len(self.split), self.seed, "order", self.stream.order, epoch, device=self._order.device)
+            order = seeds.permutation(
+                len(self.split), self.seed, "order", self.stream.order, epoch, device=self._order.device
+            )
             self._epoch, self._order = epoch, order
         return self._order
 

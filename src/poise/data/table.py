@@ -21,9 +21,11 @@ _TRAIN, _TEST = ("train", "training"), ("test", "val", "valid", "validation")
 
 @settings
 class Table(OwnImages):
-    """Your own images as a table names them: a .csv (with a head) or .parquet file with a column of paths and one of labels.
+    """Your own images as a table names them: a .csv (with a head) or .parquet file with a column of paths and one of
+    labels.
 
-    A relative path is below the table's folder. With a column `split` (train, and test or val) its splits are taken, else made here.
+    A relative path is below the table's folder. With a column `split` (train, and test or val) its splits are taken,
+    else made here.
     """
 
     path: Annotated[str, Field(min_length=1)]
@@ -38,10 +40,13 @@ class Table(OwnImages):
         labels: dict[str, list[str]] = {"train": [], "test": []}
         for number, row in self._rows(table):
             path, label = (
-                str(row[column]).strip() if row.get(column) is not None else "" for column in (self.path_column, self.label_column)
+                str(row[column]).strip() if row.get(column) is not None else ""
+                for column in (self.path_column, self.label_column)
             )
             if not path or not label:
-                raise DataError(f"{table}, row {number} has no {self.path_column if not path else self.label_column}: {dict(row)}")
+                raise DataError(
+                    f"{table}, row {number} has no {self.path_column if not path else self.label_column}: {dict(row)}"
+                )
             if not (table.parent / path).is_file():
                 raise DataError(f"{table}, row {number}: there is no file {table.parent / path}")
             split = self._split(str(row.get(self.split_column, "train")), table, number)
@@ -82,7 +87,9 @@ def _csv(table: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         with table.open(newline="", encoding="utf-8-sig") as file:
             for number, row in enumerate(csv.DictReader(file, strict=True), 1):
                 if None in row or None in row.values():
-                    raise DataError(f"{table}, row {number} has {'more' if None in row else 'fewer'} fields than the head")
+                    raise DataError(
+                        f"{table}, row {number} has {'more' if None in row else 'fewer'} fields than the head"
+                    )
                 yield number, row
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{table} is not a readable csv file: {error}") from None

@@ -23,8 +23,9 @@ _CLASSES = 200
 class TinyImageNet(PublishedSource):
     """110,000 photographs of 200 classes, 64x64 colour: 100,000 to train, the 10,000 validation images to test.
 
-    Classes are WordNet ids, in the order of wnids.txt; those without a training folder are left out, and the record says so.
-    Training images are taken from every class in turn. The decoded pixels are kept beside the files (else in the user's cache).
+    Classes are WordNet ids, in the order of wnids.txt; those without a training folder are left out, and the record
+    says so. Training images are taken from every class in turn. The decoded pixels are kept beside the files (else in
+    the user's cache).
     """
 
     paper: ClassVar[Paper | None] = papers.TINY_IMAGENET
@@ -51,7 +52,9 @@ class TinyImageNet(PublishedSource):
         train = images_from(pixels[:cut], labels_from(train_labels, len(wnids), root), _SHAPE, root)
         test = images_from(pixels[cut:], labels_from(test_labels, len(wnids), root), _SHAPE, root)
         if (len(wnids), len(train), len(test)) != (_CLASSES, 100_000, 10_000):
-            files.notes.append(f"a part of Tiny-ImageNet: {len(wnids)} classes, {len(train)} training and {len(test)} test images")
+            files.notes.append(
+                f"a part of Tiny-ImageNet: {len(wnids)} classes, {len(train)} training and {len(test)} test images"
+            )
         return Data("TinyImageNet", train, test, wnids, tuple(files.notes))
 
 
@@ -70,7 +73,9 @@ def _validation(root: Path, annotations: bytes, wnids: tuple[str, ...]) -> tuple
     for number, line in enumerate(annotations.decode("utf-8", "replace").splitlines(), 1):
         parts = line.split("\t")
         if len(parts) < 2 or Path(parts[0]).name != parts[0]:
-            raise DataError(f"{root / 'val' / 'val_annotations.txt'}, line {number}: {line!r} is not a file name, a tab and a class")
+            raise DataError(
+                f"{root / 'val' / 'val_annotations.txt'}, line {number}: {line!r} is not a file name, a tab and a class"
+            )
         if parts[1] in label_of:
             paths.append(root / "val" / "images" / parts[0])
             labels.append(label_of[parts[1]])

@@ -5,4 +5,15 @@ from poise.engine.experiment import Experiment, Monitor, Published
 from poise.engine.loop import finished, resume, train, train_or_resume
 from poise.engine.runs import Run, load
 
-__all__ = ["Diagnosis", "Experiment", "Monitor", "Published", "Run", "finished", "load", "resume", "train", "train_or_resume"]
+__all__ = [
+    "Diagnosis",
+    "Experiment",
+    "Monitor",
+    "Published",
+    "Run",
+    "finished",
+    "load",
+    "resume",
+    "train",
+    "train_or_resume",
+]

@@ -34,7 +34,8 @@ FORMAT = 1
 def write_tensors(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> str:
     """Write `path`.safetensors, then `path`.json with the facts and the SHA-256 of the former, which is returned.
 
-    Both are whole or as they were; should the process end between the two renames, digests tell that they do not belong together.
+    Both are whole or as they were; should the process end between the two renames, digests tell that they do not belong
+    together.
     Raises: StorageError.
     """
     plain = dict(zip(tensors, fetched(list(tensors.values())), strict=True))
@@ -60,7 +61,9 @@ def read_facts(path: Path) -> dict[str, Any]:
     try:
         facts = parse(read_text(beside))
     except FileNotFoundError:
-        raise CheckpointError(f"{beside} is missing: the checkpoint was never finished or is not one of Poise's") from None
+        raise CheckpointError(
+            f"{beside} is missing: the checkpoint was never finished or is not one of Poise's"
+        ) from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{beside} is damaged: {error}") from None
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:

@@ -26,20 +26,24 @@ GLOBAL = "global"
 
 @settings
 class Diagnosis(Settings):
-    """Measure every base learner at the end of each monitored epoch; all learners are then trained throughout, none is left idle.
+    """Measure every base learner at the end of each monitored epoch; all learners are then trained throughout, none is
+    left idle.
 
     An epoch's end is the last moment before the redistribution that may open the next epoch.
     """
 
     attack: Attack | None = None
-    """Against each learner and the global one; its images are also shown to the others (cross-attack accuracy). None: PGD-20 as the
-    robust learner searches (see `against`). Where several learners are robust, one that trains under another threat brings this attack
+    """Against each learner and the global one; its images are also shown to the others (cross-attack accuracy). None:
+    PGD-20 as the robust learner searches (see `against`). Where several learners are robust, one that trains under
+    another threat brings this attack
     under its own: all networks meet it, its regret is of it."""
     images: PositiveCount = 256
     """The first so many images of the split on which epochs are selected."""
     geometry: bool = True
-    """Distances between learners, and cosines between the gradients of their losses, each at its own weights. Distances are taken in
-    every epoch, so that they are known before and after each redistribution; right after it learners lie in one place."""
+    """Distances between learners, and cosines between the gradients of their losses, each at its own weights. Distances
+    are taken in every epoch, so that they are known before and after each redistribution; right after it learners lie
+    in one place.
+    """
     regret: bool = True
     """Regrets and Theorem 1's bound, of `loss`."""
     loss: Literal["clipped_cross_entropy", "zero_one"] = "clipped_cross_entropy"
@@ -52,7 +56,9 @@ class Diagnosis(Settings):
             raise SettingsError(f"Diagnosis.delta = {self.delta}: must be above 0 and below 1")
 
     def measure(self, learners: Mapping[str, Learner], deployed: nn.Module, split: Split, now: Now) -> dict[str, Any]:
-        """Accuracies in [0, 1], distances, cosines; of networks by name, the deployed one being "global". Beside them the attack."""
+        """Accuracies in [0, 1], distances, cosines; of networks by name, the deployed one being "global". Beside them
+        the attack.
+        """
         images = split.first(min(self.images, len(split)))
         networks = _networks(learners, deployed)
         attack = self.against(_policies(learners))
@@ -71,12 +77,17 @@ class Diagnosis(Settings):
 
         NT's task is the natural loss, others' the robust one, or that under a threat of their own.
         """
-        tasks = {name: "robust" if learner.policy.objective.asks_network else "natural" for name, learner in learners.items()}
+        tasks = {
+            name: "robust" if learner.policy.objective.asks_network else "natural" for name, learner in learners.items()
+        }
         tasks |= {name: task_of(attack) for name, attack in self.own(learners).items()}
         judged = sorted({"natural", "robust", *tasks.values()})
         diagnosed = [line for line in lines if all(f"diagnosis/{GLOBAL}/{task}" in line for task in judged)]
         history = [
-            {name: {task: self._loss_of(line, f"diagnosis/{name}/{task}") for task in judged} for name in (*learners, GLOBAL)}
+            {
+                name: {task: self._loss_of(line, f"diagnosis/{name}/{task}") for task in judged}
+                for name in (*learners, GLOBAL)
+            }
             for line in diagnosed
         ]
         return {f"regret/{name}": value for name, value in regrets(history, tasks, self.delta).items()}
@@ -93,7 +104,9 @@ class Diagnosis(Settings):
         return PGD() if inner is None else PGD(threat=inner.threat, step_size=inner.step_size)
 
     def own(self, learners: Mapping[str, Learner]) -> dict[str, Attack]:
-        """The attack under its own threat, of each learner that has another one; nothing where only one learner is robust."""
+        """The attack under its own threat, of each learner that has another one; nothing where only one learner is
+        robust.
+        """
         policies = _policies(learners)
         attack, robust = self.against(policies), searching(policies)
         others = {name: ascent for name, ascent in robust.items() if ascent.threat != attack.threat and len(robust) > 1}
@@ -129,24 +142,31 @@ def task_of(attack: Attack) -> str:
 
 def _under(attack: Attack, inner: Ascent) -> Attack:
     """The same attack under the threat of an inner maximisation, with its step size if it has one."""
-    changed: dict[str, Any] = {"threat": inner.threat, **({"step_size": inner.step_size} if hasattr(attack, "step_size") else {})}
+    changed: dict[str, Any] = {
+        "threat": inner.threat,
+        **({"step_size": inner.step_size} if hasattr(attack, "step_size") else {}),
+    }
     return dataclasses.replace(attack, **changed)  # pyright: ignore[reportArgumentType]
 
 
 def accuracies(
     networks: Mapping[str, nn.Module], split: Split, attack: Attack, seed: int, own: Mapping[str, Attack] | None = None
 ) -> dict[str, float]:
-    """For each network `a` "a/natural", "a/robust" (images made against itself) and, for every other b, "a/on images of b".
+    """For each network `a` "a/natural", "a/robust" (images made against itself) and, for every other b, "a/on images of
+    b".
 
     Beside the first two "a/natural loss" and "a/robust loss", the mean of min(cross-entropy, 1). All are in [0, 1].
-    own: networks whose images are made by another attack than `attack`; each such attack is a task of all networks (see `task_of`).
+    own: networks whose images are made by another attack than `attack`; each such attack is a task of all networks (see
+    `task_of`).
     """
     found, own = {}, own or {}
     attacks = {"robust": attack, **{task_of(other): other for other in own.values()}}
     for name, network in networks.items():
         device, dtype = device_of(network)
         labels = split.labels.to(device)
-        made = {task: torch.cat([x for x, _ in attacked(network, split, each, seed=seed)]) for task, each in attacks.items()}
+        made = {
+            task: torch.cat([x for x, _ in attacked(network, split, each, seed=seed)]) for task, each in attacks.items()
+        }
         for task, images in {"natural": split.pixels(dtype=dtype).to(device), **made}.items():
             logits = logits_of(network, images)
             found[f"{name}/{task}"] = _accuracy(logits, labels)
@@ -160,19 +180,26 @@ def accuracies(
 
 def distances(networks: Mapping[str, nn.Module]) -> dict[str, float]:
     """Euclidean distance between the parameters of each two networks: "distance/a-b"."""
-    flat = {name: _flat([parameter.detach() for parameter in network.parameters()]) for name, network in networks.items()}
+    flat = {
+        name: _flat([parameter.detach() for parameter in network.parameters()]) for name, network in networks.items()
+    }
     return {f"distance/{a}-{b}": float((flat[a] - flat[b]).norm()) for a, b in itertools.combinations(flat, 2)}
 
 
 def cosines(learners: Mapping[str, Learner], split: Split, now: Now) -> dict[str, float]:
-    """Cosine between the gradients of each two learners' losses, on the same images, each at its own weights: "cosine/a-b"."""
+    """Cosine between the gradients of each two learners' losses, on the same images, each at its own weights:
+    "cosine/a-b".
+    """
     gradients = {}
     for name, learner in learners.items():
         device, dtype = device_of(learner.network)
         batch = Batch.of(split.pixels(dtype=dtype).to(device), split.labels.to(device))
         gradients[name] = _flat(learner.gradient(learner.policy.objective, batch, now))
     pairs = itertools.combinations(gradients, 2)
-    return {f"cosine/{a}-{b}": float(torch.nn.functional.cosine_similarity(gradients[a], gradients[b], dim=0)) for a, b in pairs}
+    return {
+        f"cosine/{a}-{b}": float(torch.nn.functional.cosine_similarity(gradients[a], gradients[b], dim=0))
+        for a, b in pairs
+    }
 
 
 def _accuracy(logits: Tensor, labels: Tensor) -> float:
@@ -180,7 +207,9 @@ def _accuracy(logits: Tensor, labels: Tensor) -> float:
 
 
 def theory(lines: Sequence[Mapping[str, Any]], epoch: int, diagnosis: Diagnosis) -> dict[str, Any]:
-    """What a record says of the theory: regrets and bound as they stood at this epoch, of which loss and with which delta; or nothing."""
+    """What a record says of the theory: regrets and bound as they stood at this epoch, of which loss and with which
+    delta; or nothing.
+    """
     told = [line for line in lines if line.get("epoch", 0) <= epoch and "regret/tradeoff" in line]
     if not told:
         return {}

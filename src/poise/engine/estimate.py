@@ -35,13 +35,14 @@ class Cost:
 
     def __str__(self) -> str:
         hours, rest = divmod(self.seconds, 3600)
-        clock = f"{hours:.0f} h {rest / 60:.0f} min" if hours else f"{rest / 60:.1f} min" if rest >= 60 else f"{rest:.1f} s"
+        clock = (
+            f"{hours:.0f} h {rest / 60:.0f} min" if hours else f"{rest / 60:.1f} min" if rest >= 60 else f"{rest:.1f} s"
+        )
         return (
-            f"{self.parameters:,} parameters; {self.steps:,} steps of {self.batch_size} images\n"
-            f"estimated training time on this machine ({self.device}): {clock}, from one step of {self.measured_on} images; "
-            f"evaluation comes on top\n"
-            f"estimated memory: {self.state_bytes / 2**20:.0f} MiB of weights, optimizer state and averages, "
-            f"{self.activation_bytes / 2**20:.0f} MiB of saved activations"
+            f"{self.parameters:,} parameters; {self.steps:,} steps of {self.batch_size} images\nestimated training time"
+            f" on this machine ({self.device}): {clock}, from one step of {self.measured_on} images; evaluation comes"
+            f" on top\nestimated memory: {self.state_bytes / 2**20:.0f} MiB of weights, optimizer state and averages,"
+            f" {self.activation_bytes / 2**20:.0f} MiB of saved activations"
         )
 
 
@@ -52,7 +53,8 @@ LONG_ENOUGH = 1.0
 def estimate_cost(experiment: Experiment, *, device: str = "auto", data_dir: Path | None = None) -> Cost:
     """Measure one step on a few examples (at least 8) and scale it linearly to the batch and the run.
 
-    Where steps are compiled (see `Experiment.compile`), of which there is one for every size, it is measured on a whole batch.
+    Where steps are compiled (see `Experiment.compile`), of which there is one for every size, it is measured on a whole
+    batch.
     """
     chosen = choose_device(device)
     arithmetic = allowed(experiment.precision, chosen)
@@ -71,11 +73,14 @@ def estimate_cost(experiment: Experiment, *, device: str = "auto", data_dir: Pat
     first = Now(1, 0, experiment.epochs, per_epoch, experiment.seed)
     size = min(next(iter(streams.values())).batch_size, count)
     images = min(8, size) if compiling is None else size
-    before = 1 if compiling is None else 3  # the first step allocates; compiled, the second prepares and the third has its memory
+    # the first step allocates; compiled, the second prepares and the third has its memory
+    before = 1 if compiling is None else 3
     while True:
         part = data.train.first(images)
         batch = Batch.of(part.pixels(slice(None), arithmetic.dtype).to(chosen), part.labels.to(chosen))
-        seconds = min([_timed(method, learners, dict.fromkeys(streams, batch), first) for _ in range(before + 1)][before - 1 :])
+        seconds = min(
+            [_timed(method, learners, dict.fromkeys(streams, batch), first) for _ in range(before + 1)][before - 1 :]
+        )
         if seconds >= LONG_ENOUGH or images == size:
             break
         images = min(2 * images, size)
@@ -89,7 +94,9 @@ def estimate_cost(experiment: Experiment, *, device: str = "auto", data_dir: Pat
     with torch.autograd.graph.saved_tensors_hooks(count_bytes, lambda tensor: tensor):
         learners[name].network(batch.x).sum()
     scale = size / images
-    state = sum(tensor.numel() * tensor.element_size() for learner in learners.values() for tensor in learner.state().values())
+    state = sum(
+        tensor.numel() * tensor.element_size() for learner in learners.values() for tensor in learner.state().values()
+    )
     network = learners[name].network
     return Cost(
         parameters=sum(parameter.numel() for parameter in network.parameters()),

@@ -1,4 +1,6 @@
-"""Experiment: the whole configuration of a run. It is written to the run folder, and what is written can be trained again."""
+"""Experiment: the whole configuration of a run. It is written to the run folder, and what is written can be trained
+again.
+"""
 
 from __future__ import annotations
 
@@ -30,9 +32,11 @@ from poise.threats import Threat
 
 
 def beginnings(part: object) -> Iterator[tuple[str, object, int]]:
-    """What begins at an epoch of training, in a policy or a part of one: (setting's name, value, last 1-based epoch in it).
+    """What begins at an epoch of training, in a policy or a part of one: (setting's name, value, last 1-based epoch in
+    it).
 
-    GAIRAT, GAIR-RST, AWP, RWP and SWA have `from_epoch`, FAT has `tau_from`; what begins after the last epoch would be left out silently.
+    GAIRAT, GAIR-RST, AWP, RWP and SWA have `from_epoch`, FAT has `tau_from`; what begins after the last epoch would be
+    left out silently.
     """
     if not isinstance(part, Settings) or not dataclasses.is_dataclass(part):
         return
@@ -78,9 +82,13 @@ class Experiment(Settings):
     criterion: Literal["sum", "robust", "last"] = "sum"
     """Best epoch: largest natural + robust accuracy, largest robust accuracy, or simply the last."""
     natural_floor: UnitInterval = 0.0
-    """Epochs with less natural accuracy than this are chosen only where none reaches it; not asked with criterion "last"."""
+    """Epochs with less natural accuracy than this are chosen only where none reaches it; not asked with criterion
+    "last".
+    """
     monitors: tuple[Monitor, ...] = (Monitor(),)
-    """The first one without attack is the criterion's natural accuracy, the first one with an attack its robust accuracy."""
+    """The first one without attack is the criterion's natural accuracy, the first one with an attack its robust
+    accuracy.
+    """
     monitor_every: PositiveCount = 1
     diagnosis: Diagnosis | None = None
     """Measure the base learners too, at the end of every monitored epoch."""
@@ -88,28 +96,37 @@ class Experiment(Settings):
     """The evaluation on the test set that ends the run."""
     precision: PrecisionName = "auto"
     compile: CompileName = "auto"
-    """Compile crafting and losses, and record crafting as a CUDA graph: "auto" does so on GPUs. What fails is said and done without."""
+    """Compile crafting and losses, and record crafting as a CUDA graph: "auto" does so on GPUs. What fails is said and
+    done without.
+    """
     keep_last: PositiveCount = 2
     """Number of complete checkpoints kept to go on from."""
     keep_epochs: tuple[PositiveCount, ...] = ()
-    """Epochs whose complete checkpoint is kept for good; all learners are then trained throughout, none is left idle, so that each
+    """Epochs whose complete checkpoint is kept for good; all learners are then trained throughout, none is left idle,
+    so that each
     checkpoint holds what every learner had become."""
     save_every: PositiveCount = 1
     """Complete checkpoint every this many epochs; one is also written when training is asked to stop."""
     reestimate: Count = 0
-    """Training images on which BatchNorm's running statistics of the deployed network are estimated anew; 0 keeps those averaged.
-    Training is the same with it: learners that redistribution makes the global one take over the statistics that were averaged."""
+    """Training images on which BatchNorm's running statistics of the deployed network are estimated anew; 0 keeps those
+    averaged.
+    Training is the same with it: learners that redistribution makes the global one take over the statistics that were
+    averaged.
+    """
     initial: str | None = None
     """A run folder or weights file to start from (fine-tuning); its digest is recorded."""
     placement: PlacementName = "auto"
-    """Under torchrun: all learners on every rank, each with a part of the batch, or every learner on ranks of its own (with fewer ranks
+    """Under torchrun: all learners on every rank, each with a part of the batch, or every learner on ranks of its own
+    (with fewer ranks
     than learners, some share one)."""
     statistics: Statistics = "averaged"
-    """Batch normalisation where several ranks share a learner. "local" and "averaged": over each rank's own part of a batch; the running
-    statistics that are evaluated, saved and gone on with from an epoch's end are the first rank's, or their mean over the ranks.
+    """Batch normalisation where several ranks share a learner. "local" and "averaged": over each rank's own part of a
+    batch; the running statistics that are evaluated, saved and gone on with from an epoch's end are the first rank's,
+    or their mean over the ranks.
     "synchronised": over the whole batch, with sums over the ranks in every forward, as one rank would do it."""
     deterministic: bool = True
-    """On GPUs, use deterministic kernels, so that the same seed gives the same bits; an operation of which torch has none runs with its
+    """On GPUs, use deterministic kernels, so that the same seed gives the same bits; an operation of which torch has
+    none runs with its
     warning."""
     published: Published | None = None
     also_published: tuple[Published, ...] = ()
@@ -120,7 +137,10 @@ class Experiment(Settings):
         if len(set(names)) < len(names):
             raise SettingsError(f"Experiment.monitors = {names}: every monitor must have another name")
         if self.criterion != "last" and not any(monitor.attack is None for monitor in self.monitors):
-            raise SettingsError(f"Experiment.criterion = {self.criterion!r}: needs a monitor without attack; add Monitor(name='natural')")
+            raise SettingsError(
+                f"Experiment.criterion = {self.criterion!r}: needs a monitor without attack; add"
+                " Monitor(name='natural')"
+            )
         if self.criterion == "robust" and not any(monitor.attack is not None for monitor in self.monitors):
             raise SettingsError("Experiment.criterion = 'robust': needs a monitor with an attack")
         if any(epoch > self.epochs for epoch in self.keep_epochs):
@@ -146,7 +166,8 @@ class Experiment(Settings):
 
         Step sizes keep their share of epsilon; in another norm they become 2.5 epsilon / steps, at most epsilon. Places
         with other threats stay and are logged, as are steps that together are shorter than epsilon.
-        Raises: SettingsError where nothing attacks, or learners train within several threats and the first judge in none.
+        Raises: SettingsError where nothing attacks, or learners train within several threats and the first judge in
+        none.
         """
         return threat_of(self.method.policies(), self.judges)
 
@@ -166,10 +187,11 @@ class Experiment(Settings):
         return changed
 
     def hand_on(self, new: Any) -> Any:
-        """Once anything differs that defines the experiment it is another one: its title says which, and no published row is its own.
+        """Once anything differs that defines the experiment it is another one: its title says which, and no published
+        row is its own.
 
-        By what else it is evaluated changes neither; the rows then say by what they were measured. On data of one's own no epoch is
-        chosen by the test images because a paper did so on its.
+        By what else it is evaluated changes neither; the rows then say by what they were measured. On data of one's own
+        no epoch is chosen by the test images because a paper did so on its.
         """
         kinds, rows = self._kinds != new._kinds, self.published is not None
         if definition(self) == definition(new):
@@ -188,7 +210,9 @@ class Experiment(Settings):
 
     @property
     def label(self) -> str:
-        """What tables and pages call it: its title or name, said to be changed where it carries a row that is no longer its own."""
+        """What tables and pages call it: its title or name, said to be changed where it carries a row that is no longer
+        its own.
+        """
         carried = [row for row in (self.published, *self.also_published) if row is not None]
         return (self.title or self.name) + (", changed" if carried and not self.rows else "")
 
@@ -232,25 +256,38 @@ def remarks(experiment: Experiment) -> list[str]:
     apart = threats_apart(policies, experiment.judges, experiment.diagnosis)
     searches = {f"learner {name!r}": search for name, search in searching(policies).items()}
     alone = [
-        f"learner {name!r}: {type(policy.objective).__name__} asks a teacher and the policy names none, so the network is its own; "
-        "set teacher=OwnAverage with an average, or teacher=Trained"
+        f"learner {name!r}: {type(policy.objective).__name__} asks a teacher and the policy names none, so the network"
+        " is its own; set teacher=OwnAverage with an average, or teacher=Trained"
         for name, policy in policies.items()
         if policy.objective.asks_teacher and policy.teacher is None
     ]
     doubtful = [f"{doubt}: going on cannot check that it is the same" for doubt in in_doubt(experiment)]
     late = never_redistributed(experiment)
-    return [*apart, *short_of(searches), *late, *chosen_on_the_test_set(experiment), *only_one_seed(experiment.model), *alone, *doubtful]
+    return [
+        *apart,
+        *short_of(searches),
+        *late,
+        *chosen_on_the_test_set(experiment),
+        *only_one_seed(experiment.model),
+        *alone,
+        *doubtful,
+    ]
 
 
 def chosen_on_the_test_set(experiment: Experiment) -> list[str]:
     """A sentence where the test images of one's own data choose the epoch that they then judge."""
     if not chosen_on_own_test_images(to_json(experiment)):
         return []
-    return ["the epoch is chosen on the test images of your own data, so that accuracy on them flatters: better selection=held-out"]
+    return [
+        "the epoch is chosen on the test images of your own data, so that accuracy on them flatters: better"
+        " selection=held-out"
+    ]
 
 
 def check_readable(experiment: Experiment) -> None:
-    """Raises: SettingsError for settings that could not be read again, such as those of a class that nobody registered."""
+    """Raises: SettingsError for settings that could not be read again, such as those of a class that nobody
+    registered.
+    """
     try:
         from_json(Experiment, to_json(experiment))
     except SettingsError as error:
@@ -271,6 +308,11 @@ def never_redistributed(experiment: Experiment) -> list[str]:
     method, epochs = experiment.method, experiment.epochs
     if not isinstance(method, Generalist) or method.redistribute == "never" or method.redistribution_epochs(epochs):
         return []
-    given = f"method.redistribute_every = {method.redistribute_every} and redistribute_from = {method.redistribute_from:g}"
+    given = (
+        f"method.redistribute_every = {method.redistribute_every} and redistribute_from = {method.redistribute_from:g}"
+    )
     wanted = "lower one of them, or set method.redistribute=never"
-    return [f"{given} leave no redistribution within epochs = {epochs}, so the base learners never become the global one: {wanted}"]
+    return [
+        f"{given} leave no redistribution within epochs = {epochs}, so the base learners never become the global one:"
+        f" {wanted}"
+    ]

@@ -1,6 +1,8 @@
-"""Weights in files that other people's code wrote: where in the file the state dict lies, and its names as the network has them.
+"""Weights in files that other people's code wrote: where in the file the state dict lies, and its names as the network
+has them.
 
-Nothing is guessed where the result could be another network: what is left over, missing or there twice is refused by its name.
+Nothing is guessed where the result could be another network: what is left over, missing or there twice is refused by
+its name.
 """
 
 from __future__ import annotations
@@ -22,14 +24,20 @@ from poise.core.errors import CheckpointError
 
 Weights = dict[str, Tensor]
 """By name; what a module keeps under "_extra_state" need be no tensor."""
-_ASIDE = re.compile(r"optim|sched|scaler|loop|callback|hparam|hyper|arg|config|cfg|rng|random|metric|history|log", re.IGNORECASE)
+_ASIDE = re.compile(
+    r"optim|sched|scaler|loop|callback|hparam|hyper|arg|config|cfg|rng|random|metric|history|log", re.IGNORECASE
+)
 """What lies beside weights in a training code's checkpoint and may hold tensors, but no weights."""
 _FORMER = re.compile(r"unaveraged|raw|last|prev|init", re.IGNORECASE)
-"""Weights beside which the others are those that count: of {"model_state_dict", "unaveraged_model_state_dict"} the first."""
+"""Weights beside which the others are those that count: of {"model_state_dict", "unaveraged_model_state_dict"} the
+first.
+"""
 _WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 """Parts of names that torch.compile, FSDP and activation checkpointing put anywhere into them."""
 _COUNTERS = ("num_batches_tracked", "n_averaged")
-"""Counters, of batches and of averages, of which no output depends in evaluation; files of before PyTorch 0.4.1 have none."""
+"""Counters, of batches and of averages, of which no output depends in evaluation; files of before PyTorch 0.4.1 have
+none.
+"""
 _CONSTANTS = frozenset({"mean", "std", "mu", "sigma"})
 """Buffers of a first layer that standardises; where a file lacks them, the network's own are its constants."""
 
@@ -37,9 +45,10 @@ _CONSTANTS = frozenset({"mean", "std", "mu", "sigma"})
 def foreign_weights(path: Path) -> Weights:
     """The state dict in a user's own checkpoint: .safetensors, or a torch file read with `weights_only=True`.
 
-    It may be the whole file or lie in dictionaries and lists of one entry inside it, beside optimizers, numbers and words. Its names are as
-    they were saved (see `fitting`). Raises: CheckpointError when the file is missing, would run code, holds no tensors, or several
-    state dicts, whose keys it names.
+    It may be the whole file or lie in dictionaries and lists of one entry inside it, beside optimizers, numbers and
+    words. Its names are as
+    they were saved (see `fitting`). Raises: CheckpointError when the file is missing, would run code, holds no tensors,
+    or several state dicts, whose keys it names.
     """
     if not path.is_file():
         raise CheckpointError(f"there is no weights file {path}")
@@ -54,7 +63,9 @@ def foreign_weights(path: Path) -> Weights:
         candidates = latest if len(latest) == 1 else candidates
     if len(candidates) > 1 and not _alike(list(candidates.values())):
         keys = ", ".join(map(repr, candidates))
-        raise CheckpointError(f"{path} holds several state dicts, {keys}: save the one that is meant alone, by torch.save")
+        raise CheckpointError(
+            f"{path} holds several state dicts, {keys}: save the one that is meant alone, by torch.save"
+        )
     return next(iter(candidates.values()))
 
 
@@ -67,7 +78,9 @@ def load_safetensors(data: bytes, origin: str, device: torch.device | str = "cpu
 
 
 def _content(path: Path) -> object:
-    """What is in a torch file. Besides tensors and plain values it may hold what training codes keep there and what runs no code."""
+    """What is in a torch file. Besides tensors and plain values it may hold what training codes keep there and what
+    runs no code.
+    """
     harmless = [argparse.Namespace, np.dtype, *(type(np.dtype(kind)) for kind in "?bBhHiIlLqQefd")]
     harmless += [(np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
     try:
@@ -79,8 +92,12 @@ def _content(path: Path) -> object:
                 f"{path} asks for {asked[1]}, which could run code, and was not read; save its state_dict alone"
             ) from None
         if "TorchScript" in str(error):
-            raise CheckpointError(f"{path} is a TorchScript archive and was not run; save the state_dict of its network") from None
-        raise CheckpointError(f"{path} is not a whole file of weights as torch.save writes them, or is no such file") from None
+            raise CheckpointError(
+                f"{path} is a TorchScript archive and was not run; save the state_dict of its network"
+            ) from None
+        raise CheckpointError(
+            f"{path} is not a whole file of weights as torch.save writes them, or is no such file"
+        ) from None
 
 
 def _state_dicts(content: object, key: str) -> Iterator[tuple[str, Weights]]:
@@ -107,14 +124,19 @@ def _of_weights(name: str, value: object) -> bool:
 
 def _alike(several: Sequence[Weights]) -> bool:
     first = several[0]
-    return all(other.keys() == first.keys() and all(torch.equal(other[name], first[name]) for name in first) for other in several[1:])
+    return all(
+        other.keys() == first.keys() and all(torch.equal(other[name], first[name]) for name in first)
+        for other in several[1:]
+    )
 
 
 def _entries(content: object) -> str:
     """What a file holds instead, in words."""
     if isinstance(content, Mapping):
         return f"it has {named(content)}" if content else "it is an empty dictionary"
-    return f"it holds {type(content).__name__}" + (f" of {len(content)} entries" if isinstance(content, list | tuple) else "")
+    return f"it holds {type(content).__name__}" + (
+        f" of {len(content)} entries" if isinstance(content, list | tuple) else ""
+    )
 
 
 def named(names: Collection[object]) -> str:
@@ -126,9 +148,10 @@ def named(names: Collection[object]) -> str:
 def fitting(weights: Weights, network: torch.nn.Module) -> Weights:
     """The weights under the network's own names, as far as they can be told.
 
-    Taken away: what wrappers put into names, and a prefix before all names that the network needs ("module.", "model.net."). Added:
-    counters of batches, and the constants of a first layer that standardises, as the network has them. Weights that are stored as
-    length and direction, or divided by their spectral norm, are multiplied out where the network has them plain.
+    Taken away: what wrappers put into names, and a prefix before all names that the network needs ("module.",
+    "model.net."). Added: counters of batches, and the constants of a first layer that standardises, as the network has
+    them. Weights that are stored as length and direction, or divided by their spectral norm, are multiplied out where
+    the network has them plain.
     """
     wanted = _needs(network)
     weights = _unwrapped(weights, wanted)
@@ -152,31 +175,43 @@ def _needs(network: torch.nn.Module) -> set[str]:
 
 
 def _fits(weights: Weights, wanted: Collection[str]) -> bool:
-    return all(name in weights for name in wanted if not name.endswith(_COUNTERS) and name.rpartition(".")[2] not in _CONSTANTS)
+    return all(
+        name in weights for name in wanted if not name.endswith(_COUNTERS) and name.rpartition(".")[2] not in _CONSTANTS
+    )
 
 
 def _unwrapped(weights: Weights, wanted: Collection[str]) -> Weights:
     """The weights without the parts of names that wrappers put into them, which the network's own do not have."""
     parts = {part for name in wanted for part in name.split(".")}
     for wrapper in (wrapper for wrapper in _WRAPPERS if wrapper not in parts):
-        weights = {".".join(part for part in name.split(".") if part != wrapper): tensor for name, tensor in weights.items()}
+        weights = {
+            ".".join(part for part in name.split(".") if part != wrapper): tensor for name, tensor in weights.items()
+        }
     return weights
 
 
 def _stripped(weights: Weights, wanted: Collection[str]) -> Weights:
-    """The weights without the one prefix under which all that the network needs is there; unchanged where there is none, or several."""
+    """The weights without the one prefix under which all that the network needs is there; unchanged where there is
+    none, or several.
+    """
     needed = sorted((name for name in wanted if not name.endswith(_COUNTERS)), key=len, reverse=True)
     if any(name in weights for name in needed):
         return weights
     ends = (f".{name}" for name in needed)
-    prefixes = next((found for end in ends if (found := [name[: 1 - len(end)] for name in weights if name.endswith(end)])), [])
+    prefixes = next(
+        (found for end in ends if (found := [name[: 1 - len(end)] for name in weights if name.endswith(end)])), []
+    )
     whole = [prefix for prefix in prefixes if all(f"{prefix}{name}" in weights for name in needed)]
     prefixes = whole if len(prefixes) > 1 else prefixes
-    return {name.removeprefix(prefixes[0]): tensor for name, tensor in weights.items()} if len(prefixes) == 1 else weights
+    return (
+        {name.removeprefix(prefixes[0]): tensor for name, tensor in weights.items()} if len(prefixes) == 1 else weights
+    )
 
 
 def _multiplied(weights: Weights, wanted: Collection[str]) -> Weights:
-    """The weights with those multiplied out that are stored as torch's weight_norm and spectral_norm do and that the network has plain."""
+    """The weights with those multiplied out that are stored as torch's weight_norm and spectral_norm do and that the
+    network has plain.
+    """
     result = dict(weights)
     for name in wanted:
         stem, dot, leaf = name.rpartition(".")
@@ -189,7 +224,11 @@ def _multiplied(weights: Weights, wanted: Collection[str]) -> Weights:
         for parts in ((f"{name}_orig", f"{name}_u", f"{name}_v"), (f"{held}original", f"{held}0._u", f"{held}0._v")):
             if name not in result and all(part in result for part in parts):
                 whole, u, v = (result[part] for part in parts)
-                if whole.flatten(1).shape == (len(u), len(v)):  # else of a transposed layer, whose outputs lie elsewhere
+                # else of a transposed layer, whose outputs lie elsewhere
+                if whole.flatten(1).shape == (
+                    len(u),
+                    len(v),
+                ):
                     result = {other: tensor for other, tensor in result.items() if other not in parts}
                     result[name] = whole / torch.dot(u, whole.flatten(1) @ v)
     return result
@@ -206,26 +245,34 @@ def without_prefixes(weights: Weights, prefixes: Sequence[str], known: Collectio
 def load_into(network: torch.nn.Module, weights: Mapping[str, Any], origin: str) -> None:
     """Take over all weights; those of another precision are converted.
 
-    Raises: CheckpointError naming the first tensor that is missing, left over, of another shape or of another kind of numbers.
+    Raises: CheckpointError naming the first tensor that is missing, left over, of another shape or of another kind of
+    numbers.
     """
     kind, wanted = type(network).__name__, network.state_dict()
     for name, own in wanted.items():
         if name.endswith("_extra_state"):
             continue
         if name not in weights:
-            raise CheckpointError(f"{origin} lacks {name}, which {kind} needs; it has {named(list(weights)) or 'nothing'}")
+            raise CheckpointError(
+                f"{origin} lacks {name}, which {kind} needs; it has {named(list(weights)) or 'nothing'}"
+            )
         value = weights[name]
         if not isinstance(own, Tensor) or not isinstance(value, Tensor) or is_lazy(own):
             continue
         if value.shape != own.shape:
-            raise CheckpointError(f"{origin}: {name} has shape {list(value.shape)}, must be {list(own.shape)} for this {kind}")
+            raise CheckpointError(
+                f"{origin}: {name} has shape {list(value.shape)}, must be {list(own.shape)} for this {kind}"
+            )
         if own.is_floating_point() and not value.is_floating_point():
             raise CheckpointError(f"{origin}: {name} has dtype {value.dtype}, must be floating for this {kind}")
     if left := sorted(set(weights) - set(wanted)):
         constants = [name for name in left if name.rpartition(".")[2] in _CONSTANTS]
         hint = "; it standardises its images: build that into the network" if constants else ""
-        raise CheckpointError(f"{origin} has {(constants or left)[0]}, which {kind} does not know ({len(left)} such tensors){hint}")
+        raise CheckpointError(
+            f"{origin} has {(constants or left)[0]}, which {kind} does not know ({len(left)} such tensors){hint}"
+        )
     try:
-        network.load_state_dict(weights, strict=False)  # all is there but the extra state of modules that had none when it was saved
+        # all is there but the extra state of modules that had none when it was saved
+        network.load_state_dict(weights, strict=False)
     except Exception as error:  # what a network's own code raises on its extra state
         raise CheckpointError(f"{origin} cannot be loaded into {kind}: {str(error).partition(chr(10))[0]}") from None

@@ -1,6 +1,7 @@
 """What `poise.train` is given as it is: a module or what builds one, arrays of images, a loss as a function.
 
-Each stands in the settings by its name and digests. The first weights of a module lie beside the run, in first.safetensors.
+Each stands in the settings by its name and digests. The first weights of a module lie beside the run, in
+first.safetensors.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ _ARRAYS: dict[str, tuple[Split, Split, tuple[str, ...]]] = {}
 
 @settings
 class GivenNetwork(Network):
-    """A network of your own, given as a module or as what builds one: images [B, C, H, W] in [0, 1] to logits [B, classes]."""
+    """A network of your own, given as a module or as what builds one: images [B, C, H, W] in [0, 1] to logits [B,
+    classes].
+    """
 
     code: Code
     """The module's class, or the function or class that builds it; it is given the number of classes if it takes it."""
@@ -54,13 +57,17 @@ class GivenNetwork(Network):
         module = built_by(self.code.find("the network"), classes, f"network = {self.code.name}")
         if self.structure not in (None, _structure(module)):
             again = "go on by the same call"
-            raise SettingsError(f"{self.code.name} by itself builds another network than the one that was given: {again}")
+            raise SettingsError(
+                f"{self.code.name} by itself builds another network than the one that was given: {again}"
+            )
         return module
 
 
 @settings
 class GivenLoss(AdversarialObjective):
-    """Adversarial training on a loss of your own, given as a function of logits [B, classes] and labels [B] to values [B]."""
+    """Adversarial training on a loss of your own, given as a function of logits [B, classes] and labels [B] to values
+    [B].
+    """
 
     paper: ClassVar[Paper] = papers.PGD
     code: Code
@@ -87,14 +94,18 @@ def _values(code: Code, logits: Tensor, labels: Tensor) -> Tensor:
     values = code.find("the objective")(logits, labels)
     if not isinstance(values, Tensor) or values.shape != labels.shape:
         shown = f"a tensor {list(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
-        wanted = f"one value for each of {len(labels)} images, [{len(labels)}]; losses of torch do with reduction='none'"
+        wanted = (
+            f"one value for each of {len(labels)} images, [{len(labels)}]; losses of torch do with reduction='none'"
+        )
         raise SettingsError(f"{code.name} returned {shown}, must return {wanted}")
     return values
 
 
 @settings
 class GivenArrays(DataSource):
-    """Images and labels of your own that are given as arrays; they lie nowhere else, so going on needs the same call."""
+    """Images and labels of your own that are given as arrays; they lie nowhere else, so going on needs the same
+    call.
+    """
 
     digest: str
     """Of all images and labels."""
@@ -122,7 +133,9 @@ def loss_given(loss: Callable[..., Any], score: Callable[..., Any] | None) -> Gi
     return GivenLoss(code=given(loss), climbs=given(score) if score is not None else None)
 
 
-def arrays_given(train: tuple[Any, Any], test: tuple[Any, Any] | None, checked: Callable[[Any, Any], Split]) -> GivenArrays:
+def arrays_given(
+    train: tuple[Any, Any], test: tuple[Any, Any] | None, checked: Callable[[Any, Any], Split]
+) -> GivenArrays:
     """Settings for images and labels; without test images a fifth of every class is held out as these."""
     splits, notes = [], []
     for word, pair in (("train", train), ("test", test)):
@@ -162,7 +175,9 @@ def check_first_weights(network: Network) -> None:
     """Raises: SettingsError for a module that a run is to begin with and that was not given in this process."""
     if isinstance(network, GivenNetwork) and network.first and network.first not in _MODULES:
         instead = f"give the module to poise.train, or what builds it, and set initial to that run's {FIRST}"
-        raise SettingsError(f"{network.code.name}: its first weights lie beside the run that it was given for; {instead}")
+        raise SettingsError(
+            f"{network.code.name}: its first weights lie beside the run that it was given for; {instead}"
+        )
 
 
 def only_one_seed(network: Network) -> list[str]:
@@ -175,7 +190,9 @@ def only_one_seed(network: Network) -> list[str]:
 
 
 def first_weights(folder: Path) -> dict[str, Tensor] | None:
-    """The weights that a module had when the run was begun; None where code built it. Raises: CheckpointError for a damaged file."""
+    """The weights that a module had when the run was begun; None where code built it. Raises: CheckpointError for a
+    damaged file.
+    """
     if not (folder / FIRST).is_file():
         return None
     try:
@@ -185,7 +202,9 @@ def first_weights(folder: Path) -> dict[str, Tensor] | None:
 
 
 def as_begun(model: Network, begun: Network) -> Network:
-    """The network of a run that goes on: a module that was given anew stands for the one that the run was begun with."""
+    """The network of a run that goes on: a module that was given anew stands for the one that the run was begun
+    with.
+    """
     if not isinstance(model, GivenNetwork) or not isinstance(begun, GivenNetwork) or not model.first:
         return model
     if (model.code, model.structure) != (begun.code, begun.structure):

@@ -26,7 +26,8 @@ class Stretch:
 class History:
     """Grows while a run is trained; its facts lie in checkpoints and beside weights.
 
-    Time is that of steps: monitors are not in it, nor what was lost when a process was killed, as nothing is left of either.
+    Time is that of steps: monitors are not in it, nor what was lost when a process was killed, as nothing is left of
+    either.
     """
 
     seconds: float | None = 0.0
@@ -50,14 +51,19 @@ class History:
         return joined(*(stretch.processors for stretch in self.stretches)) if whole else []
 
     def begin(self, step: int, processors: Sequence[Hardware]) -> str:
-        """A stretch begins; returns a sentence where it is on something else than the one before, else an empty text."""
+        """A stretch begins; returns a sentence where it is on something else than the one before, else an empty
+        text.
+        """
         now, before = joined(processors), self.stretches[-1].processors if self.stretches else None
         if now == before:
             return ""
         self.stretches.append(Stretch(step, now))
         if before is None:
             return ""
-        return f"goes on with {_listed(now)}; it was trained with {_listed(before)}, so its last bits are not those of the unbroken run"
+        return (
+            f"goes on with {_listed(now)}; it was trained with {_listed(before)}, so its last bits are not those of the"
+            " unbroken run"
+        )
 
     def start_clock(self) -> None:
         self._since = time.perf_counter()

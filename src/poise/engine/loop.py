@@ -1,4 +1,6 @@
-"""The training loop, readable from top to bottom: `train` makes a run, `resume` goes on with one, `_epochs` is the loop."""
+"""The training loop, readable from top to bottom: `train` makes a run, `resume` goes on with one, `_epochs` is the
+loop.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,8 @@ def train(
     """Train a new run into the folder `out`, which must be empty or absent.
 
     imports: digest by path of the user's files that registered classes (recorded, never imported again by themselves).
-    Raises: RunError, DataError, SettingsError before any work; Interrupted after SIGINT or SIGTERM, with everything saved.
+    Raises: RunError, DataError, SettingsError before any work; Interrupted after SIGINT or SIGTERM, with everything
+    saved.
     """
     world, chosen = join(), choose_device(device)
     run = world.led(lambda: Run.to_be(Path(out))) or Run(Path(out))
@@ -98,10 +101,10 @@ def resume(
 ) -> Run:
     """Go on with a run from its newest readable checkpoint, to the same weights that it would have had unbroken.
 
-    A finished run whose checkpoints were deleted, or are another version's, is left as it is. imports: as for `train`; a file that was
-    changed since is said.
-    Raises: RunError when experiment.json, the data or the initial weights were changed or another process trains the run,
-    CheckpointError when every checkpoint is damaged or another version's.
+    A finished run whose checkpoints were deleted, or are another version's, is left as it is. imports: as for `train`;
+    a file that was changed since is said.
+    Raises: RunError when experiment.json, the data or the initial weights were changed or another process trains the
+    run, CheckpointError when every checkpoint is damaged or another version's.
     """
     run, world = Run.open(out), join()
     if world.decided(finished(run) and not any(map(_ours, run.states()))):  # nothing is left to do
@@ -124,7 +127,8 @@ def train_or_resume(
     imports: dict[str, str] | None = None,
     progress: Progress | None = None,
 ) -> Run:
-    """The experiment's run in `out`: begun where none lies there, gone on with where one was broken off, a finished one as it is.
+    """The experiment's run in `out`: begun where none lies there, gone on with where one was broken off, a finished one
+    as it is.
 
     Raises: RunError naming the first difference where `out` holds a run of other settings or data, and what `train` and
     `resume` raise.
@@ -137,7 +141,9 @@ def train_or_resume(
     begun = run.experiment
     experiment = dataclasses.replace(experiment, model=as_begun(experiment.model, begun.model))
     if begun != experiment:
-        whose = f"was started with other settings ({begun.name}, seed {begun.seed}): {first_difference(begun, experiment)}"
+        whose = (
+            f"was started with other settings ({begun.name}, seed {begun.seed}): {first_difference(begun, experiment)}"
+        )
         raise RunError(f"{out} {whose}; take another folder, or go on with it: poise train --resume {out}")
     done = finished(run) and not any(run.whole(which) for which in ("selected", "last"))
     if not world.decided(done):
@@ -147,7 +153,9 @@ def train_or_resume(
     return run
 
 
-def _again(run: Run, world: World, device: str, data_dir: str | Path | None, imports: dict[str, str], progress: Progress) -> Training:
+def _again(
+    run: Run, world: World, device: str, data_dir: str | Path | None, imports: dict[str, str], progress: Progress
+) -> Training:
     """The training as its newest readable checkpoint left it."""
     experiment, about = run.experiment, run.about
     run.check_unchanged()
@@ -215,7 +223,9 @@ def _alone(run: Run, world: World) -> Iterator[None]:
     """Hold the run folder's lock: two processes that train one run would write over each other."""
     lock = world.led(run.lock)
     try:
-        with going_on(f"what was saved is whole, and any number of ranks can go on from it: poise train --resume {run.path}"):
+        with going_on(
+            f"what was saved is whole, and any number of ranks can go on from it: poise train --resume {run.path}"
+        ):
             yield
     finally:
         if lock is not None:
@@ -251,11 +261,15 @@ def _epochs(training: Training) -> None:
             training.history.start_clock()
             end = epoch * training.steps_per_epoch
             advance = progress.begin(
-                f"{experiment.name}, seed {experiment.seed}: epoch {epoch}/{experiment.epochs}", end - training.step, "steps"
+                f"{experiment.name}, seed {experiment.seed}: epoch {epoch}/{experiment.epochs}",
+                end - training.step,
+                "steps",
             )
             while training.step < end:
                 now = training.now()
-                batches = {name: feed.batch(now) for name, feed in training.feeds.items() if placement.group_of_stream(name)}
+                batches = {
+                    name: feed.batch(now) for name, feed in training.feeds.items() if placement.group_of_stream(name)
+                }
                 with training.divergence_told(now):
                     metrics = training.method.step(training.learners, batches, now)
                 training.meters.add(metrics, {name: batch.total for name, batch in batches.items()})
@@ -272,7 +286,9 @@ def _epochs(training: Training) -> None:
             with training.divergence_told(training.last):
                 stopping, network = _end_epoch(training, epoch, images / (time.perf_counter() - clock), bool(stop))
             if stopping and training.step < total:
-                raise Interrupted(f"stopped at step {training.step} of {total}; to go on: poise train --resume {run.path}")
+                raise Interrupted(
+                    f"stopped at step {training.step} of {total}; to go on: poise train --resume {run.path}"
+                )
     if not placement.world.decided(finished(run) and not run.whole("last")):
         keep_last(training, deployed(training) if network is None else network)
     if any(placement.world.exchange("stop" if stop else "")):
@@ -288,16 +304,21 @@ def _save_and_stop(training: Training, total: int) -> NoReturn:
     except NumericalError as error:
         kept = next((path.name.removeprefix("step-").lstrip("0") for path in training.run.states()), None)
         where = f"the last checkpoint, of step {kept}, stays" if kept else "no checkpoint was there before"
-        raise Interrupted(f"stopped at step {training.step} of {total}, which was not saved: {error}; {where}; {going_on}") from None
+        raise Interrupted(
+            f"stopped at step {training.step} of {total}, which was not saved: {error}; {where}; {going_on}"
+        ) from None
     raise Interrupted(f"stopped at step {training.step} of {total}; {going_on}")
 
 
 def _say_when_ranks_stop(training: Training, end: int) -> None:
-    """What torchrun has ended 30 s from now would otherwise end without a word; the first rank, which draws, may be gone already."""
+    """What torchrun has ended 30 s from now would otherwise end without a word; the first rank, which draws, may be
+    gone already.
+    """
     if first_to_say("when it stops"):
         sentence = (
-            f"asked to stop at step {training.step}: ranks stop together at the end of their epoch, step {end}; where the job is ended "
-            f"before, what was saved is whole, and any number of ranks can go on from it: poise train --resume {training.run.path}"
+            f"asked to stop at step {training.step}: ranks stop together at the end of their epoch, step {end}; where"
+            " the job is ended before, what was saved is whole, and any number of ranks can go on from it: poise train"
+            f" --resume {training.run.path}"
         )
         if type(training.progress) is Progress:  # says nothing
             with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
@@ -310,7 +331,9 @@ def _end_epoch(training: Training, epoch: int, images_per_second: float, stop: b
     """Returns whether any rank was asked to stop, and after the last epoch the deployed network."""
     experiment, run, world = training.experiment, training.run, training.placement.world
     means = training.meters.means()  # waits for the device
-    means, stopping = epoch_facts(world, training.learners, means | {"training_seconds": training.history.elapsed()}, stop, training.last)
+    means, stopping = epoch_facts(
+        world, training.learners, means | {"training_seconds": training.history.elapsed()}, stop, training.last
+    )
     training.history.add(means["training_seconds"])
     for learner in training.learners.values():
         learner.agree()
@@ -331,7 +354,9 @@ def _end_epoch(training: Training, epoch: int, images_per_second: float, stop: b
     line |= {"images_per_second": images_per_second, "monitor_seconds": time.perf_counter() - clock}
     if world.leads:
         run.append_metrics(line)
-    training.progress.epoch(epoch, experiment.epochs, {key: value for key, value in line.items() if isinstance(value, int | float)})
+    training.progress.epoch(
+        epoch, experiment.epochs, {key: value for key, value in line.items() if isinstance(value, int | float)}
+    )
     for_good = epoch in experiment.keep_epochs
     if final or for_good or stopping or epoch % experiment.save_every == 0:
         save(training, training.step, for_good)

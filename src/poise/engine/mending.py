@@ -16,10 +16,11 @@ State = tuple[dict[str, Tensor], dict[str, Any]]
 
 
 def mend_selected(training: Training, newest: State) -> list[str]:
-    """Select the best epoch again among the complete checkpoints where the selected weights are damaged, gone or not finite.
+    """Select the best epoch again among the complete checkpoints where the selected weights are damaged, gone or not
+    finite.
 
-    Without one at the end of a measured epoch the next epochs are selected from. All ranks call this together, with the checkpoint that
-    the training is at, where it stands again afterwards. Returns what is to be said.
+    Without one at the end of a measured epoch the next epochs are selected from. All ranks call this together, with the
+    checkpoint that the training is at, where it stands again afterwards. Returns what is to be said.
     """
     world, run, best = training.placement.world, training.run, training.best
     why = world.exchange(run.whole("selected") if world.leads and best else "")[0]
@@ -30,14 +31,18 @@ def mend_selected(training: Training, newest: State) -> list[str]:
     if not candidates:
         training.best = {}
         return [f"{lost}; no complete checkpoint has them, so that weights are selected again from here on"]
-    choice, path = max(candidates, key=lambda candidate: (candidate[0]["allowed"], candidate[0]["value"], candidate[0]["epoch"]))
+    choice, path = max(
+        candidates, key=lambda candidate: (candidate[0]["allowed"], candidate[0]["value"], candidate[0]["epoch"])
+    )
     restore(training, *run.state(path))
     network = deployed(training)
     if world.leads:
         run.save_weights("selected", network, facts_of(training, choice["epoch"], choice["monitors"]))
     restore(training, *newest)
     training.best = choice
-    among = "which has them" if choice["epoch"] == best["epoch"] else f"the best of the {len(candidates)} that there are"
+    among = (
+        "which has them" if choice["epoch"] == best["epoch"] else f"the best of the {len(candidates)} that there are"
+    )
     return [f"{lost}; made again from the complete checkpoint of epoch {choice['epoch']}, {among}"]
 
 

@@ -15,7 +15,9 @@ from poise.engine.training import Training
 
 
 def deployed(training: Training) -> nn.Module:
-    """What is measured and kept: the method's network, its BatchNorm statistics estimated anew where the settings say so."""
+    """What is measured and kept: the method's network, its BatchNorm statistics estimated anew where the settings say
+    so.
+    """
     network = training.method.deployed(training.learners)
     if training.experiment.reestimate:
         reestimate(network, training.splits["train"], training.experiment.reestimate)
@@ -24,7 +26,9 @@ def deployed(training: Training) -> nn.Module:
 
 
 def monitor_epoch(training: Training, now: Now) -> tuple[dict[str, Any], nn.Module]:
-    """Measure the deployed network, and the learners where they are diagnosed; keep its weights if selected or asked for. Returns both."""
+    """Measure the deployed network, and the learners where they are diagnosed; keep its weights if selected or asked
+    for. Returns both.
+    """
     experiment, run, epoch = training.experiment, training.run, now.epoch
     network = deployed(training)
     found = {f"monitor/{monitor.name}": _measure(training, monitor, network) for monitor in experiment.monitors}
@@ -44,7 +48,8 @@ def _measure(training: Training, monitor: Monitor, network: nn.Module) -> float:
     if monitor.first is not None:
         split = split.first(min(monitor.first, len(split)))
     arithmetic = training.arithmetic
-    narrow = arithmetic.autocast and arithmetic.device.type == "cuda"  # as it trains; what is decided is decided in float32
+    # as it trains; what is decided is decided in float32
+    narrow = arithmetic.autocast and arithmetic.device.type == "cuda"
     return measured(training.placement.world, network, split, monitor, training.experiment.seed, narrow=narrow)
 
 
@@ -70,20 +75,28 @@ def select(training: Training, epoch: int, network: nn.Module, measured: dict[st
 
 
 def selected_before(training: Training) -> dict[str, Any]:
-    """The best epoch that a run which goes on starts from: of the weights in its folder, which may be later than its checkpoint."""
+    """The best epoch that a run which goes on starts from: of the weights in its folder, which may be later than its
+    checkpoint.
+    """
     try:
         facts = training.run.facts("selected")
     except CheckpointError:
         return training.best
     return (
-        training.best if facts["epoch"] <= training.best.get("epoch", 0) else judged(training.experiment, facts["epoch"], facts["monitors"])
+        training.best
+        if facts["epoch"] <= training.best.get("epoch", 0)
+        else judged(training.experiment, facts["epoch"], facts["monitors"])
     )
 
 
 def judged(experiment: Experiment, epoch: int, measured: dict[str, float]) -> dict[str, Any]:
     """What is compared between epochs."""
-    natural = next((measured[f"monitor/{monitor.name}"] for monitor in experiment.monitors if monitor.attack is None), 0.0)
-    robust = next((measured[f"monitor/{monitor.name}"] for monitor in experiment.monitors if monitor.attack is not None), 0.0)
+    natural = next(
+        (measured[f"monitor/{monitor.name}"] for monitor in experiment.monitors if monitor.attack is None), 0.0
+    )
+    robust = next(
+        (measured[f"monitor/{monitor.name}"] for monitor in experiment.monitors if monitor.attack is not None), 0.0
+    )
     value = {"sum": natural + robust, "robust": robust, "last": float(epoch)}[experiment.criterion]
     allowed = natural >= experiment.natural_floor or experiment.criterion == "last"
     return {"epoch": epoch, "value": value, "allowed": allowed, "monitors": measured}

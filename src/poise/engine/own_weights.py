@@ -18,7 +18,9 @@ from poise.models import Network
 from poise.models.functions import built_by
 
 Built = str | Network | nn.Module | Callable[..., nn.Module]
-"""What `network_built` takes: a registered network's name or settings, module:function or a function that builds one, a module."""
+"""What `network_built` takes: a registered network's name or settings, module:function or a function that builds one, a
+module.
+"""
 
 
 def network_of(weights: Path, network: Built, data: Data) -> nn.Module:
@@ -39,7 +41,9 @@ def network_built(network: Built, data: Data) -> nn.Module:
         return network.build(data.shape, len(data.classes), seed=0)
     if isinstance(network, str) and ":" not in network:
         return from_json(Network, {"type": network}).build(data.shape, len(data.classes), seed=0)  # type: ignore[type-abstract]
-    what = f"--model {network!r}" if isinstance(network, str) else f"network = {getattr(network, '__name__', network)!r}"
+    what = (
+        f"--model {network!r}" if isinstance(network, str) else f"network = {getattr(network, '__name__', network)!r}"
+    )
     sys.path.insert(0, str(Path.cwd()))
     try:
         function = _named(network) if isinstance(network, str) else network
@@ -47,7 +51,9 @@ def network_built(network: Built, data: Data) -> nn.Module:
     except SettingsError:
         raise
     except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise SettingsError(f"{what} must be a network's name or module:function that builds one, but {error}") from None
+        raise SettingsError(
+            f"{what} must be a network's name or module:function that builds one, but {error}"
+        ) from None
     finally:
         sys.path.pop(0)
 
@@ -58,9 +64,11 @@ def _named(text: str) -> Callable[..., nn.Module]:
 
 
 def data_named(text: str, data_dir: Path | None = None) -> Data:
-    """The data of `--data`: a data set's name, a folder of images, an .npz archive, or a data source's settings as JSON.
+    """The data of `--data`: a data set's name, a folder of images, an .npz archive, or a data source's settings as
+    JSON.
 
-    A folder with train and test (or val) beside each other gives its test images; one of classes only gives all of them.
+    A folder with train and test (or val) beside each other gives its test images; one of classes only gives all of
+    them.
     Raises: SettingsError for something else, DataError for images that cannot be read.
     """
     if text.lstrip().startswith("{"):
@@ -77,7 +85,9 @@ def data_named(text: str, data_dir: Path | None = None) -> Data:
     if path.is_file():
         raise SettingsError(f"--data {text}: a file must be an .npz archive with x_train, y_train, x_test and y_test")
     hint = did_you_mean(text, known)
-    raise SettingsError(f"--data {text!r} names no data set, and there is no such folder of images or .npz archive{hint}")
+    raise SettingsError(
+        f"--data {text!r} names no data set, and there is no such folder of images or .npz archive{hint}"
+    )
 
 
 def _of_folder(path: Path) -> Data:

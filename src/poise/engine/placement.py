@@ -1,8 +1,9 @@
 """Which ranks hold which learners.
 
 By data: every rank holds all learners and a part of every batch; gradients are summed in every step.
-By learner: each learner lives on ranks of its own (with fewer ranks, some share one), which share its batches; learners meet where the
-method sums over them, at redistribution and when the deployed network is made, and nothing is sent in between.
+By learner: each learner lives on ranks of its own (with fewer ranks, some share one), which share its batches; learners
+meet where the method sums over them, at redistribution and when the deployed network is made, and nothing is sent in
+between.
 """
 
 from __future__ import annotations
@@ -26,14 +27,18 @@ from poise.methods import Method
 
 PlacementName = Literal["auto", "by-data", "by-learner"]
 WORTH_IT = 1.25
-"""By learner is chosen where its slowest rank does at most this times an even share of the work: the price of summing in every step."""
+"""By learner is chosen where its slowest rank does at most this times an even share of the work: the price of summing
+in every step.
+"""
 
 
 @dataclass(frozen=True)
 class Placement:
-    """world: all ranks; groups: for each learner that lives on this rank, the ranks that share it; spread: whether by learner;
+    """world: all ranks; groups: for each learner that lives on this rank, the ranks that share it; spread: whether by
+    learner;
 
-    shares: for every learner of the run, how many ranks share it; statistics: what becomes of theirs of batch normalisation.
+    shares: for every learner of the run, how many ranks share it; statistics: what becomes of theirs of batch
+    normalisation.
     """
 
     world: World
@@ -64,7 +69,9 @@ class Placement:
 
 
 def assigned(costs: Mapping[str, float], size: int) -> dict[str, list[int]]:
-    """The ranks of each learner. With fewer ranks than learners each goes where least is to be done, else ranks go where most is."""
+    """The ranks of each learner. With fewer ranks than learners each goes where least is to be done, else ranks go
+    where most is.
+    """
     if size < len(costs):
         load, ranks = [0.0] * size, {}
         for name in sorted(costs, key=lambda name: -costs[name]):
@@ -87,16 +94,23 @@ def slowest(costs: Mapping[str, float], ranks: Mapping[str, list[int]], size: in
     return max(sum(costs[name] / len(held) for name, held in ranks.items() if rank in held) for rank in range(size))
 
 
-def placed(name: PlacementName, method: Method, world: World, diagnosing: bool = False, statistics: Statistics = "averaged") -> Placement:
+def placed(
+    name: PlacementName, method: Method, world: World, diagnosing: bool = False, statistics: Statistics = "averaged"
+) -> Placement:
     """Where the learners of `method` live. All ranks call this together.
 
-    diagnosing: learners are compared with each other while training, for which a rank needs all of them; statistics: see `Experiment`.
+    diagnosing: learners are compared with each other while training, for which a rank needs all of them; statistics:
+    see `Experiment`.
     Raises: SettingsError where learners cannot be placed as asked.
     """
     policies = method.policies()
-    everywhere = Placement(world, dict.fromkeys(policies, world), False, dict.fromkeys(policies, world.size), statistics)
+    everywhere = Placement(
+        world, dict.fromkeys(policies, world), False, dict.fromkeys(policies, world.size), statistics
+    )
     reason = (
-        f"{type(method).__name__}'s learners meet in every step" if not method.separable else "diagnosis compares learners" * diagnosing
+        f"{type(method).__name__}'s learners meet in every step"
+        if not method.separable
+        else "diagnosis compares learners" * diagnosing
     )
     if name == "by-learner" and reason:
         raise SettingsError(f"placement = 'by-learner': {reason}; must be 'auto' or 'by-data'")
@@ -117,40 +131,62 @@ def check_shares(placement: Placement, method: Method, feeds: Mapping[str, Feed]
         microbatch = method.policies()[name].microbatch
         if group.size > 1 and placement.statistics == "synchronised" and microbatch is not None:
             raise SettingsError(
-                f"learner {name!r}: microbatch = {microbatch}: must be none with statistics = 'synchronised', which are of whole batches"
+                f"learner {name!r}: microbatch = {microbatch}: must be none with statistics = 'synchronised', which are"
+                " of whole batches"
             )
     for name, feed in feeds.items():
         if feed.smallest < feed.world:
             raise SettingsError(
-                f"batch_size = {feed.stream.batch_size}: the last batch of {name!r} has {feed.smallest} images for {feed.world} ranks"
+                f"batch_size = {feed.stream.batch_size}: the last batch of {name!r} has {feed.smallest} images for"
+                f" {feed.world} ranks"
             )
 
 
 def check_pieces(
-    placement: Placement, method: Method, feeds: Mapping[str, Feed], learners: Mapping[str, Learner], shape: tuple[int, int, int]
+    placement: Placement,
+    method: Method,
+    feeds: Mapping[str, Feed],
+    learners: Mapping[str, Learner],
+    shape: tuple[int, int, int],
 ) -> None:
-    """Raises: SettingsError where a network would be trained on a single image of which it takes statistics of single values."""
+    """Raises: SettingsError where a network would be trained on a single image of which it takes statistics of single
+    values.
+    """
     microbatches = {policy.microbatch for policy in method.policies().values() if policy.microbatch is not None}
     for name, feed in feeds.items():
         if feed.world > 1 and placement.statistics == "synchronised":
             continue
-        if 1 in pieces(feed, microbatches) and not all(takes_one_image(learner.network, shape) for learner in learners.values()):
+        if 1 in pieces(feed, microbatches) and not all(
+            takes_one_image(learner.network, shape) for learner in learners.values()
+        ):
             raise SettingsError(
-                f"batch_size = {feed.stream.batch_size}: of {len(feed.split):,} images, {feed.world} rank(s) and microbatches as set, "
-                f"{name!r} would train on a single image at times, of which the network cannot take batch statistics"
+                f"batch_size = {feed.stream.batch_size}: of {len(feed.split):,} images, {feed.world} rank(s) and"
+                f" microbatches as set, {name!r} would train on a single image at times, of which the network cannot"
+                " take batch statistics"
             )
 
 
 def pieces(feed: Feed, microbatches: Iterable[int]) -> set[int]:
-    """The numbers of images that go through a network at a time: of full and last batches, ranks' parts and microbatches."""
-    parts = {size for whole in (feed.stream.batch_size, feed.smallest) for size in (whole // feed.world, -(-whole // feed.world))}
+    """The numbers of images that go through a network at a time: of full and last batches, ranks' parts and
+    microbatches.
+    """
+    parts = {
+        size
+        for whole in (feed.stream.batch_size, feed.smallest)
+        for size in (whole // feed.world, -(-whole // feed.world))
+    }
     return parts | {size % most or most for most in microbatches for size in parts if size > most}
 
 
 def takes_one_image(network: nn.Module, shape: tuple[int, int, int]) -> bool:
-    """Whether a forward in training mode takes a single image [C, H, W]; batch normalisation over one value raises ValueError."""
+    """Whether a forward in training mode takes a single image [C, H, W]; batch normalisation over one value raises
+    ValueError.
+    """
     weights = weights_of(network)
-    probe, like = with_weights(network, weights), next(tensor for tensor in weights.values() if tensor.is_floating_point())
+    probe, like = (
+        with_weights(network, weights),
+        next(tensor for tensor in weights.values() if tensor.is_floating_point()),
+    )
     probe.train()
     try:
         with torch.no_grad():
@@ -161,7 +197,9 @@ def takes_one_image(network: nn.Module, shape: tuple[int, int, int]) -> bool:
 
 
 def described(placement: Placement, method: Method, learners: Mapping[str, Learner]) -> str:
-    """How the ranks divide the work and, of learners that several share, what batch normalisation is taken over, in a line."""
+    """How the ranks divide the work and, of learners that several share, what batch normalisation is taken over, in a
+    line.
+    """
     shares = placement.shares
     counts = f" ({', '.join(f'{name}: {count}' for name, count in shares.items())})" if placement.spread else ""
     line = f"{placement.world.size} ranks, by {placement.facts['by']}{counts}"
@@ -177,7 +215,9 @@ def described(placement: Placement, method: Method, learners: Mapping[str, Learn
         each = sorted({min(most, small), min(most, small + (larger > 0))})
         sizes.setdefault(" or ".join(map(str, each)), []).append(name)
     only = len(sizes) > 1 or len(shared) < len(shares)
-    parts = " and ".join(f"{size} images{' of ' + ' and '.join(names) if only else ''}" for size, names in sizes.items())
+    parts = " and ".join(
+        f"{size} images{' of ' + ' and '.join(names) if only else ''}" for size, names in sizes.items()
+    )
     after = "statistics averaged" if placement.statistics == "averaged" else "the first rank's statistics kept"
     return f"{line}; batch normalisation over each rank's {parts}, {after} each epoch"
 
@@ -190,8 +230,8 @@ def _normed(learners: Mapping[str, Learner]) -> bool:
 def shares_changed(before: Mapping[str, int], placement: Placement, learners: Mapping[str, Learner]) -> str:
     """What is to be said where a run goes on with its learners shared by another number of ranks, or nothing.
 
-    Where statistics are not synchronised, each rank normalises by its own part of the batch and gathers its own running statistics,
-    until at the end of every epoch they are averaged over ranks, or the first rank's are taken.
+    Where statistics are not synchronised, each rank normalises by its own part of the batch and gathers its own running
+    statistics, until at the end of every epoch they are averaged over ranks, or the first rank's are taken.
     """
     if placement.statistics == "synchronised":
         return ""
@@ -199,6 +239,6 @@ def shares_changed(before: Mapping[str, int], placement: Placement, learners: Ma
         return ""
     counts = ", ".join(f"{name}: {before.get(name, 1)} -> {count}" for name, count in placement.shares.items())
     return (
-        f"the number of ranks that share a learner changed ({counts}); batch normalisation takes its statistics over each rank's part of "
-        f"a batch, so this is another, valid run than the one begun"
+        f"the number of ranks that share a learner changed ({counts}); batch normalisation takes its statistics over"
+        " each rank's part of a batch, so this is another, valid run than the one begun"
     )

@@ -1,4 +1,6 @@
-"""Rows of papers: whose experiment a row is, what its columns were measured by, and how an experiment is called that has left its row."""
+"""Rows of papers: whose experiment a row is, what its columns were measured by, and how an experiment is called that
+has left its row.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ class Published(Settings):
     protocol: Protocol | None = newer(default=None)
     """What the columns were measured by; None: what the experiment itself is evaluated by."""
     of: str = newer(default="")
-    """Of the experiment whose row this is, its `fingerprint`: of a changed one it is no row. Empty: of whatever carries it."""
+    """Of the experiment whose row this is, its `fingerprint`: of a changed one it is no row. Empty: of whatever carries
+    it.
+    """
 
     def __post_init__(self) -> None:
         if len(self.columns) != len(self.values) or len(self.spread) not in (0, len(self.values)):
@@ -52,7 +56,11 @@ class Published(Settings):
         attacks = (self.protocol or protocol).attacks
         found = {}
         for column in self.columns:
-            exact = [attack for attack in attacks if attack.name == column or (column == "AA" and isinstance(attack, AutoAttack))]
+            exact = [
+                attack
+                for attack in attacks
+                if attack.name == column or (column == "AA" and isinstance(attack, AutoAttack))
+            ]
             forms = exact or [attack for attack in attacks if attack.name.startswith(f"{column}-")]
             found[column] = [to_json(attack) for attack in forms]
         return {column: forms for column, forms in found.items() if forms}
@@ -60,7 +68,13 @@ class Published(Settings):
     def told(self, protocol: Protocol) -> dict[str, Any]:
         """The row as records have it. protocol: the experiment's own."""
         columns = {name: value for name, value in zip(self.columns, self.values, strict=True) if value is not None}
-        about = {"table": self.table, "row": self.row, "runs": self.runs, "note": self.note, "plus_minus": self.plus_minus}
+        about = {
+            "table": self.table,
+            "row": self.row,
+            "runs": self.runs,
+            "note": self.note,
+            "plus_minus": self.plus_minus,
+        }
         spread = dict(zip(self.columns, self.spread, strict=False))
         return {**about, "columns": columns, "spread": spread, "measured": self.measured(protocol)}
 
@@ -93,7 +107,9 @@ def belongs(row: Published, experiment: Experiment) -> bool:
 
 
 def trained_by(experiment: Experiment) -> str:
-    """The objective, or the method with those of its learners, with a beta or divergence that is not its class's own."""
+    """The objective, or the method with those of its learners, with a beta or divergence that is not its class's
+    own.
+    """
     words = {name: _objective(policy.objective) for name, policy in experiment.method.policies().items()}
     if len(words) == 1:
         return next(iter(words.values()))
@@ -102,7 +118,9 @@ def trained_by(experiment: Experiment) -> str:
 
 def _objective(objective: Any) -> str:
     told = [field for field in fields(objective) if field.name in ("beta", "divergence")]
-    own = [f"{field.name} {plain(value)}" for field in told if (value := getattr(objective, field.name)) != field.default]
+    own = [
+        f"{field.name} {plain(value)}" for field in told if (value := getattr(objective, field.name)) != field.default
+    ]
     return ", ".join([type(objective).__name__, *own])
 
 
@@ -124,7 +142,9 @@ def outdated(old: Experiment, new: Experiment) -> bool:
 
 
 def _compared(old: Experiment, new: Experiment, kinds: bool) -> list[dict[str, Any]]:
-    """The two definitions; of other kinds of methods or objectives only what both have, which is a policy without its objective."""
+    """The two definitions; of other kinds of methods or objectives only what both have, which is a policy without its
+    objective.
+    """
     settings = [definition(each) for each in (old, new)]
     policies = [each["method"].get("policy") for each in settings]
     if kinds and None in policies:

@@ -1,4 +1,6 @@
-"""What the ranks of a run tell each other between steps: metrics, accuracies, checkpoints. A single rank tells itself."""
+"""What the ranks of a run tell each other between steps: metrics, accuracies, checkpoints. A single rank tells
+itself.
+"""
 
 from __future__ import annotations
 
@@ -34,11 +36,15 @@ def epoch_facts(
     problem = ""
     state = {f"{name}/{key}": tensor for name, learner in learners.items() for key, tensor in learner.state().items()}
     try:
-        for learner in learners.values() if not_finite(state) else ():  # asked of all first, so that a GPU is waited for once
+        # asked of all first, so that a GPU is waited for once
+        for learner in learners.values() if not_finite(state) else ():
             learner.check_finite(now)
     except NumericalError as error:
         problem = str(error)
-    told = [json.loads(text) for text in world.exchange(json.dumps({"means": dict(means), "stop": stop, "problem": problem}))]
+    told = [
+        json.loads(text)
+        for text in world.exchange(json.dumps({"means": dict(means), "stop": stop, "problem": problem}))
+    ]
     problems = [each["problem"] for each in told if each["problem"]]
     if problems:
         raise NumericalError(problems[0])
@@ -50,9 +56,17 @@ def epoch_facts(
 
 
 def measured(
-    world: World, network: nn.Module, split: Split, monitor: Monitor, seed: int, batch_size: int = 256, narrow: bool = False
+    world: World,
+    network: nn.Module,
+    split: Split,
+    monitor: Monitor,
+    seed: int,
+    batch_size: int = 256,
+    narrow: bool = False,
 ) -> float:
-    """The monitor's accuracy in [0, 1]. The ranks, which hold the same network, take whole batches each. narrow: see `attacked`."""
+    """The monitor's accuracy in [0, 1]. The ranks, which hold the same network, take whole batches each. narrow: see
+    `attacked`.
+    """
     part = world.share(math.ceil(len(split) / batch_size))
     mine = split.subset(slice(part.start * batch_size, part.stop * batch_size))
     right = torch.zeros(1, dtype=torch.float64)
@@ -66,11 +80,20 @@ def measured(
 
 
 def whole_state(placement: Placement, learners: Mapping[str, Learner]) -> dict[str, Tensor]:
-    """The state of all learners of the run, on the first rank; of the ranks that share a learner the first one gives it."""
+    """The state of all learners of the run, on the first rank; of the ranks that share a learner the first one gives
+    it.
+    """
     given = {name: learner for name, learner in learners.items() if placement.groups[name].leads}
-    state = {f"learner/{name}/{key}": tensor for name, learner in given.items() for key, tensor in learner.state().items()}
+    state = {
+        f"learner/{name}/{key}": tensor for name, learner in given.items() for key, tensor in learner.state().items()
+    }
     if not placement.spread:
         return state
     plain = dict(zip(state, fetched(list(state.values())), strict=True))
     parts = placement.world.gather(safetensors.torch.save(plain) if plain else b"")
-    return {name: tensor for part in parts if part for name, tensor in load_safetensors(part, "another rank's state").items()}
+    return {
+        name: tensor
+        for part in parts
+        if part
+        for name, tensor in load_safetensors(part, "another rank's state").items()
+    }

@@ -54,7 +54,9 @@ class Run:
 
     @classmethod
     def to_be(cls, path: Path) -> Run:
-        """A run that could be made at `path`. Raises: RunError when something is there already, StorageError when nothing can be."""
+        """A run that could be made at `path`. Raises: RunError when something is there already, StorageError when
+        nothing can be.
+        """
         with refusing(RunError, path):
             taken = path.exists() and (not path.is_dir() or any(map(_counts, path.iterdir())))
             hint = f"; to go on with it: poise train --resume {path}" if (path / "experiment.json").exists() else ""
@@ -64,7 +66,9 @@ class Run:
         return cls(path)
 
     def create(self, experiment: Experiment, about: dict[str, Any]) -> None:
-        """Make the folder, whole or not at all; to be called under its lock. Raises: RunError where it was made since, StorageError."""
+        """Make the folder, whole or not at all; to be called under its lock. Raises: RunError where it was made since,
+        StorageError.
+        """
         self.to_be(self.path)
         settings = json.dumps(to_json(experiment), indent=1)
         identity = {"group": experiment.group, "seed": experiment.seed, "settings_sha256": _digest(settings)}
@@ -84,7 +88,11 @@ class Run:
         path = Path(path)
         with refusing(RunError, path):
             there, whole = path.is_dir(), (path / "experiment.json").is_file()
-            inside = sorted(child.name for child in path.iterdir() if (child / "experiment.json").is_file()) if there and not whole else []
+            inside = (
+                sorted(child.name for child in path.iterdir() if (child / "experiment.json").is_file())
+                if there and not whole
+                else []
+            )
         if not there:
             raise RunError(f"there is no run folder {path}")
         if not whole:
@@ -109,7 +117,8 @@ class Run:
         """What the run was started with that is no setting: versions, device, digests, imported files."""
         file = self.path / "run.json"
         try:
-            about = opened(parse(read_text(file)), required=False)  # runs that were begun before it had a digest have none
+            # runs that were begun before it had a digest have none
+            about = opened(parse(read_text(file)), required=False)
             for name in about.keys() & _ABOUT:
                 typed(_ABOUT[name], about[name], name)
         except (OSError, ValueError) as error:
@@ -118,12 +127,16 @@ class Run:
 
     @property
     def group(self) -> str:
-        """The experiment's group as it was when the run was started: settings that Poise has got since are no part of it."""
+        """The experiment's group as it was when the run was started: settings that Poise has got since are no part of
+        it.
+        """
         known = self.about.get("group") if (self.path / "run.json").exists() else None
         return str(known or self.experiment.group)
 
     def lock(self) -> FileLock:
-        """Keep other processes from training this run until the lock is released or this process ends. Raises: RunError, StorageError."""
+        """Keep other processes from training this run until the lock is released or this process ends. Raises:
+        RunError, StorageError.
+        """
         lock = FileLock(self.path / ".lock")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -135,11 +148,13 @@ class Run:
         return lock
 
     def check_unchanged(self, facts: Mapping[str, Any] | None = None, data: Data | None = None) -> None:
-        """Refuse a folder that is not as its run was started: whatever trains, evaluates or reads the run asks this first.
+        """Refuse a folder that is not as its run was started: whatever trains, evaluates or reads the run asks this
+        first.
 
-        experiment.json must be what run.json has the digest of, or at least give the same group and seed; `facts`, those beside a
-        checkpoint or weights (whose tensors `read_tensors` compares with their digest), must be of that group and seed; `data`, as the
-        experiment loads it now, must have the digest that it had. Raises: RunError that names what was changed.
+        experiment.json must be what run.json has the digest of, or at least give the same group and seed; `facts`,
+        those beside a checkpoint or weights (whose tensors `read_tensors` compares with their digest), must be of that
+        group and seed; `data`, as the experiment loads it now, must have the digest that it had. Raises: RunError that
+        names what was changed.
         """
         about, file = self.about, self.path / "experiment.json"
         started = (about.get("group"), about.get("seed"))
@@ -151,7 +166,9 @@ class Run:
         if not as_written and started != (self.experiment.group, self.experiment.seed):
             raise RunError(f"{file} was changed since the run was started; start a new run with it instead")
         if facts is not None and started != (facts.get("group", started[0]), facts.get("seed", started[1])):
-            raise RunError(f"the checkpoints of {self.path} are of another run than its run.json; start a new run instead")
+            raise RunError(
+                f"the checkpoints of {self.path} are of another run than its run.json; start a new run instead"
+            )
         if data is not None and "data_digest" in about and not data.has(about["data_digest"]):
             raise RunError(f"the data set {data.name} was changed since the run was started; start a new run instead")
 
@@ -160,7 +177,8 @@ class Run:
         return self.path / "checkpoints" / which.replace(" ", "_")
 
     def save_weights(self, which: str, network: nn.Module, facts: dict[str, Any]) -> str:
-        """Write the deployed network's weights, of which a JSON fact "unbounded" names buffers that may be infinite; returns their digest.
+        """Write the deployed network's weights, of which a JSON fact "unbounded" names buffers that may be infinite;
+        returns their digest.
 
         Raises: NumericalError for others that are not finite; what was there stays.
         """
@@ -183,10 +201,16 @@ class Run:
         return f"{bad} is not finite" if (bad := _diverged(weights, facts)) else ""
 
     def network(self, which: str = "selected") -> nn.Module:
-        """The deployed network in evaluation mode, images in [0, 1] to logits, on the CPU. Raises: CheckpointError, RunError."""
+        """The deployed network in evaluation mode, images in [0, 1] to logits, on the CPU. Raises: CheckpointError,
+        RunError.
+        """
         path = self.weights_path(which)
         if not tensors_file(path).exists():
-            known = sorted(file.stem for file in (self.path / "checkpoints").glob("*.safetensors") if not file.stem.startswith("step-"))
+            known = sorted(
+                file.stem
+                for file in (self.path / "checkpoints").glob("*.safetensors")
+                if not file.stem.startswith("step-")
+            )
             raise CheckpointError(f"{self.path} has no weights {which!r}; it has {', '.join(known) or 'none yet'}")
         weights, facts = read_tensors(path)
         self.check_unchanged(facts)
@@ -232,7 +256,8 @@ class Run:
         return sorted((path for path in found if re.fullmatch(r"step-\d{9}", path.name)), reverse=True)
 
     def newest_state(self) -> tuple[tuple[dict[str, Tensor], dict[str, Any]] | None, list[str]]:
-        """The newest complete checkpoint that can be read and is finite, None if there is none; and a sentence for each one passed over.
+        """The newest complete checkpoint that can be read and is finite, None if there is none; and a sentence for each
+        one passed over.
 
         Raises: CheckpointError when checkpoints were finished and all of them are damaged.
         """
@@ -243,7 +268,9 @@ class Run:
             except CheckpointError as error:
                 warnings.append(f"{error}; going back to what was saved before it")
         if any(facts_file(path).exists() for path in self.states()):
-            raise CheckpointError(f"every checkpoint of {self.path} is damaged; the newest: {warnings[0].partition(';')[0]}")
+            raise CheckpointError(
+                f"every checkpoint of {self.path} is damaged; the newest: {warnings[0].partition(';')[0]}"
+            )
         return None, warnings
 
     @staticmethod
@@ -281,7 +308,9 @@ class Run:
 
 @contextlib.contextmanager
 def own_code(files: list[str]) -> Iterator[None]:
-    """Where settings cannot be read that were made with the user's own files, say to import these again. Raises: SettingsError."""
+    """Where settings cannot be read that were made with the user's own files, say to import these again. Raises:
+    SettingsError.
+    """
     try:
         yield
     except SettingsError as error:

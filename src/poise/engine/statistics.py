@@ -1,4 +1,6 @@
-"""BatchNorm's running statistics of a network whose weights were averaged, estimated anew (Izmailov et al. 2018, Section 3.2)."""
+"""BatchNorm's running statistics of a network whose weights were averaged, estimated anew (Izmailov et al. 2018,
+Section 3.2).
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,11 @@ from poise.evaluation.predictions import device_of
 
 @torch.no_grad()
 def reestimate(network: nn.Module, split: Split, images: int, batch_size: int = 256) -> None:
-    """Replace running means and variances by their mean over batches of the first `images` natural images, not augmented.
+    """Replace running means and variances by their mean over batches of the first `images` natural images, not
+    augmented.
 
-    Does nothing to a network without running statistics. `batch_size` is what the variances are taken over; a smaller last batch
-    counts only where it is the only one.
+    Does nothing to a network without running statistics. `batch_size` is what the variances are taken over; a smaller
+    last batch counts only where it is the only one.
     """
     norms = [module for module in network.modules() if isinstance(module, _NormBase) and module.track_running_stats]
     if not norms:

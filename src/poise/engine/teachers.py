@@ -27,7 +27,9 @@ class OpenedTeacher:
 
 
 def open_teachers(experiment: Experiment, data: Data) -> Mapping[str, OpenedTeacher]:
-    """The `Trained` teachers by learner. Raises: SettingsError for one of other images or classes, RunError, CheckpointError."""
+    """The `Trained` teachers by learner. Raises: SettingsError for one of other images or classes, RunError,
+    CheckpointError.
+    """
     policies = experiment.method.policies().items()
     named = {name: policy.teacher for name, policy in policies if isinstance(policy.teacher, Trained)}
     return {name: _opened(teacher, experiment, data) for name, teacher in named.items()}

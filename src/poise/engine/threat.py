@@ -1,7 +1,7 @@
 """The run's threat: one question, whose answer an experiment writes out in every place that attacks.
 
-JSON keeps every threat where it stands. `threat` and `epsilon` of an experiment are views: reading them finds the threat
-that the run is about, assigning them rewrites all places that equal it, with their step sizes.
+JSON keeps every threat where it stands. `threat` and `epsilon` of an experiment are views: reading them finds the
+threat that the run is about, assigning them rewrites all places that equal it, with their step sizes.
 """
 
 from __future__ import annotations
@@ -39,15 +39,21 @@ def threat_of(policies: Mapping[str, Policy], judges: Sequence[Attack]) -> Threa
     if judges and (not trained or judges[0].threat in trained.values()):
         return judges[0].threat
     if not trained:
-        raise SettingsError("the experiment has no threat: nothing attacks in it; name an attack, as in method.objective=AT")
-    raise SettingsError(f"none of the threats is the run's: it trains {listed(trained)}; set them where they stand, as inner.threat")
+        raise SettingsError(
+            "the experiment has no threat: nothing attacks in it; name an attack, as in method.objective=AT"
+        )
+    raise SettingsError(
+        f"none of the threats is the run's: it trains {listed(trained)}; set them where they stand, as inner.threat"
+    )
 
 
 def assigned(threat: Threat, views: Mapping[str, Any]) -> Threat:
     """The threat after `threat=...` and then `epsilon=...`. Raises: SettingsError for no such threat, or epsilon 0."""
     if "threat" in views:
         threat = from_json(Threat, views["threat"])  # type: ignore[type-abstract]
-    changed = override(threat, {path.removeprefix("threat."): value for path, value in views.items() if path != "threat"})
+    changed = override(
+        threat, {path.removeprefix("threat."): value for path, value in views.items() if path != "threat"}
+    )
     if changed.epsilon == 0:
         raise SettingsError("epsilon = 0: must be positive; to train without an attack: method.objective=NT")
     return changed
@@ -57,8 +63,9 @@ def within(part: S, old: Threat, new: Threat) -> S:
     """The settings with `new` in every place of `old`.
 
     A step size beside it keeps its share of epsilon; where the norm is another, it becomes 2.5 epsilon / steps, at most
-    epsilon, which crosses the ball from everywhere inside (Madry et al. 2018). A named protocol becomes itself under the
-    new threat, where it is defined there; another gets the new epsilon into its name, by which records are kept apart.
+    epsilon, which crosses the ball from everywhere inside (Madry et al. 2018). A named protocol becomes itself under
+    the new threat, where it is defined there; another gets the new epsilon into its name, by which records are kept
+    apart.
     """
     if isinstance(part, Protocol) and (renamed := _named(part, old, new)) is not None:
         return renamed  # type: ignore[return-value]
@@ -124,7 +131,9 @@ def say_change(experiment: Settings, old: Threat, new: Threat) -> None:
             others.setdefault(shown(part.threat), []).append(f"{path}.threat")  # type: ignore[attr-defined]
     if others:
         listing = "; ".join(f"{threat} at {', '.join(paths)}" for threat, paths in others.items())
-        LOG.warning("the threat is %s now where it was %s, and stays as it was elsewhere: %s", shown(new), shown(old), listing)
+        LOG.warning(
+            "the threat is %s now where it was %s, and stays as it was elsewhere: %s", shown(new), shown(old), listing
+        )
     for sentence in short_of(dict(places(experiment))):
         LOG.warning(sentence)
 
@@ -133,9 +142,16 @@ def short_of(searches: Mapping[str, Any]) -> list[str]:
     """A sentence for each search by name whose steps together are shorter than its epsilon."""
     said = []
     for name, search in searches.items():
-        steps, step_size, epsilon = getattr(search, "steps", None), getattr(search, "step_size", None), search.threat.epsilon
+        steps, step_size, epsilon = (
+            getattr(search, "steps", None),
+            getattr(search, "step_size", None),
+            search.threat.epsilon,
+        )
         if steps is not None and step_size is not None and steps * step_size < epsilon * (1 - 1e-6):
-            reach = f"{steps} step{'s' * (steps != 1)} of {spelled(step_size)} never go as far as epsilon = {spelled(epsilon)}"
+            reach = (
+                f"{steps} step{'s' * (steps != 1)} of {spelled(step_size)} never go as far as epsilon ="
+                f" {spelled(epsilon)}"
+            )
             said.append(f"{name}: {reach}; take more steps, or a larger step_size")
     return said
 
@@ -147,7 +163,10 @@ def threats_apart(policies: Mapping[str, Policy], judges: Sequence[Attack], diag
     missed = {name: threat for name, threat in trained.items() if not any(_close(threat, theirs) for theirs in judged)}
     if missed and judged:
         there = ", ".join(sorted(map(shown, judged)))
-        said.append(f"trained {listed(missed)}, but judged within {there}: set inner.threat or the attacks of protocol and monitors")
+        said.append(
+            f"trained {listed(missed)}, but judged within {there}: set inner.threat or the attacks of protocol and"
+            " monitors"
+        )
     attack = diagnosis.attack if diagnosis is not None else None
     if trained and attack is not None and not any(_close(ours, attack.threat) for ours in trained.values()):
         instead = "set diagnosis.attack=none to attack as the robust learner searches"

@@ -50,7 +50,9 @@ class Meters:
     """Behind each sum."""
 
     def add(self, metrics: dict[str, Tensor], totals: Mapping[str, int]) -> None:
-        """A step's metrics, each a mean over the images of its learner's batch. totals: images by stream; most learners have their own."""
+        """A step's metrics, each a mean over the images of its learner's batch. totals: images by stream; most learners
+        have their own.
+        """
         for name, value in metrics.items():
             count = totals.get(name.split("/")[1], next(iter(totals.values())))
             self.images[name] = self.images.get(name, 0) + count
@@ -65,7 +67,9 @@ class Meters:
 
 @dataclass
 class Training:
-    """A run in progress: what is fixed (settings, data, feeds) and what moves (this rank's learners, step, meters, best epoch)."""
+    """A run in progress: what is fixed (settings, data, feeds) and what moves (this rank's learners, step, meters, best
+    epoch).
+    """
 
     experiment: Experiment
     run: Run
@@ -87,7 +91,9 @@ class Training:
 
     @cached_property
     def method(self) -> Method:
-        """The experiment's method; where learners are diagnosed, or kept to be looked at, every one is trained throughout."""
+        """The experiment's method; where learners are diagnosed, or kept to be looked at, every one is trained
+        throughout.
+        """
         method, looked_at = self.experiment.method, self.experiment.diagnosis is not None or self.experiment.keep_epochs
         return method.diagnosed() if looked_at else method
 
@@ -119,23 +125,33 @@ class Training:
         return sorted({name for learner in self.learners.values() for name in learner.unbounded})
 
     def check_finite(self, now: Now) -> None:
-        """Raises: NumericalError when anything that changes is not finite. now: the step after which, or in which, it was found."""
+        """Raises: NumericalError when anything that changes is not finite. now: the step after which, or in which, it
+        was found.
+        """
         for learner in self.learners.values():
             learner.check_finite(now)
 
     @contextlib.contextmanager
     def divergence_told(self, now: Now) -> Iterator[None]:
-        """Whatever fails because training diverged is told as that. Raises: NumericalError, with epoch, learners and learning rates."""
+        """Whatever fails because training diverged is told as that. Raises: NumericalError, with epoch, learners and
+        learning rates.
+        """
         try:
             yield
         except Interrupted:
             raise
         except Exception as error:
             self.check_finite(now)
-            if isinstance(error, NotFiniteError) or (isinstance(error, RuntimeError | OverflowError) and "overflow" in str(error)):
-                rates = ", ".join(f"{name!r} of {learner.learning_rate(now):g}" for name, learner in self.learners.items())
+            if isinstance(error, NotFiniteError) or (
+                isinstance(error, RuntimeError | OverflowError) and "overflow" in str(error)
+            ):
+                rates = ", ".join(
+                    f"{name!r} of {learner.learning_rate(now):g}" for name, learner in self.learners.items()
+                )
                 what = "training diverges, or its network cannot be evaluated"
-                raise NumericalError(f"epoch {now.epoch}: {what}, at the learning rate of learner {rates}: {error}") from None
+                raise NumericalError(
+                    f"epoch {now.epoch}: {what}, at the learning rate of learner {rates}: {error}"
+                ) from None
             raise
 
 
@@ -164,8 +180,12 @@ def prepare(
     Raises: SettingsError, InputError, CheckpointError for what does not fit."""
     protocol = experiment.protocol
     if protocol.first is not None and protocol.chosen == "first" and protocol.first > len(data.test):
-        raise SettingsError(f"Protocol.first = {protocol.first}: must be at most {len(data.test)}, the number of test images")
-    arithmetic = _chosen(experiment.precision, device, progress, world) if begun is None else begun_in(begun, device, run.path)
+        raise SettingsError(
+            f"Protocol.first = {protocol.first}: must be at most {len(data.test)}, the number of test images"
+        )
+    arithmetic = (
+        _chosen(experiment.precision, device, progress, world) if begun is None else begun_in(begun, device, run.path)
+    )
     compiling = compilation(experiment.compile, device, progress.say)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = not experiment.deterministic
@@ -183,17 +203,31 @@ def prepare(
             weights, fresh = with_fresh_head(fitting(initial, network), network, len(data.classes))
             load_into(network, weights, str(experiment.initial))
             if fresh:
-                progress.say(f"{experiment.initial} is of a network with other classes, so {', '.join(fresh)} begin anew")
+                progress.say(
+                    f"{experiment.initial} is of a network with other classes, so {', '.join(fresh)} begin anew"
+                )
         opened = (teachers or {}).get(name)
         teacher = None if opened is None else opened.network.to(device, arithmetic.dtype)
-        return Learner(name, policy, network.to(device, arithmetic.dtype), arithmetic=arithmetic, compilation=compiling, teacher=teacher)
+        return Learner(
+            name,
+            policy,
+            network.to(device, arithmetic.dtype),
+            arithmetic=arithmetic,
+            compilation=compiling,
+            teacher=teacher,
+        )
 
     method = experiment.method
     placement = placed(experiment.placement, method, world, experiment.diagnosis is not None, experiment.statistics)
     learners = placement.local(method.learners(build))
     method.check_networks(learners)
-    attacks = [attack for attack in (*(monitor.attack for monitor in experiment.monitors), *protocol.attacks) if attack is not None]
-    if any(type(attack).check is not Attack.check for attack in attacks):  # of the whole network, of which a learner may train a member
+    attacks = [
+        attack
+        for attack in (*(monitor.attack for monitor in experiment.monitors), *protocol.attacks)
+        if attack is not None
+    ]
+    # of the whole network, of which a learner may train a member
+    if any(type(attack).check is not Attack.check for attack in attacks):
         whole = experiment.model.build(data.shape, len(data.classes), experiment.seed)
         for attack in attacks:
             attack.check(whole)
@@ -223,7 +257,8 @@ def _chosen(name: PrecisionName, device: torch.device, progress: Progress, world
 
 
 def save(training: Training, step: int, for_good: bool) -> None:
-    """Write a complete checkpoint; of several ranks the first one does, once all have found at the epoch's end that theirs is finite.
+    """Write a complete checkpoint; of several ranks the first one does, once all have found at the epoch's end that
+    theirs is finite.
 
     Raises: NumericalError for one that is not finite; what was saved before stays.
     """
@@ -231,7 +266,8 @@ def save(training: Training, step: int, for_good: bool) -> None:
     if not training.placement.world.leads:
         return
     state = dict(zip(state, fetched(list(state.values())), strict=True))
-    if training.placement.world.size == 1 and not_finite(state):  # asked of the host's copies, for which a GPU was waited for anyway
+    # asked of the host's copies, for which a GPU was waited for anyway
+    if training.placement.world.size == 1 and not_finite(state):
         training.check_finite(training.last)
     state |= {f"meter/{name}": value for name, value in training.meters.sums.items()}
     experiment = training.experiment
@@ -251,16 +287,21 @@ def save(training: Training, step: int, for_good: bool) -> None:
 def restore(training: Training, state: dict[str, Tensor], facts: dict[str, Any]) -> None:
     """Go on from what `save` wrote. Raises: CheckpointError for what another version wrote."""
     if facts.get("state") != STATE:
-        raise CheckpointError(f"{training.run.path} was begun by another version of Poise, whose checkpoints this one cannot go on with")
+        raise CheckpointError(
+            f"{training.run.path} was begun by another version of Poise, whose checkpoints this one cannot go on with"
+        )
     device = training.arithmetic.device
     for name, learner in training.learners.items():
         prefix = f"learner/{name}/"
-        learner.load_state({key.removeprefix(prefix): value.to(device) for key, value in state.items() if key.startswith(prefix)})
+        learner.load_state(
+            {key.removeprefix(prefix): value.to(device) for key, value in state.items() if key.startswith(prefix)}
+        )
     sums: dict[str, Tensor] = {}
     for name, group in training.placement.groups.items():
         for key in (key for key in state if key.startswith((f"meter/loss/{name}/", f"meter/watch/{name}/"))):
             sum_ = state[key].to(device)
-            sums[key.removeprefix("meter/")] = sum_ if group.leads else torch.zeros_like(sum_)  # they are added up over ranks
+            # they are added up over ranks
+            sums[key.removeprefix("meter/")] = sum_ if group.leads else torch.zeros_like(sum_)
     images = {name: facts["meter_images"][name] for name in sums}
     training.step, training.meters, training.best = facts["step"], Meters(sums, images), facts["best"]
     now = {**facts["placements"][-1], **training.placement.facts}

@@ -1,4 +1,6 @@
-"""One step of an objective of the user's own on a few images, before a run folder exists: what it lacks is said in one sentence."""
+"""One step of an objective of the user's own on a few images, before a run folder exists: what it lacks is said in one
+sentence.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ IMAGES = 4
 
 
 def try_own_objectives(learners: Mapping[str, Learner], feeds: Mapping[str, Feed], now: Now) -> None:
-    """Raises: SettingsError for an objective, not of Poise's own, that fails on a first step or returns what can't be minimised."""
+    """Raises: SettingsError for an objective, not of Poise's own, that fails on a first step or returns what can't be
+    minimised.
+    """
     for name, learner in learners.items():
         objective, feed = learner.policy.objective, feeds.get(name) or next(iter(feeds.values()))
         if not type(objective).__module__.startswith(("poise.objectives.", "poise.methods.")):
@@ -52,28 +56,38 @@ def _asked(what: str, ask: Callable[[], T]) -> T:
         raise
     except Exception as error:  # whatever a user's code may raise
         first = (str(error).strip().splitlines() or [""])[0]
-        raise SettingsError(f"{what} fails on a first batch of {IMAGES} images: {type(error).__name__}: {first}") from error
+        raise SettingsError(
+            f"{what} fails on a first batch of {IMAGES} images: {type(error).__name__}: {first}"
+        ) from error
 
 
 def _check_examples(what: str, examples: object, count: int) -> None:
     if not isinstance(examples, Examples):
-        raise SettingsError(f"{what} returned {_described(examples)}, must return Examples, such as Adversarial(y, x, x_adv)")
+        raise SettingsError(
+            f"{what} returned {_described(examples)}, must return Examples, such as Adversarial(y, x, x_adv)"
+        )
     tensors = {part.name: getattr(examples, part.name) for part in dataclasses.fields(examples)}
     tensors |= {f"weights[{name!r}]": weight for name, weight in tensors.pop("weights").items()}
     for name, tensor in tensors.items():
         if isinstance(tensor, Tensor) and (tensor.dim() == 0 or len(tensor) != count):
-            raise SettingsError(f"{what}: {name} has shape {list(tensor.shape)}, must have one row for each of {count} images")
+            raise SettingsError(
+                f"{what}: {name} has shape {list(tensor.shape)}, must have one row for each of {count} images"
+            )
         if isinstance(tensor, Tensor) and tensor.is_floating_point() and not tensor.isfinite().all():
             raise SettingsError(f"{what}: {name} is not finite")
 
 
 def _check_terms(what: str, terms: object, count: int) -> None:
     if not isinstance(terms, dict) or not terms or not all(isinstance(name, str) for name in terms):
-        raise SettingsError(f"{what} returned {_described(terms)}, must return terms by name, such as {{'robust': values}}")
+        raise SettingsError(
+            f"{what} returned {_described(terms)}, must return terms by name, such as {{'robust': values}}"
+        )
     for name, values in terms.items():
         if not isinstance(values, Tensor) or values.shape != (count,):
             shown = _described(values)
-            raise SettingsError(f"{what}: {name!r} is {shown}, must have one value for each of {count} images, [{count}]")
+            raise SettingsError(
+                f"{what}: {name!r} is {shown}, must have one value for each of {count} images, [{count}]"
+            )
         if not values.isfinite().all():
             raise SettingsError(f"{what}: {name!r} is not finite on a first batch of images")
     if not any(values.requires_grad for name, values in terms.items() if not name.startswith(WATCH)):

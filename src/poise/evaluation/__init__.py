@@ -6,7 +6,14 @@ from poise.evaluation.experts import Choice, EnsembleMeasures, measure_ensemble
 from poise.evaluation.predictions import accuracy, predict, predict_under
 from poise.evaluation.protocol import Protocol, evaluate
 from poise.evaluation.protocols import PROTOCOLS, NamedProtocol, named, plus_autoattack, standard, strict
-from poise.evaluation.soe_protocols import TransferProtocol, soe_adaptive, soe_aimed, soe_benchmark, soe_lambdas, soe_transfer
+from poise.evaluation.soe_protocols import (
+    TransferProtocol,
+    soe_adaptive,
+    soe_aimed,
+    soe_benchmark,
+    soe_lambdas,
+    soe_transfer,
+)
 from poise.evaluation.subsets import published_subset
 from poise.evaluation.transfer import TransferMatrix, made_or_kept, make_set, set_path, survived, transfer_matrix
 

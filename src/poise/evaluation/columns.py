@@ -1,7 +1,8 @@
 """From attacks to the columns of a record: the labels predicted after each, as it is finished.
 
-AutoAttack runs by its survivor rule. A component of it that is also a column of its own (that attack alone, on all images) takes
-over what AutoAttack's record says of the examples that reached it; it is run only on those that an earlier component had broken.
+AutoAttack runs by its survivor rule. A component of it that is also a column of its own (that attack alone, on all
+images) takes over what AutoAttack's record says of the examples that reached it; it is run only on those that an
+earlier component had broken.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ from poise.evaluation.shares import share_of
 
 
 class Watch:
-    """Is told how far an evaluation is, each rank's of its own share; says nothing itself. May raise Interrupted to stop it."""
+    """Is told how far an evaluation is, each rank's of its own share; says nothing itself. May raise Interrupted to
+    stop it.
+    """
 
     def begin(self, name: str, count: int) -> Advance:
         """Work on `count` examples begins; returns what is called with the number just finished."""
@@ -47,7 +50,9 @@ class Watch:
 
 @dataclasses.dataclass(frozen=True)
 class Searching:
-    """How AutoAttack and its components search: in which arithmetic (see `search_precision`), within how many bytes of memory."""
+    """How AutoAttack and its components search: in which arithmetic (see `search_precision`), within how many bytes of
+    memory.
+    """
 
     precision: SearchPrecision = "float32"
     memory_limit: int | None = None
@@ -71,7 +76,8 @@ def columns_of(
 ) -> list[AttackRecord]:
     """One column per attack, in their order; computed cheap ones first, then AutoAttack, then its components.
 
-    world: ranks that call this together share the work; the first one keeps the journal, and each the state of its own search.
+    world: ranks that call this together share the work; the first one keeps the journal, and each the state of its own
+    search.
     """
     work = _Work(model, split, seed, batch_size, journal, watch, world, search)
     if search.memory_limit is not None and any(_turn(attack) for attack in attacks):
@@ -132,7 +138,8 @@ class _Work:
             predicted = labels.tolist()
         if isinstance(attack, AutoAttack | CompactAttack):
             notes["search"] = self.search.precision
-        seconds = max(time.perf_counter() - tick, sum(notes.get("seconds", [])))  # those of AutoAttack's components are of all sessions
+        # those of AutoAttack's components are of all sessions
+        seconds = max(time.perf_counter() - tick, sum(notes.get("seconds", [])))
         return AttackRecord(attack.name, to_json(attack), predicted, seconds, notes)
 
     def by_rule(self, attack: AutoAttack, key: str) -> tuple[list[int], dict[str, Any]]:
@@ -148,8 +155,12 @@ class _Work:
         }
         return result.predicted.tolist(), notes
 
-    def alone(self, attack: CompactAttack, key: str, rules: Sequence[tuple[AutoAttack, AttackRecord]]) -> tuple[list[int], dict[str, Any]]:
-        """The labels of a component alone on all images, as far as possible from the record of an AutoAttack that has it."""
+    def alone(
+        self, attack: CompactAttack, key: str, rules: Sequence[tuple[AutoAttack, AttackRecord]]
+    ) -> tuple[list[int], dict[str, Any]]:
+        """The labels of a component alone on all images, as far as possible from the record of an AutoAttack that has
+        it.
+        """
         predicted: list[int] = []
         rows, notes = list(range(len(self.split))), dict[str, Any]()
         for rule, record in rules:
@@ -165,7 +176,10 @@ class _Work:
         single = AutoAttack(threat=attack.threat, version="custom", attacks=(attack,))
         result = self.searched(single, attack.name, part, key)
         if not predicted:
-            return result.predicted.tolist(), {**({"rules": list(result.notes)} if result.notes else {}), **self.measured(result)}
+            return result.predicted.tolist(), {
+                **({"rules": list(result.notes)} if result.notes else {}),
+                **self.measured(result),
+            }
         for row, label in zip(rows, result.predicted.tolist(), strict=True):
             predicted[row] = label
         return predicted, notes
@@ -195,13 +209,15 @@ class _Work:
 
 
 def known(record: AttackRecord, labels: Sequence[int], place: int) -> tuple[list[int], list[int]]:
-    """From an AutoAttack's record the labels predicted after its component number `place` alone, and the rows it says nothing about.
+    """From an AutoAttack's record the labels predicted after its component number `place` alone, and the rows it says
+    nothing about.
 
     An example that no earlier component broke was attacked by this one: it was fooled, or it kept its label.
     """
     broken_by: list[int] = record.notes["broken_by"]
     predicted = [
-        guess if by in (place, -2) else label for guess, by, label in zip(record.predicted, broken_by, labels, strict=True)
+        guess if by in (place, -2) else label
+        for guess, by, label in zip(record.predicted, broken_by, labels, strict=True)
     ]  # -2: misclassified before any attack
     return predicted, [row for row, by in enumerate(broken_by) if 0 <= by < place]
 
@@ -218,7 +234,8 @@ def _images(split: Split, device: torch.device, dtype: torch.dtype) -> Tensor:
 
 
 class _Report:
-    """Tells a watch how an AutoAttack goes: a piece of work per component, survivors and time left beside it, a sentence at its end.
+    """Tells a watch how an AutoAttack goes: a piece of work per component, survivors and time left beside it, a
+    sentence at its end.
 
     Survivors of a component in progress are of this rank's share, those of one that is over of all images.
     """
@@ -244,7 +261,9 @@ class _Report:
     def over(self, components: Sequence[tuple[str, int, float]]) -> None:
         if self.components > 1:
             for attack, survivors, seconds in components[self.said :]:
-                self.watch.say(f"{self.name}: {survivors:,} of {self.count:,} images stand after {attack} ({clock(seconds)})")
+                self.watch.say(
+                    f"{self.name}: {survivors:,} of {self.count:,} images stand after {attack} ({clock(seconds)})"
+                )
         self.said = len(components)
 
 

@@ -1,4 +1,6 @@
-"""Accuracy under common corruptions: the mean over 15 corruptions of 5 severities each (Hendrycks & Dietterich 2019; NROB)."""
+"""Accuracy under common corruptions: the mean over 15 corruptions of 5 severities each (Hendrycks & Dietterich 2019;
+NROB).
+"""
 
 from __future__ import annotations
 
@@ -38,11 +40,14 @@ def evaluate_corruptions(
     world: World = ALONE,
     **about: Any,
 ) -> EvaluationRecord:
-    """A record whose note "corruptions" is the `CorruptionAccuracy` on an unpacked CIFAR-10-C, CIFAR-100-C or Tiny-ImageNet-C.
+    """A record whose note "corruptions" is the `CorruptionAccuracy` on an unpacked CIFAR-10-C, CIFAR-100-C or
+    Tiny-ImageNet-C.
 
-    Its predictions are those on the natural test images, of which `data` must be the uncorrupted form. first: only so many images,
-    of each severity too. watch, journal, out, named, world, about: as in `evaluate`, but that parts are corruptions.
-    Raises: DataError for a missing or malformed part, before anything is computed where a corruption is missing; InputError.
+    Its predictions are those on the natural test images, of which `data` must be the uncorrupted form. first: only so
+    many images, of each severity too. watch, journal, out, named, world, about: as in `evaluate`, but that parts are
+    corruptions.
+    Raises: DataError for a missing or malformed part, before anything is computed where a corruption is missing;
+    InputError.
     """
     clock, root = time.perf_counter(), Path(folder).expanduser()
     check_whole(root)
@@ -100,10 +105,13 @@ def _part(root: Path, corruption: str, severity: int, data: Data, split: Split) 
     """As many images as `split` has. Raises: DataError unless their labels are those of the natural images."""
     part = corrupted(root, corruption, severity, data)
     if len(part) < len(split):
-        raise DataError(f"{root}: {corruption} of severity {severity} has {len(part)} images, the natural test set {len(split)}")
+        raise DataError(
+            f"{root}: {corruption} of severity {severity} has {len(part)} images, the natural test set {len(split)}"
+        )
     whole, part = len(part) == len(split), part.first(len(split))
     found, wanted = part.labels.tolist(), split.labels.tolist()
-    in_order = (root / f"{corruption}.npy").is_file()  # folders are read class by class, so only all of their labels can be compared
+    # folders are read class by class, so only all of their labels can be compared
+    in_order = (root / f"{corruption}.npy").is_file()
     if found != wanted and (in_order or (whole and sorted(found) != sorted(wanted))):
         raise DataError(f"{root}: the labels of {corruption} are not those of {data.name}'s test images")
     return part

@@ -24,7 +24,9 @@ from poise.models.mixture import MixtureModule
 
 
 def measures(logits: Tensor, y: Tensor, output: Tensor, chosen: Tensor | None = None) -> EnsembleMeasures:
-    """Measures from the experts' logits [M, N, C], labels [N], the whole's logits [N, C] and the expert chosen per example [N]."""
+    """Measures from the experts' logits [M, N, C], labels [N], the whole's logits [N, C] and the expert chosen per
+    example [N].
+    """
     right = logits.argmax(-1) == y
     best = torch.stack([cross_entropy(each.double(), y) for each in logits]).argmin(0)
     choice = None
@@ -74,18 +76,31 @@ class Watch:
         self._seen.append((each.cpu(), output.cpu(), chosen))
 
     def measures(self, world: World = ALONE, rows: slice = slice(None)) -> EnsembleMeasures:
-        """Of all images seen, which must be as many as the labels; of several ranks each has seen its `rows`. Raises: RankError."""
+        """Of all images seen, which must be as many as the labels; of several ranks each has seen its `rows`. Raises:
+        RankError.
+        """
 
         def joined(parts: list[Tensor], axis: int = 0) -> Tensor:
             return whole(world, torch.cat(parts, axis) if parts else None, rows, len(self.labels), axis)
 
-        logits, outputs = joined([each for each, _, _ in self._seen], 1), joined([output for _, output, _ in self._seen])
+        logits, outputs = (
+            joined([each for each, _, _ in self._seen], 1),
+            joined([output for _, output, _ in self._seen]),
+        )
         picked = [part for _, _, part in self._seen if part is not None]
-        return measures(logits, self.labels, outputs, joined(picked) if isinstance(self.model, CollaborationModule) else None)
+        return measures(
+            logits, self.labels, outputs, joined(picked) if isinstance(self.model, CollaborationModule) else None
+        )
 
 
 def measure_ensemble(
-    model: nn.Module, split: Split, attack: Attack | None = None, *, seed: int = 0, batch_size: int = 256, world: World = ALONE
+    model: nn.Module,
+    split: Split,
+    attack: Attack | None = None,
+    *,
+    seed: int = 0,
+    batch_size: int = 256,
+    world: World = ALONE,
 ) -> EnsembleMeasures:
     """Measures on the split's images, natural or under an attack on the whole (draws as in `predict_under`).
 
@@ -117,9 +132,11 @@ def predict_and_measure(
     advance: Callable[[int], None] | None = None,
     world: World = ALONE,
 ) -> tuple[Tensor, dict[str, Any]]:
-    """`predict_under` [N] with the notes of the attack's record: the experts' measures on the images the attack made, if there are any.
+    """`predict_under` [N] with the notes of the attack's record: the experts' measures on the images the attack made,
+    if there are any.
 
-    The attack is made once; what is added is one forward of the experts. The ranks of `world`, which all call this, share the work.
+    The attack is made once; what is added is one forward of the experts. The ranks of `world`, which all call this,
+    share the work.
     Raises: InputError, RankError.
     """
     watch = Watch(model, split.labels) if has_experts(model) else None

@@ -1,4 +1,6 @@
-"""What an evaluation has finished, in a folder beside the record to be, so that one that was killed goes on where it was."""
+"""What an evaluation has finished, in a folder beside the record to be, so that one that was killed goes on where it
+was.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +20,16 @@ _PROCESSORS = "processors.json"
 
 
 class Journal:
-    """Parts of an evaluation by key, each written whole or not at all, with its digest; without a folder it keeps nothing.
+    """Parts of an evaluation by key, each written whole or not at all, with its digest; without a folder it keeps
+    nothing.
 
-    facts: what the evaluation is of, as JSON data; processors: those of all its ranks. A folder left by an evaluation of something else
-    is emptied first; nothing is written before there is something to keep. Raises: StorageError.
+    facts: what the evaluation is of, as JSON data; processors: those of all its ranks. A folder left by an evaluation
+    of something else is emptied first; nothing is written before there is something to keep. Raises: StorageError.
     """
 
-    def __init__(self, folder: Path | None, facts: Mapping[str, Any], processors: Sequence[Hardware] = (), drop: bool = True) -> None:
+    def __init__(
+        self, folder: Path | None, facts: Mapping[str, Any], processors: Sequence[Hardware] = (), drop: bool = True
+    ) -> None:
         self.folder, self._facts = folder, json.loads(json.dumps(dict(facts)))
         self.damaged: list[str] = []
         """A sentence for every part that was damaged, and so counts as never made."""
@@ -52,7 +57,9 @@ class Journal:
             self._write(self.folder / f"part-{key}.json", part)
 
     def state(self, key: str, width: int) -> tuple[Path | None, int]:
-        """The file in which a search keeps its state, and the lanes it goes on with: `width` unless it was begun with others."""
+        """The file in which a search keeps its state, and the lanes it goes on with: `width` unless it was begun with
+        others.
+        """
         if self.folder is None:
             return None, width
         self._begin(self.folder)
@@ -62,7 +69,11 @@ class Journal:
 
     def drop_if_empty(self) -> None:
         """Remove a folder that holds nothing to go on from."""
-        if self.folder is not None and self.folder.exists() and {path.name for path in self.folder.iterdir()} <= {_PLAN, _PROCESSORS}:
+        if (
+            self.folder is not None
+            and self.folder.exists()
+            and {path.name for path in self.folder.iterdir()} <= {_PLAN, _PROCESSORS}
+        ):
             self.close()
 
     def close(self) -> None:
@@ -82,7 +93,9 @@ class Journal:
         write_text(path, json.dumps(sealed({"content": content})))
 
     def _read(self, name: str, kind: Any) -> Any | None:
-        """What was written under this name, also as it was before there were digests; None where there is none or it is damaged."""
+        """What was written under this name, also as it was before there were digests; None where there is none or it is
+        damaged.
+        """
         if self.folder is None or not (self.folder / name).exists():
             return None
         try:
@@ -96,7 +109,9 @@ class Journal:
 
 
 def drop_others(folder: Path, name: str, weights: str) -> None:
-    """Remove what is unfinished in a folder of evaluations whose records' names begin so, and is not of weights of this digest."""
+    """Remove what is unfinished in a folder of evaluations whose records' names begin so, and is not of weights of this
+    digest.
+    """
     for place in folder.glob(f".{name}*.unfinished"):
         plan = Journal(place, {}, drop=False).plan
         if plan is not None and plan.get("model") != weights:

@@ -50,8 +50,10 @@ def logits_of(model: nn.Module, images: Tensor, batch_size: int = 256) -> Tensor
 def check_answers(model: nn.Module, data: Data) -> None:
     """Ask the network about one black image of these data.
 
-    Raises: InputError where it does not take it, or does not answer with one logit for each class. Where classes have names, as many logits
-    as classes are needed: nothing says which of more belong to them; labels of classes called 0, 1, 2, ... are the logits' own numbers.
+    Raises: InputError where it does not take it, or does not answer with one logit for each class. Where classes have
+    names, as many logits
+    as classes are needed: nothing says which of more belong to them; labels of classes called 0, 1, 2, ... are the
+    logits' own numbers.
     """
     device, dtype = device_of(model)
     with crafting(model, "evaluating"), exact(device):
@@ -59,17 +61,22 @@ def check_answers(model: nn.Module, data: Data) -> None:
     classes = len(data.classes)
     numbered = list(data.classes) == [str(number) for number in range(classes)]
     if outputs < classes:
-        raise InputError(f"{data.name} has labels in [0, {classes - 1}], must be in [0, {outputs - 1}] for a network of {outputs} logits")
+        raise InputError(
+            f"{data.name} has labels in [0, {classes - 1}], must be in [0, {outputs - 1}] for a network of {outputs}"
+            " logits"
+        )
     if outputs > classes and not numbered:
         shown = ", ".join(data.classes[:3]) + (", ..." if classes > 3 else "")
         raise InputError(
-            f"the network returned {outputs} logits for the {classes} classes of {data.name} ({shown}), must return one for each, in order"
+            f"the network returned {outputs} logits for the {classes} classes of {data.name} ({shown}), must return one"
+            " for each, in order"
         )
 
 
 @torch.no_grad()
 def predict(model: nn.Module, split: Split, batch_size: int = 256, world: World = ALONE) -> Tensor:
-    """Predicted labels on the natural images [N], int64, on the CPU; the ranks of `world`, which all call this, share the work.
+    """Predicted labels on the natural images [N], int64, on the CPU; the ranks of `world`, which all call this, share
+    the work.
 
     Raises: InputError for a network of the wrong shape, RankError.
     """
@@ -97,7 +104,8 @@ def attacked(
     """Batch by batch, the images that `attack` makes [B, C, H, W] and the labels predicted on them [B], int64.
 
     Draws are keyed by (seed, attack, number of the example in its data set), so neither batch size nor order matters.
-    narrow: an attack that keeps no state in lanes searches in bfloat16 (autocast); predictions are the network's own either way.
+    narrow: an attack that keeps no state in lanes searches in bfloat16 (autocast); predictions are the network's own
+    either way.
     Raises: InputError for a network that returns no finite logits.
     """
     narrow = narrow and not isinstance(attack, CompactAttack | AutoAttack)

@@ -66,7 +66,9 @@ class Protocol(Settings):
 
     def __post_init__(self) -> None:
         if len(set(self.columns)) < len(self.columns):
-            raise SettingsError(f"Protocol.attacks = {self.columns}: every attack must have another name, or another epsilon")
+            raise SettingsError(
+                f"Protocol.attacks = {self.columns}: every attack must have another name, or another epsilon"
+            )
 
     @property
     def columns(self) -> list[str]:
@@ -80,7 +82,10 @@ class Protocol(Settings):
         if self.first is None:
             return split
         if self.chosen == "first" and self.first > len(split):
-            raise InputError(f"{self.name} takes the first {self.first:,} images, but there are {len(split):,}; give fewer with --first")
+            raise InputError(
+                f"{self.name} takes the first {self.first:,} images, but there are {len(split):,}; give fewer with"
+                " --first"
+            )
         if self.chosen == "first":
             return split.first(self.first)
         return published_subset(split, self.first) if len(split) == WHOLE else split.first(min(self.first, len(split)))
@@ -114,14 +119,18 @@ def evaluate(
 ) -> EvaluationRecord:
     """Run the protocol on `data.test` (or `split`) and write down every prediction.
 
-    batch_size: of attacks other than AutoAttack and its components, which go by `search`. watch: is told how far it is. journal: a folder
-    that keeps what is finished, so that an evaluation killed and started again goes on; it is removed once the record is written to
-    `out`. A watch that raises Interrupted stops the evaluation at once, with what AutoAttack has found until then kept too.
-    world: ranks that call this together (`poise.core.distributed.join()`) share the work, and each returns the record that one rank
+    batch_size: of attacks other than AutoAttack and its components, which go by `search`. watch: is told how far it is.
+    journal: a folder that keeps what is finished, so that an evaluation killed and started again goes on; it is removed
+    once the record is written to `out`. A watch that raises Interrupted stops the evaluation at once, with what
+    AutoAttack has found until then kept too.
+    world: ranks that call this together (`poise.core.distributed.join()`) share the work, and each returns the record
+    that one rank
     alone would: of AutoAttack and its components they take images, of everything else whole batches.
-    seed: of the attacks' draws. named: the record's display name; trained_with: the seed of the training run; about: the record's other
+    seed: of the attacks' draws. named: the record's display name; trained_with: the seed of the training run; about:
+    the record's other
     fields that say what was evaluated: checkpoint, run, group, notes.
-    Raises: InputError for a network or images that do not fit, before the first column; StorageError where `journal` cannot be written.
+    Raises: InputError for a network or images that do not fit, before the first column; StorageError where `journal`
+    cannot be written.
     """
     clock = time.perf_counter()
     whole, watch, search = split if split is not None else data.test, watch or Watch(), search.on(device_of(model)[0])
@@ -136,12 +145,16 @@ def evaluate(
     asked = [identity(to_json(attack)) for attack in protocol.attacks]
     facts = {"model": digest_of(model), "images": digest_of_images(split), "attacks": asked, "seed": seed}
     record = about_record(model, data, split, facts["model"], batch_size, {**about, "seed": trained_with}, world)
-    answers = hashlib.sha256(json.dumps(record["natural"]).encode()).hexdigest()  # equal weights may be used by another forward
+    # equal weights may be used by another forward
+    answers = hashlib.sha256(json.dumps(record["natural"]).encode()).hexdigest()
     of = {**facts, "natural": answers, "search": search.precision, "poise": __version__}
     processors = processors_of(model, world)
     kept = world.in_turn(lambda: Journal(journal, of, processors))
     if kept.dropped:
-        watch.say("what was kept here of an unfinished evaluation is of other weights, images, attacks or versions; it begins anew")
+        watch.say(
+            "what was kept here of an unfinished evaluation is of other weights, images, attacks or versions; it begins"
+            " anew"
+        )
     shared: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "world": world, "search": search}
     try:
         attacks = columns_of(model, split, protocol.attacks, journal=kept, watch=watch, **shared)
@@ -153,12 +166,18 @@ def evaluate(
         watch.say(sentence)
     note = "; ".join(filter(None, (protocol.note, instead)))
     record["notes"] |= {"images": facts["images"], **({"protocol": note} if note else {})}
-    record |= {"model": named or type(model).__name__, "evaluation_seed": seed, "split": split_name, "protocol": protocol.name}
+    record |= {
+        "model": named or type(model).__name__,
+        "evaluation_seed": seed,
+        "split": split_name,
+        "protocol": protocol.name,
+    }
     attacks = [
         dataclasses.replace(column, name=name, notes=column.notes | attack.facts(model))
         for name, column, attack in zip(protocol.columns, attacks, protocol.attacks, strict=True)
     ]
-    seconds = max(time.perf_counter() - clock, sum(column.seconds for column in attacks))  # some may be of an earlier session
+    # some may be of an earlier session
+    seconds = max(time.perf_counter() - clock, sum(column.seconds for column in attacks))
     made = EvaluationRecord(**record, attacks=attacks, seconds=seconds, evaluated_on=kept.processors)
     finish(made, out, kept, world)
     return made
@@ -177,9 +196,17 @@ def finish(made: EvaluationRecord, out: Path | None, kept: Journal, world: World
 
 
 def about_record(
-    model: nn.Module, data: Data, split: Split, digest: str, batch_size: int, about: dict[str, Any], world: World = ALONE
+    model: nn.Module,
+    data: Data,
+    split: Split,
+    digest: str,
+    batch_size: int,
+    about: dict[str, Any],
+    world: World = ALONE,
 ) -> dict[str, Any]:
-    """The fields of a record that do not depend on attacks, with the predictions on the natural images; `about` goes first."""
+    """The fields of a record that do not depend on attacks, with the predictions on the natural images; `about` goes
+    first.
+    """
     device, _ = device_of(model)
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -1,6 +1,7 @@
 """The named protocols, each scaled to the threat it is asked for: `named("zipper-linf").at(Linf(epsilon=4 / 255))`.
 
-Every attack does as many steps as its name says. AutoAttack is the standard version; a component beside it is that attack alone.
+Every attack does as many steps as its name says. AutoAttack is the standard version; a component beside it is that
+attack alone.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ Build = Callable[[Threat, float], tuple[Attack, ...]]
 class NamedProtocol:
     """A protocol that can be had at any epsilon of the norms it is defined for.
 
-    scales: a threat of each norm with its step size, first the default; other epsilons scale the step size in proportion.
+    scales: a threat of each norm with its step size, first the default; other epsilons scale the step size in
+    proportion.
     """
 
     name: str
@@ -39,7 +41,8 @@ class NamedProtocol:
     rest: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Other settings of the Protocol: first, chosen, note."""
     general: bool = False
-    """Whether it is meant for the threat that a network was trained under: it is of no paper's table, or of one that has each network
+    """Whether it is meant for the threat that a network was trained under: it is of no paper's table, or of one that
+    has each network
     evaluated at an epsilon of its own."""
 
     def at(self, threat: Threat | None = None, step_size: float | str | None = None) -> Protocol:
@@ -83,17 +86,23 @@ def named(name: str) -> NamedProtocol:
 
 
 def standard(threat: Threat | None = None, step_size: float = 2 / 255) -> Protocol:
-    """FGSM, PGD-20, PGD-100, MIM-20 and CW-100 (uniform start, one restart), AutoAttack and each of its components alone."""
+    """FGSM, PGD-20, PGD-100, MIM-20 and CW-100 (uniform start, one restart), AutoAttack and each of its components
+    alone.
+    """
     return Protocol(name="standard", attacks=_standard(threat or Linf(), step_size))
 
 
 def strict(threat: Threat, step_size: float) -> Protocol:
-    """PGD-20, and for the worst case PGD-100 with 3 restarts and PGD-100 on the margin: what small data needs to be honest."""
+    """PGD-20, and for the worst case PGD-100 with 3 restarts and PGD-100 on the margin: what small data needs to be
+    honest.
+    """
     return Protocol(name="strict", attacks=_strict(threat, step_size))
 
 
 def plus_autoattack(protocol: Protocol, threat: Threat | None = None) -> Protocol:
-    """The protocol with AutoAttack after it, by default at Linf 8/255: columns of papers whose PGD had another epsilon."""
+    """The protocol with AutoAttack after it, by default at Linf 8/255: columns of papers whose PGD had another
+    epsilon.
+    """
     attacks = (*protocol.attacks, AutoAttack(threat=threat or Linf()))
     return dataclasses.replace(protocol, name=f"{protocol.name}+aa", attacks=attacks)
 
@@ -220,8 +229,12 @@ PROTOCOLS: dict[str, NamedProtocol] = {
             papers.ROBUSTBENCH,
             {"first": 5000, "note": "the first 5,000 images of the split; RobustBench has a list of its own"},
         ),
-        NamedProtocol("zipper-linf", "the 11 columns of Zipper's tables at Linf 8/255", (LINF,), _zipper, papers.GENERALIST),
-        NamedProtocol("zipper-l2", "the 11 columns of Zipper's Table 5 at L2 128/255", (EUCLIDEAN,), _zipper, papers.GENERALIST),
+        NamedProtocol(
+            "zipper-linf", "the 11 columns of Zipper's tables at Linf 8/255", (LINF,), _zipper, papers.GENERALIST
+        ),
+        NamedProtocol(
+            "zipper-l2", "the 11 columns of Zipper's Table 5 at L2 128/255", (EUCLIDEAN,), _zipper, papers.GENERALIST
+        ),
         NamedProtocol(
             "zipper-mnist",
             "PGD-40, PGD-100, MIM-40 and AutoAttack at Linf .3",
@@ -231,14 +244,27 @@ PROTOCOLS: dict[str, NamedProtocol] = {
         ),
         NamedProtocol(
             "zipper-compat",
-            "Zipper's released evaluator: ten steps of .007 at Linf .031 for PGD, MIM and CW, AutoAttack and its components",
+            "Zipper's released evaluator: ten steps of .007 at Linf .031 for PGD, MIM and CW, AutoAttack and its"
+            " components",
             ((OLD, 0.007),),
             _zipper_compat,
             papers.GENERALIST,
             {"note": COMPAT},
         ),
-        NamedProtocol("squeeze", "FGSM, PGD-20, PGD-100, CW-100 and AutoAttack at Linf 8/255", (LINF,), _squeeze, papers.SQUEEZE_TRAINING),
-        NamedProtocol("pgd-trades", "PGD-20 as TRADES evaluates: steps of .003 at Linf .031", ((OLD, 0.003),), _pgd_trades, papers.TRADES),
+        NamedProtocol(
+            "squeeze",
+            "FGSM, PGD-20, PGD-100, CW-100 and AutoAttack at Linf 8/255",
+            (LINF,),
+            _squeeze,
+            papers.SQUEEZE_TRAINING,
+        ),
+        NamedProtocol(
+            "pgd-trades",
+            "PGD-20 as TRADES evaluates: steps of .003 at Linf .031",
+            ((OLD, 0.003),),
+            _pgd_trades,
+            papers.TRADES,
+        ),
         NamedProtocol(
             "pgd-rst",
             "PGD-40 as RST evaluates: steps of .01 at Linf .031, 5 restarts, right at every iterate",

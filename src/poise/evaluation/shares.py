@@ -1,5 +1,6 @@
-"""How ranks share images that are asked about batch by batch: each takes whole batches, so that every batch, and with it every bit of
-the answers, is that of one process. AutoAttack and its components have lanes and a sharing of their own (`attacks.autoattack_ranks`).
+"""How ranks share images that are asked about batch by batch: each takes whole batches, so that every batch, and with
+it every bit of the answers, is that of one process. AutoAttack and its components have lanes and a sharing of their own
+(`attacks.autoattack_ranks`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ def share_of(world: World, count: int, batch_size: int) -> slice:
 
 
 def whole(world: World, part: Tensor | None, rows: slice, count: int, axis: int = 0) -> Tensor:
-    """What the ranks have of all `count` images along `axis`, on the CPU, on every rank; part: of this rank's `rows`, None of none.
+    """What the ranks have of all `count` images along `axis`, on the CPU, on every rank; part: of this rank's `rows`,
+    None of none.
 
     Raises: RankError.
     """

@@ -14,7 +14,9 @@ WHOLE = 10_000
 
 
 def published_ids(count: int = 1000) -> list[int]:
-    """Numbers of the CIFAR-10 test images that DVERGE and Synergy-of-Experts evaluate on, by Python's generator of seed 0."""
+    """Numbers of the CIFAR-10 test images that DVERGE and Synergy-of-Experts evaluate on, by Python's generator of seed
+    0.
+    """
     return random.Random(0).sample(range(WHOLE), count)
 
 

@@ -1,4 +1,5 @@
-"""Transfer: adversarial images made on surrogates, kept on disk, shown to every target (Yang et al. 2020; Cui et al. 2022).
+"""Transfer: adversarial images made on surrogates, kept on disk, shown to every target (Yang et al. 2020; Cui et al.
+2022).
 
 An image counts as robust only if the target is right on every variant, which is every attack on every surrogate.
 """
@@ -24,12 +25,22 @@ from poise.evaluation.predictions import Advance, attacked, logits_of
 
 
 def make_set(
-    surrogate: nn.Module, split: Split, attack: Attack, *, seed: int = 0, batch_size: int = 256, advance: Advance | None = None
+    surrogate: nn.Module,
+    split: Split,
+    attack: Attack,
+    *,
+    seed: int = 0,
+    batch_size: int = 256,
+    advance: Advance | None = None,
 ) -> AdversarialSet:
-    """Attack the surrogate on the whole split; draws are keyed by (seed, attack, number of the example in its data set)."""
+    """Attack the surrogate on the whole split; draws are keyed by (seed, attack, number of the example in its data
+    set).
+    """
     batches = attacked(surrogate, split, attack, seed=seed, batch_size=batch_size, advance=advance)
     images = [x_adv.cpu() for x_adv, _ in batches]
-    return AdversarialSet(torch.cat(images), split.labels.cpu(), split.ids.cpu(), to_json(attack), digest_of(surrogate), seed)
+    return AdversarialSet(
+        torch.cat(images), split.labels.cpu(), split.ids.cpu(), to_json(attack), digest_of(surrogate), seed
+    )
 
 
 def set_path(folder: Path, surrogate: nn.Module, attack: Attack, seed: int = 0) -> Path:
@@ -55,7 +66,9 @@ def made_or_kept(
     Raises: StorageError.
     """
     kept = _kept(path, surrogate, split, attack, seed)
-    lacking = split if kept is None else split.subset((kept.rows(split.ids) < 0).nonzero()[:, 0].to(split.labels.device))
+    lacking = (
+        split if kept is None else split.subset((kept.rows(split.ids) < 0).nonzero()[:, 0].to(split.labels.device))
+    )
     if kept is not None and len(lacking) == 0:
         return kept, True
     made = make_set(surrogate, lacking, attack, seed=seed, batch_size=batch_size, advance=advance)
@@ -65,14 +78,20 @@ def made_or_kept(
 
 
 def _kept(path: Path, surrogate: nn.Module, split: Split, attack: Attack, seed: int) -> AdversarialSet | None:
-    """The set at `path`, if it is of this surrogate, attack and seed and knows none of the split's examples by another label."""
+    """The set at `path`, if it is of this surrogate, attack and seed and knows none of the split's examples by another
+    label.
+    """
     try:
         kept = AdversarialSet.load(path)
     except DataError:
         return None
     rows = kept.rows(split.ids)
     same = torch.equal(kept.labels[rows[rows >= 0]], split.labels.cpu()[rows >= 0])
-    return kept if same and (kept.attack, kept.surrogate, kept.seed) == (to_json(attack), digest_of(surrogate), seed) else None
+    return (
+        kept
+        if same and (kept.attack, kept.surrogate, kept.seed) == (to_json(attack), digest_of(surrogate), seed)
+        else None
+    )
 
 
 def survived(kept: AdversarialSet, target: nn.Module, batch_size: int = 256) -> Tensor:
@@ -84,8 +103,8 @@ def survived(kept: AdversarialSet, target: nn.Module, batch_size: int = 256) -> 
 class TransferMatrix:
     """Accuracy of targets on images made on surrogates, in [0, 1].
 
-    single[surrogate][target][attack]: under one attack; all_or_nothing[surrogate][target]: right under every attack on this
-    surrogate; worst[target]: right under every attack on every surrogate, the number that the protocol reports.
+    single[surrogate][target][attack]: under one attack; all_or_nothing[surrogate][target]: right under every attack on
+    this surrogate; worst[target]: right under every attack on every surrogate, the number that the protocol reports.
     """
 
     single: dict[str, dict[str, dict[str, float]]]
@@ -106,7 +125,8 @@ def transfer_matrix(
     """Make images with every attack on every surrogate, once, and show them to every target.
 
     folder: where the sets are kept, in SURROGATE/ by `set_path`, and found again; None keeps none.
-    Draws are keyed by (seed, attack, number of the example in its data set). Raises: InputError for two attacks of one name.
+    Draws are keyed by (seed, attack, number of the example in its data set). Raises: InputError for two attacks of one
+    name.
     """
     names = [attack.name for attack in attacks]
     if len(set(names)) < len(names) or not names:

@@ -1,4 +1,6 @@
-"""What the adapters share: a network's answers by one check, and errors under the names of the caller's own class and arguments."""
+"""What the adapters share: a network's answers by one check, and errors under the names of the caller's own class and
+arguments.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ from poise.core.settings import whole
 
 @torch.no_grad()
 def logits_of(network: nn.Module, x: Tensor, batch_size: int | None = None) -> Tensor:
-    """Logits [N, C] of images x [N, C, H, W] in evaluation mode. Raises: InputError for a network that returns anything else."""
+    """Logits [N, C] of images x [N, C, H, W] in evaluation mode. Raises: InputError for a network that returns anything
+    else.
+    """
     with evaluating(network), lent(network, x):
         logits = torch.cat([answer(network, part) for part in x.split(batch_size or len(x))])
     check_finite(logits)

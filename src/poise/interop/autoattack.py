@@ -4,8 +4,9 @@
     adversary = AutoAttack(model, norm="Linf", eps=8 / 255, version="standard")
     x_adv = adversary.run_standard_evaluation(x, y, bs=250)
 
-Order, budgets and log lines are those of the package. What differs: `seed=None` is 0 and not the clock, `bs` is an upper bound of
-the batch, and `state_path` keeps the adversarial examples too, so a resumed run ends like an unbroken one.
+Order, budgets and log lines are those of the package. What differs: `seed=None` is 0 and not the clock, `bs` is an
+upper bound of the batch, and `state_path` keeps the adversarial examples too, so a resumed run ends like an unbroken
+one.
 """
 
 from __future__ import annotations
@@ -71,12 +72,14 @@ class Logger:
 
 
 class AutoAttack(Named):
-    """`autoattack.AutoAttack`: constructor, sub-attacks (`apgd`, `apgd_targeted`, `fab`, `square`) and evaluation methods.
+    """`autoattack.AutoAttack`: constructor, sub-attacks (`apgd`, `apgd_targeted`, `fab`, `square`) and evaluation
+    methods.
 
-    model: a network, or any function from images to logits, such as `lambda z: net(z)` (see `Function`). Its attributes may be
-    assigned afterwards; the sub-attacks are told. Those have their own budgets, and the whole's norm and epsilon.
-    Raises: SettingsError for an unknown norm, version or attack, or for attacks chosen without version='custom'; UnknownNameError,
-    an AttributeError too, where an attribute that there is not is read or assigned.
+    model: a network, or any function from images to logits, such as `lambda z: net(z)` (see `Function`). Its attributes
+    may be assigned afterwards; the sub-attacks are told. Those have their own budgets, and the whole's norm and
+    epsilon.
+    Raises: SettingsError for an unknown norm, version or attack, or for attacks chosen without version='custom';
+    UnknownNameError, an AttributeError too, where an attribute that there is not is read or assigned.
     """
 
     apgd: APGDAttack
@@ -141,14 +144,30 @@ class AutoAttack(Named):
 
     @overload
     def run_standard_evaluation(
-        self, x_orig: Tensor, y_orig: Tensor, bs: int = 250, return_labels: Literal[False] = False, state_path: str | Path | None = None
+        self,
+        x_orig: Tensor,
+        y_orig: Tensor,
+        bs: int = 250,
+        return_labels: Literal[False] = False,
+        state_path: str | Path | None = None,
     ) -> Tensor: ...
     @overload
     def run_standard_evaluation(
-        self, x_orig: Tensor, y_orig: Tensor, bs: int = 250, *, return_labels: Literal[True], state_path: str | Path | None = None
+        self,
+        x_orig: Tensor,
+        y_orig: Tensor,
+        bs: int = 250,
+        *,
+        return_labels: Literal[True],
+        state_path: str | Path | None = None,
     ) -> tuple[Tensor, Tensor]: ...
     def run_standard_evaluation(
-        self, x_orig: Tensor, y_orig: Tensor, bs: int = 250, return_labels: bool = False, state_path: str | Path | None = None
+        self,
+        x_orig: Tensor,
+        y_orig: Tensor,
+        bs: int = 250,
+        return_labels: bool = False,
+        state_path: str | Path | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Adversarial images like x_orig [N, C, H, W], and with `return_labels` the labels predicted on them [N].
 
@@ -165,7 +184,9 @@ class AutoAttack(Named):
     def run_standard_evaluation_individual(
         self, x_orig: Tensor, y_orig: Tensor, bs: int = 250, return_labels: bool = False
     ) -> dict[str, Tensor] | dict[str, tuple[Tensor, Tensor]]:
-        """Each attack alone on all images: adversarial images by attack, with `return_labels` beside the labels predicted on them."""
+        """Each attack alone on all images: adversarial images by attack, with `return_labels` beside the labels
+        predicted on them.
+        """
         images: dict[str, Tensor] = {}
         labels: dict[str, Tensor] = {}
         for name in self.attacks_to_run:
@@ -173,7 +194,9 @@ class AutoAttack(Named):
             result = self._run([name], x_orig, y_orig, bs, None, None)
             images[name], labels[name] = result.x_adv.to(x_orig.device), result.predicted.to(y_orig.device)
             seconds = time.perf_counter() - start
-            self._say(f"robust accuracy by {name.upper()} \t {result.robust_accuracy:.2%} \t (time attack: {seconds:.1f} s)")
+            self._say(
+                f"robust accuracy by {name.upper()} \t {result.robust_accuracy:.2%} \t (time attack: {seconds:.1f} s)"
+            )
         return {name: (images[name], labels[name]) for name in images} if return_labels else images
 
     def clean_accuracy(self, x_orig: Tensor, y_orig: Tensor, bs: int = 250) -> float:
@@ -197,11 +220,14 @@ class AutoAttack(Named):
         network, device = self._checked(x, y, bs)
         parts = tuple(self._native(name) for name in names)
         native = NativeAutoAttack(threat=threat_of(self.norm, self.epsilon), version="custom", attacks=parts)
-        images = x.to(device) if isinstance(network, Function) else x  # of a function nobody else knows where it computes
+        # of a function nobody else knows where it computes
+        images = x.to(device) if isinstance(network, Function) else x
         with own_names(self, NAMES):
             logits_of(network, x[:1].to(device))
             size = min(bs, find_batch_size(network, x[:1].to(device)))
-            result = native.run(network, images, y, batch_size=size, seed=self.get_seed(), state_path=state_path, progress=progress)
+            result = native.run(
+                network, images, y, batch_size=size, seed=self.get_seed(), state_path=state_path, progress=progress
+            )
         if progress is not None:
             self._conclude(result, x)
         return result
@@ -213,13 +239,15 @@ class AutoAttack(Named):
         part = vars(self)[kind]
         if (part.norm, part.eps) != (self.norm, self.epsilon):
             raise SettingsError(
-                f"{kind} has norm {part.norm!r} and eps {part.eps}, must be the whole's, {self.norm!r} and {self.epsilon}; "
-                "set norm and epsilon of the AutoAttack, which tells its sub-attacks"
+                f"{kind} has norm {part.norm!r} and eps {part.eps}, must be the whole's, {self.norm!r} and"
+                f" {self.epsilon}; set norm and epsilon of the AutoAttack, which tells its sub-attacks"
             )
         if kind == "apgd":
             part = replace(self.apgd, loss="ce" if name == "apgd-ce" else "dlr")
         if kind == "fab":  # fab-t: one restart whatever is set, as in the package
-            part = replace(self.fab, targeted=True, n_restarts=1) if name == "fab-t" else replace(self.fab, targeted=False)
+            part = (
+                replace(self.fab, targeted=True, n_restarts=1) if name == "fab-t" else replace(self.fab, targeted=False)
+            )
         with own_names(part, PART_NAMES):
             return part.native()
 
@@ -273,7 +301,10 @@ class AutoAttack(Named):
             "square" in self.attacks_to_run[1:]
             and result.survivors[place := self.attacks_to_run.index("square")] < result.survivors[place - 1]
         ):
-            self._say("Warning: Square Attack has decreased the robust accuracy. This might indicate that gradients are masked.")
+            self._say(
+                "Warning: Square Attack has decreased the robust accuracy. This might indicate that gradients are"
+                " masked."
+            )
         change = threat_of(self.norm, self.epsilon).norm(result.x_adv - x.cpu()).max()
         nan, high, low = int(result.x_adv.isnan().sum()), float(result.x_adv.max()), float(result.x_adv.min())
         self._say(f"max {self.norm} perturbation: {change:.5f}, nan in tensor: {nan}, max: {high:.5f}, min: {low:.5f}")

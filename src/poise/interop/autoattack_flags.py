@@ -16,7 +16,8 @@ from poise.core.modes import crafting
 
 
 def flags(model: nn.Module, x: Tensor, y: Tensor, version: str) -> list[str]:
-    """Of a first batch x [B, C, H, W], y [B] on the model's device: random output, probabilities instead of logits, zero gradients.
+    """Of a first batch x [B, C, H, W], y [B] on the model's device: random output, probabilities instead of logits,
+    zero gradients.
 
     Raises: InputError for labels or logits of a wrong shape, type or range.
     """

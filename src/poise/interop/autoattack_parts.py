@@ -43,7 +43,9 @@ def threat_of(norm: str, eps: float) -> Threat:
 
 
 class Function(nn.Module):
-    """A function as a network. It is asked as it is: networks behind it keep their modes, and a state file does not know their weights."""
+    """A function as a network. It is asked as it is: networks behind it keep their modes, and a state file does not
+    know their weights.
+    """
 
     def __init__(self, function: Model) -> None:
         super().__init__()
@@ -72,7 +74,9 @@ def device_of(network: nn.Module, device: torch.device | str | None, x: Tensor) 
 
 
 class Named(ABC):
-    """Objects whose attributes have the package's names; an unknown one is refused, as assigning it would change nothing."""
+    """Objects whose attributes have the package's names; an unknown one is refused, as assigning it would change
+    nothing.
+    """
 
     other_names: ClassVar[Mapping[str, str]] = {}
     """Further names that the package has for an attribute."""
@@ -102,7 +106,9 @@ class Named(ABC):
 
 @dataclass
 class Part(Named):
-    """What a sub-attack needs besides its own settings. verbose: whether `perturb` prints the accuracy before and after it."""
+    """What a sub-attack needs besides its own settings. verbose: whether `perturb` prints the accuracy before and after
+    it.
+    """
 
     model: Model
     norm: str

@@ -5,9 +5,10 @@
     adv_images = atk(images, labels)
 
 Arguments, defaults and modes are those of the package; images are [B, C, H, W] in [0, 1], or normalised after
-`set_normalization_used`. What differs: draws are seeded (a new attack's first call always draws the same and each further call
-draws anew; attacks with a `seed` draw the same in every call), APGD, FAB, Square and AutoAttack give back an image that they do not
-fool as it was, and AutoAttack has its paper's budgets, where the package cuts APGD and FAB to 10 steps.
+`set_normalization_used`. What differs: draws are seeded (a new attack's first call always draws the same and each
+further call draws anew; attacks with a `seed` draw the same in every call), APGD, FAB, Square and AutoAttack give back
+an image that they do not fool as it was, and AutoAttack has its paper's budgets, where the package cuts APGD and FAB to
+10 steps.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ class BIM(Attack):
         threat, steps = Linf(epsilon=self.eps), self.steps
         if steps == 0 and not isinstance(steps, bool):
             steps = int(min(self.eps * 255 + 4, 1.25 * self.eps * 255))
-            threat, steps = (threat, steps) if steps else (Linf(epsilon=0), 1)  # an epsilon so small that no step is left
+            # an epsilon so small that no step is left
+            threat, steps = (threat, steps) if steps else (Linf(epsilon=0), 1)
         return ours.PGD(threat=threat, step_size=self.alpha, steps=steps, start="zero")
 
 
@@ -70,7 +72,9 @@ class PGD(Attack):
     random_start: bool = True
 
     def native(self) -> NativeAttack:
-        return ours.PGD(threat=Linf(epsilon=self.eps), step_size=self.alpha, steps=self.steps, start=start_of(self.random_start))
+        return ours.PGD(
+            threat=Linf(epsilon=self.eps), step_size=self.alpha, steps=self.steps, start=start_of(self.random_start)
+        )
 
 
 @dataclass(eq=False)
@@ -84,12 +88,16 @@ class PGDL2(Attack):
     eps_for_division: float = 1e-10
 
     def native(self) -> NativeAttack:
-        return ours.PGD(threat=L2(epsilon=self.eps), step_size=self.alpha, steps=self.steps, start=start_of(self.random_start))
+        return ours.PGD(
+            threat=L2(epsilon=self.eps), step_size=self.alpha, steps=self.steps, start=start_of(self.random_start)
+        )
 
 
 @dataclass(eq=False)
 class TPGD(Attack):
-    """TRADES' inner maximisation: PGD on the divergence from the natural prediction, from a little normal noise. Needs no labels."""
+    """TRADES' inner maximisation: PGD on the divergence from the natural prediction, from a little normal noise. Needs
+    no labels.
+    """
 
     supported_mode: ClassVar[tuple[str, ...]] = ("default",)
     eps: float = 8 / 255
@@ -97,7 +105,9 @@ class TPGD(Attack):
     steps: int = 10
 
     def native(self) -> NativeAttack:
-        return ours.PGD(threat=Linf(epsilon=self.eps), step_size=self.alpha, steps=self.steps, start="gaussian", loss="kl")
+        return ours.PGD(
+            threat=Linf(epsilon=self.eps), step_size=self.alpha, steps=self.steps, start="gaussian", loss="kl"
+        )
 
 
 @dataclass(eq=False)
@@ -110,7 +120,9 @@ class MIFGSM(Attack):
     decay: float = 1.0
 
     def native(self) -> NativeAttack:
-        return ours.MIM(threat=Linf(epsilon=self.eps), step_size=self.alpha, steps=self.steps, momentum=self.decay, start="zero")
+        return ours.MIM(
+            threat=Linf(epsilon=self.eps), step_size=self.alpha, steps=self.steps, momentum=self.decay, start="zero"
+        )
 
 
 @dataclass(eq=False)
@@ -174,7 +186,12 @@ class FAB(Attack):
     n_classes: int = 10
 
     def native(self) -> NativeAttack:
-        rest: dict[str, Any] = {"alpha_max": self.alpha_max, "eta": self.eta, "beta": self.beta, "restarts": self.n_restarts}
+        rest: dict[str, Any] = {
+            "alpha_max": self.alpha_max,
+            "eta": self.eta,
+            "beta": self.beta,
+            "restarts": self.n_restarts,
+        }
         rest |= {"targeted": self.multi_targeted, "targets": self.n_classes - 1}
         return ours_fab.FAB(threat=threat_of(self.norm, self.eps), steps=self.steps, **rest)
 

@@ -1,4 +1,6 @@
-"""What the attacks of `poise.interop.torchattacks` share: the call, the targeted modes, normalisation, saving and loading."""
+"""What the attacks of `poise.interop.torchattacks` share: the call, the targeted modes, normalisation, saving and
+loading.
+"""
 
 from __future__ import annotations
 
@@ -149,7 +151,9 @@ class Attack(ABC):
         def unlikely(x: Tensor, labels: Tensor) -> Tensor:
             logits = logits_of(self._network(), x).scatter(1, labels[:, None], torch.inf)
             if not 1 <= kth_min < logits.shape[1]:
-                raise SettingsError(f"kth_min = {kth_min}, must be from 1 to {logits.shape[1] - 1} for {logits.shape[1]} classes")
+                raise SettingsError(
+                    f"kth_min = {kth_min}, must be from 1 to {logits.shape[1] - 1} for {logits.shape[1]} classes"
+                )
             return logits.sort(dim=1, stable=True).indices[:, kth_min - 1]
 
         self._set_targeted("least-likely", unlikely)
@@ -179,9 +183,13 @@ class Attack(ABC):
     def set_model_training_mode(
         self, model_training: bool = False, batchnorm_training: bool = False, dropout_training: bool = False
     ) -> None:
-        """Raises: SettingsError for True: adversarial images are made in evaluation mode; the model gets back its modes."""
+        """Raises: SettingsError for True: adversarial images are made in evaluation mode; the model gets back its
+        modes.
+        """
         if model_training or batchnorm_training or dropout_training:
-            raise SettingsError("model_training = True: attacks run in evaluation mode, as in deployment; only False is supported")
+            raise SettingsError(
+                "model_training = True: attacks run in evaluation mode, as in deployment; only False is supported"
+            )
 
     def save(
         self,
@@ -215,7 +223,11 @@ class Attack(ABC):
             print(f"robust accuracy: {robust:.2f} %, L2: {size:.5f} ({seconds:.1f} s)")
         if save_path is not None:
             left_out = ([] if save_predictions else ["preds"]) + ([] if save_clean_inputs else ["clean_inputs"])
-            kept = {name: as_bytes(values) if save_type == "int" else values for name, values in joined.items() if name not in left_out}
+            kept = {
+                name: as_bytes(values) if save_type == "int" else values
+                for name, values in joined.items()
+                if name not in left_out
+            }
             torch.save({**kept, "save_type": save_type}, save_path)
         return (robust, size, seconds) if return_verbose else None
 
@@ -232,14 +244,18 @@ class Attack(ABC):
         load_predictions: bool = False,
         load_clean_inputs: bool = False,
     ) -> DataLoader[tuple[Tensor, ...]]:
-        """Batches of (adversarial images, labels[, predictions][, natural images]) that `save` wrote; nothing is unpickled."""
+        """Batches of (adversarial images, labels[, predictions][, natural images]) that `save` wrote; nothing is
+        unpickled.
+        """
         saved = torch.load(load_path, map_location="cpu", weights_only=True)
         names = ["adv_inputs", "labels", *["preds"] * load_predictions, *["clean_inputs"] * load_clean_inputs]
         if missing := [name for name in names if name not in saved]:
             raise InputError(f"{load_path} holds no {missing[0]}; it has {', '.join(sorted(saved))}")
         for name in {"adv_inputs", "clean_inputs"} & set(names):
             images = saved[name].float() / 255 if saved[name].dtype == torch.uint8 else saved[name]
-            saved[name] = images if normalize is None else Standardise(list(normalize["mean"]), list(normalize["std"]))(images)
+            saved[name] = (
+                images if normalize is None else Standardise(list(normalize["mean"]), list(normalize["std"]))(images)
+            )
         return DataLoader(TensorDataset(*(saved[name] for name in names)), batch_size=batch_size, shuffle=shuffle)
 
 

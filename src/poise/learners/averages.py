@@ -43,7 +43,9 @@ def with_weights(network: nn.Module, weights: Weights) -> nn.Module:
 
 @torch.no_grad()
 def accumulate(total: Weights, decay: float, part: Weights, weight: float = 1.0) -> None:
-    """total <- decay * total + (1 - decay) * weight * part, in place, on floating tensors; integers are copied when weight > 0."""
+    """total <- decay * total + (1 - decay) * weight * part, in place, on floating tensors; integers are copied when
+    weight > 0.
+    """
     floats = [name for name, tensor in total.items() if tensor.is_floating_point()]
     totals, parts = [total[name] for name in floats], [part[name] for name in floats]
     torch._foreach_mul_(totals, decay)  # pyright: ignore[reportPrivateImportUsage]
@@ -98,7 +100,9 @@ class SWA(Average):
     every: PositiveCount = 1
     """Epochs from one averaged epoch to the next."""
     buffers: Literal["average", "copy"] = "average"
-    """BatchNorm's running statistics are averaged like the weights, or copied from the latest ones; data are not passed over for them."""
+    """BatchNorm's running statistics are averaged like the weights, or copied from the latest ones; data are not passed
+    over for them.
+    """
 
     def update(self, average: Weights, weights: Weights, now: Now) -> None:
         taken, between = divmod(now.epoch - self.from_epoch, self.every)

@@ -1,4 +1,6 @@
-"""The crafted step at one fixed shape: the network compiled by torch, and on GPUs all steps of the ascent in one CUDA graph."""
+"""The crafted step at one fixed shape: the network compiled by torch, and on GPUs all steps of the ascent in one CUDA
+graph.
+"""
 
 from __future__ import annotations
 
@@ -36,14 +38,18 @@ class Compilation:
 
 
 def compilation(name: CompileName, device: torch.device, say: Say = lambda sentence: None) -> Compilation | None:
-    """ "auto" compiles on GPUs only; None: nothing is compiled. On CPUs "on" compiles the network and records no graph."""
+    """ "auto" compiles on GPUs only; None: nothing is compiled. On CPUs "on" compiles the network and records no
+    graph.
+    """
     return Compilation(say) if name == "on" or (name == "auto" and device.type == "cuda") else None
 
 
 class FixedShape:
-    """One learner's compiled step. The first step of a shape is taken as it is; when the shape comes again, it is prepared.
+    """One learner's compiled step. The first step of a shape is taken as it is; when the shape comes again, it is
+    prepared.
 
-    So an epoch's smaller last batch is never compiled. What cannot be compiled or recorded is said once, and done without.
+    So an epoch's smaller last batch is never compiled. What cannot be compiled or recorded is said once, and done
+    without.
     """
 
     def __init__(self, name: str, arithmetic: Precision, compilation: Compilation) -> None:
@@ -66,7 +72,8 @@ class FixedShape:
 
     def craft(self, objective: Objective, model: nn.Module, part: Batch, now: Now) -> Examples:
         """What `objective.craft` returns."""
-        again = self._comes_again("crafting", (objective, part.x.shape, part.total, model))  # a folded copy may be made anew
+        # a folded copy may be made anew
+        again = self._comes_again("crafting", (objective, part.x.shape, part.total, model))
         if self.recording is not None and self.recording.serves(objective, model, part, now):
             return self.recording.replay(part, now)
         if not again or not self._ways:
@@ -77,7 +84,9 @@ class FixedShape:
             begun = time.perf_counter()
             try:
                 if recorded:
-                    made = Recording.of(objective, model, part, now, partial(self._around, model, compiled, cache=False))
+                    made = Recording.of(
+                        objective, model, part, now, partial(self._around, model, compiled, cache=False)
+                    )
                     examples = made.replay(part, now)
                     self.recording = made
                 else:
@@ -91,7 +100,9 @@ class FixedShape:
         return objective.craft(model, part, now)
 
     def differentiated(self, network: nn.Module, parts: list[Batch], run: Callable[[], T]) -> T:
-        """`run()`, a loss with its backward pass, in which the network is compiled where all parts are of the same known shape."""
+        """`run()`, a loss with its backward pass, in which the network is compiled where all parts are of the same
+        known shape.
+        """
         shapes = {part.x.shape for part in parts}
         if not self._comes_again("loss", tuple(shapes)) or len(shapes) > 1 or not self._compiles_loss:
             return run()
@@ -125,7 +136,9 @@ class FixedShape:
 
     @contextmanager
     def _around(self, model: nn.Module, compiled: bool, cache: bool = True) -> Iterator[None]:
-        """Autocast without its cache of weights, which a graph would take for constants; the network and the steps compiled."""
+        """Autocast without its cache of weights, which a graph would take for constants; the network and the steps
+        compiled.
+        """
         kind, narrow = self.arithmetic.device.type, self.arithmetic.autocast
         with torch.autocast(kind, torch.bfloat16, cache_enabled=cache) if narrow else nullcontext():
             if not compiled:
@@ -140,10 +153,17 @@ class FixedShape:
 
     @contextmanager
     def _compiled(self, purpose: str, model: nn.Module) -> Iterator[None]:
-        """Calls of the network, or of a collective's members, go through their compiled form; of other modules inside they do not."""
+        """Calls of the network, or of a collective's members, go through their compiled form; of other modules inside
+        they do not.
+        """
         if purpose not in self._calls or self._calls[purpose][0] is not model:
-            self._calls[purpose] = model, [(place, name, compiled_call(getattr(place, method))) for place, name, method in asked(model)]
-        calls = [(vars(place), name, call) for place, name, call in self._calls[purpose][1] if vars(place).get(name) is None]
+            self._calls[purpose] = (
+                model,
+                [(place, name, compiled_call(getattr(place, method))) for place, name, method in asked(model)],
+            )
+        calls = [
+            (vars(place), name, call) for place, name, call in self._calls[purpose][1] if vars(place).get(name) is None
+        ]
         for place, name, call in calls:
             place[name] = partial(self._counted, call)
         try:
@@ -173,13 +193,17 @@ Call = tuple[nn.Module, str, Callable[..., Any]]
 
 
 def asked(model: nn.Module) -> list[tuple[nn.Module, str, str]]:
-    """What objectives call of a network: itself; of a collective each member, of an expert with two heads also both heads at once.
+    """What objectives call of a network: itself; of a collective each member, of an expert with two heads also both
+    heads at once.
 
     Each is a module, the name under which it finds a compiled form, and the method that is compiled.
     """
     if isinstance(model, EnsembleModule | CollaborationModule):
         return [call for member in model.members for call in asked(member)]
-    return [(model, "_compiled_call_impl", "_call_impl"), *([(model, "heads", "heads")] if isinstance(model, DualHeadModule) else [])]
+    return [
+        (model, "_compiled_call_impl", "_call_impl"),
+        *([(model, "heads", "heads")] if isinstance(model, DualHeadModule) else []),
+    ]
 
 
 def _way(compiled: bool, recorded: bool) -> str:
@@ -187,7 +211,8 @@ def _way(compiled: bool, recorded: bool) -> str:
 
 
 def _reason(error: Exception) -> str:
-    error = error.__cause__ if isinstance(error, NetworkError) and isinstance(error.__cause__, Exception) else error  # not the network's
+    # not the network's
+    error = error.__cause__ if isinstance(error, NetworkError) and isinstance(error.__cause__, Exception) else error
     first = (str(error).strip().splitlines() or [""])[0]
     return first[:160] if isinstance(error, Uncapturable) else f"{type(error).__name__}: {first[:160]}"
 
@@ -208,7 +233,9 @@ _MOVES: dict[tuple[Threat, float], Callable[[Tensor, Tensor, Tensor], Tensor]] =
 
 
 def _fused_move(threat: Threat, step_size: float, z: Tensor, gradient: Tensor, x: Tensor) -> Tensor:
-    """The projected step as one kernel, for a few threats and sizes; a ramp has another size at every step and is not worth it."""
+    """The projected step as one kernel, for a few threats and sizes; a ramp has another size at every step and is not
+    worth it.
+    """
     if not isinstance(step_size, float):  # the ramp of a recording
         return moved_by(threat, step_size, z, gradient, x)
     if (threat, step_size) not in _MOVES:

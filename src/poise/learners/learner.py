@@ -61,7 +61,9 @@ class Policy(Settings):
     clip: Positive | None = None
     """Largest Euclidean norm of the whole gradient."""
     microbatch: PositiveCount | None = None
-    """Examples that go through the network at a time; the step is the same, memory is less. Joint batch statistics need None."""
+    """Examples that go through the network at a time; the step is the same, memory is less. Joint batch statistics need
+    None.
+    """
 
     def __post_init__(self) -> None:
         if self.schedule.least < 0:
@@ -69,16 +71,25 @@ class Policy(Settings):
             raise SettingsError(f"{least}: must be at least 0, as a factor on the learning rate")
         if self.mixing is not None and not self.objective.takes_soft_labels:
             wanted = "AT and NT do; set mixing to none"
-            raise SettingsError(f"Policy.mixing: {type(self.objective).__name__} does not learn from labels of several classes; {wanted}")
+            raise SettingsError(
+                f"Policy.mixing: {type(self.objective).__name__} does not learn from labels of several classes;"
+                f" {wanted}"
+            )
         if self.teacher is not None and not self.objective.asks_teacher:
-            raise SettingsError(f"Policy.teacher: {type(self.objective).__name__} asks no teacher; ReBAT and ADR do; set teacher to none")
+            raise SettingsError(
+                f"Policy.teacher: {type(self.objective).__name__} asks no teacher; ReBAT and ADR do; set teacher to"
+                " none"
+            )
         if isinstance(self.teacher, OwnAverage) and self.average is None:
-            raise SettingsError("Policy.teacher = OwnAverage: the policy keeps no average; set average=EMA, or another teacher")
+            raise SettingsError(
+                "Policy.teacher = OwnAverage: the policy keeps no average; set average=EMA, or another teacher"
+            )
         pool = None if self.extra is None else self.extra.pool
         if pool is not None and not pool.labelled and not self.objective.takes_unlabelled:
             raise SettingsError(
-                f"Policy.extra: {pool.path} is without labels, and {type(self.objective).__name__} learns from labels; label its images "
-                "first (poise pseudo-label RUN --images ...), or train RST, which asks of them only that predictions don't change"
+                f"Policy.extra: {pool.path} is without labels, and {type(self.objective).__name__} learns from labels;"
+                " label its images first (poise pseudo-label RUN --images ...), or train RST, which asks of them only"
+                " that predictions don't change"
             )
 
     @classmethod
@@ -147,19 +158,27 @@ class Learner:
         return self.weights if self.average is None else self.average
 
     def descend(self, objective: Objective, batch: Batch, now: Now) -> Metrics:
-        """One step. The order is: craft all microbatches; perturb; loss; reduce; backward; sum over ranks; step; restore; average.
+        """One step. The order is: craft all microbatches; perturb; loss; reduce; backward; sum over ranks; step;
+        restore; average.
 
-        The loss is, for each term, the sum of weight * value over microbatches and ranks divided by the sum of weights, so k
-        microbatches, or uneven shards, equal one batch.
+        The loss is, for each term, the sum of weight * value over microbatches and ranks divided by the sum of weights,
+        so k microbatches, or uneven shards, equal one batch.
         """
         now = now.within(self.name)
         learning_rate = self.learning_rate(now)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate * group.get("scale", 1.0)
-        turns = [self._update(objective, batch, replace(now, turn=turn)) for turn in range(objective.turns(self.network, now))]
+        turns = [
+            self._update(objective, batch, replace(now, turn=turn))
+            for turn in range(objective.turns(self.network, now))
+        ]
         if self.policy.average is not None and self.average is not None:
             self.policy.average.update(self.average, self.weights, now)
-        return {name: torch.stack([metrics[name] for metrics in turns]).mean() for name in turns[0]} if len(turns) > 1 else turns[0]
+        return (
+            {name: torch.stack([metrics[name] for metrics in turns]).mean() for name in turns[0]}
+            if len(turns) > 1
+            else turns[0]
+        )
 
     def _update(self, objective: Objective, batch: Batch, now: Now) -> Metrics:
         """Everything of a step between learning rate and average."""
@@ -181,12 +200,18 @@ class Learner:
         return metrics
 
     def craft(self, objective: Objective, batch: Batch, now: Now) -> tuple[list[Batch], Sequence[Examples]]:
-        """The microbatches of a batch and what the network is shown for each; nothing moves. `now` is within this learner."""
+        """The microbatches of a batch and what the network is shown for each; nothing moves. `now` is within this
+        learner.
+        """
         with crafting(self.network, objective.craft_mode), self.arithmetic.context():
             batch = replace(batch, x=batch.x.contiguous(memory_format=self.layout))
             parts = batch.split(self.policy.microbatch or max(1, len(batch)))
             model = self._crafted_on(objective)
-            craft = objective.craft if self._fixed is None or not objective.asks_network else partial(self._fixed.craft, objective)
+            craft = (
+                objective.craft
+                if self._fixed is None or not objective.asks_network
+                else partial(self._fixed.craft, objective)
+            )
             if objective.asks_teacher:  # it is not recorded: a recording serves one network
                 craft = partial(objective.craft, teacher=self.asked_teacher())
             with MODES[objective.craft_mode](model):
@@ -207,7 +232,9 @@ class Learner:
             return self.network
         return surrogate(self.network)
 
-    def _backward(self, objective: Objective, shown: Sequence[Examples], denominators: Denominators, now: Now) -> Metrics:
+    def _backward(
+        self, objective: Objective, shown: Sequence[Examples], denominators: Denominators, now: Now
+    ) -> Metrics:
         metrics: Metrics = {}
         for number, examples in enumerate(shown):
             with self.arithmetic.context(), self._drawing(now, number):
@@ -220,10 +247,14 @@ class Learner:
         return metrics
 
     def _drawing(self, now: Now, number: int) -> AbstractContextManager[None]:
-        """What a network draws itself (dropout, stochastic depth) goes by seed, step and microbatch, so that resuming changes nothing."""
+        """What a network draws itself (dropout, stochastic depth) goes by seed, step and microbatch, so that resuming
+        changes nothing.
+        """
         if not _draws(self.network):
             return nullcontext()
-        return seeded(now.seed, now.scope, "network", now.step, now.turn, number, self.world.rank, device=self.arithmetic.device)
+        return seeded(
+            now.seed, now.scope, "network", now.step, now.turn, number, self.world.rank, device=self.arithmetic.device
+        )
 
     def _perturb(
         self, objective: Objective, shown: Sequence[Examples], denominators: Denominators, now: Now
@@ -276,11 +307,15 @@ class Learner:
         self.accumulators[accumulator] = zeros
 
     def accumulate(self, accumulator: str, decay: float, source: Weights, weight: float) -> None:
-        """A <- decay * A + (1 - decay) * weight * source, parameters and floating buffers; integer buffers are copied."""
+        """A <- decay * A + (1 - decay) * weight * source, parameters and floating buffers; integer buffers are
+        copied.
+        """
         accumulate(self.accumulators[accumulator], decay, source, weight)
 
     def load(self, weights: Weights, reset_momentum: bool = False, reset_average: bool = False) -> None:
-        """Take over weights in place; the optimizer's state and the learner's own average stay unless they are reset."""
+        """Take over weights in place; the optimizer's state and the learner's own average stay unless they are
+        reset.
+        """
         load_weights(self.network, weights)
         if reset_momentum:
             self.optimizer.state.clear()
@@ -288,14 +323,18 @@ class Learner:
             self.average = copied(weights)
 
     def agree(self) -> None:
-        """Make BatchNorm's running statistics the same on the ranks that share the learner; between two calls each gathers its own.
+        """Make BatchNorm's running statistics the same on the ranks that share the learner; between two calls each
+        gathers its own.
 
-        They become their mean over the ranks ("averaged") or the first rank's ("local"); synchronised ones are the same already.
+        They become their mean over the ranks ("averaged") or the first rank's ("local"); synchronised ones are the same
+        already.
         """
         if self.world.size == 1 or self.statistics == "synchronised":
             return
         sets = [self.weights, *([] if self.average is None else [self.average]), *self.accumulators.values()]
-        running = [tensor for each in sets for name, tensor in each.items() if name.endswith(("running_mean", "running_var"))]
+        running = [
+            tensor for each in sets for name, tensor in each.items() if name.endswith(("running_mean", "running_var"))
+        ]
         if self.statistics == "local" and not self.world.leads:
             for tensor in running:
                 tensor.zero_()
@@ -305,7 +344,9 @@ class Learner:
                 tensor.div_(self.world.size)
 
     def learning_rate(self, now: Now) -> float:
-        """The optimizer's times the schedule's factor. Raises: NumericalError for one that is negative or not finite."""
+        """The optimizer's times the schedule's factor. Raises: NumericalError for one that is negative or not
+        finite.
+        """
         rate, factor = self.policy.optimizer.learning_rate, self.policy.schedule.value(now)
         if not 0 <= rate * factor < math.inf:
             what = f"the schedule's factor on the learning rate {rate:g} is {factor}"
@@ -313,13 +354,16 @@ class Learner:
         return rate * factor
 
     def check_finite(self, now: Now | None = None) -> None:
-        """Raises: NumericalError when anything of `state` is NaN or infinite (one host synchronisation). now: the step that was taken."""
+        """Raises: NumericalError when anything of `state` is NaN or infinite (one host synchronisation). now: the step
+        that was taken.
+        """
         bad = [name for name in not_finite(self.state()) if name.rpartition("/")[2] not in self.unbounded]
         if bad:
             what = bad[0].removeprefix("network/") + (f", in epoch {now.epoch}," if now is not None else "")
             rate = self.policy.optimizer.learning_rate if now is None else self.learning_rate(now)
             raise NumericalError(
-                f"learner {self.name!r}: {what} is no longer finite; lower optimizer.learning_rate (now {rate:g}) or set clip"
+                f"learner {self.name!r}: {what} is no longer finite; lower optimizer.learning_rate (now {rate:g}) or"
+                " set clip"
             )
 
     def state(self) -> dict[str, Tensor]:
@@ -339,7 +383,11 @@ class Learner:
         for name, tensor in targets.items():
             if name not in state or state[name].shape != tensor.shape:
                 found = "missing" if name not in state else f"of shape {list(state[name].shape)}"
-                raise CheckpointError(f"learner {self.name!r}: {name} is {found}, must be of shape {list(tensor.shape)}")
+                raise CheckpointError(
+                    f"learner {self.name!r}: {name} is {found}, must be of shape {list(tensor.shape)}"
+                )
             tensor.copy_(state[name])
-        kept = {name.removeprefix("optimizer/"): tensor for name, tensor in state.items() if name.startswith("optimizer/")}
+        kept = {
+            name.removeprefix("optimizer/"): tensor for name, tensor in state.items() if name.startswith("optimizer/")
+        }
         load_state(self.optimizer, self.network.parameters(), kept)

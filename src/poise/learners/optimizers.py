@@ -28,7 +28,9 @@ class Optimizer(Settings, family="optimizer"):
 
     @abstractmethod
     def build(self, network: nn.Module) -> torch.optim.Optimizer:
-        """torch's optimizer for the network's parameters. A group's "scale" is what its learning rate is times the others'."""
+        """torch's optimizer for the network's parameters. A group's "scale" is what its learning rate is times the
+        others'.
+        """
 
 
 @settings
@@ -40,7 +42,9 @@ class SGD(Optimizer):
     weight_decay: Decay = 5e-4
     nesterov: bool = False
     layer_decay: Share = newer(default=1.0)
-    """The learning rate of each layer is this times that of the layer behind it; the last one's is the learning rate (fine-tuning)."""
+    """The learning rate of each layer is this times that of the layer behind it; the last one's is the learning rate
+    (fine-tuning).
+    """
 
     def __post_init__(self) -> None:
         if self.nesterov and self.momentum == 0:
@@ -49,7 +53,9 @@ class SGD(Optimizer):
     def build(self, network: nn.Module) -> torch.optim.Optimizer:
         decay = self.weight_decay
         groups = grouped(network, decay, self.layer_decay)
-        return torch.optim.SGD(groups, self.learning_rate, self.momentum, weight_decay=decay, nesterov=self.nesterov, fused=_fused(network))
+        return torch.optim.SGD(
+            groups, self.learning_rate, self.momentum, weight_decay=decay, nesterov=self.nesterov, fused=_fused(network)
+        )
 
 
 @settings
@@ -63,7 +69,9 @@ class Adam(Optimizer):
 
     def build(self, network: nn.Module) -> torch.optim.Optimizer:
         given = list(network.parameters())
-        return torch.optim.Adam(given, self.learning_rate, eps=self.stability, weight_decay=self.weight_decay, fused=_fused(network))
+        return torch.optim.Adam(
+            given, self.learning_rate, eps=self.stability, weight_decay=self.weight_decay, fused=_fused(network)
+        )
 
 
 @settings
@@ -81,10 +89,14 @@ class AdamW(Optimizer):
 
     def build(self, network: nn.Module) -> torch.optim.Optimizer:
         groups = grouped(network, self.weight_decay, self.layer_decay, self.decay_vectors)
-        return torch.optim.AdamW(groups, self.learning_rate, self.betas, weight_decay=self.weight_decay, fused=_fused(network))
+        return torch.optim.AdamW(
+            groups, self.learning_rate, self.betas, weight_decay=self.weight_decay, fused=_fused(network)
+        )
 
 
-def grouped(network: nn.Module, weight_decay: float, layer_decay: float = 1.0, decay_vectors: bool = True) -> list[dict[str, Any]]:
+def grouped(
+    network: nn.Module, weight_decay: float, layer_decay: float = 1.0, decay_vectors: bool = True
+) -> list[dict[str, Any]]:
     """The parameters in groups of one rate and one weight decay; a single group where all have the same."""
     if layer_decay == 1 and decay_vectors:
         return [{"params": list(network.parameters())}]
@@ -113,17 +125,30 @@ def _fused(network: nn.Module) -> bool | None:
 def state_of(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter]) -> dict[str, Tensor]:
     """The tensors that an optimizer keeps, named "INDEX/KEY" by the parameter's place."""
     held = [optimizer.state.get(parameter, {}) for parameter in parameters]
-    return {f"{index}/{key}": value for index, kept in enumerate(held) for key, value in kept.items() if isinstance(value, Tensor)}
+    return {
+        f"{index}/{key}": value
+        for index, kept in enumerate(held)
+        for key, value in kept.items()
+        if isinstance(value, Tensor)
+    }
 
 
-def load_state(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter], state: Mapping[str, Tensor]) -> None:
-    """Inverse of `state_of`: copies, in the parameters' order in memory; what the optimizer kept before is forgotten."""
+def load_state(
+    optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter], state: Mapping[str, Tensor]
+) -> None:
+    """Inverse of `state_of`: copies, in the parameters' order in memory; what the optimizer kept before is
+    forgotten.
+    """
     optimizer.state.clear()
     placed = list(parameters)
     for name, tensor in state.items():
         index, key = name.split("/", 1)
         parameter = placed[int(index)]
-        kept = torch.empty_like(parameter, device=tensor.device) if tensor.shape == parameter.shape else torch.empty_like(tensor)
+        kept = (
+            torch.empty_like(parameter, device=tensor.device)
+            if tensor.shape == parameter.shape
+            else torch.empty_like(tensor)
+        )
         optimizer.state[parameter][key] = kept.copy_(tensor)
 
 

@@ -1,4 +1,6 @@
-"""Weight perturbations: the loss is descended at weights moved a little uphill, and the move is undone after the step."""
+"""Weight perturbations: the loss is descended at weights moved a little uphill, and the move is undone after the
+step.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from poise.core.settings import NonNegative, Number, Positive, PositiveCount, Se
 Keep = Callable[[Tensor], Tensor]
 """Loss of each example [B] -> which of them count [B]."""
 Uphill = Callable[[Keep | None], list[Tensor]]
-"""The gradient of the training loss at the current weights, one tensor per perturbed parameter, over all microbatches and ranks."""
+"""The gradient of the training loss at the current weights, one tensor per perturbed parameter, over all microbatches
+and ranks.
+"""
 
 
 class WeightPerturbation(Settings, family="perturbation"):
@@ -39,18 +43,26 @@ class WeightPerturbation(Settings, family="perturbation"):
 
     @abstractmethod
     def move(self, weights: Sequence[Tensor], uphill: Uphill) -> list[Tensor]:
-        """The perturbation of each weight, gamma included. May move `weights` to look around but leaves them where they were."""
+        """The perturbation of each weight, gamma included. May move `weights` to look around but leaves them where they
+        were.
+        """
 
 
 def perturbed(network: nn.Module) -> list[nn.Parameter]:
-    """The parameters that are perturbed: trained ones named "weight" with more than one dimension (not biases, not BatchNorm)."""
+    """The parameters that are perturbed: trained ones named "weight" with more than one dimension (not biases, not
+    BatchNorm).
+    """
     named = network.named_parameters()
-    return [parameter for name, parameter in named if "weight" in name and parameter.dim() > 1 and parameter.requires_grad]
+    return [
+        parameter for name, parameter in named if "weight" in name and parameter.dim() > 1 and parameter.requires_grad
+    ]
 
 
 @settings
 class AWP(WeightPerturbation):
-    """Adversarial weight perturbation: each layer moves by gamma times its own norm along its gradient (Wu et al. 2020, Eq. 8-10)."""
+    """Adversarial weight perturbation: each layer moves by gamma times its own norm along its gradient (Wu et al. 2020,
+    Eq. 8-10).
+    """
 
     paper = papers.AWP
     gamma: NonNegative = 0.01
@@ -62,12 +74,17 @@ class AWP(WeightPerturbation):
 
     def move(self, weights: Sequence[Tensor], uphill: Uphill) -> list[Tensor]:
         near = [scaled(gradient, tuple(range(gradient.dim())))[0] for gradient in uphill(None)]
-        return [self.gamma * weight.norm() / above_zero(towards.norm()) * towards for weight, towards in zip(weights, near, strict=True)]
+        return [
+            self.gamma * weight.norm() / above_zero(towards.norm()) * towards
+            for weight, towards in zip(weights, near, strict=True)
+        ]
 
 
 @settings
 class RWP(WeightPerturbation):
-    """Robust weight perturbation: several ascent steps on examples of small loss, scaled by all weights jointly (Yu et al. 2022)."""
+    """Robust weight perturbation: several ascent steps on examples of small loss, scaled by all weights jointly (Yu et
+    al. 2022).
+    """
 
     paper = papers.RWP
     gamma: NonNegative = 0.01

@@ -33,7 +33,8 @@ class Precision:
         return "bfloat16" if self.autocast else "float64" if self.dtype is torch.float64 else "float32"
 
     def layout(self, network: nn.Module) -> torch.memory_format:
-        """Order in memory of a trained network's images, weights and activations: channels last where it admits that, which is faster.
+        """Order in memory of a trained network's images, weights and activations: channels last where it admits that,
+        which is faster.
 
         On CPUs only where the weight gradients are known to be right, and not in float64.
         """
@@ -49,8 +50,8 @@ class Precision:
 def precision(name: PrecisionName, device: torch.device) -> Precision:
     """ "auto" is bfloat16 autocast on a GPU or processor that computes it natively, and float32 elsewhere.
 
-    Raises: SettingsError for an unknown name, or "bfloat16" on a GPU that emulates it. A processor that does so is refused where work
-    begins (see `allowed`).
+    Raises: SettingsError for an unknown name, or "bfloat16" on a GPU that emulates it. A processor that does so is
+    refused where work begins (see `allowed`).
     """
     name = cast(PrecisionName, arithmetic_named(name))
     if name not in ("auto", "float32", "bfloat16", "float64"):
@@ -62,7 +63,9 @@ def precision(name: PrecisionName, device: torch.device) -> Precision:
 
 
 def allowed(name: PrecisionName, device: torch.device) -> Precision:
-    """The arithmetic of work that is to begin. Raises: SettingsError also for "bfloat16" on a processor that emulates it, unless forced."""
+    """The arithmetic of work that is to begin. Raises: SettingsError also for "bfloat16" on a processor that emulates
+    it, unless forced.
+    """
     if name == "bfloat16":
         check_bfloat16(device)
     return precision(name, device)
@@ -75,7 +78,9 @@ def begun_in(name: PrecisionName, device: torch.device, run: object) -> Precisio
     """
     if name == "bfloat16":
         try:
-            check_bfloat16(device, f"{run} computes in bfloat16, in which it was begun", "go on with it where bfloat16 is native")
+            check_bfloat16(
+                device, f"{run} computes in bfloat16, in which it was begun", "go on with it where bfloat16 is native"
+            )
         except SettingsError as error:
             raise RunError(str(error)) from None
     dtype = torch.float64 if name == "float64" else torch.float32
@@ -83,8 +88,14 @@ def begun_in(name: PrecisionName, device: torch.device, run: object) -> Precisio
 
 
 def choice(name: PrecisionName, arithmetic: Precision) -> str | None:
-    """A sentence on what "auto" has come to on a processor that promises bfloat16; None where there was nothing to choose."""
+    """A sentence on what "auto" has come to on a processor that promises bfloat16; None where there was nothing to
+    choose.
+    """
     if name != "auto" or arithmetic.device.type != "cpu" or not processor().bfloat16:
         return None
     measured = f"which this processor ({processor()}) computes {bfloat16_gain():.1f} times as fast as float32"
-    return f"precision = auto: bfloat16, {measured}" if arithmetic.autocast else f"precision = auto: float32, not bfloat16, {measured}"
+    return (
+        f"precision = auto: bfloat16, {measured}"
+        if arithmetic.autocast
+        else f"precision = auto: float32, not bfloat16, {measured}"
+    )

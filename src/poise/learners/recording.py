@@ -1,8 +1,10 @@
 """Crafting recorded once and repeated: on GPUs all steps of an ascent are one CUDA graph.
 
-A CUDA graph repeats the same kernels on the same memory without the host. So what changes from step to step is copied in
-before: the batch, and the bits of every random draw, which `_Tape` has learned while the examples were crafted for the first
-time. What an objective reads of the moment besides draws belongs to the graph; when it changes, a new one is recorded.
+A CUDA graph repeats the same kernels on the same memory without the host. So what changes from step to step is copied
+in
+before: the batch, and the bits of every random draw, which `_Tape` has learned while the examples were crafted for the
+first time. What an objective reads of the moment besides draws belongs to the graph; when it changes, a new one is
+recorded.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ class _Tape:
         self.batch = replace(part, **{name: column.clone() for name, column in part.columns().items()})
         self.once = torch.zeros(1, dtype=torch.int64, device=part.y.device)
         self.decisions: dict[str, tuple[Read, object]] = {}
-        """What the objective has asked of the moment, by the question's text, and the answers that belong to the recording."""
+        """What the objective has asked of the moment, by the question's text, and the answers that belong to the
+        recording.
+        """
         self.numbers: dict[tuple[str, torch.dtype], tuple[Read, Tensor]] = {}
         self.bits: dict[tuple[object, ...], tuple[_Taped, Tensor]] = {}
         self.closed = False
@@ -83,7 +87,9 @@ def _key(path: tuple[Any, ...], now: Now) -> int:
 
 @dataclass(frozen=True)
 class _Taped(Draw):
-    """A draw whose bits lie on a tape. path: scope, purpose, and the more special purposes; rows: the part of the batch."""
+    """A draw whose bits lie on a tape. path: scope, purpose, and the more special purposes; rows: the part of the
+    batch.
+    """
 
     tape: _Tape = field(kw_only=True)
     path: tuple[Any, ...] = field(kw_only=True)
@@ -143,7 +149,9 @@ class Recording:
 
     @classmethod
     def of(cls, objective: Objective, model: nn.Module, part: Batch, now: Now, around: Callable[[], Any]) -> Recording:
-        """Craft `part` a few times, then record; running statistics stay as they were. Raises whatever keeps this from working."""
+        """Craft `part` a few times, then record; running statistics stay as they were. Raises whatever keeps this from
+        working.
+        """
         tape = _Tape(part, now)
         moment = cast(Now, _Moment(tape, now.scope))
 
@@ -167,7 +175,11 @@ class Recording:
 
     def _capture(self, device: torch.device) -> None:
         usual, aside = torch.cuda.current_stream(device), torch.cuda.Stream(device)
-        with torch.cuda.device(device), torch.cuda.stream(usual):  # a capture that fails leaves its own stream as the current one
+        # a capture that fails leaves its own stream as the current one
+        with (
+            torch.cuda.device(device),
+            torch.cuda.stream(usual),
+        ):
             aside.wait_stream(usual)
             with torch.cuda.stream(aside):
                 for _ in range(_WARMUPS):
@@ -182,7 +194,12 @@ class Recording:
 
     def serves(self, objective: Objective, model: nn.Module, part: Batch, now: Now) -> bool:
         x = self.tape.batch.x
-        fits = part.x.shape == x.shape and part.x.dtype == x.dtype and part.x.stride() == x.stride() and part.total == self.tape.batch.total
+        fits = (
+            part.x.shape == x.shape
+            and part.x.dtype == x.dtype
+            and part.x.stride() == x.stride()
+            and part.total == self.tape.batch.total
+        )
         unchanged = all(read(now) == answer for read, answer in self.tape.decisions.values())
         same = model is self.model and objective == self.objective and now.scope == self.tape.now.scope
         return fits and unchanged and same
@@ -211,7 +228,9 @@ def copied(value: Any) -> Any:
 
 
 def in_order(examples: Any, layout: torch.memory_format) -> Any:
-    """The same examples with images in this order in memory, whatever order the crafting network's gradients had (see `Folded`)."""
+    """The same examples with images in this order in memory, whatever order the crafting network's gradients had (see
+    `Folded`).
+    """
     changes: dict[str, Any] = {}
     for part in fields(examples):
         value = getattr(examples, part.name)

@@ -25,9 +25,14 @@ def denominators_of(shown: Sequence[Examples], batch: Batch, world: World) -> De
 
 
 def counted(terms: Terms, examples: Examples) -> Terms:
-    """The terms with zeros where an example has no weight: what is no part of its loss may be made up (RST without a label)."""
+    """The terms with zeros where an example has no weight: what is no part of its loss may be made up (RST without a
+    label).
+    """
     weights = examples.weights
-    return {name: torch.where(weights[name] > 0, values, 0.0) if name in weights else values for name, values in terms.items()}
+    return {
+        name: torch.where(weights[name] > 0, values, 0.0) if name in weights else values
+        for name, values in terms.items()
+    }
 
 
 def reduced(terms: Terms, examples: Examples, denominators: Denominators) -> dict[str, Tensor]:

@@ -11,7 +11,9 @@ from poise.core.settings import NonNegative, Number, Settings, UnitInterval, num
 
 
 class Schedule(Settings, family="schedule"):
-    """A factor on the learning rate, or any other quantity that training changes by plan. A number stands for itself throughout."""
+    """A factor on the learning rate, or any other quantity that training changes by plan. A number stands for itself
+    throughout.
+    """
 
     @classmethod
     def coerce(cls, value: object) -> object:
@@ -71,14 +73,18 @@ class Step(Schedule):
 
 @settings
 class PiecewiseLinear(Schedule):
-    """Linear between breakpoints given as fractions of the run's epochs; constant within an epoch (Generalist's lr and gamma)."""
+    """Linear between breakpoints given as fractions of the run's epochs; constant within an epoch (Generalist's lr and
+    gamma).
+    """
 
     at: tuple[UnitInterval, ...] = (0, 1 / 3, 2 / 3, 1)
     values: tuple[Number, ...] = (1, 1, 0.1, 0.01)
 
     def __post_init__(self) -> None:
         if len(self.at) != len(self.values) or list(self.at) != sorted(self.at) or not self.at:
-            raise SettingsError(f"PiecewiseLinear.at = {self.at}: must be increasing and as long as values = {self.values}")
+            raise SettingsError(
+                f"PiecewiseLinear.at = {self.at}: must be increasing and as long as values = {self.values}"
+            )
 
     @property
     def least(self) -> float:

@@ -1,7 +1,7 @@
 """Batch normalisation over the parts of a batch that several ranks hold, on CPUs (gloo) as on GPUs.
 
-torch.nn.SyncBatchNorm is for GPUs only, and its gradient cannot be differentiated again, which gradient regularisers need.
-Here both moments are differentiable sums over ranks, so parts of different sizes weigh as their examples do.
+torch.nn.SyncBatchNorm is for GPUs only, and its gradient cannot be differentiated again, which gradient regularisers
+need. Here both moments are differentiable sums over ranks, so parts of different sizes weigh as their examples do.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from poise.core.distributed import ALONE, World
 from poise.core.errors import SettingsError
 
 Statistics = Literal["local", "averaged", "synchronised"]
-"""Over which examples a batch normalisation that several ranks share takes its statistics, and which running ones are kept."""
+"""Over which examples a batch normalisation that several ranks share takes its statistics, and which running ones are
+kept.
+"""
 
 
 class _Sum(torch.autograd.Function):
@@ -36,12 +38,16 @@ class _Sum(torch.autograd.Function):
 
 
 def summed(part: Tensor, world: World) -> Tensor:
-    """The sum of `part` over the ranks, on each of them; differentiable as often as one likes. All ranks call this together."""
+    """The sum of `part` over the ranks, on each of them; differentiable as often as one likes. All ranks call this
+    together.
+    """
     return cast(Tensor, _Sum.apply(part, world))
 
 
 class _Synchronised(_BatchNorm):
-    """Batch normalisation by the moments of all ranks' examples. A copy of it belongs to no ranks: it is plain batch normalisation."""
+    """Batch normalisation by the moments of all ranks' examples. A copy of it belongs to no ranks: it is plain batch
+    normalisation.
+    """
 
     world: World = ALONE
     over_ranks = True
@@ -89,12 +95,16 @@ class SynchronisedBatchNorm2d(_Synchronised, nn.BatchNorm2d):
     """nn.BatchNorm2d over ranks: [B, C, H, W]."""
 
 
-PLAIN: dict[type[nn.Module], type[_BatchNorm]] = {SynchronisedBatchNorm1d: nn.BatchNorm1d, SynchronisedBatchNorm2d: nn.BatchNorm2d}
+PLAIN: dict[type[nn.Module], type[_BatchNorm]] = {
+    SynchronisedBatchNorm1d: nn.BatchNorm1d,
+    SynchronisedBatchNorm2d: nn.BatchNorm2d,
+}
 ACROSS = {plain: across for across, plain in PLAIN.items()}
 
 
 def synchronise(network: nn.Module, world: World) -> None:
-    """Make every batch normalisation of `network` one over the ranks of `world`, in place; its tensors stay the same objects.
+    """Make every batch normalisation of `network` one over the ranks of `world`, in place; its tensors stay the same
+    objects.
 
     Each rank must then do the same forwards in training and frozen-statistics mode. Alone nothing changes.
     Raises: SettingsError for a kind of normalisation by the batch that is not known here.
@@ -107,7 +117,9 @@ def synchronise(network: nn.Module, world: World) -> None:
             continue
         if type(norm) not in ACROSS:
             kind = type(norm).__name__
-            raise SettingsError(f"statistics = 'synchronised': {name!r} is a {kind}; must be BatchNorm1d or BatchNorm2d")
+            raise SettingsError(
+                f"statistics = 'synchronised': {name!r} is a {kind}; must be BatchNorm1d or BatchNorm2d"
+            )
         if id(norm) not in made:
             across = cast(_Synchronised, _emptied(ACROSS[cast(Any, type(norm))], norm))
             across.world = world

@@ -6,7 +6,9 @@ from poise.core.settings import Settings, settings
 
 
 class Teacher(Settings, family="teacher"):
-    """Whom the objective asks. What a teacher says goes into the examples, so nothing of it is part of a learner's state."""
+    """Whom the objective asks. What a teacher says goes into the examples, so nothing of it is part of a learner's
+    state.
+    """
 
 
 @settings
@@ -16,7 +18,9 @@ class OwnAverage(Teacher):
 
 @settings
 class Trained(Teacher):
-    """A network that was trained before, of the same images and classes. The digest of its weights is recorded and checked on resume."""
+    """A network that was trained before, of the same images and classes. The digest of its weights is recorded and
+    checked on resume.
+    """
 
     path: str
     """A run folder, or a file of weights of the run's own kind of network."""

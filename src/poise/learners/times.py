@@ -1,7 +1,9 @@
-"""Times in a recording: what an objective reckons from the epoch or the step is an input, what it decides by them is fixed.
+"""Times in a recording: what an objective reckons from the epoch or the step is an input, what it decides by them is
+fixed.
 
-While crafting is recorded, `now.epoch` and its like are `Time`s. They can be reckoned with as numbers can. Where one meets a tensor it
-becomes a tensor without axes that every replay fills anew; where one is compared, the answer belongs to the recording.
+While crafting is recorded, `now.epoch` and its like are `Time`s. They can be reckoned with as numbers can. Where one
+meets a tensor it becomes a tensor without axes that every replay fills anew; where one is compared, the answer belongs
+to the recording.
 """
 
 from __future__ import annotations
@@ -38,7 +40,9 @@ class Times(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Time:
-    """A number of the moment, such as the epoch, or an expression of such; moves: whether it is another one at every step."""
+    """A number of the moment, such as the epoch, or an expression of such; moves: whether it is another one at every
+    step.
+    """
 
     times: Times
     text: str
@@ -46,7 +50,9 @@ class Time:
     moves: bool
 
     def fixed(self) -> Any:
-        """The number itself, which the recording then depends on. Raises: Uncapturable where it is another one at every step."""
+        """The number itself, which the recording then depends on. Raises: Uncapturable where it is another one at every
+        step.
+        """
         if self.moves:
             raise Uncapturable("what it does depends on the step")
         return self.times.decided(self.text, self.read)
@@ -55,7 +61,9 @@ class Time:
     def __torch_function__(cls, function: Callable[..., Any], types: object, args: Any = (), kwargs: Any = None) -> Any:
         """Among tensors it has the dtype of the first."""
         dtype = next(leaf.dtype for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
-        args, kwargs = tree_map_only(cls, lambda time: time.times.number(time.text, time.read, dtype), (args, kwargs or {}))
+        args, kwargs = tree_map_only(
+            cls, lambda time: time.times.number(time.text, time.read, dtype), (args, kwargs or {})
+        )
         return function(*args, **kwargs)
 
     def __int__(self) -> int:

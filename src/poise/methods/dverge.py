@@ -1,7 +1,7 @@
 """DVERGE (Yang et al. 2020, Algorithm 1): every expert learns to withstand what the other experts are deceived by.
 
-z_i = argmin over |z - x_source| <= epsilon of || f_i^l(z) - f_i^l(x_target) ||^2        (Eq. 2: a feature distilled from expert i)
-expert i minimises  sum over j != i of CE(f_i(z_j), y_source)                            (Eq. 5)
+z_i = argmin over |z - x_source| <= epsilon of || f_i^l(z) - f_i^l(x_target) ||^2        (Eq. 2: a feature distilled
+from expert i) expert i minimises  sum over j != i of CE(f_i(z_j), y_source)                            (Eq. 5)
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ _ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.SiLU)
 
 @dataclass(frozen=True)
 class Distilled(Examples):
-    """others: images distilled from the other experts [B, M - 1, C, H, W]; x_adv: this expert's own PGD images, or none [B, 0]."""
+    """others: images distilled from the other experts [B, M - 1, C, H, W]; x_adv: this expert's own PGD images, or none
+    [B, 0].
+    """
 
     others: Tensor
     x_adv: Tensor
@@ -47,7 +49,8 @@ class Distilled(Examples):
 class Diversified(Objective[Distilled]):
     """One expert's objective in one step; it exists for that step only, since it carries the other experts' images.
 
-    others: [B, M - 1, C, H, W] for the whole of this rank's batch; first: the batch's first place in the global batch [1].
+    others: [B, M - 1, C, H, W] for the whole of this rank's batch; first: the batch's first place in the global batch
+    [1].
     """
 
     paper = papers.DVERGE
@@ -69,7 +72,9 @@ class Diversified(Objective[Distilled]):
         """Forwards: the other experts' images in their order, then the adversarial ones."""
         terms: Terms = {}
         if examples.others.shape[1]:
-            each = [cross_entropy(model(others), examples.y, self.label_smoothing) for others in examples.others.unbind(1)]
+            each = [
+                cross_entropy(model(others), examples.y, self.label_smoothing) for others in examples.others.unbind(1)
+            ]
             terms["diversity"] = self.diversity_weight * torch.stack(each).sum(0)
         if self.adversarial is not None:
             terms["robust"] = cross_entropy(model(examples.x_adv), examples.y, self.label_smoothing)
@@ -78,18 +83,23 @@ class Diversified(Objective[Distilled]):
 
 @settings
 class DVERGE(Method):
-    """The members of an ensemble, each a learner of its own. `Experiment.model` is an Ensemble, `Experiment.initial` a trained one if any.
+    """The members of an ensemble, each a learner of its own. `Experiment.model` is an Ensemble, `Experiment.initial` a
+    trained one if any.
 
-    Each epoch distils the features of one layer, drawn at random. All experts distil first, then each takes its step. Of its steps only
-    the losses are compiled (see `Experiment.compile`): objectives are made anew each time, and distilling stops in mid-network.
+    Each epoch distils the features of one layer, drawn at random. All experts distil first, then each takes its step.
+    Of its steps only the losses are compiled (see `Experiment.compile`): objectives are made anew each time, and
+    distilling stops in mid-network.
     """
 
     transparent = "policy"
     paper = papers.DVERGE
     policy: Policy = Policy(
-        optimizer=SGD(learning_rate=0.1, weight_decay=1e-4), schedule=Step(at=(0.5, 0.75), factors=(0.1, 0.01), unit="fraction")
+        optimizer=SGD(learning_rate=0.1, weight_decay=1e-4),
+        schedule=Step(at=(0.5, 0.75), factors=(0.1, 0.01), unit="fraction"),
     )
-    """How every expert is trained. DVERGE brings its own losses; the policy's objective says only what a diagnosis measures."""
+    """How every expert is trained. DVERGE brings its own losses; the policy's objective says only what a diagnosis
+    measures.
+    """
     batch_size: PositiveCount = 128
     experts: PositiveCount = 3
     distillation: Ascent = Ascent(threat=Linf(epsilon=0.07), step_size=0.007, start="zero")
@@ -102,7 +112,9 @@ class DVERGE(Method):
     diversity_weight: NonNegative = 1.0
     """Factor on the distilled images' loss."""
     natural_until: UnitInterval = 0.0
-    """Share of the epochs in which every expert first trains by itself on natural images, where no trained ensemble is at hand."""
+    """Share of the epochs in which every expert first trains by itself on natural images, where no trained ensemble is
+    at hand.
+    """
     label_smoothing: UnitInterval = 0.0
     craft_mode: CraftMode = "training"
     """Mode of the experts while images are distilled and attacked."""
@@ -111,11 +123,18 @@ class DVERGE(Method):
 
     def __post_init__(self) -> None:
         if self.experts == 1 and self.adversarial is None:
-            raise SettingsError("DVERGE.experts = 1: one expert has no other to learn from; take at least 2, or set adversarial")
+            raise SettingsError(
+                "DVERGE.experts = 1: one expert has no other to learn from; take at least 2, or set adversarial"
+            )
         if self.policy.mixing is not None:
-            raise SettingsError("DVERGE.policy.mixing: its images are distilled towards others' labels and not mixed; set it to none")
+            raise SettingsError(
+                "DVERGE.policy.mixing: its images are distilled towards others' labels and not mixed; set it to none"
+            )
         if self.distillation.jitter:
-            raise SettingsError(f"DVERGE.distillation.jitter = {self.distillation.jitter}: must be 0, momentum is its only addition to PGD")
+            raise SettingsError(
+                f"DVERGE.distillation.jitter = {self.distillation.jitter}: must be 0, momentum is its only addition"
+                " to PGD"
+            )
 
     @property
     def names(self) -> list[str]:
@@ -134,11 +153,16 @@ class DVERGE(Method):
         """`learners` has asked what there is to ask, and the policy's objective is not trained."""
 
     def learners(self, build: Build) -> dict[str, Learner]:
-        """One learner per member. Raises: SettingsError unless the model is an ensemble of `experts` members with this output."""
+        """One learner per member. Raises: SettingsError unless the model is an ensemble of `experts` members with this
+        output.
+        """
         whole = build(self.names[0], self.policy)
         ensemble = whole.network
         if not isinstance(ensemble, EnsembleModule):
-            raise SettingsError(f"DVERGE trains the members of an Ensemble, not {type(ensemble).__name__}; set model=Ensemble(member=...)")
+            raise SettingsError(
+                f"DVERGE trains the members of an Ensemble, not {type(ensemble).__name__}; set"
+                " model=Ensemble(member=...)"
+            )
         found = (len(ensemble.members), ensemble.output)
         if found != (self.experts, self.output):
             wanted = f"experts = {self.experts}, output = {self.output!r}"
@@ -146,13 +170,18 @@ class DVERGE(Method):
         for member in ensemble.members:
             count_layers(member)  # refuses a network whose layers are unknown before any work
         pairs = zip(self.names, ensemble.members, strict=True)
-        return {name: Learner(name, self.policy, member, whole.world, whole.arithmetic, whole.compilation) for name, member in pairs}
+        return {
+            name: Learner(name, self.policy, member, whole.world, whole.arithmetic, whole.compilation)
+            for name, member in pairs
+        }
 
     def step(self, learners: Mapping[str, Learner], batches: Mapping[str, Batch], now: Now) -> Metrics:
         source, target = batches["source"], batches["target"]
         if now.epoch <= self.natural_until * now.epochs + 1e-9:
             natural = NT(label_smoothing=self.label_smoothing)
-            return {key: value for name in self.names for key, value in learners[name].descend(natural, source, now).items()}
+            return {
+                key: value for name in self.names for key, value in learners[name].descend(natural, source, now).items()
+            }
         distilled = [self.distil(learners[name], source, target, now) for name in self.names]
         metrics: Metrics = {}
         for index, name in enumerate(self.names):
@@ -178,7 +207,9 @@ class DVERGE(Method):
         return 1 + int(seeds.everyone(now.seed, "dverge", "layer", now.epoch, count=1).integers(count)[0])
 
     def distil(self, learner: Learner, source: Batch, target: Batch, now: Now) -> Tensor:
-        """Images near the source [B, C, H, W] that the learner's network takes, at this epoch's layer, for the target."""
+        """Images near the source [B, C, H, W] that the learner's network takes, at this epoch's layer, for the
+        target.
+        """
         if not len(source):
             return source.x
         network, layer = learner.network, self.layer(learner.network, now)
@@ -190,16 +221,24 @@ class DVERGE(Method):
                 z = started(settings.start, settings.threat, part.x, now.within(learner.name).draw("distil", part))
                 score = distillation_score(network, layer, towards.x, recompute=self.craft_mode == "training")
                 z = ascent(
-                    score, part.x, z, threat=settings.threat, step_size=settings.step_size, steps=settings.steps, momentum=self.momentum
+                    score,
+                    part.x,
+                    z,
+                    threat=settings.threat,
+                    step_size=settings.step_size,
+                    steps=settings.steps,
+                    momentum=self.momentum,
                 )
                 found.append(z)
         return torch.cat(found)
 
 
 def distillation_score(network: nn.Module, layer: int, target: Tensor, recompute: bool = False) -> Score:
-    """z -> minus the mean squared distance of layer `layer`'s features to those of `target` [B], and the features [B, D].
+    """z -> minus the mean squared distance of layer `layer`'s features to those of `target` [B], and the features [B,
+    D].
 
-    recompute: forward the target anew with every z, as released; this changes nothing but how often running statistics move.
+    recompute: forward the target anew with every z, as released; this changes nothing but how often running statistics
+    move.
     """
     kept = None if recompute else features_at(network, layer, target).detach()
 
@@ -232,7 +271,9 @@ def layers_of(network: nn.Module, x: Tensor) -> Iterator[Tensor]:
 
 
 def count_layers(network: nn.Module) -> int:
-    """How many layers `layers_of` gives: 20 of a ResNet-20. Raises: SettingsError for a network whose layers are unknown."""
+    """How many layers `layers_of` gives: 20 of a ResNet-20. Raises: SettingsError for a network whose layers are
+    unknown.
+    """
     if isinstance(network, ResNetModule):
         return 2 + 2 * len(network.blocks())
     return 1 + sum(isinstance(module, _ACTIVATIONS) for module in _sequence_of(network))
@@ -243,4 +284,6 @@ def _sequence_of(network: nn.Module) -> list[nn.Module]:
         return [network.normalise, *network.layers, network.head]
     if isinstance(network, nn.Sequential):
         return list(network)
-    raise SettingsError(f"DVERGE knows the layers of ResNets and plain sequences of layers, not of {type(network).__name__}")
+    raise SettingsError(
+        f"DVERGE knows the layers of ResNets and plain sequences of layers, not of {type(network).__name__}"
+    )

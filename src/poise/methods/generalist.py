@@ -1,8 +1,8 @@
 """Generalist (Wang & Wang 2023; "Zipper" in its first version), Algorithm 1: base learners folded into a global one.
 
-The global learner theta_g <- a' theta_g + (1 - a') (gamma theta_r + (1 - gamma) theta_n) is linear in its parts, so each base
-learner keeps its own share of it in an accumulator, and theta_g is their sum: a local one, or one collective where the base
-learners are spread over ranks.
+The global learner theta_g <- a' theta_g + (1 - a') (gamma theta_r + (1 - gamma) theta_n) is linear in its parts, so
+each base learner keeps its own share of it in an accumulator, and theta_g is their sum: a local one, or one collective
+where the base learners are spread over ranks.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from poise.objectives import AT, NT
 
 PAIR = ("natural", "robust")
 TAKEN = (*PAIR, "global", "tradeoff", "best", "bound", "deviation", "distance", "cosine")
-"""No names of further learners: metrics and diagnoses have them for the pair, the global learner, regrets and geometry."""
+"""No names of further learners: metrics and diagnoses have them for the pair, the global learner, regrets and geometry.
+"""
 
 
 @settings
@@ -49,15 +50,24 @@ class BaseLearner(Settings):
 
 @settings
 class Generalist(Method):
-    """A natural and a robust base learner, each with its own policy; the global learner mixes their paths and re-initialises them."""
+    """A natural and a robust base learner, each with its own policy; the global learner mixes their paths and
+    re-initialises them.
+    """
 
     paper = papers.GENERALIST
     separable = True
-    natural: Policy = Policy(objective=NT(), optimizer=SGD(learning_rate=0.1, weight_decay=5e-4), schedule=PiecewiseLinear(), average=EMA())
-    robust: Policy = Policy(
-        objective=AT(), optimizer=SGD(learning_rate=0.01, weight_decay=3.5e-3), schedule=PiecewiseLinear(), average=EMA()
+    natural: Policy = Policy(
+        objective=NT(), optimizer=SGD(learning_rate=0.1, weight_decay=5e-4), schedule=PiecewiseLinear(), average=EMA()
     )
-    """The learners' own averages, if any, are what is mixed ("WA on both" of Fig. 3a); None mixes raw weights (Algorithm 1)."""
+    robust: Policy = Policy(
+        objective=AT(),
+        optimizer=SGD(learning_rate=0.01, weight_decay=3.5e-3),
+        schedule=PiecewiseLinear(),
+        average=EMA(),
+    )
+    """The learners' own averages, if any, are what is mixed ("WA on both" of Fig. 3a); None mixes raw weights
+    (Algorithm 1).
+    """
     others: tuple[BaseLearner, ...] = ()
     """Further base learners, such as a robust one under another norm."""
     batch_size: PositiveCount = 128
@@ -72,19 +82,28 @@ class Generalist(Method):
     redistribute_every: PositiveCount = 5
     """c in epochs, or in steps."""
     redistribute_unit: Literal["epochs", "steps"] = newer(default="epochs")
-    """What c counts. "steps" is Algorithm 1 to the letter, whose t is the t-th iteration: at every c-th step of the run from t' on."""
+    """What c counts. "steps" is Algorithm 1 to the letter, whose t is the t-th iteration: at every c-th step of the run
+    from t' on.
+    """
     redistribute: Literal["epoch_start", "after_first_step", "every_step", "never"] = "epoch_start"
-    """When in a redistribution epoch; the released code does it after every step. Counted in steps: before such a step, or after it."""
+    """When in a redistribution epoch; the released code does it after every step. Counted in steps: before such a step,
+    or after it.
+    """
     momentum: Literal["kept", "reset"] = "kept"
     """What redistribution does to the optimizers' state."""
     averages: Literal["kept", "reset"] = "kept"
-    """What redistribution does to the learners' own averages: nothing, as released, or they start anew from the global learner."""
+    """What redistribution does to the learners' own averages: nothing, as released, or they start anew from the global
+    learner.
+    """
     idle: bool = True
-    """Leave out the epochs of a learner that cannot reach the global one: its share is zero until it is next overwritten, and the
-    overwriting leaves nothing of its past (no momentum kept, no own average kept). The global learner's bits stay the same: the robust
+    """Leave out the epochs of a learner that cannot reach the global one: its share is zero until it is next
+    overwritten, and the overwriting leaves nothing of its past (no momentum kept, no own average kept). The global
+    learner's bits stay the
+    same: the robust
     learner, whose integer buffers it has whatever the shares are, never sits out."""
     overlap: bool = False
-    """On one GPU, let the learners' steps run side by side on two streams. The numbers stay the same; without a GPU nothing changes.
+    """On one GPU, let the learners' steps run side by side on two streams. The numbers stay the same; without a GPU
+    nothing changes.
     What it gains depends on how much of the GPU one learner leaves free, and has not been measured."""
 
     def __post_init__(self) -> None:
@@ -106,7 +125,10 @@ class Generalist(Method):
         rest = 1 - sum(given.values())
         if min([gamma, 1 - gamma, rest, *given.values()]) < -1e-9:
             when, shown = f"epoch {now.epoch} of {now.epochs}", {"gamma": gamma, **given}
-            raise SettingsError(f"Generalist.gamma: at {when} the mix is {shown}; gamma, each share and the shares' sum must be in [0, 1]")
+            raise SettingsError(
+                f"Generalist.gamma: at {when} the mix is {shown}; gamma, each share and the shares' sum must be in"
+                " [0, 1]"
+            )
         gamma, rest = min(max(gamma, 0.0), 1.0), max(rest, 0.0)  # rounding
         return {"natural": (1 - gamma) * rest, "robust": gamma * rest, **given}
 
@@ -172,7 +194,9 @@ class Generalist(Method):
         return momentum and (self.averages == "reset" or policy.average is None)
 
     def redistribution_epochs(self, epochs: int) -> list[int]:
-        """The 1-based epochs, of so many, in which the base learners become theta_g; all from t' on where c counts steps."""
+        """The 1-based epochs, of so many, in which the base learners become theta_g; all from t' on where c counts
+        steps.
+        """
         if self.redistribute_unit == "steps":
             return [epoch for epoch in range(1, epochs + 1) if epoch >= self.redistribute_from * epochs - 1e-9]
         moments = (Now(epoch, epoch - 1, epochs, 1, 0) for epoch in range(1, epochs + 1))
@@ -183,7 +207,10 @@ class Generalist(Method):
         if when == "never" or when != self.redistribute:
             return False
         if self.redistribute_unit == "steps":
-            return now.step + 1 >= self.redistribute_from * now.steps - 1e-9 and (now.step + 1) % self.redistribute_every == 0
+            return (
+                now.step + 1 >= self.redistribute_from * now.steps - 1e-9
+                and (now.step + 1) % self.redistribute_every == 0
+            )
         if when != "every_step" and now.step_of_epoch != 0:
             return False
         return now.epoch >= self.redistribute_from * now.epochs - 1e-9 and now.epoch % self.redistribute_every == 0

@@ -13,11 +13,14 @@ def moments(now: Now) -> Iterator[Now]:
         yield Now(step // now.steps_per_epoch + 1, step, now.epochs, now.steps_per_epoch, now.seed)
 
 
-def idle_epochs(now: Now, weight: Callable[[Now], float], before: Callable[[Now], bool], after: Callable[[Now], bool]) -> frozenset[int]:
+def idle_epochs(
+    now: Now, weight: Callable[[Now], float], before: Callable[[Now], bool], after: Callable[[Now], bool]
+) -> frozenset[int]:
     """The 1-based epochs of the run of `now` none of whose steps is needed.
 
-    weight: the learner's share in the mix at a step; before, after: whether the learner is overwritten, with no trace of its past,
-    before or after the step. A step is needed when its own share counts or when a needed one comes before the next overwriting.
+    weight: the learner's share in the mix at a step; before, after: whether the learner is overwritten, with no trace
+    of its past, before or after the step. A step is needed when its own share counts or when a needed one comes before
+    the next overwriting.
     """
     needed, epochs, later = False, set(), None
     for moment in reversed(list(moments(now))):

@@ -23,7 +23,9 @@ class Method(Settings, family="method"):
 
     paper: ClassVar[Paper]
     separable: ClassVar[bool] = False
-    """Whether its learners meet only where `step` and `deployed` sum over ranks, so that each may live on ranks of its own."""
+    """Whether its learners meet only where `step` and `deployed` sum over ranks, so that each may live on ranks of its
+    own.
+    """
     batch_size: PositiveCount
 
     @abstractmethod
@@ -43,9 +45,13 @@ class Method(Settings, family="method"):
         return self
 
     def streams(self) -> dict[str, Stream]:
-        """What each learner is fed: by default the same examples in the same order, each under its own augmentation and extra images."""
+        """What each learner is fed: by default the same examples in the same order, each under its own augmentation and
+        extra images.
+        """
         return {
-            name: Stream(batch_size=self.batch_size, augmentation=policy.augmentation, extra=policy.extra, mixing=policy.mixing)
+            name: Stream(
+                batch_size=self.batch_size, augmentation=policy.augmentation, extra=policy.extra, mixing=policy.mixing
+            )
             for name, policy in self.policies().items()
         }
 

@@ -22,8 +22,8 @@ def _stream(device: torch.device, number: int) -> torch.cuda.Stream:
 def side_by_side(device: torch.device, wanted: bool) -> Iterator[Lane]:
     """Every lane waits for all that was queued before, and what is queued afterwards waits for every lane.
 
-    Lanes may read the same tensors but must write only their own; then the results are those of one lane after the other. Without a
-    GPU, or if not `wanted`, they are just that.
+    Lanes may read the same tensors but must write only their own; then the results are those of one lane after the
+    other. Without a GPU, or if not `wanted`, they are just that.
     """
     if not wanted or device.type != "cuda":
         yield nullcontext

@@ -20,7 +20,8 @@ class ChannelNorm(nn.LayerNorm):
 
 
 class ConvStem(nn.Sequential):
-    """3x3 convolutions of stride 2 with layer normalisation and GELU, as many as make up `stride`, then a 1x1 convolution.
+    """3x3 convolutions of stride 2 with layer normalisation and GELU, as many as make up `stride`, then a 1x1
+    convolution.
 
     Their widths are 48, 96, ...; images [B, channels, H, W] become [B, width, H / stride, W / stride].
     Raises: SettingsError where `stride` is no power of 2.
@@ -38,7 +39,8 @@ class ConvStem(nn.Sequential):
 
 
 def give_conv_stem(network: nn.Module) -> None:
-    """Put a ConvStem in the place of the first convolution that patches an image: `stem` or `patch_embed.proj`, as timm names them.
+    """Put a ConvStem in the place of the first convolution that patches an image: `stem` or `patch_embed.proj`, as timm
+    names them.
 
     Raises: SettingsError for a network that has neither.
     """
@@ -50,7 +52,9 @@ def give_conv_stem(network: nn.Module) -> None:
     elif isinstance(stem, nn.Sequential) and isinstance(projection := stem[0], nn.Conv2d):
         stem[0] = _stem_like(projection)
     else:
-        raise SettingsError(f"conv_stem = True: {type(network).__name__} has no patches that a stem could take the place of")
+        raise SettingsError(
+            f"conv_stem = True: {type(network).__name__} has no patches that a stem could take the place of"
+        )
 
 
 def _stem_like(patches: nn.Conv2d) -> ConvStem:

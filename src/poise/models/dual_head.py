@@ -67,5 +67,7 @@ class DualHead(Collective):
         backbone = self.backbone.assembled(shape, classes)
         if not isinstance(backbone, Classifier):
             name = type(self.backbone).__name__
-            raise SettingsError(f"{name} cannot be the backbone of a DualHead: it must be one network with features and a linear head")
+            raise SettingsError(
+                f"{name} cannot be the backbone of a DualHead: it must be one network with features and a linear head"
+            )
         return DualHeadModule(backbone, self.confidence)

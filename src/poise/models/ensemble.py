@@ -22,7 +22,9 @@ _FLOOR = 1e-40  # DVERGE's clamp of the mean probability, applied to its logarit
 
 
 def log_mean_probabilities(logits: Tensor) -> Tensor:
-    """log(mean over the members of softmax) [B, C] of logits [M, B, C], at least log(1e-40); serves as logits (DVERGE)."""
+    """log(mean over the members of softmax) [B, C] of logits [M, B, C], at least log(1e-40); serves as logits
+    (DVERGE).
+    """
     log_mean = torch.logsumexp(F.log_softmax(widened(logits), -1), 0) - math.log(len(logits))
     return log_mean.clamp(min=math.log(_FLOOR))
 
@@ -33,10 +35,12 @@ def mean_logits(logits: Tensor) -> Tensor:
 
 
 def log_votes(logits: Tensor) -> Tensor:
-    """Log of each class's share of the members' votes [B, C], from logits [M, B, C]; ties go to the larger mean probability.
+    """Log of each class's share of the members' votes [B, C], from logits [M, B, C]; ties go to the larger mean
+    probability.
 
-    The tie-break takes 0.001 / M of the share, too little to outweigh a vote, and is all that has a gradient: that of the
-    cross-entropy is the mean probability's up to a positive factor per example, so steps of its sign or direction are the same.
+    The tie-break takes 0.001 / M of the share, too little to outweigh a vote, and is all that has a gradient: that of
+    the cross-entropy is the mean probability's up to a positive factor per example, so steps of its sign or direction
+    are the same.
     """
     logits = widened(logits)
     share = F.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits.dtype).mean(0)
@@ -75,7 +79,9 @@ class Ensemble(Collective):
     member: Network
     members: PositiveCount = 3
     output: Output = "mean_probabilities"
-    """Log of the mean softmax; mean of the logits; or log of the share of votes, whose gradient has the direction of the mean softmax's."""
+    """Log of the mean softmax; mean of the logits; or log of the share of votes, whose gradient has the direction of
+    the mean softmax's.
+    """
 
     def module(self, shape: Shape, classes: int) -> EnsembleModule:
         return EnsembleModule([self.member.assembled(shape, classes) for _ in range(self.members)], self.output)
@@ -114,7 +120,9 @@ class CollaborationModule(nn.Module):
 
 @settings
 class Collaboration(Collective):
-    """`members` experts of one architecture with different initial weights, each with an evaluator (Synergy-of-Experts)."""
+    """`members` experts of one architecture with different initial weights, each with an evaluator
+    (Synergy-of-Experts).
+    """
 
     paper: ClassVar[Paper | None] = papers.SYNERGY
 
@@ -129,7 +137,9 @@ class Collaboration(Collective):
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The network inside what leaves its output as it is: torch.compile, DataParallel, a Sequential of it and identities."""
+    """The network inside what leaves its output as it is: torch.compile, DataParallel, a Sequential of it and
+    identities.
+    """
     inside = model._modules.get("_orig_mod")  # what torch.compile calls it; its class is slow to import
     if isinstance(model, nn.DataParallel):
         inside = model.module

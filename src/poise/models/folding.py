@@ -1,7 +1,8 @@
 """A faster copy of a network for attacks in evaluating mode: convolutions absorb the batch normalisation behind them.
 
-In evaluating mode batch normalisation is the fixed map z -> scale * (z - mean) + shift with scale = weight / sqrt(var + eps), so
-that convolution and normalisation together are one convolution of weight scale * W and bias scale * (b - mean) + shift.
+In evaluating mode batch normalisation is the fixed map z -> scale * (z - mean) + shift with scale = weight / sqrt(var +
+eps), so that convolution and normalisation together are one convolution of weight scale * W and bias scale * (b - mean)
++ shift.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ Pair = tuple[str, str]
 def foldable(network: nn.Module) -> list[Pair]:
     """Which pairs may be folded, read off the graph of the network's forward.
 
-    Where it cannot be traced: those of each `Classifier` inside, such as the experts of a collaboration; others have none.
+    Where it cannot be traced: those of each `Classifier` inside, such as the experts of a collaboration; others have
+    none.
     """
     examined = copy.deepcopy(network)
     if examined is network:  # which some say of themselves: a change of its modes would be one of the network's own
@@ -46,7 +48,8 @@ def foldable(network: nn.Module) -> list[Pair]:
         names = str(source.target), str(node.target)
         conv, norm = (modules[name] for name in names)
         known = _plain(conv) and type(norm) is nn.BatchNorm2d and norm.running_mean is not None and not _hooks(norm)
-        alone = names_of[id(conv)] == names_of[id(norm)] == 1 and not read & set(names)  # nobody else calls it or reads its weights
+        # nobody else calls it or reads its weights
+        alone = names_of[id(conv)] == names_of[id(norm)] == 1 and not read & set(names)
         if known and alone and calls[names[0]] == calls[names[1]] == 1:
             pairs.append(names)
     return pairs
@@ -69,7 +72,9 @@ _OWN = ("poise.models.", "torch.nn.modules.container")
 
 
 def any_layout(network: nn.Module) -> bool:
-    """Whether activations may lie in memory in any order, read off the graph of the forward or known of Poise's own modules."""
+    """Whether activations may lie in memory in any order, read off the graph of the forward or known of Poise's own
+    modules.
+    """
     if isinstance(network, Classifier):
         return True
     try:
@@ -88,10 +93,12 @@ _BLOCK = 16
 
 
 def gradients_in_any_layout(network: nn.Module) -> bool:
-    """Whether the float32 weight gradients of its convolutions are known to be right on CPUs where tensors lie channels last.
+    """Whether the float32 weight gradients of its convolutions are known to be right on CPUs where tensors lie channels
+    last.
 
     Those of a strided 1x1 convolution of fewer input channels than a block are not: oneDNN writes past its workspace
-    (github.com/uxlfoundation/oneDNN/issues/6035, in torch 2.13.0). Grouped, dilated and other convolutions are not vouched for.
+    (github.com/uxlfoundation/oneDNN/issues/6035, in torch 2.13.0). Grouped, dilated and other convolutions are not
+    vouched for.
     """
     convolutions = [module for module in network.modules() if type(module) is nn.Conv2d]
     weights = {id(conv.weight) for conv in convolutions}
@@ -105,7 +112,9 @@ def _right_in_any_layout(conv: nn.Conv2d) -> bool:
 
 
 class _InItsDtype(nn.Conv2d):
-    """A convolution of a narrower dtype than its network's, for autocast; a forward that switches that off has wider activations."""
+    """A convolution of a narrower dtype than its network's, for autocast; a forward that switches that off has wider
+    activations.
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         output = super().forward(input.to(self.weight.dtype))
@@ -113,14 +122,18 @@ class _InItsDtype(nn.Conv2d):
 
 
 class Folded:
-    """The copy of `network`. It shares all its tensors but the weights of convolutions, which `refreshed` brings up to date.
+    """The copy of `network`. It shares all its tensors but the weights of convolutions, which `refreshed` brings up to
+    date.
 
-    These lie "channels last" in memory where the network admits it, so that activations do too: faster on CPUs and GPUs. It is not
+    These lie "channels last" in memory where the network admits it, so that activations do too: faster on CPUs and
+    GPUs. It is not
     for training: see `gradients_in_any_layout`.
     """
 
     def __init__(self, network: nn.Module, dtype: torch.dtype | None = None) -> None:
-        """dtype: of the copy's convolutions where it will run under autocast, which would otherwise convert them at every forward."""
+        """dtype: of the copy's convolutions where it will run under autocast, which would otherwise convert them at
+        every forward.
+        """
         shared = [*network.parameters(), *network.buffers()]
         self._copy = copy.deepcopy(network, {id(tensor): tensor for tensor in shared})
         if self._copy is network:
@@ -142,13 +155,16 @@ class Folded:
             if narrow is not None:
                 own.__class__ = _InItsDtype
             own.weight = nn.Parameter(
-                conv.weight.detach().to(narrow or conv.weight.dtype, copy=True, memory_format=layout), requires_grad=False
+                conv.weight.detach().to(narrow or conv.weight.dtype, copy=True, memory_format=layout),
+                requires_grad=False,
             )
             if norm is not None:
                 own.bias = nn.Parameter(own.weight.new_zeros(conv.out_channels), requires_grad=False)
                 self._copy.set_submodule(behind[name], nn.Identity().eval())
             elif conv.bias is not None:
-                own.bias = conv.bias if narrow is None else nn.Parameter(conv.bias.detach().to(narrow), requires_grad=False)
+                own.bias = (
+                    conv.bias if narrow is None else nn.Parameter(conv.bias.detach().to(narrow), requires_grad=False)
+                )
             self._copy.set_submodule(name, own)
             self._convolutions.append((conv, norm, own))
         self._copy.eval()  # what took the place of normalisations too
@@ -182,11 +198,13 @@ _SURROGATES: WeakKeyDictionary[nn.Module, dict[torch.dtype | None, tuple[object,
 
 
 def surrogate(network: nn.Module) -> nn.Module:
-    """What crafting may ask instead of a network in evaluating mode: its folded copy, or itself where nothing is gained.
+    """What crafting may ask instead of a network in evaluating mode: its folded copy, or itself where nothing is
+    gained.
 
-    Logits and gradients agree up to rounding (in float32 about 1e-6 of their size), so it serves a search; verdicts are the
-    network's own. The copy is kept as long as the network lives, brought up to date here, and made anew where layers, hooks or
-    attributes were changed. Under autocast it is another one, whose convolutions lie in autocast's dtype.
+    Logits and gradients agree up to rounding (in float32 about 1e-6 of their size), so it serves a search; verdicts are
+    the network's own. The copy is kept as long as the network lives, brought up to date here, and made anew where
+    layers, hooks or attributes were changed. Under autocast it is another one, whose convolutions lie in autocast's
+    dtype.
     """
     if any(module.training for module in network.modules()):
         return network
@@ -231,7 +249,9 @@ _DEEP = 4
 
 
 def _known(value: object, depth: int = 0) -> object:
-    """Numbers and words by value, tensors by version, collections and plain objects by what is in them, anything else by identity."""
+    """Numbers and words by value, tensors by version, collections and plain objects by what is in them, anything else
+    by identity.
+    """
     if isinstance(value, bool | int | float | str | None):
         return type(value), value
     if isinstance(value, Tensor):

@@ -15,7 +15,9 @@ CLASSES = ("num_classes", "classes", "n_classes", "nb_classes")
 
 
 def built_by(function: Callable[..., Any], classes: int, what: str) -> nn.Module:
-    """The module that a function builds, given the number of classes if it takes it. Raises: SettingsError for anything else."""
+    """The module that a function builds, given the number of classes if it takes it. Raises: SettingsError for anything
+    else.
+    """
     module = function(**_arguments(function, classes))
     if not isinstance(module, nn.Module):
         raise SettingsError(f"{what} returned {type(module).__name__}, must return a torch.nn.Module")
@@ -23,11 +25,15 @@ def built_by(function: Callable[..., Any], classes: int, what: str) -> nn.Module
 
 
 def _arguments(function: Callable[..., Any], classes: int) -> dict[str, int]:
-    """The number of classes under the name by which the function takes it: one of `CLASSES`, else its first that must be given."""
+    """The number of classes under the name by which the function takes it: one of `CLASSES`, else its first that must
+    be given.
+    """
     try:
         parameters = inspect.signature(function).parameters
     except (TypeError, ValueError):  # built in
         return {}
-    needed = [name for name, one in parameters.items() if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD]
+    needed = [
+        name for name, one in parameters.items() if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD
+    ]
     names = [name for name in CLASSES if name in parameters] or needed[:1]
     return dict.fromkeys(names[:1], classes)

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 
-def with_fresh_head(weights: Mapping[str, Tensor], network: nn.Module, classes: int) -> tuple[dict[str, Tensor], list[str]]:
+def with_fresh_head(
+    weights: Mapping[str, Tensor], network: nn.Module, classes: int
+) -> tuple[dict[str, Tensor], list[str]]:
     """(the weights, those of another number of classes replaced by the network's own; the names of these).
 
     Replaced is what differs from the network's tensor of that name in its first size alone, which is `classes` there.

@@ -1,6 +1,8 @@
-"""The parts networks are made of: the classifier's interface, activations, normalisation, residual blocks, initialisation.
+"""The parts networks are made of: the classifier's interface, activations, normalisation, residual blocks,
+initialisation.
 
-A convolution and the batch normalisation that follows it are neighbouring attributes (`conv1`, `bn1`), so that they can be folded.
+A convolution and the batch normalisation that follows it are neighbouring attributes (`conv1`, `bn1`), so that they can
+be folded.
 """
 
 from __future__ import annotations
@@ -44,7 +46,9 @@ class Classifier(nn.Module):
 
 
 class Standardise(nn.Module):
-    """(x - mean) / std for each channel. The constants belong to the settings, so they are not part of the saved weights."""
+    """(x - mean) / std for each channel. The constants belong to the settings, so they are not part of the saved
+    weights.
+    """
 
     mean: Tensor
     std: Tensor
@@ -89,7 +93,9 @@ class PadShortcut(nn.Module):
 class BasicBlock(nn.Module):
     """conv-BN-activation-conv-BN plus the shortcut, then activation (He et al. 2016a)."""
 
-    def __init__(self, channels_in: int, channels_out: int, stride: int, activation: Activation, shortcut: Shortcut) -> None:
+    def __init__(
+        self, channels_in: int, channels_out: int, stride: int, activation: Activation, shortcut: Shortcut
+    ) -> None:
         super().__init__()
         self.conv1 = conv3x3(channels_in, channels_out, stride)
         self.bn1 = nn.BatchNorm2d(channels_out)

@@ -23,14 +23,18 @@ Shape = tuple[int, int, int]
 
 @settings
 class Normalisation(Settings):
-    """Per channel (x - mean) / std, as the first layer of a network: its inputs stay pixels in [0, 1], and epsilon stays in pixels."""
+    """Per channel (x - mean) / std, as the first layer of a network: its inputs stay pixels in [0, 1], and epsilon
+    stays in pixels.
+    """
 
     mean: tuple[Number, ...]
     std: tuple[Positive, ...]
 
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std) or not self.mean:
-            raise SettingsError(f"mean has {len(self.mean)} and std {len(self.std)} values; both must have one per channel")
+            raise SettingsError(
+                f"mean has {len(self.mean)} and std {len(self.std)} values; both must have one per channel"
+            )
 
 
 CIFAR10_NORMALISATION = Normalisation(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010))
@@ -61,10 +65,11 @@ class Network(Settings, family="network"):
 
     @final
     def build(self, shape: Shape, classes: int, seed: int) -> nn.Module:
-        """The network on the CPU, in training mode, with weights that depend on `seed` only; no global generator changes.
+        """The network on the CPU, in training mode, with weights that depend on `seed` only; no global generator
+        changes.
 
-        Raises: SettingsError where the images are too small, `classes` or the normalisation does not fit, or a network of the user's own
-        cannot be trained (see `prepared`).
+        Raises: SettingsError where the images are too small, `classes` or the normalisation does not fit, or a network
+        of the user's own cannot be trained (see `prepared`).
         """
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             torch.default_generator.manual_seed(key_of(seed, "init"))
@@ -74,11 +79,15 @@ class Network(Settings, family="network"):
 
     @final
     def assembled(self, shape: Shape, classes: int) -> nn.Module:
-        """`build` with weights drawn from the CPU's generator as it stands: how one network makes the others inside it."""
+        """`build` with weights drawn from the CPU's generator as it stands: how one network makes the others inside
+        it.
+        """
         self._check(shape, classes)
         network = self.module(shape, classes)
         if not isinstance(network, nn.Module):
-            raise SettingsError(f"{type(self).__name__}.module returned {type(network).__name__}, must return a torch.nn.Module")
+            raise SettingsError(
+                f"{type(self).__name__}.module returned {type(network).__name__}, must return a torch.nn.Module"
+            )
         if self.normalise is None:
             return network
         standardise = Standardise(self.normalise.mean, self.normalise.std)

@@ -22,10 +22,12 @@ def is_own(network: nn.Module) -> bool:
 
 
 def prepared(network: nn.Module, name: str, shape: Shape, classes: int) -> nn.Module:
-    """The network, its lazy layers made for images of `shape`; one that changes its images, or its answers later, is given copies.
+    """The network, its lazy layers made for images of `shape`; one that changes its images, or its answers later, is
+    given copies.
 
     It is asked about black images: one in evaluation mode, two, on a copy, in training mode.
-    Raises: SettingsError where it does not take them, has too few logits, no weights, or cannot be copied or written down.
+    Raises: SettingsError where it does not take them, has too few logits, no weights, or cannot be copied or written
+    down.
     """
     black, outputs = torch.zeros(2, *shape), 0
     try:
@@ -40,7 +42,8 @@ def prepared(network: nn.Module, name: str, shape: Shape, classes: int) -> nn.Mo
     except Exception as error:  # whatever its own code raises when it is copied or changes its mode
         reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         raise SettingsError(
-            f"{name} cannot be copied, as averages and deployed networks are ({reason}); keep locks, files and writers outside the module"
+            f"{name} cannot be copied, as averages and deployed networks are ({reason}); keep locks, files and writers"
+            " outside the module"
         ) from error
     _check(network, twin, name)
     if outputs < classes:
@@ -51,9 +54,13 @@ def prepared(network: nn.Module, name: str, shape: Shape, classes: int) -> nn.Mo
 def _check(network: nn.Module, twin: object, name: str) -> None:
     state = network.state_dict()
     if extra := [key for key, value in state.items() if not isinstance(value, Tensor)]:
-        raise SettingsError(f"{name} keeps an extra state ({extra[0]}), which checkpoints cannot hold; register it as a buffer")
+        raise SettingsError(
+            f"{name} keeps an extra state ({extra[0]}), which checkpoints cannot hold; register it as a buffer"
+        )
     if not isinstance(twin, nn.Module) or twin is network or twin.state_dict().keys() != state.keys():
-        raise SettingsError(f"{name} gives something else where it is copied by copy.deepcopy, must give a module of the same weights")
+        raise SettingsError(
+            f"{name} gives something else where it is copied by copy.deepcopy, must give a module of the same weights"
+        )
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise SettingsError(f"{name} has no weights to train, must have parameters that require gradients")
 

@@ -16,10 +16,18 @@ from poise.models.network import Network, Shape
 
 
 class PreActResNetModule(Classifier):
-    """A 3x3 stem of `widths[0]` channels, a stage of blocks for each later width (each but the first halves the image), one head."""
+    """A 3x3 stem of `widths[0]` channels, a stage of blocks for each later width (each but the first halves the image),
+    one head.
+    """
 
     def __init__(
-        self, channels: int, classes: int, widths: Sequence[int], blocks: int, activation: Activation, final_norm: bool = True
+        self,
+        channels: int,
+        classes: int,
+        widths: Sequence[int],
+        blocks: int,
+        activation: Activation,
+        final_norm: bool = True,
     ) -> None:
         super().__init__()
         self.conv1 = conv3x3(channels, widths[0])
@@ -38,7 +46,9 @@ class PreActResNetModule(Classifier):
 
 @settings
 class PreActResNet18(Network):
-    """PreAct-ResNet-18 with the CIFAR stem: 11,172,170 parameters at width 64 on CIFAR-10. PyTorch's default initialisation."""
+    """PreAct-ResNet-18 with the CIFAR stem: 11,172,170 parameters at width 64 on CIFAR-10. PyTorch's default
+    initialisation.
+    """
 
     paper: ClassVar[Paper | None] = papers.PREACT_RESNET
     smallest: ClassVar[int] = 8
@@ -47,7 +57,9 @@ class PreActResNet18(Network):
     """Channels of the stem and the first stage; doubled at each of the three later stages."""
     activation: Activation = "relu"
     final_norm: bool = True
-    """Batch normalisation and activation after the last block, as in the paper and in AWP; a common variant has none (11,171,146)."""
+    """Batch normalisation and activation after the last block, as in the paper and in AWP; a common variant has none
+    (11,171,146).
+    """
 
     def module(self, shape: Shape, classes: int) -> nn.Module:
         widths = [self.width * factor for factor in (1, 1, 2, 4, 8)]

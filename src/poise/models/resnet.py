@@ -10,14 +10,33 @@ from torch import Tensor, nn
 from poise.core import papers
 from poise.core.papers import Paper
 from poise.core.settings import PositiveCount, settings
-from poise.models.layers import Activation, BasicBlock, Classifier, Shortcut, activation_layer, conv3x3, fan_out_normal, pooled
+from poise.models.layers import (
+    Activation,
+    BasicBlock,
+    Classifier,
+    Shortcut,
+    activation_layer,
+    conv3x3,
+    fan_out_normal,
+    pooled,
+)
 from poise.models.network import Network, Shape
 
 
 class ResNetModule(Classifier):
-    """A 3x3 stem without pooling, stages of basic blocks (each but the first halves the image), mean over the plane, one head."""
+    """A 3x3 stem without pooling, stages of basic blocks (each but the first halves the image), mean over the plane,
+    one head.
+    """
 
-    def __init__(self, channels: int, classes: int, widths: Sequence[int], blocks: int, activation: Activation, shortcut: Shortcut) -> None:
+    def __init__(
+        self,
+        channels: int,
+        classes: int,
+        widths: Sequence[int],
+        blocks: int,
+        activation: Activation,
+        shortcut: Shortcut,
+    ) -> None:
         super().__init__()
         self.conv1 = conv3x3(channels, widths[0])
         self.bn1 = nn.BatchNorm2d(widths[0])
@@ -40,7 +59,8 @@ class ResNetModule(Classifier):
         return pooled(x)
 
     def block_outputs(self, x: Tensor) -> Iterator[Tensor]:
-        """The output of every layer before its activation, one after the other (20 of a ResNet-20): the layers of DVERGE.
+        """The output of every layer before its activation, one after the other (20 of a ResNet-20): the layers of
+        DVERGE.
 
         Layer 1 is the stem; each block gives two, the second including the shortcut; the logits are last.
         Computed as they are asked for, so that a caller who stops at layer l pays for l layers only.
@@ -60,7 +80,8 @@ class ResNetModule(Classifier):
 class ResNet18(Network):
     """ResNet-18 with the CIFAR stem (3x3, no pooling): 11,173,962 parameters at width 64 on CIFAR-10.
 
-    PyTorch's default initialisation. Where the shape changes, the shortcut is a 1x1 convolution with batch normalisation.
+    PyTorch's default initialisation. Where the shape changes, the shortcut is a 1x1 convolution with batch
+    normalisation.
     """
 
     paper: ClassVar[Paper | None] = papers.RESNET
@@ -89,7 +110,9 @@ class ResNet20(Network):
     """Channels of the stem and the first stage; doubled at each of the two later stages."""
     activation: Activation = "relu"
     shortcut: Literal["conv", "pad"] = "conv"
-    """Where the shape changes: "conv" 1x1 convolution with batch normalisation, "pad" every second pixel and zero channels."""
+    """Where the shape changes: "conv" 1x1 convolution with batch normalisation, "pad" every second pixel and zero
+    channels.
+    """
 
     def module(self, shape: Shape, classes: int) -> nn.Module:
         widths = [self.width * factor for factor in (1, 2, 4)]

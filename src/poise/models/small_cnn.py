@@ -1,4 +1,6 @@
-"""Small networks for digits, which train in seconds or minutes on a CPU. Their heads are sized for the images they are built for."""
+"""Small networks for digits, which train in seconds or minutes on a CPU. Their heads are sized for the images they are
+built for.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +27,17 @@ class PlainModule(Classifier):
         return self.layers(x)
 
 
-def conv_bn(channels_in: int, channels_out: int, kernel: int, stride: int, activation: Activation = "relu") -> list[nn.Module]:
+def conv_bn(
+    channels_in: int, channels_out: int, kernel: int, stride: int, activation: Activation = "relu"
+) -> list[nn.Module]:
     conv = nn.Conv2d(channels_in, channels_out, kernel, stride, padding=1, bias=False)
     return [conv, nn.BatchNorm2d(channels_out), activation_layer(activation)]
 
 
 @settings
 class DigitsCNN(Network):
-    """Three 3x3 convolutions (16, 32 with stride 2, 32), each with batch normalisation: 19,258 parameters on 8x8 digits.
+    """Three 3x3 convolutions (16, 32 with stride 2, 32), each with batch normalisation: 19,258 parameters on 8x8
+    digits.
 
     PyTorch's default initialisation.
     """
@@ -47,14 +52,17 @@ class DigitsCNN(Network):
         channels, height, width = shape
         first, wide = self.width, 2 * self.width
         sizes = ((channels, first, 1), (first, wide, 2), (wide, wide, 1))
-        layers = [layer for before, after, stride in sizes for layer in conv_bn(before, after, 3, stride, self.activation)]
+        layers = [
+            layer for before, after, stride in sizes for layer in conv_bn(before, after, 3, stride, self.activation)
+        ]
         layers.append(nn.Flatten())
         return PlainModule(layers, wide * -(-height // 2) * -(-width // 2), classes)
 
 
 @settings
 class SlimCNN(Network):
-    """Two 4x4 convolutions of stride 2 (16, 32) and 100 hidden units, each with batch normalisation: 166,554 parameters on MNIST.
+    """Two 4x4 convolutions of stride 2 (16, 32) and 100 hidden units, each with batch normalisation: 166,554 parameters
+    on MNIST.
 
     PyTorch's default initialisation.
     """
@@ -70,7 +78,8 @@ class SlimCNN(Network):
 
 @settings
 class SmallCNN(Network):
-    """The MNIST network of TRADES: unpadded 3x3 convolutions 32, 32, pool, 64, 64, pool, then 200 and 200 hidden units; no BN.
+    """The MNIST network of TRADES: unpadded 3x3 convolutions 32, 32, pool, 64, 64, pool, then 200 and 200 hidden units;
+    no BN.
 
     Convolutions ~ Kaiming normal; the head starts at zero, as published. The published dropout (0.5 between the two
     hidden layers) is left out: an attacked forward must be a function of its input.
@@ -83,7 +92,13 @@ class SmallCNN(Network):
         channels, height, width = shape
         layers: list[nn.Module] = []
         for width_in, width_out in ((channels, 32), (32, 64)):
-            layers += [nn.Conv2d(width_in, width_out, 3), nn.ReLU(), nn.Conv2d(width_out, width_out, 3), nn.ReLU(), nn.MaxPool2d(2)]
+            layers += [
+                nn.Conv2d(width_in, width_out, 3),
+                nn.ReLU(),
+                nn.Conv2d(width_out, width_out, 3),
+                nn.ReLU(),
+                nn.MaxPool2d(2),
+            ]
         flat = 64 * _after_convolutions(height) * _after_convolutions(width)
         layers += [nn.Flatten(), nn.Linear(flat, 200), nn.ReLU(), nn.Linear(200, 200), nn.ReLU()]
         network = PlainModule(layers, 200, classes)

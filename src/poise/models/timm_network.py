@@ -19,18 +19,22 @@ from poise.models.network import Network, Shape
 class Timm(Network):
     """A network of the timm library by its name there: `model=Timm model.name=resnet18`.
 
-    It has the channels and classes of the data, and the images' size where its architecture asks for one (transformers). Needs
-    `pip install 'poise[timm]'`; Poise is tested without it, as its torchvision cannot be installed beside every torch.
+    It has the channels and classes of the data, and the images' size where its architecture asks for one
+    (transformers). Needs `pip install 'poise[timm]'`; Poise is tested without it, as its torchvision cannot be
+    installed beside every torch.
     """
 
     name: str = "resnet18"
     """As in `timm.list_models()`."""
     pretrained: bool | str = newer(default=False)
-    """Begin with the weights that timm publishes (true: it downloads them) or with a file's; the head is new where classes differ."""
+    """Begin with the weights that timm publishes (true: it downloads them) or with a file's; the head is new where
+    classes differ.
+    """
     drop_path: UnitInterval = newer(default=0.0)
     """Largest probability with which a block is left out in training (stochastic depth)."""
     checkpointing: bool = newer(default=False)
-    """Compute activations again in the backward pass instead of keeping them: less memory, more time, the same numbers."""
+    """Compute activations again in the backward pass instead of keeping them: less memory, more time, the same numbers.
+    """
     conv_stem: bool = newer(default=False)
     """A ConvStem in the place of patches, after pretrained weights are read (Singh et al. 2023)."""
 
@@ -38,10 +42,14 @@ class Timm(Network):
         return replace(self, pretrained=False)
 
     def module(self, shape: Shape, classes: int) -> nn.Module:
-        """Raises: MissingExtraError without timm; SettingsError where it cannot be imported, has no such name or none for such images."""
+        """Raises: MissingExtraError without timm; SettingsError where it cannot be imported, has no such name or none
+        for such images.
+        """
         timm = _timm()
         if not timm.is_model(self.name):
-            raise SettingsError(f"Timm.name = {self.name!r} is unknown to timm{did_you_mean(self.name, timm.list_models())}")
+            raise SettingsError(
+                f"Timm.name = {self.name!r} is unknown to timm{did_you_mean(self.name, timm.list_models())}"
+            )
         channels, height, width = shape
         given: dict[str, Any] = {"num_classes": classes, "in_chans": channels, **self._beginning()}
         if self.drop_path:
@@ -61,18 +69,24 @@ class Timm(Network):
             if isinstance(error, SettingsError):
                 raise
             reason = str(error).partition("\n")[0]
-            raise SettingsError(f"Timm.name = {self.name!r} cannot be made for images of shape {tuple(shape)}: {reason}") from None
+            raise SettingsError(
+                f"Timm.name = {self.name!r} cannot be made for images of shape {tuple(shape)}: {reason}"
+            ) from None
         return network.train()
 
     def _beginning(self) -> dict[str, Any]:
-        """timm's arguments for the weights to begin with. Raises: SettingsError for a file that is missing, or might run code."""
+        """timm's arguments for the weights to begin with. Raises: SettingsError for a file that is missing, or might
+        run code.
+        """
         if not self.pretrained:
             return {}
         if isinstance(self.pretrained, bool):
             return {"pretrained": True}
         path = Path(self.pretrained).expanduser()
         if path.suffix != ".safetensors" or not path.is_file():
-            wanted = "must be true, false or a .safetensors file that exists; other weights are read by Experiment.initial"
+            wanted = (
+                "must be true, false or a .safetensors file that exists; other weights are read by Experiment.initial"
+            )
             raise SettingsError(f"Timm.pretrained = {self.pretrained!r}: {wanted}")
         return {"pretrained": True, "pretrained_cfg_overlay": {"file": str(path)}}
 

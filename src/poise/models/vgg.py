@@ -12,7 +12,14 @@ from poise.core.settings import settings
 from poise.models.layers import Classifier, pooled
 from poise.models.network import Network, Shape
 
-_STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # channels, convolutions; each stage ends by halving the image
+# channels, convolutions; each stage ends by halving the image
+_STAGES = (
+    (64, 2),
+    (128, 2),
+    (256, 3),
+    (512, 3),
+    (512, 3),
+)
 
 
 class VGGModule(Classifier):

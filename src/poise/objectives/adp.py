@@ -20,7 +20,8 @@ from poise.models.ensemble import EnsembleModule
 from poise.objectives.at import Adversarial
 from poise.objectives.objective import Forwards, Objective, Terms
 
-_GONE = 1e-30  # the largest wrong class's probability below which all of them are taken among themselves: their directions are the same
+# the largest wrong class's probability below which all are taken among themselves: their directions are the same
+_GONE = 1e-30
 
 
 def ensemble_of(model: nn.Module, asking: str) -> EnsembleModule:
@@ -31,7 +32,9 @@ def ensemble_of(model: nn.Module, asking: str) -> EnsembleModule:
 
 
 def attacked(adversarial: Ascent | None, model: nn.Module, batch: Batch, now: Now) -> Tensor:
-    """The batch's adversarial images by PGD on the network's output [B, C, H, W]; without settings, no images [B, 0]."""
+    """The batch's adversarial images by PGD on the network's output [B, C, H, W]; without settings, no images [B,
+    0].
+    """
     if adversarial is None:
         return batch.x.new_empty(len(batch), 0)
     score = score_of("cross_entropy", model, batch.x, batch.y)
@@ -39,18 +42,22 @@ def attacked(adversarial: Ascent | None, model: nn.Module, batch: Batch, now: No
 
 
 def entropy_of_mean(logits: Tensor) -> Tensor:
-    """Entropy of the members' mean probability [B] from logits [M, B, C]; the log's argument is moved by 1e-20 as released."""
+    """Entropy of the members' mean probability [B] from logits [M, B, C]; the log's argument is moved by 1e-20 as
+    released.
+    """
     mean = F.softmax(logits, -1).mean(0)
     return -(mean * (mean + 1e-20).log()).sum(-1)
 
 
 def log_determinant(logits: Tensor, y: Tensor) -> Tensor:
-    """log det(G + 1e-6 I) [B], G the Gram matrix of the members' normalised probabilities of the wrong classes; logits [M, B, C].
+    """log det(G + 1e-6 I) [B], G the Gram matrix of the members' normalised probabilities of the wrong classes; logits
+    [M, B, C].
 
     The largest is 0, where the members' wrong classes are orthogonal (Pang et al. 2019, Eq. 4).
     """
     probabilities = F.softmax(logits, -1)
-    wrong = probabilities.scatter(-1, y.expand(len(logits), -1)[..., None], 0.0).transpose(0, 1)  # a zero changes no inner product
+    # a zero changes no inner product
+    wrong = probabilities.scatter(-1, y.expand(len(logits), -1)[..., None], 0.0).transpose(0, 1)
     among_wrong = F.softmax(logits.scatter(-1, y.expand(len(logits), -1)[..., None], float("-inf")), -1).transpose(0, 1)
     gone = wrong.amax(-1, keepdim=True) < _GONE
     directions = unit(torch.where(gone, among_wrong, wrong))
@@ -60,7 +67,8 @@ def log_determinant(logits: Tensor, y: Tensor) -> Tensor:
 
 @settings
 class ADP(Objective[Adversarial]):
-    """sum_i CE_i - alpha H(mean probability) - beta log det of the wrong classes [+ sum_i CE_i(x_adv)], x_adv from the ensemble.
+    """sum_i CE_i - alpha H(mean probability) - beta log det of the wrong classes [+ sum_i CE_i(x_adv)], x_adv from the
+    ensemble.
 
     With alpha = beta = 0 the members train independently: the baseline ensemble, surrogate of the transfer protocols.
     """

@@ -41,7 +41,9 @@ class AdversarialObjective(Objective[Adversarial]):
         """What the inner maximisation ascends."""
 
     def weights(self, batch: Batch) -> dict[str, Tensor]:
-        """Of terms that are weighted means, the weight of each example [B]; none by default. They can't depend on what is found."""
+        """Of terms that are weighted means, the weight of each example [B]; none by default. They can't depend on what
+        is found.
+        """
         return {}
 
     def forwards(self) -> Forwards:
@@ -54,7 +56,9 @@ class AdversarialObjective(Objective[Adversarial]):
 
 @settings
 class AT(AdversarialObjective):
-    """Adversarial training: (1 - beta) CE(x) + beta CE(x_adv), x_adv by PGD on cross-entropy. beta 1 is PGD-AT, 1/2 half-half."""
+    """Adversarial training: (1 - beta) CE(x) + beta CE(x_adv), x_adv by PGD on cross-entropy. beta 1 is PGD-AT, 1/2
+    half-half.
+    """
 
     paper = papers.PGD
     beta: UnitInterval = 1.0

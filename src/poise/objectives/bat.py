@@ -1,4 +1,6 @@
-"""BAT: bridged adversarial training (Kim et al. 2023): the way from an image to its adversarial example in short strides."""
+"""BAT: bridged adversarial training (Kim et al. 2023): the way from an image to its adversarial example in short
+strides.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ from poise.objectives.objective import Forwards, Terms
 
 @settings
 class BAT(AdversarialObjective):
-    """CE(x) + beta sum_{k=1..m} KL(p(x_{k-1}) || p(x_k)) with x_k = x + (k/m) (x_adv - x); m = 1 with `maximised` "kl" is TRADES."""
+    """CE(x) + beta sum_{k=1..m} KL(p(x_{k-1}) || p(x_k)) with x_k = x + (k/m) (x_adv - x); m = 1 with `maximised` "kl"
+    is TRADES.
+    """
 
     paper = papers.BAT
     beta: NonNegative = 6.0

@@ -49,10 +49,18 @@ class FAT(Objective[Adversarial]):
     """omega: standard deviation of the noise added to every step; takes the place of the inner ascent's own."""
 
     def __post_init__(self) -> None:
-        if len(self.tau) != len(self.tau_from) or self.tau_from[:1] != (1,) or list(self.tau_from) != sorted(set(self.tau_from)):
-            raise SettingsError(f"FAT.tau_from = {self.tau_from}: must start at 1, increase and be as long as tau = {self.tau}")
+        if (
+            len(self.tau) != len(self.tau_from)
+            or self.tau_from[:1] != (1,)
+            or list(self.tau_from) != sorted(set(self.tau_from))
+        ):
+            raise SettingsError(
+                f"FAT.tau_from = {self.tau_from}: must start at 1, increase and be as long as tau = {self.tau}"
+            )
         if max(self.tau) > self.objective.inner.steps:
-            raise SettingsError(f"FAT.tau = {self.tau}: must be at most the inner ascent's steps = {self.objective.inner.steps}")
+            raise SettingsError(
+                f"FAT.tau = {self.tau}: must be at most the inner ascent's steps = {self.objective.inner.steps}"
+            )
 
     @property
     def craft_mode(self) -> CraftMode:  # pyright: ignore[reportIncompatibleVariableOverride]

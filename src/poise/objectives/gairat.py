@@ -33,7 +33,9 @@ def counter(y: Tensor, kappa: Tensor) -> Callable[[Tensor], None]:
 
 
 def geometry_weights(kappa: Tensor, steps: int, shift: float, weighting: Weighting = "tanh") -> Tensor:
-    """omega [B], not normalised, for kappa [B] correct iterates of `steps` (Zhang et al. 2021, Eq. 6); odd steps are halved downwards."""
+    """omega [B], not normalised, for kappa [B] correct iterates of `steps` (Zhang et al. 2021, Eq. 6); odd steps are
+    halved downwards.
+    """
     if weighting == "discrete":
         return (steps + 1 - kappa) / (steps + 1)
     half = max(1, steps // 2)
@@ -43,7 +45,9 @@ def geometry_weights(kappa: Tensor, steps: int, shift: float, weighting: Weighti
 
 @settings
 class GAIRAT(Objective[Adversarial]):
-    """CE(x_adv) as a mean weighted by omega(kappa), kappa the number of PGD iterates that are still classified correctly."""
+    """CE(x_adv) as a mean weighted by omega(kappa), kappa the number of PGD iterates that are still classified
+    correctly.
+    """
 
     paper = papers.GAIRAT
     shift: Number = -1.0
@@ -72,7 +76,9 @@ class GAIRAT(Objective[Adversarial]):
 
 @dataclass(frozen=True)
 class TwoAttacks(Examples):
-    """x: natural images; x_adv: by KL; x_margin: by the margin, None while not used, all [B, C, H, W]; share: weight of x_adv [B]."""
+    """x: natural images; x_adv: by KL; x_margin: by the margin, None while not used, all [B, C, H, W]; share: weight of
+    x_adv [B].
+    """
 
     x: Tensor
     x_adv: Tensor
@@ -82,7 +88,8 @@ class TwoAttacks(Examples):
 
 @settings
 class GAIRRST(Objective[TwoAttacks]):
-    """GAIR-RST: TRADES on extra data whose robust term goes over, the closer an image is to the boundary, to margin examples.
+    """GAIR-RST: TRADES on extra data whose robust term goes over, the closer an image is to the boundary, to margin
+    examples.
 
     CE(x) + beta [w KL(p(x) || p(x_adv)) + (1 - w) KL(p(x) || p(x_margin))], w = (1 + tanh(Lambda + K/2 - kappa)) / 2.
     """

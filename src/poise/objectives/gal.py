@@ -20,11 +20,14 @@ from poise.objectives.objective import Forwards, Objective, Terms
 
 
 def coherence(gradients: Tensor) -> Tensor:
-    """log of the sum over pairs of members of exp(cosine of their gradients) [B], from gradients [M, B, D] (Eq. 6); one member: 0."""
+    """log of the sum over pairs of members of exp(cosine of their gradients) [B], from gradients [M, B, D] (Eq. 6); one
+    member: 0.
+    """
     if len(gradients) < 2:
         return gradients.new_zeros(gradients.shape[1])
     guarded = gradients / gradients.norm(dim=-1, keepdim=True).clamp(min=1e-20)
-    directions = guarded + (unit(gradients) - guarded).detach()  # a direction's derivative is as large as its gradient is small
+    # a direction's derivative is as large as its gradient is small
+    directions = guarded + (unit(gradients) - guarded).detach()
     cosines = [(directions[i] * directions[j]).sum(-1) for i, j in combinations(range(len(gradients)), 2)]
     return torch.logsumexp(torch.stack(cosines), 0)
 

@@ -21,7 +21,8 @@ from poise.objectives.objective import Examples, Forwards, Objective, Terms
 
 @dataclass(frozen=True)
 class Mixture:
-    """Images x [B, C, H, W], each mixed, once exchanged, with a partner of label `other` [B]; share: lambda, the image's own part [B].
+    """Images x [B, C, H, W], each mixed, once exchanged, with a partner of label `other` [B]; share: lambda, the
+    image's own part [B].
 
     key: int64 [B]; the batch in the order of its keys is the permutation that names the partners.
     """
@@ -42,7 +43,8 @@ class Interpolated(Examples):
 
 @settings
 class IAT(Objective[Interpolated]):
-    """Half mixup on images, half mixup on adversarial examples of the unmixed images, each with its own lambda ~ Beta(1, 1) and order.
+    """Half mixup on images, half mixup on adversarial examples of the unmixed images, each with its own lambda ~
+    Beta(1, 1) and order.
 
     Partners are found in the whole batch, over all microbatches and ranks.
     """
@@ -71,7 +73,9 @@ class IAT(Objective[Interpolated]):
         counts = [int(text) for text in world.exchange(str(sum(len(part.y) for part in examples)))]
         natural = _mixed([part.natural for part in examples], counts, world)
         adversarial = _mixed([part.adversarial for part in examples], counts, world)
-        return [replace(part, natural=n, adversarial=a) for part, n, a in zip(examples, natural, adversarial, strict=True)]
+        return [
+            replace(part, natural=n, adversarial=a) for part, n, a in zip(examples, natural, adversarial, strict=True)
+        ]
 
     def loss(self, model: nn.Module, examples: Interpolated, now: Now) -> Terms:
         """Two forwards: natural, adversarial."""

@@ -39,6 +39,10 @@ class MART(AdversarialObjective):
         log_p = log_probabilities(model(examples.x))
         adversarial_logits = widened(model(examples.x_adv))
         log_q = (F.softmax(adversarial_logits, 1) + 1e-12).log()
-        robust = F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(1)  # p log p has no gradient where p underflows to 0
+        # p log p has no gradient where p underflows to 0
+        robust = F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(1)
         misclassified = 1.0000001 - log_p.gather(1, examples.y[:, None])[:, 0].exp()
-        return {"natural": boosted_ce(adversarial_logits, examples.y, self.label_smoothing), "robust": self.beta * robust * misclassified}
+        return {
+            "natural": boosted_ce(adversarial_logits, examples.y, self.label_smoothing),
+            "robust": self.beta * robust * misclassified,
+        }

@@ -1,4 +1,6 @@
-"""MoRE (Cheng et al. 2022) in the form that Synergy-of-Experts compares itself with: experts mixed by a gate, trained end to end."""
+"""MoRE (Cheng et al. 2022) in the form that Synergy-of-Experts compares itself with: experts mixed by a gate, trained
+end to end.
+"""
 
 from __future__ import annotations
 
@@ -47,5 +49,7 @@ class MoRE(Objective[Adversarial]):
 
 def _mixture(model: nn.Module) -> MixtureModule:
     if not isinstance(model, MixtureModule):
-        raise SettingsError(f"MoRE trains a Mixture, not {type(model).__name__}; set model=Mixture(member=..., gate=...)")
+        raise SettingsError(
+            f"MoRE trains a Mixture, not {type(model).__name__}; set model=Mixture(member=..., gate=...)"
+        )
     return model

@@ -1,4 +1,6 @@
-"""N-FGSM: adversarial training by one step from a noised image, without clipping around the clean one (de Jorge et al. 2022)."""
+"""N-FGSM: adversarial training by one step from a noised image, without clipping around the clean one (de Jorge et al.
+2022).
+"""
 
 from __future__ import annotations
 
@@ -23,10 +25,11 @@ from poise.objectives.objective import Forwards, Objective, Terms, searches_of
 
 @settings
 class NFGSM(Objective[Adversarial]):
-    """CE(x_adv), x_adv = x + eta + step_size * steepest(gradient at x + eta), eta uniform within noise * epsilon; then into [0, 1].
+    """CE(x_adv), x_adv = x + eta + step_size * steepest(gradient at x + eta), eta uniform within noise * epsilon; then
+    into [0, 1].
 
-    The noise augments, and the step is not projected, so x_adv may lie up to (noise + 1) epsilon from x: that is what keeps one-step
-    training from overfitting to its own attack.
+    The noise augments, and the step is not projected, so x_adv may lie up to (noise + 1) epsilon from x: that is what
+    keeps one-step training from overfitting to its own attack.
     """
 
     paper = papers.N_FGSM

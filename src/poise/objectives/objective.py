@@ -2,7 +2,8 @@
 
     min over weights  E[ loss(craft(x, y)) ]        craft: the inner maximisation;  loss: the outer minimisation
 
-An objective is a frozen dataclass whose fields are the paper's hyperparameters. It holds no state, moves nothing and reduces
+An objective is a frozen dataclass whose fields are the paper's hyperparameters. It holds no state, moves nothing and
+reduces
 nothing: `loss` returns one value per example, and the Learner averages over examples, microbatches and ranks.
 """
 
@@ -34,8 +35,9 @@ Terms called "watch/..." are measured beside it and are no part of it (see `watc
 class Examples:
     """What the network is shown: each objective defines its own, with all tensors [B, ...].
 
-    y: labels [B]. weights: for terms that are weighted means, the weight of each example [B]; a term without entry is a plain
-    mean. Weights are fixed when the examples are crafted, so that the Learner knows every denominator before the first backward.
+    y: labels [B]. weights: for terms that are weighted means, the weight of each example [B]; a term without entry is a
+    plain mean. Weights are fixed when the examples are crafted, so that the Learner knows every denominator before the
+    first backward.
     """
 
     y: Tensor
@@ -80,30 +82,38 @@ class Objective(Settings, Generic[E], family="objective"):
         """Raises: SettingsError for a network that the objective cannot train; asked before any work."""
 
     def forwards(self) -> Forwards:
-        """What a step costs; for placing learners on ranks and for the texts of recipes. Raises: SettingsError where it is not said."""
+        """What a step costs; for placing learners on ranks and for the texts of recipes. Raises: SettingsError where it
+        is not said.
+        """
         raise SettingsError(f"{type(self).__name__}.forwards: the objective does not say what a step costs; define it")
 
     def turns(self, model: nn.Module, now: Now) -> int:
-        """How many updates a step makes on its batch, each with examples of its own; `now.turn` says which it is. One by default."""
+        """How many updates a step makes on its batch, each with examples of its own; `now.turn` says which it is. One
+        by default.
+        """
         return 1
 
     @abstractmethod
     def craft(self, model: nn.Module, batch: Batch, now: Now, teacher: nn.Module | None = None) -> E:
         """The examples the network is shown at this step. Weights are frozen; ALL random draws happen here.
 
-        teacher: a second network, frozen and in evaluation mode, where the policy names one; only here is it ever asked, and
-        what it says goes into the examples [B, ...]. An objective that takes none may leave this argument out.
+        teacher: a second network, frozen and in evaluation mode, where the policy names one; only here is it ever
+        asked, and what it says goes into the examples [B, ...]. An objective that takes none may leave this argument
+        out.
         """
 
     def exchange(self, examples: Sequence[E], now: Now, world: World = ALONE) -> Sequence[E]:
-        """What the microbatches of one step take from each other once all are crafted (the partners of mixup); nothing by default.
+        """What the microbatches of one step take from each other once all are crafted (the partners of mixup); nothing
+        by default.
 
         world: the ranks that hold the other parts of the batch; all of them call this together.
         """
         return examples
 
     def hand_on(self, new: Any) -> Any:
-        """Where one searches belongs to the run, where one starts to the objective: threat, step size, steps and ramp stay."""
+        """Where one searches belongs to the run, where one starts to the objective: threat, step size, steps and ramp
+        stay.
+        """
         mine = searches_of(self)
         return new.searching(mine[0]) if mine and isinstance(new, Objective) else new
 

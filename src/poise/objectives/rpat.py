@@ -1,4 +1,6 @@
-"""RPAT: robust perception adversarial training: between an image and its adversarial example the network is to be linear."""
+"""RPAT: robust perception adversarial training: between an image and its adversarial example the network is to be
+linear.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""RST: robust self-training on labelled and pseudo-labelled images, after Carmon et al. 2019 and after Raghunathan et al. 2020."""
+"""RST: robust self-training on labelled and pseudo-labelled images, after Carmon et al. 2019 and after Raghunathan et
+al. 2020.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ from poise.threats import Linf
 
 @settings
 class RST(AdversarialObjective):
-    """TRADES on all images, with cross-entropy on the labelled and pseudo-labelled ones only (label -1: none) (Carmon et al. 2019)."""
+    """TRADES on all images, with cross-entropy on the labelled and pseudo-labelled ones only (label -1: none) (Carmon
+    et al. 2019).
+    """
 
     paper = papers.RST_CARMON
     beta: NonNegative = 6.0
@@ -57,7 +61,8 @@ class RST(AdversarialObjective):
 
 @settings
 class WeightedRST(AdversarialObjective):
-    """(1 - beta) L(x) + beta L(x_adv); each L is a mean of cross-entropies weighted 1 - w for labelled, w for extra images.
+    """(1 - beta) L(x) + beta L(x_adv); each L is a mean of cross-entropies weighted 1 - w for labelled, w for extra
+    images.
 
     Raghunathan et al. 2020. With both w = 0 extra images don't count: AT's half-half form on the labelled ones.
     """

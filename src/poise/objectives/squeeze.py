@@ -1,4 +1,6 @@
-"""Squeeze Training (Li et al. 2023, Eq. 6 and Algorithm 1): the gap between the worst and the best neighbour of an image is closed."""
+"""Squeeze Training (Li et al. 2023, Eq. 6 and Algorithm 1): the gap between the worst and the best neighbour of an
+image is closed.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +21,16 @@ from poise.objectives.objective import Examples, Forwards, Objective, Terms
 from poise.objectives.watch import watched
 
 Symmetric = Literal["symmetric_kl", "js", "reversed_js", "squared_l2"]
-"""The paper prints JS with its arguments in an order that reads either way; reversed, each half is the KL from the mean."""
+"""The paper prints JS with its arguments in an order that reads either way; reversed, each half is the KL from the
+mean.
+"""
 
 
 @dataclass(frozen=True)
 class Pair(Examples):
-    """x: natural images; x_adv, x_col: adversarial and collaborative candidates before the last selection, all [B, C, H, W]."""
+    """x: natural images; x_adv, x_col: adversarial and collaborative candidates before the last selection, all [B, C,
+    H, W].
+    """
 
     x: Tensor
     x_adv: Tensor
@@ -33,7 +39,9 @@ class Pair(Examples):
 
 @settings
 class SqueezeTraining(Objective[Pair]):
-    """CE(x) + beta D(p(x_adv), p(x_col)); the pair jointly maximises D and is chosen anew among {x, x_col, x_adv} at every step."""
+    """CE(x) + beta D(p(x_adv), p(x_col)); the pair jointly maximises D and is chosen anew among {x, x_col, x_adv} at
+    every step.
+    """
 
     paper = papers.SQUEEZE_TRAINING
     beta: NonNegative = 6.0
@@ -46,16 +54,20 @@ class SqueezeTraining(Objective[Pair]):
     label_smoothing: UnitInterval = 0.0
     """Of the natural term only; selections and what is watched stay plain cross-entropy."""
     outer_order: Literal["natural_first", "adversarial_first"] = "natural_first"
-    """Order of the two forwards that move BatchNorm's statistics; the released code with extra data takes the adversarial first."""
+    """Order of the two forwards that move BatchNorm's statistics; the released code with extra data takes the
+    adversarial first.
+    """
     released_swap: bool = False
-    """Where no example of the batch (of the microbatch, of the rank) chooses x, gradients are swapped but points are not: a defect of the
+    """Where no example of the batch (of the microbatch, of the rank) chooses x, gradients are swapped but points are
+    not: a defect of the
     released code."""
     craft_mode: CraftMode = "frozen_statistics"
 
     def __post_init__(self) -> None:
         if self.inner.jitter:
             raise SettingsError(
-                f"SqueezeTraining.inner.jitter = {self.inner.jitter}: must be 0, as Algorithm 1 adds no noise between steps"
+                f"SqueezeTraining.inner.jitter = {self.inner.jitter}: must be 0, as Algorithm 1 adds no noise between"
+                " steps"
             )
 
     def forwards(self) -> Forwards:
@@ -64,7 +76,9 @@ class SqueezeTraining(Objective[Pair]):
 
     def craft(self, model: nn.Module, batch: Batch, now: Now, teacher: nn.Module | None = None) -> Pair:
         inner, draw = self.inner.at(now), now.draw("craft", batch)
-        z_adv, z_col = (started(inner.start, inner.threat, batch.x, draw.within(role)) for role in ("adversarial", "collaborative"))
+        z_adv, z_col = (
+            started(inner.start, inner.threat, batch.x, draw.within(role)) for role in ("adversarial", "collaborative")
+        )
         x = batch.x.detach().requires_grad_(True)
         with torch.enable_grad():
             natural = model(x)  # x and the weights stay, so one forward and its graph serve all steps
@@ -73,7 +87,9 @@ class SqueezeTraining(Objective[Pair]):
         return Pair(batch.y, batch.x, z_adv.clamp(0, 1), z_col.clamp(0, 1))
 
     def loss(self, model: nn.Module, examples: Pair, now: Now) -> Terms:
-        """Three forwards: collaborative (running statistics untouched), natural, adversarial; then the last selection."""
+        """Three forwards: collaborative (running statistics untouched), natural, adversarial; then the last
+        selection.
+        """
         with frozen_statistics(model):
             collaborative = model(examples.x_col)
         if self.outer_order == "natural_first":
@@ -102,7 +118,11 @@ class SqueezeTraining(Objective[Pair]):
             worst, best = selected(logits, y)
             gap = self._gap(self.inner_divergence or self.divergence, taken(logits, worst), taken(logits, best))
         towards, *candidates = torch.autograd.grad(gap.sum(), [leaf, z_col, z_adv])
-        at_x = torch.zeros_like(x) if _idle(model, worst, best) else torch.autograd.grad(natural, x, towards, retain_graph=True)[0]
+        at_x = (
+            torch.zeros_like(x)
+            if _idle(model, worst, best)
+            else torch.autograd.grad(natural, x, towards, retain_graph=True)[0]
+        )
         gradients = torch.stack([at_x, *candidates])
         points = torch.stack([x.detach(), z_col.detach(), z_adv.detach()])
         moved = []
@@ -110,7 +130,9 @@ class SqueezeTraining(Objective[Pair]):
             base = taken(points, choice)
             if self.released_swap:
                 base = torch.where(((worst == 0) | (best == 0)).any(), base, unmoved.detach())
-            moved.append(inner.threat.project(inner.threat.step(base, taken(gradients, choice), inner.step_size), x.detach()))
+            moved.append(
+                inner.threat.project(inner.threat.step(base, taken(gradients, choice), inner.step_size), x.detach())
+            )
         return moved[0], moved[1]
 
     def _gap(self, name: Symmetric, adversarial: Tensor, collaborative: Tensor) -> Tensor:
@@ -118,12 +140,16 @@ class SqueezeTraining(Objective[Pair]):
 
 
 def _idle(model: nn.Module, worst: Tensor, best: Tensor) -> bool:
-    """Whether no example chose x, so that nobody takes the gradient there. Not asked on accelerators, which it would hold up."""
+    """Whether no example chose x, so that nobody takes the gradient there. Not asked on accelerators, which it would
+    hold up.
+    """
     return worst.device.type == "cpu" and not bool(((worst == 0) | (best == 0)).any()) and not over_ranks(model)
 
 
 def selected(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Of candidates' logits [3, B, C], the index of the largest and of the smallest cross-entropy per example [B]; ties: the first."""
+    """Of candidates' logits [3, B, C], the index of the largest and of the smallest cross-entropy per example [B];
+    ties: the first.
+    """
     losses = torch.stack([cross_entropy(candidate, y) for candidate in logits.detach()])
     return losses.argmax(0), losses.argmin(0)
 

@@ -1,4 +1,6 @@
-"""What experts minimise together in place of the least of their losses, and what their evaluators minimise (Cui et al. 2022, Section 3)."""
+"""What experts minimise together in place of the least of their losses, and what their evaluators minimise (Cui et al.
+2022, Section 3).
+"""
 
 from __future__ import annotations
 

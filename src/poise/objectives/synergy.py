@@ -1,7 +1,8 @@
-"""Synergy-of-Experts (Cui et al. 2022, Algorithms 1 and 2): experts share the images out among them and learn whom to trust.
+"""Synergy-of-Experts (Cui et al. 2022, Algorithms 1 and 2): experts share the images out among them and learn whom to
+trust.
 
-One network, a `Collaboration`, holds all experts, so one learner trains them: SGD acts element by element, which makes it equal to
-one optimizer per expert as long as no gradient is clipped.
+One network, a `Collaboration`, holds all experts, so one learner trains them: SGD acts element by element, which makes
+it equal to one optimizer per expert as long as no gradient is clipped.
 """
 
 from __future__ import annotations
@@ -37,14 +38,18 @@ class Sources(Examples):
 
 @settings
 class SynergyOfExperts(Objective[Sources]):
-    """mean over sources of surrogate(CE of all experts) + lambda BCE(confidence, p_y), on adversarial and on natural images.
+    """mean over sources of surrogate(CE of all experts) + lambda BCE(confidence, p_y), on adversarial and on natural
+    images.
 
-    Phase I: the sources are attacks on each expert alone. Phase II: one attack on the collaboration, which chooses anew at every step.
+    Phase I: the sources are attacks on each expert alone. Phase II: one attack on the collaboration, which chooses anew
+    at every step.
     """
 
     paper = papers.SYNERGY
     surrogate: Surrogate = "smooth"
-    """"smooth" is Eq. 6; "hard" the minimum of Eq. 5; "released" weights by softmax of the experts' own confidence, a constant."""
+    """"smooth" is Eq. 6; "hard" the minimum of Eq. 5; "released" weights by softmax of the experts' own confidence, a
+    constant.
+    """
     sigma: Positive = 1.0
     """Temperature of the smooth minimum; at most sigma * ln(experts) below the minimum (Eq. 7)."""
     confidence_weight: NonNegative = 1.0
@@ -54,14 +59,19 @@ class SynergyOfExperts(Objective[Sources]):
     phase_two_from: UnitInterval = 2 / 3
     """Share of the epochs after which phase II begins; 1 leaves it out, 0 leaves phase I out."""
     update: Literal["joint", "per_source"] = "joint"
-    """"joint": a step is one update, by the mean over all sources (released code). "per_source": in phase I a step attacks one expert
+    """"joint": a step is one update, by the mean over all sources (released code). "per_source": in phase I a step
+    attacks one expert
     after the other, and updates all of them after each, on the same batch (Algorithm 1, line 10)."""
     detach_features: bool = False
-    """True: the evaluators' loss trains evaluators only (Algorithm 1, line 6); the released code lets it reach features and predictors."""
+    """True: the evaluators' loss trains evaluators only (Algorithm 1, line 6); the released code lets it reach features
+    and predictors.
+    """
     inner: Ascent = Ascent()
     """The released step is a fixed 0.01, from the image itself; here it is epsilon / 4 from a uniform start."""
     label_smoothing: UnitInterval = 0.0
-    """Of the experts' cross-entropies inside the surrogate; which expert is watched as the best one goes by the plain ones."""
+    """Of the experts' cross-entropies inside the surrogate; which expert is watched as the best one goes by the plain
+    ones.
+    """
     craft_mode: CraftMode = "evaluating"
 
     def phase(self, now: Now) -> Literal[1, 2]:
@@ -110,26 +120,35 @@ class SynergyOfExperts(Objective[Sources]):
         return terms | watched("chose_best", chose_best.view(count, sources).mean(1))
 
     def _losses(self, whole: CollaborationModule, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The surrogate, the mean of the experts' BCE and whether the most confident expert is the best one, each [B]."""
+        """The surrogate, the mean of the experts' BCE and whether the most confident expert is the best one, each
+        [B].
+        """
         logits, evaluator, for_trust = heads(whole, x, self.detach_features)
         losses = torch.stack([cross_entropy(each, y, self.label_smoothing) for each in logits])
         with torch.no_grad():
             confidences = whole.confidences(logits, evaluator)
             best = torch.stack([cross_entropy(each, y) for each in logits]).argmin(0)
             chose_best = (whole.winners(confidences) == best).to(losses.dtype)
-        trust = torch.stack([confidence_loss(whole.confidence, *pair, y) for pair in zip(for_trust, evaluator, strict=True)])
+        trust = torch.stack(
+            [confidence_loss(whole.confidence, *pair, y) for pair in zip(for_trust, evaluator, strict=True)]
+        )
         return combined(self.surrogate, losses, self.sigma, confidences), trust.mean(0), chose_best
 
 
 def collaboration_of(model: nn.Module, asking: str) -> CollaborationModule:
     """The model itself. Raises: SettingsError unless it is a collaboration."""
     if not isinstance(model, CollaborationModule):
-        raise SettingsError(f"{asking} trains a Collaboration of experts, not {type(model).__name__}; set model=Collaboration(member=...)")
+        raise SettingsError(
+            f"{asking} trains a Collaboration of experts, not {type(model).__name__}; set"
+            " model=Collaboration(member=...)"
+        )
     return model
 
 
 def heads(whole: CollaborationModule, x: Tensor, detach_features: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Experts' logits [M, B, C], evaluators' outputs [M, B, 1], and the logits as the evaluators' loss sees them [M, B, C]."""
+    """Experts' logits [M, B, C], evaluators' outputs [M, B, 1], and the logits as the evaluators' loss sees them [M, B,
+    C].
+    """
     if not detach_features:
         logits, evaluator = whole.all_heads(x)
         return logits, evaluator, logits

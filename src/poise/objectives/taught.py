@@ -29,7 +29,8 @@ class Taught(Adversarial):
 
 @settings
 class ReBAT(Objective[Taught]):
-    """CE(x_adv) + beta KL(p_teacher(x_adv) || p(x_adv)) from `from_epoch` on; the policy's teacher is the learner's average.
+    """CE(x_adv) + beta KL(p_teacher(x_adv) || p(x_adv)) from `from_epoch` on; the policy's teacher is the learner's
+    average.
 
     What keeps robust overfitting away is that learning rates fall by little (a factor of 1.5): see the recipe.
     """
@@ -71,10 +72,11 @@ class Rectified(Adversarial):
 
 @settings
 class ADR(Objective[Rectified]):
-    """CE(P, x_adv) with P = l softmax(teacher(x) / T) + (1 - l) onehot(y), which the ascent maximises too (Wu et al. 2024).
+    """CE(P, x_adv) with P = l softmax(teacher(x) / T) + (1 - l) onehot(y), which the ascent maximises too (Wu et al.
+    2024).
 
-    An image on which the teacher is wrong gets less of it: l = clip(share - (max_c p_c - p_y), 0, 1), p the softmax at T. T and the
-    share follow half a cosine over training. Teacher: the learner's average.
+    An image on which the teacher is wrong gets less of it: l = clip(share - (max_c p_c - p_y), 0, 1), p the softmax at
+    T. T and the share follow half a cosine over training. Teacher: the learner's average.
     """
 
     paper = papers.ADR

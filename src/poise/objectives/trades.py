@@ -21,7 +21,9 @@ from poise.objectives.watch import watched
 
 @settings
 class TRADES(AdversarialObjective):
-    """CE(x) + beta D(p(x), p(x_adv)), x_adv maximising the same D; D is KL(p(x) || p(x_adv)) unless another is named."""
+    """CE(x) + beta D(p(x), p(x_adv)), x_adv maximising the same D; D is KL(p(x) || p(x_adv)) unless another is
+    named.
+    """
 
     paper = papers.TRADES
     beta: NonNegative = 6.0
@@ -31,7 +33,9 @@ class TRADES(AdversarialObjective):
     label_smoothing: UnitInterval = 0.0
     """Of the loss; what is watched stays plain cross-entropy."""
     outer_order: Literal["natural_first", "adversarial_first"] = "natural_first"
-    """Order of the forwards: natural, adversarial, natural (released code), or adversarial, natural, natural (TRADES-AWP's)."""
+    """Order of the forwards: natural, adversarial, natural (released code), or adversarial, natural, natural
+    (TRADES-AWP's).
+    """
     craft_mode: CraftMode = "evaluating"
 
     @property
@@ -54,7 +58,8 @@ class TRADES(AdversarialObjective):
         """Three forwards, as released, each of which moves BatchNorm's statistics; nothing is detached.
 
         The last one has the first one's logits, so it is taken only where statistics move, and without a graph.
-        Watched: the cross-entropies of Squeeze Training's Fig. 5; the share of "collaborative" is that of examples of lower loss.
+        Watched: the cross-entropies of Squeeze Training's Fig. 5; the share of "collaborative" is that of examples of
+        lower loss.
         """
         if self.outer_order == "natural_first":
             first, adversarial_logits = model(examples.x), model(examples.x_adv)

@@ -30,7 +30,8 @@ class Two(Examples):
 
 @settings
 class TwoExamples(Objective[Two]):
-    """The mean of an objective's loss over two independent (or friendly) adversarial examples, or per image the larger one.
+    """The mean of an objective's loss over two independent (or friendly) adversarial examples, or per image the larger
+    one.
 
     What does not depend on the adversarial example (the natural term of TRADES) is the same in both, so that only the
     regularisation differs.
@@ -45,8 +46,9 @@ class TwoExamples(Objective[Two]):
     def __post_init__(self) -> None:
         if not isinstance(self.objective, AdversarialObjective | FAT):
             raise SettingsError(
-                f"TwoExamples.objective = {type(self.objective).__name__}: must show one adversarial example per image whose weight "
-                "doesn't depend on it: an AdversarialObjective (AT, TRADES, MART, BAT, CollaborativeTraining, RST, WeightedRST) or FAT"
+                f"TwoExamples.objective = {type(self.objective).__name__}: must show one adversarial example per image"
+                " whose weight doesn't depend on it: an AdversarialObjective (AT, TRADES, MART, BAT,"
+                " CollaborativeTraining, RST, WeightedRST) or FAT"
             )
 
     @property

@@ -1,4 +1,6 @@
-"""Quantities that are measured while training and are no part of the loss: means and standard deviations over an epoch."""
+"""Quantities that are measured while training and are no part of the loss: means and standard deviations over an
+epoch.
+"""
 
 from __future__ import annotations
 
@@ -19,17 +21,23 @@ def minimised(terms: Terms) -> Terms:
 
 
 def watched(name: str, values: Tensor, where: Tensor | None = None) -> Terms:
-    """Terms whose means over any number of steps give the share, mean and standard deviation of `values` [B] (see `moments`).
+    """Terms whose means over any number of steps give the share, mean and standard deviation of `values` [B] (see
+    `moments`).
 
     where: which examples count [B], bool; all by default.
     """
     counted = torch.ones_like(values) if where is None else where.to(values.dtype)
     first = counted * values.detach()
-    return {f"{WATCH}{name}/share": counted, f"{WATCH}{name}/first": first, f"{WATCH}{name}/second": first * values.detach()}
+    return {
+        f"{WATCH}{name}/share": counted,
+        f"{WATCH}{name}/first": first,
+        f"{WATCH}{name}/second": first * values.detach(),
+    }
 
 
 def moments(means: Mapping[str, float]) -> dict[str, float]:
-    """Means of step metrics, each `.../share`, `.../first`, `.../second` of a watched quantity replaced by share, mean and std.
+    """Means of step metrics, each `.../share`, `.../first`, `.../second` of a watched quantity replaced by share, mean
+    and std.
 
     Mean and standard deviation are left out where no example counted.
     """

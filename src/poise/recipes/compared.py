@@ -33,7 +33,9 @@ from poise.objectives import (
 
 @dataclass(frozen=True)
 class Row:
-    """A method to compare: its name in tables, what it is in words, and what its policy holds. `natural`: the other base learner's."""
+    """A method to compare: its name in tables, what it is in words, and what its policy holds. `natural`: the other
+    base learner's.
+    """
 
     title: str
     line: str
@@ -44,25 +46,41 @@ class Row:
     natural: Objective | None = None
 
     def method(self, policy: Policy, generalist: Generalist) -> Method:
-        """Joint with this policy around the objective; with a natural objective, Generalist around the two, without own averages."""
+        """Joint with this policy around the objective; with a natural objective, Generalist around the two, without own
+        averages.
+        """
         own = dataclasses.replace(policy, objective=self.objective, perturbation=self.perturbation, extra=self.extra)
         own = dataclasses.replace(own, teacher=self.teacher)
         if self.natural is None:
             return Joint(policy=own)
         robust = dataclasses.replace(own, average=None)
-        return dataclasses.replace(generalist, natural=dataclasses.replace(robust, objective=self.natural), robust=robust)
+        return dataclasses.replace(
+            generalist, natural=dataclasses.replace(robust, objective=self.natural), robust=robust
+        )
 
 
 def compared(inner: Ascent, epochs: int, learning_rate: float, rwp_steps: int = 10) -> dict[str, Row]:
-    """The rows by name. Schedules in epochs keep their papers' fractions of training; RWP around TRADES ascends at the learning rate."""
+    """The rows by name. Schedules in epochs keep their papers' fractions of training; RWP around TRADES ascends at the
+    learning rate.
+    """
     gaussian, zero = (dataclasses.replace(inner, start=start) for start in ("gaussian", "zero"))
 
     def first(after: int, of: int) -> int:
         """The 1-based epoch that follows `after` of `of` epochs."""
         return epochs * after // of + 1
 
-    at, trades, mart, st = AT(inner=inner), TRADES(inner=gaussian), MART(inner=gaussian), SqueezeTraining(inner=gaussian)
-    starts = {first(0, 120): 0, first(50, 120): 1, first(90, 120): 2}  # in very few epochs a later tau takes an earlier one's place
+    at, trades, mart, st = (
+        AT(inner=inner),
+        TRADES(inner=gaussian),
+        MART(inner=gaussian),
+        SqueezeTraining(inner=gaussian),
+    )
+    # in very few epochs a later tau takes an earlier one's place
+    starts = {
+        first(0, 120): 0,
+        first(50, 120): 1,
+        first(90, 120): 2,
+    }
     fat = FAT(objective=at, tau=tuple(starts.values()), tau_from=tuple(starts))
     late = first(9, 200)
     return {
@@ -82,8 +100,16 @@ def compared(inner: Ascent, epochs: int, learning_rate: float, rwp_steps: int = 
             WeightedRST(inner=gaussian),
             extra=Extra(pool=None),
         ),
-        "gairat": Row("GAIRAT", "Geometry-aware instance-reweighted adversarial training", GAIRAT(inner=inner, from_epoch=first(59, 120))),
-        "gair_rst": Row("GAIR-RST (labelled only)", "GAIR-RST without extra images", GAIRRST(inner=gaussian, from_epoch=first(99, 200))),
+        "gairat": Row(
+            "GAIRAT",
+            "Geometry-aware instance-reweighted adversarial training",
+            GAIRAT(inner=inner, from_epoch=first(59, 120)),
+        ),
+        "gair_rst": Row(
+            "GAIR-RST (labelled only)",
+            "GAIR-RST without extra images",
+            GAIRRST(inner=gaussian, from_epoch=first(99, 200)),
+        ),
         "bat": Row("BAT", "Bridged adversarial training with two bridges", BAT(inner=inner)),
         "n_fgsm": Row("N-FGSM", "Adversarial training by one step from a noised image", NFGSM().searching(inner)),
         "rebat": Row(
@@ -92,12 +118,20 @@ def compared(inner: Ascent, epochs: int, learning_rate: float, rwp_steps: int = 
             ReBAT(inner=inner, from_epoch=first(104, 200)),
             teacher=OwnAverage(),
         ),
-        "adr": Row("ADR", "Adversarial training on labels rectified by its average", ADR(inner=inner), teacher=OwnAverage()),
-        "rpat": Row("RPAT", "Adversarial training, linear between an image and its adversarial example", RPAT(inner=inner)),
+        "adr": Row(
+            "ADR", "Adversarial training on labels rectified by its average", ADR(inner=inner), teacher=OwnAverage()
+        ),
+        "rpat": Row(
+            "RPAT", "Adversarial training, linear between an image and its adversarial example", RPAT(inner=inner)
+        ),
         "st": Row("ST", "Squeeze Training with symmetric KL, beta 6", st),
-        "st_js": Row("ST, JS", "Squeeze Training with JS, beta 12", SqueezeTraining(divergence="js", beta=12, inner=gaussian)),
+        "st_js": Row(
+            "ST, JS", "Squeeze Training with JS, beta 12", SqueezeTraining(divergence="js", beta=12, inner=gaussian)
+        ),
         "st_l2": Row(
-            "ST, l2", "Squeeze Training with squared l2, beta 4", SqueezeTraining(divergence="squared_l2", beta=4, inner=gaussian)
+            "ST, l2",
+            "Squeeze Training with squared l2, beta 4",
+            SqueezeTraining(divergence="squared_l2", beta=4, inner=gaussian),
         ),
         "st_mixed": Row(
             "ST, JS inside",
@@ -111,15 +145,23 @@ def compared(inner: Ascent, epochs: int, learning_rate: float, rwp_steps: int = 
             dataclasses.replace(trades, outer_order="adversarial_first"),
             AWP(gamma=0.005, from_epoch=late),
         ),
-        "at_rwp": Row("AT+RWP", "Adversarial training with robust weight perturbation", at, RWP(gamma=0.01, steps=rwp_steps)),
+        "at_rwp": Row(
+            "AT+RWP", "Adversarial training with robust weight perturbation", at, RWP(gamma=0.01, steps=rwp_steps)
+        ),
         "trades_rwp": Row(
             "TRADES+RWP",
             "TRADES with robust weight perturbation",
             trades,
             RWP(gamma=0.005, from_epoch=late, step_size=learning_rate, steps=rwp_steps),
         ),
-        "collaborative": Row("Collaborative", "Training with collaborative examples only, beta 6", CollaborativeTraining(inner=zero)),
-        "two_trades": Row("TRADES, two examples", "TRADES with the mean over two adversarial examples", TwoExamples(objective=trades)),
+        "collaborative": Row(
+            "Collaborative", "Training with collaborative examples only, beta 6", CollaborativeTraining(inner=zero)
+        ),
+        "two_trades": Row(
+            "TRADES, two examples", "TRADES with the mean over two adversarial examples", TwoExamples(objective=trades)
+        ),
         "generalist": Row("Generalist", "Generalist, natural and robust base learners", at, natural=NT()),
-        "generalist_st": Row("Generalist (NT, ST)", "Generalist with Squeeze Training as its robust learner", st, natural=NT()),
+        "generalist_st": Row(
+            "Generalist (NT, ST)", "Generalist with Squeeze Training as its robust learner", st, natural=NT()
+        ),
     }

@@ -1,8 +1,9 @@
 """Digits: scikit-learn's 1,797 real 8x8 images, embedded, so that everything can be tried in seconds on two cores.
 
-The settings are ours (no paper uses this data): Linf .2, PGD-5 with steps of .4 epsilon, 45 epochs. The natural task is nearly
-solved, so there is little to trade: here Generalist is a position on the trade-off between AT and the half-half loss, not a win
-over AT. `{row}_digits` for every row of `compared`.
+The settings are ours (no paper uses this data): Linf .2, PGD-5 with steps of .4 epsilon, 45 epochs. The natural task is
+nearly
+solved, so there is little to trade: here Generalist is a position on the trade-off between AT and the half-half loss,
+not a win over AT. `{row}_digits` for every row of `compared`.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ def policy(objective: Objective) -> Policy:
 
 
 def digits(name: str, title: str, method: Method, quick: bool) -> Experiment:
-    """The experiment around a method: 45 epochs, three in the quick variant; selection by the last epoch, as nothing is published."""
+    """The experiment around a method: 45 epochs, three in the quick variant; selection by the last epoch, as nothing is
+    published.
+    """
     monitor = PGD(threat=THREAT, step_size=0.05, steps=10)
     made = Experiment(
         name=name,

@@ -1,7 +1,9 @@
-"""The ensembles that Synergy-of-Experts is compared with on CIFAR-10, three ResNet-20 each, and the surrogates of the transfer protocols.
+"""The ensembles that Synergy-of-Experts is compared with on CIFAR-10, three ResNet-20 each, and the surrogates of the
+transfer protocols.
 
-Published: Cui et al. 2022, Tables 1 to 3: for every epsilon from .01 to .07 networks of their own, trained adversarially with that
-epsilon and evaluated with it. The training attack's step is not printed; here it is epsilon / 4, ten times, from a uniform start.
+Published: Cui et al. 2022, Tables 1 to 3: for every epsilon from .01 to .07 networks of their own, trained
+adversarially with that epsilon and evaluated with it. The training attack's step is not printed; here it is epsilon /
+4, ten times, from a uniform start.
 """
 
 from __future__ import annotations
@@ -72,7 +74,10 @@ def published(row: str, epsilon: float) -> Published:
         spread=(None, None, None, around_three, around_thirty),
         plus_minus="not stated",
         protocol=soe_printed(Linf(epsilon=epsilon)),
-        note="the released evaluator of Table 2 loads one file three times; its CW loss lets the true class count as 0 (--compat-cw)",
+        note=(
+            "the released evaluator of Table 2 loads one file three times; its CW loss lets the true class count as 0"
+            " (--compat-cw)"
+        ),
     )
 
 
@@ -85,10 +90,14 @@ def policy(objective: Objective, optimizer: Optimizer | None = None, at: tuple[i
     """Learning rate .1 for SGD, times .1 at each of the epochs `at`."""
     factors = tuple(0.1 ** (place + 1) for place in range(len(at)))
     chosen = optimizer or SGD(learning_rate=0.1, weight_decay=1e-4)
-    return Policy(objective=objective, optimizer=chosen, schedule=Step(at=at, factors=factors), augmentation=AUGMENTATION)
+    return Policy(
+        objective=objective, optimizer=chosen, schedule=Step(at=at, factors=factors), augmentation=AUGMENTATION
+    )
 
 
-def cifar10(model: Network, method: Method, epochs: int, epsilon: float, protocol: Protocol, row: Published | None = None) -> Experiment:
+def cifar10(
+    model: Network, method: Method, epochs: int, epsilon: float, protocol: Protocol, row: Published | None = None
+) -> Experiment:
     """On all 50,000 images, last epoch, as the paper."""
     watched = PGD(threat=Linf(epsilon=epsilon), step_size=epsilon / 4, steps=10)
     return Experiment(
@@ -128,7 +137,13 @@ def small(made: Experiment) -> Experiment:
 
 
 def add(
-    name: str, line: str, cost: Cost, make: Callable[[], Experiment], note: str = "", repeats: str = REPEATS, then: tuple[str, ...] = ()
+    name: str,
+    line: str,
+    cost: Cost,
+    make: Callable[[], Experiment],
+    note: str = "",
+    repeats: str = REPEATS,
+    then: tuple[str, ...] = (),
 ) -> None:
     """Register a recipe; its text says what it is, how it is run, what it costs and what was published.
 
@@ -142,7 +157,8 @@ def add(
     register(name, line, build, "; ".join(filter(None, (note, repeats))), cost, then)
 
 
-# -- the surrogates, and the baselines alone and in adversarial training ---------------------------------------------------------
+# -- the surrogates, and the baselines alone and in adversarial training
+# ---------------------------------------------------------
 
 INDEPENDENT = ADP(alpha=0, beta=0)
 ADAM = Adam(learning_rate=1e-3, weight_decay=1e-4, stability=1e-7)
@@ -154,7 +170,9 @@ EVALUATED_ALONE = 0.03
 def independent(members: int, row: Published, seed: int = 0) -> Experiment:
     """Independent members on natural images: the baseline ensemble of the field."""
     protocol = named("soe-whitebox").at(Linf(epsilon=EVALUATED_ALONE))
-    made = cifar10(Ensemble(member=MEMBER, members=members), Joint(policy=policy(INDEPENDENT)), 200, EVALUATED_ALONE, protocol, row)
+    made = cifar10(
+        Ensemble(member=MEMBER, members=members), Joint(policy=policy(INDEPENDENT)), 200, EVALUATED_ALONE, protocol, row
+    )
     return dataclasses.replace(made, seed=seed)
 
 
@@ -165,7 +183,9 @@ def surrogate(members: int) -> Experiment:
 
 
 def start() -> Experiment:
-    """What DVERGE begins with. Of the run's own seed, so that no surrogate's weights are in what is attacked by transfer."""
+    """What DVERGE begins with. Of the run's own seed, so that no surrogate's weights are in what is attacked by
+    transfer.
+    """
     return independent(3, unprinted("DVERGE (the trained ensemble it starts from)", "3 x ResNet-20, natural training"))
 
 
@@ -178,7 +198,11 @@ def baseline(row: str, epsilon: float | None) -> Experiment:
         "DVERGE": (three, DVERGE(adversarial=attack, policy=policy(INDEPENDENT)), 200),
         "MoRE": (Mixture(member=MEMBER, gate=MEMBER), Joint(policy=policy(MoRE(adversarial=attack), at=(51, 76))), 100),
         "ADP": (three, Joint(policy=policy(ADP(adversarial=attack), ADAM)), 200),
-        "Vote": (Ensemble(member=MEMBER, output="vote"), Joint(policy=policy(ADP(alpha=0, beta=0, adversarial=attack))), 200),
+        "Vote": (
+            Ensemble(member=MEMBER, output="vote"),
+            Joint(policy=policy(ADP(alpha=0, beta=0, adversarial=attack))),
+            200,
+        ),
     }[row]
     used = epsilon or EVALUATED_ALONE
     alone = unprinted("Synergy-of-Experts, baselines without adversarial training (CIFAR-10, 3 x ResNet-20)", row)
@@ -187,16 +211,33 @@ def baseline(row: str, epsilon: float | None) -> Experiment:
     return dataclasses.replace(made, title=row, initial=f"runs/{START}/seed-0" if row == "DVERGE" else None)
 
 
-ALONE = {"GAL": "3 x 9", "DVERGE": "3 x 8 to 36, with the depth of the epoch's layer", "MoRE": "4 x 3", "ADP": "3 x 3", "Vote": "3 x 3"}
+ALONE = {
+    "GAL": "3 x 9",
+    "DVERGE": "3 x 8 to 36, with the depth of the epoch's layer",
+    "MoRE": "4 x 3",
+    "ADP": "3 x 3",
+    "Vote": "3 x 3",
+}
 """Forwards an image on natural images; adversarial training adds 20 + 3 of every network."""
 _FIRST = f"first: poise train {START} --seeds 3 --out runs/{START}"
-NOTES = {"DVERGE": f"starts from a trained ensemble of its own seed ({_FIRST}), with seed=1 also initial=runs/{START}/seed-1, and so on"}
+NOTES = {
+    "DVERGE": (
+        f"starts from a trained ensemble of its own seed ({_FIRST}), with seed=1 also initial=runs/{START}/seed-1, and"
+        " so on"
+    )
+}
 
 
 def _register(row: str) -> None:
     forwards, note = f"{ALONE[row]} forwards an image", NOTES.get(row, "")
     adversarial = f"{forwards}, and {4 if row == 'MoRE' else 3} x 23 for the adversarial ones"
-    add(f"{row.lower()}_cifar10_resnet20x3", f"{row}, 3 x ResNet-20 on CIFAR-10", forwards, lambda: baseline(row, None), note)
+    add(
+        f"{row.lower()}_cifar10_resnet20x3",
+        f"{row}, 3 x ResNet-20 on CIFAR-10",
+        forwards,
+        lambda: baseline(row, None),
+        note,
+    )
     for epsilon in EPSILONS:
         line = f"{row} in adversarial training, 3 x ResNet-20 on CIFAR-10, epsilon {epsilon:g}"
         name = f"{row.lower()}_adv_cifar10_resnet20x3_eps{epsilon:g}"
@@ -208,7 +249,18 @@ for _members in (3, 5, 8):
     _line = f"{_members} independent ResNet-20 on CIFAR-10, natural training: a surrogate of the transfer protocols"
     _held_out = f"seed {1000 + _members}, held out: train no target with it"
     _cost = f"{_members} x 3 forwards an image"
-    add(f"ensemble{_members}_cifar10_resnet20", _line, _cost, lambda members=_members: surrogate(members), repeats=_held_out)
-add(START, "3 independent ResNet-20 on CIFAR-10, natural training: what DVERGE starts from", "3 x 3 forwards an image", start)
+    add(
+        f"ensemble{_members}_cifar10_resnet20",
+        _line,
+        _cost,
+        lambda members=_members: surrogate(members),
+        repeats=_held_out,
+    )
+add(
+    START,
+    "3 independent ResNet-20 on CIFAR-10, natural training: what DVERGE starts from",
+    "3 x 3 forwards an image",
+    start,
+)
 for _row in ALONE:
     _register(_row)

@@ -1,7 +1,9 @@
-"""Synergy-of-Experts and the ensembles it is compared with, on digits (Linf .2): every one of about as many parameters as one DigitsCNN.
+"""Synergy-of-Experts and the ensembles it is compared with, on digits (Linf .2): every one of about as many parameters
+as one DigitsCNN.
 
-Three experts of width 8 have 18,534 parameters, the evaluators 387 more; MoRE's three and their gate, of width 7, have 19,700; the
-one network of width 16 has 19,258. All are trained adversarially by the policy of `digits`, with PGD-5 of steps of .4 epsilon.
+Three experts of width 8 have 18,534 parameters, the evaluators 387 more; MoRE's three and their gate, of width 7, have
+19,700; the one network of width 16 has 19,258. All are trained adversarially by the policy of `digits`, with PGD-5 of
+steps of .4 epsilon.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ LEAKY = Ensemble(member=dataclasses.replace(EXPERT, activation="leaky_relu"))
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A method to compare: its name in tables, what it is in words, the network, the method and its cost in forwards of one member."""
+    """A method to compare: its name in tables, what it is in words, the network, the method and its cost in forwards of
+    one member.
+    """
 
     title: str
     line: str
@@ -50,7 +54,9 @@ ROWS: dict[str, Row] = {
         "3 x 22 forwards an image in phase I, 3 x 16 in phase II",
     ),
     "adp": Row("ADP", "ADP in adversarial training", THREE, _joint(ADP(**ATTACKED)), "3 x 16 forwards an image"),
-    "gal": Row("GAL", "GAL in adversarial training, LeakyReLU", LEAKY, _joint(GAL(**ATTACKED)), "3 x 22 forwards an image"),
+    "gal": Row(
+        "GAL", "GAL in adversarial training, LeakyReLU", LEAKY, _joint(GAL(**ATTACKED)), "3 x 22 forwards an image"
+    ),
     "dverge": Row(
         "DVERGE",
         "DVERGE in adversarial training, the first third on natural images",
@@ -58,7 +64,9 @@ ROWS: dict[str, Row] = {
         DVERGE(policy=policy(AT(inner=INNER)), distillation=DISTILLATION, natural_until=1 / 3, **ATTACKED),
         "3 x 3 forwards an image in the first third, then 3 x 22 to 30, with the depth of the epoch's layer",
     ),
-    "more": Row("MoRE", "MoRE", Mixture(member=SMALLER, gate=SMALLER), _joint(MoRE(**ATTACKED)), "4 x 16 forwards an image"),
+    "more": Row(
+        "MoRE", "MoRE", Mixture(member=SMALLER, gate=SMALLER), _joint(MoRE(**ATTACKED)), "4 x 16 forwards an image"
+    ),
     "vote": Row(
         "Vote",
         "An ensemble that votes, in adversarial training",
@@ -66,7 +74,12 @@ ROWS: dict[str, Row] = {
         _joint(INDEPENDENT),
         "3 x 16 forwards an image",
     ),
-    "wide": Row("One network", "Adversarial training of one network of as many parameters", DigitsCNN(), _joint(AT(beta=0.5, inner=INNER))),
+    "wide": Row(
+        "One network",
+        "Adversarial training of one network of as many parameters",
+        DigitsCNN(),
+        _joint(AT(beta=0.5, inner=INNER)),
+    ),
 }
 """All see natural and adversarial images, as the ensembles do."""
 SURROGATE = Row(
@@ -100,8 +113,11 @@ for _name, _row in ROWS.items():
 
 
 def variant(what: str, members: int = 3, **changes: Any) -> Row:
-    """Synergy-of-Experts with another number of experts or other settings of its objective (`confidence`: of its network)."""
-    attack = {name: value for name, value in changes.pop("inner", {}).items() if name != "step_size"}  # which is of CIFAR-10's epsilons
+    """Synergy-of-Experts with another number of experts or other settings of its objective (`confidence`: of its
+    network).
+    """
+    # which is of CIFAR-10's epsilons
+    attack = {name: value for name, value in changes.pop("inner", {}).items() if name != "step_size"}
     network = Collaboration(member=EXPERT, members=members, confidence=changes.pop("confidence", "rectified"))
     made = _joint(SynergyOfExperts(inner=dataclasses.replace(INNER, **attack), **changes))
     return Row(f"SoE, {what}", f"Synergy-of-Experts, {what}", network, made, cost(network, made))

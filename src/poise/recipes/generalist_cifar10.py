@@ -1,7 +1,7 @@
 """Generalist, Table 1: CIFAR-10, ResNet-18, Linf 8/255 (Wang & Wang 2023). Published rows: the camera-ready version's.
 
-Robust columns by PGD, MIM and CW were probably made by ten steps of 0.007 whatever their name says (the released evaluator ignores
-the step count), so natural accuracy and AA are to be compared; every such row says so.
+Robust columns by PGD, MIM and CW were probably made by ten steps of 0.007 whatever their name says (the released
+evaluator ignores the step count), so natural accuracy and AA are to be compared; every such row says so.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ COLUMNS = ("natural", "PGD-20", "PGD-100", "MIM-20", "CW-100", "APGD-CE", "APGD-
 
 
 TEN_STEPS = (
-    "PGD, MIM and CW probably took ten steps whatever their names say, as in the released evaluator; natural accuracy and AA can be "
-    "compared"
+    "PGD, MIM and CW probably took ten steps whatever their names say, as in the released evaluator; natural accuracy"
+    " and AA can be compared"
 )
 
 
@@ -43,7 +43,9 @@ def published(row: str, *values: float, note: str = "") -> Published:
 
 def natural(objective: Objective | None = None) -> Policy:
     """zipper-NT: learning rate .1, weight decay 5e-4."""
-    return Policy(objective=objective or NT(), optimizer=SGD(learning_rate=0.1), schedule=SCHEDULE, augmentation=AUGMENTATION)
+    return Policy(
+        objective=objective or NT(), optimizer=SGD(learning_rate=0.1), schedule=SCHEDULE, augmentation=AUGMENTATION
+    )
 
 
 def robust(objective: Objective) -> Policy:
@@ -55,7 +57,8 @@ def robust(objective: Objective) -> Policy:
 def cifar10(name: str, method: Method, row: Published | None, quick: bool) -> Experiment:
     """120 epochs of 391 steps on all 50,000 images, best natural + PGD-20 accuracy on the test set, as the paper did.
 
-    The quick variant trains 2 epochs of a ResNet-18 of width 8 on the first 500 images, Generalist's with a redistribution before the
+    The quick variant trains 2 epochs of a ResNet-18 of width 8 on the first 500 images, Generalist's with a
+    redistribution before the
     second: it shows that everything runs, no more.
     """
     made = Experiment(
@@ -98,7 +101,9 @@ def plotted(figure: str, name: str) -> Published:
 
 @dataclasses.dataclass(frozen=True)
 class Baseline:
-    """A row of Table 1 beside Generalist: what it is in words and in print, its policy, what the paper leaves open, the numbers."""
+    """A row of Table 1 beside Generalist: what it is in words and in print, its policy, what the paper leaves open, the
+    numbers.
+    """
 
     line: str
     row: str
@@ -165,7 +170,9 @@ def _baseline(name: str, baseline: Baseline) -> None:
     full, row = f"{name}_cifar10_resnet18", published(baseline.row, *baseline.values, note=baseline.remark)
 
     def make(quick: bool) -> Experiment:
-        return dataclasses.replace(cifar10(full, Joint(policy=baseline.policy), row, quick), also_published=baseline.also)
+        return dataclasses.replace(
+            cifar10(full, Joint(policy=baseline.policy), row, quick), also_published=baseline.also
+        )
 
     register(full, f"{baseline.line}, ResNet-18 on CIFAR-10", make, baseline.note)
 
@@ -199,15 +206,21 @@ AS_RELEASED = of_zipper(
     "NT=0.01, AT=0.01",
     ("natural", "AA"),
     *(88.40, 48.03),
-    note="the released code trains both learners at .01, which is this row and not the headline; whether the row was made with the "
-    "code's other settings is not stated",
+    note=(
+        "the released code trains both learners at .01, which is this row and not the headline; whether the row was"
+        " made with the code's other settings is not stated"
+    ),
 )
 
 
 def generalist_cifar10_resnet18(quick: bool) -> Experiment:
     """Generalist's own row."""
-    method = Generalist(natural=dataclasses.replace(natural(), average=EMA()), robust=dataclasses.replace(robust(AT()), average=EMA()))
-    return dataclasses.replace(cifar10("generalist_cifar10_resnet18", method, GENERALIST, quick), also_published=ELSEWHERE)
+    method = Generalist(
+        natural=dataclasses.replace(natural(), average=EMA()), robust=dataclasses.replace(robust(AT()), average=EMA())
+    )
+    return dataclasses.replace(
+        cifar10("generalist_cifar10_resnet18", method, GENERALIST, quick), also_published=ELSEWHERE
+    )
 
 
 def generalist_cifar10_resnet18_code(quick: bool) -> Experiment:
@@ -232,8 +245,9 @@ def generalist_cifar10_resnet18_code(quick: bool) -> Experiment:
 def generalist_cifar10_resnet18_idle(quick: bool) -> Experiment:
     """Generalist so that its natural learner is left idle while its share is zero; with the row's settings it never is.
 
-    That is exact only where redistribution leaves nothing of a learner's past: momentum is reset, and of averages the global one is
-    the only one. Epochs 1 to 79 of 120 then cost 23 forwards an image instead of 26. The settings are other than the row's.
+    That is exact only where redistribution leaves nothing of a learner's past: momentum is reset, and of averages the
+    global one is the only one. Epochs 1 to 79 of 120 then cost 23 forwards an image instead of 26. The settings are
+    other than the row's.
     """
     method = Generalist(natural=natural(), robust=robust(AT()), momentum="reset")
     row = unprinted("Zipper, Algorithm 1, what it leaves open (CIFAR-10, ResNet-18)", "single EMA, momentum reset")
@@ -244,14 +258,15 @@ def generalist_cifar10_resnet18_idle(quick: bool) -> Experiment:
 own(
     generalist_cifar10_resnet18,
     "Generalist, ResNet-18 on CIFAR-10",
-    "natural learner .1, robust learner .01, gamma (1, 1, 1, .5), t' = 75, c = 5, EMA .999 per step on both learners and on the global "
-    "one, redistribution once at the start of epoch 75 and every fifth after it",
+    "natural learner .1, robust learner .01, gamma (1, 1, 1, .5), t' = 75, c = 5, EMA .999 per step on both learners"
+    " and on the global one, redistribution once at the start of epoch 75 and every fifth after it",
 )
 own(
     generalist_cifar10_resnet18_code,
-    "Generalist as its released code does it: equal learning rates, gamma to .4, redistribution every step, epsilon .031",
-    "the released code's, and those of its evaluator (protocol zipper-compat, AA at .031). For the columns of the other rows: "
-    "poise evaluate runs/generalist_cifar10_resnet18_code --protocol zipper-linf",
+    "Generalist as its released code does it: equal learning rates, gamma to .4, redistribution every step, epsilon"
+    " .031",
+    "the released code's, and those of its evaluator (protocol zipper-compat, AA at .031). For the columns of the other"
+    " rows: poise evaluate runs/generalist_cifar10_resnet18_code --protocol zipper-linf",
 )
 register(
     "generalist_cifar10_resnet18_idle",

@@ -1,4 +1,5 @@
-"""Generalist beyond the published pair: three base learners (the paper's |A| > 2), customised policies, and runs that are diagnosed.
+"""Generalist beyond the published pair: three base learners (the paper's |A| > 2), customised policies, and runs that
+are diagnosed.
 
 No numbers are published for these. Diagnosed runs keep the epochs before and after redistributions, for the t-SNE of
 adversarial images in Zipper's Fig. 6 (`poise embed`); all their learners are trained throughout.
@@ -32,7 +33,8 @@ def generalist_of(made: Experiment) -> Generalist:
 
 
 def three(made: Experiment, inner: Ascent) -> Experiment:
-    """With a learner that is robust in L2 beside the natural and the Linf one, and an attack within its threat beside the others.
+    """With a learner that is robust in L2 beside the natural and the Linf one, and an attack within its threat beside
+    the others.
 
     PGD-40, by steps of epsilon / 8: no other attack of these protocols has that name, so that its column is its own.
     """
@@ -41,13 +43,18 @@ def three(made: Experiment, inner: Ascent) -> Experiment:
     method = dataclasses.replace(method, others=(BaseLearner(name="l2", policy=flat, share=Constant(at=SHARE)),))
     attack = PGD(threat=threat, step_size=threat.epsilon / 8, steps=40)
     note = (
-        f"{attack.name} is within L2 {threat.epsilon:.4g}, the threat of learner l2, all others within that of learner robust: the worst "
+        f"{attack.name} is within L2 {threat.epsilon:.4g}, the threat of learner l2, all others within that of learner"
+        " robust: the worst "
     )
     note += "case is over both threats"
-    protocol = dataclasses.replace(made.protocol, name=f"{made.protocol.name}+l2", attacks=(*made.protocol.attacks, attack), note=note)
+    protocol = dataclasses.replace(
+        made.protocol, name=f"{made.protocol.name}+l2", attacks=(*made.protocol.attacks, attack), note=note
+    )
     watched = dataclasses.replace(attack, steps=20)
     monitors = (*made.monitors, dataclasses.replace(made.monitors[1], name=f"L2 {watched.name}", attack=watched))
-    return dataclasses.replace(made, method=method, protocol=protocol, monitors=monitors, title="Generalist, three learners")
+    return dataclasses.replace(
+        made, method=method, protocol=protocol, monitors=monitors, title="Generalist, three learners"
+    )
 
 
 def customised(made: Experiment, rate: float) -> Experiment:
@@ -55,9 +62,13 @@ def customised(made: Experiment, rate: float) -> Experiment:
     method = generalist_of(made)
     assert isinstance(method.robust.objective, AT)
     inner = dataclasses.replace(method.robust.objective.inner, start="gaussian")
-    natural: Policy = dataclasses.replace(method.natural, objective=NT(label_smoothing=0.1), optimizer=Adam(learning_rate=rate))
+    natural: Policy = dataclasses.replace(
+        method.natural, objective=NT(label_smoothing=0.1), optimizer=Adam(learning_rate=rate)
+    )
     robust = dataclasses.replace(method.robust, objective=SqueezeTraining(inner=inner))
-    return dataclasses.replace(made, method=dataclasses.replace(method, natural=natural, robust=robust), title="Generalist (Adam NT, ST)")
+    return dataclasses.replace(
+        made, method=dataclasses.replace(method, natural=natural, robust=robust), title="Generalist (Adam NT, ST)"
+    )
 
 
 def diagnosed(made: Experiment, attack: PGD, kept: tuple[int, ...]) -> Experiment:
@@ -69,7 +80,9 @@ def diagnosed(made: Experiment, attack: PGD, kept: tuple[int, ...]) -> Experimen
 
 def _register(name: str, line: str, make: Callable[[bool], Experiment], row: Published | None = None) -> None:
     def build(quick: bool) -> Experiment:
-        return dataclasses.replace(make(quick), name=f"{name}_quick" if quick else name, published=row, also_published=())
+        return dataclasses.replace(
+            make(quick), name=f"{name}_quick" if quick else name, published=row, also_published=()
+        )
 
     register(name, line, build)
 
@@ -82,7 +95,9 @@ ON_DIGITS = PGD(threat=digits.THREAT, step_size=0.05, steps=10)
 FLAT_DIGITS = Ascent(threat=ROUND_DIGITS, step_size=0.4 * ROUND_DIGITS.epsilon, steps=5)
 
 _register(
-    "generalist_three_digits", "Generalist of a natural, an Linf and an L2 learner, on digits", lambda q: three(_on_digits(q), FLAT_DIGITS)
+    "generalist_three_digits",
+    "Generalist of a natural, an Linf and an L2 learner, on digits",
+    lambda q: three(_on_digits(q), FLAT_DIGITS),
 )
 _register(
     "generalist_three_cifar10_resnet18",
@@ -97,7 +112,8 @@ _register(
 )
 _register(
     "generalist_customised_cifar10_resnet18",
-    "Generalist of a natural learner by Adam with smoothed labels and a robust one by Squeeze Training, ResNet-18 on CIFAR-10",
+    "Generalist of a natural learner by Adam with smoothed labels and a robust one by Squeeze Training, ResNet-18 on"
+    " CIFAR-10",
     lambda q: customised(generalist_cifar10_resnet18(q), 1e-4),
     unprinted("Generalist, customised policies (CIFAR-10, ResNet-18)", "NT by Adam, Squeeze Training"),
 )

@@ -1,9 +1,10 @@
 """Parameters chosen on one data set and applied unchanged to another (Generalist, Section 4.2.3 and rebuttal R6).
 
-The paper chose gamma and c on CIFAR-10 and used them everywhere: its rows for the other data sets are `generalist_mnist_resnet18`,
-`generalist_svhn_resnet18`, `generalist_cifar100_resnet18` and `generalist_tinyimagenet_resnet18`, with their published numbers.
-What not tuning costs there is not published. The recipes here are the other choices on the target, so that it can be measured: the
-best of them less the one that the source chose (`poise.reports.across.untuned`).
+The paper chose gamma and c on CIFAR-10 and used them everywhere: its rows for the other data sets are
+`generalist_mnist_resnet18`, `generalist_svhn_resnet18`, `generalist_cifar100_resnet18` and
+`generalist_tinyimagenet_resnet18`, with their published numbers. What not tuning costs there is not published. The
+recipes here are the other choices on the target, so that it can be
+measured: the best of them less the one that the source chose (`poise.reports.across.untuned`).
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ CHOICES = {
 def candidates(target: str) -> dict[str, tuple[str, str]]:
     """For each choice of parameters, "headline" among them, its recipe on the source and on the target."""
     source = TARGETS[target]
-    unchanged = f"tuned_headline_{target}" if source == "digits" else f"generalist_{target}"  # which has the source's already
+    # which has the source's already
+    unchanged = f"tuned_headline_{target}" if source == "digits" else f"generalist_{target}"
     return {
         "headline": (SOURCES[source], unchanged),
         **{choice: (f"ablation_{choice}_{source}", f"tuned_{choice}_{target}") for choice in CHOICES[target]},
@@ -49,7 +51,11 @@ def _headline(target: str, choice: str, quick: bool = False) -> Experiment:
     made = experiment(f"generalist_{target}", quick)
     source, method = generalist_of(experiment(SOURCES[TARGETS[target]])), generalist_of(made)
     method = dataclasses.replace(method, gamma=source.gamma, redistribute_every=source.redistribute_every)
-    row = unprinted(f"Generalist, Section 4.2.3 ({TITLES[target]})", choice.replace("_", " ")) if target in TITLES else None
+    row = (
+        unprinted(f"Generalist, Section 4.2.3 ({TITLES[target]})", choice.replace("_", " "))
+        if target in TITLES
+        else None
+    )
     return dataclasses.replace(made, method=method, published=row)
 
 

@@ -1,7 +1,8 @@
 """WRN-32-10 with the techniques of Gowal et al. 2020, as Generalist's authors compared with it in their rebuttal.
 
-They name neither the base loss nor the settings. Here: TRADES with beta 6, SiLU, weight averaging (.995 per step), Nesterov
-momentum, one drop of the learning rate at two thirds; the rest is zipper-AT for WRN-32-10: .1, weight decay 7e-4, 120 epochs.
+They name neither the base loss nor the settings. Here: TRADES with beta 6, SiLU, weight averaging (.995 per step),
+Nesterov momentum, one drop of the learning rate at two thirds; the rest is zipper-AT for WRN-32-10: .1, weight decay
+7e-4, 120 epochs.
 """
 
 from __future__ import annotations
@@ -20,7 +21,13 @@ from poise.recipes.rows import add
 
 COLUMNS = ("natural", "PGD-20", "AA")
 TABLE = "Generalist, rebuttal (CIFAR-10, WRN-32-10)"
-HEADLINE = Published(table=TABLE, row="Gowal et al. 2020", columns=COLUMNS, values=(83.1, 56.37, 55.01), note="the base loss is not stated")
+HEADLINE = Published(
+    table=TABLE,
+    row="Gowal et al. 2020",
+    columns=COLUMNS,
+    values=(83.1, 56.37, 55.01),
+    note="the base loss is not stated",
+)
 ABOVE_90 = Published(
     table=TABLE,
     row="Gowal et al. 2020, natural accuracy above 90 %",
@@ -30,8 +37,9 @@ ABOVE_90 = Published(
 )
 
 SETTINGS = (
-    "SiLU, weight averaging (.995 per step), Nesterov momentum, the learning rate .1 dropped to a tenth at two thirds; the rest is "
-    "zipper-AT for WRN-32-10: weight decay 7e-4, 120 epochs of batches of 128, ten inner steps of 2/255 at 8/255"
+    "SiLU, weight averaging (.995 per step), Nesterov momentum, the learning rate .1 dropped to a tenth at two thirds;"
+    " the rest is zipper-AT for WRN-32-10: weight decay 7e-4, 120 epochs of batches of 128, ten inner steps of 2/255 at"
+    " 8/255"
 )
 
 
@@ -66,6 +74,6 @@ add(
     "gowal2020_cifar10_wrn32-10_clean90",
     "The techniques of Gowal et al. 2020 at more than 90 % natural accuracy, WRN-32-10 on CIFAR-10",
     lambda: dataclasses.replace(gowal(0.5, ABOVE_90), natural_floor=0.9),
-    f"not stated, nor is the base loss. Here TRADES with beta .5, to be swept (method.beta), an epoch below 90 % natural accuracy is "
-    f"chosen only where none is above; {SETTINGS}",
+    "not stated, nor is the base loss. Here TRADES with beta .5, to be swept (method.beta), an epoch below 90 %"
+    f" natural accuracy is chosen only where none is above; {SETTINGS}",
 )

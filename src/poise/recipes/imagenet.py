@@ -1,7 +1,9 @@
-"""Robust ImageNet as published: ConvNeXt-T with a ConvStem (Singh et al. 2023) and ResNet-50 (Liu et al. 2023), at Linf 4/255.
+"""Robust ImageNet as published: ConvNeXt-T with a ConvStem (Singh et al. 2023) and ResNet-50 (Liu et al. 2023), at Linf
+4/255.
 
-Nobody has run these two recipes whole. The photographs are read from a folder `imagenet` with train/ and val/, each with one subfolder per
-class. Small variants take generated images, and a thin ResNet-18 in the place of timm's networks.
+Nobody has run these two recipes whole. The photographs are read from a folder `imagenet` with train/ and val/, each
+with one subfolder per class. Small variants take generated images, and a thin ResNet-18 in the place of timm's
+networks.
 """
 
 from __future__ import annotations
@@ -9,7 +11,17 @@ from __future__ import annotations
 import dataclasses
 
 from poise.attacks import PGD, Ascent
-from poise.data import ColourJitter, Flip, Folder, Generated, Mixing, RandAugment, RandomErasing, RandomResizedCrop, Several
+from poise.data import (
+    ColourJitter,
+    Flip,
+    Folder,
+    Generated,
+    Mixing,
+    RandAugment,
+    RandomErasing,
+    RandomResizedCrop,
+    Several,
+)
 from poise.data.augment import Augmentation
 from poise.engine.experiment import Experiment, Monitor, Published
 from poise.evaluation import named
@@ -23,7 +35,10 @@ from poise.threats import Linf
 THREAT = Linf(epsilon=4 / 255)
 NORMALISATION = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 SINGH = Published(
-    table="Singh et al. 2023 (ImageNet, Linf 4/255, 300 epochs)", row="ConvNeXt-T-CvSt", columns=("natural", "AA"), values=(72.7, 49.5)
+    table="Singh et al. 2023 (ImageNet, Linf 4/255, 300 epochs)",
+    row="ConvNeXt-T-CvSt",
+    columns=("natural", "AA"),
+    values=(72.7, 49.5),
 )
 LIU = Published(
     table="Liu et al. 2023 (ImageNet, Linf 4/255)",
@@ -91,13 +106,14 @@ register(
     "convnext_t_cvst_imagenet",
     "ConvNeXt-T with a ConvStem on ImageNet by adversarial training with APGD-2",
     convnext_t_cvst_imagenet,
-    f"{UNRUN}. As Singh et al. 2023 give them; the batch of 1,024 and where stochastic depth is used are not known to us (here none). It "
-    "begins with timm's clean weights, whose stem the ConvStem replaces",
+    f"{UNRUN}. As Singh et al. 2023 give them; the batch of 1,024 and where stochastic depth is used are not known to"
+    " us (here none). It begins with timm's clean weights, whose stem the ConvStem replaces",
 )
 register(
     "resnet50_imagenet",
     "ResNet-50 on ImageNet by adversarial training",
     resnet50_imagenet,
-    f"{UNRUN}. As Liu et al. 2023 give them; the number of steps of PGD (here three), of epochs (here 300) and the batch of 1,024 are not "
-    "known to us. Epsilon grows with the step size over the first five epochs, in the paper the step size alone",
+    f"{UNRUN}. As Liu et al. 2023 give them; the number of steps of PGD (here three), of epochs (here 300) and the"
+    " batch of 1,024 are not known to us. Epsilon grows with the step size over the first five epochs, in the paper"
+    " the step size alone",
 )

@@ -1,7 +1,8 @@
-"""MNIST at Linf 0.3, with 40 steps of 0.01 to evaluate. The settings are ours: Zipper's MNIST row (Table 2) is a ResNet-18.
+"""MNIST at Linf 0.3, with 40 steps of 0.01 to evaluate. The settings are ours: Zipper's MNIST row (Table 2) is a
+ResNet-18.
 
-`{row}_mnist_slim` for every row of `compared` (slim net with stride 2, PGD-7, 10,000 images, 5 epochs), and four with SmallCNN
-(four convolutions, no BatchNorm, PGD-10, 10 epochs).
+`{row}_mnist_slim` for every row of `compared` (slim net with stride 2, PGD-7, 10,000 images, 5 epochs), and four with
+SmallCNN (four convolutions, no BatchNorm, PGD-10, 10 epochs).
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ class Bench:
     epochs: int
 
     def rows(self, epochs: int | None = None) -> dict[str, Row]:
-        """Steps of 2.5 epsilon / K; epsilon grows over the first 30 % of training. RWP takes four steps, so that a run stays short.
+        """Steps of 2.5 epsilon / K; epsilon grows over the first 30 % of training. RWP takes four steps, so that a run
+        stays short.
 
         epochs: other than the bench's own, in the quick variant.
         """
@@ -48,7 +50,10 @@ class Bench:
 SLIM = Bench("mnist_slim", "slim stride-2 net", SlimCNN(), 7, 5)
 SMALL = Bench("mnist_smallcnn", "SmallCNN", SmallCNN(), 10, 10)
 POLICY = Policy(
-    objective=NT(), optimizer=SGD(learning_rate=RATE), schedule=PiecewiseLinear(values=(1, 1, 0.3, 0.05)), average=EMA(decay=DECAY)
+    objective=NT(),
+    optimizer=SGD(learning_rate=RATE),
+    schedule=PiecewiseLinear(values=(1, 1, 0.3, 0.05)),
+    average=EMA(decay=DECAY),
 )
 AROUND = Generalist(decay=DECAY, redistribute_every=1)
 

@@ -1,6 +1,8 @@
-"""Baselines with the optimizers, schedules and checkpoint rules of their authors' own code, on CIFAR-10; of IAT, those of third parties.
+"""Baselines with the optimizers, schedules and checkpoint rules of their authors' own code, on CIFAR-10; of IAT, those
+of third parties.
 
-The published rows are those of the authors' repositories and of RobustBench where a number of that form is known; IAT's is its paper's.
+The published rows are those of the authors' repositories and of RobustBench where a number of that form is known; IAT's
+is its paper's.
 """
 
 from __future__ import annotations
@@ -118,7 +120,13 @@ FORMS: tuple[tuple[str, str, dict[str, Any], str], ...] = (
     (
         "fat_cifar10_resnet18_official",
         "FAT, ResNet-18",
-        {"objective": FAT(objective=AT(inner=OLD)), "optimizer": LIGHT, "schedule": STEPS_120, "epochs": 120, "criterion": "last"},
+        {
+            "objective": FAT(objective=AT(inner=OLD)),
+            "optimizer": LIGHT,
+            "schedule": STEPS_120,
+            "epochs": 120,
+            "criterion": "last",
+        },
         "",
     ),
     (
@@ -153,7 +161,9 @@ FORMS: tuple[tuple[str, str, dict[str, Any], str], ...] = (
         "iat_cifar10_resnet18_official",
         "IAT, seven inner steps, ResNet-18",
         {
-            "objective": IAT(inner=Ascent(threat=Linf(epsilon=0.0314), step_size=0.00784, steps=7), craft_mode="training"),
+            "objective": IAT(
+                inner=Ascent(threat=Linf(epsilon=0.0314), step_size=0.00784, steps=7), craft_mode="training"
+            ),
             "optimizer": LIGHT,
             "schedule": Step(at=(100, 150), factors=(0.1, 0.01)),
             "epochs": 200,
@@ -182,8 +192,10 @@ FORMS: tuple[tuple[str, str, dict[str, Any], str], ...] = (
             "extra": Extra(),
             "protocol": plus_autoattack(PGD_40X5),
         },
-        "Nesterov, cosine from .1, batches of 128 + 128, beta .5, extra images weigh .9 in the natural and .5 in the robust term; "
-        "ti_500K_pseudo_labeled.pickle is looked for here and in the data folder",
+        (
+            "Nesterov, cosine from .1, batches of 128 + 128, beta .5, extra images weigh .9 in the natural and .5 in"
+            " the robust term; ti_500K_pseudo_labeled.pickle is looked for here and in the data folder"
+        ),
     ),
     (
         "gairat_cifar10_wrn32-10_official",
@@ -194,7 +206,9 @@ FORMS: tuple[tuple[str, str, dict[str, Any], str], ...] = (
             "schedule": STEPS_120,
             "epochs": 120,
             "model": WIDE_32,
-            "row": _row("GAIRAT, WRN-32-10", PGD_20, 85.75, 57.81, note="under AA it is reported elsewhere to be far lower"),
+            "row": _row(
+                "GAIRAT, WRN-32-10", PGD_20, 85.75, 57.81, note="under AA it is reported elsewhere to be far lower"
+            ),
         },
         "",
     ),

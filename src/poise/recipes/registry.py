@@ -34,13 +34,17 @@ _RECIPES: dict[str, Recipe] = {}
 
 
 def recipe(make: Make) -> Make:
-    """Register the function under its own name, described by its docstring; the experiment it returns carries that name."""
+    """Register the function under its own name, described by its docstring; the experiment it returns carries that
+    name.
+    """
     enlist(make.__name__, make, lambda: make.__doc__ or "")
     return make
 
 
 def enlist(name: str, make: Make, describe: Callable[[], str]) -> None:
-    """Register `make` under a name; the rows of its experiments are bound to them. Raises: SettingsError for a name taken."""
+    """Register `make` under a name; the rows of its experiments are bound to them. Raises: SettingsError for a name
+    taken.
+    """
     if name in _RECIPES:
         raise SettingsError(f"there is a recipe {name!r} already")
 

@@ -61,12 +61,16 @@ def own(make: Make, line: str, note: str = "") -> None:
 
 
 def unprinted(table: str, row: str, note: str = "no numbers are printed") -> Published:
-    """A row of a paper that has no numbers: a figure, a form that is only described. It says where the experiment belongs."""
+    """A row of a paper that has no numbers: a figure, a form that is only described. It says where the experiment
+    belongs.
+    """
     return Published(table=table, row=row, note=note)
 
 
 def text(name: str, line: str, made: Experiment, note: str = "", each: str = "") -> str:
-    """A recipe's text: what it is, how it is run, what it costs, what was published, and what the paper leaves open. each: see `cost`."""
+    """A recipe's text: what it is, how it is run, what it costs, what was published, and what the paper leaves open.
+    each: see `cost`.
+    """
     row = made.published
     printed = said(row) if row is not None else ""
     lines = [
@@ -76,7 +80,9 @@ def text(name: str, line: str, made: Experiment, note: str = "", each: str = "")
         f"Cost: {cost(made, each)}.",
     ]
     if row is not None:
-        lines.append(f"Published: {row.table}{f', {row.row}' if row.row else ''}." + (f" Note: {row.note}." if row.note else ""))
+        lines.append(
+            f"Published: {row.table}{f', {row.row}' if row.row else ''}." + (f" Note: {row.note}." if row.note else "")
+        )
     else:
         lines.append("Published: no numbers.")
     lines += [f"Also published: {also.table}, {also.row}: {said(also) or also.note}." for also in made.also_published]
@@ -88,15 +94,21 @@ def text(name: str, line: str, made: Experiment, note: str = "", each: str = "")
 def said(row: Published) -> str:
     """The natural accuracy, and AutoAttack's or else the lowest robust one, as printed."""
     known = {column: value for column, value in zip(row.columns, row.values, strict=True) if value is not None}
-    robust = sorted((column for column in known if column != "natural"), key=lambda column: (column != "AA", known[column]))
-    return ", ".join(f"{known[column]:.2f} {column}" for column in (*(["natural"] if "natural" in known else []), *robust[:1]))
+    robust = sorted(
+        (column for column in known if column != "natural"), key=lambda column: (column != "AA", known[column])
+    )
+    return ", ".join(
+        f"{known[column]:.2f} {column}" for column in (*(["natural"] if "natural" in known else []), *robust[:1])
+    )
 
 
 # -- cost ------------------------------------------------------------------------------------------------------------
 
 
 def cost(made: Experiment, each: str = "") -> str:
-    """What training costs, counted in forwards of the network. each: the forwards an image in words, where `forwards` can't tell."""
+    """What training costs, counted in forwards of the network. each: the forwards an image in words, where `forwards`
+    can't tell.
+    """
     each = each or f"{sum(forwards(policy) for policy in made.method.policies().values())} forwards an image"
     size = made.method.batch_size
     count = getattr(made.data, "train_images", None) or IMAGES.get(type(made.data))
@@ -110,11 +122,13 @@ def cost(made: Experiment, each: str = "") -> str:
 def small(made: Experiment) -> Experiment:
     """Two epochs of a narrow network on the first 48 images: shows that everything runs, no more.
 
-    What begins late in training (weight perturbations, re-weighting, a larger tau) begins at once, and Generalist redistributes in the
-    second epoch. Extra images still come from their file.
+    What begins late in training (weight perturbations, re-weighting, a larger tau) begins at once, and Generalist
+    redistributes in the second epoch. Extra images still come from their file.
     """
     images: dict[str, Any] = {"train_images": 16 if isinstance(made.model, VGG16) else 48, "test_images": 50}
-    attacks: tuple[Attack, ...] = tuple(_short(attack) for attack in made.protocol.attacks if isinstance(attack, PGD))[:1]
+    attacks: tuple[Attack, ...] = tuple(_short(attack) for attack in made.protocol.attacks if isinstance(attack, PGD))[
+        :1
+    ]
     return dataclasses.replace(
         made,
         name=f"{made.name}_quick",
@@ -130,12 +144,16 @@ def small(made: Experiment) -> Experiment:
 
 
 def redistributing(method: M, epochs: int) -> M:
-    """Generalist with at least one redistribution in so few epochs: what comes too late for them is drawn in. Others as they are."""
+    """Generalist with at least one redistribution in so few epochs: what comes too late for them is drawn in. Others as
+    they are.
+    """
     if not isinstance(method, Generalist):
         return method
     every = min(method.redistribute_every, epochs)
     last = epochs // every * every
-    return dataclasses.replace(method, redistribute_every=every, redistribute_from=min(method.redistribute_from, last / epochs))
+    return dataclasses.replace(
+        method, redistribute_every=every, redistribute_from=min(method.redistribute_from, last / epochs)
+    )
 
 
 def _quick(monitor: Monitor) -> Monitor:
@@ -158,7 +176,11 @@ def _short(attack: PGD) -> PGD:
 
 def _early(method: Any) -> Any:
     changed = {name: _at_once(policy) for name, policy in method.policies().items()}
-    return dataclasses.replace(method, policy=changed["joint"]) if "joint" in changed else dataclasses.replace(method, **changed)
+    return (
+        dataclasses.replace(method, policy=changed["joint"])
+        if "joint" in changed
+        else dataclasses.replace(method, **changed)
+    )
 
 
 def _at_once(policy: Policy) -> Policy:

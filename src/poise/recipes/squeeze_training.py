@@ -1,8 +1,8 @@
 """Squeeze Training (Li et al. 2023): the rows of its Tables 1, 3, 5 and 6.
 
-Preset: ResNet-18, SGD .9 with weight decay 5e-4, batches of 128, 120 epochs at .1 with drops at epochs 80 and 100, epsilon 8/255,
-ten inner steps of 2/255; SVHN: 80 epochs at .01, drops at 50 and 65, inner steps of 1/255, no augmentation. The best epoch is
-chosen by PGD-20 on the test set (SVHN: its first 10,000 images), as in the paper.
+Preset: ResNet-18, SGD .9 with weight decay 5e-4, batches of 128, 120 epochs at .1 with drops at epochs 80 and 100,
+epsilon 8/255, ten inner steps of 2/255; SVHN: 80 epochs at .01, drops at 50 and 65, inner steps of 1/255, no
+augmentation. The best epoch is chosen by PGD-20 on the test set (SVHN: its first 10,000 images), as in the paper.
 """
 
 from __future__ import annotations
@@ -56,7 +56,13 @@ def policy(data: str, objective: Objective, perturbation: WeightPerturbation | N
     else:
         optimizer, schedule = SGD(learning_rate=0.1), Step(at=(80, 100), factors=(0.1, 0.01))
     augmentation = None if data == "svhn" else CropFlip()
-    return Policy(objective=objective, optimizer=optimizer, schedule=schedule, perturbation=perturbation, augmentation=augmentation)
+    return Policy(
+        objective=objective,
+        optimizer=optimizer,
+        schedule=schedule,
+        perturbation=perturbation,
+        augmentation=augmentation,
+    )
 
 
 def squeezed(
@@ -128,11 +134,16 @@ TABLE_5: dict[tuple[str, str, str], Values] = {
     ("wrn34-10", "cifar100", "trades"): (57.10, 26.76),
     ("wrn34-10", "cifar100", "mart"): (57.99, 27.12),
 }
-NETWORKS: dict[str, tuple[str, Network]] = {"resnet18": ("ResNet-18", ResNet18()), "wrn34-10": ("WRN-34-10", WideResNet())}
+NETWORKS: dict[str, tuple[str, Network]] = {
+    "resnet18": ("ResNet-18", ResNet18()),
+    "wrn34-10": ("WRN-34-10", WideResNet()),
+}
 
 
 def in_table_5(model: str, data: str, method: str) -> tuple[Published, ...]:
-    """The row of Table 5, which prints runs of Tables 1 and 3 again, most with other numbers; none where it has no such row."""
+    """The row of Table 5, which prints runs of Tables 1 and 3 again, most with other numbers; none where it has no such
+    row.
+    """
     values = TABLE_5.get((model, data, method))
     if values is None:
         return ()
@@ -198,7 +209,9 @@ def _table_1(data: str, method: str, values: Values) -> None:
     perturbation = AWP_005 if method.endswith("awp") else None
 
     def make() -> Experiment:
-        return squeezed(data, objectives(data)[method], perturbation, row=row, also=in_table_5("resnet18", data, method))
+        return squeezed(
+            data, objectives(data)[method], perturbation, row=row, also=in_table_5("resnet18", data, method)
+        )
 
     note = AWP_NOTE if perturbation is not None else ""
     add(named(method, data, "resnet18"), f"{METHODS[method]} (preset st), ResNet-18 on {TITLES[data]}", make, note)
@@ -273,7 +286,11 @@ def _table_3(width: int, method: str, values: Values) -> None:
     row = published("Table 3 (CIFAR-10)", f"WRN-34-{width}, {METHODS[method]}", values, SHORT, note=note)
 
     def make() -> Experiment:
-        objective, model, also = objectives("cifar10")[method], WideResNet(width=width), in_table_5(f"wrn34-{width}", "cifar10", method)
+        objective, model, also = (
+            objectives("cifar10")[method],
+            WideResNet(width=width),
+            in_table_5(f"wrn34-{width}", "cifar10", method),
+        )
         return squeezed("cifar10", objective, model=model, row=row, also=also, protocol=TRADES_EVALUATION)
 
     add(named(method, "cifar10", f"wrn34-{width}"), f"{METHODS[method]} (preset st), WRN-34-{width} on CIFAR-10", make)
@@ -293,7 +310,11 @@ def _table_5(model: str, data: str, method: str) -> None:
         made = squeezed(data, objectives(data)[method], model=network, row=row)
         return dataclasses.replace(made, criterion="sum") if method == "nt" else made
 
-    note = "settings of natural training are not stated; the preset's without attack, best natural accuracy" if method == "nt" else ""
+    note = (
+        "settings of natural training are not stated; the preset's without attack, best natural accuracy"
+        if method == "nt"
+        else ""
+    )
     add(named(method, data, model), f"{METHODS[method]} (preset st), {title} on {TITLES[data]}", make, note)
 
 

@@ -1,4 +1,6 @@
-"""Squeeze Training (Li et al. 2023): Appendix C (inner steps, two examples on wide networks), the families of Figure 6, and Equation 5."""
+"""Squeeze Training (Li et al. 2023): Appendix C (inner steps, two examples on wide networks), the families of Figure 6,
+and Equation 5.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,15 @@ from poise.engine.experiment import Experiment, Published
 from poise.models import VGG16, Network, ResNet18, WideResNet
 from poise.objectives import TRADES, CollaborativeTraining, SqueezeTraining, TwoExamples
 from poise.recipes.rows import add
-from poise.recipes.squeeze_training import METHODS, NATURAL_AND_AA, TITLES, TRADES_EVALUATION, inner, published, squeezed
+from poise.recipes.squeeze_training import (
+    METHODS,
+    NATURAL_AND_AA,
+    TITLES,
+    TRADES_EVALUATION,
+    inner,
+    published,
+    squeezed,
+)
 
 # -- Appendix C: the number of inner steps ---------------------------------------------------------------------------
 
@@ -27,7 +37,9 @@ add(
     lambda: squeezed(
         "cifar10",
         TRADES(inner=inner("cifar10", steps=20)),
-        row=published("Appendix C (CIFAR-10, ResNet-18)", "TRADES, K = 20", (81.57, 49.76), NATURAL_AND_AA, spread=(0.14, 0.09)),
+        row=published(
+            "Appendix C (CIFAR-10, ResNet-18)", "TRADES, K = 20", (81.57, 49.76), NATURAL_AND_AA, spread=(0.14, 0.09)
+        ),
     ),
 )
 
@@ -69,7 +81,9 @@ DIVERGENCES = {"kl": "KL", "squared_l2": "squared l2", "js": "JS", "symmetric_kl
 def _figure_6(method: str, divergence: str, beta: int) -> None:
     family: Any = TRADES if method == "trades" else SqueezeTraining
     title = f"{METHODS[method]}, {DIVERGENCES[divergence]}, beta {beta}"
-    row = Published(table="Squeeze Training, Figure 6 (CIFAR-10, ResNet-18)", row=title, note="a plot; no numbers are printed")
+    row = Published(
+        table="Squeeze Training, Figure 6 (CIFAR-10, ResNet-18)", row=title, note="a plot; no numbers are printed"
+    )
 
     def make() -> Experiment:
         return squeezed("cifar10", family(beta=beta, divergence=divergence, inner=inner("cifar10")), row=row)

@@ -1,4 +1,5 @@
-"""Squeeze Training (Li et al. 2023), Table 4 and Appendix C: WRN-28-10 with 500,000 pseudo-labelled images, as RST (Carmon et al. 2019);
+"""Squeeze Training (Li et al. 2023), Table 4 and Appendix C: WRN-28-10 with 500,000 pseudo-labelled images, as RST
+(Carmon et al. 2019);
 and BAT, which it compares there, without them."""
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ RST_EVALUATION = plus_autoattack(named("pgd-rst").at())
 RST_INNER = Ascent(threat=Linf(epsilon=0.031), step_size=0.007, start="gaussian")
 RST_UNIFORM = dataclasses.replace(RST_INNER, start="uniform")
 RST_RWP = RWP(gamma=0.005, from_epoch=10, step_size=0.1)
-SQUEEZED_RST = SqueezeTraining(inner=dataclasses.replace(RST_INNER, start="unclamped_uniform"), outer_order="adversarial_first")
+SQUEEZED_RST = SqueezeTraining(
+    inner=dataclasses.replace(RST_INNER, start="unclamped_uniform"), outer_order="adversarial_first"
+)
 BAT_NOTE = "bridges m = 2 and beta = 6 are not confirmed by the authors"
 WITH_EXTRA: dict[str, tuple[str, Objective, WeightPerturbation | None, Values, str]] = {
     "rst": ("RST", RST(), None, (89.66, 62.09, 59.54), ""),
@@ -44,12 +47,19 @@ WITH_EXTRA: dict[str, tuple[str, Objective, WeightPerturbation | None, Values, s
         (88.87, None, 60.36),
         "the released form cannot run; KL is summed over classes before it is added",
     ),
-    "st_rst": ("ST-RST", SQUEEZED_RST, None, (90.40, 63.55, 60.75), "uniform unclamped start, as released; Algorithm 1 has the Gaussian"),
+    "st_rst": (
+        "ST-RST",
+        SQUEEZED_RST,
+        None,
+        (90.40, 63.55, 60.75),
+        "uniform unclamped start, as released; Algorithm 1 has the Gaussian",
+    ),
 }
 
 
 def with_extra(objective: Objective, perturbation: WeightPerturbation | None, row: Published | None) -> Experiment:
-    """RST's preset (Carmon et al. 2019): WRN-28-10, batches of 128 + 128, 200 epochs of 196 steps, Nesterov, cosine; last epoch.
+    """RST's preset (Carmon et al. 2019): WRN-28-10, batches of 128 + 128, 200 epochs of 196 steps, Nesterov, cosine;
+    last epoch.
 
     With RWP the best epoch by PGD-20 on 500 test images, as released.
     """

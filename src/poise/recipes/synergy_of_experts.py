@@ -1,8 +1,10 @@
-"""Synergy-of-Experts on CIFAR-10 (Cui et al. 2022): the grid of epsilon, the number of experts, the phases, what the paper leaves open.
+"""Synergy-of-Experts on CIFAR-10 (Cui et al. 2022): the grid of epsilon, the number of experts, the phases, what the
+paper leaves open.
 
-100 epochs of phase I at learning rate .1 (times .1 after 50 and 75, as the released milestones say), then 50 of phase II at .01 (times
-.1 after 25); how long each phase lasts is printed nowhere. Each recipe says how its run is then evaluated under adaptive attacks (Table 1
-and Figure 5) and under transfer (Table 2; with --protocol soe-transfer-30 and its three surrogates, Table 3).
+100 epochs of phase I at learning rate .1 (times .1 after 50 and 75, as the released milestones say), then 50 of phase
+II at .01 (times .1 after 25); how long each phase lasts is printed nowhere. Each recipe says how its run is then
+evaluated under adaptive attacks (Table 1 and Figure 5) and under transfer (Table 2; with --protocol soe-transfer-30 and
+its three surrogates, Table 3).
 """
 
 from __future__ import annotations
@@ -32,33 +34,50 @@ MEMBERS_GRID = (0.01, 0.03, 0.05, 0.07)
 
 
 def soe(epsilon: float, members: int = 3, **changes: Any) -> Experiment:
-    """SoE at one epsilon; changes: settings of the objective, `inner` those of its attack, and `confidence` of the network."""
+    """SoE at one epsilon; changes: settings of the objective, `inner` those of its attack, and `confidence` of the
+    network.
+    """
     model = Collaboration(member=MEMBER, members=members, confidence=changes.pop("confidence", "rectified"))
     row = published("SoE", epsilon) if members == 3 and not changes and model.confidence == "rectified" else None
     attack = dataclasses.replace(inner(epsilon), **changes.pop("inner", {}))
     objective = SynergyOfExperts(inner=attack, **changes)
-    policy = Policy(objective=objective, optimizer=SGD(learning_rate=0.1, weight_decay=1e-4), schedule=SCHEDULE, augmentation=AUGMENTATION)
+    policy = Policy(
+        objective=objective,
+        optimizer=SGD(learning_rate=0.1, weight_decay=1e-4),
+        schedule=SCHEDULE,
+        augmentation=AUGMENTATION,
+    )
     protocol = named("soe-adaptive").at(Linf(epsilon=epsilon))
     made = cifar10(model, Joint(policy=policy), EPOCHS, epsilon, protocol, row)
-    plotted = (unprinted("Synergy-of-Experts, Figure 5 (CIFAR-10, ResNet-20)", f"epsilon {epsilon:g}"),) if row is not None else ()
+    plotted = (
+        (unprinted("Synergy-of-Experts, Figure 5 (CIFAR-10, ResNet-20)", f"epsilon {epsilon:g}"),)
+        if row is not None
+        else ()
+    )
     return dataclasses.replace(made, title=f"SoE, {members} experts" if members != 3 else "SoE", also_published=plotted)
 
 
 def growing(experiments: Sequence[Experiment]) -> bool:
-    """Whether these are collaborations of at least two numbers of experts, all else (but names and seeds) being the same."""
+    """Whether these are collaborations of at least two numbers of experts, all else (but names and seeds) being the
+    same.
+    """
     alike, numbers = [], set()
     for made in experiments:
         if not isinstance(made.model, Collaboration):
             return False
         numbers.add(made.model.members)
         one = dataclasses.replace(made.model, members=1)
-        alike.append(dataclasses.replace(made, name="one", title="", seed=0, published=None, also_published=(), model=one))
+        alike.append(
+            dataclasses.replace(made, name="one", title="", seed=0, published=None, also_published=(), model=one)
+        )
     return len(numbers) > 1 and all(each == alike[0] for each in alike)
 
 
 @dataclasses.dataclass(frozen=True)
 class Gain:
-    """Accuracies [seeds] of so many experts in [0, 1], and what their mean gains over that of the next smaller number."""
+    """Accuracies [seeds] of so many experts in [0, 1], and what their mean gains over that of the next smaller
+    number.
+    """
 
     members: int
     values: tuple[float, ...]
@@ -70,14 +89,17 @@ class Gain:
         percent = [100 * value for value in self.values]
         spread = f" ± {stdev(percent):.2f}" if len(percent) > 1 else ""
         seeds = f" ({len(percent)} seeds)" if len(percent) > 1 else ""
-        return f"{self.members} expert{'s' * (self.members > 1)}: {fmean(percent):.2f}{spread} %{seeds}, {100 * self.gain:+.2f}"
+        return (
+            f"{self.members} expert{'s' * (self.members > 1)}: {fmean(percent):.2f}{spread} %{seeds},"
+            f" {100 * self.gain:+.2f}"
+        )
 
 
 def gains(records: Mapping[int, Sequence[EvaluationRecord]]) -> list[Gain]:
     """What each number of experts gains, in the worst case over each record's attacks, by the number.
 
-    records: by the number of experts, one for each seed, all under the same transfer protocol. Raises: SettingsError where their
-    attacks or images differ.
+    records: by the number of experts, one for each seed, all under the same transfer protocol. Raises: SettingsError
+    where their attacks or images differ.
     """
     every = [record for seeds in records.values() for record in seeds]
     sets = {tuple((attack.name, str(attack.settings.get("digest"))) for attack in record.attacks) for record in every}
@@ -102,7 +124,9 @@ def gained(experiments: Sequence[Experiment], records: Sequence[EvaluationRecord
 
 
 def cost(model: Network, method: Method) -> str:
-    """Forwards an image in each phase that there is, for `rows.cost`: attacks on every expert alone, or one on all of them together."""
+    """Forwards an image in each phase that there is, for `rows.cost`: attacks on every expert alone, or one on all of
+    them together.
+    """
     objective = method.policies()["joint"].objective
     assert isinstance(model, Collaboration) and isinstance(objective, SynergyOfExperts)
     members, attack, natural = model.members, 2 * objective.inner.steps, int(objective.clean_term)
@@ -126,7 +150,10 @@ def _add(name: str, line: str, epsilon: float, note: str = "", members: int = 3,
     targets = " ".join(f"runs/{each}" for each in grid)
     then = (
         f"accuracy against lambda: poise evaluate runs/{name} --protocol soe-lambdas",
-        f"{'accuracy' if members == 3 else 'the gain per expert'} under transfer: poise transfer {targets} --surrogate {SURROGATE}",
+        (
+            f"{'accuracy' if members == 3 else 'the gain per expert'} under transfer: poise transfer {targets}"
+            f" --surrogate {SURROGATE}"
+        ),
     )
     add(name, line, lambda made: cost(made.model, made.method), make, note, then=then)
 
@@ -163,7 +190,10 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """What differs between paper and released code, and what neither prints: the name's ending, in words, the settings."""
 
-PRINTED = [*((3, epsilon) for epsilon in EPSILONS), *((members, epsilon) for members in (1, 2, 4, 5) for epsilon in MEMBERS_GRID)]
+PRINTED = [
+    *((3, epsilon) for epsilon in EPSILONS),
+    *((members, epsilon) for members in (1, 2, 4, 5) for epsilon in MEMBERS_GRID),
+]
 """Numbers of experts and epsilons at which there is the form as the paper prints it."""
 
 for _ending, (_what, _changes) in VARIANTS.items():

@@ -17,7 +17,12 @@ SECOND_HAND = "taken from a third party's table, not checked against the paper"
 
 
 def taught(
-    model: Network, objective: Objective, schedule: Step, average: EMA, row: Published, perturbation: WeightPerturbation | None = None
+    model: Network,
+    objective: Objective,
+    schedule: Step,
+    average: EMA,
+    row: Published,
+    perturbation: WeightPerturbation | None = None,
 ) -> Experiment:
     """200 epochs of SGD at .1 with weight decay 5e-4; the teacher is the average, which is deployed too."""
     policy = Policy(
@@ -44,7 +49,13 @@ def taught(
 
 def rebat() -> Experiment:
     """The learning rate falls by a factor of 1.5 at epochs 100 and 150."""
-    row = Published(table="ReBAT (CIFAR-10, PreAct-ResNet-18)", row="ReBAT", columns=COLUMNS, values=(82.09, 50.72), note=SECOND_HAND)
+    row = Published(
+        table="ReBAT (CIFAR-10, PreAct-ResNet-18)",
+        row="ReBAT",
+        columns=COLUMNS,
+        values=(82.09, 50.72),
+        note=SECOND_HAND,
+    )
     schedule = Step(at=(101, 151), factors=(1 / 1.5, 1 / 1.5**2))
     return taught(PreActResNet18(), ReBAT(), schedule, EMA(from_epoch=105), row)
 
@@ -56,20 +67,24 @@ def adr(values: tuple[float, float], row: str, perturbation: WeightPerturbation 
     return taught(ResNet18(), ADR(), schedule, EMA(decay=0.995, warmup=False), published, perturbation)
 
 
-KNOWN = "200 epochs of batches of 128, SGD at .1, weight decay 5e-4, ten inner steps of 2/255 at 8/255. Nobody has run this recipe whole"
+KNOWN = (
+    "200 epochs of batches of 128, SGD at .1, weight decay 5e-4, ten inner steps of 2/255 at 8/255. Nobody has run this"
+    " recipe whole"
+)
 
 add(
     "rebat_cifar10_preactresnet18",
     "ReBAT, PreAct-ResNet-18 on CIFAR-10",
     rebat,
-    f"beta 1 and an average of decay .999 as teacher, both from epoch 105, learning rates divided by 1.5 at 100 and 150; {KNOWN}",
+    "beta 1 and an average of decay .999 as teacher, both from epoch 105, learning rates divided by 1.5 at 100 and"
+    f" 150; {KNOWN}",
 )
 add(
     "adr_cifar10_resnet18",
     "ADR with weight averaging, ResNet-18 on CIFAR-10",
     lambda: adr((82.59, 50.86), "ADR + WA"),
-    f"temperature 2.5 to 2, share .7 to .95; the average's decay (here .995) and the schedule (a tenth at 100 and 150) are not stated "
-    f"where the row was found; {KNOWN}",
+    "temperature 2.5 to 2, share .7 to .95; the average's decay (here .995) and the schedule (a tenth at 100 and 150)"
+    f" are not stated where the row was found; {KNOWN}",
 )
 add(
     "adr_awp_cifar10_resnet18",

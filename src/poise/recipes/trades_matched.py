@@ -1,7 +1,9 @@
-"""TRADES forced to Generalist's natural accuracy (Zipper, Section 4.1 and Table 6): beta below 1, which the paper does not give.
+"""TRADES forced to Generalist's natural accuracy (Zipper, Section 4.1 and Table 6): beta below 1, which the paper does
+not give.
 
-Beta is found by halving: natural accuracy falls as beta grows. `poise train trades_matched_cifar10_resnet18 method.beta=0.3` runs
-one beta; `matched_trades` runs as many as it takes, at most 9, and returns the run nearest to the accuracy asked for:
+Beta is found by halving: natural accuracy falls as beta grows. `poise train trades_matched_cifar10_resnet18
+method.beta=0.3` runs one beta; `matched_trades` runs as many as it takes, at most 9, and returns the run nearest to the
+accuracy asked for:
 
   python -c "from poise.recipes.trades_matched import matched_trades; print(matched_trades('runs/matched').path)"
 """
@@ -41,13 +43,21 @@ def trades(beta: float) -> Experiment:
     assert isinstance(method, Joint)
     objective = dataclasses.replace(method.policy.objective, beta=beta)  # type: ignore[type-var]
     made = measured(CIFAR10_NARROW, "trades", PUBLISHED)
-    return dataclasses.replace(made, method=dataclasses.replace(method, policy=dataclasses.replace(method.policy, objective=objective)))
+    return dataclasses.replace(
+        made, method=dataclasses.replace(method, policy=dataclasses.replace(method.policy, objective=objective))
+    )
 
 
 def matched_beta(
-    natural: Callable[[float], float], target: float, low: float = 0.0, high: float = 1.0, tolerance: float = 0.002, most: int = 7
+    natural: Callable[[float], float],
+    target: float,
+    low: float = 0.0,
+    high: float = 1.0,
+    tolerance: float = 0.002,
+    most: int = 7,
 ) -> float:
-    """The beta whose natural accuracy is nearest to `target` [0, 1] of at most `most` + 2 measured, found by halving [low, high].
+    """The beta whose natural accuracy is nearest to `target` [0, 1] of at most `most` + 2 measured, found by halving
+    [low, high].
 
     natural: beta -> natural accuracy, falling in beta (a noisy one ends at the nearest beta seen).
     Raises: SettingsError when the target lies outside what `low` and `high` reach.
@@ -68,13 +78,19 @@ def matched_beta(
 
 
 def matched_trades(
-    out: Path | str, target: float = TARGET, make: Callable[[float], Experiment] = trades, *, tolerance: float = 0.002, **where: Any
+    out: Path | str,
+    target: float = TARGET,
+    make: Callable[[float], Experiment] = trades,
+    *,
+    tolerance: float = 0.002,
+    **where: Any,
 ) -> Run:
-    """Train TRADES at one beta after another into `out`/beta-... until its natural accuracy (by the monitors) is the target's.
+    """Train TRADES at one beta after another into `out`/beta-... until its natural accuracy (by the monitors) is the
+    target's.
 
     Called again with the same folder it takes the finished runs as they are and goes on with the one that was stopped.
-    where: device, data_dir, progress, as for `train`. Raises: SettingsError as `matched_beta`, RunError for a folder that holds
-    runs of another experiment, and what `train` and `resume` raise.
+    where: device, data_dir, progress, as for `train`. Raises: SettingsError as `matched_beta`, RunError for a folder
+    that holds runs of another experiment, and what `train` and `resume` raise.
     """
     runs: dict[float, Run] = {}
 
@@ -86,15 +102,22 @@ def matched_trades(
 
 
 def _register(name: str, beta: float, note: str) -> None:
-    add(name, f"TRADES, beta {beta:g}, for Generalist's natural accuracy, ResNet-18 on CIFAR-10", lambda: trades(beta), note)
+    add(
+        name,
+        f"TRADES, beta {beta:g}, for Generalist's natural accuracy, ResNet-18 on CIFAR-10",
+        lambda: trades(beta),
+        note,
+    )
 
 
 CALL = "from poise.recipes.trades_matched import matched_trades; print(matched_trades('runs/matched').path)"
 _register(
     "trades_matched_cifar10_resnet18",
     0.3,
-    "beta to be swept: one at a time with method.beta=..., or by halving until the natural accuracy is the row's to .2, in at most 9 runs "
-    f'of this cost: python -c "{CALL}". Stopped, it goes on when typed again; it prints the folder of the nearest run, for poise evaluate',
+    "beta to be swept: one at a time with method.beta=..., or by halving until the natural accuracy is the row's to .2,"
+    " in at most 9 runs "
+    f'of this cost: python -c "{CALL}". Stopped, it goes on when typed again; it prints the folder of the nearest run,'
+    " for poise evaluate",
 )
 for _beta in BETAS:
     _register(f"trades_matched_cifar10_resnet18_beta{_beta:g}", _beta, "one of the grid of beta below 1; zipper-AT")

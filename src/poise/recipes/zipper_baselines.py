@@ -1,10 +1,12 @@
 """The baselines of Zipper (Generalist's first version), Tables 1 to 5, and Generalist beside them.
 
-The paper gives settings for Generalist only. Baselines here take the preset of its robust learner (zipper-AT): ResNet-18 at .01
-with weight decay 3.5e-3, WRN-32-10 at .1 with 7e-4, 120 epochs of batches of 128, the learning rate piecewise linear to a tenth at
-two thirds and a hundredth (WRN: a twentieth) at the end; FAT, IAT and RST keep their own papers' objectives within it. The forms
-with their authors' own optimizers are in `official`. Rows of Table 1 are those of Generalist's version; of the robust columns only
-AA is to be compared (see `generalist_cifar10`), and of Tables 3 to 5 several rows have an AA above one of its components.
+The paper gives settings for Generalist only. Baselines here take the preset of its robust learner (zipper-AT):
+ResNet-18 at .01 with weight decay 3.5e-3, WRN-32-10 at .1 with 7e-4, 120 epochs of batches of 128, the learning rate
+piecewise linear to a tenth at
+two thirds and a hundredth (WRN: a twentieth) at the end; FAT, IAT and RST keep their own papers' objectives within it.
+The forms with their authors' own optimizers are in `official`. Rows of Table 1 are those of Generalist's version; of
+the robust columns only AA is to be compared (see `generalist_cifar10`), and of Tables 3 to 5 several rows have an AA
+above one of its components.
 """
 
 from __future__ import annotations
@@ -58,8 +60,12 @@ class Bench:
 
 
 INCONSISTENT = "AA lies above one of its components in several rows of this table"
-CIFAR10_WIDE = Bench("Generalist, Table 1 (CIFAR-10, WRN-32-10)", "cifar10_wrn32-10", "WRN-32-10 on CIFAR-10", CIFAR10(), WIDE)
-CIFAR10_NARROW = Bench("Generalist, Table 1 (CIFAR-10, ResNet-18)", "cifar10_resnet18", "ResNet-18 on CIFAR-10", CIFAR10())
+CIFAR10_WIDE = Bench(
+    "Generalist, Table 1 (CIFAR-10, WRN-32-10)", "cifar10_wrn32-10", "WRN-32-10 on CIFAR-10", CIFAR10(), WIDE
+)
+CIFAR10_NARROW = Bench(
+    "Generalist, Table 1 (CIFAR-10, ResNet-18)", "cifar10_resnet18", "ResNet-18 on CIFAR-10", CIFAR10()
+)
 SHORT = ("natural", "PGD-20", "AA")
 MNIST_TABLE = Bench(
     "Zipper, Table 2 (MNIST, ResNet-18)",
@@ -81,7 +87,12 @@ SVHN_TABLE = Bench(
     note="settings are not stated; 8/255 with steps of 2/255, random crops, no mirroring",
 )
 CIFAR100_TABLE = Bench(
-    "Zipper, Table 3 (CIFAR-100, ResNet-18)", "cifar100_resnet18", "ResNet-18 on CIFAR-100", CIFAR100(), epochs=200, note=INCONSISTENT
+    "Zipper, Table 3 (CIFAR-100, ResNet-18)",
+    "cifar100_resnet18",
+    "ResNet-18 on CIFAR-100",
+    CIFAR100(),
+    epochs=200,
+    note=INCONSISTENT,
 )
 TINY_COLUMNS = ("natural", "corruptions", *COLUMNS[1:])
 TINY_TABLE = Bench(
@@ -114,7 +125,9 @@ def training(bench: Bench, objective: Objective, natural: bool = False) -> Polic
 
 
 def teacher_pool(bench: Bench) -> Extra:
-    """The training images with the labels of a naturally trained network: what stands for unlabelled images where there are none."""
+    """The training images with the labels of a naturally trained network: what stands for unlabelled images where there
+    are none.
+    """
     return Extra(pool=NpzPool(path=f"nt_{bench.name}_labels.npz"))
 
 
@@ -134,9 +147,13 @@ def method_of(bench: Bench, row: str) -> Method:
         return Joint(policy=training(bench, NT(), natural=True))
     if row == "generalist":
         natural, robust = training(bench, NT(), natural=True), training(bench, AT(inner=inner))
-        return Generalist(natural=dataclasses.replace(natural, average=EMA()), robust=dataclasses.replace(robust, average=EMA()))
+        return Generalist(
+            natural=dataclasses.replace(natural, average=EMA()), robust=dataclasses.replace(robust, average=EMA())
+        )
     if row == "rst":
-        return Joint(policy=dataclasses.replace(training(bench, objectives[row]), extra=teacher_pool(bench)), batch_size=256)
+        return Joint(
+            policy=dataclasses.replace(training(bench, objectives[row]), extra=teacher_pool(bench)), batch_size=256
+        )
     return Joint(policy=training(bench, objectives[row]))
 
 
@@ -167,12 +184,14 @@ TITLES = {
     "generalist": ("Generalist", "Generalist"),
 }
 RST_NOTE = (
-    "the paper says no more than RST with labelled data; here the unlabelled half of each batch are the training images under "
-    "a naturally trained network's labels, and batches are 128 + 128, which halves the optimizer steps that the other rows take: both "
-    "are our choice. Make the labels first: poise train nt_{name} --out runs/nt_{name}, then "
-    "poise pseudo-label runs/nt_{name} --out nt_{name}_labels.npz"
+    "the paper says no more than RST with labelled data; here the unlabelled half of each batch are the training images"
+    " under a naturally trained network's labels, and batches are 128 + 128, which halves the optimizer steps that the"
+    " other rows take: both are our choice. Make the labels first: poise train nt_{name} --out runs/nt_{name}, then"
+    " poise pseudo-label runs/nt_{name} --out nt_{name}_labels.npz"
 )
-CORRUPTIONS_NOTE = "The column corruptions, on the unpacked Tiny-ImageNet-C: poise evaluate runs/{name} --corruptions Tiny-ImageNet-C"
+CORRUPTIONS_NOTE = (
+    "The column corruptions, on the unpacked Tiny-ImageNet-C: poise evaluate runs/{name} --corruptions Tiny-ImageNet-C"
+)
 OPEN = {
     "nt": "not stated for this row",
     "at": "not stated; zipper-AT",
@@ -224,8 +243,16 @@ EUCLIDEAN: dict[str, Values] = {
     "trades1": (89.06, 68.3, 68.41, 67.99, 67.03, 66.18, 66.23, 66.37, 66.58, 77.91, 66.26),
     "generalist": (91.39, 75.91, 75.99, 75.33, 74.18, 74.54, 72.69, 72.48, 72.77, 82.01, 72.1),
 }
-MNIST_ROWS: dict[str, Values] = {"trades": (99.07, 94.45, 92.17), "fat": (99.18, 93.54, 90.04), "generalist": (99.24, 96.14, 92.30)}
-SVHN_ROWS: dict[str, Values] = {"trades": (93.10, 55.38, 45.52), "fat": (93.87, 53.61, 40.92), "generalist": (94.11, 55.29, 45.41)}
+MNIST_ROWS: dict[str, Values] = {
+    "trades": (99.07, 94.45, 92.17),
+    "fat": (99.18, 93.54, 90.04),
+    "generalist": (99.24, 96.14, 92.30),
+}
+SVHN_ROWS: dict[str, Values] = {
+    "trades": (93.10, 55.38, 45.52),
+    "fat": (93.87, 53.61, 40.92),
+    "generalist": (94.11, 55.29, 45.41),
+}
 SPREADS: dict[tuple[str, str], Values] = {
     ("mnist_resnet18", "trades"): (0.13, 0.07, 0.21),
     ("mnist_resnet18", "fat"): (0.03, 0.1, 0.68),

@@ -1,4 +1,5 @@
-"""Reports: tables, one self-contained page, and the difference of two evaluations, made from records alone (torch is never imported).
+"""Reports: tables, one self-contained page, and the difference of two evaluations, made from records alone (torch is
+never imported).
 
 table(read_runs(["runs"]))           # rows = groups of runs, columns = natural, each attack, worst case
 write_report(["runs"], "report.html")

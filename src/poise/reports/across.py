@@ -1,4 +1,6 @@
-"""What many runs say together: the cost of not tuning on a data set, and whether regret goes with error across settings."""
+"""What many runs say together: the cost of not tuning on a data set, and whether regret goes with error across
+settings.
+"""
 
 from __future__ import annotations
 
@@ -23,14 +25,17 @@ def score(records: Sequence[EvaluationRecord]) -> float:
 
 @dataclass(frozen=True)
 class Untuned:
-    """What it costs on a target to take over the choice made on a source; scores are natural plus worst-case accuracy."""
+    """What it costs on a target to take over the choice made on a source; scores are natural plus worst-case
+    accuracy.
+    """
 
     chosen: str
     """The best choice on the source."""
     best: str
     """The best choice on the target, known only afterwards."""
     regret: float
-    """Score of the best choice on the target minus that of the chosen one. Never negative; 0 where they are the same."""
+    """Score of the best choice on the target minus that of the chosen one. Never negative; 0 where they are the same.
+    """
     spread: float
     """Largest minus smallest score on the target: what the worst choice would have cost."""
     natural: PairedInterval | None
@@ -42,10 +47,14 @@ class Untuned:
 def untuned(source: Measured, target: Measured) -> Untuned:
     """The regret of not tuning (Generalist, rebuttal R6).
 
-    Raises: RunError where the two were not measured for the same choices, or one of them not by the same attacks on the same images.
+    Raises: RunError where the two were not measured for the same choices, or one of them not by the same attacks on the
+    same images.
     """
     if set(source) != set(target) or not source:
-        raise RunError(f"the choices measured on the source ({_listed(source)}) and on the target ({_listed(target)}) must be the same")
+        raise RunError(
+            f"the choices measured on the source ({_listed(source)}) and on the target ({_listed(target)}) must be the"
+            " same"
+        )
     if empty := [f"{name!r}" for name in source if not source[name] or not target[name]]:
         raise RunError(f"{', '.join(empty)}: no record; evaluate at least one run of every choice")
     for measured in (source, target):
@@ -54,7 +63,9 @@ def untuned(source: Measured, target: Measured) -> Untuned:
     scores = {name: score(records) for name, records in target.items()}
     if scores[chosen] == scores[best]:
         best = chosen
-    pair = [None if best == chosen else paired_interval(target[best], target[chosen], column) for column in (NATURAL, WORST)]
+    pair = [
+        None if best == chosen else paired_interval(target[best], target[chosen], column) for column in (NATURAL, WORST)
+    ]
     spread = max(scores.values()) - min(scores.values())
     return Untuned(chosen, best, scores[best] - scores[chosen], spread, pair[0], pair[1])
 
@@ -89,9 +100,14 @@ class Agreement:
 
 
 def agreement(regrets: Mapping[str, float], errors: Mapping[str, float]) -> Agreement:
-    """Whether settings of lower regret have lower error. Raises: RunError for fewer than three settings, or where all are alike."""
+    """Whether settings of lower regret have lower error. Raises: RunError for fewer than three settings, or where all
+    are alike.
+    """
     if set(regrets) != set(errors) or len(regrets) < 3:
-        raise RunError(f"regrets of {len(regrets)} settings and errors of {len(errors)}: must be of the same settings, at least three")
+        raise RunError(
+            f"regrets of {len(regrets)} settings and errors of {len(errors)}: must be of the same settings, at least"
+            " three"
+        )
     from scipy.stats import kendalltau
 
     names = sorted(regrets)
@@ -104,12 +120,18 @@ def agreement(regrets: Mapping[str, float], errors: Mapping[str, float]) -> Agre
 
 @dataclass(frozen=True)
 class Regretted:
-    """Of diagnosed runs, by experiment, means over seeds: regrets at the end of training, and the error on the test set."""
+    """Of diagnosed runs, by experiment, means over seeds: regrets at the end of training, and the error on the test
+    set.
+    """
 
     own: dict[str, float]
-    """R_T / T, each run against the best networks that it has seen itself: a run that never gets good has little to regret."""
+    """R_T / T, each run against the best networks that it has seen itself: a run that never gets good has little to
+    regret.
+    """
     common: dict[str, float]
-    """The same against the best networks that any of the runs has seen, nearer to Definition 1's infimum over all weights."""
+    """The same against the best networks that any of the runs has seen, nearer to Definition 1's infimum over all
+    weights.
+    """
     errors: dict[str, float]
     """1 minus the mean of natural and worst-case accuracy: the global learner's mean 0-1 loss over both tasks."""
 
@@ -120,7 +142,10 @@ def regretted(runs: Sequence[Run], checkpoint: str = "last") -> Regretted:
     Raises: RunError for a run that was not diagnosed or has no such record.
     """
     _same_attacks([run.records[checkpoint] for run in runs if checkpoint in run.records])
-    last = {str(run.path): {name: points[-1][1] for name, points in run.curves().items() if name.startswith("regret/")} for run in runs}
+    last = {
+        str(run.path): {name: points[-1][1] for name, points in run.curves().items() if name.startswith("regret/")}
+        for run in runs
+    }
     least: dict[str, float] = {}
     for found in last.values():
         for name, value in found.items():
@@ -134,7 +159,9 @@ def regretted(runs: Sequence[Run], checkpoint: str = "last") -> Regretted:
             missing = "is not diagnosed (diagnosis=Diagnosis)" if not learners else f"has no record of {checkpoint!r}"
             raise RunError(f"{run.path} {missing}, so its regret cannot be held against its error")
         common = sum(found[f"{name} suffered"] - least[f"{name}{LEAST}"] for name in learners) / len(learners)
-        rows.setdefault(run.name, []).append((found["regret/tradeoff"] / rounds, common, 1 - score([run.records[checkpoint]]) / 2))
+        rows.setdefault(run.name, []).append(
+            (found["regret/tradeoff"] / rounds, common, 1 - score([run.records[checkpoint]]) / 2)
+        )
     means = {name: [sum(column) / len(column) for column in zip(*each, strict=True)] for name, each in rows.items()}
     own, common_to_all, errors = ({name: mean[place] for name, mean in means.items()} for place in range(3))
     return Regretted(own, common_to_all, errors)

@@ -35,7 +35,9 @@ class Run:
     """What `poise sanity` wrote, the selected weights first."""
 
     def curves(self) -> dict[str, list[tuple[float, float]]]:
-        """{metric: [(epoch, value)]}; an epoch that was written twice (before and after a resume) counts once, as written last."""
+        """{metric: [(epoch, value)]}; an epoch that was written twice (before and after a resume) counts once, as
+        written last.
+        """
         by_name: dict[str, dict[float, float]] = {}
         for line in self.metrics:
             epoch = line.get("epoch")
@@ -115,7 +117,9 @@ def _read_folder(path: Path, records: bool = True) -> Run:
     files = sorted((path / "records").glob("*.json"), key=lambda file: (_rank(file.stem), file.stem)) if records else []
     found = {file.stem: EvaluationRecord.read(file) for file in files if not _holds_verdict(file)}
     present = _of_present_weights(found)
-    galleries = sorted((path / "records").glob("gallery*.npz"), key=lambda file: _rank(file.stem.removeprefix("gallery-")))
+    galleries = sorted(
+        (path / "records").glob("gallery*.npz"), key=lambda file: _rank(file.stem.removeprefix("gallery-"))
+    )
     return Run(
         path=path.resolve(),
         name=str(experiment.get("name") or path.name),
@@ -129,8 +133,12 @@ def _read_folder(path: Path, records: bool = True) -> Run:
 
 
 def _of_present_weights(records: dict[str, EvaluationRecord]) -> list[str]:
-    """Those of the weights that each checkpoint has now: a run that was evaluated and then trained on is one run, not two."""
-    newest = {record.checkpoint: record.model_digest for record in sorted(records.values(), key=lambda record: record.started)}
+    """Those of the weights that each checkpoint has now: a run that was evaluated and then trained on is one run, not
+    two.
+    """
+    newest = {
+        record.checkpoint: record.model_digest for record in sorted(records.values(), key=lambda record: record.started)
+    }
     return [name for name, record in records.items() if record.model_digest == newest[record.checkpoint]]
 
 
@@ -146,7 +154,11 @@ def _read_experiment(path: Path) -> dict[str, Any]:
     try:
         text = read_text(path)
         data = parse(text)
-        about = opened(parse(read_text(path.with_name("run.json"))), required=False) if path.with_name("run.json").exists() else {}
+        about = (
+            opened(parse(read_text(path.with_name("run.json"))), required=False)
+            if path.with_name("run.json").exists()
+            else {}
+        )
     except (OSError, ValueError) as error:
         raise RunError(f"{path}, or run.json beside it, cannot be read: {error}") from None
     if not isinstance(data, dict):

@@ -1,4 +1,6 @@
-"""The columns of the table of results, and what a group of runs has in each: natural accuracy, attacks, whole protocols, worst case."""
+"""The columns of the table of results, and what a group of runs has in each: natural accuracy, attacks, whole
+protocols, worst case.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ SpreadKind = Literal["std", "95 %", "not stated"]
 
 @dataclass(frozen=True)
 class Column:
-    """`attack` and `settings` are None for "natural", "worst case", whole protocols and columns that only a paper has."""
+    """`attack` and `settings` are None for "natural", "worst case", whole protocols and columns that only a paper
+    has.
+    """
 
     label: str
     attack: str | None = None
@@ -26,7 +30,9 @@ class Column:
     within: str | None = None
     """For a worst case: over the attacks within these threats only, where there are attacks within others too."""
     forms: frozenset[str] = frozenset()
-    """The settings (`settings_key`) of an attack's forms: the column is the lowest accuracy that one of them leaves, as a whole."""
+    """The settings (`settings_key`) of an attack's forms: the column is the lowest accuracy that one of them leaves, as
+    a whole.
+    """
     among: Mapping[tuple[str, str, int, int], frozenset[AttackKey]] = field(default_factory=dict, hash=False)
     """For a worst case: all attacks that the table shows on these images, which it must be over."""
 
@@ -67,7 +73,9 @@ class Cell:
 
     @property
     def around(self) -> str:
-        """What stands after the number: ` ± 0.21 (std, 3)`, with the number of runs; ` (1)` in a row of more; empty where nothing does."""
+        """What stands after the number: ` ± 0.21 (std, 3)`, with the number of runs; ` (1)` in a row of more; empty
+        where nothing does.
+        """
         runs = str(self.n) if max(self.n, self.of) > 1 else ""
         if self.spread is None:
             return f" ({runs})" if runs else ""
@@ -80,12 +88,16 @@ class Cell:
         if self.value is None:
             return "-"
         if self.gap:
-            return f"{self.value:+.2f}" + ("" if self.low is None or self.high is None else f" ({self.low:+.2f} to {self.high:+.2f})")
+            return f"{self.value:+.2f}" + (
+                "" if self.low is None or self.high is None else f" ({self.low:+.2f} to {self.high:+.2f})"
+            )
         return f"{self.value:.2f}{self.around}"
 
 
 def columns_of(groups: Sequence[Group], printed: Iterable[tuple[str, Mapping[str, Any]]] = ()) -> list[Column]:
-    """All columns of these groups. printed: names and settings of further attacks, which only papers have numbers of."""
+    """All columns of these groups. printed: names and settings of further attacks, which only papers have numbers
+    of.
+    """
     found: dict[AttackKey, tuple[str, Mapping[str, Any]]] = {}
     for group in groups:
         for record in group.records:
@@ -100,7 +112,11 @@ def columns_of(groups: Sequence[Group], printed: Iterable[tuple[str, Mapping[str
         extra = "" if names.count(name) == 1 else f" [{settings_told_apart(settings, same)}]"
         attacks.append(Column(name + extra, name, settings))
     corrupted = any(record.corruption_accuracy is not None for group in groups for record in group.records)
-    ends = [*_strongest(groups), *_transfers(groups), *_worst_cases(groups)] if any(group.within for group in groups) else []
+    ends = (
+        [*_strongest(groups), *_transfers(groups), *_worst_cases(groups)]
+        if any(group.within for group in groups)
+        else []
+    )
     return [Column(NATURAL), *([Column(CORRUPTED)] if corrupted else []), *attacks, *ends]
 
 
@@ -134,7 +150,9 @@ def _all_of(group: Group) -> frozenset[AttackKey]:
 
 
 def _strongest(groups: Sequence[Group]) -> list[Column]:
-    """A column for each adaptive attack that was made in several forms, for both of its aims: the strongest as a whole, as papers say."""
+    """A column for each adaptive attack that was made in several forms, for both of its aims: the strongest as a whole,
+    as papers say.
+    """
     columns: dict[frozenset[str], str] = {}
     for group in groups:
         for record in group.records:
@@ -146,7 +164,9 @@ def _strongest(groups: Sequence[Group]) -> list[Column]:
             for same in forms.values():
                 if len({str(attack.settings["aims"]) for attack in same}) > 1:
                     stem = same[0].name.partition(f"-{same[0].settings['aims'][0]}")[0]
-                    columns.setdefault(frozenset(settings_key(attack.settings) for attack in same), strongest_label(stem))
+                    columns.setdefault(
+                        frozenset(settings_key(attack.settings) for attack in same), strongest_label(stem)
+                    )
     labels = list(columns.values())
     return [
         Column(label if labels.count(label) == 1 else f"{label} [{place}]", forms=forms)
@@ -162,7 +182,10 @@ def settings_told_apart(settings: Mapping[str, Any], others: Sequence[Mapping[st
     flat = [flatten(other) for other in others]
     own = flatten(settings)
     names = dict.fromkeys(name for each in flat for name in each)
-    return ", ".join(f"{name}={own.get(name, '-')}" for name in names if len({other.get(name) for other in flat}) > 1) or "other settings"
+    return (
+        ", ".join(f"{name}={own.get(name, '-')}" for name in names if len({other.get(name) for other in flat}) > 1)
+        or "other settings"
+    )
 
 
 def values_of(group: Group, column: Column) -> list[float]:
@@ -187,7 +210,9 @@ def records_of(group: Group, column: Column) -> list[EvaluationRecord]:
     A worst case is over all attacks that are shown on its images, by every run of the group, or there is none.
     """
     if column.attack is not None:
-        return [dataclasses.replace(record, attacks=[attack]) for record in group.records if (attack := column.of(record))]
+        return [
+            dataclasses.replace(record, attacks=[attack]) for record in group.records if (attack := column.of(record))
+        ]
     if column.forms:
         return [strongest for record in group.records if (strongest := _strongest_of(record, column.forms)) is not None]
     if column.worst:
@@ -207,6 +232,11 @@ def _strongest_of(record: EvaluationRecord, forms: frozenset[str]) -> Evaluation
 
 
 def _only(records: Sequence[EvaluationRecord], wanted: frozenset[AttackKey]) -> list[EvaluationRecord]:
-    """The records that have all these attacks, with no others, so that their worst cases mean the same; none for none."""
-    kept = [dataclasses.replace(each, attacks=[attack for attack in each.attacks if key_of(attack) in wanted]) for each in records]
+    """The records that have all these attacks, with no others, so that their worst cases mean the same; none for
+    none.
+    """
+    kept = [
+        dataclasses.replace(each, attacks=[attack for attack in each.attacks if key_of(attack) in wanted])
+        for each in records
+    ]
     return [record for record in kept if len(record.attacks) == len(wanted)] if wanted else []

@@ -59,7 +59,9 @@ class Diagnosed:
 
 
 def diagnosed(runs: Sequence[Run], labels: Mapping[str, str]) -> list[Diagnosed]:
-    """The runs that were diagnosed or whose learners were embedded. labels: of each group's key. Raises: RunError for a damaged file."""
+    """The runs that were diagnosed or whose learners were embedded. labels: of each group's key. Raises: RunError for a
+    damaged file.
+    """
     found = []
     for run in runs:
         panels = [*curves(run), *embedded(run.path / EMBEDDING)]
@@ -70,7 +72,9 @@ def diagnosed(runs: Sequence[Run], labels: Mapping[str, str]) -> list[Diagnosed]
 
 
 def redistributions(experiment: Mapping[str, Any]) -> list[int]:
-    """The epochs at which Generalist's learners become the global one, from a run's settings; none for other methods."""
+    """The epochs at which Generalist's learners become the global one, from a run's settings; none for other
+    methods.
+    """
     method, epochs = experiment.get("method", {}), experiment.get("epochs", 0)
     if not isinstance(method, Mapping) or method.get("type") != "Generalist" or method.get("redistribute") == "never":
         return []
@@ -133,12 +137,17 @@ def _notes(run: Run) -> list[str]:
     if not isinstance(told, Mapping) or not any(name.startswith("regret/") for name in run.curves()):
         return notes
     rounds = len(run.curves().get("regret/tradeoff", []))
-    loss = {"zero_one": "0-1 loss", "clipped_cross_entropy": "cross-entropy, clipped at 1"}.get(str(told.get("loss")), "loss")
+    loss = {"zero_one": "0-1 loss", "clipped_cross_entropy": "cross-entropy, clipped at 1"}.get(
+        str(told.get("loss")), "loss"
+    )
     return [
         *notes,
-        f"Regrets and bound are of the {loss}, on fixed images, after {rounds} measured epochs (T); the infimum over all weights is "
-        f"replaced by the best network seen, and delta is {told.get('delta')}. The theorem asks for convex losses: for networks the "
-        f"bound is a diagnostic, not a guarantee; above 1 it says nothing, as losses end there.",
+        (
+            f"Regrets and bound are of the {loss}, on fixed images, after {rounds} measured epochs (T); the infimum"
+            f" over all weights is replaced by the best network seen, and delta is {told.get('delta')}. The theorem"
+            " asks for convex losses: for networks the bound is a diagnostic, not a guarantee; above 1 it says"
+            " nothing, as losses end there."
+        ),
     ]
 
 
@@ -146,7 +155,9 @@ def _notes(run: Run) -> list[str]:
 
 
 def embedded(path: Path) -> list[Panel]:
-    """One panel for each embedded epoch: colours are classes, shapes are learners. None without the file. Raises: RunError."""
+    """One panel for each embedded epoch: colours are classes, shapes are learners. None without the file. Raises:
+    RunError.
+    """
     if not path.is_file():
         return []
     try:
@@ -155,7 +166,9 @@ def embedded(path: Path) -> list[Panel]:
         what = _what(data)
         return [_cloud(each["epoch"], each["points"], labels, classes, *what) for each in data["epochs"]]
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise RunError(f"{path} is damaged ({type(error).__name__}: {error}); make it again with: poise embed {path.parent}") from None
+        raise RunError(
+            f"{path} is damaged ({type(error).__name__}: {error}); make it again with: poise embed {path.parent}"
+        ) from None
 
 
 def _what(data: Mapping[str, Any]) -> tuple[str, str]:
@@ -171,7 +184,12 @@ def _attack(told: Mapping[str, Any]) -> str:
 
 
 def _cloud(
-    epoch: int, points: Mapping[str, Sequence[Sequence[float]]], labels: Sequence[int], classes: Sequence[str], what: str, caption: str
+    epoch: int,
+    points: Mapping[str, Sequence[Sequence[float]]],
+    labels: Sequence[int],
+    classes: Sequence[str],
+    what: str,
+    caption: str,
 ) -> Panel:
     everything = [(float(x), float(y)) for cloud in points.values() for x, y in cloud]
     if any(len(cloud) != len(labels) for cloud in points.values()):
@@ -191,10 +209,14 @@ def _cloud(
 
 
 def _dot(shape: int, colour: int, x: float, y: float) -> str:
-    """A circle for the first learner, a square for the second, a triangle for the others; in the colour of the class."""
+    """A circle for the first learner, a square for the second, a triangle for the others; in the colour of the
+    class.
+    """
     kind = f"{colour_class(colour)} mark"
     if shape == 0:
         return f'<circle class="{kind}" cx="{number(x)}" cy="{number(y)}" r="3"/>'
-    corners = [(-2.7, -2.7), (2.7, -2.7), (2.7, 2.7), (-2.7, 2.7)] if shape == 1 else [(0, -3.6), (3.4, 2.6), (-3.4, 2.6)]
+    corners = (
+        [(-2.7, -2.7), (2.7, -2.7), (2.7, 2.7), (-2.7, 2.7)] if shape == 1 else [(0, -3.6), (3.4, 2.6), (-3.4, 2.6)]
+    )
     path = " ".join(f"{number(x + dx)},{number(y + dy)}" for dx, dy in corners)
     return f'<polygon class="{kind}" points="{path}"/>'

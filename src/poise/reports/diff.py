@@ -1,4 +1,6 @@
-"""Two evaluations side by side: settings that differ, accuracies with paired intervals, and examples whose verdict changed."""
+"""Two evaluations side by side: settings that differ, accuracies with paired intervals, and examples whose verdict
+changed.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ _COMPARED = ("model", "checkpoint", "model_digest", "seed", "evaluation_seed", "
 
 @dataclass(frozen=True)
 class ColumnDifference:
-    """Accuracies in [0, 1]; None where a record lacks the attack. `paired` is a minus b, None where they cannot be paired."""
+    """Accuracies in [0, 1]; None where a record lacks the attack. `paired` is a minus b, None where they cannot be
+    paired.
+    """
 
     column: str
     a: float | None
@@ -114,7 +118,13 @@ def to_terminal(difference: Difference) -> RichGroup:
         interval = f"{100 * paired.low:+.2f} to {100 * paired.high:+.2f}" if paired else "-"
         style = "bold" if paired and paired.excludes_zero else ""
         counts = ["-" if count is None else str(count) for count in (column.only_a, column.only_b, column.changed)]
-        numbers = [Text(_percent(column.a)), Text(_percent(column.b)), Text(gap), Text(interval, style=style), *map(Text, counts)]
+        numbers = [
+            Text(_percent(column.a)),
+            Text(_percent(column.b)),
+            Text(gap),
+            Text(interval, style=style),
+            *map(Text, counts),
+        ]
         accuracies.lines.append(((column.column,), numbers, None))
     settings = Table(box=box.SIMPLE_HEAD, title="settings that differ", title_justify="left")
     for name in ("setting", "a", "b"):

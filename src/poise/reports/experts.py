@@ -12,13 +12,26 @@ from poise.reports.statistics import NATURAL, Group
 from poise.reports.tables import Table
 from poise.reports.terminal import Line, Numbers
 
-COLUMNS = ("images", "whole", "best expert", "all fooled", "choice is best", "right one missed", "experts", "shares won")
-"""whole, best expert (the one of lowest loss), each expert: accuracy; all fooled: vulnerability overlap; shares won: chosen how often."""
+COLUMNS = (
+    "images",
+    "whole",
+    "best expert",
+    "all fooled",
+    "choice is best",
+    "right one missed",
+    "experts",
+    "shares won",
+)
+"""whole, best expert (the one of lowest loss), each expert: accuracy; all fooled: vulnerability overlap; shares won:
+chosen how often.
+"""
 
 
 @dataclass(frozen=True)
 class ExpertsRow:
-    """One method on natural images or on those of one attack; `cells` has a text for each of COLUMNS, "-" where nothing is chosen."""
+    """One method on natural images or on those of one attack; `cells` has a text for each of COLUMNS, "-" where nothing
+    is chosen.
+    """
 
     label: str
     checkpoint: str
@@ -77,7 +90,10 @@ def experts_markdown(table: Table) -> str:
     rows = experts_rows(table)
     if not rows:
         return ""
-    lines = ["| method | checkpoint | " + " | ".join(COLUMNS) + " |", "| --- | --- | --- |" + " ---: |" * (len(COLUMNS) - 1)]
+    lines = [
+        "| method | checkpoint | " + " | ".join(COLUMNS) + " |",
+        "| --- | --- | --- |" + " ---: |" * (len(COLUMNS) - 1),
+    ]
     lines += ["| " + " | ".join(map(escape_markdown, (row.label, row.checkpoint, *row.cells))) + " |" for row in rows]
     return "\n".join(lines) + "\n"
 

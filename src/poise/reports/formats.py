@@ -44,7 +44,9 @@ def to_markdown(table: Table) -> str:
     """GitHub's Markdown; best values bold, second best in italics."""
     names = heads(table)
     lines = [
-        "| " + " | ".join(escape_markdown(text) for text in [*names, *(column.label for column in table.columns)]) + " |",
+        "| "
+        + " | ".join(escape_markdown(text) for text in [*names, *(column.label for column in table.columns)])
+        + " |",
         "|" + "|".join([" --- "] * len(names) + [" ---: "] * len(table.columns)) + "|",
     ]
     for row in table.rows:
@@ -61,7 +63,8 @@ def escape_markdown(text: str) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """One line per row: per column the mean, the standard deviation, the ends of the 95 % interval, in percent, and the number of runs.
+    """One line per row: per column the mean, the standard deviation, the ends of the 95 % interval, in percent, and the
+    number of runs.
 
     A paper's plus-minus of which it does not say what it is has a column of its own; empty when absent.
     """
@@ -69,7 +72,9 @@ def to_csv(table: Table) -> str:
     writer = csv.writer(out, lineterminator="\n")
     ends = ("", " std", " low", " high", " ± not stated", " runs")
     parts = [[f"{column.label}{end}" for end in ends] for column in table.columns]
-    writer.writerow(["method", "data", "checkpoint", "kind", "runs", *(spreadsheet(name) for part in parts for name in part)])
+    writer.writerow(
+        ["method", "data", "checkpoint", "kind", "runs", *(spreadsheet(name) for part in parts for name in part)]
+    )
     for row in table.rows:
         runs = max((cell.n for cell in row.cells), default=0)
         texts = [text for cell in row.cells for text in _csv_cell(cell)]
@@ -102,7 +107,10 @@ def to_latex(table: Table) -> str:
         block = row.block
         cells = [*(escape_latex(text) for text in _lead(row, names)), *(_latex_cell(cell) for cell in row.cells)]
         lines.append(" & ".join(cells) + " \\\\")
-    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", *(f"% {escape_latex(note)}" for note in table.notes)]) + "\n"
+    return (
+        "\n".join([*lines, "\\bottomrule", "\\end{tabular}", *(f"% {escape_latex(note)}" for note in table.notes)])
+        + "\n"
+    )
 
 
 def _latex_cell(cell: Cell) -> str:
@@ -111,12 +119,16 @@ def _latex_cell(cell: Cell) -> str:
 
 
 def to_terminal(table: Table) -> Numbers:
-    """For rich's Console.print; best values bold green, second best underlined, published rows dim. No digit is cut off at any width."""
+    """For rich's Console.print; best values bold green, second best underlined, published rows dim. No digit is cut off
+    at any width.
+    """
     from rich.text import Text
 
     styles = {"best": "bold green", "second": "underline", "": ""}
     names = heads(table)
-    shown = Numbers(names, [column.label for column in table.columns], caption="\n".join(["accuracy in percent", *table.notes]))
+    shown = Numbers(
+        names, [column.label for column in table.columns], caption="\n".join(["accuracy in percent", *table.notes])
+    )
     block = None
     for row in table.rows:
         shown.sections |= {len(shown.lines)} if block not in (None, row.block) else set()

@@ -1,4 +1,6 @@
-"""Adversarial examples as small PNG images inside the page: the image, the magnified perturbation, the adversarial image."""
+"""Adversarial examples as small PNG images inside the page: the image, the magnified perturbation, the adversarial
+image.
+"""
 
 from __future__ import annotations
 
@@ -46,12 +48,14 @@ class Gallery:
 
 
 def read_gallery(path: Path, classes: Sequence[str]) -> Gallery:
-    """The gallery in an npz file with x uint8 [n, C, H, W], x_adv [n, C, H, W] in [0, 1], label, natural, adversarial [n], attack.
+    """The gallery in an npz file with x uint8 [n, C, H, W], x_adv [n, C, H, W] in [0, 1], label, natural, adversarial
+    [n], attack.
 
     Raises: RunError when the file is damaged or lacks an array.
     """
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:  # from memory: numpy leaves a damaged file open
+        # from memory: numpy leaves a damaged file open
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             arrays = {name: file[name] for name in _ARRAYS}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise RunError(f"{path} cannot be read as a gallery: {error}") from None

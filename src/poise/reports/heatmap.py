@@ -23,8 +23,9 @@ ALL = "all surrogates"
 class Matrix:
     """Accuracy in [0, 1] of targets (rows) under the attacks of surrogates (columns).
 
-    A cell of a surrogate is all-or-nothing: right under every attack made on it; "all surrogates" is right under every attack on
-    every one of them; "natural" is on the same images as they are. A column of one attack is that attack alone.
+    A cell of a surrogate is all-or-nothing: right under every attack made on it; "all surrogates" is right under every
+    attack on every one of them; "natural" is on the same images as they are. A column of one attack is that attack
+    alone.
     """
 
     targets: tuple[str, ...]
@@ -43,10 +44,16 @@ def matrix(records: Sequence[EvaluationRecord], every_attack: bool = False) -> M
         raise RunError("the matrix needs records of attacks made on surrogates; make them with: poise transfer")
     sets = [[(attack.name, attack.settings.get("digest")) for attack in row] for row in shown]
     if any(row != sets[0] for row in sets) or any(record.labels != records[0].labels for record in records):
-        raise RunError("the records were made by different attacks or on different images; evaluate all targets with the same sets")
+        raise RunError(
+            "the records were made by different attacks or on different images; evaluate all targets with the same sets"
+        )
     columns = _columns(shown[0], every_attack)
     cells = [
-        (record.natural_accuracy, *(_all_right(record, names) for names in columns.values()), _all_right(record, [a.name for a in row]))
+        (
+            record.natural_accuracy,
+            *(_all_right(record, names) for names in columns.values()),
+            _all_right(record, [a.name for a in row]),
+        )
         for record, row in zip(records, shown, strict=True)
     ]
     return Matrix(_told_apart(records), (NATURAL, *columns, ALL), tuple(cells))
@@ -69,13 +76,19 @@ def _all_right(record: EvaluationRecord, names: Sequence[str]) -> float:
 def _told_apart(records: Sequence[EvaluationRecord]) -> tuple[str, ...]:
     names = [record.model for record in records]
     runs = [f"{record.model} ({record.run or record.seed})" for record in records]
-    whole = [f"{run[:-1]} of {record.group})" if runs.count(run) > 1 else run for run, record in zip(runs, records, strict=True)]
+    whole = [
+        f"{run[:-1]} of {record.group})" if runs.count(run) > 1 else run
+        for run, record in zip(runs, records, strict=True)
+    ]
     return tuple(name if names.count(name) == 1 else long for name, long in zip(names, whole, strict=True))
 
 
 def matrix_markdown(shown: Matrix) -> str:
     """GitHub's Markdown, in percent."""
-    lines = ["| target | " + " | ".join(map(escape_markdown, shown.columns)) + " |", "| --- |" + " ---: |" * len(shown.columns)]
+    lines = [
+        "| target | " + " | ".join(map(escape_markdown, shown.columns)) + " |",
+        "| --- |" + " ---: |" * len(shown.columns),
+    ]
     for target, row in zip(shown.targets, shown.cells, strict=True):
         lines.append(f"| {escape_markdown(target)} | " + " | ".join(f"{100 * value:.2f}" for value in row) + " |")
     return "\n".join(lines) + "\n"
@@ -87,26 +100,36 @@ def matrix_terminal(shown: Matrix) -> Numbers:
 
     rows = zip(shown.targets, shown.cells, strict=True)
     lines: list[Line] = [((target,), [Text(f"{100 * value:.2f}") for value in row], None) for target, row in rows]
-    return Numbers(("target",), shown.columns, lines, caption="accuracy in percent, all-or-nothing over a column's attacks")
+    return Numbers(
+        ("target",), shown.columns, lines, caption="accuracy in percent, all-or-nothing over a column's attacks"
+    )
 
 
 WIDE, HIGH, LEFT, TOP = 76, 34, 190, 96
 
 
 def heatmap(shown: Matrix) -> str:
-    """SVG: one square per cell, the darker the more of the images the target gets right; percent inside, full names on hovering."""
+    """SVG: one square per cell, the darker the more of the images the target gets right; percent inside, full names on
+    hovering.
+    """
     parts = [_turned(name, LEFT + WIDE * (place + 0.5)) for place, name in enumerate(shown.columns)]
     for place, (target, row) in enumerate(zip(shown.targets, shown.cells, strict=True)):
         y = TOP + HIGH * place
         parts.append(
-            f'<text x="{LEFT - 8}" y="{y + 21}" text-anchor="end">{escape(_short(target, 28))}<title>{escape(target)}</title></text>'
+            f'<text x="{LEFT - 8}" y="{y + 21}"'
+            f' text-anchor="end">{escape(_short(target, 28))}<title>{escape(target)}</title></text>'
         )
         for column, (name, value) in enumerate(zip(shown.columns, row, strict=True)):
             x = LEFT + WIDE * column
             title = f"<title>{escape(f'{target}, {name}: {100 * value:.2f} %')}</title>"
             fill = f'fill="var(--accent)" fill-opacity="{number(0.04 + 0.5 * value)}"'
-            parts.append(f'<g>{title}<rect x="{x + 1}" y="{y + 1}" width="{WIDE - 2}" height="{HIGH - 2}" rx="3" {fill}/>')
-            parts.append(f'<text class="value" x="{x + WIDE // 2}" y="{y + 21}" text-anchor="middle">{100 * value:.1f}</text></g>')
+            parts.append(
+                f'<g>{title}<rect x="{x + 1}" y="{y + 1}" width="{WIDE - 2}" height="{HIGH - 2}" rx="3" {fill}/>'
+            )
+            parts.append(
+                f'<text class="value" x="{x + WIDE // 2}" y="{y + 21}"'
+                f' text-anchor="middle">{100 * value:.1f}</text></g>'
+            )
     width, height = LEFT + WIDE * len(shown.columns) + 40, TOP + HIGH * len(shown.targets) + 8
     return wrap(width, height, "accuracy of each target under the attacks made on each surrogate", parts)
 

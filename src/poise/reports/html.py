@@ -40,7 +40,9 @@ def write_report(
     return write_text(out / _NAME if out.is_dir() else out, render(read_runs(paths), title, checkpoints, baseline))
 
 
-def render(runs: Sequence[Run], title: str | None = None, checkpoints: Checkpoints = "both", baseline: str | None = None) -> str:
+def render(
+    runs: Sequence[Run], title: str | None = None, checkpoints: Checkpoints = "both", baseline: str | None = None
+) -> str:
     """The page as text."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
@@ -50,14 +52,21 @@ def render(runs: Sequence[Run], title: str | None = None, checkpoints: Checkpoin
     labels, proof = results.labels, comparisons(results, baseline)
     places = {key: place for place, key in enumerate(dict.fromkeys(group.key for group in results.groups))}
     environment = Environment(
-        loader=PackageLoader("poise.reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("poise.reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters["drawn"] = Markup  # markup made by svg.py, which escapes every text it is given
     return environment.get_template("report.html.j2").render(
         title=title or _title(labels),
         subtitle=_subtitle(results, runs),
         table=results,
-        varied={"data": len({row.data for row in results.rows}) > 1, "checkpoint": len({row.checkpoint for row in results.rows}) > 1},
+        varied={
+            "data": len({row.data for row in results.rows}) > 1,
+            "checkpoint": len({row.checkpoint for row in results.rows}) > 1,
+        },
         keys={key: wrap(16, 16, labels[key], [marker(place, 8, 8, 5)]) for key, place in places.items()},
         labels=labels,
         proof=proof if len(groups) > 1 and proof.comparisons else None,
@@ -98,15 +107,20 @@ def _protocol(results: Table, runs: Sequence[Run]) -> dict[str, Any]:
     """How each column was measured, and how the checkpoints were chosen."""
     columns = [(column.label, flatten(column.settings)) for column in results.columns if column.settings is not None]
     chosen = dict.fromkeys(
-        (str(run.experiment.get("selection", "")), str(run.experiment.get("criterion", ""))) for run in runs if run.experiment
+        (str(run.experiment.get("selection", "")), str(run.experiment.get("criterion", "")))
+        for run in runs
+        if run.experiment
     )
     own = any(chosen_on_own_test_images(run.experiment) for run in runs)
     as_papers = "on the test set itself" + (", which flatters them there" if own else ", as the papers did")
     where = {"held-out": "on images held out from training", "test": as_papers}
     selection = [
-        "The last epoch was selected, without a look at accuracies."
-        if criterion == "last"
-        else f"Selected checkpoints were chosen {where.get(selection, selection)}" + (f" (criterion: {criterion})." if criterion else ".")
+        (
+            "The last epoch was selected, without a look at accuracies."
+            if criterion == "last"
+            else f"Selected checkpoints were chosen {where.get(selection, selection)}"
+            + (f" (criterion: {criterion})." if criterion else ".")
+        )
         for selection, criterion in chosen
         if selection
     ]
@@ -134,9 +148,14 @@ def _about(run: Run, labels: Mapping[str, str], places: Mapping[str, int]) -> di
     facts = {}
     for kept in run.records.values():
         facts[f"{kept.checkpoint or 'checkpoint'}: weights"] = kept.model_digest
-        facts[f"{kept.checkpoint or 'checkpoint'}: evaluated"] = f"{kept.started}, {kept.seconds:,.1f} s, protocol {kept.protocol}"
+        facts[f"{kept.checkpoint or 'checkpoint'}: evaluated"] = (
+            f"{kept.started}, {kept.seconds:,.1f} s, protocol {kept.protocol}"
+        )
     if record is not None:
-        facts |= {"device": record.device, **{f"version of {name}": str(version) for name, version in record.versions.items()}}
+        facts |= {
+            "device": record.device,
+            **{f"version of {name}": str(version) for name, version in record.versions.items()},
+        }
     return {
         "label": labels.get(key, run.name),
         "key": key if key in places else None,

@@ -1,4 +1,6 @@
-"""What the rows of a table are called: by their own name and, where several share it, by the settings in which they differ."""
+"""What the rows of a table are called: by their own name and, where several share it, by the settings in which they
+differ.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ _SETTINGS_SAID = 4
 
 
 def group_labels(groups: Sequence[Group], runs: Sequence[Run] = ()) -> dict[str, str]:
-    """{group key: label}, all different; runs: whose settings are known. Where no setting tells groups apart their runs' names do."""
+    """{group key: label}, all different; runs: whose settings are known. Where no setting tells groups apart their
+    runs' names do.
+    """
     models = {group.key: group.first.model or "network" for group in groups}
     settings = settings_of(groups, runs)
     labels: dict[str, str] = {}
@@ -53,7 +57,9 @@ def _unique(labels: Mapping[str, str], runs: Mapping[str, str]) -> dict[str, str
         return {label for label in among.values() if list(among.values()).count(label) > 1}
 
     same = repeated(labels)
-    told = {key: f"{label} (run {runs[key]})" if label in same and runs[key] else label for key, label in labels.items()}
+    told = {
+        key: f"{label} (run {runs[key]})" if label in same and runs[key] else label for key, label in labels.items()
+    }
     same, places = repeated(told), dict[str, int]()
     for key, label in told.items():
         places[label] = places.get(label, 0) + 1

@@ -19,9 +19,13 @@ def write_picture(paths: str | Path | Iterable[str | Path], out: str | Path) -> 
     Raises: RunError for whatever `read_runs` refuses, or when no run has both a natural and a robust accuracy.
     """
     results = table(read_runs(paths), "selected")
-    drawn = tradeoff(results, {key: place for place, key in enumerate(dict.fromkeys(group.key for group in results.groups))})
+    drawn = tradeoff(
+        results, {key: place for place, key in enumerate(dict.fromkeys(group.key for group in results.groups))}
+    )
     if not drawn.startswith("<svg "):
-        raise RunError("these runs have no robust accuracy yet, so there is nothing to draw; run poise evaluate on them")
+        raise RunError(
+            "these runs have no robust accuracy yet, so there is nothing to draw; run poise evaluate on them"
+        )
     style = (files("poise.reports") / "templates" / "report.css").read_text()
     paper = '<rect width="100%" height="100%" fill="var(--card)"/>'
     head, _, body = drawn.partition(">")

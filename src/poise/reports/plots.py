@@ -47,7 +47,10 @@ def curve_panels(runs: Sequence[Run], places: Mapping[str, int], labels: Mapping
 
 
 def _curve_panel(
-    metric: str, lines: Sequence[tuple[Run, list[tuple[float, float]]]], places: Mapping[str, int], labels: Mapping[str, str]
+    metric: str,
+    lines: Sequence[tuple[Run, list[tuple[float, float]]]],
+    places: Mapping[str, int],
+    labels: Mapping[str, str],
 ) -> Panel:
     values = [y for _, points in lines for _, y in points]
     shares = metric.startswith("monitor/") and min(values) >= 0 and max(values) <= 1
@@ -74,7 +77,8 @@ def group_of(run: Run) -> str:
 
 
 def tradeoff(table: Table, places: Mapping[str, int]) -> str:
-    """Natural (across) against robust accuracy (up), in percent, with 95 % intervals; a paper's point is hollow. Empty without data.
+    """Natural (across) against robust accuracy (up), in percent, with 95 % intervals; a paper's point is hollow. Empty
+    without data.
 
     Robust is AutoAttack's column where it was measured, which papers print too, and else the worst case.
     """
@@ -92,7 +96,12 @@ def tradeoff(table: Table, places: Mapping[str, int]) -> str:
     if not points:
         return ""
     chart = Chart(
-        420, 330, _range([x for *_, x, _ in points]), _range([y for *_, y in points]), "natural against robust accuracy", (46, 42)
+        420,
+        330,
+        _range([x for *_, x, _ in points]),
+        _range([y for *_, y in points]),
+        "natural against robust accuracy",
+        (46, 42),
     )
     chart.text((chart.left + chart.right) / 2, chart.height - 6, "natural accuracy, %", "middle", "name")
     chart.upright(f"{robust_name(table.columns[worst])}, %")
@@ -113,9 +122,15 @@ def tradeoff(table: Table, places: Mapping[str, int]) -> str:
 
 
 def robust_column(table: Table) -> int | None:
-    """The place of the column that says how robust a network is: AutoAttack's, or else the worst case; None where neither was measured."""
+    """The place of the column that says how robust a network is: AutoAttack's, or else the worst case; None where
+    neither was measured.
+    """
     measured = [row for row in table.rows if row.kind == "measured" and row.block == table.rows[0].block]
-    columns = [place for place, column in enumerate(table.columns) if any(row.cells[place].value is not None for row in measured)]
+    columns = [
+        place
+        for place, column in enumerate(table.columns)
+        if any(row.cells[place].value is not None for row in measured)
+    ]
     strongest = [place for place in columns if (table.columns[place].settings or {}).get("type") == "AutoAttack"]
     return next(iter([*strongest, *(place for place in columns if table.columns[place].worst)]), None)
 
@@ -147,7 +162,14 @@ def _name_points(chart: Chart, points: Sequence[tuple[Row, int, Cell, Cell]]) ->
     for (row, place, _, _), (px, py) in zip(points, places, strict=True):
         text = "published" if row.kind == "published" else row.label if len(row.label) <= 26 else row.label[:25] + "…"
         wide = 7.5 * len(text)
-        sides = [(10, -6, "start"), (-10, -6, "end"), (10, 16, "start"), (-10, 16, "end"), (0, -14, "middle"), (0, 24, "middle")]
+        sides = [
+            (10, -6, "start"),
+            (-10, -6, "end"),
+            (10, 16, "start"),
+            (-10, 16, "end"),
+            (0, -14, "middle"),
+            (0, 24, "middle"),
+        ]
         sides += [(0, -28, "middle"), (0, 38, "middle")]
         boxes = []
         for dx, dy, anchor in sides:
@@ -164,8 +186,11 @@ def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float,
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def class_panels(table: Table, groups: Sequence[Group], places: Mapping[str, int], labels: Mapping[str, str]) -> list[Panel]:
-    """One panel per group: per class a pale bar for natural accuracy and a full one for the worst case (mean over runs).
+def class_panels(
+    table: Table, groups: Sequence[Group], places: Mapping[str, int], labels: Mapping[str, str]
+) -> list[Panel]:
+    """One panel per group: per class a pale bar for natural accuracy and a full one for the worst case (mean over
+    runs).
 
     Of several worst cases, within other threats, the first that a group has.
     """
@@ -208,7 +233,10 @@ def _bars(rows: Sequence[tuple[str, float, float]], place: int, label: str) -> s
         y = 6 + pitch * number_
         title = f"<title>{escape(name)}: natural {100 * natural:.2f} %, worst case {100 * worst:.2f} %</title>"
         short = name if len(name) <= 12 else name[:11] + "…"
-        parts.append(f'<g class="{colour_class(place)}">{title}<text x="{left - 8}" y="{y + 11}" text-anchor="end">{escape(short)}</text>')
+        parts.append(
+            f'<g class="{colour_class(place)}">{title}<text x="{left - 8}" y="{y + 11}"'
+            f' text-anchor="end">{escape(short)}</text>'
+        )
         parts.append(f'<rect class="track" x="{left}" y="{y}" width="{right - left}" height="14" rx="2"/>')
         for kind, share in (("pale", natural), ("full", worst)):
             width = number((right - left) * share)

@@ -33,7 +33,9 @@ class Comparison:
 
     @property
     def proven(self) -> bool:
-        """Whether the interval excludes zero and the corrected p is below .05: in all that is shown, at most once in twenty by chance."""
+        """Whether the interval excludes zero and the corrected p is below .05: in all that is shown, at most once in
+        twenty by chance.
+        """
         return self.interval.excludes_zero and self.p < LEVEL
 
 
@@ -64,16 +66,23 @@ class Proof:
 def comparisons(table: Table, baseline: str | None = None) -> Proof:
     """The comparisons of a table's first block, corrected together.
 
-    baseline: a row's label; "all" for all pairs; by default each method is held against the best other one of its column.
+    baseline: a row's label; "all" for all pairs; by default each method is held against the best other one of its
+    column.
     Raises: RunError for a baseline that is no row of the block.
     """
     rows = [row for row in table.rows if row.group is not None and row.block == table.rows[0].block]
     groups = {row.label: row.group for row in rows if row.group is not None}
     if baseline not in (None, ALL, *groups):
         raise RunError(
-            f"baseline = {baseline!r}: must be {ALL!r} or one of {', '.join(map(repr, groups))}{did_you_mean(str(baseline), groups)}"
+            f"baseline = {baseline!r}: must be {ALL!r} or one of"
+            f" {', '.join(map(repr, groups))}{did_you_mean(str(baseline), groups)}"
         )
-    found = [made for column in table.columns for pair in _pairs(groups, column, baseline) if (made := _compared(groups, column, *pair))]
+    found = [
+        made
+        for column in table.columns
+        for pair in _pairs(groups, column, baseline)
+        if (made := _compared(groups, column, *pair))
+    ]
     order = {label: place for place, label in enumerate(groups)}
     held = [column.label for column in table.columns]
     found.sort(key=lambda each: (order[each.a], order[each.b], held.index(each.column)))
@@ -107,7 +116,9 @@ def _compared(groups: dict[str, Group], column: Column, a: str, b: str) -> Compa
 
 
 def _corrected(found: Sequence[Comparison]) -> list[Comparison]:
-    """Holm's step-down method: the smallest p times their number, the next times one less, and none smaller than the one before."""
+    """Holm's step-down method: the smallest p times their number, the next times one less, and none smaller than the
+    one before.
+    """
     ps, least = {}, 0.0
     for rank, place in enumerate(sorted(range(len(found)), key=lambda place: found[place].p)):
         least = max(least, min(1.0, found[place].p * (len(found) - rank)))
@@ -116,11 +127,19 @@ def _corrected(found: Sequence[Comparison]) -> list[Comparison]:
 
 
 def _cautions(groups: dict[str, Group], found: Sequence[Comparison]) -> list[str]:
-    alone = [name for name, group in groups.items() if len(group.records) == 1 and any(name in (each.a, each.b) for each in found)]
+    alone = [
+        name
+        for name, group in groups.items()
+        if len(group.records) == 1 and any(name in (each.a, each.b) for each in found)
+    ]
     cautions = []
     if alone:
         each = " each" * (len(alone) > 1)
-        cautions.append(f"{' and '.join(alone)}: one run{each}, so this speaks of these trained weights, not of other seeds.")
+        cautions.append(
+            f"{' and '.join(alone)}: one run{each}, so this speaks of these trained weights, not of other seeds."
+        )
     if len(found) > 1:
-        cautions.append(f"Corrected for {len(found)} comparisons by Holm's method; each interval is of its own difference alone.")
+        cautions.append(
+            f"Corrected for {len(found)} comparisons by Holm's method; each interval is of its own difference alone."
+        )
     return cautions

@@ -47,7 +47,10 @@ def facts(verdict: Verdict) -> list[str]:
     threat = {name: value for name, value in flatten(verdict.threat).items() if name in ("type", "epsilon")}
     effort = {name.replace("_", " "): value for name, value in flatten(verdict.effort).items() if name != "type"}
     return [
-        f"the first {verdict.count} images of {verdict.dataset or 'the data'}, {100 * verdict.natural_accuracy:.1f} % right unattacked",
+        (
+            f"the first {verdict.count} images of {verdict.dataset or 'the data'}, {100 * verdict.natural_accuracy:.1f}"
+            " % right unattacked"
+        ),
         f"{' '.join(threat.values())}",
         f"seed {verdict.seed}",
         ", ".join(f"{name} {value}" for name, value in effort.items()),
@@ -58,7 +61,12 @@ def facts(verdict: Verdict) -> list[str]:
 def verdict_markdown(verdict: Verdict) -> str:
     """The verdict as GitHub's Markdown: a table of every check, then what to do about each alarm."""
     title = escape_markdown(f"{verdict.model} ({verdict.checkpoint})" if verdict.checkpoint else verdict.model)
-    lines = [f"### Sanity of {title}: {summary(verdict.findings)}", "", *(f"{'; '.join(map(escape_markdown, facts(verdict)))}.",), ""]
+    lines = [
+        f"### Sanity of {title}: {summary(verdict.findings)}",
+        "",
+        *(f"{'; '.join(map(escape_markdown, facts(verdict)))}.",),
+        "",
+    ]
     lines += ["| check | verdict | seen |", "| --- | --- | --- |"]
     for finding in verdict.findings:
         shown = f"**{finding.judgement}**" if finding.alarming else finding.judgement
@@ -75,9 +83,15 @@ def verdict_terminal(verdict: Verdict) -> RichTable:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    title = f"sanity of {verdict.model}{f' ({verdict.checkpoint})' if verdict.checkpoint else ''}: {summary(verdict.findings)}"
+    title = (
+        f"sanity of {verdict.model}{f' ({verdict.checkpoint})' if verdict.checkpoint else ''}:"
+        f" {summary(verdict.findings)}"
+    )
     shown = RichTable(
-        title=Text(printable(title)), title_justify="left", box=box.SIMPLE_HEAD, caption=Text(printable("; ".join(facts(verdict))))
+        title=Text(printable(title)),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        caption=Text(printable("; ".join(facts(verdict)))),
     )
     shown.caption_justify = "left"
     shown.add_column("check", no_wrap=True)

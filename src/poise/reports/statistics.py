@@ -77,9 +77,12 @@ class Group:
     checkpoint: str
     records: list[EvaluationRecord]
     transferred: tuple[tuple[str, frozenset[AttackKey]], ...] = ()
-    """The protocols of nothing but images made on other networks, with their attacks: all-or-nothing, each by itself."""
+    """The protocols of nothing but images made on other networks, with their attacks: all-or-nothing, each by itself.
+    """
     within: dict[str, frozenset[AttackKey]] = field(default_factory=dict)
-    """The attacks of records by the threats they are within, such as "Linf 0.03": worst cases of others are other quantities."""
+    """The attacks of records by the threats they are within, such as "Linf 0.03": worst cases of others are other
+    quantities.
+    """
 
     @property
     def first(self) -> EvaluationRecord:
@@ -114,7 +117,9 @@ def group_records(records: Iterable[EvaluationRecord]) -> list[Group]:
 def _threats(record: EvaluationRecord) -> str:
     """What a record's attacks are within, in words."""
     given = [attack.settings.get("threat") or {} for attack in record.attacks]
-    return ", ".join(sorted({f"{threat.get('type', 'threat')} {spelled(threat.get('epsilon', 0))}" for threat in given}))
+    return ", ".join(
+        sorted({f"{threat.get('type', 'threat')} {spelled(threat.get('epsilon', 0))}" for threat in given})
+    )
 
 
 def _merge(first: EvaluationRecord, second: EvaluationRecord) -> EvaluationRecord:
@@ -152,7 +157,9 @@ def _rounded(value: Any) -> Any:
 
 
 def correct(record: EvaluationRecord, column: str) -> list[bool]:
-    """Per example: correct in `column`, which is "natural", "worst case" or an attack's name. Raises: RunError when absent."""
+    """Per example: correct in `column`, which is "natural", "worst case" or an attack's name. Raises: RunError when
+    absent.
+    """
     if column == NATURAL:
         return record.natural_correct()
     if column == WORST:
@@ -171,7 +178,8 @@ class PairedInterval:
     low: float
     high: float
     p: float = math.nan
-    """Probability of a difference at least as far from zero if there were none; below .05 where the interval excludes zero, unless
+    """Probability of a difference at least as far from zero if there were none; below .05 where the interval excludes
+    zero, unless
     too few images are decided otherwise for a sign test to say so."""
 
     @property
@@ -180,15 +188,20 @@ class PairedInterval:
 
 
 def paired_interval(
-    records_a: Sequence[EvaluationRecord], records_b: Sequence[EvaluationRecord], column: str, draws: int = 2000, seed: int = 0
+    records_a: Sequence[EvaluationRecord],
+    records_b: Sequence[EvaluationRecord],
+    column: str,
+    draws: int = 2000,
+    seed: int = 0,
 ) -> PairedInterval:
     """95 % interval of the difference in accuracy between two groups of runs, paired by image.
 
-    Images: a percentile bootstrap, each draw resampling the same images for both groups. Runs: Welch's t over the runs' accuracies,
-    as to resample two or three runs is to take them for all that there are. The margins add up in squares (Zou and Donner 2008), which is
-    conservative, as what is luck of both run and image is in both. With one run in a group, the interval speaks about that network only,
-    not about other seeds. A record of cross-validation is one run: its networks share a seed. `column`: "natural", "worst case",
-    "natural + worst case" or an attack's name.
+    Images: a percentile bootstrap, each draw resampling the same images for both groups. Runs: Welch's t over the runs'
+    accuracies, as to resample two or three runs is to take them for all that there are. The margins add up in squares
+    (Zou and Donner 2008), which is conservative, as what is luck of both run and image is in both. With one run in a
+    group, the interval speaks about that network only, not about other seeds. A record of cross-validation is one run:
+    its networks share a seed.
+    `column`: "natural", "worst case", "natural + worst case" or an attack's name.
 
     Raises: RunError when the records are not of the same images, or the attack is absent or not the same.
     """
@@ -203,7 +216,8 @@ def paired_interval(
     a, b = right[: len(records_a)], right[len(records_a) :]
     gaps = a.mean(0) - b.mean(0)
     difference = float(gaps.mean())
-    turned = -1 if gaps[np.flatnonzero(gaps)[:1]].sum() < 0 else 1  # so that b - a gets the negated interval, draw by draw
+    # so that b - a gets the negated interval, draw by draw
+    turned = -1 if gaps[np.flatnonzero(gaps)[:1]].sum() < 0 else 1
     # Images of equal gap are exchangeable, so drawing their counts is drawing images, at far less cost.
     values, counts = np.unique(turned * gaps, return_counts=True)
     drawn = np.random.default_rng(seed).multinomial(len(gaps), counts / len(gaps), size=draws) @ values / len(gaps)
@@ -217,7 +231,8 @@ def paired_interval(
 
 
 def _beyond(difference: float, images: float, runs: float, freedom: float) -> float:
-    """The level at which the two-sided interval just reaches zero, of margins that add up in squares: normal over images, t over runs.
+    """The level at which the two-sided interval just reaches zero, of margins that add up in squares: normal over
+    images, t over runs.
 
     images, runs: standard errors of the difference.
     """
@@ -234,7 +249,9 @@ def _beyond(difference: float, images: float, runs: float, freedom: float) -> fl
 
 
 def _welch(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
-    """Standard error of the difference of two means, and its degrees of freedom (Welch); a group of one has no variance."""
+    """Standard error of the difference of two means, and its degrees of freedom (Welch); a group of one has no
+    variance.
+    """
     parts = [(float(np.var(each, ddof=1)) / len(each), len(each) - 1) for each in (a, b) if len(each) > 1]
     total = sum(variance for variance, _ in parts)
     if not total:
@@ -246,7 +263,11 @@ def _same_attack(records: Sequence[EvaluationRecord], column: str) -> None:
     if column == NATURAL:
         return
     used = [
-        sorted((attack.name, settings_key(attack.settings)) for attack in record.attacks if column in (WORST, SUM, attack.name))
+        sorted(
+            (attack.name, settings_key(attack.settings))
+            for attack in record.attacks
+            if column in (WORST, SUM, attack.name)
+        )
         for record in records
     ]
     if any(attacks != used[0] for attacks in used):

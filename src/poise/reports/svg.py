@@ -1,7 +1,8 @@
-"""Just enough chart drawing as inline SVG text: a box with axes, lines, points and labels; colours come from the page's CSS.
+"""Just enough chart drawing as inline SVG text: a box with axes, lines, points and labels; colours come from the page's
+CSS.
 
-Hand-written because the page must be made in under two seconds, most of which matplotlib would take, and because inline SVG
-takes its colours from the page and so follows its light or dark scheme.
+Hand-written because the page must be made in under two seconds, most of which matplotlib would take, and because inline
+SVG takes its colours from the page and so follows its light or dark scheme.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ def number(value: float) -> str:
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """About `count` round numbers (1, 2 or 5 times a power of ten) covering [low, high]; the outer ones may lie beyond it."""
+    """About `count` round numbers (1, 2 or 5 times a power of ten) covering [low, high]; the outer ones may lie beyond
+    it.
+    """
     if not high > low:
         high, low = low + (abs(low) or 1) * 0.1, low - (abs(low) or 1) * 0.1
     rough = (high - low) / count
@@ -36,7 +39,9 @@ def tick_text(value: float, step: float) -> str:
 
 
 def colour_class(place: int) -> str:
-    """CSS class of the method at `place`; after seven the colours return with another dash. Below 0: a run outside the table."""
+    """CSS class of the method at `place`; after seven the colours return with another dash. Below 0: a run outside the
+    table.
+    """
     if place < 0:
         return "none"
     return f"c{place % COLOURS}" + (" again" if place >= COLOURS else "")
@@ -58,9 +63,19 @@ def marker(place: int, x: float, y: float, size: float = 5.5, hollow: bool = Fal
 
 
 class Chart:
-    """A plot area with linear axes. Coordinates given to its methods are in data units; `parts` collects the SVG elements."""
+    """A plot area with linear axes. Coordinates given to its methods are in data units; `parts` collects the SVG
+    elements.
+    """
 
-    def __init__(self, width: int, height: int, x: Sequence[float], y: Sequence[float], label: str, margin: tuple[int, int] = (44, 24)):
+    def __init__(
+        self,
+        width: int,
+        height: int,
+        x: Sequence[float],
+        y: Sequence[float],
+        label: str,
+        margin: tuple[int, int] = (44, 24),
+    ):
         """x, y: tick positions, whose ends are the limits; margin: left and bottom, in pixels."""
         self.width, self.height, self.label = width, height, label
         self.left, self.bottom, self.top, self.right = margin[0], height - margin[1], 10, width - 12
@@ -80,14 +95,20 @@ class Chart:
         step_y = y[1] - y[0] if len(y) > 1 else 1.0
         for value in y:
             _, py = self.at(x[0], value)
-            self.parts.append(f'<line class="grid" x1="{self.left}" x2="{self.right}" y1="{number(py)}" y2="{number(py)}"/>')
+            self.parts.append(
+                f'<line class="grid" x1="{self.left}" x2="{self.right}" y1="{number(py)}" y2="{number(py)}"/>'
+            )
             self.text(self.left - 7, py + 4, tick_text(value, step_y), "end")
         for place, value in enumerate(x):
             px, _ = self.at(value, y[0])
-            self.parts.append(f'<line class="tick" x1="{number(px)}" x2="{number(px)}" y1="{self.bottom}" y2="{self.bottom + 4}"/>')
+            self.parts.append(
+                f'<line class="tick" x1="{number(px)}" x2="{number(px)}" y1="{self.bottom}" y2="{self.bottom + 4}"/>'
+            )
             anchor = "end" if place == len(x) - 1 and len(x) > 1 else "middle"
             self.text(px + (4 if anchor == "end" else 0), self.bottom + 17, tick_text(value, step_x), anchor)
-        self.parts.append(f'<line class="axis" x1="{self.left}" x2="{self.right}" y1="{self.bottom}" y2="{self.bottom}"/>')
+        self.parts.append(
+            f'<line class="axis" x1="{self.left}" x2="{self.right}" y1="{self.bottom}" y2="{self.bottom}"/>'
+        )
 
     def text(self, px: float, py: float, text: str, anchor: str = "start", kind: str = "") -> None:
         """Text at a pixel position."""
@@ -105,7 +126,9 @@ class Chart:
 
     def segment(self, start: tuple[float, float], end: tuple[float, float], kind: str) -> None:
         (x1, y1), (x2, y2) = self.at(*start), self.at(*end)
-        self.parts.append(f'<line class="{kind}" x1="{number(x1)}" y1="{number(y1)}" x2="{number(x2)}" y2="{number(y2)}"/>')
+        self.parts.append(
+            f'<line class="{kind}" x1="{number(x1)}" y1="{number(y1)}" x2="{number(x2)}" y2="{number(y2)}"/>'
+        )
 
     def svg(self) -> str:
         return wrap(self.width, self.height, self.label, self.parts)

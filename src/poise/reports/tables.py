@@ -1,4 +1,6 @@
-"""The one table of results: rows are groups of runs, columns are natural accuracy, each attack and the worst case, in percent."""
+"""The one table of results: rows are groups of runs, columns are natural accuracy, each attack and the worst case, in
+percent.
+"""
 
 from __future__ import annotations
 
@@ -57,14 +59,16 @@ class Table:
 def table(runs: Sequence[Run], checkpoints: Checkpoints = "selected") -> Table:
     """The table of all records of `runs`.
 
-    checkpoints: "selected" takes each group's selected checkpoint (or what it has, if that was not evaluated), "last" the last
-    one, "both" these two, "all" every checkpoint evaluated.
+    checkpoints: "selected" takes each group's selected checkpoint (or what it has, if that was not evaluated), "last"
+    the last one, "both" these two, "all" every checkpoint evaluated.
 
     Raises: RunError when no record is left.
     """
     groups, again = _once(choose(group_records(record for run in runs for record in run.records.values()), checkpoints))
     if not groups:
-        raise RunError(f"no run has an evaluation record with checkpoints = {checkpoints!r}; make them with: poise evaluate RUN")
+        raise RunError(
+            f"no run has an evaluation record with checkpoints = {checkpoints!r}; make them with: poise evaluate RUN"
+        )
     printed, notes = papers_beside(groups, runs)
     columns = columns_of(groups, attacks_of_papers(printed))
     columns += columns_of_papers(columns, printed)
@@ -77,26 +81,51 @@ def table(runs: Sequence[Run], checkpoints: Checkpoints = "selected") -> Table:
         for paper in papers:
             known = paper_cells(paper, columns, group)
             where = f" ({paper.label})" if paper.label else ""
-            rows.append(Row(f"{labels[group.key]}, published{where}", group.checkpoint, data, known, "published", source=paper.label))
+            rows.append(
+                Row(
+                    f"{labels[group.key]}, published{where}",
+                    group.checkpoint,
+                    data,
+                    known,
+                    "published",
+                    source=paper.label,
+                )
+            )
     rows = _images_told_apart(rows)
-    left_out = [f"Not of {run.name}'s present weights, left out: {', '.join(run.former)}." for run in runs if run.former]
-    said = [*_without_worst_case(columns, rows), *plus_minus_notes(rows), *notes, *again, *_chosen(groups, runs, labels)]
+    left_out = [
+        f"Not of {run.name}'s present weights, left out: {', '.join(run.former)}." for run in runs if run.former
+    ]
+    said = [
+        *_without_worst_case(columns, rows),
+        *plus_minus_notes(rows),
+        *notes,
+        *again,
+        *_chosen(groups, runs, labels),
+    ]
     return _mark(columns, rows, [*said, *left_out, *_arithmetics(groups, labels)])
 
 
 def plus_minus_notes(rows: Sequence[Row]) -> list[str]:
     """What stands after a plus-minus, for the kinds that are shown."""
     kinds = {cell.kind for row in rows for cell in row.cells if cell.spread is not None}
-    said = {"std": "± (std, n): standard deviation over n runs", "95 %": "± (95 %, n): 95 % interval of the mean over n runs"}
+    said = {
+        "std": "± (std, n): standard deviation over n runs",
+        "95 %": "± (95 %, n): 95 % interval of the mean over n runs",
+    }
     return [f"{'; '.join(text for kind, text in said.items() if kind in kinds)}."] if kinds & set(said) else []
 
 
 def _honest(cells: list[Cell], columns: Sequence[Column]) -> list[Cell]:
     """No worst case that is above another number of its row, as one beside the accuracy under corruptions can be."""
-    others = [cell.value for cell, column in zip(cells, columns, strict=True) if not column.worst and cell.value is not None]
+    others = [
+        cell.value for cell, column in zip(cells, columns, strict=True) if not column.worst and cell.value is not None
+    ]
     within = [column.worst and column.within is None for column in columns]
     least = min(others, default=math.inf)
-    return [Cell() if alone and cell.value is not None and cell.value > least else cell for cell, alone in zip(cells, within, strict=True)]
+    return [
+        Cell() if alone and cell.value is not None and cell.value > least else cell
+        for cell, alone in zip(cells, within, strict=True)
+    ]
 
 
 def _without_worst_case(columns: Sequence[Column], rows: Sequence[Row]) -> list[str]:
@@ -110,7 +139,10 @@ def _without_worst_case(columns: Sequence[Column], rows: Sequence[Row]) -> list[
     ]
     if not missing:
         return []
-    return [f"No worst case of {', '.join(dict.fromkeys(missing))}: it would not be over all columns that are shown, for every run."]
+    return [
+        f"No worst case of {', '.join(dict.fromkeys(missing))}: it would not be over all columns that are shown, for"
+        " every run."
+    ]
 
 
 def _images_told_apart(rows: Sequence[Row]) -> list[Row]:
@@ -129,11 +161,16 @@ def _images_told_apart(rows: Sequence[Row]) -> list[Row]:
 
 
 def _once(groups: Sequence[Group]) -> tuple[list[Group], list[str]]:
-    """The groups without a checkpoint that is another one again, for every method and on all images; and a sentence that says so."""
+    """The groups without a checkpoint that is another one again, for every method and on all images; and a sentence
+    that says so.
+    """
 
     def rows(checkpoint: str) -> set[Any]:
         return {
-            (group.key, examples_of(group.first), _answers(r)) for group in groups if group.checkpoint == checkpoint for r in group.records
+            (group.key, examples_of(group.first), _answers(r))
+            for group in groups
+            if group.checkpoint == checkpoint
+            for r in group.records
         }
 
     first: dict[str, set[Any]] = {}
@@ -149,7 +186,12 @@ def _once(groups: Sequence[Group]) -> tuple[list[Group], list[str]]:
 
 def _answers(record: EvaluationRecord) -> tuple[Any, ...]:
     """All that a network was seen to say."""
-    return record.model_digest, record.seed, tuple(record.natural), tuple((key_of(a), tuple(a.predicted)) for a in record.attacks)
+    return (
+        record.model_digest,
+        record.seed,
+        tuple(record.natural),
+        tuple((key_of(a), tuple(a.predicted)) for a in record.attacks),
+    )
 
 
 def _chosen(groups: Sequence[Group], runs: Sequence[Run], labels: Mapping[str, str]) -> list[str]:
@@ -158,7 +200,9 @@ def _chosen(groups: Sequence[Group], runs: Sequence[Run], labels: Mapping[str, s
     names = [labels[key] for key, each in settings.items() if chosen_on_own_test_images(each)]
     if not names:
         return []
-    return [f"The epoch was chosen on the test images themselves, so that accuracy on them flatters: {', '.join(names)}."]
+    return [
+        f"The epoch was chosen on the test images themselves, so that accuracy on them flatters: {', '.join(names)}."
+    ]
 
 
 def _arithmetics(groups: Sequence[Group], labels: dict[str, str]) -> list[str]:
@@ -191,7 +235,10 @@ def choose(groups: Sequence[Group], checkpoints: Checkpoints) -> list[Group]:
         places.setdefault(group.checkpoint, len(places))
     order = {"selected": -2, "last": -1}
     kept = [group for group in groups if wanted(group)]
-    return sorted(kept, key=lambda group: (places[examples_of(group.first)], order.get(group.checkpoint, places[group.checkpoint])))
+    return sorted(
+        kept,
+        key=lambda group: (places[examples_of(group.first)], order.get(group.checkpoint, places[group.checkpoint])),
+    )
 
 
 def _cell(group: Group, column: Column) -> Cell:
@@ -203,7 +250,10 @@ def _cell(group: Group, column: Column) -> Cell:
     detail = _detail(s, group)
     if column.worst:
         count = len(column.among[examples_of(group.first)])
-        detail += f"; wrong on the natural image or after {'the one attack' if count == 1 else f'any of {count} attacks'} counts as wrong"
+        detail += (
+            f"; wrong on the natural image or after {'the one attack' if count == 1 else f'any of {count} attacks'}"
+            " counts as wrong"
+        )
     if column.forms:
         detail += f"; of {len(column.forms)} forms of the attack, the one that the network is right under least often"
     if column.whole:
@@ -219,7 +269,9 @@ def _detail(s: Summary, group: Group) -> str:
 
 
 def _mark(columns: list[Column], rows: list[Row], said: Sequence[str]) -> Table:
-    """Mark the best and second best distinct printed value of each column among the measured rows of a block. said: further notes."""
+    """Mark the best and second best distinct printed value of each column among the measured rows of a block. said:
+    further notes.
+    """
     marks: dict[tuple[int, int], Literal["best", "second"]] = {}
     for block in dict.fromkeys(row.block for row in rows):
         places = [place for place, row in enumerate(rows) if row.block == block and row.group is not None]
@@ -230,7 +282,9 @@ def _mark(columns: list[Column], rows: list[Row], said: Sequence[str]) -> Table:
                 if value in ranked:
                     marks[place, number] = "best" if value == ranked[0] else "second"
     marked = [
-        dataclasses.replace(row, cells=[dataclasses.replace(cell, mark=marks.get((p, c), "")) for c, cell in enumerate(row.cells)])
+        dataclasses.replace(
+            row, cells=[dataclasses.replace(cell, mark=marks.get((p, c), "")) for c, cell in enumerate(row.cells)]
+        )
         for p, row in enumerate(rows)
     ]
     return Table(columns, marked, list(said))

@@ -1,4 +1,6 @@
-"""Tables of numbers for the terminal. Where one has too little room its columns are continued below, so that no digit is cut off."""
+"""Tables of numbers for the terminal. Where one has too little room its columns are continued below, so that no digit
+is cut off.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ _APART = 3
 
 @dataclass
 class Numbers:
-    """A rich renderable: leading columns of words, then columns of numbers, as many beside each other as there is room for."""
+    """A rich renderable: leading columns of words, then columns of numbers, as many beside each other as there is room
+    for.
+    """
 
     words: Sequence[str]
     heads: Sequence[str]
@@ -35,7 +39,10 @@ class Numbers:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         from rich.text import Text
 
-        leading = [max(len(text) for text in (head, *(line[0][place] for line in self.lines))) for place, head in enumerate(self.words)]
+        leading = [
+            max(len(text) for text in (head, *(line[0][place] for line in self.lines)))
+            for place, head in enumerate(self.words)
+        ]
         room = max(options.max_width, 20)
         most = max(room // 2 - _APART * len(leading), 8) // max(len(leading), 1)
         leading = [min(width, most) if sum(leading) > most * len(leading) else width for width in leading]
@@ -64,12 +71,19 @@ class Numbers:
         from rich.table import Table
         from rich.text import Text
 
-        shown = Table(box=box.SIMPLE_HEAD, title=Text(printable(self.title)) if self.title and first else None, title_justify="left")
+        shown = Table(
+            box=box.SIMPLE_HEAD,
+            title=Text(printable(self.title)) if self.title and first else None,
+            title_justify="left",
+        )
         for head, width in zip(self.words, leading, strict=True):
             shown.add_column(head, overflow="fold", min_width=width, max_width=width)
         for place in part:
             shown.add_column(
-                Text(printable(self.heads[place])), justify=self.justify, overflow="fold", min_width=min(self.width(place), most)
+                Text(printable(self.heads[place])),
+                justify=self.justify,
+                overflow="fold",
+                min_width=min(self.width(place), most),
             )
         for number, (words, numbers, style) in enumerate(self.lines):
             if number in self.sections:

@@ -1,1 +1,3 @@
-"""`poise reproduce`: every table and figure of the papers from its item: runs, evaluations, then tables and pictures."""
+"""`poise reproduce`: every table and figure of the papers from its item: runs, evaluations, then tables and
+pictures.
+"""

@@ -54,9 +54,15 @@ def _label(table: Table, name: str) -> str:
 
 
 def _cell(sheet: Sheet, made: Made, name: str) -> Cell | None:
-    """Of the selected checkpoint, or else the first that there is; of an attack under several threats that which was measured."""
+    """Of the selected checkpoint, or else the first that there is; of an attack under several threats that which was
+    measured.
+    """
     place = _column(sheet.measured, name)
-    named = [place] if name == ROBUST else [k for k, column in enumerate(sheet.measured.columns) if name in (column.label, column.attack)]
+    named = (
+        [place]
+        if name == ROBUST
+        else [k for k, column in enumerate(sheet.measured.columns) if name in (column.label, column.attack)]
+    )
     cells = _cells(sheet, made)
     return next((cells[k][1] for k in named if cells and k is not None and cells[k][1].value is not None), None)
 
@@ -68,9 +74,13 @@ def _swept(sheet: Sheet, columns: Sequence[str]) -> tuple[Series, ...]:
     for family in families:
         for name in columns:
             cells = [
-                (made.line.x, _cell(sheet, made, name)) for made in sheet.made if made.line.family == family and made.line.x is not None
+                (made.line.x, _cell(sheet, made, name))
+                for made in sheet.made
+                if made.line.family == family and made.line.x is not None
             ]
-            points = tuple(Point(x or 0.0, cell.value or 0.0, cell.low, cell.high) for x, cell in cells if cell is not None)
+            points = tuple(
+                Point(x or 0.0, cell.value or 0.0, cell.low, cell.high) for x, cell in cells if cell is not None
+            )
             label = _label(sheet.measured, name)
             series.append(Series(f"{family}, {label}" if len(families) > 1 else label, points))
     return tuple(series)
@@ -81,13 +91,19 @@ def _barred(sheet: Sheet, columns: Sequence[str]) -> tuple[Series, ...]:
     found = []
     for name in columns:
         cells = [(place, made.line.label, _cell(sheet, made, name)) for place, made in enumerate(sheet.made)]
-        points = tuple(Point(place, cell.value or 0.0, cell.low, cell.high, name=label) for place, label, cell in cells if cell is not None)
+        points = tuple(
+            Point(place, cell.value or 0.0, cell.low, cell.high, name=label)
+            for place, label, cell in cells
+            if cell is not None
+        )
         found.append(Series(_label(sheet.measured, name), points))
     return tuple(found)
 
 
 def _trade_off(item: Item, sheet: Sheet) -> Panel:
-    """Natural against robust, a family for each name of one; the paper's own points hollow, where there are any in its table."""
+    """Natural against robust, a family for each name of one; the paper's own points hollow, where there are any in its
+    table.
+    """
     measured: dict[str, list[Point]] = {}
     printed: dict[str, list[Point]] = {}
     place = robust_column(sheet.measured) if sheet.measured.rows else None
@@ -101,13 +117,19 @@ def _trade_off(item: Item, sheet: Sheet) -> Panel:
     for row in sheet.table.rows:
         if row.kind == "published":
             line = next(made.line for made in sheet.made if row.label == f"{made.line.label}, paper")
-            pair = [_printed(sheet.table, row.cells, NATURAL), _printed(sheet.table, row.cells, up.label if up is not None else "AA")]
+            pair = [
+                _printed(sheet.table, row.cells, NATURAL),
+                _printed(sheet.table, row.cells, up.label if up is not None else "AA"),
+            ]
             if pair[0] is not None and pair[1] is not None:
                 printed.setdefault(line.family or line.label, []).append(Point(pair[0], pair[1], name=line.label))
     series = [Series(family, tuple(points)) for family, points in measured.items()]
     series += [Series(f"{family}, paper", tuple(points), printed=True) for family, points in printed.items()]
     return Panel(
-        item.title, "natural accuracy, %", f"{robust_name(up) if up is not None else 'accuracy under AutoAttack'}, %", tuple(series)
+        item.title,
+        "natural accuracy, %",
+        f"{robust_name(up) if up is not None else 'accuracy under AutoAttack'}, %",
+        tuple(series),
     )
 
 
@@ -149,7 +171,9 @@ def _classes(sheet: Sheet) -> list[Panel]:
             group = next(iter(made.groups.values()), None)
             shares = [] if group is None else by_class(group, column)
             names = [] if group is None else group.first.classes
-            series.append(Series(made.line.label, tuple(Point(k, 100 * share, name=names[k]) for k, share in enumerate(shares))))
+            series.append(
+                Series(made.line.label, tuple(Point(k, 100 * share, name=names[k]) for k, share in enumerate(shares)))
+            )
         title = robust_name(column) if column.label != NATURAL else "natural accuracy"
         found.append(Panel(title, "", f"{title}, %", tuple(series)))
     return found
@@ -160,15 +184,24 @@ def by_class(group: Group, column: Column) -> list[float]:
     records = records_of(group, column)
     labels = np.array(group.first.labels)
     right = [
-        record.correct_under(column.attack) if column.attack else record.worst_case() if column.worst else record.natural_correct()
+        (
+            record.correct_under(column.attack)
+            if column.attack
+            else record.worst_case()
+            if column.worst
+            else record.natural_correct()
+        )
         for record in records
     ]
     means = np.mean(np.array(right, dtype=float), axis=0) if right else np.zeros(len(labels))
-    return [float(means[labels == k].mean()) if (labels == k).any() else math.nan for k in range(len(group.first.classes))]
+    return [
+        float(means[labels == k].mean()) if (labels == k).any() else math.nan for k in range(len(group.first.classes))
+    ]
 
 
 def _curves(title: str, starts: Sequence[str], made: Sequence[Made]) -> Panel:
-    """Named quantities by epoch: the mean over runs, with a band of their standard deviation; or, of a quantity that a run itself gives
+    """Named quantities by epoch: the mean over runs, with a band of their standard deviation; or, of a quantity that a
+    run itself gives
     as mean and deviation over images, of half that deviation."""
     series = []
     for each in made:
@@ -182,12 +215,17 @@ def _curves(title: str, starts: Sequence[str], made: Sequence[Made]) -> Panel:
             spread = by_name.get(f"{name.removesuffix('/mean')}/std") if name.endswith("/mean") else None
             epochs = sorted(set.intersection(*(set(points) for points in runs)))
             points = tuple(
-                _at(epoch, [points[epoch] for points in runs], [points.get(epoch, 0.0) for points in spread or []]) for epoch in epochs
+                _at(epoch, [points[epoch] for points in runs], [points.get(epoch, 0.0) for points in spread or []])
+                for epoch in epochs
             )
             label = name.removesuffix("/mean").partition("/")[2]
             series.append(Series(f"{each.line.label}, {label}" if len(made) > 1 else label, points))
     shares = title == "accuracy"
-    scaled = tuple(Series(s.label, tuple(_percent(point) for point in s.points)) for s in series) if shares else tuple(series)
+    scaled = (
+        tuple(Series(s.label, tuple(_percent(point) for point in s.points)) for s in series)
+        if shares
+        else tuple(series)
+    )
     return Panel(title, "epoch", f"{title}, %" if shares else title, scaled)
 
 

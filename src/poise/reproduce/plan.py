@@ -22,7 +22,9 @@ State = Literal["missing", "begun", "trained", "evaluated"]
 
 @dataclass(frozen=True)
 class Work:
-    """One run of a line, and the protocols that it is evaluated by; `folder` is shared by all items that need the same run."""
+    """One run of a line, and the protocols that it is evaluated by; `folder` is shared by all items that need the same
+    run.
+    """
 
     line: Line
     experiment: Experiment
@@ -50,7 +52,9 @@ class Work:
 
     @property
     def forwards(self) -> float:
-        """What training asks in all, in forwards of an image through the network; nan where the number of images isn't known."""
+        """What training asks in all, in forwards of an image through the network; nan where the number of images isn't
+        known.
+        """
         data, method = self.experiment.data, self.experiment.method
         known = IMAGES.get(type(data))
         asked = getattr(data, "train_images", None)
@@ -74,7 +78,9 @@ class Plan:
 
 
 def planned(item: Item, scale: Scale, seeds: int, out: Path) -> Plan:
-    """The plan of an item whose runs lie, or will lie, in `out`/runs. Raises: SettingsError for a scale at which it has no rows."""
+    """The plan of an item whose runs lie, or will lie, in `out`/runs. Raises: SettingsError for a scale at which it has
+    no rows.
+    """
     if seeds < 1:
         raise SettingsError(f"--seeds {seeds}: must be at least 1")
     lines = lines_of(item, scale)
@@ -90,9 +96,13 @@ def _left_out(item: Item, lines: list[Line]) -> list[str]:
 def _work(item: Item, line: Line, scale: Scale, seed: int, out: Path) -> Work:
     made = at_scale(line, scale, seed)
     threats = [attack.threat for attack in made.protocol.attacks]
-    protocols = tuple(_short(named(name).at(threats[0] if threats else None), made.protocol) for name in _asked(item, made))
+    protocols = tuple(
+        _short(named(name).at(threats[0] if threats else None), made.protocol) for name in _asked(item, made)
+    )
     place = f"{made.name}{'-by-learner' if line.by_learner else ''}"
-    return Work(line, made, out / "runs" / scale / place / f"seed-{seed}", protocols, item.corruptions and scale == "paper")
+    return Work(
+        line, made, out / "runs" / scale / place / f"seed-{seed}", protocols, item.corruptions and scale == "paper"
+    )
 
 
 def _asked(item: Item, made: Experiment) -> list[str]:
@@ -105,7 +115,9 @@ def _short(protocol: Protocol, own: Protocol) -> Protocol:
     if own.name != "quick":
         return protocol
     asked: tuple[Any, ...] = protocol.attacks
-    attacks = [dataclasses.replace(attack, steps=2, restarts=1) if hasattr(attack, "restarts") else attack for attack in asked]
+    attacks = [
+        dataclasses.replace(attack, steps=2, restarts=1) if hasattr(attack, "restarts") else attack for attack in asked
+    ]
     names = [attack.name for attack in attacks]
     kept = tuple(attack for place, attack in enumerate(attacks) if attack.name not in names[:place])
     return dataclasses.replace(protocol, attacks=kept, first=own.first, chosen="first")
@@ -113,21 +125,29 @@ def _short(protocol: Protocol, own: Protocol) -> Protocol:
 
 def told(plan: Plan) -> list[str]:
     """The plan in lines: each run's state, and what is to be trained."""
-    lines = [f"{plan.item.id}: {plan.item.title} ({plan.item.paper}), scale {plan.scale}, {plan.seeds} seed{'s' * (plan.seeds > 1)}"]
+    lines = [
+        f"{plan.item.id}: {plan.item.title} ({plan.item.paper}), scale {plan.scale}, {plan.seeds}"
+        f" seed{'s' * (plan.seeds > 1)}"
+    ]
     shown = dict.fromkeys((work.folder, work.state, work.line.label, work.line.by_learner) for work in plan.works)
     lines += [f"  {state:<9}  {label}  {folder}" for folder, state, label, _ in shown]
     lines += [f"  none of its own at this scale: {', '.join(plan.left_out)}"] if plan.left_out else []
     ahead = {work.folder: work for work in plan.works if work.state in ("missing", "begun")}
     asked = sum(work.forwards for work in ahead.values())
     if ahead:
-        lines.append(f"  to train: {len(ahead)} run{'s' * (len(ahead) > 1)}, {asked / 1e6:,.1f} million forwards of an image in all")
+        lines.append(
+            f"  to train: {len(ahead)} run{'s' * (len(ahead) > 1)}, {asked / 1e6:,.1f} million forwards of an image"
+            " in all"
+        )
     to_evaluate = sum(1 for work in plan.works if work.state != "evaluated")
     lines.append(f"  to evaluate: {to_evaluate} of {len(plan.works)}" if to_evaluate else "  all is there")
     return lines
 
 
 def minutes(plan: Plan, device: str, data_dir: Path | None) -> list[str]:
-    """A sentence with the core-minutes of training what is missing, from one measured step; of data that aren't here, none."""
+    """A sentence with the core-minutes of training what is missing, from one measured step; of data that aren't here,
+    none.
+    """
     ahead = list({work.folder: work for work in plan.works if work.state in ("missing", "begun")}.values())
     if not ahead or plan.scale not in ("quick", "digits"):
         return []
@@ -137,4 +157,7 @@ def minutes(plan: Plan, device: str, data_dir: Path | None) -> list[str]:
     except DataError as error:
         return [f"  not estimated: {error}"]
     whole = sum(work.forwards for work in ahead) / first.forwards * cost.seconds
-    return [f"  about {whole / 60:.1f} core-minutes of training here, by a step of {first.experiment.name}; evaluation comes on top"]
+    return [
+        f"  about {whole / 60:.1f} core-minutes of training here, by a step of {first.experiment.name}; evaluation"
+        " comes on top"
+    ]

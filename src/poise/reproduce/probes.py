@@ -1,4 +1,5 @@
-"""What figures show of the networks themselves: losses by budget, angles between perturbations, a loss or labels around an image.
+"""What figures show of the networks themselves: losses by budget, angles between perturbations, a loss or labels around
+an image.
 
 Of each line the selected weights of its first seed are asked, on the first test images, each draw keyed by the image.
 """
@@ -53,7 +54,9 @@ class Asked:
 
 
 def probed(plan: Plan, device: str, data_dir: Path | None) -> list[Panel]:
-    """The panels of an item's picture, measured now; empty where a run of the plan isn't there yet, or nothing is to be measured."""
+    """The panels of an item's picture, measured now; empty where a run of the plan isn't there yet, or nothing is to be
+    measured.
+    """
     picture = plan.item.picture
     if picture is None or picture.kind not in MEASURED:
         return []
@@ -76,7 +79,12 @@ def _asked(work: Work, picture: Picture, device: str, data_dir: Path | None) -> 
     run, where = Run.open(work.folder), choose_device(device)
     split = work.experiment.data.load(data_dir).test
     threats = [attack.threat for attack in work.experiment.protocol.attacks]
-    return Asked(work.line, run.network().to(where), split.first(min(picture.images, len(split))), threats[0] if threats else Linf())
+    return Asked(
+        work.line,
+        run.network().to(where),
+        split.first(min(picture.images, len(split))),
+        threats[0] if threats else Linf(),
+    )
 
 
 def embedding(work: Work, images: int, device: str, data_dir: Path | None) -> list[Panel]:
@@ -85,12 +93,16 @@ def embedding(work: Work, images: int, device: str, data_dir: Path | None) -> li
     panels = []
     for each in json.loads(path.read_text())["epochs"]:
         clouds = {name: tuple(Point(float(x), float(y)) for x, y in points) for name, points in each["points"].items()}
-        panels.append(Panel(f"epoch {each['epoch']}", "", "", tuple(Series(name, points) for name, points in clouds.items())))
+        panels.append(
+            Panel(f"epoch {each['epoch']}", "", "", tuple(Series(name, points) for name, points in clouds.items()))
+        )
     return panels
 
 
 def budget(asked: Asked) -> Series:
-    """Mean cross-entropy of the images (budget 0) and of collaborative examples, with a band of half its standard deviation."""
+    """Mean cross-entropy of the images (budget 0) and of collaborative examples, with a band of half its standard
+    deviation.
+    """
     points = [_mean(0.0, _losses(asked.network, asked.split, None))]
     for share in BUDGETS:
         threat: Any = dataclasses.replace(asked.threat, epsilon=share * asked.threat.epsilon)  # type: ignore[type-var]
@@ -110,11 +122,15 @@ def _losses(network: nn.Module, split: Split, attack: Collaborative | None) -> T
     device = next(network.parameters()).device
     with torch.no_grad():
         x, y = torch.cat(images).to(device), split.labels.to(device)
-        return torch.cat([cross_entropy(network(part), of) for part, of in zip(x.split(256), y.split(256), strict=True)]).cpu()
+        return torch.cat(
+            [cross_entropy(network(part), of) for part, of in zip(x.split(256), y.split(256), strict=True)]
+        ).cpu()
 
 
 def angles(asked: Asked) -> tuple[Series, ...]:
-    """Of each number of steps, the shares of images by the angle between their adversarial and their collaborative perturbation."""
+    """Of each number of steps, the shares of images by the angle between their adversarial and their collaborative
+    perturbation.
+    """
     common: dict[str, Any] = {"threat": asked.threat, "step_size": asked.threat.epsilon / 8, "start": "zero"}
     found = []
     for steps in STEPS:
@@ -134,7 +150,9 @@ def _moved(asked: Asked, attack: PGD | Collaborative) -> Tensor:
 
 
 def surface(asked: Asked) -> Panel:
-    """Cross-entropy around the image, along the collaborative perturbation u and a random direction v orthogonal to it, of its length."""
+    """Cross-entropy around the image, along the collaborative perturbation u and a random direction v orthogonal to it,
+    of its length.
+    """
     u = _moved(asked, Collaborative(threat=asked.threat, step_size=asked.threat.epsilon / 8, steps=DESCENT))[0]
     draw = _draw("surface").normal(*u.shape)[0].to(u)
     v = draw - (draw * u).sum() / (u * u).sum() * u if float(u.abs().max()) > 0 else draw
@@ -145,12 +163,17 @@ def surface(asked: Asked) -> Panel:
 
 
 def labels(asked: Asked) -> list[Panel]:
-    """Labels predicted around the image by each sub-model and by the whole: a random Rademacher vector across, adversarial up."""
+    """Labels predicted around the image by each sub-model and by the whole: a random Rademacher vector across,
+    adversarial up.
+    """
     attack = PGD(threat=asked.threat, step_size=asked.threat.epsilon / 5, steps=50)
     moved = _moved(asked, attack)[0].sign() * asked.threat.epsilon
     random = (_draw("labels").normal(*moved.shape)[0].to(moved).sign()) * asked.threat.epsilon
     members: Sequence[nn.Module] = list(getattr(unwrapped(asked.network), "members", []))
-    parts = [*((f"sub-model {place}", member) for place, member in enumerate(members, start=1)), ("whole", asked.network)]
+    parts = [
+        *((f"sub-model {place}", member) for place, member in enumerate(members, start=1)),
+        ("whole", asked.network),
+    ]
     right = int(asked.split.labels[0])
     found = []
     for name, part in parts:

@@ -1,4 +1,6 @@
-"""What each rank runs where an item's learners train side by side: `torchrun -m poise.reproduce.ranks SETTINGS FOLDER DEVICE DATA`."""
+"""What each rank runs where an item's learners train side by side: `torchrun -m poise.reproduce.ranks SETTINGS FOLDER
+DEVICE DATA`.
+"""
 
 from __future__ import annotations
 

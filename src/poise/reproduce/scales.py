@@ -1,4 +1,6 @@
-"""At which scale an item is made: as the paper made it, as the study on CIFAR-10 is made, on the embedded digits, or as a trial."""
+"""At which scale an item is made: as the paper made it, as the study on CIFAR-10 is made, on the embedded digits, or as
+a trial.
+"""
 
 from __future__ import annotations
 
@@ -84,7 +86,9 @@ def _studied(made: Experiment) -> bool:
 
 
 def _study(made: Experiment) -> Experiment:
-    """The same method and objectives with the study's network and schedule: what is given in epochs keeps its fraction of the run."""
+    """The same method and objectives with the study's network and schedule: what is given in epochs keeps its fraction
+    of the run.
+    """
     share = STUDY_EPOCHS / made.epochs
     monitors = tuple(dataclasses.replace(monitor, first=STUDY_IMAGES) for monitor in made.monitors)
     return dataclasses.replace(
@@ -111,7 +115,8 @@ def _scheduled(method: Any, share: float) -> Method:
 
 def _policy(policy: Policy, share: float) -> Policy:
     optimizer: Any = policy.optimizer
-    if isinstance(optimizer, SGD):  # the published rates of .01 with a weight decay of 3.5e-3 do not train so thin a network
+    # the published rates of .01 with a weight decay of 3.5e-3 do not train so thin a network
+    if isinstance(optimizer, SGD):
         optimizer = dataclasses.replace(optimizer, learning_rate=0.1, weight_decay=5e-4)
     begun: Any = {name: _begun(getattr(policy, name), share) for name in ("objective", "perturbation", "average")}
     return dataclasses.replace(policy, optimizer=optimizer, schedule=PiecewiseLinear(), **begun)

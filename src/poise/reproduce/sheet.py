@@ -43,8 +43,13 @@ class Sheet:
 def sheet(plan: Plan) -> Sheet:
     """The table of what is there; at another scale than the paper's no number of a paper and no difference to one."""
     item, printing = plan.item, plan.scale == "paper"
-    folders = {line: list(dict.fromkeys(work.folder for work in plan.works if work.line == line)) for line in _lines(plan)}
-    read = {line: [read_runs(folder)[0] for folder in there if any((folder / "records").glob("*.json"))] for line, there in folders.items()}
+    folders = {
+        line: list(dict.fromkeys(work.folder for work in plan.works if work.line == line)) for line in _lines(plan)
+    }
+    read = {
+        line: [read_runs(folder)[0] for folder in there if any((folder / "records").glob("*.json"))]
+        for line, there in folders.items()
+    }
     runs = [run for runs in read.values() for run in runs]
     said = SAID[plan.scale]
     title = f"{item.title} ({item.paper})" + (f": {said}" if said else "")
@@ -58,7 +63,10 @@ def sheet(plan: Plan) -> Sheet:
     kept = [dataclasses.replace(row, cells=[row.cells[place] for place in shown]) for row in rows]
     notes = [*(note for note in measured.notes if not note.startswith("Published in")), *notes_of(papers.values())]
     if any(row.kind == "difference" for row in kept):
-        notes.append("Differences are ours minus the paper's; the interval is that of ours alone, over runs, or over images of one run.")
+        notes.append(
+            "Differences are ours minus the paper's; the interval is that of ours alone, over runs, or over images of"
+            " one run."
+        )
     return Sheet(title, Table([columns[place] for place in shown], kept, notes), made, measured)
 
 
@@ -71,7 +79,9 @@ def _measured(whole: Table) -> Table:
 
 
 def _columns(measured: Sequence[Column], beside: Sequence[tuple[Group, list[Paper]]]) -> list[Column]:
-    """What was measured, then what only papers have: attacks with their settings, and columns of which no settings are known."""
+    """What was measured, then what only papers have: attacks with their settings, and columns of which no settings are
+    known.
+    """
     further = {(name, settings_key(settings)): (name, settings) for name, settings in attacks_of_papers(beside)}
     columns, labels = list(measured), {column.label for column in measured}
     for name, settings in further.values():
@@ -97,7 +107,9 @@ def _groups(whole: Table, runs: Sequence[Run]) -> dict[str, Group]:
 
 
 def paper_of(item: Item, line: Line) -> Paper | None:
-    """What the item's table prints of the line: the recipe's row of that table, of several the one that the line names."""
+    """What the item's table prints of the line: the recipe's row of that table, of several the one that the line
+    names.
+    """
     made = experiment(line.recipe.split()[0])
     rows = [row for row in made.rows if item.table and row.table.startswith(item.table) and row.columns]
     row = next((row for row in rows if row.row == line.row), rows[0] if rows and not line.row else None)

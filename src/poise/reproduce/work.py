@@ -1,4 +1,6 @@
-"""Making what is missing: runs and evaluations, each begun where it isn't there and gone on with where it was broken off."""
+"""Making what is missing: runs and evaluations, each begun where it isn't there and gone on with where it was broken
+off.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ AGAIN = 5.0
 
 @dataclass(frozen=True)
 class Where:
-    """device, data_dir: as for `train`; corrupted: the folder of corrupted images that items with such a column need."""
+    """device, data_dir: as for `train`; corrupted: the folder of corrupted images that items with such a column
+    need.
+    """
 
     device: str = "auto"
     data_dir: Path | None = None
@@ -36,13 +40,16 @@ class Where:
 
 
 def make(plan: Plan, where: Where, progress: Progress, jobs: int = 1, again: Sequence[str] = ()) -> None:
-    """Train and evaluate what the plan lacks; processes that share its folder pass over each other's runs and wait for them at the end.
+    """Train and evaluate what the plan lacks; processes that share its folder pass over each other's runs and wait for
+    them at the end.
 
     jobs: processes; again: the command that makes another one work on the same plan.
     Raises: what training and evaluating raise, before any run where data are missing.
     """
     check_data(plan, where)
-    others = [subprocess.Popen([*again, "--jobs", "1"], stdout=subprocess.DEVNULL) for _ in range(jobs - 1)] if again else []
+    others = (
+        [subprocess.Popen([*again, "--jobs", "1"], stdout=subprocess.DEVNULL) for _ in range(jobs - 1)] if again else []
+    )
     try:
         while missing := plan.missing:
             taken = [work for work in missing if _made(work, where, progress)]
@@ -54,11 +61,16 @@ def make(plan: Plan, where: Where, progress: Progress, jobs: int = 1, again: Seq
 
 
 def check_data(plan: Plan, where: Where) -> None:
-    """Raises: DataError where data that are needed aren't there, saying what to put where; RunError for missing corrupted images."""
+    """Raises: DataError where data that are needed aren't there, saying what to put where; RunError for missing
+    corrupted images.
+    """
     for data in dict.fromkeys(work.experiment.data for work in plan.missing):
         data.load(where.data_dir)
     if plan.item.corruptions and plan.scale == "paper" and plan.missing and where.corrupted is None:
-        raise RunError(f"{plan.item.id} has a column of corrupted images: unpack them and give their folder by --corruptions FOLDER")
+        raise RunError(
+            f"{plan.item.id} has a column of corrupted images: unpack them and give their folder by --corruptions"
+            " FOLDER"
+        )
 
 
 def _made(work: Work, where: Where, progress: Progress) -> bool:
@@ -86,11 +98,15 @@ def _make(work: Work, where: Where, progress: Progress) -> None:
 def _trained(work: Work, where: Where, progress: Progress) -> Run:
     """The run, begun or gone on with; one whose learners train side by side is trained under torchrun."""
     if not work.line.by_learner or work.state in ("trained", "evaluated"):
-        return train_or_resume(work.experiment, work.folder, device=where.device, data_dir=where.data_dir, progress=progress)
+        return train_or_resume(
+            work.experiment, work.folder, device=where.device, data_dir=where.data_dir, progress=progress
+        )
     settings = write_text(work.folder.with_suffix(".json"), json.dumps(to_json(work.experiment)))
     ranks = [f"--nproc-per-node={len(work.experiment.method.policies())}", "-m", "poise.reproduce.ranks"]
     told = [str(settings), str(work.folder), where.device, str(where.data_dir or "")]
     done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", *ranks, *told], check=False)
     if done.returncode:
-        raise RunError(f"{work.folder} was not trained: torchrun ended with status {done.returncode}; its own messages stand above")
+        raise RunError(
+            f"{work.folder} was not trained: torchrun ended with status {done.returncode}; its own messages stand above"
+        )
     return Run.open(work.folder)

@@ -30,13 +30,15 @@ class Agreement(Answer):
         return [NATURAL, *self.a.attack_names]
 
     def differing(self, column: str = NATURAL) -> list[int]:
-        """The places, from 0, of the images on which the two predict different labels. Raises: KeyError for an unknown column."""
+        """The places, from 0, of the images on which the two predict different labels. Raises: KeyError for an unknown
+        column.
+        """
         ours, theirs = _predicted(self.a, column), _predicted(self.b, column)
         return [place for place, (one, other) in enumerate(zip(ours, theirs, strict=True)) if one != other]
 
     def lines(self) -> list[dict[str, Any]]:
-        """A column each: images, on how many the labels differ, on how many both, one or neither is right; and the difference of the
-        accuracies, a minus b, with its paired 95 % interval.
+        """A column each: images, on how many the labels differ, on how many both, one or neither is right; and the
+        difference of the accuracies, a minus b, with its paired 95 % interval.
         """
         return [self._line(column) for column in self.columns]
 
@@ -49,13 +51,25 @@ class Agreement(Answer):
 
     def sheet(self) -> Sheet:
         one, other = self.names
-        names = ["images under", "labels differ", "both right", f"only {one}", f"only {other}", "neither", "difference [95 %]"]
+        names = [
+            "images under",
+            "labels differ",
+            "both right",
+            f"only {one}",
+            f"only {other}",
+            "neither",
+            "difference [95 %]",
+        ]
         rows = []
         for line in self.lines():
             size = [f"{100 * line[name]:.2f}" for name in ("difference", "low", "high")]
             counts = [str(line[name]) for name in ("differ", *_RIGHT)]
             rows.append([line["column"], *counts, f"{size[0]} [{size[1]}, {size[2]}]"])
-        return Sheet(names, rows, [f"{self.a.dataset}, {self.a.count:,} images; difference in points of accuracy, {one} minus {other}"])
+        return Sheet(
+            names,
+            rows,
+            [f"{self.a.dataset}, {self.a.count:,} images; difference in points of accuracy, {one} minus {other}"],
+        )
 
 
 _RIGHT = {"both_right": (True, True), "only_a": (True, False), "only_b": (False, True), "neither": (False, False)}
@@ -75,19 +89,26 @@ def agreement(
     progress: Progress | None = None,
     **kind: Any,
 ) -> Agreement:
-    """Evaluate two subjects by one protocol on the same images and compare them image by image: what `poise agreement` does.
+    """Evaluate two subjects by one protocol on the same images and compare them image by image: what `poise agreement`
+    does.
 
-    a, b, data, kind: see `subject_of`; protocol and what follows: as for `evaluate`, by default the protocol that both have. Evaluations
-    that are there already are used. Each is attacked by itself, so an attacked image of one is not that of the other.
-    Raises: SettingsError where the two have different protocols, InputError where they have different images; and as `evaluate`.
+    a, b, data, kind: see `subject_of`; protocol and what follows: as for `evaluate`, by default the protocol that both
+    have. Evaluations that are there already are used. Each is attacked by itself, so an attacked image of one is not
+    that of the other.
+    Raises: SettingsError where the two have different protocols, InputError where they have different images; and as
+    `evaluate`.
     """
     pair = [subject_of(one, data, **kind) for one in (a, b)]
     asked: dict[str, Any] = {"threat": threat, "epsilon": epsilon, "step_size": step_size, "first": first}
     chosen = [protocol_asked(subject, protocol, **asked) for subject in pair]
     if chosen[0] != chosen[1]:
         listed = ", ".join(f"{subject.title} by {one.name}" for subject, one in zip(pair, chosen, strict=True))
-        raise SettingsError(f"the two are not evaluated by the same protocol ({listed}); name one with --protocol, or its --epsilon too")
-    evaluations = [evaluate(subject, protocol=one, seed=seed, progress=progress) for subject, one in zip(pair, chosen, strict=True)]
+        raise SettingsError(
+            f"the two are not evaluated by the same protocol ({listed}); name one with --protocol, or its --epsilon too"
+        )
+    evaluations = [
+        evaluate(subject, protocol=one, seed=seed, progress=progress) for subject, one in zip(pair, chosen, strict=True)
+    ]
     if evaluations[0].notes["images"] != evaluations[1].notes["images"]:
         raise InputError(f"{pair[0].title} and {pair[1].title} have different test images; give both the same data")
     return Agreement(evaluations[0], evaluations[1], _names(evaluations))

@@ -28,7 +28,9 @@ from poise.verbs.subject import Subject
 
 @dataclass(frozen=True, eq=False)
 class Attacked(Answer):
-    """What an attack did to the images of `split`: x_adv [N, C, H, W] in [0, 1] and the labels predicted on both [N], on the CPU."""
+    """What an attack did to the images of `split`: x_adv [N, C, H, W] in [0, 1] and the labels predicted on both [N],
+    on the CPU.
+    """
 
     attack: Attack
     split: Split
@@ -55,7 +57,9 @@ class Attacked(Answer):
         """An image each: its number in the data set, its label, what is predicted on it and on its adversarial form."""
         columns = (self.split.ids, self.split.labels, self.natural, self.predicted)
         names = ("id", "label", "natural", "attacked")
-        return [dict(zip(names, row, strict=True)) for row in zip(*(column.tolist() for column in columns), strict=True)]
+        return [
+            dict(zip(names, row, strict=True)) for row in zip(*(column.tolist() for column in columns), strict=True)
+        ]
 
 
 def attack(
@@ -70,11 +74,13 @@ def attack(
     progress: Progress | None = None,
     **kind: Any,
 ) -> Attacked:
-    """Attack the test set and write x_adv, labels, predictions and ids as safetensors, with the attack's settings beside.
+    """Attack the test set and write x_adv, labels, predictions and ids as safetensors, with the attack's settings
+    beside.
 
-    asked, data, kind: see `subject_of`; by: the attack, or its name for its default settings; first: only so many images; seed: of its
-    draws; out: the file, by default in a run's folder, beside weights, and of all others none.
-    Raises: SettingsError for another suffix, InputError for more images than there are, StorageError, and what the subject refuses.
+    asked, data, kind: see `subject_of`; by: the attack, or its name for its default settings; first: only so many
+    images; seed: of its draws; out: the file, by default in a run's folder, beside weights, and of all others none.
+    Raises: SettingsError for another suffix, InputError for more images than there are, StorageError, and what the
+    subject refuses.
     """
     chosen: Attack = from_json(Attack, {"type": by}) if isinstance(by, str) else by  # type: ignore[type-abstract]
     subject, progress = subject_of(asked, data, **kind), progress or Progress()
@@ -90,12 +96,20 @@ def attack(
     chosen.check(network)
     natural = predict(network, split, batch_size)
     advance = progress.begin(chosen.name, len(split), "images")
-    batches = [(x_adv.cpu(), y.cpu()) for x_adv, y in attacked(network, split, chosen, seed=seed, batch_size=batch_size, advance=advance)]
+    batches = [
+        (x_adv.cpu(), y.cpu())
+        for x_adv, y in attacked(network, split, chosen, seed=seed, batch_size=batch_size, advance=advance)
+    ]
     progress.end()
     x_adv, predicted = (torch.cat(column) for column in zip(*batches, strict=True))
     answer = Attacked(chosen, split, x_adv, natural, predicted, path)
     if path is not None:
-        facts: dict[str, Any] = {"attack": to_json(chosen), "run": subject.run_name, "checkpoint": subject.located, "seed": seed}
+        facts: dict[str, Any] = {
+            "attack": to_json(chosen),
+            "run": subject.run_name,
+            "checkpoint": subject.located,
+            "seed": seed,
+        }
         facts |= {"natural": answer.natural_accuracy, "robust": answer.accuracy, "weights": digest_of(network)}
         tensors = {"x_adv": x_adv, "y": split.labels, "predicted": predicted, "ids": split.ids}
         write_tensors(path.with_suffix(""), tensors, facts)
@@ -104,6 +118,12 @@ def attack(
 
 def _place(subject: Subject, chosen: Attack, first: int | None, seed: int) -> Path | None:
     """The file by default; those of other settings, weights or images have other names."""
-    told = [to_json(chosen), subject.digest, first, seed, *([digest_of_images(subject.data.test)] if subject.replaced else [])]
+    told = [
+        to_json(chosen),
+        subject.digest,
+        first,
+        seed,
+        *([digest_of_images(subject.data.test)] if subject.replaced else []),
+    ]
     digits = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:6]
     return subject.place("adversarial", f"{chosen.name}-{chosen.threat.epsilon:g}-{digits}")

@@ -29,12 +29,13 @@ def corruptions(
     progress: Progress | None = None,
     **kind: Any,
 ) -> Evaluation:
-    """Mean accuracy over the common corruptions in `folder` (see `evaluate_corruptions`): `poise evaluate --corruptions`.
+    """Mean accuracy over the common corruptions in `folder` (see `evaluate_corruptions`): `poise evaluate
+    --corruptions`.
 
-    It is always measured anew. asked, data, kind: see `subject_of`; first: only so many images; out: the record to write, by default as
-    for `evaluate`. Under torchrun all ranks call this and share the work.
-    Raises: SettingsError where the record is of anything but this subject under these corruptions and not `again`; RunError,
-    CheckpointError, DataError, StorageError; Interrupted after SIGINT or SIGTERM.
+    It is always measured anew. asked, data, kind: see `subject_of`; first: only so many images; out: the record to
+    write, by default as for `evaluate`. Under torchrun all ranks call this and share the work.
+    Raises: SettingsError where the record is of anything but this subject under these corruptions and not `again`;
+    RunError, CheckpointError, DataError, StorageError; Interrupted after SIGINT or SIGTERM.
     """
     subject, folder, world = subject_of(asked, data, **kind), Path(folder), join()
     progress = progress if progress is not None and world.leads else Progress()
@@ -46,7 +47,9 @@ def corruptions(
     about |= {**subject.about(), "seed": subject.seed}
     if path is not None and not again and (out is not None or subject.folder is None):
         world.led(lambda: _check_free(path, str(about["group"]), folder))
-    command = f"{subject.going_on('evaluate')} --corruptions {folder}" if subject.spelled else subject.going_on("corruptions")
+    command = (
+        f"{subject.going_on('evaluate')} --corruptions {folder}" if subject.spelled else subject.going_on("corruptions")
+    )
     with shown(progress, subject.title, command) as watch:
         record = evaluate_corruptions(network, data_set, folder, first=first, watch=watch, world=world, **about)
     return Evaluation.of(record, path)
@@ -60,4 +63,6 @@ def _check_free(out: Path, group: str, folder: Path) -> None:
     except RunError:  # none, or damaged
         return
     if (there.group, (there.notes.get("corruptions") or {}).get("folder")) != (group, folder.name):
-        raise SettingsError(f"{out} is a record of other weights or images; give another --out, or --again to replace it")
+        raise SettingsError(
+            f"{out} is a record of other weights or images; give another --out, or --again to replace it"
+        )

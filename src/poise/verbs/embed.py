@@ -1,4 +1,5 @@
-"""t-SNE of what base learners make of the same images, at the epochs whose complete checkpoints a run kept (Zipper, Appendix C.1).
+"""t-SNE of what base learners make of the same images, at the epochs whose complete checkpoints a run kept (Zipper,
+Appendix C.1).
 
 Fig. 6 there is of the adversarial images that the natural and the robust learner each make of the same natural images.
 """
@@ -30,7 +31,9 @@ from poise.verbs.kinds import Asked, run_of, subject_of
 from poise.verbs.of_run import threat_of
 
 Embedded = Literal["adversarial", "features"]
-"""Adversarial images, as pixels, that each learner makes (Fig. 6), or each learner's penultimate features of the natural images."""
+"""Adversarial images, as pixels, that each learner makes (Fig. 6), or each learner's penultimate features of the
+natural images.
+"""
 EMBEDDING = "t-sne.json"
 """The file in the run folder, which the page draws."""
 
@@ -44,14 +47,19 @@ def embed(
     progress: Progress | None = None,
     **kind: Any,
 ) -> Path:
-    """Embed what the learners of a run make of the first `images` test images, all of an epoch together; returns the JSON file written.
+    """Embed what the learners of a run make of the first `images` test images, all of an epoch together; returns the
+    JSON file written.
 
-    asked, kind: see `subject_of`; of: see `Embedded`; adversarial images are made by one attack for all learners (`attack_on`), from the
-    same starts. The page draws the file. With few images the perplexity is lowered to a third of the points.
-    Raises: RunError for what is no run, or kept no epoch; SettingsError for too few images, or for features of a network without
-    penultimate ones.
+    asked, kind: see `subject_of`; of: see `Embedded`; adversarial images are made by one attack for all learners
+    (`attack_on`), from the same starts. The page draws the file. With few images the perplexity is lowered to a third
+    of the points.
+    Raises: RunError for what is no run, or kept no epoch; SettingsError for too few images, or for features of a
+    network without penultimate ones.
     """
-    subject, progress = run_of(subject_of(asked, **kind), "an embedding of learners at the epochs kept"), progress or Progress()
+    subject, progress = (
+        run_of(subject_of(asked, **kind), "an embedding of learners at the epochs kept"),
+        progress or Progress(),
+    )
     run, experiment, path = subject.run, subject.experiment, subject.folder / EMBEDDING
     check_writable(path)
     if of not in get_args(Embedded):
@@ -72,7 +80,9 @@ def embed(
             network = network.to(next(tensor.dtype for tensor in weights.values() if tensor.is_floating_point()))
             load_into(network, weights, str(checkpoint))
             network = network.to(where)
-            points = features(network, split) if attack is None else adversarial(network, split, attack, experiment.seed)
+            points = (
+                features(network, split) if attack is None else adversarial(network, split, attack, experiment.seed)
+            )
             clouds[name] = points.double().cpu().numpy()
         epochs.append({"epoch": epoch, "points": placed(clouds, perplexity, experiment.seed)})
         advance(1)
@@ -84,7 +94,9 @@ def embed(
 
 
 def attack_on(experiment: Experiment) -> Attack:
-    """The diagnosis's attack where there is one, else PGD-20 within the run's own threat, by the paper's steps of epsilon / 4."""
+    """The diagnosis's attack where there is one, else PGD-20 within the run's own threat, by the paper's steps of
+    epsilon / 4.
+    """
     if experiment.diagnosis is not None:
         return experiment.diagnosis.against(experiment.method.policies())
     threat = threat_of(experiment)
@@ -98,7 +110,9 @@ def kept_epochs(run: Run) -> dict[int, Path]:
     found = {steps.get(int(path.name.removeprefix("step-")), 0): path for path in run.states()}
     kept = {epoch: found[epoch] for epoch in sorted(found) if epoch in wanted}
     if not kept:
-        raise RunError(f"{run.path} kept no complete checkpoint to embed; train with, for example, keep_epochs=79,80,84,85")
+        raise RunError(
+            f"{run.path} kept no complete checkpoint to embed; train with, for example, keep_epochs=79,80,84,85"
+        )
     return kept
 
 
@@ -120,9 +134,14 @@ def adversarial(network: nn.Module, split: Split, attack: Attack, seed: int) -> 
 
 @torch.no_grad()
 def features(network: nn.Module, split: Split) -> Tensor:
-    """Penultimate features [N, F] of the natural images. Raises: SettingsError for a network that is no `Classifier`."""
+    """Penultimate features [N, F] of the natural images. Raises: SettingsError for a network that is no
+    `Classifier`.
+    """
     if not isinstance(network, Classifier):
-        raise SettingsError(f"of = 'features': {type(network).__name__} has no penultimate features; embed its adversarial images instead")
+        raise SettingsError(
+            f"of = 'features': {type(network).__name__} has no penultimate features; embed its adversarial images"
+            " instead"
+        )
     device, dtype = device_of(network)
     with evaluating(network):
         return torch.cat([network.features(part.to(device)) for part in split.pixels(dtype=dtype).split(256)])

@@ -54,16 +54,20 @@ def evaluate(
 ) -> Evaluation:
     """Attack a classifier and write down every prediction: what `poise evaluate` does.
 
-    asked, data, kind (network, checkpoint, output, device, data_dir): see `subject_of`; protocol, threat, epsilon, step_size, first: see
-    `protocol_asked`. seed: of the attacks' draws, by default that of a run's training, else 0. out: the record to write; by default a
-    run's lies in its folder, that of weights beside them, and of all others none is written. A record that is there already, of the
-    same weights, images and attacks, is kept unless `again`; an evaluation that was stopped goes on. Under torchrun all ranks call this
-    and share the work; the first one writes.
-    search: how AutoAttack searches; batch_size: of other attacks; command: what goes on with it where a signal stops it.
+    asked, data, kind (network, checkpoint, output, device, data_dir): see `subject_of`; protocol, threat, epsilon,
+    step_size, first: see
+    `protocol_asked`. seed: of the attacks' draws, by default that of a run's training, else 0. out: the record to
+    write; by default a run's lies in its folder, that of weights beside them, and of all others none is written. A
+    record that is there already, of the same weights, images and attacks, is kept unless `again`; an evaluation that
+    was stopped goes on. Under torchrun all ranks call this and share the work; the first one writes.
+    search: how AutoAttack searches; batch_size: of other attacks; command: what goes on with it where a signal stops
+    it.
     Raises: PoiseError for whatever cannot be evaluated, before work is lost; Interrupted after SIGINT or SIGTERM.
     """
     if former := sorted(_FORMER & kind.keys()):
-        raise SettingsError(f"evaluate has no argument {former[0]!r}; it belongs to poise.evaluation.evaluate(model, data, protocol)")
+        raise SettingsError(
+            f"evaluate has no argument {former[0]!r}; it belongs to poise.evaluation.evaluate(model, data, protocol)"
+        )
     subject = subject_of(asked, data, **kind)
     chosen = protocol_asked(subject, protocol, threat=threat, epsilon=epsilon, step_size=step_size, first=first)
     _check_search(chosen, search)
@@ -84,8 +88,20 @@ def evaluate(
         record = None if again or path is None else _kept(subject, chosen, wanted, path, world, progress)
         if record is None:
             journal = wanted.journal(usual) if usual is not None else None
-            how: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "search": search, "watch": watch, "world": world}
-            about = {"named": subject.named, "trained_with": subject.seed, "journal": journal, "out": path, **subject.about()}
+            how: dict[str, Any] = {
+                "seed": seed,
+                "batch_size": batch_size,
+                "search": search,
+                "watch": watch,
+                "world": world,
+            }
+            about = {
+                "named": subject.named,
+                "trained_with": subject.seed,
+                "journal": journal,
+                "out": path,
+                **subject.about(),
+            }
             record = measuring.evaluate(subject.network, subject.data, chosen, **how, **about)
         if subject.folder is not None and chosen.attacks and not suffix and out is None:
             world.led(lambda: None if watch.signals else _write_gallery(subject, chosen, again))
@@ -93,14 +109,18 @@ def evaluate(
 
 
 def _command(subject: Subject, out: str | Path | None) -> str:
-    return subject.going_on("evaluate") + (f" --out {out}" if subject.output and subject.spelled and out is not None else "")
+    return subject.going_on("evaluate") + (
+        f" --out {out}" if subject.output and subject.spelled and out is not None else ""
+    )
 
 
 def _check_search(protocol: Protocol, search: Searching) -> None:
     """Raises: SettingsError for settings of a search that the protocol has not."""
     if search != Searching() and not any(isinstance(attack, AutoAttack | CompactAttack) for attack in protocol.attacks):
         option = "--search-precision" if search.precision != Searching().precision else "--memory-limit"
-        raise SettingsError(f"{option} is of AutoAttack and its components, of which protocol {protocol.name!r} has none")
+        raise SettingsError(
+            f"{option} is of AutoAttack and its components, of which protocol {protocol.name!r} has none"
+        )
 
 
 def _suffix(subject: Subject, protocol: Protocol, seed: int) -> str:
@@ -116,7 +136,9 @@ def _suffix(subject: Subject, protocol: Protocol, seed: int) -> str:
 def _kept(
     subject: Subject, protocol: Protocol, wanted: Measurement, path: Path, world: World, progress: Progress
 ) -> EvaluationRecord | None:
-    """The record of this measurement that is at `path`, or was copied there from another one in the folder of the subject's records."""
+    """The record of this measurement that is at `path`, or was copied there from another one in the folder of the
+    subject's records.
+    """
     if world.decided(wanted.done(path) is not None):
         progress.say(KEPT.format(path))
         return world.in_turn(lambda: EvaluationRecord.read(path))

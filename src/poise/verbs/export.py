@@ -20,7 +20,8 @@ from poise.verbs.kinds import Asked, subject_of
 
 
 def export(asked: Asked, to: str | Path, data: Images | None = None, **kind: Any) -> Path:
-    """Write the weights (.safetensors with .json) or the graph (.onnx; input "images" [B, C, H, W] in [0, 1], output "logits").
+    """Write the weights (.safetensors with .json) or the graph (.onnx; input "images" [B, C, H, W] in [0, 1], output
+    "logits").
 
     asked, data, kind: see `subject_of`. Returns the file.
     Raises: SettingsError for another suffix, MissingExtraError without onnx, and what the subject refuses.

@@ -1,4 +1,6 @@
-"""The images on which a network is asked: a data set by name, folder, archive or settings, or arrays of images and labels."""
+"""The images on which a network is asked: a data set by name, folder, archive or settings, or arrays of images and
+labels.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from poise.data import Data, DataSource, Split
 from poise.engine.own_weights import data_named
 
 Images = Data | Split | DataSource | str | Path | tuple[Any, Any]
-"""What `data_of` takes: (x, y) are images [N, C, H, W], uint8 or floats in [0, 1], and labels [N], as tensors, arrays or lists."""
+"""What `data_of` takes: (x, y) are images [N, C, H, W], uint8 or floats in [0, 1], and labels [N], as tensors, arrays
+or lists.
+"""
 
 ARRAYS = "arrays"
 """What data are called that came without a name."""
@@ -63,7 +67,12 @@ def split_of(x: Any, y: Any) -> Split:
     images, labels = _tensor(x, "x"), _tensor(y, "y")
     if images.dim() != 4 or len(images) == 0:
         raise InputError(f"x has shape {list(images.shape)}, must be [N, C, H, W] with N at least 1")
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool or labels.shape != images.shape[:1]:
+    if (
+        labels.is_floating_point()
+        or labels.is_complex()
+        or labels.dtype == torch.bool
+        or labels.shape != images.shape[:1]
+    ):
         shown = f"dtype {labels.dtype} and shape {list(labels.shape)}"
         raise InputError(f"y has {shown}, must be whole numbers [{len(images)}], one label per image")
     if int(labels.min()) < 0:
@@ -82,4 +91,5 @@ def _tensor(values: Any, name: str) -> Tensor:
         tensor = values.detach().cpu() if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
     except (TypeError, ValueError):
         raise InputError(f"{name} is {type(values).__name__}, must be a tensor or an array of numbers") from None
-    return (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).contiguous()  # numpy, by which digests go, has no bfloat16
+    # numpy, by which digests go, has no bfloat16
+    return (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).contiguous()

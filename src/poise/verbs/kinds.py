@@ -1,4 +1,6 @@
-"""What can be asked about: the kinds of subjects, told apart in one place. A new kind is a class of `Subject` and a case here."""
+"""What can be asked about: the kinds of subjects, told apart in one place. A new kind is a class of `Subject` and a
+case here.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ from poise.verbs.subject import Subject
 from poise.zoo import PREFIX, zoo_network
 
 Asked = Subject | Run | nn.Module | str | Path | Sequence[Any]
-"""A run or its folder, a zoo network such as "zoo:NAME", weights in a file, a module, or a list of these, which answer as one ensemble."""
+"""A run or its folder, a zoo network such as "zoo:NAME", weights in a file, a module, or a list of these, which answer
+as one ensemble.
+"""
 
 
 def subject_of(
@@ -34,9 +38,10 @@ def subject_of(
 ) -> Subject:
     """The subject that is meant.
 
-    data: images that stand in for a run's own, and that modules and weights need (see `data_of`). network: what builds the network of
-    weights in a file; checkpoint: which weights of a run, by default "selected"; output: how an ensemble's members answer as one, by
-    default "vote". Raises: SettingsError for something else, or an argument that is none of this kind's; RunError.
+    data: images that stand in for a run's own, and that modules and weights need (see `data_of`). network: what builds
+    the network of weights in a file; checkpoint: which weights of a run, by default "selected"; output: how an
+    ensemble's members answer as one, by default "vote". Raises: SettingsError for something else, or an argument that
+    is none of this kind's; RunError.
     """
     where: dict[str, Any] = {"data": data, "device": device, "data_dir": data_dir}
     if isinstance(asked, Subject):
@@ -55,24 +60,33 @@ def subject_of(
         if path.is_file() or (network is not None and not path.is_dir()):
             _none_of("weights in a file", checkpoint=checkpoint, output=output)
             if network is None:
-                raise SettingsError(f"{path} holds weights alone; say by network= what builds their network: 'ResNet18', module:function")
+                raise SettingsError(
+                    f"{path} holds weights alone; say by network= what builds their network: 'ResNet18',"
+                    " module:function"
+                )
             return OfWeights(path, network, **where)
         return subject_of(Run.open(path), network=network, checkpoint=checkpoint, output=output, **where)
     if isinstance(asked, Sequence):
         _none_of("an ensemble", network=network)
         members = [subject_of(one, data, checkpoint=checkpoint, device=device, data_dir=data_dir) for one in asked]
         return OfSeveral(members, output or "vote", **where)
-    raise SettingsError(f"{type(asked).__name__} cannot be asked about; give a run or its folder, a module, weights in a file, or a list")
+    raise SettingsError(
+        f"{type(asked).__name__} cannot be asked about; give a run or its folder, a module, weights in a file, or a"
+        " list"
+    )
 
 
 def by_name(subjects: Sequence[Subject]) -> dict[str, Subject]:
-    """The subjects by the name of their folder; where several have it, as the repeats of an experiment do, with the folder it lies in.
+    """The subjects by the name of their folder; where several have it, as the repeats of an experiment do, with the
+    folder it lies in.
 
     Raises: SettingsError for one that is named twice.
     """
     places = [subject.folder.resolve() if subject.folder is not None else Path(subject.title) for subject in subjects]
     if len(set(places)) < len(places):
-        raise SettingsError(f"runs {', '.join(subject.spelled or subject.title for subject in subjects)}: every run is to be named once")
+        raise SettingsError(
+            f"runs {', '.join(subject.spelled or subject.title for subject in subjects)}: every run is to be named once"
+        )
     names = [place.name for place in places]
     labels = [f"{place.parent.name}/{place.name}" if names.count(place.name) > 1 else place.name for place in places]
     if len(set(labels)) < len(labels):

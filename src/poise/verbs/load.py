@@ -11,11 +11,18 @@ from poise.verbs.kinds import Asked, subject_of
 
 
 def load(
-    asked: Asked, checkpoint: str | None = None, data: Images | None = None, *, device: str = "cpu", which: str | None = None, **kind: Any
+    asked: Asked,
+    checkpoint: str | None = None,
+    data: Images | None = None,
+    *,
+    device: str = "cpu",
+    which: str | None = None,
+    **kind: Any,
 ) -> nn.Module:
     """A run's network in evaluating mode: images [B, C, H, W] in [0, 1] to logits [B, classes].
 
-    checkpoint, once called which: "selected" (by the run's criterion), "last" or "epoch N". Other kinds, by `kind`: see `subject_of`.
+    checkpoint, once called which: "selected" (by the run's criterion), "last" or "epoch N". Other kinds, by `kind`: see
+    `subject_of`.
     Raises: RunError where the run was changed since it was started, CheckpointError, SettingsError.
     """
     return subject_of(asked, data, checkpoint=checkpoint or which, device=device, **kind).network

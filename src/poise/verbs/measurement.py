@@ -1,4 +1,6 @@
-"""Where records lie: what a record must say to be the record of an evaluation, which place is free, where the unfinished is kept."""
+"""Where records lie: what a record must say to be the record of an evaluation, which place is free, where the
+unfinished is kept.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ KEPT = "{} is there already, of the same weights, images and attacks; to evaluat
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a record must say to be the record of these weights, images and attacks. One searched in float32 serves for any search."""
+    """What a record must say to be the record of these weights, images and attacks. One searched in float32 serves for
+    any search.
+    """
 
     weights: str
     images: str
@@ -45,7 +49,13 @@ class Measurement:
 
     @classmethod
     def of(
-        cls, network: nn.Module, split: Split, attacks: tuple[Attack, ...], search: Searching = Searching(), seed: int = 0, output: str = ""
+        cls,
+        network: nn.Module,
+        split: Split,
+        attacks: tuple[Attack, ...],
+        search: Searching = Searching(),
+        seed: int = 0,
+        output: str = "",
     ) -> Measurement:
         precision = search.on(device_of(network)[0]).precision
         settings = [identity(to_json(attack)) for attack in attacks]
@@ -81,11 +91,15 @@ class Measurement:
     def check_free(self, out: Path) -> None:
         """Raises: SettingsError where `out`, which a user named, is a record of something else, or none."""
         if self.place(out) != out:
-            raise SettingsError(f"{out} is a record of other images or attacks; give another --out, or --again to replace it")
+            raise SettingsError(
+                f"{out} is a record of other images or attacks; give another --out, or --again to replace it"
+            )
         check_record(out)
 
     def journal(self, path: Path) -> Path:
-        """Where the evaluation whose record will be `path`, or `place(path)`, keeps what it has finished: each has a folder of its own."""
+        """Where the evaluation whose record will be `path`, or `place(path)`, keeps what it has finished: each has a
+        folder of its own.
+        """
         return journal_of(path.with_stem(f"{path.stem}-{self.output}") if self.output else path, self.digits)
 
     @property

@@ -19,9 +19,13 @@ from poise.verbs.subject import Question, Subject
 
 
 class OfModule(Subject):
-    """A module as it stands; nothing of it is written but where the caller says so. device: "auto" leaves it where it lies."""
+    """A module as it stands; nothing of it is written but where the caller says so. device: "auto" leaves it where it
+    lies.
+    """
 
-    def __init__(self, module: nn.Module, data: Images | None = None, device: str = "auto", data_dir: str | Path | None = None) -> None:
+    def __init__(
+        self, module: nn.Module, data: Images | None = None, device: str = "auto", data_dir: str | Path | None = None
+    ) -> None:
         super().__init__(data, device, data_dir)
         self.module = module
 
@@ -41,7 +45,9 @@ class OfModule(Subject):
         return self.module
 
     def own_data(self) -> Data:
-        raise SettingsError(f"{self.named} comes without images; give data: (x, y), a data set's name, a folder or an .npz archive")
+        raise SettingsError(
+            f"{self.named} comes without images; give data: (x, y), a data set's name, a folder or an .npz archive"
+        )
 
     def about(self) -> dict[str, Any]:
         return {**super().about(), "checkpoint": "module", "group": f"{self.named}-{digest_of(self.network)[:8]}"}
@@ -85,7 +91,9 @@ class OfWeights(Subject):
         return network
 
     def own_data(self) -> Data:
-        raise SettingsError(f"{self.weights} says nothing of images; give data: a data set's name, a folder, an .npz archive or (x, y)")
+        raise SettingsError(
+            f"{self.weights} says nothing of images; give data: a data set's name, a folder, an .npz archive or (x, y)"
+        )
 
     def about(self) -> dict[str, Any]:
         notes = {"data": list(self.data.notes), "weights": str(self.weights)}

@@ -85,13 +85,19 @@ class OfRun(Subject):
         """Raises: DataError unless they have the shape and the classes that the run was trained on."""
         shape, classes = self.shape, list(self.classes)
         if data.name == ARRAYS and data.shape == shape and len(data.classes) <= len(classes):
-            return Data(data.name, data.train, data.test, tuple(classes), data.notes)  # labels alone, which name no classes
+            # labels alone, which name no classes
+            return Data(data.name, data.train, data.test, tuple(classes), data.notes)
         if set(data.classes) == set(classes) and list(data.classes) != classes:
             order = ", ".join(classes[:3])
-            raise DataError(f"{data.name}: its classes are those of {self.run.name} in another order, must be in the order {order}, ...")
+            raise DataError(
+                f"{data.name}: its classes are those of {self.run.name} in another order, must be in the order"
+                f" {order}, ..."
+            )
         if data.shape != shape or len(data.classes) != len(classes):
             trained = f"{list(shape)} and {len(classes)} classes, as {self.run.name} was trained on"
-            raise DataError(f"{data.name}: images are {list(data.shape)} of {len(data.classes)} classes, must be {trained}")
+            raise DataError(
+                f"{data.name}: images are {list(data.shape)} of {len(data.classes)} classes, must be {trained}"
+            )
         return data
 
     @property
@@ -128,7 +134,9 @@ class OfRun(Subject):
         notes |= {name: facts[name] for name in ("placement", "placements") if name in facts}
         if arithmetic := self.begun.get("precision"):
             notes["trained_in"] = arithmetic
-        if experiment.diagnosis is not None and (bound := theory(self.run.metrics(), facts["epoch"], experiment.diagnosis)):
+        if experiment.diagnosis is not None and (
+            bound := theory(self.run.metrics(), facts["epoch"], experiment.diagnosis)
+        ):
             notes["theory"] = bound
         if self.given is not None and not self.data.has(self.begun.get("data_digest")):
             notes["tested_on"] = self.data.name
@@ -138,7 +146,13 @@ class OfRun(Subject):
                 notes["also_published"] = rows[1:]
         notes["data"] = list(self.data.notes)
         group = str(self.begun.get("group") or experiment.group)
-        return {"checkpoint": self.checkpoint, "run": self.run.name, "group": group, "notes": notes, **self.run.trained()}
+        return {
+            "checkpoint": self.checkpoint,
+            "run": self.run.name,
+            "group": group,
+            "notes": notes,
+            **self.run.trained(),
+        }
 
     def member(self) -> dict[str, Any]:
         about = {"run": self.run.name, "group": self.run.group, "seed": self.experiment.seed}

@@ -37,12 +37,21 @@ class OfSeveral(Subject):
         super().__init__(data, device, data_dir)
         self.output = output.replace("_", "-")  # as the command spells it
         if self._form not in get_args(Output):
-            raise SettingsError(f"output = {output!r}: must be one of {', '.join(form.replace('_', '-') for form in get_args(Output))}")
+            raise SettingsError(
+                f"output = {output!r}: must be one of {', '.join(form.replace('_', '-') for form in get_args(Output))}"
+            )
         if len(members) < 2:
-            raise SettingsError(f"--ensemble {self.output}: an ensemble has at least two members; name at least two run folders")
-        names = [(member.folder.resolve() if member.folder is not None else id(member), member.checkpoint) for member in members]
+            raise SettingsError(
+                f"--ensemble {self.output}: an ensemble has at least two members; name at least two run folders"
+            )
+        names = [
+            (member.folder.resolve() if member.folder is not None else id(member), member.checkpoint)
+            for member in members
+        ]
         if twice := next((member for member, name in zip(members, names, strict=True) if names.count(name) > 1), None):
-            raise SettingsError(f"--ensemble {self.output}: {twice.spelled} is named twice; every member is to be named once")
+            raise SettingsError(
+                f"--ensemble {self.output}: {twice.spelled} is named twice; every member is to be named once"
+            )
         self.members = tuple(members)
         self.own_code = any(member.own_code for member in members)
         checkpoints = dict.fromkeys(member.checkpoint for member in members)
@@ -75,11 +84,17 @@ class OfSeveral(Subject):
         return network
 
     def own_data(self) -> Data:
-        """The data of all members. Raises: DataError where their names, classes or test images differ; arrays have no names."""
+        """The data of all members. Raises: DataError where their names, classes or test images differ; arrays have no
+        names.
+        """
         first = self.members[0]
         data = first.read_data()
         for member in self.members[1:]:
-            if isinstance(member, OfRun) and isinstance(first, OfRun) and member.experiment.data == first.experiment.data:
+            if (
+                isinstance(member, OfRun)
+                and isinstance(first, OfRun)
+                and member.experiment.data == first.experiment.data
+            ):
                 member.run.check_unchanged(data=data)
                 continue
             other = member.read_data()
@@ -104,7 +119,9 @@ class OfSeveral(Subject):
     @property
     def protocol(self) -> Protocol | None:
         """Raises: SettingsError where the members have different ones."""
-        return self._same({name: member.protocol for name, member in zip(self._names, self.members, strict=True) if member.protocol})
+        return self._same(
+            {name: member.protocol for name, member in zip(self._names, self.members, strict=True) if member.protocol}
+        )
 
     @property
     def threat(self) -> Threat | None:
@@ -113,7 +130,9 @@ class OfSeveral(Subject):
 
     def within(self, chosen: NamedProtocol, kind: str | None, epsilon: Any, step_size: Any) -> Protocol:
         """Raises: SettingsError where the members, each within its own threat, would have different ones."""
-        known = [(name, member) for name, member in zip(self._names, self.members, strict=True) if member.threat is not None]
+        known = [
+            (name, member) for name, member in zip(self._names, self.members, strict=True) if member.threat is not None
+        ]
         asked = {name: member.within(chosen, kind, epsilon, step_size) for name, member in known}
         return self._same(asked) or super().within(chosen, kind, epsilon, step_size)
 
@@ -123,13 +142,16 @@ class OfSeveral(Subject):
         if any(protocol != first for protocol in protocols.values()):
             listed = ", ".join(f"{name} by {protocol.name}" for name, protocol in protocols.items())
             raise SettingsError(
-                f"the runs are not evaluated by the same protocol ({listed}); name one with --protocol, or its --epsilon too"
+                f"the runs are not evaluated by the same protocol ({listed}); name one with --protocol, or its"
+                " --epsilon too"
             )
         return first
 
 
 def _compared(data: Data, other: Data) -> Iterator[tuple[str, object, object]]:
-    """What members must have alike: (its name, in one, in the other). Arrays have neither a name nor numbers in a data set."""
+    """What members must have alike: (its name, in one, in the other). Arrays have neither a name nor numbers in a data
+    set.
+    """
     if ARRAYS in (data.name, other.name):
         ours, theirs = (digest_of_images(Split.of(part.images, part.labels)) for part in (data.test, other.test))
         yield "test images", ours, theirs

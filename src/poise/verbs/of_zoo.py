@@ -20,7 +20,9 @@ from poise.verbs.subject import Question, Subject
 from poise.zoo.shelf import PREFIX, RECORD, Card, ZooNetwork
 
 FOLDER = Path("runs") / "zoo"
-"""Where what is found of zoo networks is written, from the working folder on: the package's own files are never changed."""
+"""Where what is found of zoo networks is written, from the working folder on: the package's own files are never
+changed.
+"""
 
 
 class OfZoo(Subject):
@@ -29,7 +31,9 @@ class OfZoo(Subject):
     checkpoint = "zoo"
     own_code = False
 
-    def __init__(self, entry: ZooNetwork, data: Images | None = None, device: str = "auto", data_dir: str | Path | None = None) -> None:
+    def __init__(
+        self, entry: ZooNetwork, data: Images | None = None, device: str = "auto", data_dir: str | Path | None = None
+    ) -> None:
         super().__init__(data, device, data_dir)
         self.entry = entry
 
@@ -66,9 +70,15 @@ class OfZoo(Subject):
     def fitting(self, data: Data) -> Data:
         """Raises: DataError unless they have the shape and the number of classes that it was trained on."""
         shape, classes = tuple(self.card.shape), len(self.card.classes)
-        if data.shape != shape or len(data.classes) > classes or (data.name != "arrays" and len(data.classes) != classes):
+        if (
+            data.shape != shape
+            or len(data.classes) > classes
+            or (data.name != "arrays" and len(data.classes) != classes)
+        ):
             trained = f"{list(shape)} and {classes} classes, as {self.spelled} was trained on"
-            raise DataError(f"{data.name}: images are {list(data.shape)} of {len(data.classes)} classes, must be {trained}")
+            raise DataError(
+                f"{data.name}: images are {list(data.shape)} of {len(data.classes)} classes, must be {trained}"
+            )
         return data
 
     @property
@@ -88,7 +98,9 @@ class OfZoo(Subject):
         return threat_of(self.experiment)
 
     def place(self, question: Question, suffix: str = "") -> Path:
-        """In runs/zoo; the record that was shipped is laid there first, so that it is kept, or replaced where one says so."""
+        """In runs/zoo; the record that was shipped is laid there first, so that it is kept, or replaced where one says
+        so.
+        """
         path = FOLDER / self.entry.name / f"{question}{suffix}.json"
         if question == "record" and suffix == f"-{self.protocol.name}" and not path.exists():
             write_bytes(path, self.entry.file(RECORD))

@@ -24,15 +24,21 @@ def protocol_asked(
 ) -> Protocol:
     """The protocol, by name or as it is; by default the subject's own, else standard.
 
-    threat: "Linf", "L2", "L1" or a threat; epsilon, step_size: numbers or texts such as "8/255"; of a list every attack runs at each.
-    All three belong to a protocol that is named. first: only so many images. Raises: SettingsError.
+    threat: "Linf", "L2", "L1" or a threat; epsilon, step_size: numbers or texts such as "8/255"; of a list every attack
+    runs at each. All three belong to a protocol that is named. first: only so many images. Raises: SettingsError.
     """
-    asked = {name: value for name, value in (("threat", threat), ("epsilon", epsilon), ("step_size", step_size)) if value is not None}
+    asked = {
+        name: value
+        for name, value in (("threat", threat), ("epsilon", epsilon), ("step_size", step_size))
+        if value is not None
+    }
     if protocol is None and subject.protocol is None:
         protocol = "standard"
     if not isinstance(protocol, str) and asked:
         option = f"--{next(iter(asked)).replace('_', '-')}"
-        raise SettingsError(f"{option} belongs to a protocol named here, and a run's own has its own; add --protocol standard")
+        raise SettingsError(
+            f"{option} belongs to a protocol named here, and a run's own has its own; add --protocol standard"
+        )
     if protocol is None:
         chosen = subject.protocol
         assert chosen is not None
@@ -49,7 +55,9 @@ def protocol_asked(
 
 
 def at_each(protocols: Sequence[Protocol]) -> Protocol:
-    """One protocol of all attacks of several, which differ by their epsilon. Raises: SettingsError for two of one epsilon."""
+    """One protocol of all attacks of several, which differ by their epsilon. Raises: SettingsError for two of one
+    epsilon.
+    """
     if len(protocols) == 1:
         return protocols[0]
     if not protocols:

@@ -48,12 +48,12 @@ def pseudo_label(
 ) -> Labelled:
     """Write `image` uint8 [N, H, W, C], `label` int64 [N] and `confidence` float32 [N] as .npz, a part at a time.
 
-    asked, data, kind: see `subject_of`. images: an .npz archive (array `image`, or its only array of images), an .npy file, a pickle with
-    `data`, or a folder of image files, all its subfolders included; None labels a run's own training images but those held out, or the
-    training images of `data`, their known labels unused.
+    asked, data, kind: see `subject_of`. images: an .npz archive (array `image`, or its only array of images), an .npy
+    file, a pickle with `data`, or a folder of image files, all its subfolders included; None labels a run's own
+    training images but those held out, or the training images of `data`, their known labels unused.
     The label is the arg max of the logits, the confidence the largest softmax probability.
-    Raises: SettingsError for another suffix of `out`, DataError for images that are missing, damaged or of another shape than the
-    subject's, StorageError, and what the subject refuses.
+    Raises: SettingsError for another suffix of `out`, DataError for images that are missing, damaged or of another
+    shape than the subject's, StorageError, and what the subject refuses.
     """
     out, images = Path(out), None if images is None else Path(images)
     if out.suffix != ".npz":
@@ -64,7 +64,9 @@ def pseudo_label(
     name = subject.run_name or subject.title
     parts = _training_images(subject) if images is None else parts_of(images, shape[0])
     if parts.shape != shape:
-        raise DataError(f"{parts.origin}: images are {list(parts.shape)}, must be {list(shape)} as those that {name} was trained on")
+        raise DataError(
+            f"{parts.origin}: images are {list(parts.shape)}, must be {list(shape)} as those that {name} was trained on"
+        )
     if images is not None and images.resolve() == out.resolve():
         raise SettingsError(f"--out {out}: must be another file than --images")
     advance = progress.begin(f"{name}: pseudo-labels", parts.count, "images")
@@ -100,7 +102,11 @@ def parts_of(images: Path, channels: int) -> Parts:
     with images.open("rb") as file:
         found = read_pickle(file, images)
     if not isinstance(found, dict) or "data" not in found:
-        has = f"a dict of {', '.join(map(repr, found)) or 'nothing'}" if isinstance(found, dict) else f"a {type(found).__name__}"
+        has = (
+            f"a dict of {', '.join(map(repr, found)) or 'nothing'}"
+            if isinstance(found, dict)
+            else f"a {type(found).__name__}"
+        )
         raise DataError(f"{images} is no .npz, .npy or pickle of images: it lacks 'data'; it holds {has}")
     return of_array(np.asarray(found["data"]), images)
 

@@ -16,7 +16,11 @@ Reported = Run | Evaluation | str | Path
 
 
 def report(
-    runs: Reported | Iterable[Reported], out: str | Path | None = None, *, title: str | None = None, checkpoints: Checkpoints = "both"
+    runs: Reported | Iterable[Reported],
+    out: str | Path | None = None,
+    *,
+    title: str | None = None,
+    checkpoints: Checkpoints = "both",
 ) -> Page:
     """Write the page about evaluated runs, which a notebook shows: what `poise report` does.
 

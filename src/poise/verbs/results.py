@@ -69,7 +69,12 @@ class Answer(ABC):
     def _repr_markdown_(self) -> str:
         names, rows, notes = self.sheet()
         lines = [names, ["---"] * len(names), *([escape_markdown(text) for text in row] for row in rows)]
-        return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), *(f"\n{escape_markdown(note)}" for note in notes)]) + "\n"
+        return (
+            "\n".join(
+                [*(f"| {' | '.join(line)} |" for line in lines), *(f"\n{escape_markdown(note)}" for note in notes)]
+            )
+            + "\n"
+        )
 
 
 class Evaluation(EvaluationRecord, Answer):
@@ -92,13 +97,19 @@ class Evaluation(EvaluationRecord, Answer):
 
     def lines(self) -> list[dict[str, Any]]:
         """The natural images, each attack, and the worst case over all of them; accuracies in [0, 1]."""
-        lines: list[dict[str, Any]] = [{"attack": "natural", "threat": None, "epsilon": 0.0, "accuracy": self.natural_accuracy}]
+        lines: list[dict[str, Any]] = [
+            {"attack": "natural", "threat": None, "epsilon": 0.0, "accuracy": self.natural_accuracy}
+        ]
         for attack in self.attacks:
             threat: Mapping[str, Any] = attack.settings.get("threat", {})
             size = {"threat": threat.get("type"), "epsilon": threat.get("epsilon")}
-            lines.append({"attack": attack.name, **size, "accuracy": self.accuracy(attack.name), "seconds": attack.seconds})
+            lines.append(
+                {"attack": attack.name, **size, "accuracy": self.accuracy(attack.name), "seconds": attack.seconds}
+            )
         if self.attacks:
-            lines.append({"attack": "worst case", "threat": None, "epsilon": None, "accuracy": self.worst_case_accuracy})
+            lines.append(
+                {"attack": "worst case", "threat": None, "epsilon": None, "accuracy": self.worst_case_accuracy}
+            )
         return [{**line, "seconds": line.get("seconds"), "images": self.count} for line in lines]
 
     def curve(self) -> dict[str, list[tuple[float, float]]]:
@@ -123,11 +134,16 @@ class Soundness(Verdict, Answer):
 
     def sheet(self) -> Sheet:
         return Sheet(
-            ["check", "judgement", "seen"], [[one.title, one.judgement, one.seen] for one in self.findings], [summary(self.findings)]
+            ["check", "judgement", "seen"],
+            [[one.title, one.judgement, one.seen] for one in self.findings],
+            [summary(self.findings)],
         )
 
     def lines(self) -> list[dict[str, Any]]:
-        return [{"check": one.check, "judgement": one.judgement, "seen": one.seen, "means": one.means} for one in self.findings]
+        return [
+            {"check": one.check, "judgement": one.judgement, "seen": one.seen, "means": one.means}
+            for one in self.findings
+        ]
 
     def _repr_markdown_(self) -> str:
         return verdict_markdown(self)

@@ -48,9 +48,10 @@ def sanity(
 ) -> Soundness:
     """Make every check on a subject's first test images: what `poise sanity` does.
 
-    asked, data, kind: see `subject_of`. threat: by default that of a run's own protocol, else of its monitors, else Linf 8/255. What
-    `poise attack` saved of a run's weights is judged too: whether the images give the accuracy reported. out: the file of findings to
-    write; a run's lie in its folder, those of weights beside them, and of all others none is written.
+    asked, data, kind: see `subject_of`. threat: by default that of a run's own protocol, else of its monitors, else
+    Linf 8/255. What `poise attack` saved of a run's weights is judged too: whether the images give the accuracy
+    reported. out: the file of findings to write; a run's lie in its folder, those of weights beside them, and of all
+    others none is written.
     Raises: RunError, CheckpointError, SettingsError, DataError, InputError, StorageError.
     """
     subject, progress = subject_of(asked, data, **kind), progress or Progress()
@@ -98,10 +99,14 @@ def _check_free(out: Path) -> None:
 
 
 def divergences_of(settings: object) -> tuple[Divergence, Divergence] | None:
-    """(inner, outer) divergence of the first objective, in a method's settings as JSON, that has both; None if there is none."""
+    """(inner, outer) divergence of the first objective, in a method's settings as JSON, that has both; None if there is
+    none.
+    """
     for part in _parts(settings):
         if "inner_divergence" in part and "divergence" in part:
-            return cast(Divergence, part["inner_divergence"] or part["divergence"]), cast(Divergence, part["divergence"])
+            return cast(Divergence, part["inner_divergence"] or part["divergence"]), cast(
+                Divergence, part["divergence"]
+            )
     return None
 
 
@@ -119,7 +124,11 @@ def _claims(run: Run, weights: str, split: Split) -> Iterator[tuple[str, Claim]]
         try:
             tensors, facts = read_tensors(file.with_suffix(""))
             threat = from_json(Attack, facts["attack"]).threat  # type: ignore[type-abstract]
-        except (CheckpointError, SettingsError, KeyError):  # SettingsError: an attack of the user's own that was not imported
+        except (
+            CheckpointError,
+            SettingsError,
+            KeyError,
+        ):  # SettingsError: an attack of the user's own that was not imported
             continue
         place = {number: row for row, number in enumerate(tensors["ids"].tolist())}
         rows = [place.get(number, -1) for number in split.ids.tolist()]

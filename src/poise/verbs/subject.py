@@ -1,4 +1,6 @@
-"""Subject: the network that a question is about, with its images, what a record says of it, and where its records lie."""
+"""Subject: the network that a question is about, with its images, what a record says of it, and where its records
+lie.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +29,8 @@ Question = Literal["record", "corruptions", "sanity", "adversarial"]
 class Subject(ABC):
     """A network that is asked something. Each kind of subject fills in what is abstract here.
 
-    Network and images are read once, when they are first needed, by several ranks one after the other; a run's are refused where they
-    are not those that it was started with.
+    Network and images are read once, when they are first needed, by several ranks one after the other; a run's are
+    refused where they are not those that it was started with.
     """
 
     checkpoint: str = ""
@@ -162,11 +164,15 @@ class Subject(ABC):
         return None
 
     def within(self, chosen: NamedProtocol, kind: str | None, epsilon: Any, step_size: Any) -> Protocol:
-        """The named protocol under the threat that is asked for, else, where the protocol is general, under the subject's own."""
+        """The named protocol under the threat that is asked for, else, where the protocol is general, under the
+        subject's own.
+        """
         return scaled(chosen, self.threat, kind, epsilon, step_size)
 
     def place(self, question: Question, suffix: str = "") -> Path | None:
-        """The file of the answer where the user names none, None for no file; suffix: tells answers apart in one folder."""
+        """The file of the answer where the user names none, None for no file; suffix: tells answers apart in one
+        folder.
+        """
         return None
 
     @property

@@ -12,20 +12,26 @@ from poise.threats import Threat
 
 
 def scaled(chosen: NamedProtocol, own: Threat | None, kind: str | None, epsilon: Any, step_size: Any) -> Protocol:
-    """The protocol under the threat typed; one that is general, where something is left open, under the subject's `own`."""
+    """The protocol under the threat typed; one that is general, where something is left open, under the subject's
+    `own`.
+    """
     known = [own] if chosen.general and own is not None else []
     return chosen.at(threat_typed(kind, epsilon, [*known, *(threat for threat, _ in chosen.scales)]), step_size)
 
 
 def positive(threat: Threat, typed: object) -> Threat:
-    """The threat made of `--epsilon typed`. Raises: SettingsError for an epsilon of 0, with which an attack has no steps."""
+    """The threat made of `--epsilon typed`. Raises: SettingsError for an epsilon of 0, with which an attack has no
+    steps.
+    """
     if threat.epsilon == 0:
         raise SettingsError(f"--epsilon {typed}: must be positive")
     return threat
 
 
 def threat_typed(kind: str | None, epsilon: Any, known: Sequence[Threat]) -> Threat:
-    """The threat of `--threat kind --epsilon epsilon`: what was not typed is that of the first known threat, of this norm if one is."""
+    """The threat of `--threat kind --epsilon epsilon`: what was not typed is that of the first known threat, of this
+    norm if one is.
+    """
     kind = kind or type(known[0]).__name__
     if epsilon is not None:
         return positive(from_json(Threat, {"type": kind, "epsilon": epsilon}), epsilon)  # type: ignore[type-abstract]

@@ -1,4 +1,6 @@
-"""Training: a recipe's name, an experiment, a settings file, a run to go on with, or a network, data and an objective of one's own."""
+"""Training: a recipe's name, an experiment, a settings file, a run to go on with, or a network, data and an objective
+of one's own.
+"""
 
 from __future__ import annotations
 
@@ -47,16 +49,19 @@ def train(
 ) -> Run:
     """The run in the folder `out`, by default runs/NAME: begun, gone on with, or as it is where it is finished.
 
-    what: see `Begun`; without it the experiment is adversarial training on `data`. network: settings or their name, a module, whose
-    first weights are kept beside the run, or a function or class that builds one with weights by the seed, given the number of classes
-    if it takes it. data: settings or their name, a folder, an .npz archive, or arrays: (x, y), of which a fifth is held out as test
-    images, or ((x, y), (x_test, y_test)), as `poise.evaluate` takes them. objective: settings, a class or its name, or a loss as a
-    function (see `Loss`), which the inner maximisation climbs too unless `score`, such a function, is given. settings: what `override`
-    takes; changes: the same for names without a dot, such as epochs=30, epsilon=8/255.
+    what: see `Begun`; without it the experiment is adversarial training on `data`. network: settings or their name, a
+    module, whose first weights are kept beside the run, or a function or class that builds one with weights by the
+    seed, given the number of classes
+    if it takes it. data: settings or their name, a folder, an .npz archive, or arrays: (x, y), of which a fifth is held
+    out as test images, or ((x, y), (x_test, y_test)), as `poise.evaluate` takes them. objective: settings, a class or
+    its name, or a loss as a function (see `Loss`), which the inner maximisation climbs too unless `score`, such a
+    function, is
+    given. settings: what `override` takes; changes: the same for names without a dot, such as epochs=30, epsilon=8/255.
 
-    Functions and classes are recorded by the digest of their source; going on needs them again, by the same call or --import.
-    Raises: RunError naming the first difference where `out` holds a run of other settings, data or code; SettingsError, InputError,
-    DataError before any work; Interrupted after SIGINT or SIGTERM, with everything saved.
+    Functions and classes are recorded by the digest of their source; going on needs them again, by the same call or
+    --import.
+    Raises: RunError naming the first difference where `out` holds a run of other settings, data or code; SettingsError,
+    InputError, DataError before any work; Interrupted after SIGINT or SIGTERM, with everything saved.
     """
     how: dict[str, Any] = {"device": device, "data_dir": data_dir, "imports": imports, "progress": progress}
     given = {"network": network, "data": data, "objective": objective, "score": score}
@@ -109,7 +114,9 @@ def _data(data: object, data_dir: str | Path | None) -> Any:
         return from_json(DataSource, str(data))  # type: ignore[type-abstract]
     path = next((path for path in (Path(data).expanduser(), data_directory(data_dir) / data) if path.exists()), None)
     if path is None:
-        raise SettingsError(f"data = {str(data)!r}: must be a data set (poise list data), a folder of images or an .npz archive")
+        raise SettingsError(
+            f"data = {str(data)!r}: must be a data set (poise list data), a folder of images or an .npz archive"
+        )
     return Folder(path=str(data)) if path.is_dir() else Npz(path=str(data))
 
 
@@ -120,7 +127,9 @@ def _objective(base: Experiment, objective: Any, score: Loss | None) -> dict[str
     if isinstance(objective, Objective | type | str | None):
         return {} if objective is None else {"method.objective": objective}
     if not callable(objective):
-        raise SettingsError(f"objective = {objective!r}: must be an objective, its class or name, or a function of logits and labels")
+        raise SettingsError(
+            f"objective = {objective!r}: must be an objective, its class or name, or a function of logits and labels"
+        )
     policies = list(base.method.policies().values())
     loss: GivenLoss = loss_given(objective, score)
     if len(policies) == 1:

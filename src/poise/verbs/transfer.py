@@ -38,7 +38,9 @@ from poise.verbs.threats import positive
 
 @dataclass(frozen=True, eq=False)
 class Transferred(Answer):
-    """Who is right on whose images: the targets' records by name, and them all as a matrix; `gain` compares published rows."""
+    """Who is right on whose images: the targets' records by name, and them all as a matrix; `gain` compares published
+    rows.
+    """
 
     matrix: Matrix
     records: dict[str, Evaluation]
@@ -49,7 +51,11 @@ class Transferred(Answer):
     def sheet(self) -> Sheet:
         names = ["target", *next(iter(self.records.values())).attack_names, "worst case"]
         rows = [
-            [name, *(f"{100 * record.accuracy(column):.2f}" for column in record.attack_names), f"{100 * record.worst_case_accuracy:.2f}"]
+            [
+                name,
+                *(f"{100 * record.accuracy(column):.2f}" for column in record.attack_names),
+                f"{100 * record.worst_case_accuracy:.2f}",
+            ]
             for name, record in self.records.items()
         ]
         return Sheet(names, rows, ["accuracy in percent", *self.gain])
@@ -75,13 +81,15 @@ def transfer(
     progress: Progress | None = None,
     **kind: Any,
 ) -> Transferred:
-    """Make adversarial images on surrogates, show them to every target, and say who is right: what `poise transfer` does.
+    """Make adversarial images on surrogates, show them to every target, and say who is right: what `poise transfer`
+    does.
 
-    targets, surrogates, data, kind: see `subject_of`; records of targets go where those of `evaluate` do. protocol: the attacks made on
-    each surrogate, "soe-transfer-3" or "soe-transfer-30"; epsilon: by default the targets' own; out: folder of the images, which are
-    found again, and of the matrix. compat: the CW loss of the code behind the published tables; subset: of 10,000 test images the 1,000
-    of the published evaluations; first: so many of these; steps: of every attack in place of 100; sgm: SGM too, which needs residual
-    surrogates; every_attack: a column for each attack, not for each surrogate.
+    targets, surrogates, data, kind: see `subject_of`; records of targets go where those of `evaluate` do. protocol: the
+    attacks made on each surrogate, "soe-transfer-3" or "soe-transfer-30"; epsilon: by default the targets' own; out:
+    folder of the images, which are
+    found again, and of the matrix. compat: the CW loss of the code behind the published tables; subset: of 10,000 test
+    images the 1,000 of the published evaluations; first: so many of these; steps: of every attack in place of 100; sgm:
+    SGM too, which needs residual surrogates; every_attack: a column for each attack, not for each surrogate.
     Raises: SettingsError for a network named twice or no common epsilon, and what the subjects refuse.
     """
     progress, out = progress or Progress(), Path(out)
@@ -90,10 +98,14 @@ def transfer(
     threat = _threat(epsilon, judged)
     chosen = soe_transfer(protocol, threat, compat, residual=sgm)
     if steps is not None:
-        chosen = dataclasses.replace(chosen, attacks=tuple(dataclasses.replace(attack, steps=steps) for attack in chosen.attacks))
+        chosen = dataclasses.replace(
+            chosen, attacks=tuple(dataclasses.replace(attack, steps=steps) for attack in chosen.attacks)
+        )
     for source in sources.values() if sgm else ():
         if not residual(source.network):
-            raise SettingsError(f"--surrogate {source.spelled or source.named}: {SGM_NEEDS}; leave it out with --no-sgm")
+            raise SettingsError(
+                f"--surrogate {source.spelled or source.named}: {SGM_NEEDS}; leave it out with --no-sgm"
+            )
     others = (*_otherwise(sources), *_related(sources, judged))
     shown: list[Saved] = []
     ids: list[int] = []
@@ -119,7 +131,11 @@ def transfer(
 
 
 def _members(source: Subject) -> int:
-    return getattr(source.experiment.model, "members", 1) if isinstance(source, OfRun) else len(getattr(source.network, "members", [0]))
+    return (
+        getattr(source.experiment.model, "members", 1)
+        if isinstance(source, OfRun)
+        else len(getattr(source.network, "members", [0]))
+    )
 
 
 def _threat(epsilon: float | str | None, judged: Mapping[str, Subject]) -> Threat:
@@ -134,7 +150,9 @@ def _threat(epsilon: float | str | None, judged: Mapping[str, Subject]) -> Threa
 
 
 def _otherwise(sources: Mapping[str, Subject]) -> list[str]:
-    """In words, which surrogates are not ensembles of standard ResNet-20 on CIFAR-10, or not trained on natural images alone."""
+    """In words, which surrogates are not ensembles of standard ResNet-20 on CIFAR-10, or not trained on natural images
+    alone.
+    """
     said = []
     for name, source in sources.items():
         experiment = source.experiment if isinstance(source, OfRun) else None
@@ -148,7 +166,9 @@ def _otherwise(sources: Mapping[str, Subject]) -> list[str]:
 
 
 def _related(sources: Mapping[str, Subject], judged: Mapping[str, Subject]) -> list[str]:
-    """In words, which surrogates are not held out: their weights, or networks begun from the same, are among the targets."""
+    """In words, which surrogates are not held out: their weights, or networks begun from the same, are among the
+    targets.
+    """
     said = []
     for source, begins in sources.items():
         for target, subject in judged.items():
@@ -174,8 +194,12 @@ def _images(test: Split, subset: bool, first: int | None) -> Split:
     return images if first is None else images.first(first)
 
 
-def _sets(name: str, network: nn.Module, attacks: Sequence[Attack], images: Split, out: Path, progress: Progress) -> list[Saved]:
-    """What shows the images that each attack makes on the surrogate of this name; they are made where they are not found."""
+def _sets(
+    name: str, network: nn.Module, attacks: Sequence[Attack], images: Split, out: Path, progress: Progress
+) -> list[Saved]:
+    """What shows the images that each attack makes on the surrogate of this name; they are made where they are not
+    found.
+    """
     shown = []
     for attack in attacks:
         path = set_path(out / "sets" / name, network, attack)

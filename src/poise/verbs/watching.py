@@ -14,7 +14,9 @@ from poise.evaluation.predictions import Advance
 
 
 class Shown(Watch):
-    """Draws an evaluation as progress; `title` says whose. Once `signals` are there it ends it, saying that `command` goes on."""
+    """Draws an evaluation as progress; `title` says whose. Once `signals` are there it ends it, saying that `command`
+    goes on.
+    """
 
     def __init__(self, progress: Progress, title: str, command: str, signals: Sequence[int]) -> None:
         self.progress, self.title, self.command, self.signals = progress, title, command, signals
@@ -42,7 +44,9 @@ class Shown(Watch):
 
 @contextlib.contextmanager
 def shown(progress: Progress, title: str, command: str) -> Iterator[Shown]:
-    """The watch of an evaluation that `command` goes on with, options aside, if a signal or another rank's end stops it."""
+    """The watch of an evaluation that `command` goes on with, options aside, if a signal or another rank's end stops
+    it.
+    """
     hint = f"what was finished is kept, and as many ranks go on with it: {command}, with the same options"
     try:
         with going_on(hint), stop_requested() as signals:

@@ -1,4 +1,6 @@
-"""A zoo network: its card, and beside it weights, settings, record and sanity verdict, each under the digest that the card holds."""
+"""A zoo network: its card, and beside it weights, settings, record and sanity verdict, each under the digest that the
+card holds.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +28,19 @@ from poise.evaluation import Protocol
 PREFIX = "zoo:"
 """What the names begin with where runs and files may stand too."""
 SHELF = Path(str(files("poise.zoo")))
-CARD, WEIGHTS, SETTINGS, RECORD, VERDICT = "card.json", "weights.safetensors", "experiment.json", "record.json", "sanity.json"
+CARD, WEIGHTS, SETTINGS, RECORD, VERDICT = (
+    "card.json",
+    "weights.safetensors",
+    "experiment.json",
+    "record.json",
+    "sanity.json",
+)
 
 
 @dataclass(frozen=True)
 class Card:
-    """What it is, what it is good for and what not; shape of its images [C, H, W], classes, the protocol it was evaluated by.
+    """What it is, what it is good for and what not; shape of its images [C, H, W], classes, the protocol it was
+    evaluated by.
 
     files: SHA-256 of what lies beside the card, by name.
     """
@@ -50,7 +59,9 @@ class Card:
 
 @dataclass(frozen=True)
 class ZooNetwork:
-    """An entry. Whatever is read of it is held against its digest. Raises (on reading): CheckpointError for a damaged file."""
+    """An entry. Whatever is read of it is held against its digest. Raises (on reading): CheckpointError for a damaged
+    file.
+    """
 
     name: str
     folder: Path
@@ -67,7 +78,9 @@ class ZooNetwork:
         path = self.folder / name
         content = path.read_bytes() if path.is_file() else b""
         if hashlib.sha256(content).hexdigest() != self.card.files.get(name):
-            raise CheckpointError(f"{path} is damaged: its SHA-256 is not the one on the card of {PREFIX}{self.name}; install Poise again")
+            raise CheckpointError(
+                f"{path} is damaged: its SHA-256 is not the one on the card of {PREFIX}{self.name}; install Poise again"
+            )
         return content
 
     @property

@@ -20,7 +20,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], nn.Modu
 
     def network(recipe: str) -> nn.Module:
         if recipe not in made:
-            short = dataclasses.replace(experiment(recipe), epochs=4, monitors=(), criterion="last", protocol=Protocol(name="none"))
+            short = dataclasses.replace(
+                experiment(recipe), epochs=4, monitors=(), criterion="last", protocol=Protocol(name="none")
+            )
             made[recipe] = train(short, tmp_path_factory.mktemp("sanity") / recipe).network("last")
         return made[recipe]
 

@@ -16,7 +16,9 @@ from poise.models import DigitsCNN
 from poise.threats import L2, Linf
 
 THREAT = Linf(epsilon=0.2)
-SMALL = Effort(steps=8, autoattack_steps=15, targets=2, queries=60, gradient_examples=64, gradient_samples=12, substitute_steps=40)
+SMALL = Effort(
+    steps=8, autoattack_steps=15, targets=2, queries=60, gradient_examples=64, gradient_samples=12, substitute_steps=40
+)
 
 
 class Before(nn.Module):
@@ -65,14 +67,18 @@ def verdict(network: nn.Module, checks: Sequence[str], **changes: object) -> Ver
 
 
 def test_quantised_input_is_caught(trained):
-    found = verdict(Before(lambda x: (x * 255).round() / 255, trained("nt_digits")), ["quantisation", "vanishing_gradients"])
+    found = verdict(
+        Before(lambda x: (x * 255).round() / 255, trained("nt_digits")), ["quantisation", "vanishing_gradients"]
+    )
     assert found["quantisation"].judgement == "flaw"
     assert found["quantisation"].numbers["rounding"] == ["round"]
     assert found["vanishing_gradients"].judgement == "flaw"
 
 
 def test_quantised_input_with_a_made_up_gradient_is_a_warning(trained):
-    found = verdict(Before(lambda x: x + ((x * 255).round() / 255 - x).detach(), trained("nt_digits")), ["quantisation"])
+    found = verdict(
+        Before(lambda x: x + ((x * 255).round() / 255 - x).detach(), trained("nt_digits")), ["quantisation"]
+    )
     assert found["quantisation"].judgement == "warning"
 
 
@@ -90,7 +96,9 @@ class Widen(nn.Module):
 
 
 def test_logits_times_ten_thousand_are_caught(trained):
-    found = verdict(After(lambda x, logits: 1e4 * logits, trained("at_digits")), ["saturated_logits", "vanishing_gradients"])
+    found = verdict(
+        After(lambda x, logits: 1e4 * logits, trained("at_digits")), ["saturated_logits", "vanishing_gradients"]
+    )
     assert found["saturated_logits"].judgement == "flaw"
     assert found["vanishing_gradients"].judgement == "flaw"
     assert "scale" in found["vanishing_gradients"].means
@@ -128,7 +136,10 @@ def test_batch_normalisation_in_training_mode_with_noise_is_caught(trained):
 
 
 def test_training_mode_that_cannot_be_left_is_caught(trained):
-    found = verdict(AlwaysTraining(nn.Sequential(NoisyInTraining(), copy.deepcopy(trained("at_digits")))).train(), ["randomised_output"])
+    found = verdict(
+        AlwaysTraining(nn.Sequential(NoisyInTraining(), copy.deepcopy(trained("at_digits")))).train(),
+        ["randomised_output"],
+    )
     assert found["randomised_output"].judgement == "flaw"
     silent = AlwaysTraining(copy.deepcopy(trained("at_digits"))).train()
     found = verdict(silent, ["batch_statistics", "randomised_output"])

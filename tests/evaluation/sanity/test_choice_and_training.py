@@ -24,12 +24,15 @@ from poise.objectives import AT, SqueezeTraining
 from poise.threats import Linf
 from poise.verbs.sanity import divergences_of
 
-SMALL = Effort(steps=8, autoattack_steps=10, targets=2, queries=30, gradient_examples=20, gradient_samples=8, substitute_steps=10)
+SMALL = Effort(
+    steps=8, autoattack_steps=10, targets=2, queries=30, gradient_examples=20, gradient_samples=8, substitute_steps=10
+)
 
 
 class Masked(CollaborationModule):
-    """Two experts on the mean pixel. The first answers class 0 whatever comes, more surely on bright images; the second goes over to
-    class 1 above .45; the first is chosen below .3. So the chosen expert's gradient leads to dark images, away from the other expert.
+    """Two experts on the mean pixel. The first answers class 0 whatever comes, more surely on bright images; the second
+    goes over to class 1 above .45; the first is chosen below .3. So the chosen expert's gradient leads to dark images,
+    away from the other expert.
     """
 
     def __init__(self) -> None:
@@ -46,9 +49,12 @@ class Masked(CollaborationModule):
 def test_a_hard_choice_that_masks_the_gradient_is_caught(monkeypatch):
     from poise.evaluation.sanity import choice_checks
 
-    monkeypatch.setattr(choice_checks, "TransferFromExperts", choice_checks.SoftMixturePGD)  # these two experts have no networks
+    # these two experts have no networks
+    monkeypatch.setattr(choice_checks, "TransferFromExperts", choice_checks.SoftMixturePGD)
     x, y = torch.full((40, 1, 4, 4), 0.2), torch.zeros(40, dtype=torch.int64)
-    found = inspect(Masked(), x, y, Linf(epsilon=0.35), effort=dataclasses.replace(SMALL, steps=20), checks=["hard_choice"])["hard_choice"]
+    found = inspect(
+        Masked(), x, y, Linf(epsilon=0.35), effort=dataclasses.replace(SMALL, steps=20), checks=["hard_choice"]
+    )["hard_choice"]
     assert found.judgement == "flaw"
     assert found.numbers["SoftMixturePGD"]["only_first"] >= 30
     assert found.seen.startswith("SoftMixturePGD breaks")
@@ -65,7 +71,14 @@ class VotesOnly(EnsembleModule):
 def test_an_ensemble_that_votes_is_attacked_through_its_mean(trained, kind, judgement):
     members = [trained(recipe) for recipe in ("nt_digits", "at_digits", "at_digits")]
     test = Digits().load().test.first(64)
-    found = inspect(kind(members, "vote").eval(), test.pixels(), test.labels, Linf(epsilon=0.3), effort=SMALL, checks=["hard_choice"])
+    found = inspect(
+        kind(members, "vote").eval(),
+        test.pixels(),
+        test.labels,
+        Linf(epsilon=0.3),
+        effort=SMALL,
+        checks=["hard_choice"],
+    )
     assert found["hard_choice"].judgement == judgement
     numbers = found["hard_choice"].numbers
     through_mean = numbers["PGD on mixtures"]
@@ -115,9 +128,15 @@ def test_training_on_another_divergence_inside_is_a_warning_with_the_measure(tra
 
     def judged(inner: str, outer: str):
         given = (inner, outer)
-        return inspect(trained("at_digits"), x, y, Linf(epsilon=0.2), effort=SMALL, checks=["training_divergence"], divergences=given)[  # type: ignore[arg-type]
-            "training_divergence"
-        ]
+        return inspect(
+            trained("at_digits"),
+            x,
+            y,
+            Linf(epsilon=0.2),
+            effort=SMALL,
+            checks=["training_divergence"],
+            divergences=given,  # pyright: ignore[reportArgumentType]
+        )["training_divergence"]
 
     found = judged("js", "symmetric_kl")
     assert found.judgement == "warning"

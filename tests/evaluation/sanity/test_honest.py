@@ -17,7 +17,9 @@ from poise.models import DigitsCNN, Ensemble, EnsembleModule
 from poise.threats import L2, Linf, Threat
 
 THREAT = Linf(epsilon=0.2)
-SMALL = Effort(steps=8, autoattack_steps=15, targets=2, queries=60, gradient_examples=40, gradient_samples=12, substitute_steps=40)
+SMALL = Effort(
+    steps=8, autoattack_steps=15, targets=2, queries=60, gradient_examples=40, gradient_samples=12, substitute_steps=40
+)
 
 
 def assert_silent(network: nn.Module, threat: Threat = THREAT, seed: int = 0) -> Verdict:

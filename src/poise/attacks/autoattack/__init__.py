@@ -1,6 +1,18 @@
-"""AutoAttack (Croce & Hein 2020a): its four attacks, the lanes in which they search, and the run that goes through them in turn."""
+"""AutoAttack (Croce & Hein 2020a): its four attacks, the lanes in which they search, and the run that goes through them
+in turn.
+"""
 
 from poise.attacks.autoattack.autoattack import PUBLISHED, AutoAttack, SearchPrecision, Version, search_precision
 from poise.attacks.autoattack.job import MISCLASSIFIED, ROBUST, Progress, Result
 
-__all__ = ["MISCLASSIFIED", "PUBLISHED", "ROBUST", "AutoAttack", "Progress", "Result", "SearchPrecision", "Version", "search_precision"]
+__all__ = [
+    "MISCLASSIFIED",
+    "PUBLISHED",
+    "ROBUST",
+    "AutoAttack",
+    "Progress",
+    "Result",
+    "SearchPrecision",
+    "Version",
+    "search_precision",
+]

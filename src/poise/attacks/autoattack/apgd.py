@@ -21,22 +21,25 @@ Loss = Literal["cross_entropy", "dlr", "targeted_dlr"]
 _SHORT: dict[str, str] = {"cross_entropy": "APGD-CE", "dlr": "APGD-DLR", "targeted_dlr": "APGD-T"}
 
 _ROUNDING = 1e-15
-"""The norm above which a gradient may be one of rounding errors, as the DLR's is at its ceiling; smaller ones are of small networks."""
+"""The norm above which a gradient may be one of rounding errors, as the DLR's is at its ceiling; smaller ones are of
+small networks.
+"""
 
 
 @settings
 class APGD(CompactAttack):
     """Auto-PGD (Croce & Hein 2020a, Algorithm 1).
 
-    With `loss="targeted_dlr"` it runs once towards each of the `targets` classes that are most likely on the natural image, the
-    true one excepted; any misclassification counts. Classes too few for a loss: see `notes`.
+    With `loss="targeted_dlr"` it runs once towards each of the `targets` classes that are most likely on the natural
+    image, the true one excepted; any misclassification counts. Classes too few for a loss: see `notes`.
     """
 
     paper = papers.AUTOATTACK
     threat: Threat = Linf()
     steps: PositiveCount = 100
     rho: UnitInterval = 0.75
-    """Share of the steps between two checkpoints that must have increased the loss; otherwise the step size is halved."""
+    """Share of the steps between two checkpoints that must have increased the loss; otherwise the step size is halved.
+    """
     loss: Loss = "cross_entropy"
     restarts: PositiveCount = 1
     """Per target class for "targeted_dlr"."""
@@ -45,14 +48,17 @@ class APGD(CompactAttack):
     eot_iterations: PositiveCount = 1
     """Gradients averaged at each point, for randomised networks (expectation over transformation)."""
     radii: tuple[Positive, ...] = newer(default=(1.0,))
-    """In L1: within how many epsilons a run ascends, one after the other, ending at 1; each but the last has nine tenths of an equal
+    """In L1: within how many epsilons a run ascends, one after the other, ending at 1; each but the last has nine
+    tenths of an equal
     share of the steps. Croce & Hein 2021 take (3, 2, 1)."""
     unsuccessful: Literal["natural", "largest_loss"] = "natural"
     """What is returned for examples that were not fooled; the largest loss is that of the last restart."""
 
     def __post_init__(self) -> None:
         if self.radii[-1:] != (1.0,) or len(self.radii) > self.steps:
-            raise SettingsError(f"APGD.radii = {self.radii}: must end at 1 and be at most as many as the {self.steps} steps")
+            raise SettingsError(
+                f"APGD.radii = {self.radii}: must end at 1 and be at most as many as the {self.steps} steps"
+            )
         if len(self.radii) > 1 and self.threat.order != 1:
             raise SettingsError(f"APGD.radii = {self.radii}: is for L1 only, not for {type(self.threat).__name__}")
 
@@ -68,9 +74,13 @@ class APGD(CompactAttack):
         if self.loss == "dlr" and classes < 3:
             said.append(f"{self.name}: DLR needs 3 classes, the network has {classes}; the margin is used")
         if self.loss == "targeted_dlr" and classes < 4:
-            said.append(f"{self.name}: the targeted DLR needs 4 classes, the network has {classes}; the targeted margin is used")
+            said.append(
+                f"{self.name}: the targeted DLR needs 4 classes, the network has {classes}; the targeted margin is used"
+            )
         if self.loss == "targeted_dlr" and classes - 1 < self.targets:
-            said.append(f"{self.name}: {classes - 1} target classes instead of {self.targets}, all that {classes} classes allow")
+            said.append(
+                f"{self.name}: {classes - 1} target classes instead of {self.targets}, all that {classes} classes allow"
+            )
         return said
 
     def _returns_failures(self) -> bool:
@@ -111,7 +121,9 @@ class APGDSearch(Search):
     def begin(self, examples: Examples, run: Tensor) -> State:
         x, count = examples.x, len(examples)
         start = self._widest.random_start(x, at(examples.draw, run).within("start"))
-        return self.start_from(start, examples, run // self.attack.restarts if self.runs > 1 else torch.zeros_like(run), count)
+        return self.start_from(
+            start, examples, run // self.attack.restarts if self.runs > 1 else torch.zeros_like(run), count
+        )
 
     def start_from(self, start: Tensor, examples: Examples, rank: Tensor, count: int) -> State:
         """The state at a given first point, which is clamped to [0, 1]."""
@@ -162,7 +174,9 @@ class APGDSearch(Search):
         """Loss [W] and gradient at z, averaged over the EOT iterations, and the last logits."""
         loss, gradient, logits = gradient_of(self.model, lambda logits: self._loss(logits, s["y"], s["target"]), s["z"])
         for _ in range(self.attack.eot_iterations - 1):
-            again, further, logits = gradient_of(self.model, lambda logits: self._loss(logits, s["y"], s["target"]), s["z"])
+            again, further, logits = gradient_of(
+                self.model, lambda logits: self._loss(logits, s["y"], s["target"]), s["z"]
+            )
             loss, gradient = loss + again, gradient + further
         if self.attack.eot_iterations > 1:
             return loss / self.attack.eot_iterations, gradient / self.attack.eot_iterations, logits
@@ -187,7 +201,9 @@ class APGDSearch(Search):
 
 
 class MomentumSearch(APGDSearch):
-    """In Linf and L2: momentum, and a step size that is halved where the loss has stopped to rise (Croce & Hein 2020a)."""
+    """In Linf and L2: momentum, and a step size that is halved where the loss has stopped to rise (Croce & Hein
+    2020a).
+    """
 
     def __init__(self, attack: APGD, model: Network, classes: int, targeted: bool) -> None:
         super().__init__(attack, model, classes, targeted)
@@ -196,7 +212,8 @@ class MomentumSearch(APGDSearch):
     def review(self, s: State, loss: Tensor) -> Tensor:
         """Where the step size is halved [W] (Section 3.2, conditions 1 and 2).
 
-        As in the released code, the loss after the first step counts as an increase if it is above 0, not above the start's.
+        As in the released code, the loss after the first step counts as an increase if it is above 0, not above the
+        start's.
         """
         self._review, self._periods = self._review.to(loss.device), self._periods.to(loss.device)
         first = s["k"] == 0
@@ -215,10 +232,13 @@ class MomentumSearch(APGDSearch):
         return halve
 
     def move(self, s: State, current: Tensor, gradient: Tensor) -> Tensor:
-        """Steepest step, projection, momentum of weight 1/4 except in the first step, projection (Algorithm 1, lines 3, 7, 8)."""
+        """Steepest step, projection, momentum of weight 1/4 except in the first step, projection (Algorithm 1, lines 3,
+        7, 8).
+        """
         threat, x = self.attack.threat, s["x"]
         direction = threat.step(torch.zeros_like(current), gradient, 1.0)
-        if isinstance(threat, L2) and gradient.dtype is torch.float64:  # as released: a gradient of rounding errors hardly moves an image
+        # as released: a gradient of rounding errors hardly moves an image
+        if isinstance(threat, L2) and gradient.dtype is torch.float64:
             size = threat.norm(gradient)
             direction = direction * spread(torch.where(size > _ROUNDING, size / (size + 1e-12), 1.0), x)
         ahead = project(threat, current + spread(s["step_size"], x) * direction, x)
@@ -227,10 +247,12 @@ class MomentumSearch(APGDSearch):
 
 
 class SparseSearch(APGDSearch):
-    """In L1: sparse steps without momentum; how many coordinates they move follows the best point (Croce & Hein 2021, Algorithm 1).
+    """In L1: sparse steps without momentum; how many coordinates they move follows the best point (Croce & Hein 2021,
+    Algorithm 1).
 
-    Every 4 % of the steps their share becomes the best point's share of changed pixels over 1.5. Where that has fallen by 5 %, the step
-    size begins anew at epsilon, from the best point; elsewhere it shrinks by 1.5, down to epsilon / 10.
+    Every 4 % of the steps their share becomes the best point's share of changed pixels over 1.5. Where that has fallen
+    by 5 %, the step size begins anew at epsilon, from the best point; elsewhere it shrinks by 1.5, down to epsilon /
+    10.
     """
 
     def __init__(self, attack: APGD, model: Network, classes: int, targeted: bool) -> None:

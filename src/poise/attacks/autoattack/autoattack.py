@@ -1,7 +1,8 @@
 """AutoAttack: an ensemble of attacks without free parameters, one after the other on the examples that still stand.
 
-`AutoAttack()(model, x, y)` attacks one batch; `AutoAttack().run(model, x, y, state_path=...)` a whole data set: compact, seeded
-by example, resumable, with the verdict taken in the network's own precision on the images that are returned.
+`AutoAttack()(model, x, y)` attacks one batch; `AutoAttack().run(model, x, y, state_path=...)` a whole data set:
+compact, seeded by example, resumable, with the verdict taken in the network's own precision on the images that are
+returned.
 """
 
 from __future__ import annotations
@@ -50,7 +51,12 @@ PUBLISHED: dict[str, CompactAttack] = {
 """The components by their published names, with the budgets of the standard version."""
 VERSIONS: dict[str, tuple[CompactAttack, ...]] = {
     "standard": tuple(PUBLISHED[name] for name in ("apgd-ce", "apgd-t", "fab-t", "square")),
-    "plus": (APGD(restarts=5), APGD(loss="dlr", restarts=5), FAB(restarts=5), *(PUBLISHED[n] for n in ("square", "apgd-t", "fab-t"))),
+    "plus": (
+        APGD(restarts=5),
+        APGD(loss="dlr", restarts=5),
+        FAB(restarts=5),
+        *(PUBLISHED[n] for n in ("square", "apgd-t", "fab-t")),
+    ),
     "rand": (APGD(eot_iterations=20), APGD(loss="dlr", eot_iterations=20)),
 }
 
@@ -65,25 +71,30 @@ STANDARD_L1: tuple[CompactAttack, ...] = (
 
 @settings
 class AutoAttack(Attack):
-    """Croce & Hein 2020a. An example counts as robust if every component fails on it; each attacks only what the ones before left.
+    """Croce & Hein 2020a. An example counts as robust if every component fails on it; each attacks only what the ones
+    before left.
 
-    standard: APGD-CE, APGD-T (9 targets), FAB-T (9 targets), Square (5000 queries). plus: APGD-CE and APGD-DLR with 5 restarts,
-    FAB with 5, Square, APGD-T, FAB-T. rand, for randomised networks: APGD-CE and APGD-DLR averaging 20 gradients. In L1 standard has five
-    restarts of APGD-CE and five targets of APGD-T, within 3, 2 and 1 epsilons (Croce & Hein 2021).
+    standard: APGD-CE, APGD-T (9 targets), FAB-T (9 targets), Square (5000 queries). plus: APGD-CE and APGD-DLR with 5
+    restarts, FAB with 5, Square, APGD-T, FAB-T. rand, for randomised networks: APGD-CE and APGD-DLR averaging 20
+    gradients. In L1 standard has five restarts of APGD-CE and five targets of APGD-T, within 3, 2 and 1 epsilons (Croce
+    & Hein 2021).
     """
 
     paper = papers.AUTOATTACK
     threat: Threat = Linf()
     version: Version = "standard"
     attacks_to_run: tuple[str, ...] = ()
-    """With "custom": names such as ("apgd-ce", "square"), run in this order with the budgets of the standard version."""
+    """With "custom": names such as ("apgd-ce", "square"), run in this order with the budgets of the standard version.
+    """
     attacks: tuple[CompactAttack, ...] = ()
     """With "custom", instead of names: the components themselves, each used under this AutoAttack's threat."""
 
     def __post_init__(self) -> None:
         given = bool(self.attacks_to_run) + bool(self.attacks)
         if self.version != "custom" and given:
-            raise SettingsError(f"attacks are chosen by version = {self.version!r}; use version='custom' to choose them yourself")
+            raise SettingsError(
+                f"attacks are chosen by version = {self.version!r}; use version='custom' to choose them yourself"
+            )
         if self.version == "custom" and given != 1:
             raise SettingsError("version = 'custom' needs either attacks_to_run or attacks, and not both")
         for name in self.attacks_to_run:
@@ -134,15 +145,18 @@ class AutoAttack(Attack):
     ) -> Result:
         """Attack images x [N, C, H, W] in [0, 1] with labels y [N], wherever they lie, on the model's device.
 
-        batch_size: most lanes of the padded batch, by default what serves the device and fits `memory_limit` (bytes). Each attack
-        takes what it and the examples that enter it need of them, unless `fixed_shape`. precision: of the search (see
-        `search_precision`); verdicts are taken without autocast. ids: each example's number in its data set [N], which keys its draws.
-        state_path: a file from which a stopped run goes on, written at least every `save_seconds`, where an attack is over, and where
-        `progress`, which is called after rounds of steps, raises Interrupted. It goes on with as many lanes as it was begun with.
-        world: ranks that call this together with the same arguments (`poise.core.distributed.join()`); each attacks a share (of
-        fewer images than ranks each attacks all), and each returns the result that one rank alone would.
-        Raises: InputError for bad x, y or ids; SettingsError for other arguments out of range; StorageError or RunError if there is
-        no place for `state_path`, or it is damaged or belongs to another run or number of ranks; RankError if another rank ended.
+        batch_size: most lanes of the padded batch, by default what serves the device and fits `memory_limit` (bytes).
+        Each attack takes what it and the examples that enter it need of them, unless `fixed_shape`. precision: of the
+        search (see `search_precision`); verdicts are taken without autocast. ids: each example's number in its data set
+        [N], which keys its draws.
+        state_path: a file from which a stopped run goes on, written at least every `save_seconds`, where an attack is
+        over, and where `progress`, which is called after rounds of steps, raises Interrupted. It goes on with as many
+        lanes as it was begun with.
+        world: ranks that call this together with the same arguments (`poise.core.distributed.join()`); each attacks a
+        share (of fewer images than ranks each attacks all), and each returns the result that one rank alone would.
+        Raises: InputError for bad x, y or ids; SettingsError for other arguments out of range; StorageError or RunError
+        if there is no place for `state_path`, or it is damaged or belongs to another run or number of ranks; RankError
+        if another rank ended.
         """
         check_network(model)
         check_images(x)
@@ -186,7 +200,9 @@ def _checked(ids: object, count: int) -> Tensor:
     return plain(ids)
 
 
-def _check(batch_size: object, memory_limit: object, save_seconds: float, state_path: str | Path | None, seed: object) -> None:
+def _check(
+    batch_size: object, memory_limit: object, save_seconds: float, state_path: str | Path | None, seed: object
+) -> None:
     """What `run` was given, before any work."""
     if batch_size is not None and (not whole(batch_size) or batch_size < 1):
         raise SettingsError(f"batch_size = {batch_size!r}, must be at least 1")
@@ -205,9 +221,11 @@ def _check(batch_size: object, memory_limit: object, save_seconds: float, state_
 
 
 def search_precision(name: str, device: torch.device) -> Literal["float32", "bfloat16"]:
-    """The arithmetic of a search: "auto" is bfloat16 on a GPU or processor that computes it natively and float32 elsewhere.
+    """The arithmetic of a search: "auto" is bfloat16 on a GPU or processor that computes it natively and float32
+    elsewhere.
 
-    Raises: SettingsError for an unknown name ("fp32" and "bf16" are known), or bfloat16 on a GPU that emulates it, unless forced.
+    Raises: SettingsError for an unknown name ("fp32" and "bf16" are known), or bfloat16 on a GPU that emulates it,
+    unless forced.
     """
     full = str(arithmetic_named(name))
     if full not in ("auto", "float32", "bfloat16"):

@@ -21,11 +21,15 @@ class CompactAttack(Attack):
     """An attack that can be searched in lanes; abstract in `search`."""
 
     lanes: ClassVar[int] = 32
-    """How many lanes are worth having on a CPU: more save overhead, fewer are seldom empty when most examples leave early."""
+    """How many lanes are worth having on a CPU: more save overhead, fewer are seldom empty when most examples leave
+    early.
+    """
 
     @abstractmethod
     def search(self, model: Network, classes: int, targeted: bool = False) -> Search:
-        """The search of this attack on a network with so many classes; `targeted`: the examples come with a target to reach."""
+        """The search of this attack on a network with so many classes; `targeted`: the examples come with a target to
+        reach.
+        """
 
     def notes(self, classes: int) -> list[str]:
         """In words, where the number of classes makes the attack depart from its paper."""
@@ -39,7 +43,9 @@ class CompactAttack(Attack):
     def _returns_failures(self) -> bool:
         return False
 
-    def _drive(self, model: nn.Module, x: Tensor, y: Tensor, draw: Draw, target: Tensor | None, leave: Leave) -> tuple[Tensor, Tensor]:
+    def _drive(
+        self, model: nn.Module, x: Tensor, y: Tensor, draw: Draw, target: Tensor | None, leave: Leave
+    ) -> tuple[Tensor, Tensor]:
         """What the search found [B, ...] and where it succeeded [B]; natural images where there was nothing to do."""
         width, given = min(len(x), most_lanes(self, model, x)), x
         natural, x = logits_of(model, x, width), x.to(wide(x.dtype))

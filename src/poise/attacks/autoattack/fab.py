@@ -22,8 +22,9 @@ from poise.threats import Linf, Threat, spread
 class FAB(CompactAttack):
     """Fast Adaptive Boundary attack (Croce & Hein 2020b, Algorithm 1), and with `targeted` FAB-T.
 
-    FAB linearises the boundary to every class and walks to the nearest; FAB-T makes one run towards each of the `targets` classes
-    most likely on the natural image, one gradient a step whatever the number of classes; any misclassification counts.
+    FAB linearises the boundary to every class and walks to the nearest; FAB-T makes one run towards each of the
+    `targets` classes most likely on the natural image, one gradient a step whatever the number of classes; any
+    misclassification counts.
     """
 
     paper = papers.FAB
@@ -50,7 +51,9 @@ class FAB(CompactAttack):
 
     def notes(self, classes: int) -> list[str]:
         if self.targeted and classes - 1 < self.targets:
-            return [f"{self.name}: {classes - 1} target classes instead of {self.targets}, all that {classes} classes allow"]
+            return [
+                f"{self.name}: {classes - 1} target classes instead of {self.targets}, all that {classes} classes allow"
+            ]
         return []
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, draw: Draw, target: Tensor | None = None) -> Tensor:
@@ -59,7 +62,8 @@ class FAB(CompactAttack):
         return choose(fooled, found, x)
 
     def nearest(self, model: nn.Module, x: Tensor, y: Tensor, *, draw: Draw | None = None) -> Tensor:
-        """The nearest adversarial images found [B, ...], however far away; x itself where none was found or x is misclassified.
+        """The nearest adversarial images found [B, ...], however far away; x itself where none was found or x is
+        misclassified.
 
         Raises: InputError for images or labels of a wrong shape, type or range.
         """

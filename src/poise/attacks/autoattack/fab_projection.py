@@ -1,9 +1,9 @@
 """The smallest move of a point inside [0, 1]^d onto a plane (Croce & Hein 2020b, Eq. 5), in Linf, L2 and L1.
 
-Moving coordinate i towards the plane by m_i = min(r s_i, room_i) is optimal, where room_i is its distance to the box in that
-direction and s_i = 1 (Linf) or |w_i| (L2); r solves sum_i |w_i| m_i = |w.z - b|. The left side is concave and piecewise linear
-in r, so Newton's method from below climbs to the root in a few steps without sorting the coordinates. In L1 the coordinates of
-largest |w_i| go as far as the box lets them, one after the other (Croce & Hein 2021).
+Moving coordinate i towards the plane by m_i = min(r s_i, room_i) is optimal, where room_i is its distance to the box in
+that direction and s_i = 1 (Linf) or |w_i| (L2); r solves sum_i |w_i| m_i = |w.z - b|. The left side is concave and
+piecewise linear in r, so Newton's method from below climbs to the root in a few steps without sorting the coordinates.
+In L1 the coordinates of largest |w_i| go as far as the box lets them, one after the other (Croce & Hein 2021).
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from torch import Tensor
 from poise.core.lengths import scaled
 from poise.threats import Threat
 
-_STEPS = 40  # on an accelerator, where asking whether all have converged would stall the queue; seldom are more than ten needed
+# on an accelerator, where asking whether all have converged would stall the queue; seldom are more than ten needed
+_STEPS = 40
 
 
 def onto_plane(z: Tensor, w: Tensor, b: Tensor, threat: Threat) -> Tensor:
@@ -53,7 +54,8 @@ def _root(size: Tensor, slope: Tensor, room: Tensor, gap: Tensor) -> Tensor:
     """
     rate, filled = size * slope, size * room
     reach = torch.where(slope > 0, room / slope, torch.zeros_like(room))
-    r = _or_infinity(gap / rate.sum(1))  # NaN equals nothing, itself neither: one row would keep the whole batch from converging
+    # NaN equals nothing, itself neither: one row would keep the whole batch from converging
+    r = _or_infinity(gap / rate.sum(1))
     for _ in range(_STEPS if size.device.type != "cpu" else size.shape[1] + 1):
         free = reach > r[:, None]
         zero = torch.zeros_like(rate)

@@ -28,10 +28,11 @@ _PIECE = 256  # images that are copied at a time
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands. survivors: examples not yet broken by any attack; eta: seconds left for this attack, None at first;
+    """Where a run stands. survivors: examples not yet broken by any attack; eta: seconds left for this attack, None at
+    first;
 
-    over: of each attack that is over its name, the survivors it left and its seconds. Of several ranks each tells of its own share, but
-    for the survivors in `over`, which are those of all ranks.
+    over: of each attack that is over its name, the survivors it left and its seconds. Of several ranks each tells of
+    its own share, but for the survivors in `over`, which are those of all ranks.
     """
 
     attack: str
@@ -49,11 +50,12 @@ class Progress:
 class Result:
     """What a run found, tensors on the CPU.
 
-    x_adv [N, C, H, W]: the adversarial image, or the natural one of robust examples; predicted [N]: the label predicted on it;
-    natural [N]: that on the natural image; broken_by [N]: place in `attacks` of the attack that broke the example, else ROBUST
-    or MISCLASSIFIED; survivors, seconds, shapes, steps: per attack, the examples left, its time (of several ranks the slowest's),
-    its number of lanes, and the lane-steps done and of these occupied by an example; notes: where a rule departed from the
-    published protocol, in words.
+    x_adv [N, C, H, W]: the adversarial image, or the natural one of robust examples; predicted [N]: the label predicted
+    on it;
+    natural [N]: that on the natural image; broken_by [N]: place in `attacks` of the attack that broke the example, else
+    ROBUST or MISCLASSIFIED; survivors, seconds, shapes, steps: per attack, the examples left, its time (of several
+    ranks the slowest's), its number of lanes, and the lane-steps done and of these occupied by an example; notes: where
+    a rule departed from the published protocol, in words.
     """
 
     x_adv: Tensor
@@ -104,7 +106,8 @@ class Job:
         with self.arithmetic():
             self.searched = surrogate(model)
         """What the attacks ask: the network, or what equals it up to rounding and is faster."""
-        self.exact = self.searched is model and plan.precision == "float32" and x.device.type != "cuda"  # there TF32 may be allowed
+        # there TF32 may be allowed
+        self.exact = self.searched is model and plan.precision == "float32" and x.device.type != "cuda"
         self.natural = logits_of(model, x, plan.width)
         self.x_adv = gathered(x)
         self.broken_by = torch.where(self.natural.argmax(1) == y, ROBUST, MISCLASSIFIED)
@@ -119,7 +122,8 @@ class Job:
     def work(self, progress: Callable[[Progress], None] | None, keep: Callable[[Job, bool], None] | None) -> None:
         """Run all attacks to their end from where the job stands; both are called after rounds of steps.
 
-        `keep` is also called where an attack is over, and told so. What `progress` raises finds the job as it was after a whole round.
+        `keep` is also called where an attack is over, and told so. What `progress` raises finds the job as it was after
+        a whole round.
         """
         while self.place < len(self.components):
             attack = self.components[self.place]
@@ -144,11 +148,14 @@ class Job:
     def enter(self, rows: Tensor) -> None:
         """Begin the attack in progress on these examples; `lanes` stays None where there are none."""
         self.entering = rows
-        total = self.ranks.total(2 * self.place + self.again, len(rows))  # so images do not depend on how many ranks share the work
+        # so images do not depend on how many ranks share the work
+        total = self.ranks.total(2 * self.place + self.again, len(rows))
         if len(rows) == 0:
             return
         attack, plan = self.components[self.place], self.plan
-        width = plan.width if plan.fixed_shape else fitting(total, min(plan.width, most_lanes(attack, self.model, self.x)))
+        width = (
+            plan.width if plan.fixed_shape else fitting(total, min(plan.width, most_lanes(attack, self.model, self.x)))
+        )
         draw = Draw(key_of(plan.seed, "autoattack", self.place, attack.name), self.ids)
         x = gathered(self.x.to(wide(self.x.dtype)), rows)
         pool = Examples(x, self.y[rows], self.natural[rows], draw[rows])
@@ -170,7 +177,9 @@ class Job:
 
     def arithmetic(self) -> AbstractContextManager[object]:
         """That of the search."""
-        return torch.autocast(self.x.device.type, torch.bfloat16) if self.plan.precision == "bfloat16" else nullcontext()
+        return (
+            torch.autocast(self.x.device.type, torch.bfloat16) if self.plan.precision == "bfloat16" else nullcontext()
+        )
 
     def as_judged(self, z: Tensor) -> Tensor:
         """The network's logits in the arithmetic of verdicts."""
@@ -178,7 +187,9 @@ class Job:
             return self.model(z)
 
     def harvest(self) -> None:
-        """Take over what the attack found, as far as a forward pass in full precision confirms it, and go to the next."""
+        """Take over what the attack found, as far as a forward pass in full precision confirms it, and go to the
+        next.
+        """
         lanes, claimed = self.lanes, self.entering[:0]
         self.lanes = None
         if lanes is not None:
@@ -204,9 +215,12 @@ class Job:
         seconds = float(self.log[self.place, 1])
         survivors = int((self.broken_by == ROBUST).sum()) - int(lanes.fooled.sum())
         eta = seconds * (1 - part) / part if part > 0 else None
-        left = [self.ranks.known(2 * (i + 1), int(self.log[i, 0])) for i in range(self.place)]  # who entered the next attack
+        # who entered the next attack
+        left = [self.ranks.known(2 * (i + 1), int(self.log[i, 0])) for i in range(self.place)]
         over = tuple((self.components[i].name, left[i], float(self.log[i, 1])) for i in range(self.place))
-        return Progress(attack.name, self.place + 1, len(self.components), len(self.entering), done, survivors, seconds, eta, over)
+        return Progress(
+            attack.name, self.place + 1, len(self.components), len(self.entering), done, survivors, seconds, eta, over
+        )
 
     def snapshot(self) -> dict[str, Tensor]:
         """Everything needed to go on later."""
@@ -214,7 +228,9 @@ class Job:
         saved = {"place": torch.tensor([self.place, self.again]), "log": self.log, "broken_by": self.broken_by}
         saved |= {"rows": rows, "images": self.x_adv[rows], "entering": self.entering}
         saved |= self.ranks.snapshot()
-        return saved | ({} if self.lanes is None else {f"lanes.{name}": values for name, values in self.lanes.snapshot().items()})
+        return saved | (
+            {} if self.lanes is None else {f"lanes.{name}": values for name, values in self.lanes.snapshot().items()}
+        )
 
     def restore(self, saved: Mapping[str, Tensor]) -> None:
         """Go on where `snapshot` was taken, in a job of the same plan, network and examples."""
@@ -231,7 +247,9 @@ class Job:
         self.log = log
 
     def result(self, x: Tensor, y: Tensor) -> Result:
-        """What all ranks found on images x [M, ...] with labels y [M], of which this job has its rank's share; the same on every rank."""
+        """What all ranks found on images x [M, ...] with labels y [M], of which this job has its rank's share; the same
+        on every rank.
+        """
         predicted = logits_of(self.model, self.x_adv, self.plan.width).argmax(1)
         columns = (predicted, self.natural.argmax(1), self.broken_by)
         predicted, natural, broken_by = (self.ranks.whole(column, len(x)) for column in columns)
@@ -239,7 +257,9 @@ class Job:
         notes = [note for attack in self.components for note in attack.notes(self.plan.classes)]
         changed = int(((predicted == y) != (broken_by == ROBUST)).sum())
         if changed:
-            notes.append(f"{changed} verdicts changed when the network was asked again: its output is not deterministic")
+            notes.append(
+                f"{changed} verdicts changed when the network was asked again: its output is not deterministic"
+            )
         survivors, seconds, shapes, done, useful = self.ranks.joined(self.log).T.tolist()
         return Result(
             x_adv=self.ranks.images(x, self.x_adv, (broken_by >= 0).nonzero()[:, 0]),

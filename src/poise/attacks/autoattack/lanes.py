@@ -1,4 +1,6 @@
-"""Compact search: examples sit in the lanes of one batch of fixed shape; whoever is fooled or done leaves, and the next moves in."""
+"""Compact search: examples sit in the lanes of one batch of fixed shape; whoever is fooled or done leaves, and the next
+moves in.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ _ACCELERATOR_ROUND = 8  # steps queued between two looks at the flags
 
 
 def queued(device: torch.device) -> bool:
-    """Whether the host only queues steps: it then looks at the flags every few steps, and at those of the round before."""
+    """Whether the host only queues steps: it then looks at the flags every few steps, and at those of the round
+    before.
+    """
     return device.type != "cpu"
 
 
@@ -82,7 +86,9 @@ class Lanes:
         return True
 
     def _known_fooled(self) -> np.ndarray:
-        """Flags per lane [W]; where steps are queued those of the previous round, so that the host never waits for the queue."""
+        """Flags per lane [W]; where steps are queued those of the previous round, so that the host never waits for the
+        queue.
+        """
         flags = self._state["fooled"]
         if not queued(flags.device):
             return flags.numpy()
@@ -131,7 +137,9 @@ class Lanes:
         """Everything needed to go on later, as tensors."""
         host = {"finished": self.finished, "example": self._example, "run": self._run, "age": self._age}
         counters = torch.tensor([self._next, self.lane_steps, self.useful_steps])
-        saved = {f"host.{name}": torch.from_numpy(values.copy()) for name, values in host.items()} | {"host.counters": counters}
+        saved = {f"host.{name}": torch.from_numpy(values.copy()) for name, values in host.items()} | {
+            "host.counters": counters
+        }
         (done,) = self._tensors(np.flatnonzero(self.finished & self.fooled.cpu().numpy()))
         saved |= {"done.rows": done, "done.found": self.found[done]}
         return saved | {f"state.{name}": values for name, values in self._state.items()}
@@ -163,7 +171,9 @@ _WORK: WeakKeyDictionary[nn.Module, dict[torch.Size, int]] = WeakKeyDictionary()
 
 
 def multiply_adds(model: nn.Module, x: Tensor) -> int:
-    """Of a forward of one example, in its layers of convolution and linear ones; counted once for a network and a shape, by a query."""
+    """Of a forward of one example, in its layers of convolution and linear ones; counted once for a network and a
+    shape, by a query.
+    """
     kept = _WORK.setdefault(model, {})
     if x.shape[1:] not in kept:
         work: list[int] = []
@@ -172,7 +182,9 @@ def multiply_adds(model: nn.Module, x: Tensor) -> int:
             assert isinstance(layer, nn.Conv2d | nn.Linear)
             work.append(layer.weight[0].numel() * out.numel())
 
-        hooks = [layer.register_forward_hook(count) for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+        hooks = [
+            layer.register_forward_hook(count) for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)
+        ]
         try:
             with evaluating(model), generators_kept(x.device), torch.no_grad():
                 answer(model, x[:1].clone())
@@ -184,7 +196,9 @@ def multiply_adds(model: nn.Module, x: Tensor) -> int:
 
 
 def on_cpu(lanes: int, model: nn.Module, x: Tensor) -> int:
-    """So many lanes for networks of millions of multiply-adds; up to four times as many for smaller ones, where overhead weighs more."""
+    """So many lanes for networks of millions of multiply-adds; up to four times as many for smaller ones, where
+    overhead weighs more.
+    """
     work = multiply_adds(model, x)
     return lanes * min(4, max(1, round(SMALL / work))) if work else lanes
 
@@ -197,10 +211,11 @@ def fitting(count: int, most: int) -> int:
 
 
 def find_batch_size(model: nn.Module, x: Tensor, memory_limit: int | None = None) -> int:
-    """A power of two of lanes: on a CPU at most 64 (of small networks more), on an accelerator 1024, within `memory_limit` bytes.
+    """A power of two of lanes: on a CPU at most 64 (of small networks more), on an accelerator 1024, within
+    `memory_limit` bytes.
 
-    By default the limit is 70 % of the accelerator's memory that is free or kept by torch for reuse. What one example takes is measured
-    on one gradient, in evaluating mode.
+    By default the limit is 70 % of the accelerator's memory that is free or kept by torch for reuse. What one example
+    takes is measured on one gradient, in evaluating mode.
     Raises: InputError if not even one example fits.
     """
     if memory_limit is None and x.device.type == "cuda":
@@ -218,9 +233,13 @@ def find_batch_size(model: nn.Module, x: Tensor, memory_limit: int | None = None
     measuring = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
     with evaluating(model), generators_kept(x.device), measuring, torch.enable_grad():
         answer(model, x[:1].detach().requires_grad_(True).clone()).sum()
-    own = {p.untyped_storage().data_ptr() for p in model.parameters()} | {b.untyped_storage().data_ptr() for b in model.buffers()}
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()} | {
+        b.untyped_storage().data_ptr() for b in model.buffers()
+    }
     activations = sum(size for pointer, size in kept.items() if pointer not in own)
     each = 3 * activations + 40 * x[0].numel() * x.element_size()  # gradients beside activations; an attack's state
     if each > memory_limit:
-        raise InputError(f"memory_limit = {memory_limit} bytes, must be at least {each}, what one image of this network takes")
+        raise InputError(
+            f"memory_limit = {memory_limit} bytes, must be at least {each}, what one image of this network takes"
+        )
     return min(most, 1 << (memory_limit // each).bit_length() - 1)

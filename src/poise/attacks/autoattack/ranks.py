@@ -1,7 +1,7 @@
 """What the ranks of one AutoAttack tell each other. They meet where an attack begins and at the end, and nowhere else.
 
-Each rank attacks a contiguous share of the examples. Images then depend on nothing but the number of lanes, and that follows from
-the examples of all ranks; so any number of ranks finds the images that one finds.
+Each rank attacks a contiguous share of the examples. Images then depend on nothing but the number of lanes, and that
+follows from the examples of all ranks; so any number of ranks finds the images that one finds.
 """
 
 from __future__ import annotations
@@ -43,7 +43,10 @@ class Ranks:
         """Raises: InputError on every rank unless all were given the same network, images and settings."""
         strangers = [rank for rank, other in enumerate(self.told(fingerprint)) if other != fingerprint]
         if strangers:
-            raise InputError(f"rank {strangers[0]} was given another network, other images, labels or settings than rank {self.world.rank}")
+            raise InputError(
+                f"rank {strangers[0]} was given another network, other images, labels or settings than rank"
+                f" {self.world.rank}"
+            )
 
     def agree(self, problem: RunError | None) -> None:
         """Raises: the problem on the rank that has it, RunError with its sentence on the others."""
@@ -58,7 +61,9 @@ class Ranks:
         return min(int(text) for text in self.told(str(own)))
 
     def total(self, meeting: int, own: int) -> int:
-        """The sum of `own` over the ranks. One that was stopped and lags behind is told what the others know from their first meeting."""
+        """The sum of `own` over the ranks. One that was stopped and lags behind is told what the others know from their
+        first meeting.
+        """
         if self.world.size == 1:
             return own
         if self._totals[meeting] < 0:
@@ -90,9 +95,13 @@ class Ranks:
         return values
 
     def joined(self, log: Tensor) -> Tensor:
-        """The log of the whole run: survivors and steps added up, seconds and lanes of the rank that has most (see `Job.log`)."""
+        """The log of the whole run: survivors and steps added up, seconds and lanes of the rank that has most (see
+        `Job.log`).
+        """
         logs = torch.tensor([json.loads(text) for text in self.told(json.dumps(log.tolist()))], dtype=torch.float64)
-        return torch.stack([logs[..., i].sum(0) if i in (0, 3, 4) else logs[..., i].amax(0) for i in range(log.shape[1])], 1)
+        return torch.stack(
+            [logs[..., i].sum(0) if i in (0, 3, 4) else logs[..., i].amax(0) for i in range(log.shape[1])], 1
+        )
 
     def images(self, x: Tensor, share: Tensor, rows: Tensor) -> Tensor:
         """Images x [N, ...] on the CPU in which `rows` are replaced by those of the ranks' shares, bit for bit."""
@@ -102,7 +111,8 @@ class Ranks:
         found, share = x.detach().cpu().clone(), share.cpu()
         size = x[0].numel() * x.element_size()
         for some in rows.split(max(1, _CHUNK // size)):
-            data = torch.zeros(len(some), size, dtype=torch.uint8)  # bytes, of which one rank at most has other than zeros
+            # bytes, of which one rank at most has other than zeros
+            data = torch.zeros(len(some), size, dtype=torch.uint8)
             own = (some >= part.start) & (some < part.stop)
             data[own] = share[some[own] - part.start].contiguous().view(-1).view(torch.uint8).view(-1, size)
             with self._meeting():

@@ -1,7 +1,7 @@
 """Attacks written for lanes: each row of a batch carries one example, its own iteration number and its own run.
 
-A run is a restart or a target class. Random numbers are keyed by the example, so what becomes of it depends neither on its lane nor
-on its batch mates, as long as the network treats the rows of a batch alike (evaluation mode).
+A run is a restart or a target class. Random numbers are keyed by the example, so what becomes of it depends neither on
+its lane nor on its batch mates, as long as the network treats the rows of a batch alike (evaluation mode).
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ State = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Examples:
-    """Images x [B, ...], labels y [B], their natural logits [B, C], their draw; target: the class to reach [B], or None."""
+    """Images x [B, ...], labels y [B], their natural logits [B, C], their draw; target: the class to reach [B], or
+    None.
+    """
 
     x: Tensor
     y: Tensor
@@ -46,7 +48,9 @@ class Examples:
         return succeeds(logits, self.y, self.target)
 
     def class_of_rank(self, rank: Tensor) -> Tensor:
-        """The class of this rank [B] by natural logits among the classes other than y, 0 the most likely; or the target to reach."""
+        """The class of this rank [B] by natural logits among the classes other than y, 0 the most likely; or the target
+        to reach.
+        """
         if self.target is not None:
             return self.target
         others = self.natural.scatter(1, self.y[:, None], float("-inf"))
@@ -64,7 +68,9 @@ class Search(ABC):
     kept: ClassVar[tuple[str, ...]] = ("fooled", "found")
     """What an example takes along from one of its runs to the next."""
     refines: bool = False
-    """Whether fooled examples stay for a better image; set by the lanes, whose number of steps past success is otherwise chance."""
+    """Whether fooled examples stay for a better image; set by the lanes, whose number of steps past success is
+    otherwise chance.
+    """
 
     @abstractmethod
     def begin(self, examples: Examples, run: Tensor) -> State:
@@ -72,11 +78,15 @@ class Search(ABC):
 
     @abstractmethod
     def step(self, state: State) -> State:
-        """The state after one step of every lane; lanes already fooled keep `fooled` and, unless the search refines, `found`."""
+        """The state after one step of every lane; lanes already fooled keep `fooled` and, unless the search refines,
+        `found`.
+        """
 
 
 def at(draw: Draw, *counters: Tensor) -> Draw:
-    """The draw of each example at its own counters, each [B] and below 2^12 (run), 2^20 (step): independent numbers for each."""
+    """The draw of each example at its own counters, each [B] and below 2^12 (run), 2^20 (step): independent numbers for
+    each.
+    """
     index = draw.index
     for counter, bits in zip(counters, (12, 20), strict=False):
         index = (index << bits) + counter
@@ -85,7 +95,8 @@ def at(draw: Draw, *counters: Tensor) -> Draw:
 
 @torch.no_grad()
 def logits_of(model: Network, x: Tensor, width: int) -> Tensor:
-    """Logits [N, C] of images x [N, ...], always computed in batches of exactly `width` (the last padded with repetitions).
+    """Logits [N, C] of images x [N, ...], always computed in batches of exactly `width` (the last padded with
+    repetitions).
 
     They decide: no autocast, no TF32. Raises: InputError where they are not finite.
     """
@@ -100,9 +111,11 @@ def logits_of(model: Network, x: Tensor, width: int) -> Tensor:
 
 
 def succeeds(logits: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
-    """Where logits [B, C] predict another class than y, or with targets the target [B]; where they are NaN, so that this is judged.
+    """Where logits [B, C] predict another class than y, or with targets the target [B]; where they are NaN, so that
+    this is judged.
 
-    Who takes a verdict asks again by `logits_of`, which refuses NaN: no NaN passes for a success, nor for an image that stands.
+    Who takes a verdict asks again by `logits_of`, which refuses NaN: no NaN passes for a success, nor for an image that
+    stands.
     """
     guess = logits.argmax(1)  # that of NaN, if there is one
     reached = guess != y if target is None else guess == target

@@ -31,7 +31,9 @@ class Square(CompactAttack):
     p_init: UnitInterval = 0.8
     """Share of the pixels changed at first; it falls with the queries, see `share_changed`."""
     rescale: bool = True
-    """Whether the schedule of `share_changed`, made for 10,000 queries, is stretched to the budget (AutoAttack does not)."""
+    """Whether the schedule of `share_changed`, made for 10,000 queries, is stretched to the budget (AutoAttack does
+    not).
+    """
     restarts: PositiveCount = 1
 
     @property
@@ -43,7 +45,9 @@ class Square(CompactAttack):
 
 
 def share_changed(query: int, queries: int, p_init: float) -> float:
-    """p: halved after 10, 50, 200, 500, 1000, 2000, 4000, 6000 and 8000 of 10,000 queries, rescaled to the budget (Section 5)."""
+    """p: halved after 10, 50, 200, 500, 1000, 2000, 4000, 6000 and 8000 of 10,000 queries, rescaled to the budget
+    (Section 5).
+    """
     at_10000 = int(query / queries * 10000)
     return p_init / 2 ** sum(at_10000 > mark for mark in (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000))
 
@@ -120,7 +124,9 @@ class _SquareSearch(Search):
 
 
 class SquareLinf(_SquareSearch):
-    """Every channel of the window moves to one of its two extremes (Algorithm 2); the first proposal has vertical stripes."""
+    """Every channel of the window moves to one of its two extremes (Algorithm 2); the first proposal has vertical
+    stripes.
+    """
 
     def first(self, x: Tensor, draw: Draw) -> Tensor:
         stripes = _signs(draw.uniform(x.shape[1], 1, x.shape[3], dtype=x.dtype))
@@ -134,7 +140,9 @@ class SquareLinf(_SquareSearch):
 
 
 class SquareBall(_SquareSearch):
-    """In L2 and L1: moves the norm of one window into another, shaped as two bumps of opposite sign (Algorithm 3; Croce & Hein 2021)."""
+    """In L2 and L1: moves the norm of one window into another, shaped as two bumps of opposite sign (Algorithm 3; Croce
+    & Hein 2021).
+    """
 
     def _rounded(self, side: int, longest: int) -> int:
         side = max(side, 3)
@@ -162,7 +170,9 @@ class SquareBall(_SquareSearch):
         delta, order = best - x, self.attack.threat.order
         used = delta.abs().pow(order).sum((1, 2, 3), keepdim=True)
         unused = (self.attack.threat.epsilon**order - used).clamp(min=0)
-        available = ((delta * (first | second)).abs().pow(order).sum((2, 3), keepdim=True) + unused / x.shape[1]).pow(1 / order)
+        available = ((delta * (first | second)).abs().pow(order).sum((2, 3), keepdim=True) + unused / x.shape[1]).pow(
+            1 / order
+        )
         kept = delta * first
         bump = self._bump(x, corner, side, numbers[:, 4] < 0.5)[:, None] * _signs(numbers[:, 5:, None, None])
         shape = bump + kept / above_zero(self._size(kept))
@@ -175,14 +185,19 @@ class SquareBall(_SquareSearch):
         return values.abs().pow(order).sum((2, 3), keepdim=True).pow(1 / order)
 
     def _on_sphere(self, delta: Tensor, x: Tensor) -> Tensor:
-        return (x + delta * spread(self.attack.threat.epsilon / above_zero(self.attack.threat.norm(delta)), x)).clamp(0, 1)
+        return (x + delta * spread(self.attack.threat.epsilon / above_zero(self.attack.threat.norm(delta)), x)).clamp(
+            0, 1
+        )
 
     def _bump(self, x: Tensor, corner: Tensor, side: Tensor, turned: Tensor) -> Tensor:
         """The unit bumps of this side at this corner, zero elsewhere [B, H, W]."""
         longest = max(x.shape[2:])
         if self._bumps is None:
             order = self.attack.threat.order
-            tables = [torch.nn.functional.pad(bumps(h, order), (0, longest - h, 0, longest - h)) for h in range(1, longest + 1)]
+            tables = [
+                torch.nn.functional.pad(bumps(h, order), (0, longest - h, 0, longest - h))
+                for h in range(1, longest + 1)
+            ]
             self._bumps = torch.stack([torch.zeros(longest, longest, dtype=torch.float64), *tables]).to(x)
         down = (torch.arange(x.shape[2], device=x.device) - corner[:, :1]).clamp(min=0)[:, :, None]
         across = (torch.arange(x.shape[3], device=x.device) - corner[:, 1:]).clamp(min=0)[:, None, :]
@@ -203,7 +218,9 @@ def bumps(side: int, order: float = 2) -> Tensor:
 
 
 def _pyramid(height: int, width: int) -> Tensor:
-    """eta_rs = sum over k = 0 .. M_rs of 1 / (n + 1 - k)^2, n = height // 2, M_rs = n - max(|r - n|, |s - width // 2|), 0-based."""
+    """eta_rs = sum over k = 0 .. M_rs of 1 / (n + 1 - k)^2, n = height // 2, M_rs = n - max(|r - n|, |s - width // 2|),
+    0-based.
+    """
     n = height // 2
     r, s = torch.arange(height)[:, None], torch.arange(width)[None]
     reach = n - torch.maximum((r - n).abs(), (s - width // 2).abs())

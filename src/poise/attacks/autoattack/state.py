@@ -75,7 +75,8 @@ class StateFile:
     def load(self, job: Job) -> None:
         """Let the job go on from the file; does nothing where there is none yet. All ranks call this together.
 
-        Raises: RunError on every rank if the file of one is damaged, belongs to another run or was written by another number of ranks.
+        Raises: RunError on every rank if the file of one is damaged, belongs to another run or was written by another
+        number of ranks.
         """
         problem, tensors = None, None
         try:
@@ -98,10 +99,13 @@ class StateFile:
         except (safetensors.SafetensorError, OSError, ValueError) as error:
             raise RunError(f"state_path = {self.path} cannot be read ({error}); remove it to start anew") from None
         if facts.get("digest") not in (None, _digest(facts, tensors)):  # states had none once
-            raise RunError(f"state_path = {self.path} is damaged: its digest is not that of what it holds; remove it to start anew")
+            raise RunError(
+                f"state_path = {self.path} is damaged: its digest is not that of what it holds; remove it to start anew"
+            )
         if facts.get("format") != _FORMAT or facts.get("fingerprint") != self.fingerprint:
             raise RunError(
-                f"state_path = {self.path} belongs to another run: model, images, labels, settings, seed and batch size must be the same"
+                f"state_path = {self.path} belongs to another run: model, images, labels, settings, seed and batch size"
+                " must be the same"
             )
         return tensors
 
@@ -114,6 +118,6 @@ class StateFile:
         if others := sizes - {self.world.size}:
             begun = min(others)
             raise RunError(
-                f"state_path = {self.named} was begun by {begun} rank{'s' * (begun > 1)} and this run has {self.world.size}: "
-                f"go on with {begun}, or remove {self.named.name}* to start anew"
+                f"state_path = {self.named} was begun by {begun} rank{'s' * (begun > 1)} and this run has"
+                f" {self.world.size}: go on with {begun}, or remove {self.named.name}* to start anew"
             )

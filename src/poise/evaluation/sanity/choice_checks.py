@@ -28,7 +28,9 @@ class Softened(nn.Module):
 
 
 def hard_choice(subject: Subject) -> Finding:
-    """Whether attacks that treat a choice among networks as a mixture break more than attacks on the choice as it is."""
+    """Whether attacks that treat a choice among networks as a mixture break more than attacks on the choice as it
+    is.
+    """
     check, whole = "hard_choice", unwrapped(subject.model)
     hidden = next((part for part in whole.modules() if chooses(part)), None)
     if hidden is None:
@@ -57,7 +59,9 @@ def hard_choice(subject: Subject) -> Finding:
     tried["TransferFromExperts"] = subject.stands(TransferFromExperts(restarts=1, **common))
     hard = subject.stands(pgd)
     pairs = {name: Paired.of(flags, hard) for name, flags in tried.items()}
-    numbers = {name: pair.numbers() | {"accuracy": share(tried[name])} for name, pair in pairs.items()} | {"PGD": share(hard)}
+    numbers = {name: pair.numbers() | {"accuracy": share(tried[name])} for name, pair in pairs.items()} | {
+        "PGD": share(hard)
+    }
     proven = {name: pair for name, pair in pairs.items() if pair.proven(subject.effort.level)}
     line = ", ".join(f"{name} {percent(share(flags))}" for name, flags in tried.items())
     if not proven:
@@ -66,9 +70,10 @@ def hard_choice(subject: Subject) -> Finding:
     return Finding(
         check,
         "flaw",
-        f"{name} breaks {pair.more} of {pair.count} images that PGD on the hard choice leaves right, and misses {pair.less} that it breaks "
-        f"(p = {pair.p:.1e}): PGD leaves {percent(share(hard))}; {line}.",
-        "The gradient of a choice sees the chosen network only; robustness measured by it belongs to the masking, not to the networks.",
+        f"{name} breaks {pair.more} of {pair.count} images that PGD on the hard choice leaves right, and misses"
+        f" {pair.less} that it breaks (p = {pair.p:.1e}): PGD leaves {percent(share(hard))}; {line}.",
+        "The gradient of a choice sees the chosen network only; robustness measured by it belongs to the masking, not"
+        " to the networks.",
         "Report the worst case over PGD, SoftMixturePGD, TransferFromExperts and AdaptivePGD, with five restarts each.",
         numbers,
     )

@@ -28,7 +28,8 @@ def vanishing_gradients(subject: Subject) -> Finding:
             "flaw",
             "The logits do not hang on the images in the autograd graph.",
             "No gradient attack can run, so what it leaves standing proves nothing.",
-            "Keep the forward pass in torch (no numpy, no detach, no no_grad), or give its steps a backward pass (BPDA).",
+            "Keep the forward pass in torch (no numpy, no detach, no no_grad), or give its steps a backward pass"
+            " (BPDA).",
             {"differentiable": False},
         )
     x, y = subject.x[subject.right], subject.y[subject.right]
@@ -42,25 +43,37 @@ def vanishing_gradients(subject: Subject) -> Finding:
         count[name], gone[name] = int(bad.sum()), int(bad.sum()) / len(x)
     name = max(count, key=lambda loss: count[loss])
     if not exceeds(count[name], len(x), _TOLERATED, subject.effort.level):
-        return Finding(check, "pass", f"The gradient is there on {percent(1 - gone[name])} of the images or more.", numbers={"gone": gone})
+        return Finding(
+            check,
+            "pass",
+            f"The gradient is there on {percent(1 - gone[name])} of the images or more.",
+            numbers={"gone": gone},
+        )
     scale = gone["margin"] <= _TOLERATED
     return Finding(
         check,
         "flaw",
-        f"The gradient vanishes on {percent(gone['cross_entropy'])} of the images for the cross-entropy, on {percent(gone['margin'])} for "
-        "the margin.",
-        "The cross-entropy has no gradient, but the logits have: its scale is at fault, and attacks by cross-entropy stand still."
-        if scale
-        else "The network cuts or flattens the gradient: gradient attacks stand still, which is no robustness.",
-        "Attack with losses that do not see the scale: APGD(loss='targeted_dlr'), CW."
-        if scale
-        else "Attack with Square at 5000 queries, and with the cutting layer's backward pass replaced (BPDA).",
+        f"The gradient vanishes on {percent(gone['cross_entropy'])} of the images for the cross-entropy, on"
+        f" {percent(gone['margin'])} for the margin.",
+        (
+            "The cross-entropy has no gradient, but the logits have: its scale is at fault, and attacks by"
+            " cross-entropy stand still."
+            if scale
+            else "The network cuts or flattens the gradient: gradient attacks stand still, which is no robustness."
+        ),
+        (
+            "Attack with losses that do not see the scale: APGD(loss='targeted_dlr'), CW."
+            if scale
+            else "Attack with Square at 5000 queries, and with the cutting layer's backward pass replaced (BPDA)."
+        ),
         {"gone": gone},
     )
 
 
 def shattered_gradients(subject: Subject) -> Finding:
-    """Whether PGD breaks more with another gradient than the network's own: straight through its steps, or estimated from logits."""
+    """Whether PGD breaks more with another gradient than the network's own: straight through its steps, or estimated
+    from logits.
+    """
     check, effort = "shattered_gradients", subject.effort
     rows = subject.right.nonzero()[:, 0]
     if len(rows) == 0:
@@ -75,7 +88,9 @@ def shattered_gradients(subject: Subject) -> Finding:
     radius = subject.threat.epsilon / 2 / subject.whole_box()
     estimated = Estimated(subject.model, radius, effort.gradient_samples, subject.draw("estimated")[few])
     found["estimated"] = Paired.of(_stands(subject, attack, estimated, few), own[few])
-    numbers: dict[str, Any] = {name: pair.numbers() for name, pair in found.items()} | {"replaced": sorted(bridged.replaced)}
+    numbers: dict[str, Any] = {name: pair.numbers() for name, pair in found.items()} | {
+        "replaced": sorted(bridged.replaced)
+    }
     proven = {name: pair for name, pair in found.items() if pair.proven(effort.level)}
     if not proven:
         return Finding(check, "pass", "No other gradient breaks more images than the network's own.", numbers=numbers)
@@ -87,16 +102,19 @@ def shattered_gradients(subject: Subject) -> Finding:
     return Finding(
         check,
         "flaw",
-        f"PGD with {how} breaks {pair.more} of {pair.count} images that PGD with the network's own gradients leaves right, and misses "
-        f"{pair.less} that it breaks (p = {pair.p:.1e}).",
+        f"PGD with {how} breaks {pair.more} of {pair.count} images that PGD with the network's own gradients leaves"
+        f" right, and misses {pair.less} that it breaks (p = {pair.p:.1e}).",
         "The network's own gradients lead nowhere (shattered or masked), so every white-box accuracy is too high.",
-        "Give the layers at fault a differentiable backward pass (BPDA), then run AutoAttack; until then believe Square only.",
+        "Give the layers at fault a differentiable backward pass (BPDA), then run AutoAttack; until then believe Square"
+        " only.",
         numbers,
     )
 
 
 def _stands(subject: Subject, attack: PGD, stand_in: nn.Module, rows: Tensor) -> Tensor:
-    """Which of the examples stand on the network itself when the attack follows the gradients of another module, [rows]."""
+    """Which of the examples stand on the network itself when the attack follows the gradients of another module,
+    [rows].
+    """
     x, y = subject.x[rows], subject.y[rows]
     with crafting(stand_in, "evaluating"):
         z = attack.perturb(stand_in, x, y, subject.draw(attack.name)[rows]).detach()

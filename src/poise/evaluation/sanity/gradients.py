@@ -20,8 +20,9 @@ _WIDTH = 0.1  # of the sigmoid that stands for a threshold, in pixel units
 
 
 class StraightThrough(TorchFunctionMode):
-    """Backward pass differentiable approximation (Athalye et al. 2018, Section 4.1): the forward pass is unchanged, but rounding and
-    sign have the gradient of the identity, a threshold that of a narrow sigmoid, and a cast to integers that of no cast.
+    """Backward pass differentiable approximation (Athalye et al. 2018, Section 4.1): the forward pass is unchanged, but
+    rounding and sign have the gradient of the identity, a threshold that of a narrow sigmoid, and a cast to integers
+    that of no cast.
 
     replaced: names of the functions that were given a gradient.
     """
@@ -29,7 +30,8 @@ class StraightThrough(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.replaced: set[str] = set()
-        self._soft: dict[int, tuple[Tensor, Tensor]] = {}  # by id of a hard tensor without gradient: it, and its differentiable double
+        # by id of a hard tensor without gradient: it, and its differentiable double
+        self._soft: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out, name = func(*args, **(kwargs or {})), getattr(func, "__name__", "")
@@ -87,7 +89,8 @@ class Bridged(nn.Module):
 
 
 class Estimated(nn.Module):
-    """The network with a gradient estimated from its logits: antithetic differences along random signs (Spall 1992; Ilyas et al. 2018).
+    """The network with a gradient estimated from its logits: antithetic differences along random signs (Spall 1992;
+    Ilyas et al. 2018).
 
     radius: length of each sign vector's entries, in pixel units; samples: pairs of queries behind each gradient.
     """

@@ -67,14 +67,18 @@ def inspect(
     named: str = "",
     **about: Any,
 ) -> Verdict:
-    """Whether accuracies under attack of this network can be believed: every check, on images x [N, C, H, W] in [0, 1], labels y [N].
+    """Whether accuracies under attack of this network can be believed: every check, on images x [N, C, H, W] in [0, 1],
+    labels y [N].
 
-    The network is inspected as it is handed over and in evaluating mode, and comes back as it was. checks: names from `CHECKS`, all
-    by default; claims: images and accuracies that someone reports, by attack; surrogates: other networks to transfer from;
-    divergences: of training's inner and outer problem, where it used some (Squeeze Training); progress: called with each check's
-    name as it begins; named: the verdict's display name; about: its fields that say what was inspected: run, checkpoint, dataset, split.
+    The network is inspected as it is handed over and in evaluating mode, and comes back as it was. checks: names from
+    `CHECKS`, all by default; claims: images and accuracies that someone reports, by attack; surrogates: other networks
+    to transfer from;
+    divergences: of training's inner and outer problem, where it used some (Squeeze Training); progress: called with
+    each check's name as it begins; named: the verdict's display name; about: its fields that say what was inspected:
+    run, checkpoint, dataset, split.
 
-    Raises: InputError for images, labels, logits or a threat that cannot be inspected, fewer than 16 images, or an unknown check.
+    Raises: InputError for images, labels, logits or a threat that cannot be inspected, fewer than 16 images, or an
+    unknown check.
     """
     started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
     effort = effort or Effort()
@@ -82,10 +86,24 @@ def inspect(
         if name not in CHECKS:
             raise InputError(f"checks has no check {name!r}{did_you_mean(name, CHECKS)}")
     if x.dim() != 4 or len(x) < _FEWEST:
-        raise InputError(f"x has shape {list(x.shape)}, must be [N, C, H, W] with at least {_FEWEST} images: fewer prove nothing")
-    with generators_kept(x.device):  # a network that draws for itself draws the same each time, and the caller's generator stays
+        raise InputError(
+            f"x has shape {list(x.shape)}, must be [N, C, H, W] with at least {_FEWEST} images: fewer prove nothing"
+        )
+    # a network that draws for itself draws the same each time, and the caller's generator stays
+    with generators_kept(x.device):
         torch.manual_seed(key_of(seed, "sanity"))
-        subject = Subject(model, x, y, threat, effort, seed=seed, ids=ids, claims=claims, surrogates=surrogates, divergences=divergences)
+        subject = Subject(
+            model,
+            x,
+            y,
+            threat,
+            effort,
+            seed=seed,
+            ids=ids,
+            claims=claims,
+            surrogates=surrogates,
+            divergences=divergences,
+        )
         findings = []
         for name in CHECKS:
             if name in checks:
@@ -105,6 +123,11 @@ def inspect(
         seconds=time.perf_counter() - clock,
         started=started,
         device=device_name(x.device),
-        versions={"poise": __version__, "torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()},
+        versions={
+            "poise": __version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
         **{"checkpoint": "", "run": "", "dataset": "", "split": "test", **about},
     )

@@ -17,7 +17,9 @@ def tail(successes: int, trials: int, share: float) -> float:
 
 @dataclass(frozen=True)
 class Paired:
-    """Two attacks on the same examples. more: fallen under the first only; less: fallen under the second only; count: examples."""
+    """Two attacks on the same examples. more: fallen under the first only; less: fallen under the second only; count:
+    examples.
+    """
 
     more: int
     less: int
@@ -30,7 +32,9 @@ class Paired:
 
     @property
     def p(self) -> float:
-        """Of "the first breaks no more than the second" (McNemar 1947, the exact one-sided form on the discordant examples)."""
+        """Of "the first breaks no more than the second" (McNemar 1947, the exact one-sided form on the discordant
+        examples).
+        """
         return tail(self.more, self.more + self.less, 0.5)
 
     @property

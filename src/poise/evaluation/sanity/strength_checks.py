@@ -20,11 +20,15 @@ from poise.losses import Divergence, divergence
 NO_GRADIENT = "The network has no gradient, so there is no white-box attack to judge."
 _SLACK = 1e-5  # float rounding of projections
 _FAR = {"PGD-CE": 0.25, "PGD-CE and PGD-margin": 0.12}
-"""Of accuracy under PGD above AutoAttack's. On honest digits networks PGD-CE stands up to .21 above (TRADES), both losses up to .08."""
+"""Of accuracy under PGD above AutoAttack's. On honest digits networks PGD-CE stands up to .21 above (TRADES), both
+losses up to .08.
+"""
 
 
 def _ladder(subject: Subject, check: str, rungs: Sequence[tuple[str, Tensor]], what: str) -> Finding:
-    """`rungs`: which examples stand, from the weakest attack to the strongest; each must break as many as the one before."""
+    """`rungs`: which examples stand, from the weakest attack to the strongest; each must break as many as the one
+    before.
+    """
     numbers: dict[str, Any] = {"accuracy": {name: share(stands) for name, stands in rungs}}
     line = ", ".join(f"{name}: {percent(share(stands))}" for name, stands in rungs)
     for place, (name, weaker) in enumerate(rungs[:-1]):
@@ -34,8 +38,8 @@ def _ladder(subject: Subject, check: str, rungs: Sequence[tuple[str, Tensor]], w
                 return Finding(
                     check,
                     "flaw",
-                    f"Accuracy under PGD rises from {name} to {later} ({line}): {pair.more} of {pair.count} images fall to the weaker "
-                    f"attack only, {pair.less} to the stronger only (p = {pair.p:.1e}).",
+                    f"Accuracy under PGD rises from {name} to {later} ({line}): {pair.more} of {pair.count} images fall"
+                    f" to the weaker attack only, {pair.less} to the stronger only (p = {pair.p:.1e}).",
                     f"{what} make the attack weaker, which no sound gradient does: it follows noise or a masked loss.",
                     "Evaluate with AutoAttack; look at the checks of gradients and randomness.",
                     numbers | {"test": pair.numbers()},
@@ -75,10 +79,10 @@ def large_epsilon(subject: Subject) -> Finding:
     return Finding(
         check,
         "flaw",
-        f"At epsilon {epsilon:.3g}, where every image may become any other, PGD on cross-entropy and on the margin still leaves "
-        f"{percent(share(stands))} right.",
-        "An image of another class lies in reach of every one of these, so the attack fails and not the attacker: gradients are masked, "
-        "or the network answers one class only.",
+        f"At epsilon {epsilon:.3g}, where every image may become any other, PGD on cross-entropy and on the margin"
+        f" still leaves {percent(share(stands))} right.",
+        "An image of another class lies in reach of every one of these, so the attack fails and not the attacker:"
+        " gradients are masked, or the network answers one class only.",
         "Look at the checks of gradients; attack with Square and BPDA before believing any accuracy.",
         numbers,
     )
@@ -95,8 +99,16 @@ def pgd_against_autoattack(subject: Subject) -> Finding:
     subject.accuracies["AutoAttack (short)"] = share(auto)
     gaps = {"PGD-CE": int((alone & ~auto).sum()), "PGD-CE and PGD-margin": int((both & ~auto).sum())}
     count = len(auto)
-    numbers = {"PGD-CE": share(alone), "PGD-CE and PGD-margin": share(both), "AutoAttack (short)": share(auto), "gaps": gaps}
-    line = f"PGD-CE leaves {percent(share(alone))}, with the margin too {percent(share(both))}, a short AutoAttack {percent(share(auto))}."
+    numbers = {
+        "PGD-CE": share(alone),
+        "PGD-CE and PGD-margin": share(both),
+        "AutoAttack (short)": share(auto),
+        "gaps": gaps,
+    }
+    line = (
+        f"PGD-CE leaves {percent(share(alone))}, with the margin too {percent(share(both))}, a short AutoAttack"
+        f" {percent(share(auto))}."
+    )
 
     def far(times: int) -> bool:
         return any(exceeds(gaps[name], count, times * by, effort.level) for name, by in _FAR.items())
@@ -107,8 +119,9 @@ def pgd_against_autoattack(subject: Subject) -> Finding:
         check,
         "flaw" if far(2) else "warning",
         line,
-        f"The gap is significantly more than {percent(_FAR['PGD-CE'])} for PGD-CE, or {percent(_FAR['PGD-CE and PGD-margin'])} for both "
-        "losses: PGD is fooled by the loss's shape, and its accuracy is no robust accuracy.",
+        f"The gap is significantly more than {percent(_FAR['PGD-CE'])} for PGD-CE, or"
+        f" {percent(_FAR['PGD-CE and PGD-margin'])} for both losses: PGD is fooled by the loss's shape, and its"
+        " accuracy is no robust accuracy.",
         "Report AutoAttack (version standard, full budgets) and leave PGD out of the headline.",
         numbers,
     )
@@ -119,7 +132,12 @@ def black_box(subject: Subject) -> Finding:
     check, effort = "black_box", subject.effort
     square = subject.square()
     if not subject.differentiable:
-        return Finding(check, "not applicable", f"{NO_GRADIENT} Square leaves {percent(share(square))}.", numbers={"Square": share(square)})
+        return Finding(
+            check,
+            "not applicable",
+            f"{NO_GRADIENT} Square leaves {percent(share(square))}.",
+            numbers={"Square": share(square)},
+        )
     white = subject.white_box()
     stands = {"Square": square} | {f"transfer from {name}": flags for name, flags in _transferred(subject).items()}
     subject.accuracies |= {name: share(flags) for name, flags in stands.items()}
@@ -132,10 +150,13 @@ def black_box(subject: Subject) -> Finding:
         return Finding(
             check,
             "flaw",
-            f"{name} breaks {pair.more} of {pair.count} images that PGD and APGD leave right, and misses {pair.less} that they break "
-            f"(p = {pair.p:.1e}): it leaves {percent(share(stands[name]))}, they leave {percent(share(white))}.",
-            "An attack that knows less does more, so the gradients mislead the one that knows all: accuracies under it are too high.",
-            "Run Square at 5000 queries, and the checks of gradients; report the worst case over black-box and white-box.",
+            f"{name} breaks {pair.more} of {pair.count} images that PGD and APGD leave right, and misses {pair.less}"
+            f" that they break (p = {pair.p:.1e}): it leaves {percent(share(stands[name]))}, they leave"
+            f" {percent(share(white))}.",
+            "An attack that knows less does more, so the gradients mislead the one that knows all: accuracies under it"
+            " are too high.",
+            "Run Square at 5000 queries, and the checks of gradients; report the worst case over black-box and"
+            " white-box.",
             numbers,
         )
     extra = {name: int((~flags & white).sum()) for name, flags in stands.items()}
@@ -150,11 +171,15 @@ def black_box(subject: Subject) -> Finding:
             numbers,
         )
     line = ", ".join(f"{name} {percent(share(flags))}" for name, flags in stands.items())
-    return Finding(check, "pass", f"White-box attacks leave {percent(share(white))}, black-box ones more: {line}.", numbers=numbers)
+    return Finding(
+        check, "pass", f"White-box attacks leave {percent(share(white))}, black-box ones more: {line}.", numbers=numbers
+    )
 
 
 def _transferred(subject: Subject) -> dict[str, Tensor]:
-    """Which examples [N] stand under MIM made on the surrogates given, and on a substitute trained on the network's answers."""
+    """Which examples [N] stand under MIM made on the surrogates given, and on a substitute trained on the network's
+    answers.
+    """
     found = {}
     pgd = subject.pgd()
     attack = MIM(threat=pgd.threat, step_size=pgd.step_size, steps=pgd.steps)
@@ -165,10 +190,14 @@ def _transferred(subject: Subject) -> dict[str, Tensor]:
 
 
 def training_divergence(subject: Subject) -> Finding:
-    """Whether training maximised another divergence than it minimised, which masks gradients (Li et al. 2023, Section 4.2)."""
+    """Whether training maximised another divergence than it minimised, which masks gradients (Li et al. 2023, Section
+    4.2).
+    """
     check = "training_divergence"
     if subject.divergences is None:
-        return Finding(check, "not applicable", "Training is not known to have used a divergence within its inner maximisation.")
+        return Finding(
+            check, "not applicable", "Training is not known to have used a divergence within its inner maximisation."
+        )
     inner, outer = subject.divergences
     if not subject.differentiable:
         return Finding(check, "not applicable", NO_GRADIENT)
@@ -179,16 +208,20 @@ def training_divergence(subject: Subject) -> Finding:
     numbers = {"inner": inner, "outer": outer, "accuracy": accuracy, "test": pair.numbers()}
     line = ", ".join(f"{name} {percent(value)}" for name, value in accuracy.items())
     if inner == outer:
-        return Finding(check, "pass", f"Training maximised and minimised one divergence, {inner}; {line}.", numbers=numbers)
+        return Finding(
+            check, "pass", f"Training maximised and minimised one divergence, {inner}; {line}.", numbers=numbers
+        )
     surely = pair.proven(subject.effort.level)
     return Finding(
         check,
         "warning",
         f"Training maximised {inner} and minimised {outer}; {line}"
         + (f", a gap of {percent(pair.gain)} (p = {pair.p:.1e})." if surely else "."),
-        "Different divergences mask gradients: PGD-20 looks better and stronger attacks do worse (Li et al. 2023, Section 4.2)."
+        "Different divergences mask gradients: PGD-20 looks better and stronger attacks do worse (Li et al. 2023,"
+        " Section 4.2)."
         + (
-            " PGD-CE stands above AutoAttack here, as it may on honest networks too: only the same training on one divergence tells."
+            " PGD-CE stands above AutoAttack here, as it may on honest networks too: only the same training on one"
+            " divergence tells."
             if surely
             else " It does not show on these images."
         ),
@@ -212,7 +245,9 @@ def _ascended(subject: Subject, name: Divergence) -> Tensor:
 
 
 def reported_accuracy(subject: Subject) -> Finding:
-    """Whether returned adversarial images are allowed and give the accuracy that was reported with them, asked one batch at a time."""
+    """Whether returned adversarial images are allowed and give the accuracy that was reported with them, asked one
+    batch at a time.
+    """
     check = "reported_accuracy"
     subject.square()
     if subject.differentiable:
@@ -233,8 +268,10 @@ def reported_accuracy(subject: Subject) -> Finding:
         check,
         "flaw",
         f"{'; '.join(wrong)}.",
-        "The reported accuracy is not that of the network on the images returned: another mode, precision, batch or draw decided it.",
-        "Take every verdict from one forward pass, in evaluating mode and float32, on exactly the images that are kept.",
+        "The reported accuracy is not that of the network on the images returned: another mode, precision, batch or"
+        " draw decided it.",
+        "Take every verdict from one forward pass, in evaluating mode and float32, on exactly the images that are"
+        " kept.",
         numbers,
     )
 
@@ -245,5 +282,7 @@ def _recomputed(subject: Subject, claim: Claim) -> tuple[float, int]:
     backwards = torch.arange(len(z) - 1, -1, -1, device=z.device)
     right = subject.logits(z[backwards], 37).argmax(1) == subject.y[backwards]
     threat = claim.threat or subject.threat
-    outside = (threat.norm(z - subject.x) > threat.epsilon + _SLACK) | ((z < -_SLACK) | (z > 1 + _SLACK)).flatten(1).any(1)
+    outside = (threat.norm(z - subject.x) > threat.epsilon + _SLACK) | ((z < -_SLACK) | (z > 1 + _SLACK)).flatten(
+        1
+    ).any(1)
     return share(right), int(outside.sum())

@@ -1,4 +1,6 @@
-"""The network under inspection with its images, and the attacks tried on it, each run once however many checks ask for it."""
+"""The network under inspection with its images, and the attacks tried on it, each run once however many checks ask for
+it.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ BATCH = 256
 
 @settings
 class Effort(Settings):
-    """Budgets of the attacks, and what counts as more than noise. The defaults take less than a minute on 8x8 digits and one core."""
+    """Budgets of the attacks, and what counts as more than noise. The defaults take less than a minute on 8x8 digits
+    and one core.
+    """
 
     steps: PositiveCount = 20
     """Of PGD; the check that more steps are never weaker goes to twice as many."""
@@ -42,12 +46,15 @@ class Effort(Settings):
     substitute_steps: PositiveCount = 150
     """Training steps, of 64 queries each, of the substitute from which images are transferred."""
     level: UnitInterval = 0.001
-    """Significance level of every test; some fifteen are made, so a sound network is accused in about one inspection of a hundred."""
+    """Significance level of every test; some fifteen are made, so a sound network is accused in about one inspection of
+    a hundred.
+    """
 
 
 @dataclass(frozen=True)
 class Claim:
-    """An accuracy that someone reports, in [0, 1], with the adversarial images [N, C, H, W] on which it is said to hold.
+    """An accuracy that someone reports, in [0, 1], with the adversarial images [N, C, H, W] on which it is said to
+    hold.
 
     threat: in which they must lie; None: that of the inspection.
     """
@@ -60,8 +67,8 @@ class Claim:
 class Subject:
     """Network, images x [N, C, H, W], labels y [N], threat; `stands` is which examples an attack leaves right.
 
-    claims: see `Claim`, by the attack's name; surrogates: other networks to transfer from; divergences: those of training's inner and
-    outer problem, where known.
+    claims: see `Claim`, by the attack's name; surrogates: other networks to transfer from; divergences: those of
+    training's inner and outer problem, where known.
     """
 
     def __init__(
@@ -82,7 +89,9 @@ class Subject:
         if not isinstance(threat, Threat):
             raise InputError(f"threat is {type(threat).__name__}, must be Linf, L2 or L1")
         if threat.epsilon <= 0:
-            raise InputError(f"threat.epsilon = {threat.epsilon}, must be positive: nothing can be inspected without an attacker")
+            raise InputError(
+                f"threat.epsilon = {threat.epsilon}, must be positive: nothing can be inspected without an attacker"
+            )
         self.model, self.x, self.y, self.threat, self.effort, self.seed = model, x, y, threat, effort, seed
         self.ids = torch.arange(len(x), device=x.device) if ids is None else ids.to(x.device)
         self.claims, self.surrogates, self.divergences = dict(claims or {}), dict(surrogates or {}), divergences
@@ -149,12 +158,22 @@ class Subject:
         return self._standing[key]
 
     def white_box(self) -> Tensor:
-        """Which examples [N] stand under PGD on cross-entropy and margin, APGD on cross-entropy and on the targeted DLR."""
+        """Which examples [N] stand under PGD on cross-entropy and margin, APGD on cross-entropy and on the targeted
+        DLR.
+        """
         components = (
             APGD(steps=self.effort.autoattack_steps),
-            APGD(loss="targeted_dlr", steps=self.effort.autoattack_steps, targets=min(self.effort.targets, self.classes - 1)),
+            APGD(
+                loss="targeted_dlr",
+                steps=self.effort.autoattack_steps,
+                targets=min(self.effort.targets, self.classes - 1),
+            ),
         )
-        return self.stands(self.pgd()) & self.stands(self.pgd(loss="margin")) & self._compact("APGD-CE, APGD-T", *components)
+        return (
+            self.stands(self.pgd())
+            & self.stands(self.pgd(loss="margin"))
+            & self._compact("APGD-CE, APGD-T", *components)
+        )
 
     def square(self) -> Tensor:
         """Which examples [N] stand under Square."""

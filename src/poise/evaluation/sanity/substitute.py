@@ -1,4 +1,6 @@
-"""A substitute: a small network trained on nothing but the answers of the one under inspection (Papernot et al. 2017)."""
+"""A substitute: a small network trained on nothing but the answers of the one under inspection (Papernot et al.
+2017).
+"""
 
 from __future__ import annotations
 

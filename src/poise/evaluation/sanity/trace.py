@@ -15,7 +15,9 @@ _NARROW = {torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2
 
 
 class Trace(TorchDispatchMode):
-    """Records while it is entered. rounding, random: names of the operations; narrow: types of fewer bits than float32."""
+    """Records while it is entered. rounding, random: names of the operations; narrow: types of fewer bits than
+    float32.
+    """
 
     def __init__(self) -> None:
         super().__init__()

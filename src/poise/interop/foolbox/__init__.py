@@ -4,9 +4,10 @@
     fmodel = fb.PyTorchModel(model, bounds=(0, 1))
     raw, clipped, success = fb.attacks.LinfPGD()(fmodel, images, labels, epsilons=[0.01, 0.03])
 
-For a list of epsilons `raw` and `clipped` are lists and `success` is [epsilons, B]; for one epsilon they are single tensors. The
-attacks can be had from here too, and any attack of Poise's takes part as `FixedEpsilon(APGD())`. What differs: starts are seeded (a
-new attack's first call always draws the same, each further call draws anew), and inputs are tensors of torch.
+For a list of epsilons `raw` and `clipped` are lists and `success` is [epsilons, B]; for one epsilon they are single
+tensors. The attacks can be had from here too, and any attack of Poise's takes part as `FixedEpsilon(APGD())`. What
+differs: starts are seeded (a new attack's first call always draws the same, each further call draws anew), and inputs
+are tensors of torch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""`foolbox.attacks`: the package's names and defaults over Poise's attacks; `FixedEpsilon` gives any other one of ours its call."""
+"""`foolbox.attacks`: the package's names and defaults over Poise's attacks; `FixedEpsilon` gives any other one of ours
+its call.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ class FixedEpsilon(Attack):
 
 @dataclass(kw_only=True, eq=False)
 class GradientDescent(Attack):
-    """Projected gradient ascent of the cross-entropy. Steps of `abs_stepsize`, or if that is None of `rel_stepsize` times epsilon."""
+    """Projected gradient ascent of the cross-entropy. Steps of `abs_stepsize`, or if that is None of `rel_stepsize`
+    times epsilon.
+    """
 
     rel_stepsize: float
     abs_stepsize: float | None = None

@@ -18,7 +18,13 @@ from poise.interop.asking import check_tensor, logits_of, own_names, predicted
 from poise.interop.foolbox.criteria import Criterion, Misclassification, TargetedMisclassification
 from poise.interop.foolbox.models import PyTorchModel
 
-NAMES = {"epsilon": "epsilons", "step_size": "abs_stepsize or rel_stepsize", "x": "inputs", "y": "labels", "target": "target_classes"}
+NAMES = {
+    "epsilon": "epsilons",
+    "step_size": "abs_stepsize or rel_stepsize",
+    "x": "inputs",
+    "y": "labels",
+    "target": "target_classes",
+}
 """What the package calls Poise's settings and arguments."""
 
 
@@ -30,10 +36,14 @@ class Attack(ABC):
 
     @abstractmethod
     def native(self, epsilon: float, scale: float) -> NativeAttack:
-        """The attack of ours at this epsilon; both epsilon and step sizes are in units of the bounds, which are `scale` apart."""
+        """The attack of ours at this epsilon; both epsilon and step sizes are in units of the bounds, which are `scale`
+        apart.
+        """
 
     @overload
-    def __call__(self, model: PyTorchModel, inputs: Tensor, criterion: Criterion, *, epsilons: float) -> tuple[Tensor, Tensor, Tensor]: ...
+    def __call__(
+        self, model: PyTorchModel, inputs: Tensor, criterion: Criterion, *, epsilons: float
+    ) -> tuple[Tensor, Tensor, Tensor]: ...
     @overload
     def __call__(
         self, model: PyTorchModel, inputs: Tensor, criterion: Criterion, *, epsilons: Iterable[float]
@@ -41,16 +51,20 @@ class Attack(ABC):
     def __call__(
         self, model: PyTorchModel, inputs: Tensor, criterion: Criterion, *, epsilons: float | Iterable[float]
     ) -> tuple[Tensor, Tensor, Tensor] | tuple[list[Tensor], list[Tensor], Tensor]:
-        """(what the attack returned, the same clipped to epsilon and bounds, whether that is a success), each like `inputs` or [B].
+        """(what the attack returned, the same clipped to epsilon and bounds, whether that is a success), each like
+        `inputs` or [B].
 
-        Raises: InputError for images outside the bounds or labels that do not fit; SettingsError for an epsilon of None.
+        Raises: InputError for images outside the bounds or labels that do not fit; SettingsError for an epsilon of
+        None.
         """
         if not isinstance(model, PyTorchModel):
             raise InputError(f"{type(self).__name__}: model is {type(model).__name__}, must be a PyTorchModel")
         several = isinstance(epsilons, Iterable)
         each = list(epsilons) if isinstance(epsilons, Iterable) else [epsilons]
         if any(epsilon is None for epsilon in each):
-            raise SettingsError("epsilons = None asks for the smallest perturbation, must be numbers here; FAB().nearest finds it")
+            raise SettingsError(
+                "epsilons = None asks for the smallest perturbation, must be numbers here; FAB().nearest finds it"
+            )
         check_tensor(inputs, f"{type(self).__name__}: inputs", "a tensor [B, C, H, W]")
         x = model.to_unit(inputs.to(model.device))
         check_images(x, "(inputs - lower bound) / (upper bound - lower bound)")
@@ -72,7 +86,9 @@ class Attack(ABC):
         other.times, other._calls = self.times * times, self._calls
         return other
 
-    def _at(self, model: PyTorchModel, x: Tensor, criterion: Criterion, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
+    def _at(
+        self, model: PyTorchModel, x: Tensor, criterion: Criterion, epsilon: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
         labels, target = _wanted(model, x, criterion)
         check_labels(labels if target is None else target, len(x), logits_of(model.network, x[:1]).shape[1])
         if epsilon == 0:
@@ -99,7 +115,9 @@ def _wanted(model: PyTorchModel, x: Tensor, criterion: Criterion) -> tuple[Tenso
         return predicted(model.network, x), criterion.target_classes.to(x.device)
     labels = criterion.labels if isinstance(criterion, Misclassification) else criterion
     if not isinstance(labels, Tensor):
-        raise InputError(f"criterion is {type(labels).__name__}, must be labels, Misclassification or TargetedMisclassification")
+        raise InputError(
+            f"criterion is {type(labels).__name__}, must be labels, Misclassification or TargetedMisclassification"
+        )
     return labels.to(x.device), None
 
 

@@ -17,8 +17,9 @@ from poise.models.layers import Standardise
 class PyTorchModel:
     """A network of images within `bounds`, one number for the smallest and one for the largest pixel.
 
-    preprocessing: {"mean": ..., "std": ..., "axis": -3}, one value per channel, in units of the bounds. The network is moved to
-    `device` if one is given, and asked in evaluation mode. Raises: SettingsError for other preprocessing or empty bounds.
+    preprocessing: {"mean": ..., "std": ..., "axis": -3}, one value per channel, in units of the bounds. The network is
+    moved to `device` if one is given, and asked in evaluation mode. Raises: SettingsError for other preprocessing or
+    empty bounds.
     """
 
     def __init__(
@@ -64,7 +65,9 @@ def _preprocessing(given: Mapping[str, Any]) -> Standardise:
         raise SettingsError(f"preprocessing has {left[0]!r}, must have nothing but mean, std and axis")
     if given.get("axis", -3) != -3:
         raise SettingsError(f"preprocessing has axis = {given['axis']}, must be -3, the channels of [B, C, H, W]")
-    mean, std = (torch.as_tensor(given.get(name, default)).view(-1).tolist() for name, default in (("mean", 0.0), ("std", 1.0)))
+    mean, std = (
+        torch.as_tensor(given.get(name, default)).view(-1).tolist() for name, default in (("mean", 0.0), ("std", 1.0))
+    )
     return Standardise(mean, std)
 
 

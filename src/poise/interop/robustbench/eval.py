@@ -36,10 +36,10 @@ def benchmark(
 ) -> tuple[float, float]:
     """(clean accuracy, robust accuracy), in [0, 1], on the first `n_examples` test images.
 
-    threat_model: "Linf" or "L2", AutoAttack's standard version at `eps`, or "corruptions", the mean over 15 corruptions of 5
-    severities in `corruptions_data_dir`/CIFAR-10-C. dataset: "cifar10", "cifar100", or a data set of Poise's. to_disk: write
-    model_info/<dataset>/<threat_model>/<model_name>.json, keeping what an earlier file says beside the numbers; the text of a
-    leaderboard request is `new_model_issue(ModelInfo.read(path), ...)`.
+    threat_model: "Linf" or "L2", AutoAttack's standard version at `eps`, or "corruptions", the mean over 15 corruptions
+    of 5 severities in `corruptions_data_dir`/CIFAR-10-C. dataset: "cifar10", "cifar100", or a data set of Poise's.
+    to_disk: write model_info/<dataset>/<threat_model>/<model_name>.json, keeping what an earlier file says beside the
+    numbers; the text of a leaderboard request is `new_model_issue(ModelInfo.read(path), ...)`.
     Raises: SettingsError, before any work, for what is not supported; DataError; InputError.
     """
     name = dataset if isinstance(dataset, str) else dataset.name.lower()
@@ -67,12 +67,20 @@ def benchmark(
 def _corruptions(model: nn.Module, data: Data, folder: Path, count: int, batch_size: int) -> float:
     archive = {"CIFAR10": "CIFAR-10-C", "CIFAR100": "CIFAR-100-C"}.get(data.name, f"{data.name}-C")
     inside = folder / archive
-    record = evaluate_corruptions(model, data, inside if inside.is_dir() else folder, first=count, batch_size=batch_size)
+    record = evaluate_corruptions(
+        model, data, inside if inside.is_dir() else folder, first=count, batch_size=batch_size
+    )
     return float(record.notes["corruptions"]["mean"])
 
 
 def _check(
-    name: str, dataset: str | Data, threat_model: str, to_disk: bool, model_name: str | None, eps: float | None, preprocessing: object
+    name: str,
+    dataset: str | Data,
+    threat_model: str,
+    to_disk: bool,
+    model_name: str | None,
+    eps: float | None,
+    preprocessing: object,
 ) -> None:
     check_threat(threat_model)
     if isinstance(dataset, str) and name not in DATASETS:
@@ -87,7 +95,8 @@ def _check(
         raise SettingsError("model_name is None, must be given with to_disk=True")
     if preprocessing is not None:
         raise SettingsError(
-            f"preprocessing = {preprocessing!r}, must be None: images come in [0, 1] in their own size; put it into the model"
+            f"preprocessing = {preprocessing!r}, must be None: images come in [0, 1] in their own size; put it into the"
+            " model"
         )
 
 

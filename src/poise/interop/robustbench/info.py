@@ -41,12 +41,16 @@ class ModelInfo:
     unreliable: bool | None = None
 
     @classmethod
-    def of(cls, dataset: str, threat_model: str, eps: float | None, clean: float, robust: float, **about: Any) -> ModelInfo:
+    def of(
+        cls, dataset: str, threat_model: str, eps: float | None, clean: float, robust: float, **about: Any
+    ) -> ModelInfo:
         """From accuracies in [0, 1]; about: further fields, such as name, authors and architecture."""
         field = "corruptions_acc" if threat_model == "corruptions" else "autoattack_acc"
         numbers = {"clean_acc": f"{100 * clean:.2f}", field: f"{100 * robust:.2f}"}
         written = None if eps is None else written_epsilon(eps)
-        return cls(**{"dataset": dataset, "eps": written, "number_forward_passes": 1, "unreliable": False, **numbers, **about})
+        return cls(
+            **{"dataset": dataset, "eps": written, "number_forward_passes": 1, "unreliable": False, **numbers, **about}
+        )
 
     @classmethod
     def read(cls, path: str | Path) -> ModelInfo:
@@ -80,7 +84,9 @@ def info_path(dataset: str, threat_model: str, model_name: str) -> Path:
 
 
 def new_model_issue(info: ModelInfo, model_name: str, threat_model: str, checkpoint: str = "") -> str:
-    """The text of a [New Model] request; `model_name` is <Author><Year><FirstWord>, `checkpoint` the address of weights and code."""
+    """The text of a [New Model] request; `model_name` is <Author><Year><FirstWord>, `checkpoint` the address of weights
+    and code.
+    """
     common = threat_model == "corruptions"
     claim = {
         "Architecture": info.architecture,
@@ -89,7 +95,9 @@ def new_model_issue(info: ModelInfo, model_name: str, threat_model: str, checkpo
         "Clean accuracy": info.clean_acc,
         "Robust accuracy": info.corruptions_acc if common else info.autoattack_acc,
         "Additional data": None if info.additional_data is None else str(info.additional_data).lower(),
-        "Evaluation method": "mean accuracy over 15 corruptions of 5 severities" if common else "AutoAttack, standard version (Poise)",
+        "Evaluation method": (
+            "mean accuracy over 15 corruptions of 5 severities" if common else "AutoAttack, standard version (Poise)"
+        ),
         "Checkpoint and code": checkpoint,
     }
     paper = {"Paper Title": info.name, "Paper URL": info.link, "Paper authors": info.authors}
@@ -98,7 +106,8 @@ def new_model_issue(info: ModelInfo, model_name: str, threat_model: str, checkpo
         return "\n".join(f"- **{name}**: {value or ''}".rstrip() for name, value in fields.items())
 
     return (
-        f"[New Model] {model_name}\n\n# Paper Information\n\n{lines(paper)}\n\n# Leaderboard Claim(s)\n\n## Model 1\n\n{lines(claim)}\n\n"
-        "# Model Zoo:\n\n- [ ] I want to add my models to the Model Zoo\n- [ ] I use an architecture that is **not** included there\n"
-        "- [ ] I agree to release my model(s) under MIT license **OR**\n- [ ] under a custom license, located here:\n"
+        f"[New Model] {model_name}\n\n# Paper Information\n\n{lines(paper)}\n\n# Leaderboard Claim(s)\n\n## Model"
+        f" 1\n\n{lines(claim)}\n\n# Model Zoo:\n\n- [ ] I want to add my models to the Model Zoo\n- [ ] I use an"
+        " architecture that is **not** included there\n- [ ] I agree to release my model(s) under MIT license"
+        " **OR**\n- [ ] under a custom license, located here:\n"
     )

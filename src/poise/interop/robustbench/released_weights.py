@@ -1,8 +1,8 @@
 """Weights as other people's training code saved them, in Poise's networks.
 
-The architecture is read off the names and shapes of the tensors. Known are the code of TRADES (WideResNet; also that of MART, AWP,
-FAT, RST), of "pytorch-cifar" (ResNet-18, PreAct-ResNet-18, whose shortcuts take the activated input), of the CIFAR ResNet-20, and
-Poise's own names; of any width.
+The architecture is read off the names and shapes of the tensors. Known are the code of TRADES (WideResNet; also that of
+MART, AWP, FAT, RST), of "pytorch-cifar" (ResNet-18, PreAct-ResNet-18, whose shortcuts take the activated input), of the
+CIFAR ResNet-20, and Poise's own names; of any width.
 """
 
 from __future__ import annotations
@@ -20,14 +20,22 @@ from poise.models import Network, Normalisation, PreActResNet18, ResNet18, ResNe
 from poise.models.layers import Standardise
 
 Weights = dict[str, Tensor]
-_CONSTANTS = (("mu", "sigma"), ("mean", "std"), ("normalize.mean", "normalize.std"), ("normalise.mean", "normalise.std"))
+_CONSTANTS = (
+    ("mu", "sigma"),
+    ("mean", "std"),
+    ("normalize.mean", "normalize.std"),
+    ("normalise.mean", "normalise.std"),
+)
 _PREFIXES = ("module.", "model.", "network.")
 
 
-def loaded(weights: Weights, origin: str, network: nn.Module | None = None, normalise: Normalisation | None = None) -> nn.Module:
+def loaded(
+    weights: Weights, origin: str, network: nn.Module | None = None, normalise: Normalisation | None = None
+) -> nn.Module:
     """A network with these weights in evaluation mode, a function of pixels in [0, 1].
 
-    network: by default the one that the weights tell. normalise: by default by the constants that lie among the weights, if any.
+    network: by default the one that the weights tell. normalise: by default by the constants that lie among the
+    weights, if any.
     Raises: CheckpointError where the weights tell no known network or do not fit the given one.
     """
     stored, weights = None, weights if network is None else fitting(weights, network)
@@ -48,7 +56,9 @@ def loaded(weights: Weights, origin: str, network: nn.Module | None = None, norm
 
 
 def without_constants(weights: Weights) -> tuple[Weights, Normalisation | None]:
-    """The weights without a normalisation's constants and the prefixes that all others share; and that normalisation, if any."""
+    """The weights without a normalisation's constants and the prefixes that all others share; and that normalisation,
+    if any.
+    """
     found, weights = None, without_prefixes(weights, _PREFIXES)
     for names in _CONSTANTS:
         if set(names) <= set(weights):
@@ -59,29 +69,41 @@ def without_constants(weights: Weights) -> tuple[Weights, Normalisation | None]:
 
 
 def told(weights: Weights, origin: str) -> tuple[Network, Weights]:
-    """The architecture that the weights tell, and the weights under its names. Raises: CheckpointError for none that is known."""
+    """The architecture that the weights tell, and the weights under its names. Raises: CheckpointError for none that is
+    known.
+    """
     wide = any(name.startswith("block1.") for name in weights)
-    weights = {_renamed(name, wide): tensor for name, tensor in weights.items() if not name.startswith("sub_block1.")}  # never used
+    # never used
+    weights = {_renamed(name, wide): tensor for name, tensor in weights.items() if not name.startswith("sub_block1.")}
     stem, head = weights.get("conv1.weight"), weights.get("head.weight")
     blocks = sorted({match[0] for name in weights if (match := re.match(r"layers?\.?\d\.\d+", name))})
     bottleneck = any(name.endswith("conv3.weight") for name in weights)
     if stem is None or head is None or not blocks or bottleneck or stem.shape[2] != 3:
         raise CheckpointError(
-            f"{origin}: the weights are not those of a WideResNet, ResNet-18, PreAct-ResNet-18 or ResNet-20 for small images; "
-            "give your own module as network="
+            f"{origin}: the weights are not those of a WideResNet, ResNet-18, PreAct-ResNet-18 or ResNet-20 for small"
+            " images; give your own module as network="
         )
     stages = len({name.rpartition(".")[0] for name in blocks})
     each, width = len(blocks) // stages, len(stem)
     if "bn1.weight" in weights:
         weights = {re.sub(r"downsample", "shortcut", name): tensor for name, tensor in weights.items()}
         options = any("shortcut" in name for name in weights if name.startswith("layer2"))
-        network: Network = ResNet18(width=width) if stages == 4 else ResNet20(width=width, shortcut="conv" if options else "pad")
+        network: Network = (
+            ResNet18(width=width) if stages == 4 else ResNet20(width=width, shortcut="conv" if options else "pad")
+        )
     else:
-        weights = {re.sub(r"^layer(\d)\.", lambda m: f"layers.{int(m[1]) - 1}.", name): tensor for name, tensor in weights.items()}
+        weights = {
+            re.sub(r"^layer(\d)\.", lambda m: f"layers.{int(m[1]) - 1}.", name): tensor
+            for name, tensor in weights.items()
+        }
         weights = {name.replace("shortcut.0.weight", "shortcut.weight"): tensor for name, tensor in weights.items()}
         final = "bn.weight" in weights
         widened = len(weights["layers.0.0.conv1.weight"]) // 16
-        network = PreActResNet18(width=width, final_norm=final) if stages == 4 else WideResNet(depth=6 * each + 4, width=widened)
+        network = (
+            PreActResNet18(width=width, final_norm=final)
+            if stages == 4
+            else WideResNet(depth=6 * each + 4, width=widened)
+        )
     return network, weights
 
 
@@ -97,4 +119,6 @@ def _renamed(name: str, wide: bool) -> str:
 def _complete(weights: Weights, network: nn.Module) -> Weights:
     """The weights with the batch counters that old checkpoints lack; nothing is read off them."""
     wanted = network.state_dict()
-    return {name: torch.zeros_like(value) for name, value in wanted.items() if name.endswith("num_batches_tracked")} | weights
+    return {
+        name: torch.zeros_like(value) for name, value in wanted.items() if name.endswith("num_batches_tracked")
+    } | weights

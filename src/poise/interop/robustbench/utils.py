@@ -31,13 +31,15 @@ def load_model(
     network: nn.Module | None = None,
     normalise: Normalisation | None = None,
 ) -> nn.Module:
-    """The network saved at <model_dir>/<dataset>/<threat_model>/<model_name>.pt, or at `custom_checkpoint`, in evaluation mode.
+    """The network saved at <model_dir>/<dataset>/<threat_model>/<model_name>.pt, or at `custom_checkpoint`, in
+    evaluation mode.
 
-    The state dict may lie under "state_dict" and its names may begin with "module." or "model.". network: your own module, where
-    the weights are not those of a WideResNet, ResNet-18, PreAct-ResNet-18 or ResNet-20. normalise: the model's input constants,
-    where they do not lie among the weights. norm: the package's former name of `threat_model`, before which it goes.
-    Raises: CheckpointError for a file that is missing, would run code, or does not fit; SettingsError for an unknown threat model
-    or a data set that neither the package knows nor `model_dir` has a folder of.
+    The state dict may lie under "state_dict" and its names may begin with "module." or "model.". network: your own
+    module, where the weights are not those of a WideResNet, ResNet-18, PreAct-ResNet-18 or ResNet-20. normalise: the
+    model's input constants, where they do not lie among the weights. norm: the package's former name of `threat_model`,
+    before which it goes.
+    Raises: CheckpointError for a file that is missing, would run code, or does not fit; SettingsError for an unknown
+    threat model or a data set that neither the package knows nor `model_dir` has a folder of.
     """
     if norm is not None:
         warnings.warn(f"norm is deprecated: write threat_model={norm!r}", DeprecationWarning, stacklevel=2)
@@ -45,9 +47,12 @@ def load_model(
     check_threat(threat_model)
     if dataset not in DATASETS and not (Path(model_dir) / dataset).is_dir():
         raise SettingsError(
-            f"dataset = {dataset!r} is unknown, and there is no folder {Path(model_dir) / dataset}{did_you_mean(dataset, DATASETS)}"
+            f"dataset = {dataset!r} is unknown, and there is no folder"
+            f" {Path(model_dir) / dataset}{did_you_mean(dataset, DATASETS)}"
         )
-    path = Path(custom_checkpoint) if custom_checkpoint else _found(Path(model_dir) / dataset / threat_model, model_name)
+    path = (
+        Path(custom_checkpoint) if custom_checkpoint else _found(Path(model_dir) / dataset / threat_model, model_name)
+    )
     return loaded(foreign_weights(path), str(path), network, normalise)
 
 
@@ -58,8 +63,12 @@ def _found(folder: Path, name: str) -> Path:
     raise CheckpointError(f"there is no weights file {folder / name}.pt, and weights are not downloaded; put it there")
 
 
-def clean_accuracy(model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 100, device: torch.device | str | None = None) -> float:
-    """Share of images x [N, C, H, W] classified correctly in evaluation mode, in [0, 1]; the model must be on `device`."""
+def clean_accuracy(
+    model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 100, device: torch.device | str | None = None
+) -> float:
+    """Share of images x [N, C, H, W] classified correctly in evaluation mode, in [0, 1]; the model must be on
+    `device`.
+    """
     check_network(model)
     check_size(batch_size, "batch_size")
     check_images(x)

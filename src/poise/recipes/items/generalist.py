@@ -1,4 +1,6 @@
-"""The tables and figures of Generalist (Wang & Wang, CVPR 2023), of Zipper, its first version, and of that version's rebuttal."""
+"""The tables and figures of Generalist (Wang & Wang, CVPR 2023), of Zipper, its first version, and of that version's
+rebuttal.
+"""
 
 from __future__ import annotations
 
@@ -49,12 +51,24 @@ TABLE_1 = "Generalist, Table 1 (CIFAR-10, {})"
 TABLE_7, TABLE_8, TABLE_9 = (f"Zipper, Table {number} (CIFAR-10, ResNet-18)" for number in (7, 8, 9))
 add(
     dataclasses.replace(
-        table("table1a", "Table 1a: CIFAR-10, ResNet-18, Linf 8/255", "cifar10_resnet18", TABLE_1.format("ResNet-18"), *METHODS),
+        table(
+            "table1a",
+            "Table 1a: CIFAR-10, ResNet-18, Linf 8/255",
+            "cifar10_resnet18",
+            TABLE_1.format("ResNet-18"),
+            *METHODS,
+        ),
         id="generalist/table1a",
         also=("zipper/table1a",),
     ),
     dataclasses.replace(
-        table("table1b", "Table 1b: CIFAR-10, WRN-32-10, Linf 8/255", "cifar10_wrn32-10", TABLE_1.format("WRN-32-10"), *METHODS),
+        table(
+            "table1b",
+            "Table 1b: CIFAR-10, WRN-32-10, Linf 8/255",
+            "cifar10_wrn32-10",
+            TABLE_1.format("WRN-32-10"),
+            *METHODS,
+        ),
         id="generalist/table1b",
         also=("zipper/table1b",),
     ),
@@ -62,9 +76,19 @@ add(
     table("table2-svhn", "Table 2: SVHN", "svhn_resnet18", SVHN_TABLE.table, "trades", "fat", "generalist", runs=5),
     table("table3", "Table 3: CIFAR-100", "cifar100_resnet18", CIFAR100_TABLE.table, *METHODS),
     table(
-        "table4", "Table 4: TinyImageNet", "tinyimagenet_resnet18", TINY_TABLE.table, "nt", "at", "trades1", "generalist", corruptions=True
+        "table4",
+        "Table 4: TinyImageNet",
+        "tinyimagenet_resnet18",
+        TINY_TABLE.table,
+        "nt",
+        "at",
+        "trades1",
+        "generalist",
+        corruptions=True,
     ),
-    table("table5", "Table 5: CIFAR-10, L2 128/255", "cifar10_resnet18_l2", L2_TABLE.table, "at", "trades1", "generalist"),
+    table(
+        "table5", "Table 5: CIFAR-10, L2 128/255", "cifar10_resnet18_l2", L2_TABLE.table, "at", "trades1", "generalist"
+    ),
     Item(
         "zipper/table6",
         "Table 6: time of training",
@@ -141,7 +165,10 @@ add(
         "zipper/fig3a",
         "Figure 3a: averages of the base learners",
         GENERALIST,
-        tuple(ablated(f"wa_{which}", label) for which, label in (("none", "none"), ("natural", "NT"), ("robust", "AT"), ("both", "both"))),
+        tuple(
+            ablated(f"wa_{which}", label)
+            for which, label in (("none", "none"), ("natural", "NT"), ("robust", "AT"), ("both", "both"))
+        ),
         picture=Picture("bars", SHOWN),
         also=("generalist/fig4a-averages",),
     ),
@@ -179,7 +206,9 @@ add(
         "Figure 5: base learners and the global learner in training",
         GENERALIST,
         (Line("Generalist", "generalist_diagnosed_cifar10_resnet18", "generalist_diagnosed_digits"),),
-        picture=Picture("curves", (), "epoch", (("accuracy", ("diagnosis/",)), ("regret", ("regret/tradeoff", "regret/bound")))),
+        picture=Picture(
+            "curves", (), "epoch", (("accuracy", ("diagnosis/",)), ("regret", ("regret/tradeoff", "regret/bound")))
+        ),
     ),
     Item(
         "zipper/fig6",

@@ -1,4 +1,6 @@
-"""What a table or figure of a paper is: its rows in the paper's order, by what they are measured, and how it is drawn."""
+"""What a table or figure of a paper is: its rows in the paper's order, by what they are measured, and how it is
+drawn.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,8 @@ Kind = Literal["sweep", "bars", "trade-off", "curves", "budget", "histogram", "s
 class Line:
     """A row of a table, or a point or bar of a figure.
 
-    recipe, digits: a recipe's name, with settings after it that change it; digits is what stands for it on the embedded data, empty
-    where nothing does.
+    recipe, digits: a recipe's name, with settings after it that change it; digits is what stands for it on the embedded
+    data, empty where nothing does.
     """
 
     label: str
@@ -48,7 +50,9 @@ class Picture:
     watched: tuple[tuple[str, tuple[str, ...]], ...] = ()
     """Of training curves: panels, each the beginnings of the names of the metrics that it shows."""
     images: int = 200
-    """Of what is measured on the networks themselves (budget, histogram, surface, labels, embedding), on how many test images."""
+    """Of what is measured on the networks themselves (budget, histogram, surface, labels, embedding), on how many test
+    images.
+    """
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,9 @@ class Item:
     paper: Paper
     lines: tuple[Line, ...]
     table: str = ""
-    """How the papers' rows that belong to it are called in recipes (`Published.table`); empty where no numbers are printed."""
+    """How the papers' rows that belong to it are called in recipes (`Published.table`); empty where no numbers are
+    printed.
+    """
     picture: Picture | None = None
     protocols: tuple[str, ...] = ()
     """Named protocols that its runs are evaluated by beside their own, under the threat that they are judged within."""
@@ -92,7 +98,11 @@ def items() -> dict[str, Item]:
 def item(name: str) -> Item:
     """The item of an id or a further name. Raises: SettingsError with the nearest names."""
     if name not in _ITEMS:
-        same = [known for known in _ITEMS if known.partition("/")[2] == name.partition("/")[2] or known.partition("/")[2] == name]
+        same = [
+            known
+            for known in _ITEMS
+            if known.partition("/")[2] == name.partition("/")[2] or known.partition("/")[2] == name
+        ]
         hint = f"; did you mean {' or '.join(map(repr, same))}?" if same else did_you_mean(name, _ITEMS)
         raise SettingsError(f"there is no item {name!r}{hint} (poise list papers has all)")
     return _ITEMS[name]

@@ -10,14 +10,17 @@ from poise.recipes.squeeze_training_extra import WITH_EXTRA
 
 TITLE = "Squeeze Training, {}"
 ON_DIGITS = {"rst": "rst_digits", "bat_rst": "bat_digits", "gair_rst": "gair_rst_digits", "st_rst": "st_digits"}
-"""What stands on digits for the rows with extra images, of which there are none there; weight perturbations with AT's."""
+"""What stands on digits for the rows with extra images, of which there are none there; weight perturbations with AT's.
+"""
 
 
 def divergent(method: str, divergence: str, beta: float) -> Line:
     """A point of Figure 6."""
     label = f"{METHODS[method]}, {DIVERGENCES[divergence]}"
     digits = f"{method}_digits method.divergence={divergence} method.beta={beta:g}"
-    return Line(f"{label}, beta {beta:g}", f"{method}_cifar10_resnet18_{divergence}_beta{beta:g}", digits, family=label, x=beta)
+    return Line(
+        f"{label}, beta {beta:g}", f"{method}_cifar10_resnet18_{divergence}_beta{beta:g}", digits, family=label, x=beta
+    )
 
 
 def of_table_1(data: str) -> Item:
@@ -31,20 +34,41 @@ def of_table_1(data: str) -> Item:
         for where, method in TABLE_1
         if where == data
     )
-    return Item(f"st/table1-{data}", f"Table 1: {TITLES[data]}, ResNet-18", SQUEEZE_TRAINING, lines, TITLE.format("Table 1"), runs=7)
+    return Item(
+        f"st/table1-{data}",
+        f"Table 1: {TITLES[data]}, ResNet-18",
+        SQUEEZE_TRAINING,
+        lines,
+        TITLE.format("Table 1"),
+        runs=7,
+    )
 
 
 def of_table_6(data: str) -> Item:
     lines = tuple(
-        Line(f"{METHODS[method]}, two examples", f"two_{method}_{data}_resnet18", "two_trades_digits" if method == "trades" else "")
+        Line(
+            f"{METHODS[method]}, two examples",
+            f"two_{method}_{data}_resnet18",
+            "two_trades_digits" if method == "trades" else "",
+        )
         for where, method in TABLE_6
         if where == data
     )
-    return Item(f"st/table6-{data}", f"Table 6: two examples, {TITLES[data]}", SQUEEZE_TRAINING, lines, TITLE.format("Table 6"), runs=7)
+    return Item(
+        f"st/table6-{data}",
+        f"Table 6: two examples, {TITLES[data]}",
+        SQUEEZE_TRAINING,
+        lines,
+        TITLE.format("Table 6"),
+        runs=7,
+    )
 
 
 POINTS = tuple(
-    divergent(method, divergence, beta) for method, family in FIGURE_6.items() for divergence, betas in family.items() for beta in betas
+    divergent(method, divergence, beta)
+    for method, family in FIGURE_6.items()
+    for divergence, betas in family.items()
+    for beta in betas
 )
 add(
     *(of_table_1(data) for data in TITLES),
@@ -55,7 +79,10 @@ add(
         SQUEEZE_TRAINING,
         tuple(
             Line(
-                f"WRN-34-{width}, {METHODS[method]}", named(method, "cifar10", f"wrn34-{width}"), f"{method}_digits", short=METHODS[method]
+                f"WRN-34-{width}, {METHODS[method]}",
+                named(method, "cifar10", f"wrn34-{width}"),
+                f"{method}_digits",
+                short=METHODS[method],
             )
             for width, method in TABLE_3
         ),
@@ -76,7 +103,12 @@ add(
         "Table 5: natural accuracy and AutoAttack of the baselines",
         SQUEEZE_TRAINING,
         tuple(
-            Line(f"{model}, {TITLES[data]}, {METHODS[method]}", named(method, data, model), f"{method}_digits", short=METHODS[method])
+            Line(
+                f"{model}, {TITLES[data]}, {METHODS[method]}",
+                named(method, data, model),
+                f"{method}_digits",
+                short=METHODS[method],
+            )
             for model, data, method in TABLE_5
         ),
         TITLE.format("Table 5"),
@@ -98,7 +130,10 @@ add(
             f"st/fig1-{name}",
             f"Figure 1: cross-entropy of collaborative examples by their budget, {title}",
             SQUEEZE_TRAINING,
-            tuple(Line(METHODS[method], named(method, data, model), f"{method}_digits") for method in ("nt", "at", "trades", "mart")),
+            tuple(
+                Line(METHODS[method], named(method, data, model), f"{method}_digits")
+                for method in ("nt", "at", "trades", "mart")
+            ),
             picture=Picture("budget", (), "perturbation budget"),
         )
         for name, title, data, model in (
@@ -112,14 +147,20 @@ add(
         "st/fig3",
         "Figure 3: loss around an image, along the collaborative direction u and a random one v",
         SQUEEZE_TRAINING,
-        tuple(Line(METHODS[method], named(method, "cifar100", "resnet18"), f"{method}_digits") for method in ("nt", "trades")),
+        tuple(
+            Line(METHODS[method], named(method, "cifar100", "resnet18"), f"{method}_digits")
+            for method in ("nt", "trades")
+        ),
         picture=Picture("surface", (), "u", images=1),
     ),
     Item(
         "st/fig7",
         "Figure 7: angles between adversarial and collaborative perturbations by the number of steps",
         SQUEEZE_TRAINING,
-        tuple(Line(METHODS[method], named(method, "cifar10", "resnet18"), f"{method}_digits") for method in ("nt", "trades")),
+        tuple(
+            Line(METHODS[method], named(method, "cifar10", "resnet18"), f"{method}_digits")
+            for method in ("nt", "trades")
+        ),
         picture=Picture("histogram", (), "angle, degrees"),
     ),
     Item(
@@ -137,15 +178,25 @@ add(
         "Figure 5: losses of the kinds of examples that TRADES meets in training",
         SQUEEZE_TRAINING,
         (Line("TRADES", "trades_cifar10_resnet18_st", "trades_digits"),),
-        picture=Picture("curves", (), "epoch", (("cross-entropy", ("watch/", "loss/")), ("share", ("share/", "ratio/")))),
+        picture=Picture(
+            "curves", (), "epoch", (("cross-entropy", ("watch/", "loss/")), ("share", ("share/", "ratio/")))
+        ),
     ),
-    Item("st/fig6", "Figure 6: natural against robust accuracy by divergence", SQUEEZE_TRAINING, POINTS, picture=Picture("trade-off")),
+    Item(
+        "st/fig6",
+        "Figure 6: natural against robust accuracy by divergence",
+        SQUEEZE_TRAINING,
+        POINTS,
+        picture=Picture("trade-off"),
+    ),
     Item(
         "st/fig8",
         "Figure 8: losses of the kinds of examples that ST meets in training",
         SQUEEZE_TRAINING,
         (Line("ST", "st_cifar10_resnet18", "st_digits"),),
-        picture=Picture("curves", (), "epoch", (("cross-entropy", ("watch/", "loss/")), ("share", ("share/", "ratio/")))),
+        picture=Picture(
+            "curves", (), "epoch", (("cross-entropy", ("watch/", "loss/")), ("share", ("share/", "ratio/")))
+        ),
     ),
     *(
         Item(
@@ -156,8 +207,16 @@ add(
             picture=Picture("curves", (), "epoch", (("accuracy", ("monitor/",)),)),
         )
         for number, title, lines in (
-            (9, "ResNet-18", [(METHODS[m], named(m, "cifar10", "resnet18"), f"{m}_digits") for m in ("at", "trades", "mart", "st")]),
-            (10, "with extra images", [("RST", "rst_cifar10_wrn28-10", "rst_digits"), ("ST-RST", "st_rst_cifar10_wrn28-10", "st_digits")]),
+            (
+                9,
+                "ResNet-18",
+                [(METHODS[m], named(m, "cifar10", "resnet18"), f"{m}_digits") for m in ("at", "trades", "mart", "st")],
+            ),
+            (
+                10,
+                "with extra images",
+                [("RST", "rst_cifar10_wrn28-10", "rst_digits"), ("ST-RST", "st_rst_cifar10_wrn28-10", "st_digits")],
+            ),
         )
     ),
 )

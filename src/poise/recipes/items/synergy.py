@@ -14,7 +14,12 @@ def of(method: str, epsilon: float) -> Line:
     stem = "soe" if method == "SoE" else f"{method.lower()}_adv"
     digits = f"{method.lower()}_ensembles_digits" if epsilon == 0.03 else ""
     return Line(
-        f"{method}, epsilon {epsilon:g}", f"{stem}_cifar10_resnet20x3_eps{epsilon:g}", digits, family=method, x=epsilon, short=method
+        f"{method}, epsilon {epsilon:g}",
+        f"{stem}_cifar10_resnet20x3_eps{epsilon:g}",
+        digits,
+        family=method,
+        x=epsilon,
+        short=method,
     )
 
 

@@ -1,4 +1,5 @@
-"""Pictures by matplotlib (the extra `plots`), without its global state: a figure for each kind, written as PDF, SVG and PNG.
+"""Pictures by matplotlib (the extra `plots`), without its global state: a figure for each kind, written as PDF, SVG and
+PNG.
 
 draw("sweep", panels, "title") gives a `matplotlib.figure.Figure`, which can be restyled before `write`.
 """
@@ -27,7 +28,9 @@ _UNDATED = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}
 
 
 def draw(kind: str, panels: Sequence[Panel], title: str) -> Figure:
-    """A figure with the panels beside each other. Raises: SettingsError for an unknown kind, or where matplotlib is not there."""
+    """A figure with the panels beside each other. Raises: SettingsError for an unknown kind, or where matplotlib is not
+    there.
+    """
     if kind not in (*KINDS, *FIELDS):
         raise SettingsError(f"there is no kind of picture {kind!r}; must be one of {', '.join((*KINDS, *FIELDS))}")
     with _style():
@@ -117,9 +120,17 @@ def _trade_off(axes: Axes, series: Sequence[Series]) -> None:
         (line,) = axes.plot(xs, ys, marker=marker, label=each.label, **hollow)
         for point in each.points:
             if point.low is not None and point.high is not None:
-                axes.plot([point.x, point.x], [point.low, point.high], color=line.get_color(), linewidth=0.7, linestyle="-")
+                axes.plot(
+                    [point.x, point.x], [point.low, point.high], color=line.get_color(), linewidth=0.7, linestyle="-"
+                )
             if point.x_low is not None and point.x_high is not None:
-                axes.plot([point.x_low, point.x_high], [point.y, point.y], color=line.get_color(), linewidth=0.7, linestyle="-")
+                axes.plot(
+                    [point.x_low, point.x_high],
+                    [point.y, point.y],
+                    color=line.get_color(),
+                    linewidth=0.7,
+                    linestyle="-",
+                )
             axes.annotate(point.name, (point.x, point.y), (4, 3), textcoords="offset points", fontsize=6)
 
 
@@ -145,7 +156,9 @@ def _labels(axes: Axes, field: Field) -> None:
 
     count = int(max(max(row) for row in field.values)) + 1
     colours = ["#000000" if label == field.right else LABELS[label % len(LABELS)] for label in range(count)]
-    axes.pcolormesh(field.xs, field.ys, field.values, cmap=ListedColormap(colours), vmin=-0.5, vmax=count - 0.5, shading="nearest")
+    axes.pcolormesh(
+        field.xs, field.ys, field.values, cmap=ListedColormap(colours), vmin=-0.5, vmax=count - 0.5, shading="nearest"
+    )
     axes.plot([0], [0], marker="+", color="white")
     axes.grid(visible=False)
 
@@ -154,7 +167,9 @@ def _scatter(axes: Axes, series: Sequence[Series]) -> None:
     """Points alone; their places have no unit."""
     for place, each in enumerate(series):
         xs, ys = _across(each.points), [point.y for point in each.points]
-        axes.plot(xs, ys, linestyle="", marker=MARKERS[place % len(MARKERS)], markersize=2.5, alpha=0.7, label=each.label)
+        axes.plot(
+            xs, ys, linestyle="", marker=MARKERS[place % len(MARKERS)], markersize=2.5, alpha=0.7, label=each.label
+        )
     axes.set_xticks([])
     axes.set_yticks([])
 

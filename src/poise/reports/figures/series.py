@@ -12,7 +12,9 @@ NUMBERS = ("x", "y", "low", "high", "x low", "x high")
 
 @dataclass(frozen=True)
 class Point:
-    """A value at a place, with the ends of its interval or band; `name` is said beside it, or below it where `x` is a place of a bar."""
+    """A value at a place, with the ends of its interval or band; `name` is said beside it, or below it where `x` is a
+    place of a bar.
+    """
 
     x: float
     y: float
@@ -25,7 +27,9 @@ class Point:
 
 @dataclass(frozen=True)
 class Series:
-    """Points that belong together: a line, a family, the bars of one colour. printed: a paper's own numbers, drawn hollow."""
+    """Points that belong together: a line, a family, the bars of one colour. printed: a paper's own numbers, drawn
+    hollow.
+    """
 
     label: str
     points: tuple[Point, ...]
@@ -34,7 +38,9 @@ class Series:
 
 @dataclass(frozen=True)
 class Field:
-    """Values on a grid: `values[row][column]` at (xs[column], ys[row]). right: of labels, the one that is right, which is drawn black."""
+    """Values on a grid: `values[row][column]` at (xs[column], ys[row]). right: of labels, the one that is right, which
+    is drawn black.
+    """
 
     xs: tuple[float, ...]
     ys: tuple[float, ...]
@@ -52,7 +58,8 @@ class Panel:
 
 
 def to_csv(panels: Sequence[Panel]) -> str:
-    """A line for each point: panel, series, whether a paper printed it, its name, then `NUMBERS`; empty where there is none.
+    """A line for each point: panel, series, whether a paper printed it, its name, then `NUMBERS`; empty where there is
+    none.
 
     Of a field a point has the place in x and low, across and up, and the value in y.
     """
@@ -68,5 +75,7 @@ def to_csv(panels: Sequence[Panel]) -> str:
         if panel.field is not None:
             for y, row in zip(panel.field.ys, panel.field.values, strict=True):
                 for x, value in zip(panel.field.xs, row, strict=True):
-                    writer.writerow([panel.title, "field", "no", "", f"{x:.6g}", f"{value:.6g}", f"{y:.6g}", "", "", ""])
+                    writer.writerow(
+                        [panel.title, "field", "no", "", f"{x:.6g}", f"{value:.6g}", f"{y:.6g}", "", "", ""]
+                    )
     return out.getvalue()
