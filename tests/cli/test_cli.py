@@ -175,6 +175,23 @@ def test_attack_saves_adversarial_images(poise: Poise, run: Path, tmp_path: Path
     assert json.loads(to.with_suffix(".json").read_text())["attack"]["threat"]["epsilon"] == 4 / 255
 
 
+def test_collaborative_examples_help_and_are_not_called_robust(poise: Poise, run: Path, tmp_path: Path) -> None:
+    to = tmp_path / "x.safetensors"
+    for name, kind in (("PGD", "robust"), ("Collaborative", "collaborative")):
+        settings = ("steps=3", "step_size=0.1", "threat.epsilon=0.2")
+        status, out, _ = poise("attack", run, name, *settings, "--first", 12, "--out", to)
+        facts = json.loads(to.with_suffix(".json").read_text())
+        losses = {which: facts["cross_entropy"][which]["mean"] for which in ("natural", "attacked")}
+        assert status == 0
+        assert (losses["attacked"] > losses["natural"]) is (kind == "robust")
+        assert f"{kind} {100 * facts[kind]:.2f} %" in out and {"robust", "collaborative"} & set(facts) == {kind}
+        numbers = "; ".join(
+            f"{which} {facts['cross_entropy'][which]['mean']:.4f} ± {facts['cross_entropy'][which]['std']:.4f}"
+            for which in losses
+        )
+        assert f"cross-entropy, mean ± standard deviation over images: {numbers}" in out
+
+
 def test_images_of_other_settings_are_kept_beside_each_other(poise: Poise, run: Path) -> None:
     settings = (
         ("threat.epsilon=4/255",),

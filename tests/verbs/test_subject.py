@@ -24,6 +24,7 @@ from poise.data import Digits
 from poise.engine import Run
 from poise.evaluation import Protocol
 from poise.evaluation.sanity import Effort
+from poise.losses import cross_entropy
 from poise.models import DigitsCNN, EnsembleModule
 from poise.threats import L2, Linf
 
@@ -286,6 +287,12 @@ def test_results_show_themselves_in_a_notebook(finished: dict[str, Run], data: A
     assert "<script>" not in poise.evaluate(hostile, data, TOY)._repr_html_()
     made = poise.attack(finished["seed-0"], QUICK, first=10)
     assert [line["id"] for line in made.lines()] == data.test.ids[:10].tolist()
+    network = finished["seed-0"].network()
+    with torch.no_grad():
+        losses = cross_entropy(network(made.x_adv), data.test.labels[:10])
+    assert [line["cross-entropy, attacked"] for line in made.lines()] == pytest.approx(losses.tolist(), abs=1e-5)
+    attacked = (float(losses.mean()), float(losses.std(correction=0)))
+    assert made.cross_entropy["attacked"] == pytest.approx(attacked, abs=1e-5)
     page = poise.report([finished["seed-0"]], tmp_path / "page.html")
     assert page.path == tmp_path / "page.html"
     assert "srcdoc=" in page._repr_html_()

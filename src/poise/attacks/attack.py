@@ -34,6 +34,8 @@ class Attack(Settings, family="attack"):
     """Searches, within a threat, for images that the model misclassifies."""
 
     paper: ClassVar[Paper]
+    against: ClassVar[bool] = True
+    """Whether it is against the model, so that accuracy under it says how robust the model is."""
     threat: Threat
 
     @property

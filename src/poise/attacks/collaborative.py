@@ -25,6 +25,7 @@ class Collaborative(Attack):
     """
 
     paper = papers.SQUEEZE_TRAINING
+    against = False
     threat: Threat = Linf()
     step_size: Positive = 1 / 255
     steps: PositiveCount = 100

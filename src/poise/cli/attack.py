@@ -37,6 +37,8 @@ def attack(
 
       poise attack runs/at CW --first 100
 
+      poise attack runs/at Collaborative threat.epsilon=16/255
+
       poise attack mine.pt PGD --model ResNet18 --data CIFAR10
     """
     from poise.attacks import Attack
@@ -48,6 +50,8 @@ def attack(
     by = override(from_json(Attack, {"type": name}), settings or [])  # type: ignore[type-abstract]
     subject = subject_typed(run, checkpoint, model, data, device, data_dir)
     done = make(subject, by, first=first, seed=seed, out=out, progress=drawn())
-    numbers = f"natural {100 * done.natural_accuracy:.2f} %, robust {100 * done.accuracy:.2f} %"
+    numbers = f"natural {100 * done.natural_accuracy:.2f} %, {done.kind} {100 * done.accuracy:.2f} %"
+    losses = "; ".join(f"{name} {mean:.4f} ± {std:.4f}" for name, (mean, std) in done.cross_entropy.items())
     typer.echo(f"{by.name} on {len(done.split)} images: {numbers}")
+    typer.echo(f"cross-entropy, mean ± standard deviation over images: {losses}")
     typer.echo(f"adversarial images: {done.path}", err=True)

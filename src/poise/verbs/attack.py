@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from poise.attacks import Attack
 from poise.core.errors import SettingsError
@@ -19,7 +19,8 @@ from poise.data import Split
 from poise.engine.checkpoints import write_tensors
 from poise.engine.progress import Progress
 from poise.evaluation.digests import digest_of, digest_of_images
-from poise.evaluation.predictions import accuracy, attacked, predict
+from poise.evaluation.predictions import accuracy, attacked, logits_of, predict
+from poise.losses import cross_entropy
 from poise.verbs.images import Images
 from poise.verbs.kinds import Asked, subject_of
 from poise.verbs.results import Answer, Sheet
@@ -37,6 +38,8 @@ class Attacked(Answer):
     x_adv: Tensor
     natural: Tensor
     predicted: Tensor
+    losses: Tensor
+    """Cross-entropy on the images and on their adversarial forms [2, N]."""
     written: Path | None = None
 
     @property
@@ -49,14 +52,31 @@ class Attacked(Answer):
         """On the adversarial images, in [0, 1]."""
         return accuracy(self.predicted, self.split)
 
+    @property
+    def kind(self) -> str:
+        """What accuracy on the images that it made is: robust, or only collaborative."""
+        return "robust" if self.attack.against else "collaborative"
+
+    @property
+    def cross_entropy(self) -> dict[str, tuple[float, float]]:
+        """Mean and standard deviation over the images, of "natural" and of "attacked" ones."""
+        deviations, means = torch.std_mean(self.losses.double(), dim=1, correction=0)
+        pairs = zip(means.tolist(), deviations.tolist(), strict=True)
+        return dict(zip(("natural", "attacked"), pairs, strict=True))
+
     def sheet(self) -> Sheet:
-        row = [self.attack.name, f"{100 * self.natural_accuracy:.2f}", f"{100 * self.accuracy:.2f}"]
-        return Sheet(["attack", "natural", "attacked"], [row], [f"{len(self.split)} images; accuracy in percent"])
+        accuracies = [f"{100 * share:.2f}" for share in (self.natural_accuracy, self.accuracy)]
+        losses = [f"{mean:.4f} ± {deviation:.4f}" for mean, deviation in self.cross_entropy.values()]
+        heads = ["attack", "natural", self.kind, "cross-entropy, natural", "cross-entropy, attacked"]
+        notes = [f"{len(self.split)} images; accuracy in percent; ± is the standard deviation over images"]
+        return Sheet(heads, [[self.attack.name, *accuracies, *losses]], notes)
 
     def lines(self) -> list[dict[str, Any]]:
-        """An image each: its number in the data set, its label, what is predicted on it and on its adversarial form."""
-        columns = (self.split.ids, self.split.labels, self.natural, self.predicted)
-        names = ("id", "label", "natural", "attacked")
+        """An image each: its number in the data set, its label, what is predicted on it and on its adversarial form,
+        and both losses.
+        """
+        columns = (self.split.ids, self.split.labels, self.natural, self.predicted, *self.losses)
+        names = ("id", "label", "natural", "attacked", "cross-entropy, natural", "cross-entropy, attacked")
         return [
             dict(zip(names, row, strict=True)) for row in zip(*(column.tolist() for column in columns), strict=True)
         ]
@@ -102,7 +122,8 @@ def attack(
     ]
     progress.end()
     x_adv, predicted = (torch.cat(column) for column in zip(*batches, strict=True))
-    answer = Attacked(chosen, split, x_adv, natural, predicted, path)
+    losses = torch.stack([_losses(network, images, split.labels, batch_size) for images in (split.pixels(), x_adv)])
+    answer = Attacked(chosen, split, x_adv, natural, predicted, losses, path)
     if path is not None:
         facts: dict[str, Any] = {
             "attack": to_json(chosen),
@@ -110,10 +131,17 @@ def attack(
             "checkpoint": subject.located,
             "seed": seed,
         }
-        facts |= {"natural": answer.natural_accuracy, "robust": answer.accuracy, "weights": digest_of(network)}
+        facts |= {"natural": answer.natural_accuracy, answer.kind: answer.accuracy, "weights": digest_of(network)}
+        facts["cross_entropy"] = {
+            name: {"mean": mean, "std": deviation} for name, (mean, deviation) in answer.cross_entropy.items()
+        }
         tensors = {"x_adv": x_adv, "y": split.labels, "predicted": predicted, "ids": split.ids}
         write_tensors(path.with_suffix(""), tensors, facts)
     return answer
+
+
+def _losses(network: nn.Module, images: Tensor, labels: Tensor, batch_size: int) -> Tensor:
+    return cross_entropy(logits_of(network, images, batch_size).cpu(), labels.cpu())
 
 
 def _place(subject: Subject, chosen: Attack, first: int | None, seed: int) -> Path | None:
