@@ -108,9 +108,9 @@ def diverging(at: int, out: Path, work: Callable[[Progress], object]) -> Callabl
                         next(next(iter(learners.values())).network.parameters()).fill_(torch.nan)
                     signal.raise_signal(signal.SIGTERM)
 
-        def watched(training: Training) -> None:
+        def watched(training: Training, until: int | None) -> None:
             learners.update(training.learners)
-            epochs(training)
+            epochs(training, until)
 
         loop._epochs = watched  # pyright: ignore[reportPrivateUsage]
         try:

@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from poise.core.errors import CheckpointError, Interrupted, RunError, StorageError
+from poise.core import holding
+from poise.core.errors import CheckpointError, Interrupted, LockedError, RunError, SettingsError, StorageError
 from poise.core.files import write_files
 from poise.core.settings import to_json
 from poise.data import Npz
-from poise.engine import Experiment, Monitor, Run, resume, train, train_or_resume
+from poise.engine import Experiment, Monitor, Run, finished, resume, train, train_or_resume
 from poise.engine.checkpoints import read_tensors, write_tensors
 from poise.evaluation import Protocol
 from poise.verbs.evaluate import evaluate
@@ -399,3 +400,68 @@ def test_a_protocol_that_takes_what_images_there_are_fits_every_test_set(tmp_pat
     protocol = Protocol(name="few", attacks=(), first=1000, chosen="dverge")
     run = train(tiny_experiment(protocol=protocol, epochs=1), tmp_path / "run")
     assert 0 < evaluate(run).count < 1000
+
+
+@pytest.mark.parametrize("pauses", [[1], [1, 2], [2, 2, 3]])
+def test_a_run_paused_at_epochs_ends_with_the_bits_of_the_unbroken_one(
+    tmp_path: Path, tiny_experiment: Tiny, fingerprint_of: Any, trained: Run, pauses: list[int]
+) -> None:
+    experiment = trained.experiment
+    for until in pauses:
+        run = train_or_resume(experiment, tmp_path / "run", until=until)
+        assert [line["epoch"] for line in run.metrics()] == list(range(1, until + 1))
+        assert not finished(run) or until == experiment.epochs
+    assert fingerprint_of(resume(run.path)) == fingerprint_of(trained)
+
+
+def test_a_pause_saves_where_no_checkpoint_was_due_and_one_that_is_over_changes_nothing(
+    tmp_path: Path, tiny_experiment: Tiny, steps_taken: list[int]
+) -> None:
+    run = train(tiny_experiment(epochs=3, save_every=3), tmp_path / "run", until=2)
+    paused = len(steps_taken)
+    resume(run.path, until=1)
+    assert len(steps_taken) == paused
+    resume(run.path)
+    assert len(steps_taken) == 3 * paused // 2
+
+
+@pytest.mark.parametrize("until", [0, 4, True, 1.0])
+def test_a_pause_at_an_epoch_that_the_run_does_not_have_is_refused(
+    tmp_path: Path, tiny_experiment: Tiny, until: Any
+) -> None:
+    with pytest.raises(SettingsError, match=r"until = .*: must be an epoch of the run, 1 to 3"):
+        train(tiny_experiment(epochs=3), tmp_path / "run", until=until)
+    assert not (tmp_path / "run").exists()
+
+
+def test_whoever_holds_a_run_is_named_with_machine_and_try(
+    tmp_path: Path, trained: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run.open(shutil.copytree(trained.path, tmp_path / "run"))
+    monkeypatch.setenv("POISE_NODE", "node-7")
+    monkeypatch.setenv("POISE_TRY", "3")
+    with run.lock():
+        with pytest.raises(LockedError, match=rf"process {os.getpid()} on node-7, try 3, since 20"):
+            resume(run.path)
+        assert holding.held(run.path / ".lock") == holding.Holder.of(run.path / ".lock")
+    assert holding.held(run.path / ".lock") is None
+    assert not list(run.path.glob("*.holder"))
+
+
+def test_a_lock_is_waited_for_until_its_holder_is_gone_and_no_longer_than_one_has_patience(tmp_path: Path) -> None:
+    lock = holding.hold(tmp_path / ".lock", "it", "is being trained")
+    said: list[str] = []
+
+    def take() -> str:
+        with holding.hold(tmp_path / ".lock", "it", "is being trained"):
+            return "had"
+
+    def gone(sentence: str) -> None:
+        said.append(sentence)
+        lock.release()
+
+    with pytest.raises(LockedError, match=r"waited 0 s"):
+        holding.waiting(take, patience=0)
+    assert holding.waiting(take, patience=60, say=gone, every=0) == "had"
+    assert len(said) == 1
+    assert f"process {os.getpid()}" in said[0]

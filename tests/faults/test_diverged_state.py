@@ -79,9 +79,9 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Poisoning]:
     ) -> Poisoning:
         progress = Poisoning(tensor, at, value, number)
 
-        def watched(training: Training) -> None:
+        def watched(training: Training, until: int | None) -> None:
             progress.learners = training.learners
-            epochs(training)
+            epochs(training, until)
 
         monkeypatch.setattr("poise.engine.loop._epochs", watched)
         return progress

@@ -34,6 +34,9 @@ def train(
     quick: Annotated[
         bool, typer.Option("--quick", help="The recipe's small variant, which finishes on two cores.")
     ] = False,
+    until: Annotated[
+        int | None, typer.Option(min=1, help="Pause once this epoch is trained; --resume goes on exactly from there.")
+    ] = None,
     evaluate: Annotated[bool, typer.Option(help="Evaluate on the test set at the end.")] = True,
     device: Device = "auto",
     data_dir: DataDir = None,
@@ -67,6 +70,7 @@ def train(
     digests = import_files(imports)
     progress, world = drawn(), join()
     where: dict[str, Any] = {"device": device, "data_dir": data_dir, "progress": progress}
+    training: dict[str, Any] = {**where, "imports": digests, "until": until}
     if resume is not None and (recipe is not None or settings or seeds or quick or out is not None):
         raise SettingsError(
             "--resume takes settings, seeds and place from the folder; give no recipe, settings, --seeds, --quick or"
@@ -89,11 +93,16 @@ def train(
         seeded = sorted(
             (path.parent for path in out.glob("seed-*/experiment.json")), key=lambda path: (len(path.name), path.name)
         )
-        runs = [engine.resume(path, imports=digests, **where) for path in seeded or [out]]
+        runs = [engine.resume(path, **training) for path in seeded or [out]]
     elif seeds is None:
-        runs = [engine.train(experiment, out, imports=digests, **where)]
+        runs = [engine.train(experiment, out, **training)]
     else:
-        runs = _seeds(experiment, out, seeds, imports=digests, **where)
+        runs = _seeds(experiment, out, seeds, **training)
+    paused = [run for run in runs if not engine.finished(run)]
+    for run in paused:
+        if world.leads:
+            typer.echo(f"paused after epoch {until}; to go on: poise train --resume {run.path}", err=True)
+    runs = [run for run in runs if run not in paused]
     for run in runs:
         if evaluate:
             for which in ("selected", "last"):
@@ -101,7 +110,7 @@ def train(
         if world.leads:
             typer.echo(f"run folder: {run.path}", err=True)
     leave()
-    if evaluate and world.leads:
+    if evaluate and world.leads and runs:
         print_table([run.path for run in runs])
 
 

@@ -47,6 +47,10 @@ class RunError(PoiseError, OSError):
     """A run folder is missing, occupied, or not a run folder."""
 
 
+class LockedError(RunError):
+    """Another process works in the folder; the message says which, as far as it is known."""
+
+
 class StorageError(PoiseError, OSError):
     """A file cannot be written: no space, a size limit, no permission, or no such place."""
 

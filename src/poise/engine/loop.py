@@ -18,8 +18,9 @@ from torch import nn
 
 from poise.core.batches import Now
 from poise.core.distributed import World, first_to_say, going_on, join
-from poise.core.errors import CheckpointError, DataError, Interrupted, NumericalError, RunError
+from poise.core.errors import CheckpointError, DataError, Interrupted, NumericalError, RunError, SettingsError
 from poise.core.processors import processor
+from poise.core.settings import whole
 from poise.core.version import __version__
 from poise.data import open_pools
 from poise.engine.checkpoints import facts_file, read_facts
@@ -49,13 +50,16 @@ def train(
     data_dir: str | Path | None = None,
     imports: dict[str, str] | None = None,
     progress: Progress | None = None,
+    until: int | None = None,
 ) -> Run:
     """Train a new run into the folder `out`, which must be empty or absent.
 
     imports: digest by path of the user's files that registered classes (recorded, never imported again by themselves).
+    until: the last epoch that is trained now; what is left is gone on with by `resume`, to the bits of an unbroken run.
     Raises: RunError, DataError, SettingsError before any work; Interrupted after SIGINT or SIGTERM, with everything
     saved.
     """
+    check_until(experiment, until)
     world, chosen = join(), choose_device(device)
     run = world.led(lambda: Run.to_be(Path(out))) or Run(Path(out))
     check_first_weights(experiment.model)
@@ -87,7 +91,7 @@ def train(
         _begin_stretch(training)
         for sentence in (*remarks(experiment), *filter(None, [data.remark])):
             training.progress.say(sentence)
-        _epochs(training)
+        _epochs(training, until)
     return run
 
 
@@ -98,15 +102,17 @@ def resume(
     data_dir: str | Path | None = None,
     imports: dict[str, str] | None = None,
     progress: Progress | None = None,
+    until: int | None = None,
 ) -> Run:
     """Go on with a run from its newest readable checkpoint, to the same weights that it would have had unbroken.
 
     A finished run whose checkpoints were deleted, or are another version's, is left as it is. imports: as for `train`;
-    a file that was changed since is said.
+    a file that was changed since is said. until: as for `train`; a run that has trained as far is left as it is.
     Raises: RunError when experiment.json, the data or the initial weights were changed or another process trains the
     run, CheckpointError when every checkpoint is damaged or another version's.
     """
     run, world = Run.open(out), join()
+    check_until(run.experiment, until)
     if world.decided(finished(run) and not any(map(_ours, run.states()))):  # nothing is left to do
         for which in ("selected", "last"):
             if why := run.whole(which):
@@ -114,7 +120,7 @@ def resume(
                 _drawn(progress, world).say(f"{lost}, and no complete checkpoint is left to make them of")
         return run
     with _alone(run, world):
-        _epochs(_again(run, world, device, data_dir, imports or {}, _drawn(progress, world)))
+        _epochs(_again(run, world, device, data_dir, imports or {}, _drawn(progress, world)), until)
     return run
 
 
@@ -126,6 +132,7 @@ def train_or_resume(
     data_dir: str | Path | None = None,
     imports: dict[str, str] | None = None,
     progress: Progress | None = None,
+    until: int | None = None,
 ) -> Run:
     """The experiment's run in `out`: begun where none lies there, gone on with where one was broken off, a finished one
     as it is.
@@ -133,7 +140,13 @@ def train_or_resume(
     Raises: RunError naming the first difference where `out` holds a run of other settings or data, and what `train` and
     `resume` raise.
     """
-    how: dict[str, Any] = {"device": device, "data_dir": data_dir, "imports": imports, "progress": progress}
+    how: dict[str, Any] = {
+        "device": device,
+        "data_dir": data_dir,
+        "imports": imports,
+        "progress": progress,
+        "until": until,
+    }
     world = join()
     if not world.decided((Path(out) / "experiment.json").exists()):
         return train(experiment, out, **how)
@@ -250,13 +263,20 @@ def finished(run: Run) -> bool:
     return facts_file(run.weights_path("last")).exists()
 
 
-def _epochs(training: Training) -> None:
+def check_until(experiment: Experiment, until: int | None) -> None:
+    """Raises: SettingsError for an epoch that the run does not have."""
+    if until is not None and not (whole(until) and 1 <= until <= experiment.epochs):
+        raise SettingsError(f"until = {until!r}: must be an epoch of the run, 1 to {experiment.epochs}")
+
+
+def _epochs(training: Training, until: int | None = None) -> None:
     """The loop: steps; monitors, selection, one line of metrics and a checkpoint at the end of every epoch."""
     experiment, run, progress, placement = training.experiment, training.run, training.progress, training.placement
     total = experiment.epochs * training.steps_per_epoch
+    pause = total if until is None else until * training.steps_per_epoch
     told, network = False, None
     with stop_requested() as stop:
-        while training.step < total:
+        while training.step < pause:
             epoch, clock, images = training.now().epoch, time.perf_counter(), 0
             training.history.start_clock()
             end = epoch * training.steps_per_epoch
@@ -284,11 +304,14 @@ def _epochs(training: Training) -> None:
                     _save_and_stop(training, total)
             progress.end()
             with training.divergence_told(training.last):
-                stopping, network = _end_epoch(training, epoch, images / (time.perf_counter() - clock), bool(stop))
+                speed = images / (time.perf_counter() - clock)
+                stopping, network = _end_epoch(training, epoch, speed, bool(stop), pausing=end == pause)
             if stopping and training.step < total:
                 raise Interrupted(
                     f"stopped at step {training.step} of {total}; to go on: poise train --resume {run.path}"
                 )
+    if training.step < total:
+        return
     if not placement.world.decided(finished(run) and not run.whole("last")):
         keep_last(training, deployed(training) if network is None else network)
     if any(placement.world.exchange("stop" if stop else "")):
@@ -327,7 +350,9 @@ def _say_when_ranks_stop(training: Training, end: int) -> None:
             training.progress.say(sentence)
 
 
-def _end_epoch(training: Training, epoch: int, images_per_second: float, stop: bool) -> tuple[bool, nn.Module | None]:
+def _end_epoch(
+    training: Training, epoch: int, images_per_second: float, stop: bool, pausing: bool
+) -> tuple[bool, nn.Module | None]:
     """Returns whether any rank was asked to stop, and after the last epoch the deployed network."""
     experiment, run, world = training.experiment, training.run, training.placement.world
     means = training.meters.means()  # waits for the device
@@ -358,6 +383,6 @@ def _end_epoch(training: Training, epoch: int, images_per_second: float, stop: b
         epoch, experiment.epochs, {key: value for key, value in line.items() if isinstance(value, int | float)}
     )
     for_good = epoch in experiment.keep_epochs
-    if final or for_good or stopping or epoch % experiment.save_every == 0:
+    if final or for_good or stopping or pausing or epoch % experiment.save_every == 0:
         save(training, training.step, for_good)
     return stopping, network if final else None

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from poise.core.documents import is_text_of, line_of, lines_in, opened, parse, read_lines, sealed, typed
 from poise.core.errors import CheckpointError, NumericalError, RunError, SettingsError, StorageError
 from poise.core.files import append_line, check_writable, read_text, refusing, sweep, write_text
 from poise.core.finite import not_finite
+from poise.core.holding import Hold, hold
 from poise.core.settings import read_file, to_json
 from poise.data import Data
 from poise.engine.checkpoints import facts_file, load_into, read_facts, read_tensors, tensors_file, write_tensors
@@ -44,6 +44,8 @@ _ABOUT: dict[str, Any] = {
     "placement": dict[str, Any],
 }
 """Types of what run.json says."""
+_LEFT = ("run.json", ".lock.holder", ".lock")
+"""What a run that could not be made leaves in its folder."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class Run:
             write_text(self.path / "run.json", json.dumps(sealed({**identity, **about}), indent=1))
             write_text(self.path / "experiment.json", settings)
         except StorageError:
-            for name in ("run.json", ".lock"):
+            for name in _LEFT:
                 (self.path / name).unlink(missing_ok=True)
             with contextlib.suppress(OSError):
                 self.path.rmdir()
@@ -133,19 +135,12 @@ class Run:
         known = self.about.get("group") if (self.path / "run.json").exists() else None
         return str(known or self.experiment.group)
 
-    def lock(self) -> FileLock:
-        """Keep other processes from training this run until the lock is released or this process ends. Raises:
-        RunError, StorageError.
+    def lock(self) -> Hold:
+        """Keep other processes from training this run until the lock is released or this process ends.
+
+        Raises: LockedError, which says who has it, StorageError.
         """
-        lock = FileLock(self.path / ".lock")
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise RunError(f"{self.path} is being trained by another process; wait for it, or stop it first") from None
-        except OSError as error:
-            raise StorageError(f"{self.path} cannot be written to: {error.strerror or error}") from None
-        return lock
+        return hold(self.path / ".lock", str(self.path), "is being trained")
 
     def check_unchanged(self, facts: Mapping[str, Any] | None = None, data: Data | None = None) -> None:
         """Refuse a folder that is not as its run was started: whatever trains, evaluates or reads the run asks this
@@ -326,7 +321,7 @@ def _digest(text: str) -> str:
 
 def _counts(path: Path) -> bool:
     """Whether a file makes its folder occupied: what `Run.create` leaves when killed does not."""
-    return path.name not in ("run.json", ".lock") and not path.name.endswith(".part")
+    return path.name not in _LEFT and not path.name.endswith(".part")
 
 
 def _diverged(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:

@@ -45,6 +45,7 @@ def train(
     data_dir: str | Path | None = None,
     imports: dict[str, str] | None = None,
     progress: Progress | None = None,
+    until: int | None = None,
     **changes: Any,
 ) -> Run:
     """The run in the folder `out`, by default runs/NAME: begun, gone on with, or as it is where it is finished.
@@ -57,13 +58,20 @@ def train(
     its name, or a loss as a function (see `Loss`), which the inner maximisation climbs too unless `score`, such a
     function, is
     given. settings: what `override` takes; changes: the same for names without a dot, such as epochs=30, epsilon=8/255.
+    until: pause once this epoch is trained; the run goes on from there to the bits of an unbroken one.
 
     Functions and classes are recorded by the digest of their source; going on needs them again, by the same call or
     --import.
     Raises: RunError naming the first difference where `out` holds a run of other settings, data or code; SettingsError,
     InputError, DataError before any work; Interrupted after SIGINT or SIGTERM, with everything saved.
     """
-    how: dict[str, Any] = {"device": device, "data_dir": data_dir, "imports": imports, "progress": progress}
+    how: dict[str, Any] = {
+        "device": device,
+        "data_dir": data_dir,
+        "imports": imports,
+        "progress": progress,
+        "until": until,
+    }
     given = {"network": network, "data": data, "objective": objective, "score": score}
     own = {**(settings or {}), **changes}
     if (run := _run(what)) is not None:
