@@ -81,6 +81,8 @@ def inside(data: Any, classes: Classes, key: str) -> tuple[Any, Classes] | None:
     """Where a key leads in a place: the index or word, and what may stand behind it. None where it leads nowhere."""
     if isinstance(data, list):
         return (int(key), classes) if key.isdigit() and int(key) < len(data) else None
+    if isinstance(data, Mapping) and not classes:  # arguments by name
+        return key, ()
     owner = class_of(data, classes)
     word = words_of(owner).get(key)
     return (word, parts_at(owner, word)) if owner is not None and word is not None else None

@@ -116,7 +116,7 @@ class Settings(ABC):
     family: ClassVar[str | None] = None
     transparent: ClassVar[str | None] = None
     """Name of one field through which unknown override paths are looked up (`method.robust.beta` ->
-    `method.robust.objective.beta`).
+    `method.robust.objective.beta`); where it is a mapping, it takes whatever name is no setting (see `gathered`).
     """
     views: ClassVar[tuple[str, ...]] = ()
     """Names that paths may assign though they are no settings: each stands for several settings (see `viewed`)."""
@@ -134,6 +134,16 @@ class Settings(ABC):
         if family is not None:
             cls.family = family
             _FAMILIES.setdefault(family, {})
+
+    @classmethod
+    def gathered(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings given by name; where the class is transparent to a mapping, names of no setting go into it."""
+        behind = cls.transparent
+        if behind is None or parts_of(cls).get(behind):
+            return dict(given)
+        rest = {name: item for name, item in given.items() if name not in field_names(cls)}
+        plain = {name: item for name, item in given.items() if name not in rest}
+        return plain | ({behind: {**plain.get(behind, {}), **rest}} if rest else {})
 
     @classmethod
     def coerce(cls, value: object) -> object:
@@ -179,7 +189,7 @@ def _resolve(cls: type[Settings], value: object) -> object:
         facts = {"family": cls.family or cls.__name__, "name": repr(name), "hint": did_you_mean(str(name), known)}
         raise PydanticCustomError("family", "names no registered {family} {name}{hint}", facts)
     present = {word: setting for setting, word in concrete.written.items()}
-    given = {present.get(key, key): item for key, item in given.items()}
+    given = concrete.gathered({present.get(key, key): item for key, item in given.items()})
     _check_names(concrete, given)
     return concrete(**given)
 
@@ -278,6 +288,7 @@ def shared(cls: type[T]) -> type[T]:
     validate = made.__init__
 
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        kwargs = made.gathered(kwargs)
         if args:
             example = (field_names(made) or ["..."])[0]
             raise SettingsError(f"{made.__name__} takes keyword arguments only, such as {made.__name__}({example}=...)")

@@ -6,6 +6,8 @@ from poise.learners.optimizers import SGD, Adam, AdamW, Optimizer
 from poise.learners.perturbations import AWP, RWP, WeightPerturbation
 from poise.learners.schedules import Constant, Cosine, OneCycle, PiecewiseLinear, Schedule, Step, WarmupCosine
 from poise.learners.teachers import OwnAverage, Teacher, Trained
+from poise.learners.torch_optimizer import Torch
+from poise.learners.torch_schedule import TorchSchedule
 
 __all__ = [
     "AWP",
@@ -28,6 +30,8 @@ __all__ = [
     "Schedule",
     "Step",
     "Teacher",
+    "Torch",
+    "TorchSchedule",
     "Trained",
     "WarmupCosine",
     "WeightPerturbation",

@@ -69,6 +69,12 @@ class Policy(Settings):
         if self.schedule.least < 0:
             least = f"Policy.schedule = {type(self.schedule).__name__}, which falls to {self.schedule.least:g}"
             raise SettingsError(f"{least}: must be at least 0, as a factor on the learning rate")
+        if not self.optimizer.follows and not isinstance(self.schedule, Constant):
+            who = f"{type(self.optimizer).__name__} {getattr(self.optimizer, 'name', '')}".strip()
+            raise SettingsError(
+                f"Policy.schedule = {type(self.schedule).__name__}: {who} follows no schedule, as only its first step"
+                " follows the learning rate; leave it at 1"
+            )
         if self.mixing is not None and not self.objective.takes_soft_labels:
             wanted = "AT and NT do; set mixing to none"
             raise SettingsError(
@@ -317,8 +323,8 @@ class Learner:
         reset.
         """
         load_weights(self.network, weights)
-        if reset_momentum:
-            self.optimizer.state.clear()
+        if reset_momentum:  # some have a state before their first step
+            self.optimizer = self.policy.optimizer.build(self.network)
         if reset_average and self.average is not None:
             self.average = copied(weights)
 

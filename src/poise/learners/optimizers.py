@@ -26,6 +26,11 @@ class Optimizer(Settings, family="optimizer"):
 
     learning_rate: float
 
+    @property
+    def follows(self) -> bool:
+        """Whether every step follows the learning rate, so that a schedule has an effect."""
+        return True
+
     @abstractmethod
     def build(self, network: nn.Module) -> torch.optim.Optimizer:
         """torch's optimizer for the network's parameters. A group's "scale" is what its learning rate is times the
@@ -145,7 +150,7 @@ def load_state(
         index, key = name.split("/", 1)
         parameter = placed[int(index)]
         kept = (
-            torch.empty_like(parameter, device=tensor.device)
+            torch.empty_like(parameter, device=tensor.device, dtype=tensor.dtype)
             if tensor.shape == parameter.shape
             else torch.empty_like(tensor)
         )
