@@ -18,11 +18,16 @@ from poise.evaluation import Protocol, named
 from poise.methods import Generalist, Joint
 from poise.objectives import AT, NT
 from poise.recipes import experiment, recipes
-from poise.threats import L2, Linf
+from poise.threats import L1, L2, Linf
 
 MIXED = {
     "generalist_three_digits": (Linf(epsilon=0.2), {L2(epsilon=0.8)}),
     "generalist_three_cifar10_resnet18": (Linf(), {L2()}),
+    "generalist_norms_digits": (Linf(epsilon=0.2), {L2(epsilon=0.8), L1(epsilon=2.0, density=0.05)}),
+    "generalist_norms_cifar10_resnet18": (
+        Linf(),
+        {L2(epsilon=0.5), L1(epsilon=12.0), L1(epsilon=12.0, density=0.05)},
+    ),
     "dverge_cifar10_resnet20x3": (Linf(epsilon=0.03), {Linf(epsilon=0.07)}),
     "dverge_adv_cifar10_resnet20x3_eps0.01": (Linf(epsilon=0.01), {Linf(epsilon=0.07)}),
     "trades_cifar10_wrn34-10_official": (Linf(epsilon=0.031), {Linf()}),

@@ -8,15 +8,15 @@ from typing import Any, cast
 import pytest
 import torch
 
-from poise.attacks import MDI2FGSM, MPGD, SGM, AdaptivePGD, AutoAttack, SoftMixturePGD, TransferFromExperts
+from poise.attacks import MDI2FGSM, MPGD, PGD, SGM, AdaptivePGD, AutoAttack, SoftMixturePGD, TransferFromExperts
 from poise.core.errors import InputError, SettingsError
 from poise.core.overrides import override
 from poise.core.settings import from_json, to_json
 from poise.data import Split
 from poise.engine import Experiment
-from poise.evaluation import PROTOCOLS, Protocol, named, plus_autoattack, soe_transfer, standard, strict
+from poise.evaluation import PROTOCOLS, Protocol, at_each, named, plus_autoattack, soe_transfer, standard, strict, union
 from poise.recipes import experiment
-from poise.threats import L2, Linf
+from poise.threats import L1, L2, Linf
 
 COMPONENTS = ["APGD-CE", "APGD-T", "FAB-T", "Square"]
 WITH_DLR = ["APGD-CE", "APGD-DLR", "APGD-T", "FAB-T", "Square", "AutoAttack"]
@@ -26,6 +26,7 @@ NAMES: dict[str, list[str]] = {
     "gradient": ["FGSM", "PGD-20", "PGD-100", "MIM-20", "CW-100"],
     "strict": ["PGD-20", "PGD-100x3", "PGD-margin-100"],
     "autoattack": [*COMPONENTS, "AutoAttack"],
+    "union": ["AutoAttack", "AutoAttack", "AutoAttack"],
     "zipper-linf": ["PGD-20", "PGD-100", "MIM-20", "CW-100", *WITH_DLR],
     "zipper-l2": ["PGD-20", "PGD-100", "MIM-20", "CW-100", *WITH_DLR],
     "zipper-mnist": ["PGD-40", "PGD-100", "MIM-40", "AutoAttack"],
@@ -86,6 +87,19 @@ def test_every_attack_of_a_protocol_has_the_papers_epsilon_and_step_size(name: s
     )
 
 
+def test_a_union_names_its_columns_by_norm_and_may_hold_no_threat_twice() -> None:
+    made = named("union").at()
+    assert made.columns == ["AutoAttack at Linf 0.03137", "AutoAttack at L2 0.5", "AutoAttack at L1 12"]
+    assert [attack.threat for attack in made.attacks] == [Linf(), L2(epsilon=0.5), L1(epsilon=12.0)]
+    several = at_each("strict", [named("strict").at(Linf(epsilon=0.1)), named("strict").at(L1(epsilon=2.0))])
+    assert several.name == "strict-linf-eps0.1-l1-eps2"
+    assert several.columns[:4:3] == ["PGD-20 at Linf 0.1", "PGD-20 at L1 2"]
+    joined = union(named("strict").at(), [PGD(threat=L2(), steps=7), PGD(threat=L1(), steps=7)])
+    assert (joined.name, joined.columns[-2:]) == ("strict+l2+l1", ["PGD-7 at L2 0.502", "PGD-7 at L1 12"])
+    with pytest.raises(SettingsError, match="--epsilon 2, 2: every one of a list must be another, within L1"):
+        at_each("strict", [named("strict").at(L1(epsilon=2.0))] * 2)
+
+
 def attack_of(protocol: Protocol, name: str) -> Any:
     return next(attack for attack in protocol.attacks if attack.name == name)
 
@@ -139,7 +153,7 @@ def test_the_components_beside_an_autoattack_are_its_own(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in PROTOCOLS if name not in ("autoattack", "soe-blackbox", "robustbench-imagenet")]
+    "name", [name for name in PROTOCOLS if name not in ("autoattack", "union", "soe-blackbox", "robustbench-imagenet")]
 )
 def test_step_sizes_scale_with_epsilon_and_the_name_says_it(name: str) -> None:
     plain = named(name).at()

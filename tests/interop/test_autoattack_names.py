@@ -18,7 +18,7 @@ from poise.attacks.autoattack import AutoAttack as NativeAutoAttack
 from poise.core.errors import InputError, SettingsError
 from poise.interop.autoattack import AutoAttack
 from poise.interop.autoattack_flags import flags
-from poise.threats import L2, Linf
+from poise.threats import L1, L2, Linf
 
 
 def quick(net: Any, **settings: object) -> AutoAttack:
@@ -30,10 +30,10 @@ def quick(net: Any, **settings: object) -> AutoAttack:
 
 
 @pytest.mark.parametrize("version", ["standard", "plus", "rand"])
-@pytest.mark.parametrize("norm", ["Linf", "L2"])
+@pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
 def test_each_version_is_the_published_protocol(net: nn.Module, version: str, norm: str) -> None:
     adversary = AutoAttack(net, norm=norm, eps=0.25, version=version)  # type: ignore[arg-type]
-    threat = Linf(epsilon=0.25) if norm == "Linf" else L2(epsilon=0.25)
+    threat = {"Linf": Linf, "L2": L2, "L1": L1}[norm](epsilon=0.25)
     native = NativeAutoAttack(version=version, threat=threat)  # type: ignore[arg-type]
     assert tuple(adversary._native(name) for name in adversary.attacks_to_run) == native.components()
 
@@ -177,8 +177,8 @@ def test_what_is_assigned_to_the_whole_reaches_its_parts_and_nothing_is_ignored(
 def test_what_the_package_refuses_is_refused(net: nn.Module) -> None:
     with pytest.raises(SettingsError, match="use version='custom'"):
         AutoAttack(net, attacks_to_run=["square"])
-    with pytest.raises(SettingsError, match="norm = 'L1'"):
-        AutoAttack(net, norm="L1")
+    with pytest.raises(SettingsError, match="norm = 'L3', must be 'Linf', 'L2' or 'L1'"):
+        AutoAttack(net, norm="L3")
     with pytest.raises(SettingsError, match="version = 'strong'"):
         AutoAttack(net, version="strong")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="did you mean 'apgd-t'"):

@@ -13,7 +13,7 @@ from poise import attacks as ours
 from poise.core.errors import InputError, SettingsError
 from poise.core.seeds import everyone
 from poise.interop import foolbox as theirs
-from poise.threats import L2, Linf
+from poise.threats import L1, L2, Linf
 
 Batch = tuple[Tensor, Tensor]
 EPSILONS = [0.0, 0.02, 0.1]
@@ -30,6 +30,10 @@ TABLE: list[tuple[theirs.Attack, Callable[[float], ours.Attack]]] = [
     (
         theirs.L2BasicIterativeAttack(),
         lambda e: ours.PGD(threat=L2(epsilon=e), step_size=0.2 * e, steps=10, start="zero"),
+    ),
+    (
+        theirs.SparseL1DescentAttack(quantile=0.9),
+        lambda e: ours.PGD(threat=L1(epsilon=e, density=1 - 0.9), step_size=0.2 * e, steps=10, start="zero"),
     ),
     (theirs.MIFGSM(), lambda e: ours.MIM(threat=Linf(epsilon=e), step_size=0.2 * e, steps=10, start="zero")),
     (theirs.FixedEpsilon(ours.APGD(steps=5)), lambda e: ours.APGD(threat=Linf(epsilon=e), steps=5)),

@@ -17,7 +17,7 @@ from poise import attacks as ours
 from poise.core.errors import InputError, SettingsError
 from poise.core.seeds import everyone
 from poise.interop import torchattacks as theirs
-from poise.threats import L2, Linf
+from poise.threats import L1, L2, Linf
 
 Batch = tuple[Tensor, Tensor]
 T, T2 = Linf(epsilon=8 / 255), L2(epsilon=1.0)
@@ -38,6 +38,7 @@ TABLE: list[tuple[Callable[[nn.Module], Any], ours.Attack]] = [
         lambda net: theirs.APGD(net, norm="L2", eps=1.0, loss="dlr", n_restarts=2),
         ours.APGD(threat=T2, steps=10, loss="dlr", restarts=2),
     ),
+    (lambda net: theirs.APGD(net, norm="L1", eps=1.0), ours.APGD(threat=L1(epsilon=1.0), steps=10)),
     (lambda net: theirs.APGDT(net, steps=4), ours.APGD(steps=4, loss="targeted_dlr")),
     (theirs.FAB, ours.FAB(steps=10)),
     (lambda net: theirs.FAB(net, multi_targeted=True, steps=3), ours.FAB(steps=3, targeted=True)),
@@ -181,7 +182,7 @@ def test_what_is_not_supported_is_refused_in_one_sentence(net: nn.Module, batch:
         ("only False is supported", lambda: theirs.PGD(net).set_model_training_mode(batchnorm_training=True)),
         ("loss = 'ce', must be 'margin'", lambda: theirs.Square(net, loss="ce")(*batch)),  # type: ignore[arg-type]
         ("loss = 'kl', must be 'ce' or 'dlr'", lambda: theirs.APGD(net, loss="kl")(*batch)),  # type: ignore[arg-type]
-        ("norm = 'L1', must be", lambda: theirs.FAB(net, norm="L1")(*batch)),  # type: ignore[arg-type]
+        ("norm = 'L3', must be", lambda: theirs.FAB(net, norm="L3")(*batch)),  # type: ignore[arg-type]
         ("version = 'custom', must be", lambda: theirs.AutoAttack(net, version="custom")(*batch)),  # type: ignore[arg-type]
         ("save_type = 'half'", lambda: theirs.PGD(net).save(DataLoader(TensorDataset(*batch)), save_type="half")),  # type: ignore[arg-type]
     ]

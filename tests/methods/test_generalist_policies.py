@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from poise.core.batches import Now
 from poise.core.settings import to_json
 from poise.data import Digits
 from poise.engine import train
@@ -27,7 +28,13 @@ def method_of(name: str) -> Generalist:
 
 
 @pytest.mark.parametrize(
-    "name", ["generalist_three_digits", "generalist_customised_digits", "generalist_diagnosed_digits"]
+    "name",
+    [
+        "generalist_three_digits",
+        "generalist_norms_digits",
+        "generalist_customised_digits",
+        "generalist_diagnosed_digits",
+    ],
 )
 def test_quick_variants_train(name: str, tmp_path: Path) -> None:
     made = experiment(name, quick=True)
@@ -45,6 +52,12 @@ def test_policies_are_what_the_names_say(data: str) -> None:
     three = method_of(f"generalist_three_{data}")
     (third,) = three.others
     assert isinstance(third.policy.objective, AT) and isinstance(third.policy.objective.inner.threat, L2)
+    norms = method_of(f"generalist_norms_{data}")
+    threats = [policy.objective.inner.threat for policy in norms.policies().values()]  # type: ignore[attr-defined]
+    assert [type(threat).__name__ for threat in threats] == ["L2", "Linf", "L1"]
+    shares = norms.mixing(Now(1, 0, 1, 1, 0))
+    assert shares["l1"] == pytest.approx(1 / 3)
+    assert max(attack.threat.epsilon for attack in experiment(f"generalist_norms_{data}").protocol.attacks) in (2, 12)
     customised = method_of(f"generalist_customised_{data}")
     assert isinstance(customised.natural.objective, NT) and customised.natural.objective.label_smoothing == 0.1
     assert isinstance(customised.natural.optimizer, Adam) and isinstance(customised.robust.objective, SqueezeTraining)

@@ -26,7 +26,7 @@ from poise.evaluation import Protocol
 from poise.evaluation.sanity import Effort
 from poise.losses import cross_entropy
 from poise.models import DigitsCNN, EnsembleModule
-from poise.threats import L2, Linf
+from poise.threats import L1, L2, Linf
 
 QUICK = PGD(threat=Linf(epsilon=0.1), step_size=0.05, steps=2)
 EFFORT = Effort(
@@ -224,6 +224,25 @@ def test_a_function_that_takes_the_number_of_classes_is_given_it(
             "every one of a list must be another",
         ),
         (lambda runs: runs[0], {"protocol": "gradient", "epsilon": []}, SettingsError, "the list is empty"),
+        (
+            lambda runs: runs[0],
+            {"protocol": "gradient", "threat": ["Linf", "L1"], "epsilon": [0.1]},
+            SettingsError,
+            "--threat Linf, L1: give as many --epsilon, in its order, or none; there are 1",
+        ),
+        (
+            lambda runs: runs[0],
+            {"protocol": "gradient", "threat": ["Linf", "L1"], "step_size": 0.1},
+            SettingsError,
+            "--step-size 0.1: each of several norms has its own",
+        ),
+        (
+            lambda runs: runs[0],
+            {"protocol": "union", "threat": "L2"},
+            SettingsError,
+            "protocol 'union' has threats of its own; for others: --protocol autoattack --threat Linf,L2,L1",
+        ),
+        (lambda runs: runs[0], {"protocol": "gradient", "threat": "L3"}, SettingsError, "L3"),
     ],
 )
 def test_what_cannot_be_asked_is_refused_by_one_sentence(
@@ -243,6 +262,31 @@ def test_several_epsilons_make_one_record_and_a_curve(finished: dict[str, Run]) 
         assert points[0][1] == record.natural_accuracy
         assert points[2][1] == alone.accuracy(name)
     assert poise.evaluate(finished["seed-0"], protocol="gradient", epsilon=[2 / 255, 0.05, 0.1], first=20) == record
+
+
+def test_the_worst_case_within_several_norms_is_over_their_union(finished: dict[str, Run], tmp_path: Path) -> None:
+    threats = {"Linf": 0.1, "L2": 0.5, "L1": 2.0}
+    asked: dict[str, Any] = {"protocol": "gradient", "first": 20}
+    both = poise.evaluate(finished["seed-0"], threat=list(threats), epsilon=list(threats.values()), **asked)
+    assert both.protocol == "gradient-linf-eps0.1-l2-eps0.5-l1-eps2-first20"
+    alone = [
+        poise.evaluate(finished["seed-0"], threat=norm, epsilon=size, **asked, out=tmp_path / f"{norm}.json")  # type: ignore[arg-type]
+        for norm, size in threats.items()
+    ]
+    for (norm, size), record in zip(threats.items(), alone, strict=True):
+        for name in record.attack_names:
+            assert both.correct_under(f"{name} at {norm} {size:.4g}") == record.correct_under(name)
+    columns = [record.worst_case() for record in alone]
+    assert both.worst_case() == [all(row) for row in zip(*columns, strict=True)]
+    assert set(both.curve()) == {f"{name} at {norm}" for name in alone[0].attack_names for norm in threats}
+    labels, (row,), _ = both.sheet()
+    shown = dict(zip(labels, row, strict=True))
+    whole = "worst case [union of L1 2, L2 0.5, Linf 0.1]"
+    assert shown[whole].startswith(f"{100 * both.worst_case_accuracy:.2f}")
+    for (norm, size), record in zip(threats.items(), alone, strict=True):
+        assert shown[f"worst case [{norm} {size:g}]"].startswith(f"{100 * record.worst_case_accuracy:.2f}")
+    objects = [Linf(epsilon=0.1), L2(epsilon=0.5), L1(epsilon=2.0)]
+    assert poise.evaluate(finished["seed-0"], threat=objects, **asked) == both
 
 
 def test_agreement_counts_images_one_by_one(finished: dict[str, Run], data: Any) -> None:

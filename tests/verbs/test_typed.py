@@ -72,6 +72,17 @@ def test_a_folder_of_seeds_stands_for_its_runs(poise: Poise, seeds: Path) -> Non
     assert "natural" in shown
 
 
+def test_several_norms_are_typed_with_commas_and_shown_with_their_union(poise: Poise, seeds: Path) -> None:
+    asked = ("--threat", "Linf,L1", "--epsilon", "1/10,2", "--first", "10", "--seed", "1")
+    status, shown, err = poise("evaluate", seeds / "seed-3", "--protocol", "strict", *asked)
+    assert status == 0, err
+    record = EvaluationRecord.read(next((seeds / "seed-3" / "records").glob("*l1*.json")))
+    assert record.attack_names[::3] == ["PGD-20 at Linf 0.1", "PGD-20 at L1 2"]
+    assert "union of L1 2, Linf 0.1" in " ".join(shown.split())
+    status, _, err = poise("sanity", seeds / "seed-3", "--threat", "L1", "--epsilon", "2", "--first", "16")
+    assert (status, "no such" in err) == (0, False), err
+
+
 def test_agreement_is_typed_with_two_runs(poise: Poise, seeds: Path) -> None:
     status, shown, err = poise("agreement", seeds / "seed-0", seeds / "seed-3", "--images")
     assert status == 0, err

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from poise.cli.names import check_protocol
-from poise.cli.shared import DataDir, Device, Imports, drawn, import_files
+from poise.cli.shared import DataDir, Device, Imports, drawn, import_files, listed
 from poise.cli.subjects import Asked, Checkpoint, Images, Model, subject_typed
 from poise.core.errors import SettingsError
 
@@ -54,7 +54,13 @@ def agreement(
     pair = [
         subject_typed(path, checkpoint, model if path.is_file() else None, data, device, data_dir) for path in (a, b)
     ]
-    asked: dict[str, Any] = {"protocol": protocol, "threat": threat, "epsilon": epsilon, "first": first, "seed": seed}
+    asked: dict[str, Any] = {
+        "protocol": protocol,
+        "threat": listed(threat),
+        "epsilon": listed(epsilon),
+        "first": first,
+        "seed": seed,
+    }
     found = compare(pair[0], pair[1], **asked, progress=drawn())
     names, rows, notes = found.sheet()
     table = Table(*names, box=None, padding=(0, 2, 0, 0), caption="\n".join(notes), caption_justify="left")

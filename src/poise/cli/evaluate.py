@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from poise.cli.names import check_protocol
-from poise.cli.shared import DataDir, Device, Imports, Together, bytes_of, drawn, import_files, numbers_of, print_table
+from poise.cli.shared import DataDir, Device, Imports, Together, bytes_of, drawn, import_files, listed, print_table
 from poise.cli.subjects import subjects
 from poise.core.errors import SettingsError
 
@@ -44,15 +44,20 @@ def evaluate(
         ),
     ] = None,
     threat: Annotated[
-        str | None, typer.Option(help="Linf, L2 or L1, of a protocol named here; by default as for --epsilon.")
+        str | None,
+        typer.Option(
+            help=(
+                "Linf, L2 or L1, of a protocol named here, or several with commas, whose union the worst case is over;"
+                " by default as for --epsilon."
+            )
+        ),
     ] = None,
     epsilon: Annotated[
         str | None,
         typer.Option(
             help=(
-                "Of a protocol named here, or several with commas; by default a run's for standard, gradient, strict,"
-                " autoattack, soe-*, "
-                "else its own."
+                "Of a protocol named here, or several with commas, one for each of several threats; by default a run's"
+                " for standard, gradient, strict, autoattack, soe-*, else its own."
             )
         ),
     ] = None,
@@ -107,6 +112,8 @@ def evaluate(
 
       poise evaluate runs/seeds --protocol standard --epsilon 2/255,4/255,8/255
 
+      poise evaluate runs/generalist --protocol autoattack --threat Linf,L2,L1 --epsilon 8/255,0.5,12
+
       poise evaluate runs/generalist --corruptions CIFAR-10-C
 
       poise evaluate --ensemble vote runs/a runs/b runs/c --out vote.json
@@ -157,8 +164,8 @@ def evaluate(
             evaluations.append(corrupt(subject, corruptions, first=first, out=out, again=again, progress=drawn()))
             continue
         asked: dict[str, Any] = {
-            "threat": threat,
-            "epsilon": None if epsilon is None else numbers_of(epsilon),
+            "threat": listed(threat),
+            "epsilon": listed(epsilon),
             "step_size": step_size,
         }
         how: dict[str, Any] = {"first": first, "seed": seed, "out": out, "again": again, "search": Searching(**search)}

@@ -28,11 +28,13 @@ def sanity(
         str | None, typer.Option(help="With --weights: a data set, folder or archive; by default CIFAR10.")
     ] = None,
     threat: Annotated[
-        Literal["Linf", "L2"] | None, typer.Option(help="By default that of the run's own protocol, else Linf.")
+        Literal["Linf", "L2", "L1"] | None, typer.Option(help="By default that of the run's own protocol, else Linf.")
     ] = None,
     epsilon: Annotated[
         str | None,
-        typer.Option(help="By default that of the run's own protocol if it is in this norm, else 8/255 (L2: 128/255)."),
+        typer.Option(
+            help="By default that of the run's own protocol if it is in this norm, else 8/255 (L2: 128/255, L1: 12)."
+        ),
     ] = None,
     ensemble: Annotated[
         Together | None, typer.Option(help="Inspect the runs together, as one ensemble with this output.")

@@ -103,8 +103,10 @@ def bytes_of(text: str, option: str) -> int:
     return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
 
 
-def numbers_of(text: str) -> str | list[str]:
-    """ "2/255,4/255" as a list, one number as it is."""
+def listed(text: str | None) -> str | list[str] | None:
+    """ "2/255,4/255" or "Linf,L2" as a list, one as it is."""
+    if text is None:
+        return None
     parts = [part.strip() for part in text.split(",")]
     return parts if len(parts) > 1 else text
 

@@ -5,7 +5,16 @@ from poise.evaluation.corruption import CorruptionAccuracy, evaluate_corruptions
 from poise.evaluation.experts import Choice, EnsembleMeasures, measure_ensemble
 from poise.evaluation.predictions import accuracy, predict, predict_under
 from poise.evaluation.protocol import Protocol, evaluate
-from poise.evaluation.protocols import PROTOCOLS, NamedProtocol, named, plus_autoattack, standard, strict
+from poise.evaluation.protocols import (
+    PROTOCOLS,
+    NamedProtocol,
+    at_each,
+    named,
+    plus_autoattack,
+    standard,
+    strict,
+    union,
+)
 from poise.evaluation.soe_protocols import (
     TransferProtocol,
     soe_adaptive,
@@ -29,6 +38,7 @@ __all__ = [
     "TransferProtocol",
     "Watch",
     "accuracy",
+    "at_each",
     "evaluate",
     "evaluate_corruptions",
     "made_or_kept",
@@ -49,4 +59,5 @@ __all__ = [
     "strict",
     "survived",
     "transfer_matrix",
+    "union",
 ]

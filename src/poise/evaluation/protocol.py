@@ -22,7 +22,7 @@ from poise.core.errors import InputError, PoiseError, SettingsError, did_you_mea
 from poise.core.hardware import Hardware, hardware_of, joined
 from poise.core.identity import identity
 from poise.core.records import EvaluationRecord
-from poise.core.settings import Name, PositiveCount, Settings, settings, to_json
+from poise.core.settings import Name, PositiveCount, Settings, settings, tag_of, to_json
 from poise.core.version import __version__
 from poise.data.dataset import Data, Split
 from poise.evaluation.columns import Searching, Watch, columns_of
@@ -31,6 +31,7 @@ from poise.evaluation.experts import natural_notes
 from poise.evaluation.journal import Journal
 from poise.evaluation.predictions import attacked, check_answers, device_of, predict
 from poise.evaluation.subsets import WHOLE, published_subset
+from poise.threats import Threat
 
 
 @settings
@@ -67,15 +68,20 @@ class Protocol(Settings):
     def __post_init__(self) -> None:
         if len(set(self.columns)) < len(self.columns):
             raise SettingsError(
-                f"Protocol.attacks = {self.columns}: every attack must have another name, or another epsilon"
+                f"Protocol.attacks = {self.columns}: every attack must have another name, norm or epsilon"
             )
 
     @property
     def columns(self) -> list[str]:
-        """What each attack is called in records: its name, where several have it with their epsilon."""
+        """What each attack is called in records: its name; where several have it with their norm, if there are several,
+        and epsilon.
+        """
         names = [attack.name for attack in self.attacks]
-        sized = [f"{attack.name} at {attack.threat.epsilon:.4g}" for attack in self.attacks]
-        return [by_size if names.count(name) > 1 else name for name, by_size in zip(names, sized, strict=True)]
+        norms = {name: {type(other.threat) for other in self.attacks if other.name == name} for name in names}
+        return [
+            f"{name} at {within(attack.threat, norm=len(norms[name]) > 1)}" if names.count(name) > 1 else name
+            for name, attack in zip(names, self.attacks, strict=True)
+        ]
 
     def images(self, split: Split) -> Split:
         """The images that are evaluated. Raises: InputError for more than there are."""
@@ -97,6 +103,11 @@ class Protocol(Settings):
         count = min(self.first, len(split))
         taken = f"all {count:,}" if count == len(split) else f"the first {count:,} of {len(split):,}"
         return f"the published images are chosen from {WHOLE:,} test images; here {taken} are evaluated"
+
+
+def within(threat: Threat, *, norm: bool) -> str:
+    """Epsilon in four digits, after the norm where that is to be said."""
+    return f"{tag_of(threat)} {threat.epsilon:.4g}" if norm else f"{threat.epsilon:.4g}"
 
 
 def evaluate(

@@ -7,7 +7,7 @@ attack alone.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -99,6 +99,32 @@ def strict(threat: Threat, step_size: float) -> Protocol:
     return Protocol(name="strict", attacks=_strict(threat, step_size))
 
 
+def at_each(name: str, protocols: Sequence[Protocol]) -> Protocol:
+    """One protocol `name` of all attacks of several, each within one threat; its worst case is over their union.
+
+    Raises: SettingsError for two of one norm and epsilon, or none.
+    """
+    if not protocols:
+        raise SettingsError("--epsilon: the list is empty, must hold at least one number")
+    threats = [protocol.attacks[0].threat for protocol in protocols]
+    if len(protocols) == 1:
+        return protocols[0]
+    norms = list(dict.fromkeys(map(tag_of, threats)))
+    sizes = {norm: [f"{threat.epsilon:.4g}" for threat in threats if tag_of(threat) == norm] for norm in norms}
+    for norm, listed in sizes.items():
+        if len(set(listed)) < len(listed):
+            raise SettingsError(f"--epsilon {', '.join(listed)}: every one of a list must be another, within {norm}")
+    label = "-".join((f"{norm.lower()}-" if len(norms) > 1 else "") + f"eps{'-'.join(sizes[norm])}" for norm in norms)
+    attacks = tuple(attack for protocol in protocols for attack in protocol.attacks)
+    return dataclasses.replace(protocols[0], name=f"{name}-{label}", attacks=attacks)
+
+
+def union(protocol: Protocol, attacks: Sequence[Attack]) -> Protocol:
+    """The protocol with attacks within other norms after it; its worst case is over their union."""
+    norms = dict.fromkeys(tag_of(attack.threat).lower() for attack in attacks)
+    return dataclasses.replace(protocol, name="+".join([protocol.name, *norms]), attacks=(*protocol.attacks, *attacks))
+
+
 def plus_autoattack(protocol: Protocol, threat: Threat | None = None) -> Protocol:
     """The protocol with AutoAttack after it, by default at Linf 8/255: columns of papers whose PGD had another
     epsilon.
@@ -166,6 +192,10 @@ def _pgd_rst(threat: Threat, step_size: float) -> tuple[Attack, ...]:
     return (PGD(threat=threat, step_size=step_size, steps=40, restarts=5, keep="largest_margin"),)
 
 
+def _union(threat: Threat, step_size: float) -> tuple[Attack, ...]:
+    return tuple(AutoAttack(threat=one) for one in (threat, *UNION[1:]))
+
+
 def _soe_whitebox(threat: Threat, step_size: float) -> tuple[Attack, ...]:
     return PGD(threat=threat, step_size=step_size, steps=50, restarts=5), APGD(threat=threat)
 
@@ -181,6 +211,8 @@ def _soe_blackbox(threat: Threat, step_size: float) -> tuple[Attack, ...]:
 LINF = (Linf(), 2 / 255)
 EUCLIDEAN = (L2(), 15 / 255)
 NORMS = (LINF, EUCLIDEAN, (L1(), 1.0))
+UNION = (Linf(), L2(epsilon=0.5), L1(epsilon=12.0))
+"""The three balls whose union multi-norm robustness on CIFAR-10 is measured over (Croce & Hein 2021)."""
 OLD = Linf(epsilon=0.031)
 SOE = ((Linf(epsilon=0.03), 0.006),)
 SUBSET: dict[str, Any] = {"first": 1000, "chosen": "dverge"}
@@ -220,6 +252,13 @@ PROTOCOLS: dict[str, NamedProtocol] = {
             _autoattack,
             papers.AUTOATTACK,
             general=True,
+        ),
+        NamedProtocol(
+            "union",
+            "AutoAttack at Linf 8/255, L2 .5 and L1 12; the worst case is over their union",
+            (LINF,),
+            _union,
+            papers.L1_ATTACKS,
         ),
         NamedProtocol(
             "robustbench-imagenet",

@@ -137,9 +137,12 @@ class AutoAttack(Named):
         if version not in ORDER:
             raise SettingsError(f"version = {version!r}, must be 'standard', 'plus', 'rand' or 'custom'")
         self.version, self.attacks_to_run = version, list(ORDER[version])
-        self.apgd.n_restarts = self.fab.n_restarts = 5 if version == "plus" else 1
+        sparse = version == "standard" and self.norm == "L1"
+        self.apgd.use_largereps = self.apgd_targeted.use_largereps = sparse
+        self.fab.n_restarts = 5 if version == "plus" else 1
+        self.apgd.n_restarts = 5 if sparse else self.fab.n_restarts
         self.apgd_targeted.n_restarts, self.square.n_queries = 1, 5000
-        self.apgd_targeted.n_target_classes = self.fab.n_target_classes = 9
+        self.apgd_targeted.n_target_classes, self.fab.n_target_classes = 5 if sparse else 9, 9
         self.apgd.eot_iter = 20 if version == "rand" else 1
 
     @overload

@@ -17,7 +17,7 @@ from poise.attacks.autoattack.square import Square
 from poise.core.errors import SettingsError, UnknownNameError, did_you_mean
 from poise.core.seeds import everyone
 from poise.interop.asking import check_tensor, own_names, predicted
-from poise.threats import L2, Linf, Threat
+from poise.threats import L1, L2, Linf, Threat
 
 PART_NAMES = {
     "epsilon": "eps",
@@ -36,10 +36,16 @@ Model = Callable[[Tensor], Tensor]
 
 
 def threat_of(norm: str, eps: float) -> Threat:
-    """Raises: SettingsError for another norm than Linf and L2, or an eps out of range."""
-    if norm not in ("Linf", "L2"):
-        raise SettingsError(f"norm = {norm!r}, must be 'Linf' or 'L2'")
-    return Linf(epsilon=eps) if norm == "Linf" else L2(epsilon=eps)
+    """Raises: SettingsError for another norm than Linf, L2 and L1, or an eps out of range."""
+    norms: dict[str, type[Linf] | type[L2] | type[L1]] = {"Linf": Linf, "L2": L2, "L1": L1}
+    if norm not in norms:
+        raise SettingsError(f"norm = {norm!r}, must be 'Linf', 'L2' or 'L1'")
+    return norms[norm](epsilon=eps)
+
+
+def radii_of(norm: str, use_largereps: bool) -> dict[str, tuple[float, ...]]:
+    """APGD's radii, where a norm has them and they are asked for: first within 3 and 2 epsilons."""
+    return {"radii": (3.0, 2.0, 1.0)} if norm == "L1" and use_largereps else {}
 
 
 class Function(nn.Module):
@@ -150,11 +156,13 @@ class APGDAttack(Part):
     loss: Literal["ce", "dlr"] = "ce"
     eot_iter: int = 1
     rho: float = 0.75
+    use_largereps: bool = False
 
     def native(self) -> APGD:
         loss = "cross_entropy" if self.loss == "ce" else "dlr"
         rest = {"steps": self.n_iter, "restarts": self.n_restarts, "eot_iterations": self.eot_iter, "rho": self.rho}
-        return APGD(threat=threat_of(self.norm, self.eps), loss=loss, **rest)
+        radii = radii_of(self.norm, self.use_largereps)
+        return APGD(threat=threat_of(self.norm, self.eps), loss=loss, **rest, **radii)
 
 
 @dataclass
@@ -167,10 +175,12 @@ class APGDTargeted(Part):
     n_target_classes: int = 9
     eot_iter: int = 1
     rho: float = 0.75
+    use_largereps: bool = False
 
     def native(self) -> APGD:
         rest = {"steps": self.n_iter, "restarts": self.n_restarts, "eot_iterations": self.eot_iter, "rho": self.rho}
-        return APGD(threat=threat_of(self.norm, self.eps), loss="targeted_dlr", targets=self.n_target_classes, **rest)
+        radii, threat = radii_of(self.norm, self.use_largereps), threat_of(self.norm, self.eps)
+        return APGD(threat=threat, loss="targeted_dlr", targets=self.n_target_classes, **rest, **radii)
 
 
 @dataclass

@@ -28,7 +28,7 @@ from poise.interop.autoattack_parts import threat_of
 from poise.interop.torchattacks_base import Attack
 from poise.threats import L2, Linf
 
-Norm = Literal["Linf", "L2"]
+Norm = Literal["Linf", "L2", "L1"]
 
 
 def start_of(random_start: bool) -> Start:

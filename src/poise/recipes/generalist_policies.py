@@ -13,13 +13,14 @@ from collections.abc import Callable
 from poise.attacks import PGD, Ascent
 from poise.engine.diagnostics import Diagnosis
 from poise.engine.experiment import Experiment, Published
+from poise.evaluation import named, union
 from poise.learners import Adam, Constant, Policy
 from poise.methods import BaseLearner, Generalist
 from poise.objectives import AT, NT, SqueezeTraining
 from poise.recipes import digits
 from poise.recipes.generalist_cifar10 import generalist_cifar10_resnet18
 from poise.recipes.rows import register, unprinted
-from poise.threats import L2
+from poise.threats import L1, L2
 
 SHARE = 1 / 3
 """Of the third learner; gamma divides the rest."""
@@ -54,6 +55,42 @@ def three(made: Experiment, inner: Ascent) -> Experiment:
     monitors = (*made.monitors, dataclasses.replace(made.monitors[1], name=f"L2 {watched.name}", attack=watched))
     return dataclasses.replace(
         made, method=method, protocol=protocol, monitors=monitors, title="Generalist, three learners"
+    )
+
+
+def of_norms(made: Experiment, inner: Ascent, flat: Ascent, sparse: Ascent) -> Experiment:
+    """Base learners within Linf, L2 and L1, a third of the mix each when gamma ends, judged over the threats' union.
+
+    The L2 learner stands in the natural one's place, with the natural one's optimizer.
+    """
+    method = generalist_of(made)
+    learners = {ascent.threat: AT(inner=ascent) for ascent in (inner, flat, sparse)}
+    linf, l2, l1 = learners.values()
+    others = (
+        BaseLearner(name="l1", policy=dataclasses.replace(method.robust, objective=l1), share=Constant(at=SHARE)),
+    )
+    method = dataclasses.replace(
+        method,
+        natural=dataclasses.replace(method.natural, objective=l2),
+        robust=dataclasses.replace(method.robust, objective=linf),
+        others=others,
+    )
+    attacks = tuple(
+        PGD(threat=ascent.threat, step_size=ascent.threat.epsilon / 8, steps=40, loss=loss)
+        for ascent in (flat, sparse)
+        for loss in ("cross_entropy", "margin")
+    )
+    watched = tuple(dataclasses.replace(attack, steps=20) for attack in attacks[::2])
+    monitors = tuple(
+        dataclasses.replace(made.monitors[1], name=f"{type(one.threat).__name__} {one.name}", attack=one)
+        for one in watched
+    )
+    return dataclasses.replace(
+        made,
+        method=method,
+        protocol=union(made.protocol, attacks),
+        monitors=(*made.monitors, *monitors),
+        title="Generalist (Linf, L2, L1)",
     )
 
 
@@ -92,6 +129,9 @@ def _on_digits(quick: bool) -> Experiment:
 
 
 ON_DIGITS = PGD(threat=digits.THREAT, step_size=0.05, steps=10)
+SPARSE_DIGITS = Ascent(threat=L1(epsilon=2.0, density=0.05), step_size=0.8, steps=5)
+FLAT_CIFAR10 = Ascent(threat=L2(epsilon=0.5), step_size=0.125)
+SPARSE_CIFAR10 = Ascent(threat=L1(epsilon=12.0, density=0.05), step_size=3.0)
 FLAT_DIGITS = Ascent(threat=ROUND_DIGITS, step_size=0.4 * ROUND_DIGITS.epsilon, steps=5)
 
 _register(
@@ -104,6 +144,24 @@ _register(
     "Generalist of a natural, an Linf and an L2 learner, ResNet-18 on CIFAR-10",
     lambda q: three(generalist_cifar10_resnet18(q), ROUND_CIFAR10),
     unprinted("Generalist, more than two base learners (CIFAR-10, ResNet-18)", "natural, Linf and L2"),
+)
+
+
+def _norms_cifar10(quick: bool) -> Experiment:
+    made = of_norms(generalist_cifar10_resnet18(quick), Ascent(), FLAT_CIFAR10, SPARSE_CIFAR10)
+    return made if quick else dataclasses.replace(made, protocol=named("union").at())
+
+
+_register(
+    "generalist_norms_digits",
+    "Generalist of an Linf, an L2 and an L1 learner, judged over the union, on digits",
+    lambda q: of_norms(_on_digits(q), digits.INNER, FLAT_DIGITS, SPARSE_DIGITS),
+)
+_register(
+    "generalist_norms_cifar10_resnet18",
+    "Generalist of an Linf, an L2 and an L1 learner, judged over the union, ResNet-18 on CIFAR-10",
+    _norms_cifar10,
+    unprinted("Generalist++ (CIFAR-10, ResNet-18)", "Linf, L2 and L1", "none is known of the three norms together"),
 )
 _register(
     "generalist_customised_digits",

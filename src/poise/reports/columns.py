@@ -11,7 +11,17 @@ from typing import Any, Literal
 
 from poise.core.records import AttackRecord, EvaluationRecord
 from poise.core.wording import flatten
-from poise.reports.statistics import CORRUPTED, NATURAL, WORST, AttackKey, Group, examples_of, key_of, settings_key
+from poise.reports.statistics import (
+    CORRUPTED,
+    NATURAL,
+    UNION,
+    WORST,
+    AttackKey,
+    Group,
+    examples_of,
+    key_of,
+    settings_key,
+)
 
 SpreadKind = Literal["std", "95 %", "not stated"]
 
@@ -140,7 +150,7 @@ def _worst_cases(groups: Sequence[Group]) -> list[Column]:
             shown[images] = shown.get(images, frozenset()) | inside
         return shown
 
-    if len(threats) > 1:
+    if len(threats) > 1 or any(name.startswith(UNION) for name in threats):
         return [Column(f"{WORST} [{name}]", within=name, among=among(name)) for name in threats]
     return [Column(WORST, among=among(None))]
 

@@ -18,6 +18,7 @@ from poise.core.records import AttackRecord, EvaluationRecord
 from poise.core.settings import spelled
 
 NATURAL, WORST, CORRUPTED, SUM = "natural", "worst case", "corruptions", "natural + worst case"
+UNION = "union of"
 _Z = 1.959963984540054  # 97.5 % point of the normal distribution
 
 
@@ -104,8 +105,9 @@ def group_records(records: Iterable[EvaluationRecord]) -> list[Group]:
         if len(record.attacks) > 1 and all(attack.settings.get("type") == TRANSFERRED for attack in record.attacks):
             transferred.setdefault(place, {})[record.protocol, frozenset(map(key_of, record.attacks))] = None
         if record.attacks:
-            known, threats = within.setdefault(place, {}), _threats(record)
-            known[threats] = known.get(threats, frozenset()) | set(map(key_of, record.attacks))
+            known = within.setdefault(place, {})
+            for threats, keys in _by_threats(record).items():
+                known[threats] = known.get(threats, frozenset()) | keys
         weights = (record.run, record.seed, record.model_digest)
         members[weights] = _merge(members[weights], record) if weights in members else record
     return [
@@ -114,12 +116,21 @@ def group_records(records: Iterable[EvaluationRecord]) -> list[Group]:
     ]
 
 
-def _threats(record: EvaluationRecord) -> str:
-    """What a record's attacks are within, in words."""
-    given = [attack.settings.get("threat") or {} for attack in record.attacks]
-    return ", ".join(
-        sorted({f"{threat.get('type', 'threat')} {spelled(threat.get('epsilon', 0))}" for threat in given})
-    )
+def _by_threats(record: EvaluationRecord) -> dict[str, frozenset[AttackKey]]:
+    """A record's attacks by what they are within, in words: all of them and, where these are several norms, those of
+    each threat that has several, whose worst case is none of their columns.
+    """
+    by_threat: dict[str, set[AttackKey]] = {}
+    norms = set()
+    for attack in record.attacks:
+        threat = attack.settings.get("threat") or {}
+        norms.add(threat.get("type", "threat"))
+        name = f"{threat.get('type', 'threat')} {spelled(threat.get('epsilon', 0))}"
+        by_threat.setdefault(name, set()).add(key_of(attack))
+    whole = ", ".join(sorted(by_threat))
+    together = {f"{UNION} {whole}" if len(norms) > 1 else whole: frozenset(map(key_of, record.attacks))}
+    alone = {name: frozenset(keys) for name, keys in by_threat.items() if len(keys) > 1} if len(norms) > 1 else {}
+    return together | alone
 
 
 def _merge(first: EvaluationRecord, second: EvaluationRecord) -> EvaluationRecord:

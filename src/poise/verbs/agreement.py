@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,7 @@ def agreement(
     protocol: Any = None,
     *,
     threat: Any = None,
-    epsilon: float | str | None = None,
+    epsilon: float | str | Sequence[float | str] | None = None,
     step_size: float | str | None = None,
     first: int | None = None,
     seed: int | None = None,

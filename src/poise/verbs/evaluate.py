@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +31,7 @@ from poise.verbs.results import Evaluation
 from poise.verbs.subject import Subject
 from poise.verbs.watching import shown
 
+Norm = Literal["Linf", "L2", "L1"]
 _FORMER = {"split", "split_name", "watch", "journal", "named", "world"}
 """Arguments of `poise.evaluation.evaluate`, which poise.evaluate once was."""
 
@@ -39,8 +41,8 @@ def evaluate(
     data: Images | None = None,
     protocol: str | Protocol | None = None,
     *,
-    threat: Literal["Linf", "L2"] | Threat | None = None,
-    epsilon: float | str | list[float | str] | None = None,
+    threat: Norm | Threat | Sequence[Norm | Threat] | None = None,
+    epsilon: float | str | Sequence[float | str] | None = None,
     step_size: float | str | None = None,
     first: int | None = None,
     seed: int | None = None,

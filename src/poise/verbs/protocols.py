@@ -7,17 +7,19 @@ from collections.abc import Sequence
 from typing import Any
 
 from poise.core.errors import SettingsError
-from poise.evaluation import PROTOCOLS, Protocol, named
+from poise.evaluation import PROTOCOLS, Protocol, at_each, named
 from poise.evaluation.soe_protocols import TRANSFER
 from poise.threats import Threat
 from poise.verbs.subject import Subject
+
+UNION, OTHERS = "union", "--threat Linf,L2,L1 --epsilon 8/255,0.5,12"
 
 
 def protocol_asked(
     subject: Subject,
     protocol: str | Protocol | None = None,
     *,
-    threat: str | Threat | None = None,
+    threat: str | Threat | Sequence[str | Threat] | None = None,
     epsilon: Any = None,
     step_size: Any = None,
     first: int | None = None,
@@ -25,7 +27,9 @@ def protocol_asked(
     """The protocol, by name or as it is; by default the subject's own, else standard.
 
     threat: "Linf", "L2", "L1" or a threat; epsilon, step_size: numbers or texts such as "8/255"; of a list every attack
-    runs at each. All three belong to a protocol that is named. first: only so many images. Raises: SettingsError.
+    runs at each. With several threats, epsilon has one for each, in their order, or is left open; the worst case is
+    then over their union. All three belong to a protocol that is named. first: only so many images. Raises:
+    SettingsError.
     """
     asked = {
         name: value
@@ -47,24 +51,31 @@ def protocol_asked(
     else:
         if protocol not in (*PROTOCOLS, *TRANSFER):
             raise SettingsError(f"--protocol {protocol!r} is unknown; must be one of {', '.join(PROTOCOLS)}")
-        if isinstance(threat, Threat):
-            threat, epsilon = type(threat).__name__, threat.epsilon if epsilon is None else epsilon
-        several = epsilon if isinstance(epsilon, list | tuple) else [epsilon]
-        chosen = at_each([subject.within(named(protocol), threat, one, step_size) for one in several])
+        threats = _threats(threat, epsilon)
+        if asked and protocol == UNION:
+            raise SettingsError(
+                f"protocol {UNION!r} has threats of its own; for others: --protocol autoattack {OTHERS}"
+            )
+        if step_size is not None and len({norm for norm, _ in threats}) > 1:
+            raise SettingsError(f"--step-size {step_size}: each of several norms has its own; leave it out")
+        chosen = at_each(protocol, [subject.within(named(protocol), *one, step_size) for one in threats])
     return chosen if first is None else dataclasses.replace(chosen, first=first, name=f"{chosen.name}-first{first}")
 
 
-def at_each(protocols: Sequence[Protocol]) -> Protocol:
-    """One protocol of all attacks of several, which differ by their epsilon. Raises: SettingsError for two of one
-    epsilon.
+def _threats(threat: Any, epsilon: Any) -> list[tuple[str | None, Any]]:
+    """(norm, epsilon) of each threat that is asked for; None leaves it open. Raises: SettingsError for lists of other
+    lengths.
     """
-    if len(protocols) == 1:
-        return protocols[0]
-    if not protocols:
-        raise SettingsError("--epsilon: the list is empty, must hold at least one number")
-    sizes = [f"{protocol.attacks[0].threat.epsilon:.4g}" for protocol in protocols]
-    if len(set(sizes)) < len(sizes):
-        raise SettingsError(f"--epsilon {', '.join(sizes)}: every one of a list must be another")
-    name = f"{protocols[0].name.partition('-eps')[0]}-eps{'-'.join(sizes)}"
-    attacks = tuple(attack for protocol in protocols for attack in protocol.attacks)
-    return dataclasses.replace(protocols[0], name=name, attacks=attacks)
+    norms = list(threat) if isinstance(threat, list | tuple) else [threat]
+    sizes = list(epsilon) if isinstance(epsilon, list | tuple) else [epsilon]
+    if len(norms) > 1 and epsilon is None:
+        sizes = sizes * len(norms)
+    if len(norms) == 1:
+        norms = norms * len(sizes)
+    if len(norms) != len(sizes):
+        asked = ", ".join(one if isinstance(one, str) else type(one).__name__ for one in norms)
+        raise SettingsError(f"--threat {asked}: give as many --epsilon, in its order, or none; there are {len(sizes)}")
+    return [
+        (type(norm).__name__, norm.epsilon if size is None else size) if isinstance(norm, Threat) else (norm, size)
+        for norm, size in zip(norms, sizes, strict=True)
+    ]

@@ -117,7 +117,7 @@ class Evaluation(EvaluationRecord, Answer):
         curves: dict[str, list[tuple[float, float]]] = {}
         for attack in self.attacks:
             size = float(attack.settings["threat"]["epsilon"])
-            name = attack.name.removesuffix(f" at {size:.4g}")
+            name = attack.name.removesuffix(f" {size:.4g}").removesuffix(" at")
             curves.setdefault(name, [(0.0, self.natural_accuracy)]).append((size, self.accuracy(attack.name)))
         return {name: sorted(points) for name, points in curves.items()}
 

@@ -36,7 +36,7 @@ def sanity(
     asked: Asked,
     data: Images | None = None,
     *,
-    threat: Literal["Linf", "L2"] | Threat | None = None,
+    threat: Literal["Linf", "L2", "L1"] | Threat | None = None,
     epsilon: float | str | None = None,
     first: int = IMAGES,
     seed: int = 0,

@@ -31,6 +31,7 @@ from poise.interop.foolbox.attacks import (
     LinfMomentumIterativeFastGradientMethod,
     LinfPGD,
     LinfProjectedGradientDescentAttack,
+    SparseL1DescentAttack,
 )
 from poise.interop.foolbox.criteria import Misclassification, TargetedMisclassification
 from poise.interop.foolbox.models import PyTorchModel, accuracy
@@ -58,6 +59,7 @@ __all__ = [
     "LinfProjectedGradientDescentAttack",
     "Misclassification",
     "PyTorchModel",
+    "SparseL1DescentAttack",
     "TargetedMisclassification",
     "accuracy",
     "attacks",

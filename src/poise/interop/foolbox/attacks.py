@@ -13,7 +13,7 @@ from poise.attacks.ascent import Start
 from poise.attacks.attack import Attack as NativeAttack
 from poise.core.errors import UnknownNameError
 from poise.interop.foolbox.base import Attack
-from poise.threats import L2, Linf
+from poise.threats import L1, L2, Linf
 
 
 @dataclass(eq=False)
@@ -85,6 +85,20 @@ class L2BasicIterativeAttack(LinfBasicIterativeAttack):
 
 
 @dataclass(kw_only=True, eq=False)
+class SparseL1DescentAttack(GradientDescent):
+    """PGD in L1 from the image itself, each step along the share 1 - quantile of coordinates of largest gradient."""
+
+    quantile: float = 0.99
+    rel_stepsize: float = 0.2
+    steps: int = 10
+    random_start: bool = False
+
+    def settings(self, epsilon: float, scale: float) -> dict[str, Any]:
+        threat = L1(epsilon=epsilon / scale, density=1 - self.quantile)
+        return super().settings(epsilon, scale) | {"threat": threat}
+
+
+@dataclass(kw_only=True, eq=False)
 class LinfFastGradientAttack(Attack):
     """FGSM, one step of epsilon."""
 
@@ -144,4 +158,5 @@ __all__ = [
     "LinfMomentumIterativeFastGradientMethod",
     "LinfPGD",
     "LinfProjectedGradientDescentAttack",
+    "SparseL1DescentAttack",
 ]
