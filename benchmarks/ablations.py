@@ -41,8 +41,7 @@ HEADLINE = "generalist_digits"
 BOTH = (NATURAL, WORST)
 LONGEST = 6
 """Largest c that is compared: of 45 epochs what 16 is of the paper's 120, whose sweep ends at 15. Larger ones leave two
-redistributions
-or fewer, or one that comes long after t'."""
+redistributions or fewer, or one that comes long after t'."""
 
 
 def named(*ablations: str) -> tuple[str, ...]:

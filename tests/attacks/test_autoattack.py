@@ -176,8 +176,7 @@ def test_at_another_padded_shape_the_images_that_differ_are_counted(
     threat: Threat, largest: float, record_property: Callable[[str, object], None]
 ) -> None:
     """One lane is multiplied by other kernels than several. In L2 the last bits of 53 images of 53 differ, in a third
-    of their pixels
-    (5,581 of 18,000 when this was written); in Linf, where steps are signs, no pixel does."""
+    of their pixels (5,581 of 18,000 when this was written); in Linf, where steps are signs, no pixel does."""
     net = conv_net()
     x, y = labelled(net, 60)
     one, *others = (small(threat).run(net, x, y, batch_size=size, fixed_shape=True) for size in (1, 4, 64))

@@ -218,8 +218,7 @@ def chooses(model: nn.Module) -> bool:
 
 def softened(model: nn.Module, x: Tensor, temperature: float) -> Tensor:
     """The logits [B, C] of a network whose choices are replaced by what they are the limits of: a collaboration's by
-    its mixture
-    (see `soft_mixture`), a vote by the mean probabilities, those of an ensemble's members alike."""
+    its mixture (see `soft_mixture`), a vote by the mean probabilities, those of an ensemble's members alike."""
     whole = unwrapped(model)
     if isinstance(whole, CollaborationModule):
         return soft_mixture(whole, x, temperature)

@@ -48,8 +48,7 @@ class AimedPGD(Attack):
     """Of each form."""
     runs: PositiveCount | None = None
     """At least so many runs on every network, so that those of few forms are not attacked less than those of many:
-    after all of its own,
-    further starts of the forms in turn."""
+    after all of its own, further starts of the forms in turn."""
     lambdas: Annotated[tuple[NonNegative, ...], Field(min_length=1)] = (0.2, 0.4, 0.6, 0.8, 1.0)
     """Weights of the adaptive losses' second part."""
     temperature: Positive = 0.1

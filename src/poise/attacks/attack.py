@@ -60,8 +60,8 @@ class Attack(Settings, family="attack"):
         """Adversarial images [B, C, H, W] for images x [B, C, H, W] in [0, 1] with labels y [B].
 
         target: classes to be reached [B], for attacks that can be targeted; draw: the source of random numbers, by
-        default keyed by each example's place in the batch.
-        Gradients are taken whatever the caller's mode of differentiation; what the caller gave stays as it is.
+        default keyed by each example's place in the batch. Gradients are taken whatever the caller's mode of
+        differentiation; what the caller gave stays as it is.
         Raises: InputError for images, labels or logits of a wrong shape, type, range or device, or a network that the
         attack is not for; NetworkError where the network's own code fails.
         """

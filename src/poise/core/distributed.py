@@ -25,8 +25,7 @@ from poise.core.errors import PoiseError, SettingsError
 T = TypeVar("T")
 TIMEOUT = timedelta(days=1)
 """How long a rank waits for the others; longer than an epoch, which may take hours on CPUs and after which alone
-learners that are
-placed apart meet. A rank that dies breaks its connection, which ends the wait at once."""
+learners that are placed apart meet. A rank that dies breaks its connection, which ends the wait at once."""
 ANSWERS = timedelta(seconds=10)
 """How long a rank that ends tries to learn whether another has said why."""
 

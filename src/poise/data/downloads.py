@@ -112,8 +112,7 @@ class PublishedSource(DataSource):
     """Fetch missing files from their official address."""
     verify: bool = True
     """Refuse files whose digest is not the published one; otherwise read them and say so in the record. An unpacked
-    Tiny-ImageNet, for
-    which no digests are published, is taken as it is."""
+    Tiny-ImageNet, for which no digests are published, is taken as it is."""
 
     def files(self, data_dir: Path) -> Files:
         """The data set's files, fetched if need be. Raises DataError when they are not to be had."""

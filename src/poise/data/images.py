@@ -66,8 +66,7 @@ def subfolders(folder: Path) -> list[Path]:
 
 def passed_over(folder: Path, names: Sequence[str], nested: bool = False) -> list[str]:
     """Sentences on what lies in a folder of classes and is no image that is read: files of other kinds, hidden ones,
-    folders in classes
-    unless these are `nested`."""
+    folders in classes unless these are `nested`."""
     counts = Counter[str]()
     for place in (folder, *(folder / name for name in names)):
         for entry in sorted(os.scandir(place), key=lambda entry: entry.name):

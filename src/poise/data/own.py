@@ -53,8 +53,7 @@ class OwnImages(DataSource):
     decode: Decode = newer(default="auto")
     """"resident": decoded into memory at the start. "cache": their bytes in one mapped file in the user's cache, which
     all ranks read; "workers": where they are, both decoded as they are needed (by POISE_WORKERS processes). "auto": in
-    memory where they take at most a
-    quarter of what is free, else "cache". The pixels are the same."""
+    memory where they take at most a quarter of what is free, else "cache". The pixels are the same."""
     label_map: Mapping[str, str] | None = newer(default=None)
     """The class of each label that the source has (a folder's name, a word in a table); several may become one. Others
     stay as they are.

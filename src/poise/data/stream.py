@@ -159,8 +159,7 @@ class Feed:
 
     def _part(self, step: int) -> tuple[int, int, int, int]:
         """(first, low, high, total): the step's batch begins at place `first` of its epoch's order and has `total`
-        images, this rank's part
-        those from `low` to `high`."""
+        images, this rank's part those from `low` to `high`."""
         first = step % self.steps_per_epoch * self.stream.labelled
         total = (
             min(self.stream.labelled, len(self.split) - first) if self.stream.extra is None else self.stream.batch_size

@@ -103,8 +103,7 @@ class Experiment(Settings):
     """Number of complete checkpoints kept to go on from."""
     keep_epochs: tuple[PositiveCount, ...] = ()
     """Epochs whose complete checkpoint is kept for good; all learners are then trained throughout, none is left idle,
-    so that each
-    checkpoint holds what every learner had become."""
+    so that each checkpoint holds what every learner had become."""
     save_every: PositiveCount = 1
     """Complete checkpoint every this many epochs; one is also written when training is asked to stop."""
     reestimate: Count = 0
@@ -117,17 +116,15 @@ class Experiment(Settings):
     """A run folder or weights file to start from (fine-tuning); its digest is recorded."""
     placement: PlacementName = "auto"
     """Under torchrun: all learners on every rank, each with a part of the batch, or every learner on ranks of its own
-    (with fewer ranks
-    than learners, some share one)."""
+    (with fewer ranks than learners, some share one)."""
     statistics: Statistics = "averaged"
     """Batch normalisation where several ranks share a learner. "local" and "averaged": over each rank's own part of a
     batch; the running statistics that are evaluated, saved and gone on with from an epoch's end are the first rank's,
-    or their mean over the ranks.
-    "synchronised": over the whole batch, with sums over the ranks in every forward, as one rank would do it."""
+    or their mean over the ranks. "synchronised": over the whole batch, with sums over the ranks in every forward, as
+    one rank would do it."""
     deterministic: bool = True
     """On GPUs, use deterministic kernels, so that the same seed gives the same bits; an operation of which torch has
-    none runs with its
-    warning."""
+    none runs with its warning."""
     published: Published | None = None
     also_published: tuple[Published, ...] = ()
     """Rows of further tables that print the same run. They are shown, and no part of what the run is (see `group`)."""

@@ -1,6 +1,5 @@
 """SIGINT, SIGTERM and SIGHUP ask for a stop: of training after the step in progress (of several ranks after the epoch),
-of an
-evaluation after the round."""
+of an evaluation after the round."""
 
 from __future__ import annotations
 

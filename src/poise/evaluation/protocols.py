@@ -42,8 +42,7 @@ class NamedProtocol:
     """Other settings of the Protocol: first, chosen, note."""
     general: bool = False
     """Whether it is meant for the threat that a network was trained under: it is of no paper's table, or of one that
-    has each network
-    evaluated at an epsilon of its own."""
+    has each network evaluated at an epsilon of its own."""
 
     def at(self, threat: Threat | None = None, step_size: float | str | None = None) -> Protocol:
         """The protocol under this threat; what differs from the default is in its name, so that records do not collide.

@@ -103,8 +103,7 @@ class Generalist(Method):
     learner, whose integer buffers it has whatever the shares are, never sits out."""
     overlap: bool = False
     """On one GPU, let the learners' steps run side by side on two streams. The numbers stay the same; without a GPU
-    nothing changes.
-    What it gains depends on how much of the GPU one learner leaves free, and has not been measured."""
+    nothing changes. What it gains depends on how much of the GPU one learner leaves free, and has not been measured."""
 
     def __post_init__(self) -> None:
         names = [*PAIR, *(other.name for other in self.others)]

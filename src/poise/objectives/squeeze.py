@@ -59,8 +59,7 @@ class SqueezeTraining(Objective[Pair]):
     """
     released_swap: bool = False
     """Where no example of the batch (of the microbatch, of the rank) chooses x, gradients are swapped but points are
-    not: a defect of the
-    released code."""
+    not: a defect of the released code."""
     craft_mode: CraftMode = "frozen_statistics"
 
     def __post_init__(self) -> None:

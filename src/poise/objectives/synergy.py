@@ -60,8 +60,7 @@ class SynergyOfExperts(Objective[Sources]):
     """Share of the epochs after which phase II begins; 1 leaves it out, 0 leaves phase I out."""
     update: Literal["joint", "per_source"] = "joint"
     """"joint": a step is one update, by the mean over all sources (released code). "per_source": in phase I a step
-    attacks one expert
-    after the other, and updates all of them after each, on the same batch (Algorithm 1, line 10)."""
+    attacks one expert after the other, and updates all of them after each, on the same batch (Algorithm 1, line 10)."""
     detach_features: bool = False
     """True: the evaluators' loss trains evaluators only (Algorithm 1, line 6); the released code lets it reach features
     and predictors.

@@ -1,6 +1,5 @@
 """Squeeze Training (Li et al. 2023), Table 4 and Appendix C: WRN-28-10 with 500,000 pseudo-labelled images, as RST
-(Carmon et al. 2019);
-and BAT, which it compares there, without them."""
+(Carmon et al. 2019); and BAT, which it compares there, without them."""
 
 from __future__ import annotations
 

@@ -190,8 +190,7 @@ class PairedInterval:
     high: float
     p: float = math.nan
     """Probability of a difference at least as far from zero if there were none; below .05 where the interval excludes
-    zero, unless
-    too few images are decided otherwise for a sign test to say so."""
+    zero, unless too few images are decided otherwise for a sign test to say so."""
 
     @property
     def excludes_zero(self) -> bool:

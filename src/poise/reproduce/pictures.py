@@ -201,8 +201,7 @@ def by_class(group: Group, column: Column) -> list[float]:
 
 def _curves(title: str, starts: Sequence[str], made: Sequence[Made]) -> Panel:
     """Named quantities by epoch: the mean over runs, with a band of their standard deviation; or, of a quantity that a
-    run itself gives
-    as mean and deviation over images, of half that deviation."""
+    run itself gives as mean and deviation over images, of half that deviation."""
     series = []
     for each in made:
         by_name: dict[str, list[dict[float, float]]] = {}

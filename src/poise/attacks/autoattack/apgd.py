@@ -49,8 +49,7 @@ class APGD(CompactAttack):
     """Gradients averaged at each point, for randomised networks (expectation over transformation)."""
     radii: tuple[Positive, ...] = newer(default=(1.0,))
     """In L1: within how many epsilons a run ascends, one after the other, ending at 1; each but the last has nine
-    tenths of an equal
-    share of the steps. Croce & Hein 2021 take (3, 2, 1)."""
+    tenths of an equal share of the steps. Croce & Hein 2021 take (3, 2, 1)."""
     unsuccessful: Literal["natural", "largest_loss"] = "natural"
     """What is returned for examples that were not fooled; the largest loss is that of the last restart."""
 
