@@ -1,12 +1,9 @@
 """Generalist's ablations on digits: which recipes, and the trend that the paper claims for each.
 
-    python -m benchmarks.cross_validation ablations           five folds, three seeds; the trend claimed beside the one
-    seen python -m benchmarks.ablations regret --out runs/regret   does lower tradeoff regret go with lower error?
-    (diagnosed runs) python -m benchmarks.ablations untuned --out runs/untuned what gamma and c chosen on one data set
-    cost on
-    another: by default on MNIST,
-                                                              of digits (needs POISE_DATA); --target svhn_resnet18, of
-                                                              CIFAR-10: on GPUs
+    python -m benchmarks.cross_validation ablations            five folds, three seeds; claimed and seen trends
+    python -m benchmarks.ablations regret --out runs/regret    does lower tradeoff regret go with lower error?
+    python -m benchmarks.ablations untuned --out runs/untuned  what gamma and c chosen on one data set cost on another:
+        by default on MNIST, of digits (needs POISE_DATA); --target svhn_resnet18, of CIFAR-10: on GPUs
 
 The headline on digits has c = 2 and no own averages, so it stands for `c_2` and `wa_none`. All can be stopped and
 started again. The last two write results/DATE-NAME-MACHINE.md; --quick trains small variants and writes nothing.

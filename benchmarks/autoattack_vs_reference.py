@@ -1,8 +1,8 @@
 """AutoAttack, standard version: Poise's verdicts and seconds beside those of `pyautoattack`, on published networks.
 
-    OMP_NUM_THREADS=1 python benchmarks/autoattack_vs_reference.py --models MODELS --data DATA --reference
-    REF/bin/python \
-        --cases lenet5-adversarial resnet20-8 --images 500 --seeds 0 1 2 --out runs/autoattack --run runs/at_mnist_slim
+    OMP_NUM_THREADS=1 python benchmarks/autoattack_vs_reference.py --models MODELS --data DATA \
+        --reference REF/bin/python --cases lenet5-adversarial resnet20-8 \
+        --images 500 --seeds 0 1 2 --out runs/autoattack --run runs/at_mnist_slim
 
 MODELS holds mnist_lenet5_advtrained.pt, mnist_lenet5_clntrained.pt and resnet20-12fca82f.th; DATA holds MNIST/ and
 cifar-10-batches-py/; REF is an environment with torch and pyautoattack; a run of Poise's is attacked on its own test

@@ -1,8 +1,8 @@
 """Synergy-of-Experts, the ensembles and one network of as many parameters, on digits: white-box, adaptive, transfer,
 AutoAttack.
 
-    python -m benchmarks.ensembles --out runs/cv                      surrogates of every fold, attacked (some minutes;
-    once) python -m benchmarks.cross_validation ensembles --out runs/cv     five folds, three seeds
+    python -m benchmarks.ensembles --out runs/cv                    surrogates of every fold, attacked (minutes; once)
+    python -m benchmarks.cross_validation ensembles --out runs/cv   five folds, three seeds
 
 The surrogates are three networks of another seed, trained on natural images of the same fold. What is made on them is
 one set of all 1,797 images for each attack, found by the image's number, so that every fold looks up its own. The suite

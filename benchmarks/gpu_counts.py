@@ -5,9 +5,8 @@
 Counts are of unfused kernels in float32. They are exact for the batch and the steps that the table names, though taken
 at one and two
 images and steps: each is a sum of parts proportional to neither, to one, or to both. The times are bounds by
-arithmetic, no
-measurements: FLOP at the card's dense bf16 rate, bytes at half of what float32 moves, launches at a guess of 5
-microseconds each.
+arithmetic, no measurements: FLOP at the card's dense bf16 rate, bytes at half of what float32 moves, launches at a
+guess of 5 microseconds each.
 """
 
 from __future__ import annotations

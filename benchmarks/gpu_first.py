@@ -2,9 +2,8 @@
 come to?
 
     python -m benchmarks.gpu_first numbers --out DIR              # right? how fast? at most 300 s
-    python -m benchmarks.gpu_first row     --out DIR --data DATA  # Generalist, 30 epochs, archived; AutoAttack on 1,000
-    images; 430 s python -m benchmarks.gpu_first table   --out DIR              # the table of all that is known, also
-    kept in benchmarks/results
+    python -m benchmarks.gpu_first row     --out DIR --data DATA  # Generalist, 30 epochs; AutoAttack on 1,000; 430 s
+    python -m benchmarks.gpu_first table   --out DIR              # all that is known, also kept in benchmarks/results
 
 Right means: the same draws and batches as on the CPU; in float64 the weights of the CPU after some steps of every
 objective and the images of every attack; recorded as a graph the bits of the unrecorded step; verdicts without TF32.

@@ -1,8 +1,7 @@
 """Which objectives are compared on small data, under what, and which orderings their papers claim.
 
     python -m benchmarks.cross_validation objectives            on digits: five folds, three seeds
-    python -m benchmarks.cross_validation objectives_mnist      on MNIST: one seed, AutoAttack on 500 images (needs
-    POISE_DATA)
+    python -m benchmarks.cross_validation objectives_mnist      on MNIST: one seed, AutoAttack on 500 images; POISE_DATA
 
 The recipes are those of `poise.recipes.compared` on digits and on 10,000 images of MNIST with the slim net.
 """

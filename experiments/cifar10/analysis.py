@@ -67,8 +67,7 @@ def primary(curve: Mapping[float, Point], generalist: Point, draws: int = 4000, 
     """The figure with its interval: a bootstrap over images, the same for all methods, and over the seeds of each.
 
     curve: the points of joint training by beta. Raises: RunError where no two of them that lie beside each other in
-    natural accuracy
-    bracket Generalist: the curve is never extrapolated.
+    natural accuracy bracket Generalist: the curve is never extrapolated.
     """
     methods = {**curve, None: generalist}
     images = generalist.natural.shape[1]

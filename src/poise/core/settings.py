@@ -5,9 +5,8 @@
         learning_rate: Positive = 0.1
 
 A *family* is an abstract class whose registered subclasses may stand in one field (`Objective`, `Threat`, ...). In JSON
-such
-a value carries its class: `{"type": "TRADES", "beta": 6.0}`. Tags name registered classes only, so reading settings
-never imports.
+such a value carries its class: `{"type": "TRADES", "beta": 6.0}`. Tags name registered classes only, so reading
+settings never imports.
 
 What is written once stays: digests, records and random draws hold these words, so a class or setting that gets another
 name in Python keeps its word in JSON (`tag`, `written`), and a setting that comes later is left out while it has its

@@ -85,8 +85,7 @@ class OwnImages(DataSource):
         made.
 
         labels: of each split, numbers of the source's own `names`, which are in the order of its classes. notes: what a
-        reader
-        of results must know. Raises: DataError, as `classed`.
+        reader of results must know. Raises: DataError, as `classed`.
         """
         splits, classes, about = self.classed(images, labels, names)
         try:

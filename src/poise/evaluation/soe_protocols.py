@@ -147,8 +147,7 @@ def soe_transfer(
     """ "soe-transfer-3" (CE, a surrogate of 3) or "soe-transfer-30" (CE and CW, surrogates of 3, 5 and 8).
 
     dverge_cw_compat: the CW loss as in the code that the published tables stand on; residual: False leaves SGM out, for
-    surrogates
-    without residual blocks. Raises: SettingsError for another name.
+    surrogates without residual blocks. Raises: SettingsError for another name.
     """
     if name not in TRANSFER:
         raise SettingsError(f"there is no transfer protocol {name!r}; must be one of {', '.join(TRANSFER)}")

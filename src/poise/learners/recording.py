@@ -1,9 +1,8 @@
 """Crafting recorded once and repeated: on GPUs all steps of an ascent are one CUDA graph.
 
 A CUDA graph repeats the same kernels on the same memory without the host. So what changes from step to step is copied
-in
-before: the batch, and the bits of every random draw, which `_Tape` has learned while the examples were crafted for the
-first time. What an objective reads of the moment besides draws belongs to the graph; when it changes, a new one is
+in before: the batch, and the bits of every random draw, which `_Tape` has learned while the examples were crafted for
+the first time. What an objective reads of the moment besides draws belongs to the graph; when it changes, a new one is
 recorded.
 """
 

@@ -3,8 +3,7 @@
     min over weights  E[ loss(craft(x, y)) ]        craft: the inner maximisation;  loss: the outer minimisation
 
 An objective is a frozen dataclass whose fields are the paper's hyperparameters. It holds no state, moves nothing and
-reduces
-nothing: `loss` returns one value per example, and the Learner averages over examples, microbatches and ranks.
+reduces nothing: `loss` returns one value per example, and the Learner averages over examples, microbatches and ranks.
 """
 
 from __future__ import annotations

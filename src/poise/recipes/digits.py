@@ -1,8 +1,8 @@
 """Digits: scikit-learn's 1,797 real 8x8 images, embedded, so that everything can be tried in seconds on two cores.
 
 The settings are ours (no paper uses this data): Linf .2, PGD-5 with steps of .4 epsilon, 45 epochs. The natural task is
-nearly solved, so there is little to trade: here Generalist is a position on the trade-off between AT and the half-half loss,
-not a win over AT. `{row}_digits` for every row of `compared`.
+nearly solved, so there is little to trade: here Generalist is a position on the trade-off between AT and the half-half
+loss, not a win over AT. `{row}_digits` for every row of `compared`.
 """
 
 from __future__ import annotations

@@ -56,9 +56,8 @@ def train(
     if it takes it. data: settings or their name, a folder, an .npz archive, or arrays: (x, y), of which a fifth is held
     out as test images, or ((x, y), (x_test, y_test)), as `poise.evaluate` takes them. objective: settings, a class or
     its name, or a loss as a function (see `Loss`), which the inner maximisation climbs too unless `score`, such a
-    function, is
-    given. settings: what `override` takes; changes: the same for names without a dot, such as epochs=30, epsilon=8/255.
-    until: pause once this epoch is trained; the run goes on from there to the bits of an unbroken one.
+    function, is given. settings: what `override` takes; changes: the same for names without a dot, such as epochs=30,
+    epsilon=8/255. until: pause once this epoch is trained; the run goes on from there to the bits of an unbroken one.
 
     Functions and classes are recorded by the digest of their source; going on needs them again, by the same call or
     --import.
