@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from poise.threats import L2, Linf
     from poise.verbs.agreement import agreement
     from poise.verbs.attack import attack
+    from poise.verbs.bundle import bundle
     from poise.verbs.corruptions import corruptions
     from poise.verbs.embed import embed
     from poise.verbs.evaluate import evaluate
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
 _VERBS = (
     "agreement",
     "attack",
+    "bundle",
     "corruptions",
     "embed",
     "evaluate",
@@ -107,6 +109,7 @@ __all__ = [
     "agreement",
     "attack",
     "attacks",
+    "bundle",
     "configurable",
     "corruptions",
     "data",

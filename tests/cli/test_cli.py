@@ -19,12 +19,14 @@ from poise.cli.listing import KINDS
 from poise.core.records import EvaluationRecord
 from poise.core.settings import _FAMILIES
 from poise.recipes import recipes
+from poise.reports import verifier
 
 VERBS = (
     "demo",
     "train",
     "evaluate",
     "attack",
+    "bundle",
     "report",
     "list",
     "show",
@@ -173,6 +175,15 @@ def test_attack_saves_adversarial_images(poise: Poise, run: Path, tmp_path: Path
     assert "MIM-3 on 12 images" in out
     assert safetensors.torch.load(to.read_bytes())["x_adv"].shape == (12, 1, 8, 8)
     assert json.loads(to.with_suffix(".json").read_text())["attack"]["threat"]["epsilon"] == 4 / 255
+
+
+def test_a_bundle_says_its_digest_and_checks_itself(poise: Poise, run: Path, tmp_path: Path) -> None:
+    status, out, _ = poise("bundle", run, "--weights", "--out", tmp_path / "bundle.zip")
+    assert status == 0
+    digest = out.split("digest: ")[1].strip()
+    assert verifier.main([str(tmp_path / "bundle.zip"), "--digest", digest]) == 0
+    assert verifier.main([str(tmp_path / "bundle.zip"), "--digest", "0" * 64]) == 1
+    assert "must be .zip" in poise("bundle", run, "--out", tmp_path / "bundle.tar")[2]
 
 
 def test_collaborative_examples_help_and_are_not_called_robust(poise: Poise, run: Path, tmp_path: Path) -> None:

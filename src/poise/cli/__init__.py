@@ -11,6 +11,7 @@ import typer
 from poise.cli import (
     agreement,
     attack,
+    bundle,
     demo,
     embed,
     evaluate,
@@ -50,6 +51,7 @@ app.command("agreement")(agreement.agreement)
 app.command("embed")(embed.embed)
 app.command("sanity")(sanity.sanity)
 app.command("report")(report.report)
+app.command("bundle")(bundle.bundle)
 app.command("reproduce")(reproduce.reproduce)
 app.command("list")(listing.listing)
 app.command("show")(show.show)

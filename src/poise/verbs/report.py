@@ -27,9 +27,14 @@ def report(
     out: a file, or a folder that gets report.html; by default in the run's folder, or beside the first of several.
     Raises: RunError for what was not evaluated or is damaged, StorageError.
     """
-    given = [runs] if isinstance(runs, Run | Evaluation | str | Path) else list(runs)
-    paths = [Path(one) if isinstance(one, str | Path) else one.path for one in given]
-    if not paths:
-        raise SettingsError("runs is empty, must name at least one run")
+    paths = paths_of(runs)
     usual = paths[0] if len(paths) == 1 and paths[0].is_dir() else paths[0].parent
     return Page(write_report(paths, Path(out) if out is not None else usual / "report.html", title, checkpoints))
+
+
+def paths_of(runs: Reported | Iterable[Reported]) -> list[Path]:
+    """Where they lie. Raises: SettingsError for none."""
+    given = [runs] if isinstance(runs, Run | Evaluation | str | Path) else list(runs)
+    if not given:
+        raise SettingsError("runs is empty, must name at least one run")
+    return [Path(one) if isinstance(one, str | Path) else one.path for one in given]
