@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     )
     from poise.core.overrides import override
     from poise.core.settings import configurable, from_json, settings, to_json
-    from poise.engine import Experiment, Run, resume, train_or_resume
+    from poise.engine import Callback, Experiment, Run, resume, train_or_resume
     from poise.learners import Policy
     from poise.methods import Generalist, Joint
     from poise.recipes import experiment as recipe
@@ -70,7 +70,7 @@ _VERBS = (
     "transfer",
 )
 _HOME = {
-    **{name: ("poise.engine", name) for name in ("Experiment", "Run", "resume", "train_or_resume")},
+    **{name: ("poise.engine", name) for name in ("Callback", "Experiment", "Run", "resume", "train_or_resume")},
     **{verb: (f"poise.verbs.{verb}", verb) for verb in _VERBS},
     **{name: ("poise.core.settings", name) for name in ("configurable", "from_json", "settings", "to_json")},
     **{name: ("poise.methods", name) for name in ("Generalist", "Joint")},
@@ -97,6 +97,7 @@ _MODULES = (
 
 __all__ = [
     "L2",
+    "Callback",
     "Experiment",
     "Generalist",
     "Joint",

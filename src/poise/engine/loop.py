@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,6 +23,7 @@ from poise.core.processors import processor
 from poise.core.settings import whole
 from poise.core.version import __version__
 from poise.data import open_pools
+from poise.engine.callbacks import Callback, Callbacks, check_callbacks
 from poise.engine.checkpoints import facts_file, read_facts
 from poise.engine.devices import choose_device
 from poise.engine.experiment import Experiment, check_readable, first_difference, remarks
@@ -51,15 +52,18 @@ def train(
     imports: dict[str, str] | None = None,
     progress: Progress | None = None,
     until: int | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Run:
     """Train a new run into the folder `out`, which must be empty or absent.
 
     imports: digest by path of the user's files that registered classes (recorded, never imported again by themselves).
     until: the last epoch that is trained now; what is left is gone on with by `resume`, to the bits of an unbroken run.
+    callbacks: told of every epoch (their `end` is the caller's to call).
     Raises: RunError, DataError, SettingsError before any work; Interrupted after SIGINT or SIGTERM, with everything
     saved.
     """
     check_until(experiment, until)
+    check_callbacks(callbacks)
     world, chosen = join(), choose_device(device)
     run = world.led(lambda: Run.to_be(Path(out))) or Run(Path(out))
     check_first_weights(experiment.model)
@@ -89,6 +93,7 @@ def train(
         world.led(lambda: run.create(experiment, about))
         world.led(lambda: keep_first_weights(run.path, experiment.model))
         _begin_stretch(training)
+        training.callbacks = Callbacks.of_all(callbacks, training.progress)
         for sentence in (*remarks(experiment), *filter(None, [data.remark])):
             training.progress.say(sentence)
         _epochs(training, until)
@@ -103,6 +108,7 @@ def resume(
     imports: dict[str, str] | None = None,
     progress: Progress | None = None,
     until: int | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Run:
     """Go on with a run from its newest readable checkpoint, to the same weights that it would have had unbroken.
 
@@ -112,6 +118,7 @@ def resume(
     run, CheckpointError when every checkpoint is damaged or another version's.
     """
     run, world = Run.open(out), join()
+    check_callbacks(callbacks)
     check_until(run.experiment, until)
     if world.decided(finished(run) and not any(map(_ours, run.states()))):  # nothing is left to do
         for which in ("selected", "last"):
@@ -120,7 +127,9 @@ def resume(
                 _drawn(progress, world).say(f"{lost}, and no complete checkpoint is left to make them of")
         return run
     with _alone(run, world):
-        _epochs(_again(run, world, device, data_dir, imports or {}, _drawn(progress, world)), until)
+        training = _again(run, world, device, data_dir, imports or {}, _drawn(progress, world))
+        training.callbacks = Callbacks.of_all(callbacks, training.progress)
+        _epochs(training, until)
     return run
 
 
@@ -133,6 +142,7 @@ def train_or_resume(
     imports: dict[str, str] | None = None,
     progress: Progress | None = None,
     until: int | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Run:
     """The experiment's run in `out`: begun where none lies there, gone on with where one was broken off, a finished one
     as it is.
@@ -146,6 +156,7 @@ def train_or_resume(
         "imports": imports,
         "progress": progress,
         "until": until,
+        "callbacks": callbacks,
     }
     world = join()
     if not world.decided((Path(out) / "experiment.json").exists()):
@@ -385,4 +396,5 @@ def _end_epoch(
     for_good = epoch in experiment.keep_epochs
     if final or for_good or stopping or pausing or epoch % experiment.save_every == 0:
         save(training, training.step, for_good)
+    training.callbacks.epoch(run, line)
     return stopping, network if final else None

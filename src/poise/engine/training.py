@@ -22,6 +22,7 @@ from poise.core.finite import not_finite
 from poise.core.transfers import fetched
 from poise.data import Data, Feed, Split, held_out
 from poise.data.extra import OpenedPool
+from poise.engine.callbacks import Callbacks
 from poise.engine.checkpoints import fitting, foreign_weights, load_into
 from poise.engine.experiment import Experiment
 from poise.engine.history import History
@@ -86,6 +87,7 @@ class Training:
     """Steps done."""
     meters: Meters = field(default_factory=Meters)
     history: History = field(default_factory=History)
+    callbacks: Callbacks = field(default_factory=Callbacks)
     best: dict[str, Any] = field(default_factory=dict)
     """Epoch, criterion's value and monitors of the selected weights; empty before the first monitored epoch."""
 

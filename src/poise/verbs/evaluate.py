@@ -17,6 +17,7 @@ from poise.core.distributed import World, join
 from poise.core.errors import SettingsError
 from poise.core.files import check_writable, write_bytes
 from poise.core.records import EvaluationRecord
+from poise.engine.callbacks import Callback, Callbacks, check_callbacks
 from poise.engine.progress import Progress
 from poise.evaluation import protocol as measuring
 from poise.evaluation.columns import Searching
@@ -26,6 +27,7 @@ from poise.threats import Threat
 from poise.verbs.images import Images
 from poise.verbs.kinds import Asked, subject_of
 from poise.verbs.measurement import KEPT, Measurement
+from poise.verbs.of_run import OfRun
 from poise.verbs.protocols import protocol_asked
 from poise.verbs.results import Evaluation
 from poise.verbs.subject import Subject
@@ -52,6 +54,7 @@ def evaluate(
     batch_size: int = 256,
     progress: Progress | None = None,
     command: str = "",
+    callbacks: Sequence[Callback] = (),
     **kind: Any,
 ) -> Evaluation:
     """Attack a classifier and write down every prediction: what `poise evaluate` does.
@@ -63,13 +66,14 @@ def evaluate(
     record that is there already, of the same weights, images and attacks, is kept unless `again`; an evaluation that
     was stopped goes on. Under torchrun all ranks call this and share the work; the first one writes.
     search: how AutoAttack searches; batch_size: of other attacks; command: what goes on with it where a signal stops
-    it.
+    it; callbacks: told of a run's record.
     Raises: PoiseError for whatever cannot be evaluated, before work is lost; Interrupted after SIGINT or SIGTERM.
     """
     if former := sorted(_FORMER & kind.keys()):
         raise SettingsError(
             f"evaluate has no argument {former[0]!r}; it belongs to poise.evaluation.evaluate(model, data, protocol)"
         )
+    check_callbacks(callbacks)
     subject = subject_of(asked, data, **kind)
     chosen = protocol_asked(subject, protocol, threat=threat, epsilon=epsilon, step_size=step_size, first=first)
     _check_search(chosen, search)
@@ -107,7 +111,10 @@ def evaluate(
             record = measuring.evaluate(subject.network, subject.data, chosen, **how, **about)
         if subject.folder is not None and chosen.attacks and not suffix and out is None:
             world.led(lambda: None if watch.signals else _write_gallery(subject, chosen, again))
-    return Evaluation.of(record, path)
+    evaluation = Evaluation.of(record, path)
+    if isinstance(subject, OfRun):
+        Callbacks.of_all(callbacks, progress).evaluation(subject.run, evaluation)
+    return evaluation
 
 
 def _command(subject: Subject, out: str | Path | None) -> str:

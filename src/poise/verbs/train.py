@@ -4,18 +4,19 @@ of one's own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from poise.attacks import PGD
-from poise.core.errors import SettingsError
+from poise.core.errors import Interrupted, NumericalError, SettingsError
 from poise.core.overrides import override
 from poise.core.settings import from_json, read_file, registered
 from poise.data import DataSource, Folder, Npz, data_directory
-from poise.engine import Experiment, Monitor, Run, finished, resume, train_or_resume
+from poise.engine import Callback, Experiment, Monitor, Run, finished, resume, train_or_resume
+from poise.engine.callbacks import Callbacks
 from poise.engine.given import GivenLoss, arrays_given, loss_given, network_given
 from poise.engine.progress import Progress
 from poise.evaluation import Protocol
@@ -46,6 +47,7 @@ def train(
     imports: dict[str, str] | None = None,
     progress: Progress | None = None,
     until: int | None = None,
+    callbacks: Sequence[Callback] = (),
     **changes: Any,
 ) -> Run:
     """The run in the folder `out`, by default runs/NAME: begun, gone on with, or as it is where it is finished.
@@ -64,24 +66,40 @@ def train(
     Raises: RunError naming the first difference where `out` holds a run of other settings, data or code; SettingsError,
     InputError, DataError before any work; Interrupted after SIGINT or SIGTERM, with everything saved.
     """
+    told = Callbacks.of_all(callbacks, progress)
     how: dict[str, Any] = {
         "device": device,
         "data_dir": data_dir,
         "imports": imports,
         "progress": progress,
         "until": until,
+        "callbacks": [told],
     }
     given = {"network": network, "data": data, "objective": objective, "score": score}
     own = {**(settings or {}), **changes}
     if (run := _run(what)) is not None:
         if out is not None or own or any(part is not None for part in given.values()):
             raise SettingsError(f"{run.path} is a run, which goes on as it was begun; leave out and all settings out")
-        return run if finished(run) else resume(run.path, **how)
+        begun = run
+        return _with_end(lambda: begun if finished(begun) else resume(begun.path, **how), run.path, told)
     base = _base(what, data)
     named = {"model": _network(network), "data": _data(data, data_dir), **_objective(base, objective, score)}
     parts = override(base, {path: part for path, part in named.items() if part is not None})
     experiment = override(parts, own)  # afterwards, so that an epsilon is the objective's too
-    return train_or_resume(experiment, Path(out) if out is not None else Path("runs") / experiment.name, **how)
+    place = Path(out) if out is not None else Path("runs") / experiment.name
+    return _with_end(lambda: train_or_resume(experiment, place, **how), place, told)
+
+
+def _with_end(work: Callable[[], Run], out: Path, told: Callbacks) -> Run:
+    """The trained run, of whose end the callbacks are told, also where it was stopped or diverged."""
+    try:
+        run = work()
+    except (Interrupted, NumericalError):
+        if (out / "experiment.json").is_file():
+            told.end(Run.open(out))
+        raise
+    told.end(run)
+    return run
 
 
 def _run(what: Begun | None) -> Run | None:
