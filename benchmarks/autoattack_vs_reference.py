@@ -183,7 +183,7 @@ def timed(call: Any, seconds: dict[str, float], name: str) -> Any:
 
 
 def ours(net: nn.Module, x: Tensor, y: Tensor, epsilon: float, seed: int, cut: bool) -> dict[str, Any]:
-    from poise.attacks.autoattack import AutoAttack, Progress
+    from poise.attacks.autoattack import AutoAttack, Status
     from poise.attacks.autoattack.apgd import APGD
     from poise.attacks.autoattack.fab import FAB
     from poise.attacks.autoattack.square import Square
@@ -198,7 +198,7 @@ def ours(net: nn.Module, x: Tensor, y: Tensor, epsilon: float, seed: int, cut: b
     start = mark = time.process_time()
     seconds = [0.0] * len(ATTACKS)
 
-    def progress(report: Progress) -> None:
+    def progress(report: Status) -> None:
         nonlocal mark
         now = time.process_time()
         seconds[report.number - 1] += now - mark

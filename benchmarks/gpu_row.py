@@ -19,11 +19,11 @@ from poise import recipes
 from poise.attacks import APGD, AutoAttack, Square
 from poise.core.errors import Interrupted
 from poise.core.exact import exact
+from poise.core.progress import Progress
 from poise.engine import Experiment, Run, resume, train
 from poise.engine.checkpoints import facts_file
 from poise.engine.devices import choose_device
 from poise.engine.loop import finished
-from poise.engine.progress import Progress
 from poise.evaluation import Protocol
 from poise.evaluation.predictions import accuracy, predict
 from poise.recipes.rows import redistributing

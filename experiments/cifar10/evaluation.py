@@ -8,21 +8,21 @@ from experiments.cifar10.design import THREAT, Unit, protocols
 from experiments.cifar10.place import Place
 from experiments.cifar10.training import shipped
 from poise.core.errors import Interrupted
+from poise.core.progress import Progress
 from poise.evaluation import evaluate
-from poise.evaluation.columns import Watch
 from poise.evaluation.sanity import inspect
 
 
-class Stoppable(Watch):
+class Stoppable(Progress):
     """Stops an evaluation, with what it has found kept, once a signal has come."""
 
     def __init__(self, signals: Sequence[int]) -> None:
         self.signals = signals
 
-    def begin(self, name: str, count: int) -> Callable[[int], None]:
+    def begin(self, what: str, total: int, unit: str, cost: float = 0.0) -> Callable[[int], None]:
         return lambda done: self.check()
 
-    def note(self, text: str) -> None:
+    def note(self, text: str, share: float | None = None) -> None:
         self.check()
 
     def check(self) -> None:
@@ -46,7 +46,7 @@ def evaluated(place: Place, unit: Unit, readout: str, protocol: str, signals: Se
         protocols(place.scale)[protocol],
         journal=place.runs / "unfinished" / f"{unit.name}-{path.stem}",
         out=path,
-        watch=Stoppable(signals),
+        progress=Stoppable(signals),
         named=unit.row.title,
         checkpoint=readout,
         run=unit.name,

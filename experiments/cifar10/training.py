@@ -17,10 +17,10 @@ from experiments.cifar10.design import MIXTURES, Branch, Unit, units
 from experiments.cifar10.place import Place
 from poise.core.errors import Interrupted
 from poise.core.files import write_bytes
+from poise.core.progress import Progress
 from poise.data import held_out
 from poise.engine import Run, finished, resume, train
 from poise.engine.checkpoints import facts_file, load_into, load_safetensors, read_tensors, tensors_file
-from poise.engine.progress import Progress
 from poise.engine.statistics import reestimate
 from poise.zoo.shelf import rounded_weights, widened_weights
 
@@ -35,7 +35,7 @@ class StopAt(Progress):
     def reached(self) -> bool:
         return self.step >= self.target
 
-    def begin(self, what: str, total: int, unit: str) -> Callable[[int], None]:
+    def begin(self, what: str, total: int, unit: str, cost: float = 0.0) -> Callable[[int], None]:
         def advance(done: int) -> None:
             self.step += done
             if self.step == self.target:
@@ -63,15 +63,15 @@ def advance(place: Place, unit: Unit, target: int) -> None:
     now = newest[1]["step"] if newest is not None else 0
     if now >= target:
         return
-    watch = StopAt(now, target)
+    until = StopAt(now, target)
     try:
         (
-            resume(run.path, device="cpu", progress=watch)
+            resume(run.path, device="cpu", progress=until)
             if begun
-            else train(experiment, run.path, device="cpu", progress=watch)
+            else train(experiment, run.path, device="cpu", progress=until)
         )
     except Interrupted:
-        if not watch.reached:
+        if not until.reached:
             raise
 
 

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from poise.attacks import PGD, AdaptivePGD, AimedPGD
 from poise.attacks.adaptive import soft_mixture
 from poise.core.errors import InputError
+from poise.core.progress import Progress
 from poise.core.seeds import everyone
 from poise.data import Data, Split
-from poise.evaluation import Protocol, Watch, evaluate, soe_adaptive
+from poise.evaluation import Protocol, evaluate, soe_adaptive
 from poise.losses import margin
 from poise.models import Collaboration, DigitsCNN, Ensemble, Network
 from poise.models.ensemble import CollaborationModule, EnsembleModule
@@ -106,10 +107,10 @@ def test_several_hidden_in_one_network_are_refused_and_counted_in_records() -> N
         AimedPGD(**COMMON)(hidden, x, y)
     data = Data("toy", split := Split.of((x * 255).to(torch.uint8), y), split, tuple("0123456789"))
     shown: list[str] = []
-    watch = Watch()
-    watch.begin = lambda name, count: shown.append(name) or (lambda done: None)  # type: ignore[method-assign,func-returns-value]
+    progress = Progress()
+    progress.begin = lambda name, *_: shown.append(name) or (lambda done: None)  # type: ignore[method-assign,func-returns-value]
     with pytest.raises(InputError, match="AdaptivePGD attacks the choice of a Collaboration"):
-        evaluate(built(SMALL), data, soe_adaptive(), watch=watch)
+        evaluate(built(SMALL), data, soe_adaptive(), progress=progress)
     assert shown == [], "nothing was run before it was refused"
     record = evaluate(model, data, Protocol(name="aimed", attacks=(AimedPGD(**{**COMMON, "steps": 1}),)))
     assert (record.attacks[0].notes["forms"], record.attacks[0].notes["runs"]) == (14, 14)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from poise.attacks.autoattack import MISCLASSIFIED, PUBLISHED, ROBUST, AutoAttack, Progress, Result
+from poise.attacks.autoattack import MISCLASSIFIED, PUBLISHED, ROBUST, AutoAttack, Result, Status
 from poise.attacks.autoattack.apgd import APGD
 from poise.attacks.autoattack.fab import FAB
 from poise.attacks.autoattack.lanes import Lanes, find_batch_size, fitting, multiply_adds, on_cpu
@@ -314,7 +314,7 @@ print("finished", flush=True)
 def test_killed_at_any_moment_it_resumes_to_the_unbroken_result(tmp_path: Path, delays: tuple[float, ...]) -> None:
     net = conv_net()
     x, y = labelled(net, 48)
-    whole: list[Progress] = []
+    whole: list[Status] = []
     unbroken = small().run(net, x, y, batch_size=8, progress=whole.append)
     state, kills = tmp_path / "state.safetensors", 0
     for delay in delays:
@@ -330,7 +330,7 @@ def test_killed_at_any_moment_it_resumes_to_the_unbroken_result(tmp_path: Path, 
             kills += 1
         child.stdout.close()
     assert kills
-    last: list[Progress] = []
+    last: list[Status] = []
     assert same(small().run(net, x, y, batch_size=8, state_path=state, progress=last.append), unbroken)
     assert len(last) < len(whole), "it goes on with what was saved"
 
@@ -342,7 +342,7 @@ def test_a_run_stopped_inside_an_attack_keeps_what_it_found(tmp_path: Path) -> N
     for stop_at in (1, 90):
         state, rounds = tmp_path / f"{stop_at}.safetensors", []
 
-        def stop(report: Progress, rounds: list[Progress] = rounds, stop_at: int = stop_at) -> None:
+        def stop(report: Status, rounds: list[Status] = rounds, stop_at: int = stop_at) -> None:
             rounds.append(report)
             if len(rounds) == stop_at:
                 raise KeyboardInterrupt
@@ -370,10 +370,10 @@ def test_what_an_attack_found_is_saved_when_it_is_over_and_what_is_in_progress_w
     unbroken = small().run(net, x, y, batch_size=8)
     rounds = [done // shape for (done, _), shape in zip(unbroken.steps, unbroken.shapes, strict=True)]
 
-    def until(stop: type[BaseException], seen: list[Progress]) -> Callable[[Progress], None]:
+    def until(stop: type[BaseException], seen: list[Status]) -> Callable[[Status], None]:
         """Stops after the second round of this attack."""
 
-        def stopping(report: Progress) -> None:
+        def stopping(report: Status) -> None:
             seen.append(report)
             if sum(each.number == attack for each in seen) == 2:
                 raise stop
@@ -381,7 +381,7 @@ def test_what_an_attack_found_is_saved_when_it_is_over_and_what_is_in_progress_w
         return stopping
 
     for stop in (KeyboardInterrupt, Interrupted):
-        state, before, after = tmp_path / f"{stop.__name__}.safetensors", list[Progress](), list[Progress]()
+        state, before, after = tmp_path / f"{stop.__name__}.safetensors", list[Status](), list[Status]()
         if attack == 1 and stop is KeyboardInterrupt:
             continue  # nothing is over
         with pytest.raises(stop):
@@ -401,7 +401,7 @@ def test_a_stopped_run_goes_on_with_its_own_lanes_whatever_would_fit_by_now(
     monkeypatch.setattr("poise.attacks.autoattack.autoattack.find_batch_size", lambda *given: next(widths))
     unbroken = small().run(net, x, y, batch_size=16)
 
-    def stop(report: Progress) -> None:
+    def stop(report: Status) -> None:
         raise Interrupted("stopped")
 
     with pytest.raises(Interrupted):
@@ -414,7 +414,7 @@ def test_a_finished_state_answers_at_once_and_a_foreign_or_damaged_one_is_refuse
     x, y = labelled(net, 24)
     state = tmp_path / "state.safetensors"
     first = small().run(net, x, y, state_path=state)
-    rounds: list[Progress] = []
+    rounds: list[Status] = []
     again = small().run(net, x, y, state_path=state, progress=rounds.append)
     assert same(first, again)
     assert first.seconds == again.seconds
@@ -474,13 +474,13 @@ def test_a_single_example_is_enough() -> None:
 def test_progress_counts_survivors_down_and_ends_at_the_result() -> None:
     net = conv_net()
     x, y = labelled(net, 40)
-    seen: list[Progress] = []
+    seen: list[Status] = []
     result = small().run(net, x, y, batch_size=8, progress=seen.append)
     survivors = [report.survivors for report in seen]
     assert survivors == sorted(survivors, reverse=True)
     assert survivors[-1] == result.survivors[-1]
     assert list(dict.fromkeys(report.attack for report in seen)) == list(result.attacks)
-    assert all(report.eta is not None and report.eta >= 0 for report in seen)
+    assert all(0 <= report.share <= 1 for report in seen)
     assert all(report.done <= report.entered for report in seen)
     assert [(name, left) for name, left, _ in seen[-1].over] == list(
         zip(result.attacks[:-1], result.survivors[:-1], strict=True)

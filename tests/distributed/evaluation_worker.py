@@ -22,14 +22,14 @@ import torch
 import torch.distributed as dist
 
 from poise.attacks import APGD, CW, PGD, AutoAttack, Square
-from poise.attacks.autoattack import Progress as AutoAttackProgress
+from poise.attacks.autoattack import Status
 from poise.core.distributed import ALONE, World, join
 from poise.core.errors import Interrupted
+from poise.core.progress import Progress
 from poise.core.records import EvaluationRecord
 from poise.data import Data, Digits
 from poise.engine import Run
-from poise.engine.progress import Progress
-from poise.evaluation import Protocol, Watch, columns
+from poise.evaluation import Protocol, columns
 from poise.evaluation import evaluate as measure
 from poise.models import Collaboration, DigitsCNN
 from poise.threats import Linf
@@ -62,7 +62,7 @@ def collaboration() -> torch.nn.Module:
     return made
 
 
-class Told(Watch, Progress):
+class Told(Progress):
     """Keeps what is said."""
 
     def __init__(self) -> None:
@@ -70,11 +70,11 @@ class Told(Watch, Progress):
         self.notes: list[str] = []
         self.begun: list[Any] = []
 
-    def begin(self, *work: Any) -> Callable[[int], None]:  # type: ignore[override]  the two name what they take differently
-        self.begun.append(work[:2])
+    def begin(self, what: str, total: int, unit: str, cost: float = 0.0) -> Callable[[int], None]:
+        self.begun.append((what, total))
         return lambda done: None
 
-    def note(self, text: str) -> None:
+    def note(self, text: str, share: float | None = None) -> None:
         self.notes.append(text)
 
     def say(self, sentence: str) -> None:
@@ -86,7 +86,7 @@ def signalled(round: int) -> Iterator[None]:
     """Every rank gets a signal in this round of AutoAttack, as torchrun sends it to all."""
     call, rounds = columns._Report.__call__, itertools.count(1)
 
-    def counted(report: columns._Report, now: AutoAttackProgress) -> None:
+    def counted(report: columns._Report, now: Status) -> None:
         if next(rounds) == round:
             signal.raise_signal(signal.SIGTERM)
         call(report, now)
@@ -104,11 +104,11 @@ def records(
     """Every kind of evaluation, by these ranks; what was said goes into `told`."""
     made, told, network = {}, {} if told is None else told, Run.open(run).network()
     for name, size in SIZES.items():
-        watch = Told()
+        progress = Told()
         made[name] = measure(
-            network, data(), PROTOCOL, batch_size=size, world=world, watch=watch, journal=folder / f".{name}"
+            network, data(), PROTOCOL, batch_size=size, world=world, progress=progress, journal=folder / f".{name}"
         )
-        told[name] = {"said": watch.said, "notes": watch.notes, "begun": watch.begun}
+        told[name] = {"said": progress.said, "notes": progress.notes, "begun": progress.begun}
         cheap = Protocol(attacks=(CHEAP, DLR), first=45)
         made[f"experts, {name}"] = measure(collaboration(), data(), cheap, batch_size=size, world=world)
     weights, images = (

@@ -15,11 +15,11 @@ import torch
 from poise.attacks import Ascent
 from poise.core.batches import Now
 from poise.core.errors import Interrupted
+from poise.core.progress import Progress
 from poise.core.records import EvaluationRecord
 from poise.data import Feed
 from poise.engine import Experiment, Run, resume, train
 from poise.engine.checkpoints import read_tensors
-from poise.engine.progress import Progress
 from poise.learners import Learner, PiecewiseLinear
 from poise.methods import Generalist
 from poise.objectives import IAT

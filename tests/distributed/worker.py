@@ -28,11 +28,11 @@ from poise.core.batches import Batch, Now
 from poise.core.distributed import World, join
 from poise.core.errors import Interrupted, PoiseError
 from poise.core.modes import crafting
+from poise.core.progress import Progress
 from poise.core.settings import read_file, settings
 from poise.data import Feed
 from poise.engine import Experiment, resume, train
 from poise.engine.checkpoints import write_tensors
-from poise.engine.progress import Progress
 from poise.learners import Learner
 from poise.learners.synchronised import synchronise
 from poise.methods import Generalist
@@ -63,7 +63,7 @@ class Stopping(Progress):
     def say(self, sentence: str) -> None:
         print(sentence, file=sys.stderr)
 
-    def begin(self, what: str, total: int, unit: str) -> Callable[[int], None]:
+    def begin(self, what: str, total: int, unit: str, cost: float = 0.0) -> Callable[[int], None]:
         def advance(done: int) -> None:
             self.left -= done
             if self.left == 0:

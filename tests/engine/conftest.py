@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from poise.attacks import PGD, Ascent
+from poise.core.progress import Progress
 from poise.data import Digits, Shift
 from poise.engine import Experiment, Monitor, Run
-from poise.engine.progress import Progress
 from poise.engine.training import Meters
 from poise.evaluation import Protocol
 from poise.learners import EMA, SGD, Policy
@@ -36,7 +36,7 @@ class Stopping(Progress):
         self.left, self.notes, self.number = after, notes, number
         self.said: list[str] = []
 
-    def begin(self, what: str, total: int, unit: str) -> Callable[[int], None]:
+    def begin(self, what: str, total: int, unit: str, cost: float = 0.0) -> Callable[[int], None]:
         def advance(done: int) -> None:
             if self.left is not None:
                 self.left -= done
@@ -45,7 +45,7 @@ class Stopping(Progress):
 
         return advance
 
-    def note(self, text: str) -> None:
+    def note(self, text: str, share: float | None = None) -> None:
         if self.notes is not None:
             self.notes -= 1
             if self.notes == 0:

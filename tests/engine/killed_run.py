@@ -21,9 +21,9 @@ import torch
 
 import poise.recipes  # noqa: F401  (registers every class)
 from poise.core.errors import Interrupted, NumericalError
+from poise.core.progress import Progress
 from poise.core.settings import read_file
 from poise.engine import Experiment, Run, loop, resume, train
-from poise.engine.progress import Progress
 from poise.engine.training import Training
 from poise.learners import Learner
 
@@ -98,7 +98,7 @@ def diverging(at: int, out: Path, work: Callable[[Progress], object]) -> Callabl
         class Poisoning(Progress):
             left = at
 
-            def begin(self, what: str, total: int, unit: str) -> Callable[[int], None]:
+            def begin(self, what: str, total: int, unit: str, cost: float = 0.0) -> Callable[[int], None]:
                 return self.advanced
 
             def advanced(self, done: int) -> None:

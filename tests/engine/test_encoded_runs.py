@@ -17,10 +17,10 @@ from PIL import Image
 
 from poise.attacks import PGD, Ascent
 from poise.core.errors import DataError, Interrupted, RunError
+from poise.core.progress import Progress
 from poise.data import Flip, Folder, Mixing, RandomErasing, RandomResizedCrop, Several
 from poise.engine import Experiment, Run, resume, train
 from poise.engine.experiment import Monitor
-from poise.engine.progress import Progress
 from poise.evaluation import Protocol
 from poise.learners import Policy
 from poise.methods import Joint
@@ -64,7 +64,7 @@ class Stopping(Progress):
     def __init__(self, after: int) -> None:
         self.left = after
 
-    def begin(self, what: str, total: int, unit: str) -> Callable[[int], None]:
+    def begin(self, what: str, total: int, unit: str, cost: float = 0.0) -> Callable[[int], None]:
         def advance(done: int) -> None:
             self.left -= done
             if self.left == 0:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 import poise
 from poise.attacks import PGD
 from poise.core.errors import CheckpointError, DataError, SettingsError
+from poise.core.progress import Progress
 from poise.core.records import EvaluationRecord
 from poise.core.settings import from_json, to_json
 from poise.data import Digits
@@ -27,7 +28,6 @@ from poise.engine import Experiment, Run, train
 from poise.engine.checkpoints import fitting, foreign_weights, read_facts
 from poise.engine.experiment import Published
 from poise.engine.own_weights import data_named
-from poise.engine.progress import Progress
 from poise.evaluation import Protocol, standard, strict
 from poise.evaluation.predictions import predict, predict_under
 from poise.models import DigitsCNN

@@ -15,12 +15,12 @@ import pytest
 import safetensors.torch
 
 from poise.attacks import APGD, PGD, AutoAttack, Square
-from poise.attacks.autoattack import Progress as Round
+from poise.attacks.autoattack import Status
 from poise.core.errors import Interrupted, SettingsError
+from poise.core.progress import Progress
 from poise.core.records import EvaluationRecord
 from poise.data import CORRUPTIONS, Digits
 from poise.engine import Run
-from poise.engine.progress import Progress
 from poise.evaluation import Protocol
 from poise.threats import Linf
 from poise.verbs.corruptions import corruptions
@@ -61,13 +61,13 @@ def timeless(path: Path) -> EvaluationRecord:
 
 
 @pytest.fixture
-def rounds(monkeypatch: pytest.MonkeyPatch) -> list[Round]:
+def rounds(monkeypatch: pytest.MonkeyPatch) -> list[Status]:
     """Every round of AutoAttack that was made."""
-    made: list[Round] = []
+    made: list[Status] = []
     inner = AutoAttack.run
 
-    def watched(*args: Any, progress: Callable[[Round], None], **named: Any) -> Any:
-        def both(report: Round) -> None:
+    def watched(*args: Any, progress: Callable[[Status], None], **named: Any) -> Any:
+        def both(report: Status) -> None:
             made.append(report)
             progress(report)
 
@@ -85,7 +85,7 @@ def unfinished(path: Path) -> list[Path]:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("at", [1, 4, 9])
 def test_stopped_inside_autoattack_no_round_is_made_twice(
-    run: Run, rounds: list[Round], number: signal.Signals, at: int, stopping: Any
+    run: Run, rounds: list[Status], number: signal.Signals, at: int, stopping: Any
 ) -> None:
     path = evaluate(run, protocol=PROTOCOL, again=True).path
     wanted, needed = timeless(path), len(rounds)

@@ -19,6 +19,7 @@ from poise.core.batches import Now
 from poise.core.distributed import ALONE
 from poise.core.errors import CheckpointError, InputError, NumericalError, RunError, SettingsError
 from poise.core.overrides import override
+from poise.core.progress import Progress
 from poise.data import Digits
 from poise.engine import Experiment, Monitor, Run, resume, train
 from poise.engine.checkpoints import read_tensors
@@ -26,7 +27,6 @@ from poise.engine.devices import choose_device
 from poise.engine.experiment import remarks
 from poise.engine.monitoring import select
 from poise.engine.placement import Placement
-from poise.engine.progress import Progress
 from poise.engine.training import STATE, Meters, divided, prepare, restore
 from poise.evaluation import Protocol
 from poise.learners import SGD, Policy

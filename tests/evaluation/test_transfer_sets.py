@@ -16,12 +16,12 @@ from torch import Tensor
 
 from poise.attacks import FGSM, PGD, AdversarialSet, Attack, Saved
 from poise.core.errors import DataError, InputError, Interrupted, SettingsError
+from poise.core.progress import Progress
 from poise.core.seeds import Draw, everyone, key_of
 from poise.core.settings import from_json, to_json
 from poise.data.dataset import Data, Split
 from poise.evaluation import (
     Protocol,
-    Watch,
     evaluate,
     made_or_kept,
     make_set,
@@ -178,8 +178,8 @@ def test_an_evaluation_goes_on_where_the_set_was_moved(tmp_path: Path) -> None:
     attack, _ = saved(tmp_path, images)
     begun: list[str] = []
 
-    class Stopping(Watch):
-        def begin(self, name: str, count: int) -> Callable[[int], None]:
+    class Stopping(Progress):
+        def begin(self, name: str, total: int, unit: str, cost: float = 0.0) -> Callable[[int], None]:
             begun.append(name)
             if name == "PGD-3" and begun.count(name) == 1:
                 raise Interrupted("stopped")
@@ -195,12 +195,12 @@ def test_an_evaluation_goes_on_where_the_set_was_moved(tmp_path: Path) -> None:
                 target,
                 data,
                 Protocol(name="t", attacks=(shown, ATTACK)),
-                watch=Stopping(),
+                progress=Stopping(),
                 journal=tmp_path / "journal",
             )
         if path.exists():
             path.rename(tmp_path / "moved" / "set.safetensors")
-    assert begun == ["small: PGD-3", "PGD-3", "PGD-3"]
+    assert begun == ["natural images", "small: PGD-3", "PGD-3", "natural images", "PGD-3"]
 
 
 def test_saved_images_are_refused_where_they_do_not_fit(tmp_path: Path) -> None:

@@ -23,11 +23,11 @@ import torch
 from poise.core.errors import Interrupted
 from poise.core.hardware import Hardware
 from poise.core.printing import printable, spreadsheet
+from poise.core.progress import Progress, Unbroken
 from poise.core.settings import to_json
 from poise.data import Digits
 from poise.engine import Experiment, Monitor, Run, resume, train
 from poise.engine.history import History
-from poise.engine.progress import Progress, Unbroken
 from poise.evaluation import Protocol
 from poise.methods import Joint
 from poise.models import DigitsCNN
@@ -54,7 +54,7 @@ class Breaking(Progress):
     def __init__(self, error: BaseException, before: Callable[[], object] = lambda: None) -> None:
         self.error, self.before = error, before
 
-    def begin(self, what: str, total: int, unit: str) -> Callable[[int], None]:
+    def begin(self, what: str, total: int, unit: str, cost: float = 0.0) -> Callable[[int], None]:
         def advance(done: int) -> None:
             self.before()
             raise self.error
@@ -67,7 +67,7 @@ class Breaking(Progress):
     def epoch(self, epoch: int, epochs: int, numbers: object) -> None:
         raise self.error
 
-    def note(self, text: str) -> None:
+    def note(self, text: str, share: float | None = None) -> None:
         raise self.error
 
     def say(self, sentence: str) -> None:

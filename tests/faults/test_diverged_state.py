@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from poise.attacks import PGD
 from poise.core.errors import Interrupted, NumericalError, SettingsError
 from poise.core.overrides import override
+from poise.core.progress import Progress
 from poise.data import Digits
 from poise.engine import Experiment, Monitor, Run, resume, train
 from poise.engine.checkpoints import read_tensors, write_tensors
 from poise.engine.loop import _epochs as epochs  # pyright: ignore[reportPrivateUsage]
-from poise.engine.progress import Progress
 from poise.engine.training import Training
 from poise.learners import EMA, SGD, Learner, Policy
 from poise.methods import Generalist, Joint
@@ -57,7 +57,7 @@ class Poisoning(Progress):
         self.learners: dict[str, Learner] = {}
         self.said: list[str] = []
 
-    def begin(self, what: str, total: int, unit: str) -> Callable[[int], None]:
+    def begin(self, what: str, total: int, unit: str, cost: float = 0.0) -> Callable[[int], None]:
         return self.advanced
 
     def advanced(self, done: int) -> None:
@@ -274,7 +274,7 @@ class Stop(Progress):
     def __init__(self, after: int) -> None:
         self.left = after
 
-    def begin(self, what: str, total: int, unit: str) -> Callable[[int], None]:
+    def begin(self, what: str, total: int, unit: str, cost: float = 0.0) -> Callable[[int], None]:
         def advance(done: int) -> None:
             self.left -= done
             if self.left == 0:

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from poise.attacks import Ascent
 from poise.core.batches import Batch, Now
 from poise.core.errors import CheckpointError, SettingsError
+from poise.core.progress import Progress
 from poise.core.seeds import Draw
 from poise.data import Digits
 from poise.engine.checkpoints import write_tensors
 from poise.engine.experiment import Experiment
 from poise.engine.loop import train
-from poise.engine.progress import Progress
 from poise.learners import SGD, Adam, AdamW, Learner, Optimizer, Policy, WarmupCosine
 from poise.learners.optimizers import _layer, grouped
 from poise.methods import Joint

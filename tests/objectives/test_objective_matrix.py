@@ -21,11 +21,11 @@ from poise.attacks import Ascent
 from poise.core.batches import Batch, Now
 from poise.core.errors import Interrupted
 from poise.core.modes import MODES, CraftMode, crafting, frozen_statistics
+from poise.core.progress import Progress
 from poise.core.settings import from_json, registered, settings, to_json
 from poise.data import Data, Digits, Extra
 from poise.engine import Experiment, Run, resume, train
 from poise.engine.checkpoints import read_tensors
-from poise.engine.progress import Progress
 from poise.engine.training import Meters
 from poise.learners import AWP, EMA, RWP, SGD, Learner, OwnAverage, Policy, WeightPerturbation
 from poise.losses import divergence
@@ -162,7 +162,7 @@ RUNS = {name: (objective, OneConvolution()) for name, objective in OBJECTIVES.it
 class StoppingAfterOneStep(Progress):
     """Sends SIGTERM to this process."""
 
-    def begin(self, what: str, total: int, unit: str) -> Callable[[int], None]:
+    def begin(self, what: str, total: int, unit: str, cost: float = 0.0) -> Callable[[int], None]:
         return lambda done: signal.raise_signal(signal.SIGTERM)
 
 

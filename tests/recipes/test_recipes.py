@@ -24,10 +24,10 @@ from poise import recipes as package
 from poise.core.batches import Now
 from poise.core.errors import Interrupted, RunError, SettingsError
 from poise.core.overrides import override
+from poise.core.progress import Progress
 from poise.core.settings import from_json, to_json
 from poise.engine import Experiment, Run, finished, train
 from poise.engine.experiment import never_redistributed, remarks
-from poise.engine.progress import Progress
 from poise.evaluation import named
 from poise.methods import Generalist, Joint
 from poise.recipes import experiment, recipes, register

@@ -18,9 +18,9 @@ from filelock import FileLock
 
 from poise.core.errors import RunError, SettingsError
 from poise.core.papers import GENERALIST
+from poise.core.progress import Progress
 from poise.core.records import AttackRecord, EvaluationRecord
 from poise.core.settings import to_json
-from poise.engine.progress import Progress
 from poise.recipes.items import Item, Line, Picture, item
 from poise.reproduce.pictures import panels
 from poise.reproduce.plan import Plan, Work, planned
@@ -231,7 +231,7 @@ class Stopping(Progress):
     def __init__(self, after: int) -> None:
         self.left = after
 
-    def begin(self, what: str, total: int, unit: str) -> Callable[[int], None]:
+    def begin(self, what: str, total: int, unit: str, cost: float = 0.0) -> Callable[[int], None]:
         self.left -= 1
         if self.left < 0:
             raise KeyboardInterrupt

@@ -25,12 +25,12 @@ from poise.cli.shared import import_files
 from poise.core import code
 from poise.core.code import doubts
 from poise.core.errors import DataError, Interrupted, RunError, SettingsError
+from poise.core.progress import Progress
 from poise.data import Digits
 from poise.engine import given
 from poise.engine import train as train_anew
 from poise.engine.experiment import remarks
 from poise.engine.given import GivenLoss, GivenNetwork
-from poise.engine.progress import Progress
 from poise.models import DigitsCNN
 from poise.objectives import AT, TRADES
 from poise.threats import Linf
@@ -91,7 +91,7 @@ class Heard(Progress):
     def say(self, sentence: str) -> None:
         self.said.append(sentence)
 
-    def begin(self, what: str, total: int, unit: str) -> Callable[[int], None]:
+    def begin(self, what: str, total: int, unit: str, cost: float = 0.0) -> Callable[[int], None]:
         import signal
 
         def advance(done: int) -> None:

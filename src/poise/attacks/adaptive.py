@@ -62,6 +62,9 @@ class AdaptivePGD(Attack):
         lambdas = "" if self.lambdas == swept else "-" + ",".join(f"{value:g}" for value in self.lambdas)
         return f"AdaptivePGD-{self.steps}" + (f"x{self.restarts}" if self.restarts > 1 else "") + aims + lambdas
 
+    def forwards(self) -> float:
+        return 2.0 * self.steps * self.restarts * len(self.aims) * len(self.lambdas) + 1
+
     def check(self, model: nn.Module) -> None:
         collaboration_of(unwrapped(model), "AdaptivePGD")
 

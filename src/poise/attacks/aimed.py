@@ -76,6 +76,10 @@ class AimedPGD(Attack):
         forms = len(self.forms(unwrapped(model)))
         return {"forms": forms, "runs": len(self._plan(forms))}
 
+    def forwards(self) -> float:
+        """Of a plain network; one of several has more forms, and with `runs` as many runs as are said."""
+        return 2.0 * self.steps * (self.runs or self.restarts) + 1
+
     def _plan(self, forms: int) -> list[tuple[int, int]]:
         """(form, restart) of every run."""
         own = [(form, restart) for form in range(forms) for restart in range(self.restarts)]

@@ -50,6 +50,11 @@ class Attack(Settings, family="attack"):
         """What a record's notes say of the attack on this network beyond its settings."""
         return {}
 
+    def forwards(self) -> float:
+        """About what an image costs, in forwards of the network: two a step for one that follows gradients."""
+        steps, restarts = (getattr(self, name, 1) for name in ("steps", "restarts"))
+        return 2.0 * steps * restarts + 1
+
     @abstractmethod
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, draw: Draw, target: Tensor | None = None) -> Tensor:
         """The attack itself; the model is in evaluation mode with frozen parameters, the inputs have been checked."""

@@ -142,6 +142,9 @@ class Saved(Attack):
         attack: Any = from_json(Attack, kept.attack)  # type: ignore[type-abstract]
         return cls(threat=attack.threat, path=str(path), digest=kept.digest, surrogate=surrogate, made_by=attack.name)
 
+    def forwards(self) -> float:
+        return 1.0
+
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, draw: Draw, target: Tensor | None = None) -> Tensor:
         if target is not None:
             raise InputError("Saved cannot be targeted; leave target out")

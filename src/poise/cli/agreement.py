@@ -7,8 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from poise.cli.names import check_protocol
-from poise.cli.shared import DataDir, Device, Imports, drawn, import_files, listed
+from poise.cli.shared import DataDir, Device, Imports, import_files, listed
 from poise.cli.subjects import Asked, Checkpoint, Images, Model, subject_typed
+from poise.core.bars import drawn
 from poise.core.errors import SettingsError
 
 

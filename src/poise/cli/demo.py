@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from poise.cli.shared import Device, console, drawn, print_table
+from poise.cli.shared import Device, print_table
+from poise.core.bars import console, drawn
 
 RECIPES = ("nt_digits", "at_digits", "trades_digits", "generalist_digits")
 
@@ -37,10 +38,10 @@ def demo(
     from poise.verbs.evaluate import evaluate
 
     torch.set_num_threads(1)  # networks this small lose on several threads, badly so when another process wants a core
-    progress = drawn()
+    made_of = {name: experiment(name, quick) for name in RECIPES}
+    progress = drawn(("selected",), [f"{made.name}, seed {made.seed}" for made in made_of.values()])
     paths = []
-    for name in RECIPES:
-        made = experiment(name, quick)
+    for made in made_of.values():
         path = out / made.name
         console.print(f"[bold]{made.name}[/bold]", highlight=False)
         run = engine.train_or_resume(made, path, device=device, progress=progress)

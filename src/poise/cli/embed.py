@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from poise.cli.shared import DataDir, Device, Imports, console, drawn, import_files
+from poise.cli.shared import DataDir, Device, Imports, import_files
+from poise.core.bars import console, drawn
 
 
 def embed(

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from poise.cli.names import check_protocol
-from poise.cli.shared import DataDir, Device, Imports, Together, bytes_of, drawn, import_files, listed, print_table
+from poise.cli.shared import DataDir, Device, Imports, Together, bytes_of, import_files, listed, print_table
 from poise.cli.subjects import subjects
+from poise.core.bars import drawn
 from poise.core.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -159,9 +160,11 @@ def evaluate(
             "--model goes with --weights, --out too or with --ensemble; a run knows its network and keeps its records"
         )
     evaluations = []
-    for subject in subjects(runs, checkpoint, weights, model, data, ensemble, device, data_dir):
+    asked_about = subjects(runs, checkpoint, weights, model, data, ensemble, device, data_dir)
+    progress = drawn(alike=[subject.title for subject in asked_about])
+    for subject in asked_about:
         if corruptions is not None:
-            evaluations.append(corrupt(subject, corruptions, first=first, out=out, again=again, progress=drawn()))
+            evaluations.append(corrupt(subject, corruptions, first=first, out=out, again=again, progress=progress))
             continue
         asked: dict[str, Any] = {
             "threat": listed(threat),
@@ -169,7 +172,7 @@ def evaluate(
             "step_size": step_size,
         }
         how: dict[str, Any] = {"first": first, "seed": seed, "out": out, "again": again, "search": Searching(**search)}
-        evaluations.append(judge(subject, protocol=protocol, **asked, **how, progress=drawn()))
+        evaluations.append(judge(subject, protocol=protocol, **asked, **how, progress=progress))
     if not join().leads:  # under torchrun the first rank speaks
         return
     print_table([evaluation.path for evaluation in evaluations])

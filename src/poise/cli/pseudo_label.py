@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from poise.cli.shared import DataDir, Device, Imports, console, drawn, import_files
+from poise.cli.shared import DataDir, Device, Imports, import_files
 from poise.cli.subjects import Asked, Checkpoint, Images, Model, subject_typed
+from poise.core.bars import console, drawn
 
 
 def pseudo_label(

@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from poise.cli.shared import DataDir, Device, drawn
+from poise.cli.shared import DataDir, Device
+from poise.core.bars import drawn
 
 
 def reproduce(

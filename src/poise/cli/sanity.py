@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from poise.cli.shared import DataDir, Device, Imports, Together, drawn, import_files
+from poise.cli.shared import DataDir, Device, Imports, Together, import_files
 from poise.cli.subjects import subjects
+from poise.core.bars import drawn
 from poise.core.errors import SettingsError
 
 

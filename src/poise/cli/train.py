@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from poise.cli.names import check_recipe
-from poise.cli.shared import NO_SMALL_VARIANT, DataDir, Device, Imports, drawn, import_files, print_table
+from poise.cli.shared import NO_SMALL_VARIANT, DataDir, Device, Imports, import_files, print_table
+from poise.core.bars import drawn
 from poise.core.errors import RunError, SettingsError
 
 if TYPE_CHECKING:
@@ -68,9 +69,8 @@ def train(
     from poise.verbs.evaluate import evaluate as judge
 
     digests = import_files(imports)
-    progress, world = drawn(), join()
-    where: dict[str, Any] = {"device": device, "data_dir": data_dir, "progress": progress}
-    training: dict[str, Any] = {**where, "imports": digests, "until": until}
+    where: dict[str, Any] = {"device": device, "data_dir": data_dir}
+    world = join()
     if resume is not None and (recipe is not None or settings or seeds or quick or out is not None):
         raise SettingsError(
             "--resume takes settings, seeds and place from the folder; give no recipe, settings, --seeds, --quick or"
@@ -89,6 +89,9 @@ def train(
         made = read_file(engine.Experiment, Path(recipe)) if recipe.endswith(".json") else of_recipe(recipe, quick)
         experiment = override(made, settings or [])
         out = out or Path("runs") / experiment.name
+    alike = [f"{experiment.name}, seed {number}" for number in range(seeds or 0)] if experiment is not None else []
+    where["progress"] = drawn(("selected", "last") if evaluate else (), alike)
+    training: dict[str, Any] = {**where, "imports": digests, "until": until}
     if experiment is None:
         seeded = sorted(
             (path.parent for path in out.glob("seed-*/experiment.json")), key=lambda path: (len(path.name), path.name)

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from poise.cli.shared import DataDir, Device, Imports, drawn, import_files
+from poise.cli.shared import DataDir, Device, Imports, import_files
 from poise.cli.subjects import run_folders
+from poise.core.bars import drawn
 
 
 def transfer(

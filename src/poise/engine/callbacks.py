@@ -7,8 +7,8 @@ from typing import Any
 
 from poise.core.distributed import join
 from poise.core.errors import Interrupted, SettingsError
+from poise.core.progress import Progress, Unbroken
 from poise.core.records import EvaluationRecord
-from poise.engine.progress import Progress, Unbroken
 from poise.engine.runs import Run
 
 

@@ -20,6 +20,7 @@ from poise.core.batches import Now
 from poise.core.distributed import World, first_to_say, going_on, join
 from poise.core.errors import CheckpointError, DataError, Interrupted, NumericalError, RunError, SettingsError
 from poise.core.processors import processor
+from poise.core.progress import Progress, Unbroken
 from poise.core.settings import whole
 from poise.core.version import __version__
 from poise.data import open_pools
@@ -30,15 +31,16 @@ from poise.engine.experiment import Experiment, check_readable, first_difference
 from poise.engine.given import as_begun, check_first_weights, first_weights, keep_first_weights
 from poise.engine.history import processors_of
 from poise.engine.mending import mend_selected
-from poise.engine.monitoring import deployed, keep_last, monitor_epoch, selected_before
+from poise.engine.monitoring import deployed, keep_last, monitor_epoch, monitored, monitoring_forwards, selected_before
 from poise.engine.placement import described, shares_changed
-from poise.engine.progress import Progress, Unbroken
 from poise.engine.ranks import epoch_facts
 from poise.engine.runs import Run
 from poise.engine.signals import stop_requested
 from poise.engine.teachers import open_teachers
 from poise.engine.training import STATE, Meters, Training, initial_weights, prepare, restore, save
 from poise.evaluation.protocol import device_name
+from poise.learners import Policy
+from poise.learners.costs import forwards
 from poise.learners.precision import PrecisionName
 from poise.objectives.watch import moments
 
@@ -286,16 +288,14 @@ def _epochs(training: Training, until: int | None = None) -> None:
     total = experiment.epochs * training.steps_per_epoch
     pause = total if until is None else until * training.steps_per_epoch
     told, network = False, None
+    step = _foretell(training, pause)
     with stop_requested() as stop:
         while training.step < pause:
             epoch, clock, images = training.now().epoch, time.perf_counter(), 0
             training.history.start_clock()
             end = epoch * training.steps_per_epoch
-            advance = progress.begin(
-                f"{experiment.name}, seed {experiment.seed}: epoch {epoch}/{experiment.epochs}",
-                end - training.step,
-                "steps",
-            )
+            count = end - training.step
+            advance = progress.begin(f"epoch {epoch}/{experiment.epochs}", count, "steps", count * step)
             while training.step < end:
                 now = training.now()
                 batches = {
@@ -327,6 +327,34 @@ def _epochs(training: Training, until: int | None = None) -> None:
         keep_last(training, deployed(training) if network is None else network)
     if any(placement.world.exchange("stop" if stop else "")):
         raise Interrupted(f"stopped when all {total} steps were done; to evaluate the run: poise evaluate {run.path}")
+
+
+def _foretell(training: Training, end: int) -> float:
+    """Say what is to come until step `end`, and of a whole run its evaluations; returns the cost of a step (see
+    `Progress`).
+    """
+    experiment, progress = training.experiment, training.progress
+    who = f"{experiment.name}, seed {experiment.seed}"
+    last_epoch = end // training.steps_per_epoch
+    for which in progress.evaluations:
+        # of a paused run none; where the selected weights are the last ones, one
+        if last_epoch < experiment.epochs or (which == "last" and experiment.criterion == "last"):
+            continue
+        progress.expect(f"{who} ({which})", "evaluation", experiment.protocol.forwards(len(training.data.test)))
+    epochs = range(training.step // training.steps_per_epoch + 1, last_epoch + 1)
+    monitoring = sum(monitored(experiment, epoch) for epoch in epochs) * monitoring_forwards(training)
+    each = sum(map(_forwards, experiment.method.policies().values()))
+    step = each * len(training.splits["train"]) / training.steps_per_epoch
+    progress.stage(who, "training", (end - training.step) * step + monitoring)
+    return step
+
+
+def _forwards(policy: Policy) -> int:
+    """An objective of the user's own that does not say what it costs is taken for PGD training in ten steps."""
+    try:
+        return forwards(policy)
+    except SettingsError:
+        return 23
 
 
 def _save_and_stop(training: Training, total: int) -> NoReturn:
@@ -382,8 +410,10 @@ def _end_epoch(
     clock = time.perf_counter()
     final = epoch == experiment.epochs
     network = None
-    if final or epoch % experiment.monitor_every == 0 or epoch in experiment.keep_epochs:
+    if monitored(experiment, epoch):
+        training.progress.begin(f"monitors of epoch {epoch}/{experiment.epochs}", 0, "", monitoring_forwards(training))
         found, network = monitor_epoch(training, last)
+        training.progress.end()
         line |= found
     elif experiment.diagnosis is not None and experiment.diagnosis.geometry:
         line |= experiment.diagnosis.apart(training.learners, experiment.method.deployed(training.learners))

@@ -43,6 +43,21 @@ def monitor_epoch(training: Training, now: Now) -> tuple[dict[str, Any], nn.Modu
     return found | told, network
 
 
+def monitored(experiment: Experiment, epoch: int) -> bool:
+    """Whether the network is measured after this epoch."""
+    return epoch == experiment.epochs or epoch % experiment.monitor_every == 0 or epoch in experiment.keep_epochs
+
+
+def monitoring_forwards(training: Training) -> float:
+    """About what the monitors of an epoch cost (see `Progress`)."""
+    cost = 0.0
+    for monitor in training.experiment.monitors:
+        count = len(training.splits[monitor.split])
+        images = count if monitor.first is None else min(count, monitor.first)
+        cost += images * (1 if monitor.attack is None else monitor.attack.forwards())
+    return cost
+
+
 def _measure(training: Training, monitor: Monitor, network: nn.Module) -> float:
     split = training.splits[monitor.split]
     if monitor.first is not None:

@@ -19,6 +19,7 @@ from poise.core.batches import Now
 from poise.core.distributed import ALONE, World
 from poise.core.errors import CheckpointError, Interrupted, NotFiniteError, NumericalError, SettingsError
 from poise.core.finite import not_finite
+from poise.core.progress import Progress
 from poise.core.transfers import fetched
 from poise.data import Data, Feed, Split, held_out
 from poise.data.extra import OpenedPool
@@ -27,7 +28,6 @@ from poise.engine.checkpoints import fitting, foreign_weights, load_into
 from poise.engine.experiment import Experiment
 from poise.engine.history import History
 from poise.engine.placement import Placement, check_pieces, check_shares, placed
-from poise.engine.progress import Progress
 from poise.engine.ranks import whole_state
 from poise.engine.runs import Run
 from poise.engine.teachers import OpenedTeacher

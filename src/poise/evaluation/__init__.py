@@ -1,6 +1,6 @@
 """Evaluation: protocols of attacks run on a network and a split, written as records. Knows no objective."""
 
-from poise.evaluation.columns import Searching, Watch
+from poise.evaluation.columns import Searching
 from poise.evaluation.corruption import CorruptionAccuracy, evaluate_corruptions
 from poise.evaluation.experts import Choice, EnsembleMeasures, measure_ensemble
 from poise.evaluation.predictions import accuracy, predict, predict_under
@@ -36,7 +36,6 @@ __all__ = [
     "Searching",
     "TransferMatrix",
     "TransferProtocol",
-    "Watch",
     "accuracy",
     "at_each",
     "evaluate",

@@ -17,35 +17,20 @@ import torch
 from torch import Tensor, nn
 
 from poise.attacks import Attack, AutoAttack
-from poise.attacks.autoattack import Progress, Result, SearchPrecision, search_precision
+from poise.attacks.autoattack import Result, SearchPrecision, Status, search_precision
 from poise.attacks.autoattack.compact import CompactAttack
 from poise.attacks.autoattack.lanes import find_batch_size
 from poise.core.distributed import ALONE, World
 from poise.core.processors import emulation
+from poise.core.progress import Advance, Progress, clock
 from poise.core.records import AttackRecord
 from poise.core.scratch import scratch
 from poise.core.settings import to_json
 from poise.data.split import Split, in_unit_interval
 from poise.evaluation import experts
 from poise.evaluation.journal import Journal
-from poise.evaluation.predictions import Advance, device_of
+from poise.evaluation.predictions import device_of
 from poise.evaluation.shares import share_of
-
-
-class Watch:
-    """Is told how far an evaluation is, each rank's of its own share; says nothing itself. May raise Interrupted to
-    stop it.
-    """
-
-    def begin(self, name: str, count: int) -> Advance:
-        """Work on `count` examples begins; returns what is called with the number just finished."""
-        return lambda done: None
-
-    def note(self, text: str) -> None:
-        """How the work in progress stands, in words."""
-
-    def say(self, sentence: str) -> None:
-        """Something the user should know."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +55,7 @@ def columns_of(
     seed: int,
     batch_size: int,
     journal: Journal,
-    watch: Watch,
+    progress: Progress,
     world: World = ALONE,
     search: Searching = Searching(),
 ) -> list[AttackRecord]:
@@ -79,12 +64,12 @@ def columns_of(
     world: ranks that call this together share the work; the first one keeps the journal, and each the state of its own
     search.
     """
-    work = _Work(model, split, seed, batch_size, journal, watch, world, search)
+    work = _Work(model, split, seed, batch_size, journal, progress, world, search)
     if search.memory_limit is not None and any(_turn(attack) for attack in attacks):
         work.check_memory()
     emulated = emulation(device_of(model)[0]) if search.precision == "bfloat16" and any(map(_turn, attacks)) else ""
     if emulated:
-        watch.say(f"the search is in bfloat16, and {emulated}; the verdicts are float32's either way")
+        progress.say(f"the search is in bfloat16, and {emulated}; the verdicts are float32's either way")
     order = sorted(range(len(attacks)), key=lambda place: _turn(attacks[place]))
     done: dict[int, AttackRecord] = {}
     for place in order:
@@ -95,6 +80,7 @@ def columns_of(
         told = json.loads(world.exchange(json.dumps(kept and dataclasses.asdict(kept)))[0])
         if told is not None:
             done[place] = AttackRecord(**told)
+            progress.spare(len(split) * attack.forwards() / world.size)
             continue
         rules = [(rule, done[at]) for at in done if isinstance(rule := attacks[at], AutoAttack)]
         done[place] = work.column(attack, str(place), rules)
@@ -114,7 +100,7 @@ class _Work:
     seed: int
     batch_size: int
     journal: Journal
-    watch: Watch
+    progress: Progress
     world: World
     search: Searching
 
@@ -133,7 +119,8 @@ class _Work:
         else:
             shared: dict[str, Any] = {"seed": self.seed, "batch_size": self.batch_size, "world": self.world}
             rows = share_of(self.world, len(self.split), self.batch_size)
-            advance = self.watch.begin(attack.name, rows.stop - rows.start)
+            count = rows.stop - rows.start
+            advance = self.progress.begin(attack.name, count, "images", count * attack.forwards())
             labels, notes = experts.predict_and_measure(self.model, self.split, attack, advance=advance, **shared)
             predicted = labels.tolist()
         if isinstance(attack, AutoAttack | CompactAttack):
@@ -170,6 +157,7 @@ class _Work:
                 said = [line for line in record.notes.get("rules", []) if line.startswith(f"{attack.name}:")]
                 notes = {"from": rule.name, "run_on": len(rows), **({"rules": said} if said else {})}
                 break
+        self.progress.spare((len(self.split) - len(rows)) * attack.forwards() / self.world.size)
         if not rows:
             return predicted, notes
         part = self.split.subset(torch.tensor(rows, device=self.split.labels.device)) if predicted else self.split
@@ -190,7 +178,7 @@ class _Work:
         own = find_batch_size(self.model, x, self.search.memory_limit)
         fits = min(int(text) for text in self.world.exchange(str(own)))  # memory differs from rank to rank
         path, width = self.journal.state(key, fits)
-        report = _Report(name, len(split), self.watch, self.world)
+        report = _Report(name, attack.components(), len(split), self.progress, self.world)
         labels, ids = split.labels.to(device), split.ids.to(device)
         how: dict[str, Any] = {"batch_size": width, "state_path": path, "progress": report, "world": self.world}
         result = attack.run(self.model, x, labels, seed=self.seed, ids=ids, precision=self.search.precision, **how)
@@ -202,7 +190,7 @@ class _Work:
         if not experts.has_experts(self.model):
             return {}
         device, _ = device_of(self.model)
-        seen = experts.Watch(self.model, result.y)
+        seen = experts.ExpertAnswers(self.model, result.y)
         for part in result.x_adv.split(self.batch_size):
             seen.see(part.to(device))
         return {"experts": dataclasses.asdict(seen.measures())}
@@ -234,42 +222,58 @@ def _images(split: Split, device: torch.device, dtype: torch.dtype) -> Tensor:
 
 
 class _Report:
-    """Tells a watch how an AutoAttack goes: a piece of work per component, survivors and time left beside it, a
-    sentence at its end.
+    """Says how an AutoAttack goes: a piece of work per component, its share and survivors, a sentence at its end.
 
     Survivors of a component in progress are of this rank's share, those of one that is over of all images.
     """
 
-    def __init__(self, name: str, count: int, watch: Watch, world: World) -> None:
-        self.name, self.count, self.watch = name, count, watch
+    def __init__(self, name: str, parts: Sequence[CompactAttack], count: int, progress: Progress, world: World) -> None:
+        self.name, self.count, self.progress = name, count, progress
+        self.costs = [part.forwards() for part in parts]
         share = world.share(count)
         self.of = f" of the {share.stop - share.start:,} images of rank {world.rank}" if 1 < world.size <= count else ""
-        self.number, self.done, self.said, self.components = 0, 0, 0, 1
+        self.number, self.done, self.said, self.entered = 0, 0, 0, share.stop - share.start
         self.advance: Advance = lambda done: None
 
-    def __call__(self, now: Progress) -> None:
-        self.components = now.attacks
+    def __call__(self, now: Status) -> None:
         if now.number != self.number:
             self.over(now.over)
-            what = f"{self.name}, {now.number} of {now.attacks}: {now.attack}" if now.attacks > 1 else self.name
-            self.number, self.done, self.advance = now.number, 0, self.watch.begin(what, now.entered)
+            to_come = self.costs[now.number - 1 :]
+            self.progress.spare((self.entered - now.entered) * sum(to_come))
+            several = f", {now.number} of {now.attacks}: {now.attack} ({_percent(to_come[0], sum(self.costs))})"
+            what = f"{self.name}{several if now.attacks > 1 else ''}"
+            self.number, self.done, self.entered = now.number, 0, now.entered
+            self.advance = self.progress.begin(what, now.entered, "images", now.entered * to_come[0])
         self.advance(now.done - self.done)
         self.done = now.done
-        left = "" if now.eta is None else f", {clock(now.eta)} left"
-        self.watch.note(f"{now.survivors:,}{self.of} stand{left}")
+        self.progress.note(f"{now.survivors:,}{self.of} stand", now.share)
 
     def over(self, components: Sequence[tuple[str, int, float]]) -> None:
-        if self.components > 1:
+        if len(self.costs) > 1:
             for attack, survivors, seconds in components[self.said :]:
-                self.watch.say(
+                self.progress.say(
                     f"{self.name}: {survivors:,} of {self.count:,} images stand after {attack} ({clock(seconds)})"
                 )
         self.said = len(components)
 
 
-def clock(seconds: float) -> str:
-    """ "48 s", "3:05 min", "2:41 h"."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    return f"{whole // 60}:{whole % 60:02} min" if whole < 3600 else f"{whole // 3600}:{whole // 60 % 60:02} h"
+def _percent(part: float, whole: float) -> str:
+    return f"{100 * part / whole:.0f} % of the work if all stand"
+
+
+def foretold(attacks: Sequence[Attack], images: int, seconds: float) -> str:
+    """How long attacks on so many images take at most where a forward of one takes so many seconds, and what of it."""
+    costs = {attack.name: images * attack.forwards() for attack in attacks}
+    whole = sum(costs.values())
+
+    def part(attack: Attack) -> str:
+        inside = attack.components() if isinstance(attack, AutoAttack) else ()
+        shares = ", ".join(f"{each.name} {100 * images * each.forwards() / whole:.0f} %" for each in inside)
+        return f"{attack.name} {100 * costs[attack.name] / whole:.0f} %" + (f" ({shares})" if shares else "")
+
+    longest = sorted(attacks, key=lambda attack: -costs[attack.name])[:4]
+    return (
+        f"about {clock(whole * seconds)} at most here for {images:,} images, less as they fall: "
+        + ", ".join(map(part, longest))
+        + (f" and {len(attacks) - 4} more" if len(attacks) > 4 else "")
+    )

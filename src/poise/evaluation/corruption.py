@@ -15,11 +15,11 @@ from torch import nn
 from poise.core.distributed import ALONE, World
 from poise.core.errors import DataError
 from poise.core.measures import CorruptionAccuracy
+from poise.core.progress import Progress
 from poise.core.records import EvaluationRecord
 from poise.core.version import __version__
 from poise.data.corruptions import CORRUPTIONS, SEVERITIES, corrupted
 from poise.data.dataset import Data, Split
-from poise.evaluation.columns import Watch
 from poise.evaluation.digests import digest_of, digest_of_images
 from poise.evaluation.journal import Journal
 from poise.evaluation.predictions import accuracy, check_answers, predict
@@ -33,7 +33,7 @@ def evaluate_corruptions(
     *,
     first: int | None = None,
     batch_size: int = 256,
-    watch: Watch | None = None,
+    progress: Progress | None = None,
     journal: Path | None = None,
     out: Path | None = None,
     named: str = "",
@@ -44,7 +44,7 @@ def evaluate_corruptions(
     Tiny-ImageNet-C.
 
     Its predictions are those on the natural test images, of which `data` must be the uncorrupted form. first: only so
-    many images, of each severity too. watch, journal, out, named, world, about: as in `evaluate`, but that parts are
+    many images, of each severity too. progress, journal, out, named, world, about: as in `evaluate`, but that parts are
     corruptions.
     Raises: DataError for a missing or malformed part, before anything is computed where a corruption is missing;
     InputError.
@@ -53,17 +53,19 @@ def evaluate_corruptions(
     check_whole(root)
     split = data.test if first is None else data.test.first(first)
     check_answers(model, data)
-    watch = watch or Watch()
+    progress = progress or Progress()
     digest, images = digest_of(model), digest_of_images(split)
     record = about_record(model, data, split, digest, batch_size, about, world)
     facts = {"model": digest, "images": images, "corruptions": str(root.resolve()), "poise": __version__}
     processors = processors_of(model, world)
     kept = world.in_turn(lambda: Journal(journal, facts, processors))
     rows: dict[str, list[float]] = {}
+    progress.stage("", "evaluation", float(len(CORRUPTIONS) * len(SEVERITIES) * len(split)))
     for corruption in CORRUPTIONS:
         row = json.loads(world.exchange(json.dumps(kept.get(corruption, list[float]) if world.leads else None))[0])
         if row is None:
-            advance = watch.begin(corruption, len(split) * len(SEVERITIES))
+            count = len(split) * len(SEVERITIES)
+            advance = progress.begin(corruption, count, "images", count)
             row = []
             for severity in SEVERITIES:
                 part = _part(root, corruption, severity, data, split)
@@ -71,9 +73,11 @@ def evaluate_corruptions(
                 advance(len(part))
             if world.leads:
                 kept.keep(corruption, row)
+        else:
+            progress.spare(len(split) * len(SEVERITIES))
         rows[corruption] = row
     for sentence in kept.damaged:
-        watch.say(sentence)
+        progress.say(sentence)
     every = [value for row in rows.values() for value in row]
     found = CorruptionAccuracy(rows, len(split), root.name, sum(every) / len(every))
     record["notes"] |= {"images": images, "corruptions": asdict(found)}

@@ -49,7 +49,7 @@ def has_experts(model: nn.Module) -> bool:
     return isinstance(unwrapped(model), CollaborationModule | EnsembleModule | MixtureModule)
 
 
-class Watch:
+class ExpertAnswers:
     """Collects what the experts of `model` say of batches of images, in the order of `labels` [N].
 
     Raises: InputError for a network that is not several.
@@ -106,13 +106,13 @@ def measure_ensemble(
 
     Raises: InputError for a network that is not several, RankError.
     """
-    watch, rows = Watch(model, split.labels), share_of(world, len(split), batch_size)
+    answers, rows = ExpertAnswers(model, split.labels), share_of(world, len(split), batch_size)
     if attack is None:
-        _see_natural(watch, split.subset(rows), batch_size)
+        _see_natural(answers, split.subset(rows), batch_size)
     else:
         for x_adv, _ in attacked(model, split.subset(rows), attack, seed=seed, batch_size=batch_size):
-            watch.see(x_adv)
-    return watch.measures(world, rows)
+            answers.see(x_adv)
+    return answers.measures(world, rows)
 
 
 def natural_notes(model: nn.Module, split: Split, batch_size: int = 256, world: World = ALONE) -> dict[str, Any]:
@@ -139,20 +139,20 @@ def predict_and_measure(
     share the work.
     Raises: InputError, RankError.
     """
-    watch = Watch(model, split.labels) if has_experts(model) else None
+    answers = ExpertAnswers(model, split.labels) if has_experts(model) else None
     predicted, rows = [], share_of(world, len(split), batch_size)
     for x_adv, labels in attacked(model, split.subset(rows), attack, seed=seed, batch_size=batch_size, advance=advance):
         predicted.append(labels)
-        if watch is not None:
-            watch.see(x_adv)
-    notes = {} if watch is None else {"experts": dataclasses.asdict(watch.measures(world, rows))}
+        if answers is not None:
+            answers.see(x_adv)
+    notes = {} if answers is None else {"experts": dataclasses.asdict(answers.measures(world, rows))}
     return whole(world, torch.cat(predicted) if predicted else None, rows, len(split)), notes
 
 
-def _see_natural(watch: Watch, split: Split, batch_size: int) -> None:
-    device, dtype = device_of(watch.model)
+def _see_natural(answers: ExpertAnswers, split: Split, batch_size: int) -> None:
+    device, dtype = device_of(answers.model)
     for start in range(0, len(split), batch_size):
-        watch.see(split.pixels(slice(start, start + batch_size), dtype).to(device))
+        answers.see(split.pixels(slice(start, start + batch_size), dtype).to(device))
 
 
 def _picked(flags: Tensor, expert: Tensor) -> Tensor:

@@ -21,11 +21,12 @@ from poise.core.distributed import ALONE, World
 from poise.core.errors import InputError, PoiseError, SettingsError, did_you_mean
 from poise.core.hardware import Hardware, hardware_of, joined
 from poise.core.identity import identity
+from poise.core.progress import Progress
 from poise.core.records import EvaluationRecord
 from poise.core.settings import Name, PositiveCount, Settings, settings, tag_of, to_json
 from poise.core.version import __version__
 from poise.data.dataset import Data, Split
-from poise.evaluation.columns import Searching, Watch, columns_of
+from poise.evaluation.columns import Searching, columns_of, foretold
 from poise.evaluation.digests import digest_of, digest_of_images
 from poise.evaluation.experts import natural_notes
 from poise.evaluation.journal import Journal
@@ -96,6 +97,11 @@ class Protocol(Settings):
             return split.first(self.first)
         return published_subset(split, self.first) if len(split) == WHOLE else split.first(min(self.first, len(split)))
 
+    def forwards(self, images: int) -> float:
+        """About what an evaluation of so many images costs, of which no more than `first` are taken."""
+        count = images if self.first is None else min(self.first, images)
+        return count * (1 + sum(attack.forwards() for attack in self.attacks))
+
     def instead(self, split: Split) -> str:
         """A sentence where `images` cannot be those that the protocol's paper chose; else empty."""
         if self.first is None or self.chosen == "first" or len(split) == WHOLE:
@@ -110,6 +116,10 @@ def within(threat: Threat, *, norm: bool) -> str:
     return f"{tag_of(threat)} {threat.epsilon:.4g}" if norm else f"{threat.epsilon:.4g}"
 
 
+LONG = 60.0
+"""Seconds from which on an evaluation says before it begins how long it will take."""
+
+
 def evaluate(
     model: nn.Module,
     data: Data,
@@ -119,7 +129,7 @@ def evaluate(
     split_name: str = "test",
     seed: int = 0,
     batch_size: int = 256,
-    watch: Watch | None = None,
+    progress: Progress | None = None,
     journal: Path | None = None,
     out: Path | None = None,
     named: str = "",
@@ -130,10 +140,10 @@ def evaluate(
 ) -> EvaluationRecord:
     """Run the protocol on `data.test` (or `split`) and write down every prediction.
 
-    batch_size: of attacks other than AutoAttack and its components, which go by `search`. watch: is told how far it is.
-    journal: a folder that keeps what is finished, so that an evaluation killed and started again goes on; it is removed
-    once the record is written to `out`. A watch that raises Interrupted stops the evaluation at once, with what
-    AutoAttack has found until then kept too.
+    batch_size: of attacks other than AutoAttack and its components, which go by `search`. progress: is told how far
+    it is, each rank's of its own share; one that raises Interrupted stops the evaluation at once, with what AutoAttack
+    has found until then kept too. journal: a folder that keeps what is finished, so that an evaluation killed and
+    started again goes on; it is removed once the record is written to `out`.
     world: ranks that call this together (`poise.core.distributed.join()`) share the work, and each returns the record
     that one rank
     alone would: of AutoAttack and its components they take images, of everything else whole batches.
@@ -144,37 +154,44 @@ def evaluate(
     cannot be written.
     """
     clock = time.perf_counter()
-    whole, watch, search = split if split is not None else data.test, watch or Watch(), search.on(device_of(model)[0])
+    whole, progress = split if split is not None else data.test, progress or Progress()
+    search = search.on(device_of(model)[0])
     check_answers(model, data)
     if data.remark:
-        watch.say(data.remark)
+        progress.say(data.remark)
     for attack in protocol.attacks:
         attack.check(model)
     split, instead = protocol.images(whole), protocol.instead(whole)
     if instead:
-        watch.say(instead)
+        progress.say(instead)
+    progress.stage("", "evaluation", protocol.forwards(len(split)) / world.size)
     asked = [identity(to_json(attack)) for attack in protocol.attacks]
     facts = {"model": digest_of(model), "images": digest_of_images(split), "attacks": asked, "seed": seed}
+    progress.begin("natural images", 0, "", len(split) / world.size)
     record = about_record(model, data, split, facts["model"], batch_size, {**about, "seed": trained_with}, world)
+    progress.end()
+    seconds = _seconds_of_forward(model, split, batch_size)
+    if protocol.forwards(len(split)) * seconds / world.size >= LONG:
+        progress.say(foretold(protocol.attacks, len(split), seconds / world.size))
     # equal weights may be used by another forward
     answers = hashlib.sha256(json.dumps(record["natural"]).encode()).hexdigest()
     of = {**facts, "natural": answers, "search": search.precision, "poise": __version__}
     processors = processors_of(model, world)
     kept = world.in_turn(lambda: Journal(journal, of, processors))
     if kept.dropped:
-        watch.say(
+        progress.say(
             "what was kept here of an unfinished evaluation is of other weights, images, attacks or versions; it begins"
             " anew"
         )
     shared: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "world": world, "search": search}
     try:
-        attacks = columns_of(model, split, protocol.attacks, journal=kept, watch=watch, **shared)
+        attacks = columns_of(model, split, protocol.attacks, journal=kept, progress=progress, **shared)
     except PoiseError:
         if world.leads:
             kept.drop_if_empty()
         raise
     for sentence in kept.damaged:
-        watch.say(sentence)
+        progress.say(sentence)
     note = "; ".join(filter(None, (protocol.note, instead)))
     record["notes"] |= {"images": facts["images"], **({"protocol": note} if note else {})}
     record |= {
@@ -192,6 +209,14 @@ def evaluate(
     made = EvaluationRecord(**record, attacks=attacks, seconds=seconds, evaluated_on=kept.processors)
     finish(made, out, kept, world)
     return made
+
+
+def _seconds_of_forward(model: nn.Module, split: Split, batch_size: int) -> float:
+    """Of one image, asked with as many others as the attacks do, the second time."""
+    part = split.first(min(len(split), batch_size))
+    clock = time.perf_counter()
+    predict(model, part, batch_size)
+    return (time.perf_counter() - clock) / len(part)
 
 
 def finish(made: EvaluationRecord, out: Path | None, kept: Journal, world: World) -> None:

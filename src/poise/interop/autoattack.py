@@ -20,7 +20,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor, nn
 
-from poise.attacks.autoattack import PUBLISHED, Progress, Result, Version
+from poise.attacks.autoattack import PUBLISHED, Result, Status, Version
 from poise.attacks.autoattack import AutoAttack as NativeAutoAttack
 from poise.attacks.autoattack.compact import CompactAttack
 from poise.attacks.autoattack.lanes import find_batch_size
@@ -218,7 +218,7 @@ class AutoAttack(Named):
         y: Tensor,
         bs: int,
         state_path: str | Path | None,
-        progress: Callable[[Progress], None] | None,
+        progress: Callable[[Status], None] | None,
     ) -> Result:
         network, device = self._checked(x, y, bs)
         parts = tuple(self._native(name) for name in names)
@@ -275,11 +275,11 @@ class AutoAttack(Named):
             network.to(self.device)
         return network, device_of(network, self.device, x)
 
-    def _reporter(self, count: int) -> Callable[[Progress], None]:
+    def _reporter(self, count: int) -> Callable[[Status], None]:
         """Says the package's line whenever an attack is over."""
         self._said = -1
 
-        def report(progress: Progress) -> None:
+        def report(progress: Status) -> None:
             if self._said < 0 and progress.number == 1:
                 self._say(f"initial accuracy: {progress.entered / count:.2%}")
             self._said = max(self._said, 0)

@@ -17,9 +17,9 @@ from filelock import FileLock, Timeout
 
 from poise.core.errors import RunError
 from poise.core.files import write_text
+from poise.core.progress import Progress
 from poise.core.settings import to_json
 from poise.engine import Run, train_or_resume
-from poise.engine.progress import Progress
 from poise.reproduce.plan import Plan, Work
 from poise.verbs.corruptions import corruptions
 from poise.verbs.evaluate import evaluate

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from poise.core.errors import InputError, SettingsError
-from poise.engine.progress import Progress
+from poise.core.progress import Progress
 from poise.reports.statistics import NATURAL, correct, paired_interval
 from poise.verbs.evaluate import evaluate
 from poise.verbs.images import Images

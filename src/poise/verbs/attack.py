@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from poise.attacks import Attack
+from poise.core.bars import default_progress
 from poise.core.errors import SettingsError
 from poise.core.files import check_writable
+from poise.core.progress import Progress
 from poise.core.settings import from_json, to_json
 from poise.data import Split
 from poise.engine.checkpoints import write_tensors
-from poise.engine.progress import Progress
 from poise.evaluation.digests import digest_of, digest_of_images
 from poise.evaluation.predictions import accuracy, attacked, logits_of, predict
 from poise.losses import cross_entropy
@@ -103,7 +104,7 @@ def attack(
     subject refuses.
     """
     chosen: Attack = from_json(Attack, {"type": by}) if isinstance(by, str) else by  # type: ignore[type-abstract]
-    subject, progress = subject_of(asked, data, **kind), progress or Progress()
+    subject, progress = subject_of(asked, data, **kind), default_progress(progress)
     if out is not None and Path(out).suffix != ".safetensors":
         raise SettingsError(f"--out {out}: the suffix must be .safetensors")
     if out is not None:

@@ -5,17 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from poise.core.bars import default_progress
 from poise.core.distributed import join
 from poise.core.errors import RunError, SettingsError
 from poise.core.files import check_writable
+from poise.core.progress import Progress
 from poise.core.records import EvaluationRecord
-from poise.engine.progress import Progress
 from poise.evaluation.corruption import evaluate_corruptions
 from poise.verbs.images import Images
 from poise.verbs.kinds import Asked, subject_of
 from poise.verbs.measurement import check_record, journal_of
 from poise.verbs.results import Evaluation
-from poise.verbs.watching import shown
+from poise.verbs.stopping import stoppable
 
 
 def corruptions(
@@ -38,7 +39,7 @@ def corruptions(
     RunError, CheckpointError, DataError, StorageError; Interrupted after SIGINT or SIGTERM.
     """
     subject, folder, world = subject_of(asked, data, **kind), Path(folder), join()
-    progress = progress if progress is not None and world.leads else Progress()
+    progress = default_progress(progress) if world.leads else Progress()
     path = Path(out) if out is not None else subject.place("corruptions", "" if first is None else f"-first{first}")
     if path is not None:
         check_writable(path)
@@ -50,8 +51,8 @@ def corruptions(
     command = (
         f"{subject.going_on('evaluate')} --corruptions {folder}" if subject.spelled else subject.going_on("corruptions")
     )
-    with shown(progress, subject.title, command) as watch:
-        record = evaluate_corruptions(network, data_set, folder, first=first, watch=watch, world=world, **about)
+    with stoppable(progress, subject.title, command) as watched:
+        record = evaluate_corruptions(network, data_set, folder, first=first, progress=watched, world=world, **about)
     return Evaluation.of(record, path)
 
 

@@ -15,15 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from poise.attacks import PGD, Attack
+from poise.core.bars import default_progress
 from poise.core.errors import RunError, SettingsError
 from poise.core.files import check_writable, write_text
 from poise.core.modes import evaluating
+from poise.core.progress import Progress
 from poise.data import Split
 from poise.engine.checkpoints import load_into, read_tensors
 from poise.engine.devices import choose_device
 from poise.engine.diagnostics import described
 from poise.engine.experiment import Experiment
-from poise.engine.progress import Progress
 from poise.engine.runs import Run
 from poise.evaluation.predictions import attacked, device_of
 from poise.models import Classifier
@@ -58,7 +59,7 @@ def embed(
     """
     subject, progress = (
         run_of(subject_of(asked, **kind), "an embedding of learners at the epochs kept"),
-        progress or Progress(),
+        default_progress(progress),
     )
     run, experiment, path = subject.run, subject.experiment, subject.folder / EMBEDDING
     check_writable(path)

@@ -13,12 +13,13 @@ import numpy as np
 
 from poise.attacks import PGD, AutoAttack
 from poise.attacks.autoattack.compact import CompactAttack
+from poise.core.bars import default_progress
 from poise.core.distributed import World, join
 from poise.core.errors import SettingsError
 from poise.core.files import check_writable, write_bytes
+from poise.core.progress import Progress
 from poise.core.records import EvaluationRecord
 from poise.engine.callbacks import Callback, Callbacks, check_callbacks
-from poise.engine.progress import Progress
 from poise.evaluation import protocol as measuring
 from poise.evaluation.columns import Searching
 from poise.evaluation.digests import digest_of
@@ -30,8 +31,8 @@ from poise.verbs.measurement import KEPT, Measurement
 from poise.verbs.of_run import OfRun
 from poise.verbs.protocols import protocol_asked
 from poise.verbs.results import Evaluation
+from poise.verbs.stopping import stoppable
 from poise.verbs.subject import Subject
-from poise.verbs.watching import shown
 
 Norm = Literal["Linf", "L2", "L1"]
 _FORMER = {"split", "split_name", "watch", "journal", "named", "world"}
@@ -78,7 +79,7 @@ def evaluate(
     chosen = protocol_asked(subject, protocol, threat=threat, epsilon=epsilon, step_size=step_size, first=first)
     _check_search(chosen, search)
     seed, world = subject.seed if seed is None else seed, join()
-    progress = progress if progress is not None and world.leads else Progress()
+    progress = default_progress(progress) if world.leads else Progress()
     suffix = _suffix(subject, chosen, seed)
     usual = Path(out) if out is not None else subject.place("record", suffix)
     if usual is not None:
@@ -90,15 +91,17 @@ def evaluate(
     if out is not None and usual is not None and not again:
         wanted.check_free(usual)
     path = wanted.place(usual) if usual is not None and out is None and suffix else usual
-    with shown(progress, subject.title, command or _command(subject, out)) as watch:
+    with stoppable(progress, subject.title, command or _command(subject, out)) as watched:
         record = None if again or path is None else _kept(subject, chosen, wanted, path, world, progress)
-        if record is None:
+        if record is not None:
+            watched.stage("", "evaluation", 0.0)
+        else:
             journal = wanted.journal(usual) if usual is not None else None
             how: dict[str, Any] = {
                 "seed": seed,
                 "batch_size": batch_size,
                 "search": search,
-                "watch": watch,
+                "progress": watched,
                 "world": world,
             }
             about = {
@@ -110,7 +113,7 @@ def evaluate(
             }
             record = measuring.evaluate(subject.network, subject.data, chosen, **how, **about)
         if subject.folder is not None and chosen.attacks and not suffix and out is None:
-            world.led(lambda: None if watch.signals else _write_gallery(subject, chosen, again))
+            world.led(lambda: None if watched.signals else _write_gallery(subject, chosen, again))
     evaluation = Evaluation.of(record, path)
     if isinstance(subject, OfRun):
         Callbacks.of_all(callbacks, progress).evaluation(subject.run, evaluation)

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from poise.attacks.attack import check_logits
+from poise.core.bars import default_progress
 from poise.core.errors import DataError, SettingsError
 from poise.core.files import check_writable, whole_file
+from poise.core.progress import Progress
 from poise.data.dataset import Split
 from poise.data.images import image_files
 from poise.data.parts import Parts, names_in, of_array, of_files, of_npy, of_npz
 from poise.data.pickles import read_pickle
-from poise.engine.progress import Progress
 from poise.evaluation.predictions import device_of, logits_of
 from poise.verbs.images import Images
 from poise.verbs.kinds import Asked, subject_of
@@ -59,7 +60,7 @@ def pseudo_label(
     if out.suffix != ".npz":
         raise SettingsError(f"--out {out}: the suffix must be .npz")
     check_writable(out)
-    subject, progress = subject_of(asked, data, **kind), progress or Progress()
+    subject, progress = subject_of(asked, data, **kind), default_progress(progress)
     network, shape, classes = subject.network, subject.shape, subject.classes
     name = subject.run_name or subject.title
     parts = _training_images(subject) if images is None else parts_of(images, shape[0])

@@ -9,14 +9,15 @@ from typing import Any, Literal, cast
 import torch
 
 from poise.attacks import Attack
+from poise.core.bars import default_progress
 from poise.core.errors import CheckpointError, RunError, SettingsError
 from poise.core.files import check_writable
+from poise.core.progress import Progress
 from poise.core.settings import from_json, to_json
 from poise.core.verdicts import Verdict
 from poise.data import Split
 from poise.engine.checkpoints import read_tensors
 from poise.engine.devices import choose_device
-from poise.engine.progress import Progress
 from poise.engine.runs import Run
 from poise.evaluation.digests import digest_of
 from poise.evaluation.sanity import CHECKS, Claim, Effort, inspect
@@ -54,7 +55,7 @@ def sanity(
     others none is written.
     Raises: RunError, CheckpointError, SettingsError, DataError, InputError, StorageError.
     """
-    subject, progress = subject_of(asked, data, **kind), progress or Progress()
+    subject, progress = subject_of(asked, data, **kind), default_progress(progress)
     path = Path(out) if out is not None else subject.place("sanity")
     if path is not None:
         check_writable(path)

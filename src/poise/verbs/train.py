@@ -11,14 +11,15 @@ from typing import Any
 from torch import Tensor, nn
 
 from poise.attacks import PGD
+from poise.core.bars import default_progress
 from poise.core.errors import Interrupted, NumericalError, SettingsError
 from poise.core.overrides import override
+from poise.core.progress import Progress
 from poise.core.settings import from_json, read_file, registered
 from poise.data import DataSource, Folder, Npz, data_directory
 from poise.engine import Callback, Experiment, Monitor, Run, finished, resume, train_or_resume
 from poise.engine.callbacks import Callbacks
 from poise.engine.given import GivenLoss, arrays_given, loss_given, network_given
-from poise.engine.progress import Progress
 from poise.evaluation import Protocol
 from poise.learners import Policy
 from poise.methods import Joint
@@ -66,6 +67,7 @@ def train(
     Raises: RunError naming the first difference where `out` holds a run of other settings, data or code; SettingsError,
     InputError, DataError before any work; Interrupted after SIGINT or SIGTERM, with everything saved.
     """
+    progress = default_progress(progress)
     told = Callbacks.of_all(callbacks, progress)
     how: dict[str, Any] = {
         "device": device,

@@ -12,11 +12,12 @@ from torch import nn
 
 from poise.attacks import Attack, Saved
 from poise.attacks.transfer import SGM_NEEDS, residual
+from poise.core.bars import default_progress
 from poise.core.errors import SettingsError
 from poise.core.files import write_text
+from poise.core.progress import Progress
 from poise.core.settings import spelled
 from poise.data import CIFAR10, Split
-from poise.engine.progress import Progress
 from poise.evaluation import Protocol, made_or_kept, set_path, soe_transfer
 from poise.evaluation.digests import digest_of
 from poise.evaluation.subsets import WHOLE, published_subset
@@ -92,7 +93,7 @@ def transfer(
     SGM too, which needs residual surrogates; every_attack: a column for each attack, not for each surrogate.
     Raises: SettingsError for a network named twice or no common epsilon, and what the subjects refuse.
     """
-    progress, out = progress or Progress(), Path(out)
+    progress, out = default_progress(progress), Path(out)
     sources = by_name([subject_of(one, data, **kind) for one in surrogates])
     judged = by_name([subject_of(one, data, **kind) for one in targets])
     threat = _threat(epsilon, judged)

@@ -3,16 +3,16 @@ in turn.
 """
 
 from poise.attacks.autoattack.autoattack import PUBLISHED, AutoAttack, SearchPrecision, Version, search_precision
-from poise.attacks.autoattack.job import MISCLASSIFIED, ROBUST, Progress, Result
+from poise.attacks.autoattack.job import MISCLASSIFIED, ROBUST, Result, Status
 
 __all__ = [
     "MISCLASSIFIED",
     "PUBLISHED",
     "ROBUST",
     "AutoAttack",
-    "Progress",
     "Result",
     "SearchPrecision",
+    "Status",
     "Version",
     "search_precision",
 ]

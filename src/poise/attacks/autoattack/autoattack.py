@@ -19,7 +19,7 @@ from poise.attacks.attack import Attack
 from poise.attacks.autoattack.apgd import APGD
 from poise.attacks.autoattack.compact import CompactAttack
 from poise.attacks.autoattack.fab import FAB
-from poise.attacks.autoattack.job import MISCLASSIFIED, ROBUST, Job, Plan, Progress, Result
+from poise.attacks.autoattack.job import MISCLASSIFIED, ROBUST, Job, Plan, Result, Status
 from poise.attacks.autoattack.lanes import find_batch_size
 from poise.attacks.autoattack.ranks import Ranks
 from poise.attacks.autoattack.square import Square
@@ -111,6 +111,10 @@ class AutoAttack(Attack):
         chosen = versions.get(self.version) or self.attacks or tuple(PUBLISHED[name] for name in self.attacks_to_run)
         return tuple(dataclasses.replace(cast(Any, attack), threat=self.threat) for attack in chosen)
 
+    def forwards(self) -> float:
+        """Where every component attacks every image."""
+        return sum(attack.forwards() for attack in self.components())
+
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, draw: Draw, target: Tensor | None = None) -> Tensor:
         """For each example the image of the first component that fools the model, else the image itself."""
         if target is not None:
@@ -140,7 +144,7 @@ class AutoAttack(Attack):
         ids: Tensor | None = None,
         state_path: str | Path | None = None,
         save_seconds: float = 120.0,
-        progress: Callable[[Progress], None] | None = None,
+        progress: Callable[[Status], None] | None = None,
         world: World = ALONE,
     ) -> Result:
         """Attack images x [N, C, H, W] in [0, 1] with labels y [N], wherever they lie, on the model's device.
@@ -235,4 +239,4 @@ def search_precision(name: str, device: torch.device) -> Literal["float32", "bfl
     return "bfloat16" if full == "bfloat16" or (full == "auto" and native_bfloat16(device)) else "float32"
 
 
-__all__ = ["MISCLASSIFIED", "PUBLISHED", "ROBUST", "VERSIONS", "AutoAttack", "Progress", "Result", "Version"]
+__all__ = ["MISCLASSIFIED", "PUBLISHED", "ROBUST", "VERSIONS", "AutoAttack", "Result", "Status", "Version"]

@@ -46,6 +46,10 @@ class FAB(CompactAttack):
     def name(self) -> str:
         return ("FAB-T" if self.targeted else "FAB") + (f"x{self.restarts}" if self.restarts > 1 else "")
 
+    def forwards(self) -> float:
+        """FAB-T takes a run towards each target, FAB a gradient for each class, which are about as many."""
+        return (2.0 * self.targets + 1) * self.steps * self.restarts
+
     def search(self, model: Network, classes: int, targeted: bool = False) -> Search:
         return FABSearch(self, model, classes, targeted)
 

@@ -27,9 +27,8 @@ _PIECE = 256  # images that are copied at a time
 
 
 @dataclass(frozen=True)
-class Progress:
-    """Where a run stands. survivors: examples not yet broken by any attack; eta: seconds left for this attack, None at
-    first;
+class Status:
+    """Where a run stands. survivors: examples not yet broken by any attack; share: of this attack's work that is done.
 
     over: of each attack that is over its name, the survivors it left and its seconds. Of several ranks each tells of
     its own share, but for the survivors in `over`, which are those of all ranks.
@@ -42,7 +41,7 @@ class Progress:
     done: int
     survivors: int
     seconds: float
-    eta: float | None
+    share: float
     over: tuple[tuple[str, int, float], ...]
 
 
@@ -119,7 +118,7 @@ class Job:
         self.lanes: Lanes | None = None
         self.entering = torch.zeros(0, dtype=torch.int64, device=x.device)
 
-    def work(self, progress: Callable[[Progress], None] | None, keep: Callable[[Job, bool], None] | None) -> None:
+    def work(self, progress: Callable[[Status], None] | None, keep: Callable[[Job, bool], None] | None) -> None:
         """Run all attacks to their end from where the job stands; both are called after rounds of steps.
 
         `keep` is also called where an attack is over, and told so. What `progress` raises finds the job as it was after
@@ -210,17 +209,14 @@ class Job:
         self.log[self.place, 0] = int((self.broken_by == ROBUST).sum())
         self.place += 1
 
-    def report(self, attack: CompactAttack, lanes: Lanes) -> Progress:
-        done, part = int(lanes.finished.sum()), lanes.share_done()
-        seconds = float(self.log[self.place, 1])
+    def report(self, attack: CompactAttack, lanes: Lanes) -> Status:
+        done, seconds = int(lanes.finished.sum()), float(self.log[self.place, 1])
         survivors = int((self.broken_by == ROBUST).sum()) - int(lanes.fooled.sum())
-        eta = seconds * (1 - part) / part if part > 0 else None
         # who entered the next attack
         left = [self.ranks.known(2 * (i + 1), int(self.log[i, 0])) for i in range(self.place)]
         over = tuple((self.components[i].name, left[i], float(self.log[i, 1])) for i in range(self.place))
-        return Progress(
-            attack.name, self.place + 1, len(self.components), len(self.entering), done, survivors, seconds, eta, over
-        )
+        where = (attack.name, self.place + 1, len(self.components), len(self.entering))
+        return Status(*where, done, survivors, seconds, lanes.share_done(), over)
 
     def snapshot(self) -> dict[str, Tensor]:
         """Everything needed to go on later."""

@@ -40,6 +40,9 @@ class Square(CompactAttack):
     def name(self) -> str:
         return "Square" + (f"x{self.restarts}" if self.restarts > 1 else "")
 
+    def forwards(self) -> float:
+        return float(self.queries * self.restarts)
+
     def search(self, model: Network, classes: int, targeted: bool = False) -> Search:
         return (SquareLinf if self.threat.order == inf else SquareBall)(self, model, targeted)
 
