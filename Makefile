@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo check test test-extras test-slow test-device docs bench clean
+.PHONY: setup demo check test test-extras test-slow test-device docs bench runtime clean
 
 setup: .venv/.developer
 
@@ -39,6 +39,10 @@ test-extras: .venv-extras/.ready
 	    > "$$(.venv-extras/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/developer.pth"
 	.venv-extras/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	@touch $@
+
+# The library that the page's charts run on, in one file (needs npm): after a change of runtime/ or its versions.
+runtime:
+	cd runtime && npm ci --silent && node build.mjs
 
 test-slow: setup
 	$(BIN)/python -m pytest -n 2 -m slow

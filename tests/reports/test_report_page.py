@@ -7,15 +7,16 @@ import re
 import subprocess
 import sys
 from html.parser import HTMLParser
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
 from poise.core.errors import RunError
 from poise.reports import read_runs, write_picture, write_report
+from poise.reports.figures.still import ticks
 from poise.reports.html import render
 from poise.reports.plots import tradeoff
-from poise.reports.svg import ticks
 from poise.reports.tables import table
 
 HOSTILE = '</script><script>alert(1)</script> " onload="x" {{ 7*7 }} & <b>'
@@ -24,7 +25,7 @@ HOSTILE = '</script><script>alert(1)</script> " onload="x" {{ 7*7 }} & <b>'
 class Page(HTMLParser):
     """All tags with their attributes; complains about tags closed out of order."""
 
-    VOID = {"meta", "img", "br", "link"}
+    VOID = {"meta", "img", "br", "link", "wbr"}
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -46,6 +47,15 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
 
+def without_scripts(text: str) -> str:
+    return re.sub(r"<script[^>]*>.*?</script>", "", text, flags=re.DOTALL)
+
+
+def chart_data(text: str) -> dict[str, Any]:
+    """The specifications in the page."""
+    return json.loads(text.partition('id="chart-data">')[2].partition("</script>")[0])
+
+
 def test_the_page_is_whole_and_loads_nothing(make_record, make_run, tmp_path):
     make_run(make_record(), make_record(checkpoint="last", attacks={"PGD-20": range(22)}), gallery=True)
     folder = make_run(make_record(model="AT", attacks={"PGD-20": range(10)}))
@@ -53,16 +63,25 @@ def test_the_page_is_whole_and_loads_nothing(make_record, make_run, tmp_path):
     assert out == tmp_path / "report.html"
     text = out.read_text()
     page = Page(text)
-    assert not re.search(r"https?:|//[a-z]", re.sub(r'data:image/png;base64,[^"]*', "", text))
-    assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object", "base"}
-    assert "@import" not in text and "url(" not in text
+    own = without_scripts(text)
+    assert not re.search(r"https?:|//[a-z]", re.sub(r'data:image/png;base64,[^"]*', "", own))
+    assert not {tag for tag, _ in page.tags} & {"link", "iframe", "object", "base"}
+    assert [attrs for tag, attrs in page.tags if tag == "script"] == [
+        {"type": "application/json", "id": "chart-data"},
+        {},
+        {},
+    ]
+    assert "@import" not in own and "url(" not in own
     loaded = [
         value or ""
         for _, attrs in page.tags
         for name, value in attrs.items()
         if name in ("src", "href", "srcset", "action")
     ]
-    assert len(loaded) == 6 and all(value.startswith("data:image/png;base64,") for value in loaded)
+    anchors = [value.removeprefix("#") for value in loaded if value.startswith("#")]
+    assert len(anchors) == 7 and set(anchors) <= {attrs.get("id") for _, attrs in page.tags}
+    images = [value for value in loaded if not value.startswith("#")]
+    assert len(images) == 6 and all(value.startswith("data:image/png;base64,") for value in images)
     for part in (
         "What is proven",
         "Natural against robust accuracy",
@@ -88,7 +107,8 @@ def test_hostile_names_are_shown_and_not_run(make_record, make_run, tmp_path):
     )
     text = write_report(make_run(record, name="plain", gallery=True), tmp_path / "page.html").read_text()
     page = Page(text)
-    assert "script" not in {tag for tag, _ in page.tags}
+    assert [tag for tag, _ in page.tags].count("script") == 3
+    assert HOSTILE in json.dumps(chart_data(text), ensure_ascii=False).replace('\\"', '"')
     assert text.count("&lt;/script&gt;&lt;script&gt;alert(1)") >= 10 and 'onload="' not in text
     assert not [attrs for _, attrs in page.tags if "onload" in attrs]
     assert "{{ 7*7 }}" in text
@@ -130,8 +150,13 @@ def test_a_papers_point_is_hollow_and_linked_to_the_measured_one(make_record, tm
         made = make_record(protocol="zipper-linf", notes=notes, natural_wrong=[1])
         aa = make_record(attacks={"AutoAttack": range(22)}, settings=strongest).attacks
         path = dataclasses.replace(made, attacks=[*made.attacks, *aa]).write(tmp_path / "one.json")
-        svg = tradeoff(table(read_runs(path)), {"TRADES-abcd": 0})
-        assert svg.count("mark hollow") == svg.count('class="link') == expected
+        chart = tradeoff(table(read_runs(path)), {"TRADES-abcd": 0})
+        assert chart is not None
+        assert chart.still.count("mark hollow") == chart.still.count('class="link') == expected
+        rows = chart.spec["data"]["values"]
+        assert sum(row["printed"] for row in rows) == sum("our_x" in row for row in rows) == expected
+        hollow = [layer for layer in chart.spec["layer"] if layer["mark"].get("fill") == "var(--card)"]
+        assert len(hollow) == expected and all(not layer["mark"]["filled"] for layer in hollow)
 
 
 def test_many_classes_show_the_hardest(make_record, tmp_path):

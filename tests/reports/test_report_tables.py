@@ -12,7 +12,7 @@ from poise.core.errors import RunError
 from poise.core.records import EvaluationRecord
 from poise.reports import Table, read_runs, table, to_csv, to_latex, to_markdown, to_terminal
 from poise.reports.collect import Run
-from poise.reports.plots import _per_class
+from poise.reports.plots import per_class
 
 PGD = {"type": "PGD", "threat": {"type": "Linf", "epsilon": 8 / 255}, "step_size": 2 / 255, "steps": 20}
 HOSTILE = r"a_b & 50% $x$ #1 {y} ~^\z <script>alert(1)</script> | *w*"
@@ -514,7 +514,7 @@ def test_the_bars_of_classes_are_of_one_threat(make_record, tmp_path):
     far = make_record(protocol="far", attacks={"PGD-20": range(40)}, settings=within(0.3))
     shown = table([Run(tmp_path, "x", {}, records={"a": near, "b": far})])
     (group,) = shown.groups
-    _, worst = _per_class(group, [column for column in shown.columns if column.worst])
+    _, worst = per_class(group, [column for column in shown.columns if column.worst])
     assert worst.tolist() == [0.8] * 4
 
 

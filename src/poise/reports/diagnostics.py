@@ -1,4 +1,4 @@
-"""What a diagnosed run told of its base learners, as panels of the page (Zipper, Appendix C.1 and Section 3.4).
+"""What a diagnosed run told of its base learners, as charts of the page (Zipper, Appendix C.1 and Section 3.4).
 
 Curves come from `metrics.jsonl`, the t-SNE figure from the file that `poise embed` writes.
 """
@@ -9,7 +9,6 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,11 @@ from poise.core.errors import RunError
 from poise.core.files import read_text
 from poise.core.settings import spelled
 from poise.reports.collect import Run
-from poise.reports.plots import Panel, group_of
-from poise.reports.svg import Chart, colour_class, marker, number, ticks, wrap
+from poise.reports.figures.series import Panel, Point, Series
+from poise.reports.plots import Chart, chart, group_of
 
 EMBEDDING = "t-sne.json"
 """Where a run keeps what was embedded of its learners (written by the engine, which this package doesn't know)."""
-_ROW, _SIDE = 16, 300
 _ROBUST = re.compile(r"/robust( (\w+) ([\d.e-]+))?$")  # with a threat, where learners have several
 _FAMILIES = (
     # title, is a share, which metrics
@@ -51,10 +49,10 @@ def _is_regret(name: str) -> bool:
 
 @dataclass(frozen=True)
 class Diagnosed:
-    """A run's panels, and what is to be said of them."""
+    """A run's charts, and what is to be said of them."""
 
     label: str
-    panels: list[Panel]
+    charts: list[Chart]
     notes: list[str] = field(default_factory=list)
 
 
@@ -64,10 +62,10 @@ def diagnosed(runs: Sequence[Run], labels: Mapping[str, str]) -> list[Diagnosed]
     """
     found = []
     for run in runs:
-        panels = [*curves(run), *embedded(run.path / EMBEDDING)]
-        if panels:
+        charts = [*curves(run), *embedded(run.path / EMBEDDING)]
+        if charts:
             name = f"{labels.get(group_of(run), run.name)}, seed {run.experiment.get('seed', '-')}"
-            found.append(Diagnosed(name, panels, _notes(run)))
+            found.append(Diagnosed(name, charts, _notes(run)))
     return found
 
 
@@ -83,19 +81,19 @@ def redistributions(experiment: Mapping[str, Any]) -> list[int]:
     return [epoch for epoch in range(1, epochs + 1) if epoch >= first and epoch % every == 0]
 
 
-def curves(run: Run) -> list[Panel]:
-    """A panel for each kind of diagnosis, with a line for each learner or pair; upright lines are redistributions."""
+def curves(run: Run) -> list[Chart]:
+    """A chart for each kind of diagnosis, with a line for each learner or pair; upright lines are redistributions."""
     metrics = {
         name: [(x, y) for x, y in points if math.isfinite(y)]
         for name, points in run.curves().items()
         if name.startswith(("diagnosis/", "regret/"))
     }
-    panels = []
+    charts = []
     for title, share, belongs in _FAMILIES:
         lines = {_line_name(name): points for name, points in metrics.items() if belongs(name) and points}
         if lines:
-            panels.append(_panel(title, share, lines, redistributions(run.experiment)))
-    return panels
+            charts.append(_chart(title, share, lines, redistributions(run.experiment)))
+    return charts
 
 
 def _line_name(metric: str) -> str:
@@ -108,25 +106,13 @@ def _line_name(metric: str) -> str:
     return last.replace("/on images of ", " on images of ")
 
 
-def _panel(title: str, share: bool, lines: Mapping[str, Sequence[tuple[float, float]]], marked: Sequence[int]) -> Panel:
+def _chart(title: str, share: bool, lines: Mapping[str, Sequence[tuple[float, float]]], marked: Sequence[int]) -> Chart:
     scale = 100 if share else 1
-    values = [scale * y for points in lines.values() for _, y in points]
     last = max(x for points in lines.values() for x, _ in points)
-    across, up = ticks(0, max(last, 1), 5), ticks(min(values), max(values), 4)
-    chart = Chart(280, 190 + _ROW * len(lines), across, up, f"{title} by epoch", (44, 24 + _ROW * len(lines)))
-    for epoch in marked:
-        if epoch <= across[-1]:
-            chart.segment((epoch, up[0]), (epoch, up[-1]), "grid")
-    for place, (name, points) in enumerate(lines.items()):
-        scaled = [(x, scale * y) for x, y in points]
-        told = f"{name}: {scaled[-1][1]:.4g} at epoch {scaled[-1][0]:g}"
-        chart.line(scaled, colour_class(place), told)
-        px, py = chart.at(*scaled[-1])
-        chart.parts.append(marker(place, px, py, 3.2, title=told))
-        below = chart.height - _ROW * (len(lines) - place) + 6
-        chart.parts.append(marker(place, chart.left + 4, below, 4))
-        chart.text(chart.left + 14, below + 4, name)
-    return Panel(title, chart.svg(), "% by epoch" if share else "by epoch")
+    series = tuple(Series(name, tuple(Point(x, scale * y) for x, y in points)) for name, points in lines.items())
+    upright = tuple(float(epoch) for epoch in marked if epoch <= last)
+    note = "% by epoch" if share else "by epoch"
+    return chart("curves", Panel(title, "epoch", "", series, marked=upright, note=note))
 
 
 def _notes(run: Run) -> list[str]:
@@ -154,8 +140,8 @@ def _notes(run: Run) -> list[str]:
 # -- t-SNE ------------------------------------------------------------------------------------------------------------
 
 
-def embedded(path: Path) -> list[Panel]:
-    """One panel for each embedded epoch: colours are classes, shapes are learners. None without the file. Raises:
+def embedded(path: Path) -> list[Chart]:
+    """One chart for each embedded epoch: colours are classes, shapes are learners. None without the file. Raises:
     RunError.
     """
     if not path.is_file():
@@ -163,8 +149,12 @@ def embedded(path: Path) -> list[Panel]:
     try:
         data = parse(read_text(path))
         labels, classes = [int(label) for label in data["labels"]], [str(name) for name in data["classes"]]
-        what = _what(data)
-        return [_cloud(each["epoch"], each["points"], labels, classes, *what) for each in data["epochs"]]
+        what, note = _what(data)
+        names = [classes[label] for label in labels]
+        return [
+            chart("embedding", _cloud(f"t-SNE of {what}, epoch {epoch['epoch']}", epoch["points"], names, note))
+            for epoch in data["epochs"]
+        ]
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise RunError(
             f"{path} is damaged ({type(error).__name__}: {error}); make it again with: poise embed {path.parent}"
@@ -183,40 +173,11 @@ def _attack(told: Mapping[str, Any]) -> str:
     return f"{told['name']} within {threat['type']} {spelled(float(threat['epsilon']))}"
 
 
-def _cloud(
-    epoch: int,
-    points: Mapping[str, Sequence[Sequence[float]]],
-    labels: Sequence[int],
-    classes: Sequence[str],
-    what: str,
-    caption: str,
-) -> Panel:
-    everything = [(float(x), float(y)) for cloud in points.values() for x, y in cloud]
-    if any(len(cloud) != len(labels) for cloud in points.values()):
-        raise ValueError(f"{len(labels)} labels for clouds of {[len(cloud) for cloud in points.values()]} points")
-    low = [min(point[axis] for point in everything) for axis in (0, 1)]
-    size = max(max(point[axis] for point in everything) - low[axis] for axis in (0, 1)) or 1.0
-    parts = []
-    for place, (name, cloud) in enumerate(points.items()):
-        for (x, y), label in zip(cloud, labels, strict=True):
-            px, py = (8 + (_SIDE - 16) * (value - least) / size for value, least in zip((x, y), low, strict=True))
-            parts.append(_dot(place, label, px, py))
-        below = _SIDE + 12 + _ROW * place
-        parts.append(_dot(place, -1, 12, below))
-        parts.append(f'<text x="24" y="{number(below + 4)}">{escape(name)}</text>')
-    label = f"t-SNE of {what} of {' and '.join(points)} after epoch {epoch}; colours are {len(classes)} classes"
-    return Panel(f"t-SNE of {what}, epoch {epoch}", wrap(_SIDE, _SIDE + 8 + _ROW * len(points), label, parts), caption)
-
-
-def _dot(shape: int, colour: int, x: float, y: float) -> str:
-    """A circle for the first learner, a square for the second, a triangle for the others; in the colour of the
-    class.
-    """
-    kind = f"{colour_class(colour)} mark"
-    if shape == 0:
-        return f'<circle class="{kind}" cx="{number(x)}" cy="{number(y)}" r="3"/>'
-    corners = (
-        [(-2.7, -2.7), (2.7, -2.7), (2.7, 2.7), (-2.7, 2.7)] if shape == 1 else [(0, -3.6), (3.4, 2.6), (-3.4, 2.6)]
+def _cloud(title: str, points: Mapping[str, Sequence[Sequence[float]]], names: Sequence[str], note: str) -> Panel:
+    if any(len(cloud) != len(names) for cloud in points.values()):
+        raise ValueError(f"{len(names)} labels for clouds of {[len(cloud) for cloud in points.values()]} points")
+    series = tuple(
+        Series(learner, tuple(Point(float(x), float(y), name=name) for (x, y), name in zip(cloud, names, strict=True)))
+        for learner, cloud in points.items()
     )
-    path = " ".join(f"{number(x + dx)},{number(y + dy)}" for dx, dy in corners)
-    return f'<polygon class="{kind}" points="{path}"/>'
+    return Panel(title, "", "", series, note=note)

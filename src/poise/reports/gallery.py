@@ -15,7 +15,6 @@ import numpy as np
 
 from poise.core.errors import RunError
 
-_SHOWN = 12
 _ARRAYS = ("x", "x_adv", "label", "natural", "adversarial", "attack")
 
 
@@ -38,6 +37,13 @@ class Example:
     def adversarial_right(self) -> bool:
         return self.adversarial == self.label
 
+    @property
+    def outcome(self) -> str:
+        """What a gallery is filtered by."""
+        if not self.natural_right:
+            return "wrong already"
+        return "withstood" if self.adversarial_right else "fooled"
+
 
 @dataclass(frozen=True)
 class Gallery:
@@ -47,10 +53,11 @@ class Gallery:
     examples: list[Example]
 
 
-def read_gallery(path: Path, classes: Sequence[str]) -> Gallery:
+def read_gallery(path: Path, classes: Sequence[str], most: int = 12) -> Gallery:
     """The gallery in an npz file with x uint8 [n, C, H, W], x_adv [n, C, H, W] in [0, 1], label, natural, adversarial
     [n], attack.
 
+    most: how many of its examples are read.
     Raises: RunError when the file is damaged or lacks an array.
     """
     try:
@@ -78,7 +85,7 @@ def read_gallery(path: Path, classes: Sequence[str]) -> Gallery:
             _png(x_adv[i]),
             *(name(arrays[key][i]) for key in ("label", "natural", "adversarial")),
         )
-        for i in range(min(len(x), _SHOWN))
+        for i in range(min(len(x), most))
     ]
     attacks = dict.fromkeys(str(attack) for attack in np.atleast_1d(arrays["attack"]))
     return Gallery(", ".join(attacks), magnification, examples)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
-from importlib.resources import files
 from pathlib import Path
 
 from poise.core.errors import RunError
 from poise.core.files import write_text
 from poise.core.records import AttackRecord, EvaluationRecord
+from poise.reports.figures.series import Field, Panel
+from poise.reports.figures.still import write_still
 from poise.reports.formats import escape_markdown
 from poise.reports.statistics import NATURAL, TRANSFERRED
-from poise.reports.svg import number, wrap
 from poise.reports.terminal import Line, Numbers
 
 ALL = "all surrogates"
@@ -105,47 +104,16 @@ def matrix_terminal(shown: Matrix) -> Numbers:
     )
 
 
-WIDE, HIGH, LEFT, TOP = 76, 34, 190, 96
-
-
-def heatmap(shown: Matrix) -> str:
-    """SVG: one square per cell, the darker the more of the images the target gets right; percent inside, full names on
-    hovering.
-    """
-    parts = [_turned(name, LEFT + WIDE * (place + 0.5)) for place, name in enumerate(shown.columns)]
-    for place, (target, row) in enumerate(zip(shown.targets, shown.cells, strict=True)):
-        y = TOP + HIGH * place
-        parts.append(
-            f'<text x="{LEFT - 8}" y="{y + 21}"'
-            f' text-anchor="end">{escape(_short(target, 28))}<title>{escape(target)}</title></text>'
-        )
-        for column, (name, value) in enumerate(zip(shown.columns, row, strict=True)):
-            x = LEFT + WIDE * column
-            title = f"<title>{escape(f'{target}, {name}: {100 * value:.2f} %')}</title>"
-            fill = f'fill="var(--accent)" fill-opacity="{number(0.04 + 0.5 * value)}"'
-            parts.append(
-                f'<g>{title}<rect x="{x + 1}" y="{y + 1}" width="{WIDE - 2}" height="{HIGH - 2}" rx="3" {fill}/>'
-            )
-            parts.append(
-                f'<text class="value" x="{x + WIDE // 2}" y="{y + 21}"'
-                f' text-anchor="middle">{100 * value:.1f}</text></g>'
-            )
-    width, height = LEFT + WIDE * len(shown.columns) + 40, TOP + HIGH * len(shown.targets) + 8
-    return wrap(width, height, "accuracy of each target under the attacks made on each surrogate", parts)
-
-
-def _turned(name: str, x: float) -> str:
-    at = f"translate({number(x)} {TOP - 8}) rotate(-35)"
-    return f'<text class="name" transform="{at}">{escape(_short(name, 20))}<title>{escape(name)}</title></text>'
-
-
-def _short(text: str, most: int) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"
+def panel(shown: Matrix) -> Panel:
+    """The matrix as a picture's numbers, in percent."""
+    cells = tuple(tuple(100 * value for value in row) for row in shown.cells)
+    places = tuple(tuple(float(k) for k in range(len(names))) for names in (shown.columns, shown.targets))
+    field = Field(places[0], places[1], cells, columns=shown.columns, rows=shown.targets)
+    return Panel("accuracy of each target under the attacks made on each surrogate", "surrogate", "target", field=field)
 
 
 def write_heatmap(shown: Matrix, out: Path) -> Path:
-    """Write the heat map as a self-contained SVG that follows the viewer's light or dark scheme."""
-    style = (files("poise.reports") / "templates" / "report.css").read_text()
-    paper = '<rect width="100%" height="100%" fill="var(--card)"/>'
-    head, _, body = heatmap(shown).partition(">")
-    return write_text(out, f'{head} xmlns="http://www.w3.org/2000/svg"><style>{style}</style>{paper}{body}')
+    """Write the heat map as a self-contained SVG that follows the viewer's light or dark scheme: the darker the more of
+    the images a target gets right; percent inside, full names on hovering.
+    """
+    return write_text(out, write_still("matrix", panel(shown)))

@@ -1,8 +1,16 @@
-"""One self-contained page about a set of runs; it loads nothing, so it opens offline and can be mailed."""
+"""One self-contained page about a set of runs; it loads nothing, so it opens offline and can be mailed.
+
+Its charts are Vega-Lite specifications, plain data that the runtime inside the page draws; a policy in its head lets
+no other script run, nothing be loaded and no text be evaluated. Without scripts there are static pictures.
+"""
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +21,25 @@ from poise.core.wording import flatten
 from poise.reports.collect import Run, read_runs
 from poise.reports.diagnostics import diagnosed
 from poise.reports.experts import COLUMNS, experts_rows
-from poise.reports.gallery import Gallery, read_gallery
-from poise.reports.plots import class_panels, curve_panels, group_of, tradeoff
+from poise.reports.figures.still import colour, marker
+from poise.reports.figures.vega import CONFIG
+from poise.reports.gallery import read_gallery
+from poise.reports.plots import (
+    Chart,
+    class_charts,
+    confusion_chart,
+    curve_charts,
+    epsilon_charts,
+    group_of,
+    tradeoff,
+)
 from poise.reports.proof import comparisons
 from poise.reports.sanity import verdict_sections
 from poise.reports.statistics import Group
-from poise.reports.svg import marker, wrap
 from poise.reports.tables import Checkpoints, Table, table
 
 _NAME = "report.html"
+KEY = '<svg class="key" viewBox="0 0 16 16" aria-hidden="true">{}</svg>'
 
 
 def write_report(
@@ -58,29 +76,93 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["drawn"] = Markup  # markup made by svg.py, which escapes every text it is given
+    environment.filters["drawn"] = Markup  # markup made by still.py, which escapes every text it is given
+    drawn: list[Chart] = []
+
+    def numbered(chart: Chart) -> int:
+        drawn.append(chart)
+        return len(drawn) - 1
+
+    def plain_data() -> str:
+        return _json({"config": CONFIG, "charts": [chart.spec for chart in drawn]})
+
+    scatter, curves = tradeoff(results, places), curve_charts(runs, places, labels)
+    learners, verdicts = diagnosed(runs, labels), verdict_sections(runs, labels)
+    over_epsilon, gallery = epsilon_charts(results, places), _galleries(runs, labels)
+    experts = experts_rows(results)
+    sections = {
+        "results": ("Accuracy", True),
+        "by-expert": ("Experts", experts),
+        "trade-off": ("Trade-off", scatter),
+        "measured": ("Protocol", True),
+        "epsilon": ("Over epsilon", over_epsilon),
+        "training": ("Training", curves["monitor"] or curves["other"]),
+        "learners": ("Base learners", learners),
+        "sanity": ("Sanity", verdicts),
+        "classes": ("Classes", True),
+        "examples": ("Examples", gallery["galleries"]),
+        "runs": ("Runs", True),
+    }
+    scripts = [_asset("page", "vega.js"), _asset("templates", "report.js")]
     return environment.get_template("report.html.j2").render(
         title=title or _title(labels),
+        policy=_policy(scripts),
+        scripts=scripts,
+        numbered=numbered,
+        plain_data=plain_data,
+        key=lambda place: Markup(
+            f'<svg class="key" viewBox="0 0 16 16" aria-hidden="true">{marker(place, 8, 8, 5)}</svg>'
+        ),
+        colour=colour,
         subtitle=_subtitle(results, runs),
         table=results,
         varied={
             "data": len({row.data for row in results.rows}) > 1,
             "checkpoint": len({row.checkpoint for row in results.rows}) > 1,
         },
-        keys={key: wrap(16, 16, labels[key], [marker(place, 8, 8, 5)]) for key, place in places.items()},
+        places=places,
         labels=labels,
         proof=proof if len(groups) > 1 and proof.comparisons else None,
-        experts={"columns": COLUMNS, "rows": experts_rows(results)},
+        contents=[(name, title) for name, (title, there) in sections.items() if there],
+        blocks=[(block, [row for row in results.rows if row.block == block]) for block in _blocks(results)],
+        methods={labels[key]: place for key, place in places.items()},
+        experts={"columns": COLUMNS, "rows": experts},
         protocol=_protocol(results, runs),
-        curves=curve_panels(runs, places, labels),
-        diagnosed=diagnosed(runs, labels),
-        scatter=tradeoff(results, places),
-        classes=class_panels(results, groups, places, labels),
-        galleries=_galleries(runs, labels),
+        curves=curves,
+        diagnosed=learners,
+        scatter=scatter,
+        over_epsilon=over_epsilon,
+        classes=class_charts(results, groups, places, labels),
+        confusions=confusion_chart(results, groups, labels),
+        gallery=gallery,
         waiting=[run.path for run in runs if not run.records],
-        verdicts=verdict_sections(runs, labels),
-        runs=[_about(run, labels, places) for run in runs],
+        verdicts=verdicts,
+        **_settings(runs, labels, places),
     )
+
+
+def _asset(folder: str, name: str) -> str:
+    return (files("poise.reports") / folder / name).read_text(encoding="utf-8")
+
+
+def _policy(scripts: Sequence[str]) -> str:
+    """What the page may do: run these scripts, draw, and nothing else."""
+    hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    allowed = " ".join(f"'sha256-{digest}'" for digest in hashes)
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none';"
+        " form-action 'none'"
+    )
+
+
+def _json(data: object) -> str:
+    """JSON that can stand inside a script element, whatever its texts are."""
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _blocks(results: Table) -> list[tuple[str, str]]:
+    return list(dict.fromkeys(row.block for row in results.rows))
 
 
 def _block(results: Table, group: Group) -> tuple[str, str]:
@@ -132,37 +214,66 @@ def _first(run: Run) -> EvaluationRecord | None:
     return next(iter(run.records.values()), None)
 
 
-def _galleries(runs: Sequence[Run], labels: Mapping[str, str]) -> list[tuple[str, Gallery]]:
+def _galleries(runs: Sequence[Run], labels: Mapping[str, str]) -> dict[str, Any]:
+    """The galleries of runs, of very many as many as a page bears, every method's first; and how many are left out."""
+    having = [(run, record) for run in runs if run.gallery is not None and (record := _first(run)) is not None]
+    firsts = {group_of(run): run for run, _ in reversed(having)}
+    ordered = sorted(having, key=lambda pair: firsts[group_of(pair[0])] is not pair[0])
+    examples = max(_FEWEST, min(_EXAMPLES, _ON_A_PAGE // max(1, len(ordered))))
+    shown = ordered[: _ON_A_PAGE // examples]
     galleries = []
-    for run in runs:
-        record = _first(run)
-        if run.gallery is not None and record is not None:
-            which = run.gallery.stem.removeprefix("gallery").removeprefix("-").replace("_", " ") or "one"
-            title = f"{labels.get(group_of(run), run.name)}, seed {record.seed}, {which} checkpoint"
-            galleries.append((title, read_gallery(run.gallery, record.classes)))
-    return galleries
+    for run, record in shown:
+        assert run.gallery is not None
+        which = run.gallery.stem.removeprefix("gallery").removeprefix("-").replace("_", " ") or "one"
+        title = f"{labels.get(group_of(run), run.name)}, seed {record.seed}, {which} checkpoint"
+        galleries.append((title, read_gallery(run.gallery, record.classes, examples)))
+    classes = sorted({example.label for _, gallery in galleries for example in gallery.examples})
+    return {"galleries": galleries, "classes": classes, "left_out": len(ordered) - len(shown)}
 
 
-def _about(run: Run, labels: Mapping[str, str], places: Mapping[str, int]) -> dict[str, Any]:
+_EXAMPLES, _FEWEST, _ON_A_PAGE = 12, 4, 120
+"""Examples of a run, the fewest of one, and the most on a page."""
+
+
+def _settings(runs: Sequence[Run], labels: Mapping[str, str], places: Mapping[str, int]) -> dict[str, Any]:
+    """Each run with the settings that are its own, and those that all runs have in common."""
+    flat = [flatten(run.experiment) if run.experiment else {} for run in runs]
+    told = [settings for settings in flat if settings]
+    common = (
+        {name: value for name, value in told[0].items() if all(other.get(name, ...) == value for other in told)}
+        if len(told) > 1
+        else {}
+    )
+    own = [{name: value for name, value in settings.items() if name not in common} for settings in flat]
+    about = [_about(run, settings, labels, places) for run, settings in zip(runs, own, strict=True)]
+    return {"common": common, "runs": about}
+
+
+def _about(
+    run: Run, settings: Mapping[str, str], labels: Mapping[str, str], places: Mapping[str, int]
+) -> dict[str, Any]:
     record, key = _first(run), group_of(run)
     facts = {}
     for kept in run.records.values():
-        facts[f"{kept.checkpoint or 'checkpoint'}: weights"] = kept.model_digest
-        facts[f"{kept.checkpoint or 'checkpoint'}: evaluated"] = (
-            f"{kept.started}, {kept.seconds:,.1f} s, protocol {kept.protocol}"
-        )
+        name = kept.checkpoint or "checkpoint"
+        facts[f"{name}: weights"] = kept.model_digest
+        facts[f"{name}: evaluated"] = f"{kept.started}, {kept.seconds:,.1f} s, protocol {kept.protocol}"
+        if kept.lacking:
+            facts[f"{name}: not known"] = ", ".join(kept.lacking)
     if record is not None:
+        if record.training_seconds is not None:
+            facts["trained"] = f"{record.training_seconds / 60:,.2f} minutes"
         facts |= {
             "device": record.device,
             **{f"version of {name}": str(version) for name, version in record.versions.items()},
         }
     return {
         "label": labels.get(key, run.name),
-        "key": key if key in places else None,
+        "key": places.get(key, -1),
         "folder": run.path.name,
         "seed": record.seed if record is not None else run.experiment.get("seed", "-"),
         "facts": facts,
-        "settings": flatten(run.experiment) if run.experiment else {},
+        "settings": settings,
         "epochs": max((int(point[0]) for points in run.curves().values() for point in points), default=0),
         "seconds": sum(kept.seconds for kept in run.records.values()),
     }

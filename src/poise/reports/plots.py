@@ -1,73 +1,76 @@
-"""The page's three kinds of plot: training curves, natural against worst-case accuracy, accuracy per class."""
+"""What the page's charts show: training curves, natural against robust accuracy, robustness over epsilon, accuracy and
+confusions per class; from records alone.
+"""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
+from poise.core.settings import spelled
 from poise.reports.collect import Run
 from poise.reports.columns import Column, records_of
+from poise.reports.figures.series import Field, Panel, Point, Series
+from poise.reports.figures.still import names_of, placed, still
+from poise.reports.figures.vega import Spec, vega
 from poise.reports.statistics import NATURAL, WORST, Group
-from poise.reports.svg import Chart, colour_class, marker, number, ticks, wrap
 from poise.reports.tables import Cell, Row, Table
 
 _CLASSES_SHOWN = 20
+_BARS = 12
+"""With more methods than these, accuracy per class is a matrix."""
 _ELSEWHERE = ("diagnosis/", "regret/")  # diagnostics.py shows these
+_MANY, _THINNED = 20_000, 40
+Places = Mapping[str, int]
+"""Of each group's key, what its colour and shape go by."""
 
 
 @dataclass(frozen=True)
-class Panel:
-    """One small plot with its title; `svg` is markup whose texts are escaped."""
+class Chart:
+    """A chart of the page: interactive as `spec`, static as `still`. Of several panels one is chosen at a time."""
 
-    title: str
-    svg: str
-    note: str = ""
+    kind: str
+    panels: tuple[Panel, ...]
+
+    @property
+    def title(self) -> str:
+        return self.panels[0].title
+
+    @property
+    def note(self) -> str:
+        return self.panels[0].note
+
+    @cached_property
+    def spec(self) -> Spec:
+        return vega(self.kind, self.panels)
+
+    @cached_property
+    def still(self) -> str:
+        return still(self.kind, self.panels[0])
+
+    @property
+    def choices(self) -> list[str]:
+        return [panel.title for panel in self.panels] if len(self.panels) > 1 else []
+
+    @property
+    def legend(self) -> dict[str, int]:
+        """{label: what its colour and shape go by}, of the series that can be switched off."""
+        return {one.label: place for place, one in placed(self.panels[0].series)} if self.kind != "nested" else {}
+
+    @property
+    def names(self) -> list[str]:
+        """What colours stand for where series differ in shape alone."""
+        return names_of(self.panels[0]) if self.kind == "embedding" else []
 
 
-def curve_panels(runs: Sequence[Run], places: Mapping[str, int], labels: Mapping[str, str]) -> dict[str, list[Panel]]:
-    """{"monitor": [...], "other": [...]}: one panel per metric, one line per run, in its group's colour.
-
-    places, labels: of each group's key.
-    """
-    by_metric: dict[str, list[tuple[Run, list[tuple[float, float]]]]] = {}
-    for run in runs:
-        for metric, points in run.curves().items():
-            finite = [(x, y) for x, y in points if math.isfinite(y)]
-            if finite and not metric.startswith(_ELSEWHERE):
-                by_metric.setdefault(metric, []).append((run, finite))
-    panels: dict[str, list[Panel]] = {"monitor": [], "other": []}
-    for metric in sorted(by_metric):
-        kind = "monitor" if metric.startswith("monitor/") else "other"
-        panels[kind].append(_curve_panel(metric, by_metric[metric], places, labels))
-    return panels
-
-
-def _curve_panel(
-    metric: str,
-    lines: Sequence[tuple[Run, list[tuple[float, float]]]],
-    places: Mapping[str, int],
-    labels: Mapping[str, str],
-) -> Panel:
-    values = [y for _, points in lines for _, y in points]
-    shares = metric.startswith("monitor/") and min(values) >= 0 and max(values) <= 1
-    scale = 100 if shares else 1
-    epochs = [x for _, points in lines for x, _ in points]
-    last = ticks(0, max(*epochs, 1), 5)
-    chart = Chart(280, 190, last, ticks(min(values) * scale, max(values) * scale, 4), f"{metric} by epoch")
-    for run, points in lines:
-        key = group_of(run)
-        place = places.get(key, -1)
-        scaled = [(x, y * scale) for x, y in points]
-        seed = run.experiment.get("seed", "-")
-        title = f"{labels.get(key, run.name)}, seed {seed}: {scaled[-1][1]:.4g} at epoch {scaled[-1][0]:g}"
-        chart.line(scaled, colour_class(place), title)
-        px, py = chart.at(*scaled[-1])
-        chart.parts.append(marker(place, px, py, 3.2, title=title))
-    return Panel(metric.removeprefix("monitor/"), chart.svg(), "% by epoch" if shares else "by epoch")
+def chart(kind: str, *panels: Panel) -> Chart:
+    return Chart(kind, panels)
 
 
 def group_of(run: Run) -> str:
@@ -76,49 +79,119 @@ def group_of(run: Run) -> str:
     return "" if record is None else record.group or f"{record.model} {record.run}".strip()
 
 
-def tradeoff(table: Table, places: Mapping[str, int]) -> str:
-    """Natural (across) against robust accuracy (up), in percent, with 95 % intervals; a paper's point is hollow. Empty
+# -- training ---------------------------------------------------------------------------------------------------------
+
+
+def curve_charts(runs: Sequence[Run], places: Places, labels: Mapping[str, str]) -> dict[str, list[Chart]]:
+    """{"monitor": [...], "other": [...]}: one chart per metric, a line per run in its group's colour, and of several
+    runs of a group their mean.
+    """
+    by_metric: dict[str, list[tuple[Run, list[tuple[float, float]]]]] = {}
+    for run in runs:
+        for metric, points in run.curves().items():
+            finite = [(x, y) for x, y in points if math.isfinite(y)]
+            if finite and not metric.startswith(_ELSEWHERE):
+                by_metric.setdefault(metric, []).append((run, finite))
+    charts: dict[str, list[Chart]] = {"monitor": [], "other": []}
+    every = _every(points for lines in by_metric.values() for _, points in lines)
+    for metric in sorted(by_metric):
+        kind = "monitor" if metric.startswith("monitor/") else "other"
+        charts[kind].append(chart("curves", _curves(metric, by_metric[metric], places, labels, every)))
+    return charts
+
+
+def _every(lines: Any) -> int:
+    """Of so many points that the page would be too large, every how many are drawn."""
+    lengths = [len(points) for points in lines]
+    return max(1, math.ceil(max(lengths) / _THINNED)) if sum(lengths) > _MANY else 1
+
+
+def _curves(
+    metric: str,
+    lines: Sequence[tuple[Run, list[tuple[float, float]]]],
+    places: Places,
+    labels: Mapping[str, str],
+    every: int,
+) -> Panel:
+    values = [y for _, points in lines for _, y in points]
+    shares = metric.startswith("monitor/") and min(values) >= 0 and max(values) <= 1
+    scale = 100 if shares else 1
+    by_group: dict[str, list[Series]] = {}
+    for run, points in lines:
+        key, seed = group_of(run), run.experiment.get("seed", "-")
+        kept = points[(len(points) - 1) % every :: every]
+        line = tuple(Point(x, scale * y) for x, y in kept)
+        series = Series(labels.get(key, run.name), line, place=places.get(key, -1), run=f"seed {seed}")
+        by_group.setdefault(key, []).append(series)
+    series = [one for members in by_group.values() for one in (*_mean(members), *members)]
+    note = "% by epoch" if shares else "by epoch"
+    thinned = f"; every {every}th point" if every > 1 else ""
+    meant = "; mean and std of runs" if any(not one.run for one in series) else ""
+    return Panel(metric.removeprefix("monitor/"), "epoch", "", tuple(series), note=note + meant + thinned)
+
+
+def _mean(members: Sequence[Series]) -> list[Series]:
+    """The mean of the runs of a group, with their standard deviation, at the epochs that all have."""
+    if len(members) < 2:
+        return []
+    at = [{point.x: point.y for point in one.points} for one in members]
+    points = []
+    for x in sorted(set.intersection(*(set(run) for run in at))):
+        values = [run[x] for run in at]
+        mean, std = float(np.mean(values)), float(np.std(values, ddof=1))
+        points.append(Point(x, mean, mean - std, mean + std, n=len(values)))
+    return [Series(members[0].label, tuple(points), place=members[0].place)] if points else []
+
+
+# -- accuracies -------------------------------------------------------------------------------------------------------
+
+
+def tradeoff(table: Table, places: Places) -> Chart | None:
+    """Natural (across) against robust accuracy (up), in percent, with intervals; a paper's point is hollow. None
     without data.
 
     Robust is AutoAttack's column where it was measured, which papers print too, and else the worst case.
     """
-    worst = robust_column(table)
-    if worst is None:
-        return ""
-    across, up = [column.label for column in table.columns].index(NATURAL), worst
-    block = table.rows[0].block
-    points: list[tuple[Row, int, Cell, Cell]] = []
-    place = 0
+    up = robust_column(table)
+    if up is None:
+        return None
+    across, name = [column.label for column in table.columns].index(NATURAL), robust_name(table.columns[up])
+    series, place, spreads = [], 0, False
     for row in table.rows:
         place = places[row.group.key] if row.group is not None else place  # a published row follows its group's
-        if row.block == block and row.cells[across].value is not None and row.cells[up].value is not None:
-            points.append((row, place, row.cells[across], row.cells[up]))
-    if not points:
-        return ""
-    chart = Chart(
-        420,
-        330,
-        _range([x for *_, x, _ in points]),
-        _range([y for *_, y in points]),
-        "natural against robust accuracy",
-        (46, 42),
+        x, y = row.cells[across], row.cells[up]
+        if row.block != table.rows[0].block or x.value is None or y.value is None:
+            continue
+        printed = row.kind == "published"
+        spreads |= printed and any(cell.low is None and cell.spread is not None for cell in (x, y))
+        point = _tradeoff_point(row, x, y, name)
+        method = series[-1].label if printed and series else row.label
+        series.append(Series(method, (point,), printed, place))
+    if not series:
+        return None
+    note = "Lines through points are 95 % intervals" + (
+        "; through a paper's, the standard deviation that it prints." if spreads else "."
     )
-    chart.text((chart.left + chart.right) / 2, chart.height - 6, "natural accuracy, %", "middle", "name")
-    chart.upright(f"{robust_name(table.columns[worst])}, %")
-    measured: dict[int, tuple[float, float]] = {}
-    for row, place, x, y in points:
-        here = (float(x.value or 0), float(y.value or 0))
-        if row.kind == "measured":
-            measured[place] = here
-            _error_bars(chart, place, here, x, y)
-        elif place in measured:
-            chart.segment(measured[place], here, f"link {colour_class(place)}")
-    for row, place, x, y in points:
-        px, py = chart.at(float(x.value or 0), float(y.value or 0))
-        title = f"{row.label}: natural {x.text}, {robust_name(table.columns[worst])} {y.text}"
-        chart.parts.append(marker(place, px, py, 6, hollow=row.kind == "published", title=title))
-    _name_points(chart, points)
-    return chart.svg()
+    title = "natural against robust accuracy"
+    return chart("trade-off", Panel(title, "natural accuracy, %", f"{name}, %", tuple(series), note=note))
+
+
+def _tradeoff_point(row: Row, x: Cell, y: Cell, robust: str) -> Point:
+    printed = row.kind == "published"
+    about = [(NATURAL, x.text), *([("", x.detail)] if x.detail else [])]
+    about += [(robust, y.text), *([("", y.detail)] if y.detail and y.detail != x.detail else [])]
+    about += [("runs", str(cell.n)) for cell in [x] if cell.n]
+    name = "published" if printed else row.label if len(row.label) <= 26 else row.label[:25] + "…"
+    (low, high), (x_low, x_high) = _ends(y), _ends(x)
+    facts = (("method", row.label), *about)
+    return Point(x.value or 0.0, y.value or 0.0, low, high, x_low, x_high, name, n=x.n, about=facts)
+
+
+def _ends(cell: Cell) -> tuple[float | None, float | None]:
+    """Of the interval, or of what a paper prints as plus-minus."""
+    if cell.low is not None or cell.spread is None or cell.value is None:
+        return cell.low, cell.high
+    return cell.value - cell.spread, cell.value + cell.spread
 
 
 def robust_column(table: Table) -> int | None:
@@ -139,81 +212,151 @@ def robust_name(column: Column) -> str:
     return f"accuracy under {column.label}" if column.attack else column.label.replace(WORST, "worst-case accuracy")
 
 
-def _range(cells: Sequence[Cell]) -> list[float]:
-    ends = [end for cell in cells for end in (cell.value, cell.low, cell.high) if end is not None]
-    low, high = max(0.0, min(ends)), min(100.0, max(ends))
-    room = max(1.0, 0.08 * (high - low))
-    return ticks(max(0.0, low - room), min(100.0, high + room), 5)
+def epsilon_charts(table: Table, places: Places) -> list[Chart]:
+    """Accuracy over epsilon: a chart for every attack that was made at several, a line for each method; 0 is natural
+    accuracy.
+    """
+    families: dict[str, dict[float, int]] = {}
+    names: dict[str, str] = {}
+    for place, column in enumerate(table.columns):
+        threat = (column.settings or {}).get("threat")
+        if not isinstance(threat, Mapping) or not isinstance(threat.get("epsilon"), int | float):
+            continue
+        key = _but_for_epsilon(column, threat)
+        families.setdefault(key, {}).setdefault(float(threat["epsilon"]), place)
+        names[key] = f"{column.attack} within {threat.get('type')}"
+    natural = [column.label for column in table.columns].index(NATURAL)
+    charts = []
+    for key, by_epsilon in families.items():
+        if len(by_epsilon) > 1:
+            series = tuple(_over_epsilon(table, places, {0.0: natural, **by_epsilon}, names[key]))
+            note = "bars are 95 % intervals; epsilon 0 is natural accuracy"
+            charts.append(chart("sweep", Panel(names[key], "epsilon", "accuracy, %", series, note=note)))
+    return charts
 
 
-def _error_bars(chart: Chart, place: int, here: tuple[float, float], x: Cell, y: Cell) -> None:
-    kind = f"error {colour_class(place)}"
-    (x0, x1), (y0, y1) = chart.x_limits, chart.y_limits
-    if x.low is not None and x.high is not None:
-        chart.segment((max(x.low, x0), here[1]), (min(x.high, x1), here[1]), kind)
-    if y.low is not None and y.high is not None:
-        chart.segment((here[0], max(y.low, y0)), (here[0], min(y.high, y1)), kind)
+def _but_for_epsilon(column: Column, threat: Mapping[str, Any]) -> str:
+    """What makes an attack another one, whatever its epsilon and the step size that goes with it."""
+    rest = {name: value for name, value in (column.settings or {}).items() if name not in ("step_size", "digest")}
+    kept = {**rest, "threat": {name: value for name, value in threat.items() if name != "epsilon"}}
+    return json.dumps([column.attack, kept], sort_keys=True, default=str)
 
 
-def _name_points(chart: Chart, points: Sequence[tuple[Row, int, Cell, Cell]]) -> None:
-    """A label beside each point, on the first side where it covers neither a point nor another label."""
-    places = [chart.at(float(x.value or 0), float(y.value or 0)) for *_, x, y in points]
-    taken = [(px - 8, py - 8, px + 8, py + 8) for px, py in places]
-    for (row, place, _, _), (px, py) in zip(points, places, strict=True):
-        text = "published" if row.kind == "published" else row.label if len(row.label) <= 26 else row.label[:25] + "…"
-        wide = 7.5 * len(text)
-        sides = [
-            (10, -6, "start"),
-            (-10, -6, "end"),
-            (10, 16, "start"),
-            (-10, 16, "end"),
-            (0, -14, "middle"),
-            (0, 24, "middle"),
-        ]
-        sides += [(0, -28, "middle"), (0, 38, "middle")]
-        boxes = []
-        for dx, dy, anchor in sides:
-            left = px + dx - {"start": 0, "end": wide, "middle": wide / 2}[anchor]
-            box = (left, py + dy - 11, left + wide, py + dy + 3)
-            inside = box[0] >= chart.left and box[2] <= chart.right + 8 and box[1] >= 0 and box[3] <= chart.bottom
-            boxes.append((inside and not any(_overlap(box, other) for other in taken), box, (dx, dy, anchor)))
-        _, box, (dx, dy, anchor) = next((item for item in boxes if item[0]), boxes[0])
-        taken.append(box)
-        chart.text(px + dx, py + dy, text, anchor, f"point {colour_class(place)}")
+def _over_epsilon(table: Table, places: Places, by_epsilon: Mapping[float, int], attack: str) -> list[Series]:
+    series = []
+    for row in table.rows:
+        if row.group is None or row.kind != "measured" or row.block != table.rows[0].block:
+            continue
+        cells = [(epsilon, row.cells[place]) for epsilon, place in sorted(by_epsilon.items())]
+        points = tuple(
+            Point(
+                epsilon,
+                cell.value,
+                cell.low,
+                cell.high,
+                name=row.label,
+                n=cell.n,
+                about=(
+                    ("epsilon", spelled(epsilon) if epsilon else "0"),
+                    (attack if epsilon else NATURAL, cell.text),
+                    ("", cell.detail),
+                    ("runs", str(cell.n)),
+                ),
+            )
+            for epsilon, cell in cells
+            if cell.value is not None
+        )
+        if len(points) > 1:
+            series.append(Series(row.label, points, place=places[row.group.key]))
+    return series
 
 
-def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+# -- classes ----------------------------------------------------------------------------------------------------------
 
 
-def class_panels(
-    table: Table, groups: Sequence[Group], places: Mapping[str, int], labels: Mapping[str, str]
-) -> list[Panel]:
-    """One panel per group: per class a pale bar for natural accuracy and a full one for the worst case (mean over
-    runs).
+def class_charts(table: Table, groups: Sequence[Group], places: Places, labels: Mapping[str, str]) -> list[Chart]:
+    """One chart per group: per class a pale bar for natural accuracy and a full one for the worst case (mean over
+    runs); of very many groups a matrix of all.
 
     Of several worst cases, within other threats, the first that a group has.
     """
     worst_cases = [column for column in table.columns if column.worst]
-    shares = {id(group): _per_class(group, worst_cases) for group in groups}
-    panels = []
+    shares = {id(group): per_class(group, worst_cases) for group in groups}
+    if len(groups) > _BARS:
+        return _class_matrix(groups, shares, labels)
+    charts = []
     for group in groups:
         natural, worst = shares[id(group)]
-        peers = [shares[id(other)][1] for other in groups if other.first.classes == group.first.classes]
-        shown = [int(k) for k in np.flatnonzero(~np.isnan(natural))]
-        note = "% correct"
-        if len(shown) > _CLASSES_SHOWN:
-            note = f"% correct; the {_CLASSES_SHOWN} hardest of {len(shown)} classes"
-            hardest = np.mean(peers, axis=0)
-            shown = sorted(shown, key=lambda k: float(hardest[k]))[:_CLASSES_SHOWN]
-        names = group.first.classes
-        rows = [(names[k] if k < len(names) else str(k), float(natural[k]), float(worst[k])) for k in shown]
-        panels.append(Panel(labels[group.key], _bars(rows, places[group.key], labels[group.key]), note))
-    return panels
+        shown, note = _shown_classes(group, [shares[id(other)][1] for other in groups if _same_classes(other, group)])
+        count = np.bincount(np.array(group.first.labels), minlength=len(natural))
+        pale, full = (
+            tuple(
+                Point(
+                    line,
+                    100 * float(values[k]),
+                    name=_class_name(group, k),
+                    n=int(count[k]),
+                    about=(
+                        ("natural", f"{100 * natural[k]:.2f} %"),
+                        ("worst case", f"{100 * worst[k]:.2f} %"),
+                        ("images", f"{count[k]}"),
+                        ("runs", f"{len(group.records)}"),
+                    ),
+                )
+                for line, k in enumerate(shown)
+            )
+            for values in (natural, worst)
+        )
+        place = places[group.key]
+        series = (Series("natural", pale, place=place), Series("worst case", full, place=place))
+        charts.append(chart("nested", Panel(labels[group.key], "", "", series, note=f"% correct{note}")))
+    return charts
 
 
-def _per_class(group: Group, worst_cases: Sequence[Column]) -> tuple[np.ndarray, np.ndarray]:
-    """Natural and worst-case accuracy per class, nan for classes without images."""
+def _same_classes(a: Group, b: Group) -> bool:
+    return a.first.classes == b.first.classes
+
+
+def _shown_classes(group: Group, worst: Sequence[np.ndarray]) -> tuple[list[int], str]:
+    """All classes that have images, or the hardest of very many; and what is to be said of it."""
+    shown = [int(k) for k in np.flatnonzero(np.bincount(group.first.labels))]
+    if len(shown) <= _CLASSES_SHOWN:
+        return shown, ""
+    hardest = np.mean(worst, axis=0)
+    return (
+        sorted(shown, key=lambda k: float(hardest[k]))[:_CLASSES_SHOWN],
+        f"; the {_CLASSES_SHOWN} hardest of {len(shown)} classes",
+    )
+
+
+def _class_name(group: Group, label: int) -> str:
+    names = group.first.classes
+    return names[label] if label < len(names) else str(label)
+
+
+def _class_matrix(
+    groups: Sequence[Group], shares: Mapping[int, tuple[np.ndarray, np.ndarray]], labels: Mapping[str, str]
+) -> list[Chart]:
+    """Methods down, classes across; natural and worst case to choose from."""
+    first = groups[0]
+    alike = [group for group in groups if _same_classes(group, first)]
+    shown, note = _shown_classes(first, [shares[id(group)][1] for group in alike])
+    names, rows = tuple(_class_name(first, k) for k in shown), tuple(labels[group.key] for group in alike)
+    panels = []
+    for place, what in enumerate(("worst case", "natural")):
+        cells = [shares[id(group)][1 - place][shown] for group in alike]
+        values = tuple(tuple(100 * float(value) for value in row) for row in cells)
+        panels.append(Panel(what, "class", "method", field=_grid(names, rows, values), note=f"% correct{note}"))
+    return [chart("matrix", *panels)]
+
+
+def _grid(columns: tuple[str, ...], rows: tuple[str, ...], values: tuple[tuple[float, ...], ...]) -> Field:
+    places = tuple(tuple(float(k) for k in range(len(names))) for names in (columns, rows))
+    return Field(places[0], places[1], values, columns=columns, rows=rows)
+
+
+def per_class(group: Group, worst_cases: Sequence[Column]) -> tuple[np.ndarray, np.ndarray]:
+    """Natural and worst-case accuracy per class [classes], nan for classes without images."""
     records = next((found for column in worst_cases if (found := records_of(group, column))), group.records)
     labels = np.array(group.first.labels)
     size = max(len(group.first.classes), int(labels.max(initial=0)) + 1)
@@ -226,20 +369,44 @@ def _per_class(group: Group, worst_cases: Sequence[Column]) -> tuple[np.ndarray,
     return natural / divisor, worst / divisor
 
 
-def _bars(rows: Sequence[tuple[str, float, float]], place: int, label: str) -> str:
-    left, right, pitch = 84, 240, 22
-    parts = []
-    for number_, (name, natural, worst) in enumerate(rows):
-        y = 6 + pitch * number_
-        title = f"<title>{escape(name)}: natural {100 * natural:.2f} %, worst case {100 * worst:.2f} %</title>"
-        short = name if len(name) <= 12 else name[:11] + "…"
-        parts.append(
-            f'<g class="{colour_class(place)}">{title}<text x="{left - 8}" y="{y + 11}"'
-            f' text-anchor="end">{escape(short)}</text>'
-        )
-        parts.append(f'<rect class="track" x="{left}" y="{y}" width="{right - left}" height="14" rx="2"/>')
-        for kind, share in (("pale", natural), ("full", worst)):
-            width = number((right - left) * share)
-            parts.append(f'<rect class="bar {kind}" x="{left}" y="{y}" width="{width}" height="14" rx="2"/>')
-        parts.append(f'<text class="value" x="280" y="{y + 11}" text-anchor="end">{100 * worst:.1f}</text></g>')
-    return wrap(280, 8 + pitch * len(rows), f"accuracy per class, {label}", parts)
+def confusion_chart(table: Table, groups: Sequence[Group], labels: Mapping[str, str]) -> Chart | None:
+    """What images of each class are taken for, in percent of its images: natural ones, and those of the attack that
+    leaves each group the fewest right; sums over the group's runs.
+    """
+    panels = []
+    for group in groups:
+        attacks = [column for column in table.columns if column.attack and records_of(group, column)]
+        weakest = min(attacks, key=lambda column: _right(group, column), default=None)
+        for column in (Column(NATURAL), *([weakest] if weakest is not None else [])):
+            title = f"{labels[group.key]}, {column.label}"
+            panels.append(Panel(title, "predicted as", "class", field=_confusions(group, column)))
+    return chart("matrix", *panels) if panels else None
+
+
+def _right(group: Group, column: Column) -> float:
+    records = records_of(group, column)
+    return sum(record.accuracy(column.attack or "") for record in records) / len(records)
+
+
+def _confusions(group: Group, column: Column) -> Field:
+    """Shares [true, predicted] in percent. Of very many classes those with the most errors, with the others as one."""
+    labels, size = np.array(group.first.labels), len(group.first.classes)
+    counts = np.zeros((size, size))
+    for record in records_of(group, column):
+        predicted = np.array(record.natural if column.attack is None else record.attacks[0].predicted)
+        known = (predicted >= 0) & (predicted < size) & (labels >= 0) & (labels < size)
+        np.add.at(counts, (labels[known], predicted[known]), 1)
+    totals = counts.sum(1)
+    shown = np.flatnonzero(totals)
+    wrong = totals - np.diag(counts)
+    if len(shown) > _CLASSES_SHOWN:
+        shown = np.sort(shown[np.argsort(-wrong[shown], kind="stable")][:_CLASSES_SHOWN])
+    columns = [*shown, *(k for k in range(size) if k not in shown and counts[shown, k].any())]
+    cells = 100 * counts[shown] / totals[shown, None]
+    names = [_class_name(group, int(k)) for k in columns[: len(shown)]]
+    values = [[float(row[k]) for k in shown] for row in cells]
+    if len(columns) > len(shown):
+        names.append("others")
+        values = [[*line, float(row[columns[len(shown) :]].sum())] for line, row in zip(values, cells, strict=True)]
+    rows = tuple(_class_name(group, int(k)) for k in shown)
+    return _grid(tuple(names), rows, tuple(map(tuple, values)))

@@ -23,6 +23,10 @@ class Point:
     x_low: float | None = None
     x_high: float | None = None
     name: str = ""
+    n: int = 0
+    """Over how many runs or images it is; 0 where that is not said."""
+    about: tuple[tuple[str, str], ...] = ()
+    """Further facts, each with its name: what a page says where one points at it."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,10 @@ class Series:
     label: str
     points: tuple[Point, ...]
     printed: bool = False
+    place: int | None = None
+    """What its colour and shape go by; by default its place among the others, and below 0 none."""
+    run: str = ""
+    """Of a line that is one of several runs, which are drawn thin beside their mean: the run."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,9 @@ class Field:
     ys: tuple[float, ...]
     values: tuple[tuple[float, ...], ...]
     right: int | None = None
+    columns: tuple[str, ...] = ()
+    rows: tuple[str, ...] = ()
+    """Names in place of numbers, of a matrix."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +66,9 @@ class Panel:
     up: str
     series: tuple[Series, ...] = ()
     field: Field | None = None
+    marked: tuple[float, ...] = ()
+    """Places across at which upright lines stand."""
+    note: str = ""
 
 
 def to_csv(panels: Sequence[Panel]) -> str:
