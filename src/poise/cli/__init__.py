@@ -22,6 +22,8 @@ from poise.cli import (
     reproduce,
     sanity,
     show,
+    status,
+    sweep,
     train,
     transfer,
 )
@@ -44,6 +46,8 @@ app = typer.Typer(
 
 app.command("demo")(demo.demo)
 app.command("train")(train.train)
+app.command("sweep")(sweep.sweep)
+app.command("status")(status.status)
 app.command("transfer")(transfer.transfer)
 app.command("evaluate")(evaluate.evaluate)
 app.command("attack")(attack.attack)
