@@ -9,6 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from poise.core.bars import default_progress
 from poise.core.errors import Interrupted, RunError
 from poise.core.files import check_writable
 from poise.core.imports import import_files
@@ -81,7 +82,7 @@ def sweep(
     Raises: SettingsError, DataError, RunError, MissingExtraError before any work; Interrupted after SIGINT or SIGTERM,
     with everything saved.
     """
-    folder, progress = Path(out), progress if progress is not None else Progress()
+    folder, progress = Path(out), default_progress(progress)
     engine = engine_of(on, jobs)
     engine.require()
     if recipes is None:
