@@ -66,8 +66,10 @@ class APGD(CompactAttack):
     """What is returned for examples that were not fooled; the largest loss is that of the last restart."""
 
     def forwards(self) -> float:
-        targets = self.targets if self.loss == "targeted_dlr" else 1
-        return 2.0 * self.steps * self.restarts * targets * self.eot_iterations + 1
+        targets, ranking = self.targets if self.loss == "targeted_dlr" else 1, 0
+        if self.targets_by == "malt":
+            ranking = self.among  # a backward pass each, of fewer where there are fewer classes
+        return 2.0 * self.steps * self.restarts * targets * self.eot_iterations + ranking + 1
 
     def __post_init__(self) -> None:
         if self.radii[-1:] != (1.0,) or len(self.radii) > self.steps:
