@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from poise.core.errors import SettingsError
+from poise.core.imports import code_of as code_of
 from poise.core.imports import import_files as import_files
 
 NO_SMALL_VARIANT = "--quick is of recipes, which have a small variant; settings that were written down are as they are"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from poise.cli.names import check_recipe
-from poise.cli.shared import NO_SMALL_VARIANT, DataDir, Device, Imports, import_files, print_table
+from poise.cli.shared import NO_SMALL_VARIANT, DataDir, Device, Imports, code_of, import_files, print_table
 from poise.core.bars import drawn
 from poise.core.errors import RunError, SettingsError
 
@@ -27,6 +27,15 @@ def train(
         str | None, typer.Argument(help="A recipe's name, or a settings file such as runs/x/experiment.json.")
     ] = None,
     settings: Annotated[list[str] | None, typer.Argument(help="Settings to change, as dotted.path=value.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Your images: a folder with one folder per class, an .npz archive, a data set.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Your network: file.py:NAME, module:NAME, or a name of poise list networks.")
+    ] = None,
+    objective: Annotated[
+        str | None, typer.Option(help="Your objective, or a loss of logits and labels: file.py:NAME or a name.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder to make; by default runs/NAME.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with this run folder.")] = None,
     seeds: Annotated[
@@ -43,9 +52,11 @@ def train(
     data_dir: DataDir = None,
     imports: Imports = None,
 ) -> None:
-    """Train a classifier.
+    """Train a classifier: by a recipe, or on your own images with your own network.
 
     Examples:
+
+      poise train --data my_photos --model mynet.py:MyNet epsilon=4/255 data.image_size=64 --out runs/mine
 
       poise train generalist_digits --out runs/generalist
 
@@ -59,35 +70,43 @@ def train(
 
       poise train generalist_digits 'method.others=[{"name": "l2", "policy": "AT"}]' method.others.0.inner.threat=L2
     """
+    if recipe is not None and "=" in recipe and not Path(recipe).exists():  # the first setting
+        recipe, settings = None, [recipe, *(settings or [])]
     if recipe is not None:
         check_recipe(recipe, imports)
     from poise import engine
     from poise.core.distributed import join, leave
-    from poise.core.overrides import override
-    from poise.core.settings import read_file
     from poise.recipes import experiment as of_recipe
     from poise.verbs.evaluate import evaluate as judge
+    from poise.verbs.train import experiment_of
 
     digests = import_files(imports)
     where: dict[str, Any] = {"device": device, "data_dir": data_dir}
     world = join()
-    if resume is not None and (recipe is not None or settings or seeds or quick or out is not None):
+    own = (data, model, objective)
+    if resume is not None and any((recipe, settings, seeds, quick, out, *own)):
         raise SettingsError(
-            "--resume takes settings, seeds and place from the folder; give no recipe, settings, --seeds, --quick or"
-            " --out"
+            "--resume takes settings, seeds and place from the folder; give no recipe, settings, --seeds, --quick,"
+            " --out, --data, --model or --objective"
         )
     if resume is not None:
         planned = world.in_turn(lambda: _plan(resume))
         experiment, seeds, out = (*planned, resume) if planned is not None else (None, None, resume)
-    elif recipe is None:
-        raise SettingsError("name a recipe (poise list recipes), a settings file, or --resume RUN")
+    elif recipe is None and data is None:
+        raise SettingsError("name a recipe (poise list recipes), a settings file, --resume RUN, or your own --data")
     elif seeds is not None and any(setting.partition("=")[0].strip() == "seed" for setting in settings or []):
         raise SettingsError("seed=... and --seeds: one of the two; --seeds counts from 0")
     else:
-        if quick and recipe.endswith(".json"):
+        if quick and (recipe is None or recipe.endswith(".json")):
             raise SettingsError(NO_SMALL_VARIANT)
-        made = read_file(engine.Experiment, Path(recipe)) if recipe.endswith(".json") else of_recipe(recipe, quick)
-        experiment = override(made, settings or [])
+        experiment = experiment_of(
+            of_recipe(recipe, True) if quick and recipe is not None else recipe,
+            data=data,
+            network=code_of(model, "--model", digests),
+            objective=code_of(objective, "--objective", digests),
+            settings=settings or [],
+            data_dir=data_dir,
+        )
         out = out or Path("runs") / experiment.name
     alike = [f"{experiment.name}, seed {number}" for number in range(seeds or 0)] if experiment is not None else []
     where["progress"] = drawn(("selected", "last") if evaluate else (), alike)

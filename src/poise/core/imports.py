@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from poise.core.errors import SettingsError
+from poise.core.errors import SettingsError, did_you_mean
 
 
 def import_files(paths: Sequence[Path] | None) -> dict[str, str]:
@@ -37,3 +39,26 @@ def import_files(paths: Sequence[Path] | None) -> dict[str, str]:
         give_all(module)
         digests[str(path)] = hashlib.sha256(path.read_bytes()).hexdigest()
     return digests
+
+
+def code_of(text: str | None, option: str, digests: dict[str, str]) -> Any:
+    """What file.py:NAME or module:NAME stands for, the file executed as by --import, its SHA-256 put into `digests`; a
+    word without a colon is left as it is. Raises: SettingsError.
+    """
+    place, colon, name = (text or "").rpartition(":")
+    if not colon:
+        return text
+    if place.endswith(".py"):
+        digests |= import_files([Path(place)])
+        module = sys.modules[Path(place).stem]
+    else:
+        sys.path.insert(0, str(Path.cwd()))
+        try:
+            module = importlib.import_module(place)
+        except (ImportError, ValueError) as error:
+            raise SettingsError(f"{option} {text}: {error}; must be a name, file.py:NAME or module:NAME") from None
+        finally:
+            sys.path.pop(0)
+    if not hasattr(module, name):
+        raise SettingsError(f"{option} {text}: {place} has no {name!r}{did_you_mean(name, vars(module))}")
+    return getattr(module, name)
