@@ -24,6 +24,7 @@ from poise.cli import (
     show,
     status,
     sweep,
+    track,
     train,
     transfer,
 )
@@ -54,6 +55,7 @@ app.command("attack")(attack.attack)
 app.command("agreement")(agreement.agreement)
 app.command("embed")(embed.embed)
 app.command("sanity")(sanity.sanity)
+app.command("track")(track.track)
 app.command("report")(report.report)
 app.command("bundle")(bundle.bundle)
 app.command("reproduce")(reproduce.reproduce)

@@ -11,7 +11,7 @@ import typer
 from poise.cli.names import check_recipe
 from poise.cli.shared import NO_SMALL_VARIANT, DataDir, Device, Imports, code_of, import_files, print_table
 from poise.core.bars import drawn
-from poise.core.errors import RunError, SettingsError
+from poise.core.errors import Interrupted, NumericalError, RunError, SettingsError
 
 if TYPE_CHECKING:
     from poise.engine import Experiment, Run
@@ -48,6 +48,10 @@ def train(
         int | None, typer.Option(min=1, help="Pause once this epoch is trained; --resume goes on exactly from there.")
     ] = None,
     evaluate: Annotated[bool, typer.Option(help="Evaluate on the test set at the end.")] = True,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(help="Show the run in tensorboard, mlflow or wandb, with a place as in mlflow:URI; repeatable."),
+    ] = None,
     device: Device = "auto",
     data_dir: DataDir = None,
     imports: Imports = None,
@@ -66,6 +70,8 @@ def train(
 
       poise train --resume runs/generalist
 
+      poise train generalist_digits --track tensorboard
+
       poise train at_digits --import my_objective.py method.objective=MyObjective
 
       poise train generalist_digits 'method.others=[{"name": "l2", "policy": "AT"}]' method.others.0.inner.threat=L2
@@ -76,10 +82,13 @@ def train(
         check_recipe(recipe, imports)
     from poise import engine
     from poise.core.distributed import join, leave
+    from poise.engine.callbacks import Callbacks
     from poise.recipes import experiment as of_recipe
     from poise.verbs.evaluate import evaluate as judge
+    from poise.verbs.track import Tracking
     from poise.verbs.train import experiment_of
 
+    tracking = [Tracking(to) for to in track or []]  # what is missing is said before anything begins
     digests = import_files(imports)
     where: dict[str, Any] = {"device": device, "data_dir": data_dir}
     world = join()
@@ -110,25 +119,31 @@ def train(
         out = out or Path("runs") / experiment.name
     alike = [f"{experiment.name}, seed {number}" for number in range(seeds or 0)] if experiment is not None else []
     where["progress"] = drawn(("selected", "last") if evaluate else (), alike)
-    training: dict[str, Any] = {**where, "imports": digests, "until": until}
-    if experiment is None:
-        seeded = sorted(
-            (path.parent for path in out.glob("seed-*/experiment.json")), key=lambda path: (len(path.name), path.name)
-        )
-        runs = [engine.resume(path, **training) for path in seeded or [out]]
-    elif seeds is None:
-        runs = [engine.train(experiment, out, **training)]
-    else:
-        runs = _seeds(experiment, out, seeds, **training)
+    told = Callbacks.of_all(tracking, where["progress"])
+    training: dict[str, Any] = {**where, "imports": digests, "until": until, "callbacks": [told]}
+    try:
+        if experiment is None:
+            seeded = sorted(out.glob("seed-*/experiment.json"), key=lambda path: (len(path.parent.name), path))
+            runs = [engine.resume(path, **training) for path in [path.parent for path in seeded] or [out]]
+        elif seeds is None:
+            runs = [engine.train(experiment, out, **training)]
+        else:
+            runs = _seeds(experiment, out, seeds, **training)
+    except (Interrupted, NumericalError):
+        if (broken_off := next(filter(None, (each.run for each in tracking)), None)) is not None:
+            told.end(broken_off)
+        raise
     paused = [run for run in runs if not engine.finished(run)]
     for run in paused:
+        told.end(run)
         if world.leads:
             typer.echo(f"paused after epoch {until}; to go on: poise train --resume {run.path}", err=True)
     runs = [run for run in runs if run not in paused]
     for run in runs:
         if evaluate:
             for which in ("selected", "last"):
-                judge(run, checkpoint=which, **where)
+                told.evaluation(run, judge(run, checkpoint=which, **where))
+        told.end(run)
         if world.leads:
             typer.echo(f"run folder: {run.path}", err=True)
     leave()
