@@ -7,8 +7,8 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.distributed as dist
-from benchmarks.ablations import ABLATIONS, CLAIMS, HEADLINE, LONGEST, RECIPES
 from benchmarks.placement import FULL, QUICK, SERIAL, Sent, Trainer, contenders
+from experiments.ablations import ABLATIONS, CLAIMS, HEADLINE, LONGEST, RECIPES
 
 from poise.core.batches import Now
 from poise.core.distributed import ALONE

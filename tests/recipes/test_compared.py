@@ -18,7 +18,7 @@ from poise.recipes import digits, experiment, mnist, recipes
 from poise.recipes.compared import compared
 
 sys.path.insert(0, str(Path(__file__).parents[2])) if str(Path(__file__).parents[2]) not in sys.path else None
-from benchmarks import objectives  # noqa: E402  (the benchmarks are a package beside `src`)
+from experiments import objectives  # noqa: E402  (the experiments are a package beside `src`)
 
 ROWS = compared(digits.INNER, 45, 0.05)
 OF_ENSEMBLES = {"ADP", "GAL", "MoRE", "SynergyOfExperts"}

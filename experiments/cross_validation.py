@@ -1,8 +1,8 @@
 """Methods on small data: on digits by cross-validation, five folds, so that all 1,797 images are tested; on MNIST on
 its test images.
 
-    python -m benchmarks.cross_validation objectives --out runs/cv     (resumable: start it again and it goes on)
-    python -m benchmarks.cross_validation objectives --seeds 1 --summary
+    python -m experiments.cross_validation objectives --out runs/cv     (resumable: start it again and it goes on)
+    python -m experiments.cross_validation objectives --seeds 1 --summary
 
 Suites: objectives, objectives_mnist, ablations, ensembles. Seeds are the outer loop, so that a run that was stopped has
 whole seeds to show. Writes results/DATE-SUITE-MACHINE.md: a line per recipe, each against the suite's baseline with a
@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
 from benchmarks.measuring import write
-from benchmarks.suites import Suite
-from benchmarks.verdicts import Found, Table, page
+
+from experiments.suites import Suite
+from experiments.verdicts import Found, Table, page
 from poise import engine, recipes
 from poise.core.identity import identity
 from poise.core.overrides import override
@@ -48,7 +48,7 @@ SECONDS = "training_seconds.txt"
 
 def suite(name: str, out: Path) -> Suite:
     """The suite of that name, for runs under `out`."""
-    suites: dict[str, Callable[[Path], Suite]] = import_module(f"benchmarks.{MODULES[name]}").SUITES
+    suites: dict[str, Callable[[Path], Suite]] = import_module(f"experiments.{MODULES[name]}").SUITES
     return suites[name](out)
 
 
@@ -191,7 +191,7 @@ def main() -> None:
     lines = [
         f"# {arguments.suite}, {today}",
         "",
-        f"Command: `python -m benchmarks.cross_validation {arguments.suite} --seeds {seeds}`. Last epoch, {tested}.",
+        f"Command: `python -m experiments.cross_validation {arguments.suite} --seeds {seeds}`. Last epoch, {tested}.",
         (
             f"Protocols: {'; '.join(said)}. 95 % intervals are paired over images (bootstrap) and count seeds by"
             " Welch's t; with one seed they"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks import ensembles
-from benchmarks.ensembles import ATTACKS, SUITES, joined, prepare, suite, transferred
+from experiments import ensembles
+from experiments.ensembles import ATTACKS, SUITES, joined, prepare, suite, transferred
 
 from poise.data import Digits
 from poise.evaluation import Protocol, evaluate, make_set, soe_benchmark
@@ -55,7 +55,7 @@ def test_surrogates_are_trained_and_attacked_once_and_shown_in_the_protocol(tmp_
     monkeypatch.setattr(ensembles, "ATTACKS", tuple(dataclasses.replace(attack, steps=1) for attack in ATTACKS[:2]))  # type: ignore[call-arg]
     monkeypatch.setattr(ensembles.recipes, "experiment", lambda name, quick: small)
     with pytest.raises(
-        SystemExit, match=r"the transfer sets are not in .*; make them: python -m benchmarks\.ensembles --out"
+        SystemExit, match=r"the transfer sets are not in .*; make them: python -m experiments\.ensembles --out"
     ):
         SUITES["ensembles"](tmp_path)
     prepare(tmp_path)

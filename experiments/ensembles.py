@@ -1,8 +1,8 @@
 """Synergy-of-Experts, the ensembles and one network of as many parameters, on digits: white-box, adaptive, transfer,
 AutoAttack.
 
-    python -m benchmarks.ensembles --out runs/cv                    surrogates of every fold, attacked (minutes; once)
-    python -m benchmarks.cross_validation ensembles --out runs/cv   five folds, three seeds
+    python -m experiments.ensembles --out runs/cv                    surrogates of every fold, attacked (minutes; once)
+    python -m experiments.cross_validation ensembles --out runs/cv   five folds, three seeds
 
 The surrogates are three networks of another seed, trained on natural images of the same fold. What is made on them is
 one set of all 1,797 images for each attack, found by the image's number, so that every fold looks up its own. The suite
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.suites import AUTOATTACK, Claim, Suite
+from experiments.suites import AUTOATTACK, Claim, Suite
 from poise import engine, recipes
 from poise.attacks import AdversarialSet, Attack, Saved
 from poise.core.errors import DataError
@@ -97,7 +97,7 @@ def transferred(out: Path) -> tuple[Saved, ...]:
     there = [(out / f"{attack.name}.safetensors", each) for attack, each in kept if each is not None]
     if len(there) < len(kept):
         raise SystemExit(
-            f"the transfer sets are not in {out}; make them: python -m benchmarks.ensembles --out {out.parent}"
+            f"the transfer sets are not in {out}; make them: python -m experiments.ensembles --out {out.parent}"
         )
     return tuple(Saved.of(path, each, SURROGATE) for path, each in there)
 

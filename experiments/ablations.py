@@ -1,8 +1,8 @@
 """Generalist's ablations on digits: which recipes, and the trend that the paper claims for each.
 
-    python -m benchmarks.cross_validation ablations            five folds, three seeds; claimed and seen trends
-    python -m benchmarks.ablations regret --out runs/regret    does lower tradeoff regret go with lower error?
-    python -m benchmarks.ablations untuned --out runs/untuned  what gamma and c chosen on one data set cost on another:
+    python -m experiments.cross_validation ablations            five folds, three seeds; claimed and seen trends
+    python -m experiments.ablations regret --out runs/regret    does lower tradeoff regret go with lower error?
+    python -m experiments.ablations untuned --out runs/untuned  what gamma and c chosen on one data set cost on another:
         by default on MNIST, of digits (needs POISE_DATA); --target svhn_resnet18, of CIFAR-10: on GPUs
 
 The headline on digits has c = 2 and no own averages, so it stands for `c_2` and `wa_none`. All can be stopped and
@@ -20,10 +20,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-
 from benchmarks.measuring import page, table, write
-from benchmarks.objectives import DIGITS_PROTOCOL
-from benchmarks.suites import Claim, Suite, Trend
+
+from experiments.objectives import DIGITS_PROTOCOL
+from experiments.suites import Claim, Suite, Trend
 from poise import engine, recipes
 from poise.attacks import PGD
 from poise.engine import Diagnosis, Experiment, Run
@@ -290,7 +290,7 @@ def main() -> None:
     asked = f" --target {given.target}" if given.what == "untuned" else ""
     name = f"digits_{given.what}" if given.what == "regret" else f"{TARGETS[given.target]}_untuned_on_{given.target}"
     text = page(
-        "Generalist's ablations", f"python -m benchmarks.ablations {given.what}{asked} --seeds {given.seeds}", sections
+        "Generalist's ablations", f"python -m experiments.ablations {given.what}{asked} --seeds {given.seeds}", sections
     )
     print(text)
     if not given.quick:

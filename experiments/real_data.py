@@ -1,6 +1,6 @@
 """Real data on two cores: the MNIST and CIFAR-10 recipes of the spine, trained, evaluated and written down.
 
-    python -m benchmarks.real_data mnist_slim --out runs/real       (resumable: start it again and it goes on)
+    python -m experiments.real_data mnist_slim --out runs/real       (resumable: start it again and it goes on)
 
 Needs POISE_DATA. Writes benchmarks/results/DATE-NAME-MACHINE.md.
 """
@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
-
 from benchmarks.measuring import write
+
 from poise import engine, recipes
 from poise.core.overrides import override
 from poise.engine.runs import Run
@@ -91,7 +91,7 @@ def main() -> None:
     lines = [
         f"# {arguments.suite}, {today}",
         "",
-        f"Command: `python -m benchmarks.real_data {arguments.suite}`.",
+        f"Command: `python -m experiments.real_data {arguments.suite}`.",
         *([f"Quick variants with {' '.join(SUITES[arguments.suite][3])}."] if SUITES[arguments.suite][3] else []),
         (
             f"{read[0].experiment['data']['train_images']:,} training images, {seen.count:,} test images; "

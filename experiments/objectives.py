@@ -1,14 +1,14 @@
 """Which objectives are compared on small data, under what, and which orderings their papers claim.
 
-    python -m benchmarks.cross_validation objectives            on digits: five folds, three seeds
-    python -m benchmarks.cross_validation objectives_mnist      on MNIST: one seed, AutoAttack on 500 images; POISE_DATA
+    python -m experiments.cross_validation objectives            on digits: five folds, three seeds
+    python -m experiments.cross_validation objectives_mnist      on MNIST: one seed, AutoAttack on 500 images
 
 The recipes are those of `poise.recipes.compared` on digits and on 10,000 images of MNIST with the slim net.
 """
 
 from __future__ import annotations
 
-from benchmarks.suites import AUTOATTACK, Claim, Suite
+from experiments.suites import AUTOATTACK, Claim, Suite
 from poise.attacks import AutoAttack
 from poise.evaluation import Protocol, strict
 from poise.recipes import digits, mnist

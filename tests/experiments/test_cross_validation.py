@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from benchmarks import cross_validation
-from benchmarks.cross_validation import pooled, whole
-from benchmarks.suites import AUTOATTACK, Claim, Suite, Trend
-from benchmarks.verdicts import Table, page, trends, verdicts
+from experiments import cross_validation
+from experiments.cross_validation import pooled, whole
+from experiments.suites import AUTOATTACK, Claim, Suite, Trend
+from experiments.verdicts import Table, page, trends, verdicts
 
 from poise.core.records import AttackRecord, EvaluationRecord
 from poise.evaluation import Protocol

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-from benchmarks.suites import AUTOATTACK, Claim, Suite
+from experiments.suites import AUTOATTACK, Claim, Suite
 from poise.core.records import EvaluationRecord
 from poise.reports import paired_interval
 from poise.reports.experts import COLUMNS, experts_cells
