@@ -20,7 +20,7 @@ from poise.attacks.attack import Attack
 from poise.core import papers
 from poise.core.documents import parse
 from poise.core.errors import DataError, InputError
-from poise.core.files import write_bytes
+from poise.core.files import reading, write_bytes
 from poise.core.seeds import Draw
 from poise.core.settings import from_json, settings
 from poise.threats import Linf, Threat
@@ -93,6 +93,7 @@ class AdversarialSet:
     def load(cls, path: Path) -> AdversarialSet:
         """Inverse of `save`. Raises: DataError when the file is missing, damaged, altered or something else."""
         try:
+            reading(path).close()  # no pipe
             with safetensors.safe_open(path, "pt") as file:  # pyright: ignore[reportPrivateImportUsage]
                 about = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hashlib
+import io
 import os
 import re
 import secrets
@@ -67,17 +69,33 @@ def check_writable(path: str | Path) -> None:
         raise StorageError(f"{path} cannot be written: {nearest} is not a folder that one may write to")
 
 
-def read_bytes(path: str | Path, largest: int = _LARGEST) -> bytes:
-    """The content of a file of at most `largest` bytes. Raises: OSError, also for a pipe or a device, on which one
+def reading(path: str | Path, largest: int | None = None) -> io.BufferedReader:
+    """A file opened for reading, of at most `largest` bytes. Raises: OSError, also for a pipe or a device, on which one
     could wait for ever.
     """
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode):
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
+    try:
+        known = os.fstat(file.fileno())
+        if not stat.S_ISREG(known.st_mode):
             raise OSError(errno.EINVAL, "it is no file")
-        if found.st_size > largest:
-            raise OSError(errno.EFBIG, f"it has {found.st_size:,} bytes, may have at most {largest:,}")
-        return file.read(largest)
+        if largest is not None and known.st_size > largest:
+            raise OSError(errno.EFBIG, f"it has {known.st_size:,} bytes, may have at most {largest:,}")
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def read_bytes(path: str | Path, largest: int = _LARGEST) -> bytes:
+    """The content of a file of at most `largest` bytes. Raises: OSError, as `reading`."""
+    with reading(path, largest) as file:
+        return file.read()
+
+
+def digest_of_file(path: str | Path) -> str:
+    """SHA-256 of a file of any size. Raises: OSError, as `reading`."""
+    with reading(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_text(path: str | Path) -> str:

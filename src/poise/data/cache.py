@@ -18,8 +18,10 @@ from typing import Any, Literal
 import numpy as np
 from filelock import FileLock
 
+from poise.core.bounds import free_memory, in_words, read_arrays
+from poise.core.documents import parse
 from poise.core.errors import DataError, StorageError
-from poise.core.files import whole_file, writing
+from poise.core.files import reading, whole_file, writing
 from poise.data.dataset import cache_directory, labels_from
 from poise.data.encoded import Encoded, Origin, Packed, head_sizes
 from poise.data.geometry import Geometry
@@ -52,7 +54,7 @@ def kept(origin: Origin, geometry: Geometry, decode: Decode) -> tuple[Encoded, s
     first = Encoded(origin, geometry, _shape(origin, geometry))
     size = len(first) * int(np.prod(first.shape))
     mode, why = (decode, "") if decode != "auto" else _chosen(size)
-    whole = f"{len(first):,} images ({_bytes(size)} decoded)"
+    whole = f"{len(first):,} images ({in_words(size)} decoded)"
     if mode == "resident":
         return replace(first, pixels=first.read(slice(None))), f"{whole} are kept in memory{why}"
     key = manifest_of(origin)
@@ -120,22 +122,10 @@ def _chosen(size: int) -> tuple[Decode, str]:
     fits = size * ranks * _SHARE <= free
     by = f" by {ranks} ranks" if ranks > 1 else ""
     why = (
-        f", as they take{by} {'at most' if fits else 'more than'} a quarter of the {_bytes(free)} that are free"
+        f", as they take{by} {'at most' if fits else 'more than'} a quarter of the {in_words(free)} that are free"
         " (decode=auto)"
     )
     return ("resident" if fits else "cache"), why
-
-
-def free_memory() -> int:
-    """Bytes of memory that processes can still take, within the limit of the control group where there is one."""
-    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    with contextlib.suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    with contextlib.suppress(OSError, ValueError):  # "max" where there is none
-        group = Path("/sys/fs/cgroup")
-        free = min(free, int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
-    return free
 
 
 def _packed(origin: Origin, key: str) -> tuple[Packed, np.ndarray]:
@@ -158,7 +148,7 @@ def _pack(place: Path, origin: Origin, key: str) -> None:
     free = shutil.disk_usage(place.parent).free
     if total > free:
         raise StorageError(
-            f"{place} cannot be written: its images take {_bytes(total)}, {_bytes(free)} are free; set decode to"
+            f"{place} cannot be written: its images take {in_words(total)}, {in_words(free)} are free; set decode to"
             " 'workers'"
         )
     sizes, starts = np.empty((len(origin), 2), dtype=np.int32), np.zeros(len(origin) + 1, dtype=np.int64)
@@ -182,13 +172,13 @@ def _pack(place: Path, origin: Origin, key: str) -> None:
 def _reopened(place: Path, origin: Origin, key: str) -> tuple[Packed, np.ndarray]:
     """The cache at `place`; its bytes are read through only where its file is no longer the one written."""
     with _readable(_index(place)) as arrays:
-        facts: dict[str, Any] = json.loads(str(arrays["facts"]))
+        facts: dict[str, Any] = parse(str(arrays["facts"]))
         starts, sizes = arrays["starts"], arrays["sizes"]
         if facts["key"] != key or len(starts) != len(origin) + 1:
             raise DataError(f"{_index(place)} is of a cache of other files; delete it")
         written = _written(_content(place))
         if facts["written"] != written:
-            with _content(place).open("rb") as file:
+            with reading(_content(place)) as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
             if found != facts["sha256"]:
                 raise DataError(
@@ -208,8 +198,8 @@ def indexed(origin: Origin, word: str, scan: Callable[[], dict[str, np.ndarray]]
     place = cache_directory() / "images" / f"{key}.{word}"
     if _index(place).exists():
         with _readable(_index(place)) as arrays:
-            if json.loads(str(arrays["facts"]))["key"] == key:
-                return {name: arrays[name] for name in arrays.files if name != "facts"}
+            if parse(str(arrays["facts"]))["key"] == key:
+                return {name: array for name, array in arrays.items() if name != "facts"}
         raise DataError(f"{_index(place)} is of a cache of other files; delete it")
     found = scan()
     with contextlib.suppress(StorageError):
@@ -223,10 +213,9 @@ def _note(place: Path, facts: dict[str, Any], **arrays: np.ndarray) -> None:
 
 
 @contextlib.contextmanager
-def _readable(path: Path) -> Iterator[Any]:
+def _readable(path: Path) -> Iterator[dict[str, np.ndarray]]:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            yield arrays
+        yield read_arrays(path)
     except DataError:
         raise
     except Exception as error:  # zip and .npy readers raise errors of many kinds on damaged files
@@ -245,7 +234,3 @@ def _written(path: Path) -> list[int]:
     """[bytes, time of the last change in ns]: what tells a file that is as it was written."""
     known = path.stat()
     return [known.st_size, known.st_mtime_ns]
-
-
-def _bytes(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from poise.core.bounds import mapped
 from poise.core.errors import DataError, InputError, did_you_mean
 from poise.data.dataset import Data, Split, images_from, labels_from
 from poise.data.images import image_files, in_turn, read_images
@@ -83,7 +84,7 @@ def _array(path: Path) -> np.ndarray:
     if not path.is_file():
         raise DataError(f"{path} is missing")
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        return mapped(path)
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{path} is not a whole .npy array of numbers: {error}") from None
 

@@ -4,20 +4,24 @@ them.
 
 from __future__ import annotations
 
+import errno
+import functools
 import gzip
 import hashlib
+import io
 import os
 import sys
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import IO, Any, ClassVar, cast
 
+from poise.core.bounds import MEMBERS, Bounded, check_archive, in_words, unpacked_at_most
 from poise.core.errors import DataError
-from poise.core.files import temporary_folder
+from poise.core.files import read_bytes, reading, temporary_folder
 from poise.data.dataset import DataSource
 
 
@@ -64,21 +68,28 @@ class Files:
         file.
         """
         path = self.path(name)
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
+        content = _whole(path)
         note = compare(content, self.digests.get(path.name), path, self.verify)
         if note is not None:
             self.notes.append(note)
         if path.suffix != ".gz":
             return content
         try:
-            return gzip.decompress(content)
-        except (OSError, EOFError, zlib.error) as error:
+            with gzip.open(io.BytesIO(content)) as file:
+                return Bounded(cast(IO[bytes], file), unpacked_at_most(len(content))).read()
+        except (OSError, ValueError, EOFError, zlib.error) as error:
             raise DataError(f"{path} is not a whole gzip file: {error}") from None
 
 
+def _whole(path: Path) -> bytes:
+    try:
+        return read_bytes(path, _LARGEST)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+_LARGEST = 2**30
+"""Bytes of any published file: four times those of the largest."""
 NOTE = "poise-note.txt"
 """In a folder unpacked from an archive that is not the published one: what every record of it is to say."""
 
@@ -129,7 +140,8 @@ class PublishedSource(DataSource):
         if folder is None:
             raise DataError(self._missing(data_dir))
         note = folder / NOTE
-        return Files(folder, self.digests, self.verify, [note.read_text()] if note.is_file() else [])
+        notes = [_whole(note).decode("utf-8", "replace")] if note.is_file() else []
+        return Files(folder, self.digests, self.verify, notes)
 
     def _candidates(self, data_dir: Path) -> list[Path]:
         return [*(data_dir / name for name in self.folders), data_dir]
@@ -176,7 +188,7 @@ def obtain(remote: Remote, data_dir: Path, target: Path, verify: bool = True) ->
     if fetched:
         fetch(remote, data_dir)
     else:
-        note = compare(archive.read_bytes(), remote.md5, archive, verify)
+        note = compare(_whole(archive), remote.md5, archive, verify)
     try:
         unpack(archive, target)
         if note is not None:
@@ -194,7 +206,12 @@ def fetch(remote: Remote, folder: Path) -> Path:
 
     made = _missing_parents(folder)
     opened: list[Any] = []  # a failed download leaves its connection to us to close
-    hooks = {"response": lambda response, **_: opened.append(response)}
+
+    def bounded(response: Any, **_: Any) -> None:
+        opened.append(response)
+        response.iter_content = functools.partial(_at_most, response.iter_content)
+
+    hooks = {"response": bounded}
     downloader: Any = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), hooks=hooks)
     try:
         got = pooch.retrieve(remote.source, f"md5:{remote.md5}", fname=remote.name, path=folder, downloader=downloader)
@@ -208,6 +225,16 @@ def fetch(remote: Remote, folder: Path) -> Path:
         for response in opened:
             response.close()
     return Path(got)
+
+
+def _at_most(pieces: Callable[..., Iterator[bytes]], *arguments: Any, **more: Any) -> Iterator[bytes]:
+    """The pieces of an answer. Raises: OSError where it goes on beyond what any published file has."""
+    total = 0
+    for piece in pieces(*arguments, **more):
+        total += len(piece)
+        if total > _LARGEST:
+            raise OSError(errno.EFBIG, f"it is longer than {in_words(_LARGEST)}")
+        yield piece
 
 
 def _reason(error: Exception) -> str:
@@ -247,17 +274,26 @@ def unpack(archive: Path, target: Path) -> None:
             _move_missing(made, target)
     except DataError:
         raise
-    except (OSError, EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile) as error:
         raise DataError(f"{archive} cannot be unpacked: {error}") from None
 
 
 def _extract(archive: Path, folder: str) -> None:
-    if archive.suffix == ".zip":
-        with zipfile.ZipFile(archive) as packed:
-            packed.extractall(folder)
-    else:
-        with tarfile.open(archive) as packed:
-            packed.extractall(folder, filter="data")
+    with reading(archive, _LARGEST) as file:
+        size = os.fstat(file.fileno()).st_size
+        if archive.suffix == ".zip":
+            with zipfile.ZipFile(file) as packed:
+                check_archive(packed, size)
+                packed.extractall(folder)
+            return
+        with (
+            gzip.open(file) as whole,
+            tarfile.open(fileobj=Bounded(cast(IO[bytes], whole), unpacked_at_most(size)), mode="r|") as packed,
+        ):
+            for number, member in enumerate(packed):
+                if member.size < 0 or member.issparse() or number > MEMBERS:
+                    raise ValueError(f"its member {number} is of {member.size} bytes, or sparse, or one of too many")
+                packed.extract(member, folder, filter="data")
 
 
 def _move_missing(made: Path, target: Path) -> None:

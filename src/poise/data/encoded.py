@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from poise.core.errors import DataError
+from poise.core.files import reading
 from poise.data.geometry import Geometry
 from poise.data.images import decoded, in_pieces, opened
 
@@ -87,7 +88,7 @@ class Places:
 
     def open(self, number: int) -> IO[bytes]:
         try:
-            file = (self.folder / self.files[self.owners[number]]).open("rb")
+            file = reading(self.folder / self.files[self.owners[number]])
             if self.starts[number] < 0:
                 return file
             with file:

@@ -20,9 +20,10 @@ from pydantic import BeforeValidator, Field
 
 from poise.core import papers
 from poise.core.batches import UNLABELLED
-from poise.core.documents import parse
+from poise.core.bounds import mapped
+from poise.core.documents import opened, parse, sealed
 from poise.core.errors import DataError, StorageError
-from poise.core.files import read_text, whole_file, write_text
+from poise.core.files import read_text, reading, whole_file, write_text
 from poise.core.papers import Paper
 from poise.core.settings import PositiveCount, Settings, number, settings, tag_of, to_json
 from poise.data.dataset import Data, Split, cache_directory, data_directory, labels_from
@@ -33,6 +34,8 @@ from poise.data.parts import PART, Parts, column, of_array, of_files, of_npz
 from poise.data.pickles import read_pickle
 
 _FORMAT = 1
+_DIGEST = "facts_sha256"
+"""Of what the facts of a cache say; `sha256` among them is of the pool's images and labels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,10 +133,14 @@ class PseudoLabelled500K(Pool):
 
     def read(self, path: Path, data: Data) -> tuple[Parts, np.ndarray]:
         try:
-            with path.open("rb") as file:
+            with reading(path) as file:
                 found = read_pickle(file, path)
         except IsADirectoryError:
             raise DataError(f"{path} is a folder, must be a pickle") from None
+        except DataError:
+            raise
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
         if not isinstance(found, dict) or "data" not in found or "extrapolated_targets" not in found:
             has = (
                 f"a dict of {', '.join(map(repr, found)) or 'nothing'}"
@@ -243,17 +250,18 @@ def _cached(place: Path, classes: int, labelled: bool = True) -> tuple[np.ndarra
     """
     pixels, numbers, facts = _files(place)
     try:
-        known: dict[str, Any] = parse(read_text(facts))
+        document = parse(read_text(facts))
+        known = opened(document, _DIGEST, required=False)
         written = _written(pixels)
         # "c": torch wants arrays that may be written, the file may not
-        images = np.load(pixels, mmap_mode="c", allow_pickle=False)
-        labels = np.load(numbers, allow_pickle=False)
+        images, labels = mapped(pixels, "c"), np.array(mapped(numbers))
         if images.dtype != np.uint8 or list(images.shape) != known["shape"] or labels.shape != images.shape[:1]:
             return None
         allowed = range(classes) if labelled else range(UNLABELLED, UNLABELLED + 1)
         if labels.dtype != np.int64 or int(labels.min()) not in allowed or int(labels.max()) not in allowed:
             return None
-        if (known.get("pixels"), known.get("labels")) != (written, _digest(labels)):
+        # facts of before they had a digest are checked as changed files are
+        if _DIGEST not in document or (known.get("pixels"), known.get("labels")) != (written, _digest(labels)):
             if _digest_of(images, labels) != known["sha256"]:
                 return None
             with contextlib.suppress(StorageError):  # a cache that others own is checked each time
@@ -283,7 +291,7 @@ def _keep(place: Path, parts: Parts, labels: np.ndarray) -> None:
 
 
 def _note(facts: Path, known: dict[str, Any]) -> None:
-    write_text(facts, json.dumps(known, indent=1))
+    write_text(facts, json.dumps(sealed(known, _DIGEST), indent=1))
 
 
 def _written(path: Path) -> list[int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,9 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
+from poise.core.bounds import DAMAGE, read_arrays
 from poise.core.errors import DataError, UntrustedFileError
+from poise.core.files import reading
 from poise.core.settings import newer, settings
 from poise.data.dataset import Data, DataSource, images_from, labels_from
 from poise.data.encoded import Places
@@ -142,20 +143,19 @@ def _arrays(path: Path, notes: list[str]) -> dict[str, np.ndarray]:
     Raises: DataError for a missing key or a damaged file, UntrustedFileError for pickled objects.
     """
     try:
-        with path.open("rb") as file:
+        with reading(path) as file:
             if file.read(2) != b"PK":
                 raise DataError(f"{path} is not an .npz archive")
-            file.seek(0)
-            with np.load(file, allow_pickle=False) as archive:
-                lacking = [name for name in ARRAYS if name not in archive.files]
-                if lacking:
-                    raise DataError(f"{path} lacks the array {lacking[0]!r}; it needs {', '.join(ARRAYS)}")
-                others = sorted(set(archive.files) - set(ARRAYS))
-                notes += [f"{path}: the arrays {', '.join(others)} are passed over"] if others else []
-                return {name: archive[name] for name in ARRAYS}
+            with zipfile.ZipFile(file) as archive:
+                there = {name.removesuffix(".npy") for name in archive.namelist()}
+            if lacking := [name for name in ARRAYS if name not in there]:
+                raise DataError(f"{path} lacks the array {lacking[0]!r}; it needs {', '.join(ARRAYS)}")
+            others = sorted(there - set(ARRAYS))
+            notes += [f"{path}: the arrays {', '.join(others)} are passed over"] if others else []
+            return read_arrays(file, ARRAYS)
     except DataError:
         raise
-    except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+    except DAMAGE as error:
         if "allow_pickle" in str(error):
             raise UntrustedFileError(f"{path} holds pickled objects, which could run code, and was not read") from None
         raise DataError(f"{path} is not a whole .npz archive: {error}") from None

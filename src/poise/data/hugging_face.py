@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import Field
 
 from poise.core.errors import DataError, MissingExtraError, did_you_mean
+from poise.core.files import read_bytes
 from poise.core.settings import settings
 from poise.data.dataset import Data
 from poise.data.own import OwnImages, numbered
@@ -41,7 +42,7 @@ class Rows:
         split, row = self._place(number)
         try:
             image = self.splits[split][row][self.column]
-            content = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
+            content = image["bytes"] if image["bytes"] is not None else read_bytes(image["path"])
         except (TypeError, KeyError, OSError) as error:
             raise DataError(f"{self.name(number)} has no readable image: {error}") from None
         return io.BytesIO(content)

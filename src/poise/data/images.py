@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import os
@@ -15,8 +16,9 @@ from typing import IO, Any
 
 import numpy as np
 
+from poise.core.bounds import array_header
 from poise.core.errors import DataError, StorageError
-from poise.core.files import whole_file
+from poise.core.files import reading, whole_file
 from poise.data.geometry import Geometry
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
@@ -26,11 +28,18 @@ _PIECE = 32
 """Images that a thread decodes before it takes more."""
 
 
-def image_files(folder: Path, nested: bool = False) -> list[Path]:
+def image_files(folder: Path, nested: bool = False, seen: set[Path] | None = None) -> list[Path]:
     """Image files in `folder`, by name, hidden ones left out; those of its subfolders, where `nested`, after its own.
 
-    Raises: DataError when it cannot be listed.
+    seen: folders that were listed already. Raises: DataError when it cannot be listed, or where links lead to a folder
+    twice, as those into one that it lies in do without end.
     """
+    seen = set() if seen is None else seen
+    if nested:
+        real = folder.resolve()
+        if real in seen:
+            raise DataError(f"{folder} is a link to a folder whose images were taken already, {real}; remove it")
+        seen.add(real)
     try:
         entries = [
             entry.name
@@ -39,7 +48,7 @@ def image_files(folder: Path, nested: bool = False) -> list[Path]:
         ]
     except OSError as error:
         raise DataError(f"{folder} cannot be read: {error.strerror or error}") from None
-    inside = [file for below in subfolders(folder) for file in image_files(below, nested)] if nested else []
+    inside = [file for below in subfolders(folder) for file in image_files(below, nested, seen)] if nested else []
     return [folder / name for name in sorted(entries)] + inside
 
 
@@ -98,7 +107,10 @@ def opened(file: Path | IO[bytes], name: object) -> Iterator[Any]:
     from PIL import Image
 
     try:
-        with Image.open(file, formats=_FORMATS) as image:
+        with contextlib.ExitStack() as stack:
+            if isinstance(file, Path):
+                file = stack.enter_context(reading(file))
+            image = stack.enter_context(Image.open(file, formats=_FORMATS))
             if image.mode.startswith(("I", "F")):  # a conversion would clip every value above 255
                 raise DataError(f"{name} has pixels of mode {image.mode}; only images of 8 bits per channel are read")
             yield image
@@ -214,10 +226,13 @@ def _listing_key(paths: Sequence[Path], root: Path) -> str:
 def _cached(place: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     """The cached pixels, or None where they are missing or damaged."""
     try:
-        values = np.load(place, allow_pickle=False)
+        with reading(place) as file:
+            if array_header(file) != (shape, False, np.uint8):
+                return None
+            file.seek(0)
+            return np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
-    return values if isinstance(values, np.ndarray) and values.dtype == np.uint8 and values.shape == shape else None
 
 
 def _keep(values: np.ndarray, place: Path) -> bool:

@@ -4,22 +4,23 @@ at hand.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from poise.core.bounds import DAMAGE, mapped, member_of, read_arrays
 from poise.core.errors import DataError, UntrustedFileError
+from poise.core.files import reading
 from poise.data.folder import Layout, channels_first
 from poise.data.images import SUFFIXES, read_image, read_images
 
 PART = 1024
 """Images that are in memory at a time."""
-_DAMAGE = (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,10 @@ def of_array(images: np.ndarray, origin: object, layout: Layout = "auto") -> Par
 def of_npy(path: Path, layout: Layout = "auto") -> Parts:
     """Parts of an .npy file, memory-mapped. Raises DataError when it is not a whole array of uint8 images."""
     try:
-        return of_array(np.load(path, mmap_mode="r", allow_pickle=False), path, layout)
+        return of_array(mapped(path), path, layout)
     except DataError:
         raise
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise DataError(f"{path} is not a whole .npy file of images: {error}") from None
 
 
@@ -63,14 +64,12 @@ def of_npz(path: Path, name: str, layout: Layout = "auto") -> Parts:
     """
     origin = f"{path}, {name}"
     try:
-        with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
-            sizes, fortran, dtype = _header(member)
+        with _archive(path) as archive, member_of(archive, name) as (_, sizes, fortran, dtype):
+            pass
     except KeyError:
         raise DataError(f"{path} lacks the array {name!r}; it has {', '.join(names_in(path)) or 'none'}") from None
-    except _DAMAGE as error:
-        raise DataError(f"{path} is not a whole .npz archive: {error}") from None
-    if dtype.hasobject:
-        raise UntrustedFileError(f"{origin} holds pickled objects, which could run code, and was not read")
+    except DAMAGE as error:
+        raise _refused(path, origin, error) from None
     if dtype != np.uint8:
         raise DataError(f"{origin}: images must be uint8, not {dtype}")
     if fortran and len(sizes) > 1:
@@ -81,8 +80,7 @@ def of_npz(path: Path, name: str, layout: Layout = "auto") -> Parts:
     def read() -> Iterator[np.ndarray]:
         size = math.prod(shape)
         try:
-            with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
-                _header(member)
+            with _archive(path) as archive, member_of(archive, name) as (member, *_):
                 for start in range(0, total, PART):
                     count = min(PART, total - start)
                     content = member.read(count * size)
@@ -93,7 +91,7 @@ def of_npz(path: Path, name: str, layout: Layout = "auto") -> Parts:
                     )
         except DataError:
             raise
-        except _DAMAGE as error:
+        except DAMAGE as error:
             raise DataError(f"{path} is not a whole .npz archive: {error}") from None
 
     return Parts(total, _shape(sizes, layout, origin), read, origin)
@@ -119,35 +117,33 @@ def of_files(paths: Sequence[Path], channels: int, origin: object, size: int | N
 def names_in(path: Path) -> list[str]:
     """The arrays of an .npz archive. Raises DataError for a file that is none."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with _archive(path) as archive:
             return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise DataError(f"{path} is not a whole .npz archive: {error}") from None
 
 
 def column(path: Path, name: str) -> np.ndarray:
     """A small array of an .npz archive, whole; [N, 1] becomes [N]. Raises as `of_npz`."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            values = archive[name]
-    except _DAMAGE as error:
-        if "allow_pickle" in str(error):
-            raise UntrustedFileError(
-                f"{path}, {name} holds pickled objects, which could run code, and was not read"
-            ) from None
-        if isinstance(error, KeyError):
-            raise DataError(f"{path} lacks the array {name!r}; it has {', '.join(names_in(path)) or 'none'}") from None
-        raise DataError(f"{path} is not a whole .npz archive: {error}") from None
+        values = read_arrays(path, [name])[name]
+    except KeyError:
+        raise DataError(f"{path} lacks the array {name!r}; it has {', '.join(names_in(path)) or 'none'}") from None
+    except DAMAGE as error:
+        raise _refused(path, f"{path}, {name}", error) from None
     return values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
 
 
-def _header(member: object) -> tuple[tuple[int, ...], bool, np.dtype]:
-    version = np.lib.format.read_magic(member)  # type: ignore[arg-type]
-    if version == (1, 0):
-        return np.lib.format.read_array_header_1_0(member)  # type: ignore[arg-type]
-    if version == (2, 0):
-        return np.lib.format.read_array_header_2_0(member)  # type: ignore[arg-type]
-    raise ValueError(f"arrays of format {version} are not read")
+@contextlib.contextmanager
+def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
+    with reading(path) as file, zipfile.ZipFile(file) as archive:
+        yield archive
+
+
+def _refused(path: Path, origin: str, error: Exception) -> DataError:
+    if "allow_pickle" in str(error):
+        return UntrustedFileError(f"{origin} holds pickled objects, which could run code, and was not read")
+    return DataError(f"{path} is not a whole .npz archive: {error}")
 
 
 def _shape(shape: tuple[int, ...], layout: Layout, origin: object) -> tuple[int, int, int]:

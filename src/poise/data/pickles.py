@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import io
 import pickle
+import pickletools
 import re
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
+from poise.core.bounds import check_fits, check_nested
 from poise.core.errors import DataError, UntrustedFileError
 
 _NUMBERS = re.compile(r"^[<>=|]?[biuf][1248]$")
@@ -127,6 +129,37 @@ for _core in ("numpy.core", "numpy._core"):
     _KNOWN[_core + ".numeric", "_frombuffer"] = _FromBuffer
 
 
+_OPCODES, _TUPLES, _PARTS = 10**7, 10**4, 10**7
+"""More than any file of arrays, names and labels has. Tuples are counted as the hash of one inside one inside one is
+taken on the processor's own stack.
+"""
+
+
+class _Whole:
+    """A file of which never more is asked for than it has left."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.size = file.seek(0, io.SEEK_END)
+        file.seek(0)
+        self.file, self.tell, self.readline = file, file.tell, file.readline
+
+    def read(self, size: int) -> bytes:
+        return self.file.read(min(size, self.size - self.tell()))
+
+
+def _check_program(file: BinaryIO) -> None:
+    """Look through the pickle without carrying it out. Raises: ValueError for what takes memory or time beyond what it
+    holds.
+    """
+    tuples = 0
+    for number, (opcode, argument, _) in enumerate(pickletools.genops(cast(BinaryIO, _Whole(file)))):
+        tuples += opcode.name.startswith("TUPLE")
+        if number > _OPCODES or tuples > _TUPLES:
+            raise ValueError(f"it has more than {_OPCODES:,} instructions or {_TUPLES:,} tuples")
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and (argument or 0) > max(number, 255):  # and all before
+            raise ValueError(f"it keeps a part at place {argument:,} of its memory")
+
+
 class _Unpickler(pickle.Unpickler):
     def __init__(self, file: BinaryIO, origin: object, encoding: str) -> None:
         super().__init__(file, encoding=encoding, fix_imports=False)
@@ -148,7 +181,12 @@ def read_pickle(content: bytes | BinaryIO, origin: object, encoding: str = "lati
     """
     file = io.BytesIO(content) if isinstance(content, bytes) else content
     try:
-        return _plain(_Unpickler(file, origin, encoding).load())
+        check_fits(file.seek(0, io.SEEK_END))
+        _check_program(file)
+        file.seek(0)
+        value = _Unpickler(file, origin, encoding).load()
+        check_nested(value, most=_PARTS)
+        return _plain(value)
     except UntrustedFileError:
         raise
     except Exception as error:  # a damaged pickle can make the unpickler raise almost anything

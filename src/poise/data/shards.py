@@ -6,13 +6,14 @@ import re
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, BinaryIO
 
 import numpy as np
 from pydantic import Field
 
 from poise.core.documents import parse
 from poise.core.errors import DataError
+from poise.core.files import reading
 from poise.core.settings import settings
 from poise.data.cache import indexed
 from poise.data.dataset import Data
@@ -56,6 +57,22 @@ class Shards(OwnImages):
         return self.assembled(folder.name, places, labels, names)
 
 
+_SHARDS, _LABEL = 10**6, 2**20
+"""The most shards of a path, and bytes of a label or a head."""
+
+
+class _Heads:
+    """A tar file of which heads and labels alone are read, so that none may ask for more."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.seek, self.tell, self._read = file.seek, file.tell, file.read
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= 2 * _LABEL:
+            raise ValueError(f"a head says that it has {size:,} bytes")
+        return self._read(size)
+
+
 def matching(pattern: str, data_dir: Path) -> list[Path]:
     """The files of a pattern with `*`, `?` or one {first..last}, or all .tar files of a folder, by name. Raises:
     DataError for none.
@@ -67,6 +84,8 @@ def matching(pattern: str, data_dir: Path) -> list[Path]:
             found = sorted(place.glob("*.tar"))
         elif numbers := re.search(r"\{(\d+)\.\.(\d+)\}", str(place)):
             first, last = numbers.groups()
+            if int(last) - int(first) > _SHARDS:
+                raise DataError(f"path = {pattern} names more than {_SHARDS:,} shards")
             wide = [f"{number:0{len(first)}}" for number in range(int(first), int(last) + 1)]
             found = [Path(str(place).replace(numbers.group(), number)) for number in wide]
             if lacking := [path for path in found if not path.is_file()]:
@@ -98,13 +117,16 @@ def _images(shard: Path) -> Iterator[tuple[str, int, int, str]]:
     """(name, first byte, bytes, label) of every image of a shard, in its order."""
     images: dict[str, tuple[str, int, int]] = {}
     labels: dict[str, str] = {}
-    size = shard.stat().st_size
     try:
-        with shard.open("rb") as file:
-            file.seek(max(0, size - 2 * tarfile.BLOCKSIZE))
-            whole = not any(file.read())  # a tar file ends with two empty blocks
-        with tarfile.open(shard, "r:") as archive:
+        size = shard.stat().st_size
+        with reading(shard) as content:
+            content.seek(max(0, size - 2 * tarfile.BLOCKSIZE))
+            whole = not any(content.read())  # a tar file ends with two empty blocks
+            content.seek(0)
+            archive = tarfile.open(fileobj=_Heads(content), mode="r:")  # type: ignore[arg-type]  # noqa: SIM115
             for member in archive:
+                if member.size < 0 or member.issparse():  # a size below 0 would lead back, and round and round
+                    raise DataError(f"{shard}, {member.name} says that it has {member.size} bytes, or is sparse")
                 folder, _, file = member.name.rpartition("/")
                 stem, _, end = file.partition(".")
                 key, end = f"{folder}/{stem}", f".{end.lower()}"
@@ -115,10 +137,12 @@ def _images(shard: Path) -> Iterator[tuple[str, int, int, str]]:
                 if end in SUFFIXES:
                     images[key] = (member.name, member.offset_data, member.size)
                 elif end in (".cls", ".txt", ".json"):
-                    content = archive.extractfile(member)
-                    assert content is not None
-                    labels.setdefault(key, _label(content.read(), end, f"{shard}, {member.name}"))
-    except (OSError, tarfile.TarError) as error:
+                    label = archive.extractfile(member)
+                    assert label is not None
+                    if member.size > _LABEL:
+                        raise DataError(f"{shard}, {member.name} has {member.size:,} bytes, too many for a label")
+                    labels.setdefault(key, _label(label.read(), end, f"{shard}, {member.name}"))
+    except (OSError, ValueError, tarfile.TarError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{shard} is not a readable shard: {error}") from None

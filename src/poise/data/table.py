@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping
+import io
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field
 
+from poise.core.bounds import check_plausible
 from poise.core.errors import DataError, MissingExtraError
+from poise.core.files import reading
 from poise.core.settings import settings
 from poise.data.dataset import Data
 from poise.data.encoded import Places
 from poise.data.own import OwnImages, located, numbered
 
 _TRAIN, _TEST = ("train", "training"), ("test", "val", "valid", "validation")
+_LARGEST, _ROWS, _PATH, _BATCH = 2**30, 10**8, 4096, 4096
+"""The most bytes and rows of a table, characters of a path, and rows that are in memory at a time."""
 
 
 @settings
@@ -71,7 +77,8 @@ class Table(OwnImages):
 
     def _rows(self, table: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         """(number from 1, values by column) of every row."""
-        rows = _parquet(table) if table.suffix == ".parquet" else _csv(table)
+        wanted = (self.path_column, self.label_column, self.split_column)
+        rows = _parquet(table, wanted) if table.suffix == ".parquet" else _csv(table)
         number = 0
         for number, row in rows:
             lacking = [column for column in (self.path_column, self.label_column) if column not in row]
@@ -84,7 +91,7 @@ class Table(OwnImages):
 
 def _csv(table: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
+        with io.TextIOWrapper(reading(table, _LARGEST), newline="", encoding="utf-8-sig") as file:
             for number, row in enumerate(csv.DictReader(file, strict=True), 1):
                 if None in row or None in row.values():
                     raise DataError(
@@ -95,14 +102,35 @@ def _csv(table: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         raise DataError(f"{table} is not a readable csv file: {error}") from None
 
 
-def _parquet(table: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def _parquet(table: Path, wanted: Sequence[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Rows of the columns that are wanted, as far as there are; texts stay in their dictionaries, which unpack to no
+    more than the file says.
+    """
     try:
         import pyarrow  # pyright: ignore[reportMissingImports]
         from pyarrow import parquet  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise MissingExtraError("pyarrow", "parquet") from None
     try:
-        rows = parquet.read_table(table).to_pylist()
-    except (OSError, pyarrow.ArrowException) as error:
+        with reading(table, _LARGEST) as content:
+            file = parquet.ParquetFile(content, read_dictionary=list(wanted))
+            known, size = file.metadata, os.fstat(content.fileno()).st_size
+            groups = [known.row_group(number) for number in range(known.num_row_groups)]
+            check_plausible(sum(group.total_byte_size for group in groups), size)
+            if known.num_rows > _ROWS:
+                raise ValueError(f"it has {known.num_rows:,} rows, may have at most {_ROWS:,}")
+            names = file.schema_arrow.names
+            columns = [name for name in wanted if name in names] if {*wanted[:2]} <= {*names} else names[:1]
+            start = 1
+            for batch in file.iter_batches(_BATCH, columns=columns):
+                rows = batch.to_pylist()
+                if any(isinstance(value, str) and len(value) > _PATH for row in rows for value in row.values()):
+                    raise ValueError(f"a path, label or split has more than {_PATH:,} characters")
+                if columns == names[:1]:  # what a table lacks is said of all columns that it has
+                    rows = [dict.fromkeys(names) for _ in rows]
+                yield from enumerate(rows, start)
+                start += len(rows)
+    except DataError:
+        raise
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise DataError(f"{table} is not a readable parquet file: {str(error).partition(chr(10))[0]}") from None
-    yield from enumerate(rows, 1)

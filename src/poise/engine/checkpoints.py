@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from poise.core.bounds import read_fitting
 from poise.core.documents import opened, parse, sealed
 from poise.core.errors import CheckpointError
 from poise.core.files import read_text, write_files
@@ -79,7 +80,7 @@ def read_tensors(path: Path, device: torch.device | str = "cpu") -> tuple[dict[s
     facts = read_facts(path)
     file = tensors_file(path)
     try:
-        data = file.read_bytes()
+        data = read_fitting(file)
     except OSError as error:
         raise CheckpointError(f"{file} cannot be read: {error.strerror}") from None
     if hashlib.sha256(data).hexdigest() != facts.get("sha256"):

@@ -8,7 +8,9 @@ its name.
 from __future__ import annotations
 
 import argparse
+import io
 import re
+import zipfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
+from poise.core.bounds import ImplausibleError, check_archive, check_fits, check_nested, check_plausible, read_fitting
 from poise.core.errors import CheckpointError
+from poise.core.files import reading
 
 Weights = dict[str, Tensor]
 """By name; what a module keeps under "_extra_state" need be no tensor."""
@@ -53,7 +57,11 @@ def foreign_weights(path: Path) -> Weights:
     if not path.is_file():
         raise CheckpointError(f"there is no weights file {path}")
     if path.suffix == ".safetensors":
-        return load_safetensors(path.read_bytes(), str(path))
+        try:
+            content = read_fitting(path)
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
+        return load_safetensors(content, str(path))
     content = _content(path)
     candidates = dict(_state_dicts(content, ""))
     if not candidates:
@@ -84,8 +92,18 @@ def _content(path: Path) -> object:
     harmless = [argparse.Namespace, np.dtype, *(type(np.dtype(kind)) for kind in "?bBhHiIlLqQefd")]
     harmless += [(np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
     try:
-        with torch.serialization.safe_globals(harmless):  # type: ignore[arg-type]
-            return torch.load(path, map_location="cpu", weights_only=True)
+        with reading(path) as file, torch.serialization.safe_globals(harmless):  # type: ignore[arg-type]
+            size = file.seek(0, io.SEEK_END)
+            check_fits(size)
+            if zipfile.is_zipfile(file):
+                check_archive(zipfile.ZipFile(file), size)
+            file.seek(0)
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        check_nested(content)
+        check_plausible(sum(tensor.nbytes for tensor in _tensors(content)), size)
+        return content
+    except ImplausibleError as error:
+        raise CheckpointError(f"{path} was not read: {error}") from None
     except Exception as error:  # torch raises many kinds; whatever it is, nothing of the file was used
         if asked := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise CheckpointError(
@@ -98,6 +116,15 @@ def _content(path: Path) -> object:
         raise CheckpointError(
             f"{path} is not a whole file of weights as torch.save writes them, or is no such file"
         ) from None
+
+
+def _tensors(content: object) -> Iterator[Tensor]:
+    """Every tensor inside, of which each may say that it repeats what the file holds once."""
+    if isinstance(content, Tensor):
+        yield content
+    parts = content.values() if isinstance(content, Mapping) else content
+    for part in parts if isinstance(content, Mapping | list | tuple) else ():  # type: ignore[union-attr]
+        yield from _tensors(part)
 
 
 def _state_dicts(content: object, key: str) -> Iterator[tuple[str, Weights]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from poise.attacks import Attack
 from poise.core.batches import Now
 from poise.core.distributed import ALONE, World
 from poise.core.errors import CheckpointError, Interrupted, NotFiniteError, NumericalError, SettingsError
+from poise.core.files import digest_of_file
 from poise.core.finite import not_finite
 from poise.core.progress import Progress
 from poise.core.transfers import fetched
@@ -320,4 +320,4 @@ def initial_weights(experiment: Experiment) -> tuple[dict[str, Tensor] | None, s
     if path.is_dir():
         run = Run.open(path)
         return run.network().state_dict(), run.facts()["sha256"]
-    return foreign_weights(path), hashlib.sha256(path.read_bytes()).hexdigest()
+    return foreign_weights(path), digest_of_file(path)

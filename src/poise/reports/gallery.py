@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import base64
 import io
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from poise.core.bounds import DAMAGE, read_arrays
 from poise.core.errors import RunError
 
 _ARRAYS = ("x", "x_adv", "label", "natural", "adversarial", "attack")
@@ -61,10 +61,8 @@ def read_gallery(path: Path, classes: Sequence[str], most: int = 12) -> Gallery:
     Raises: RunError when the file is damaged or lacks an array.
     """
     try:
-        # from memory: numpy leaves a damaged file open
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
-            arrays = {name: file[name] for name in _ARRAYS}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        arrays = read_arrays(path, _ARRAYS)
+    except DAMAGE as error:
         raise RunError(f"{path} cannot be read as a gallery: {error}") from None
     x, x_adv = arrays["x"], arrays["x_adv"]
     lengths = {len(arrays[name]) if arrays[name].ndim else -1 for name in _ARRAYS[:-1]}

@@ -7,7 +7,6 @@ Of each line the selected weights of its first seed are asked, on the first test
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from poise.attacks import PGD, Collaborative
+from poise.core.documents import read_document
 from poise.core.seeds import Draw, key_of
 from poise.data import Split
 from poise.engine import Run
@@ -91,7 +91,7 @@ def embedding(work: Work, images: int, device: str, data_dir: Path | None) -> li
     """A panel for each epoch that the run kept: where t-SNE puts the images that each learner is attacked with."""
     path = embed(Run.open(work.folder), images=images, device=device, data_dir=data_dir)
     panels = []
-    for each in json.loads(path.read_text())["epochs"]:
+    for each in read_document(path, "embedding")["epochs"]:
         clouds = {name: tuple(Point(float(x), float(y)) for x, y in points) for name, points in each["points"].items()}
         panels.append(
             Panel(f"epoch {each['epoch']}", "", "", tuple(Series(name, points) for name, points in clouds.items()))

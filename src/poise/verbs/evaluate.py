@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +13,7 @@ import numpy as np
 from poise.attacks import PGD, AutoAttack
 from poise.attacks.autoattack.compact import CompactAttack
 from poise.core.bars import default_progress
+from poise.core.bounds import DAMAGE, read_arrays
 from poise.core.distributed import World, join
 from poise.core.errors import SettingsError
 from poise.core.files import check_writable, write_bytes
@@ -186,7 +186,6 @@ def _write_gallery(subject: Subject, protocol: Protocol, again: bool) -> None:
 
 def _weights_in(path: Path) -> str | None:
     try:
-        with np.load(path) as content:
-            return str(content["weights"])
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return str(read_arrays(path, ["weights"])["weights"])
+    except DAMAGE:
         return None

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from poise.attacks.attack import check_logits
 from poise.core.bars import default_progress
 from poise.core.errors import DataError, SettingsError
-from poise.core.files import check_writable, whole_file
+from poise.core.files import check_writable, reading, whole_file
 from poise.core.progress import Progress
 from poise.data.dataset import Split
 from poise.data.images import image_files
@@ -100,7 +100,7 @@ def parts_of(images: Path, channels: int) -> Parts:
     if images.suffix == ".npz":
         names = names_in(images)
         return of_npz(images, "image" if "image" in names or len(names) != 1 else names[0])
-    with images.open("rb") as file:
+    with reading(images) as file:
         found = read_pickle(file, images)
     if not isinstance(found, dict) or "data" not in found:
         has = (

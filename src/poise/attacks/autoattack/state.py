@@ -17,7 +17,7 @@ from torch import Tensor
 from poise.attacks.autoattack.job import Job
 from poise.core.distributed import World
 from poise.core.errors import RunError
-from poise.core.files import write_bytes
+from poise.core.files import reading, write_bytes
 
 _FORMAT = "poise.autoattack.1"
 
@@ -40,6 +40,7 @@ def _digest(facts: dict[str, str], tensors: Mapping[str, Tensor]) -> str:
 def width_of(path: str | Path, world: World) -> int | None:
     """The lanes with which the run whose state lies there was begun; None where none can be read."""
     try:
+        reading(_own(Path(path), world)).close()  # no pipe
         with safetensors.safe_open(_own(Path(path), world), framework="pt") as file:
             return int((file.metadata() or {}).get("width", 0)) or None
     except (safetensors.SafetensorError, OSError, ValueError):
@@ -93,6 +94,7 @@ class StateFile:
         if not self.path.exists():
             return None
         try:
+            reading(self.path).close()  # no pipe
             with safetensors.safe_open(self.path, framework="pt") as file:
                 facts = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
