@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from poise.learners import Policy
     from poise.methods import Generalist, Joint
     from poise.recipes import experiment as recipe
-    from poise.sweeps.sweep import sweep
     from poise.threats import L2, Linf
     from poise.verbs.agreement import agreement
     from poise.verbs.attack import attack
@@ -78,7 +77,6 @@ _HOME = {
     **{name: ("poise.threats", name) for name in ("L2", "Linf")},
     "Policy": ("poise.learners", "Policy"),
     "override": ("poise.core.overrides", "override"),
-    "sweep": ("poise.sweeps.sweep", "sweep"),
     "Subject": ("poise.verbs.subject", "Subject"),
     "recipe": ("poise.recipes", "experiment"),
 }
@@ -136,7 +134,6 @@ __all__ = [
     "resume",
     "sanity",
     "settings",
-    "sweep",
     "threats",
     "to_json",
     "train",

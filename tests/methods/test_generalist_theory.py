@@ -28,6 +28,7 @@ from poise.evaluation import Protocol
 from poise.learners import EMA, SGD, Learner, Policy
 from poise.methods import Generalist, Joint
 from poise.objectives import AT, GAIRAT, NT, TwoExamples
+from poise.reproduce import alone
 from poise.threats import L2, Linf
 from poise.verbs.evaluate import evaluate
 
@@ -89,24 +90,9 @@ def test_the_mean_iterate_of_a_convex_loss_lies_within_the_regret_of_the_best_an
 # -- Equation 12 ------------------------------------------------------------------------------------------------------
 
 
-def meta_gradients(tau: float, c: int = 3, size: int = 4) -> tuple[Tensor, Tensor]:
-    """The exact gradient of l_{t+c}(theta^{t+c}) by theta^t through c steps of SGD on quadratics, and Eq. 12 to first
-    order in tau.
-    """
-    generator = torch.Generator().manual_seed(0)
-    roots = torch.randn(c + 1, size, size, generator=generator, dtype=torch.float64)
-    hessians, centres = roots @ roots.mT, torch.randn(c + 1, size, generator=generator, dtype=torch.float64)
-    start = torch.randn(size, generator=generator, dtype=torch.float64).requires_grad_()
-
-    theta = start
-    for j in range(c):
-        theta = theta - tau * hessians[j] @ (theta - centres[j])
-    loss = 0.5 * (theta - centres[c]) @ hessians[c] @ (theta - centres[c])
-    (exact,) = torch.autograd.grad(loss, start)
-
-    bars = torch.einsum("jab,jb->ja", hessians, start.detach() - centres)
-    expanded = bars[c] - tau * sum(hessians[j] @ bars[c] for j in range(c)) - tau * hessians[c] @ bars[:c].sum(0)
-    return exact, expanded
+def meta_gradients(tau: float) -> tuple[Tensor, Tensor]:
+    made = alone.meta_gradients(tau)
+    return made["exact"], made["Eq. 12"]
 
 
 def test_equation_12_is_the_exact_meta_gradient_up_to_the_square_of_the_step_size():

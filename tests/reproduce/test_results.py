@@ -8,8 +8,11 @@ import csv
 import dataclasses
 import io
 import json
+import re
+import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +20,7 @@ import pytest
 from filelock import FileLock
 
 from poise.core.errors import RunError, SettingsError
+from poise.core.overrides import override
 from poise.core.papers import GENERALIST
 from poise.core.progress import Progress
 from poise.core.records import AttackRecord, EvaluationRecord
@@ -25,10 +29,10 @@ from poise.recipes.items import Item, Line, Picture, item
 from poise.reproduce.pictures import panels
 from poise.reproduce.plan import Plan, Work, planned
 from poise.reproduce.results import folder_of, write, write_picture
-from poise.reproduce.sheet import sheet
+from poise.reproduce.sheet import GAIN, name_of, sheet
 from poise.reproduce.work import Where, _made, make
 
-pytest.importorskip("matplotlib", reason="pictures need the extra 'plots'")
+drawn = pytest.mark.skipif(find_spec("matplotlib") is None, reason="pictures need the extra 'plots'; make test-extras")
 Fill = Callable[[Plan], Plan]
 
 
@@ -138,6 +142,7 @@ def test_minutes_are_the_runs_own_beside_the_papers(fill: Fill, tmp_path: Path) 
     assert [cell.value for cell in cells if cell.gap] == [10.5 - 414, 10.5 - 397, 10.5 - 342]
 
 
+@drawn
 @pytest.mark.parametrize(
     ("name", "scale", "count"),
     [
@@ -221,7 +226,7 @@ TINY = Item(
         Line("AT", "at_digits", f"at_digits {SMALL}", family="AT"),
         Line("half", "at_half_digits", f"at_half_digits {SMALL}", family="AT"),
     ),
-    picture=Picture("trade-off"),
+    picture=Picture("trade-off") if find_spec("matplotlib") is not None else None,
 )
 
 
@@ -262,6 +267,81 @@ def test_a_run_that_another_process_has_in_hand_is_passed_over(tmp_path: Path) -
     with FileLock(work.folder.with_suffix(".lock")):
         assert not _made(work, Where(), Stopping(0))
     assert not work.folder.exists()
+
+
+BOTH = """
+import sys
+from pathlib import Path
+from poise.core.overrides import override
+from poise.core.papers import GENERALIST
+from poise.core.progress import Progress
+from poise.recipes.items import Item, Line
+from poise.reproduce.plan import planned
+from poise.reproduce.work import Where, make
+lines = tuple(Line(name, name, f"{name} {sys.argv[2]}") for name in ("at_digits", "at_half_digits", "nt_digits"))
+make(planned(Item("trial/three", "", GENERALIST, lines), "digits", 1, Path(sys.argv[1])), Where(), Progress())
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_on_one_folder_share_the_work(tmp_path: Path) -> None:
+    commands = [sys.executable, "-c", BOTH, str(tmp_path), SMALL]
+    both = [subprocess.Popen(commands, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate()[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    for name in ("at_digits", "at_half_digits", "nt_digits"):
+        (folder,) = (tmp_path / "runs" / "digits").glob(f"{name}-data*/seed-0")
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        epochs = [line["epoch"] for line in lines if line.get("kind", "epoch") == "epoch"]
+        assert epochs == sorted(set(epochs)) and epochs[-1] == 2, "trained once"
+        assert {record.stem for record in (folder / "records").glob("*.json")} == {"selected", "last"}
+
+
+@pytest.mark.slow
+def test_experts_gain_under_transfer_are_inspected_and_chosen_on_held_out_images_too(tmp_path: Path) -> None:
+    small = "data.train_images=40 data.test_images=20 epochs=1 protocol.name=quick model.member.width=2"
+    lines = tuple(
+        Line(f"{n} experts", "at_digits", f"soe_ensembles_digits_x{n} {small}", family="a", x=float(n)) for n in (1, 2)
+    )
+    what = Item("trial/experts", "Experts", GENERALIST, lines, transfer="soe-transfer-3", gains=True, sanity=True)
+    plan = planned(what, "digits", 1, tmp_path, held_out=True)
+    (source,) = plan.sources
+    fast = override(source.experiment, small.split())
+    plan = dataclasses.replace(plan, sources=[dataclasses.replace(source, experiment=fast)])
+    assert not _made(plan.works[0], Where(), Progress()), "its surrogate is not there yet"
+    make(plan, Where(), Progress())
+    assert plan.missing == [] and not (source.folder / "records" / "selected.json").exists()
+    shown = sheet(plan).table
+    assert {row.checkpoint for row in shown.rows} >= {"selected", "held-out"}
+    labels = [column.label for column in shown.columns]
+    (place,) = (place for place, column in enumerate(shown.columns) if name_of(column) == "soe-transfer-3")
+    chosen = [row for row in shown.rows if row.checkpoint == "selected"]
+    gain = chosen[1].cells[labels.index(GAIN)]
+    one, two = (row.cells[place].value for row in chosen)
+    assert one is not None and two is not None and gain.value == pytest.approx(two - one)
+    assert gain.low is not None and gain.high is not None and gain.low <= two - one <= gain.high
+    assert chosen[0].cells[labels.index(GAIN)].value is None
+    assert sum("experts, seed-0: " in note for note in shown.notes) == 2, "what sanity found of each"
+
+
+def test_what_a_choice_costs_elsewhere_is_said_once_all_is_there(fill: Fill, tmp_path: Path) -> None:
+    plan = planned(item("rebuttal/untuned-cifar100"), "paper", 1, tmp_path)
+    fill(dataclasses.replace(plan, works=plan.works[:-1]))
+    assert not any("Chosen on the source" in note for note in sheet(plan).table.notes)
+    fill(plan)
+    (note,) = (note for note in sheet(plan).table.notes if "Chosen on the source" in note)
+    assert re.search(r"best on the target: .*, by \d+\.\d\d points", note)
+
+
+@drawn
+def test_what_needs_no_runs_is_drawn_alone(tmp_path: Path) -> None:
+    plan = planned(item("theory/meta-gradient"), "quick", 1, tmp_path)
+    made, files = write(plan, tmp_path)
+    assert made.made == [] and {path.suffix for path in files} == {".pdf", ".svg", ".png", ".csv"}
+    rows = list(csv.DictReader(io.StringIO(files[-1].read_text())))
+    slopes = {name: [float(row["y"]) for row in rows if row["series"] == name] for name in ("Eq. 12", "gradient alone")}
+    ends = {name: (ys[4] - ys[0]) for name, ys in slopes.items()}  # over one power of ten
+    assert ends["Eq. 12"] == pytest.approx(2, abs=0.05) and ends["gradient alone"] == pytest.approx(1, abs=0.05)
 
 
 def test_missing_data_are_named_before_any_run(tmp_path: Path) -> None:

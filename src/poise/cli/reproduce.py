@@ -36,6 +36,10 @@ def reproduce(
     corruptions: Annotated[
         Path | None, typer.Option(help="The unpacked corrupted images, for items that have such a column.")
     ] = None,
+    held_out: Annotated[
+        bool,
+        typer.Option("--held-out", help="Each run a second time, its epoch chosen on held-out images, beside it."),
+    ] = False,
     device: Device = "auto",
     data_dir: DataDir = None,
 ) -> None:
@@ -58,7 +62,7 @@ def reproduce(
     from poise.reproduce.results import write
     from poise.reproduce.work import Where, make
 
-    plan = planned(of_name(item), scale, seeds, out)
+    plan = planned(of_name(item), scale, seeds, out, held_out)
     where = Where(device, data_dir, corruptions)
     for line in [*told(plan), *minutes(plan, where.device, where.data_dir)]:
         typer.echo(line, err=not dry_run)
@@ -68,6 +72,7 @@ def reproduce(
     make(plan, where, drawn(), jobs, again)
     sheet, files = write(plan, out, device, data_dir)
     typer.echo(sheet.title)
-    show(to_terminal(sheet.table))
+    if sheet.made:
+        show(to_terminal(sheet.table))
     for path in files:
         typer.echo(path)

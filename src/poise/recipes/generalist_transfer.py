@@ -23,15 +23,25 @@ from poise.recipes.rows import redistributing, register, unprinted
 GAMMAS = ("gamma_half", "gamma_0", "gamma_25", "gamma_75", "gamma_early")
 SOURCES = {"digits": "generalist_digits", "cifar10": "generalist_cifar10_resnet18"}
 """The headline recipe where parameters are chosen; the other choices are its ablations."""
-TITLES = {"svhn_resnet18": "SVHN, ResNet-18", "cifar100_resnet18": "CIFAR-100, ResNet-18"}
+TITLES = {
+    "mnist_resnet18": "MNIST, ResNet-18",
+    "svhn_resnet18": "SVHN, ResNet-18",
+    "cifar100_resnet18": "CIFAR-100, ResNet-18",
+}
 """Targets that the paper has too."""
-TARGETS = {"mnist_slim": "digits", "svhn_resnet18": "cifar10", "cifar100_resnet18": "cifar10"}
+TARGETS = {
+    "mnist_slim": "digits",
+    "svhn_resnet18": "cifar10",
+    "cifar100_resnet18": "cifar10",
+    "mnist_resnet18": "cifar10",
+}
 """Where they are applied, with the source."""
 CHOICES = {
     # c in epochs; the source's own is the headline
     "mnist_slim": (*GAMMAS, "c_1"),
     "svhn_resnet18": (*GAMMAS, "c_1", "c_2", "c_10"),
     "cifar100_resnet18": (*GAMMAS, "c_1", "c_2", "c_10"),
+    "mnist_resnet18": (*GAMMAS, "c_1", "c_2", "c_10"),
 }
 
 

@@ -16,7 +16,7 @@ from poise.reports.plots import robust_column, robust_name
 from poise.reports.statistics import NATURAL, Group
 from poise.reports.tables import Table
 from poise.reproduce.probes import MEASURED
-from poise.reproduce.sheet import Made, Sheet
+from poise.reproduce.sheet import Made, Sheet, name_of
 
 ROBUST = "robust"
 
@@ -45,7 +45,7 @@ def _column(table: Table, name: str) -> int | None:
     """The place of a column by name, or of the one that says how robust a network is."""
     if name == ROBUST:
         return robust_column(table)
-    return next((place for place, column in enumerate(table.columns) if name in (column.label, column.attack)), None)
+    return next((place for place, column in enumerate(table.columns) if name in (column.label, name_of(column))), None)
 
 
 def _label(table: Table, name: str) -> str:
@@ -61,7 +61,7 @@ def _cell(sheet: Sheet, made: Made, name: str) -> Cell | None:
     named = (
         [place]
         if name == ROBUST
-        else [k for k, column in enumerate(sheet.measured.columns) if name in (column.label, column.attack)]
+        else [k for k, column in enumerate(sheet.measured.columns) if name in (column.label, name_of(column))]
     )
     cells = _cells(sheet, made)
     return next((cells[k][1] for k in named if cells and k is not None and cells[k][1].value is not None), None)
@@ -116,7 +116,9 @@ def _trade_off(item: Item, sheet: Sheet) -> Panel:
     up = sheet.measured.columns[place] if place is not None else None
     for row in sheet.table.rows:
         if row.kind == "published":
-            line = next(made.line for made in sheet.made if row.label == f"{made.line.label}, paper")
+            line = next((made.line for made in sheet.made if row.label == f"{made.line.label}, paper"), None)
+            if line is None:  # another version's
+                continue
             pair = [
                 _printed(sheet.table, row.cells, NATURAL),
                 _printed(sheet.table, row.cells, up.label if up is not None else "AA"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +24,8 @@ State = Literal["missing", "begun", "trained", "evaluated"]
 class Work:
     """One run of a line, and the protocols that it is evaluated by; `folder` is shared by all items that need the same
     run.
+
+    A piece of work depends on no other, but for runs under transfer on their `sources`.
     """
 
     line: Line
@@ -31,6 +33,14 @@ class Work:
     folder: Path
     protocols: tuple[Protocol, ...]
     corruptions: bool = False
+    held_out: bool = False
+    """Whether its epoch is chosen on held-out images in place of what the recipe says."""
+    judged: bool = True
+    """Whether it is evaluated; what transfer attacks are made on is not."""
+    sanity: bool = False
+    transfer: str = ""
+    sources: tuple[Path, ...] = ()
+    """Folders of the runs that the transfer protocol's images are made on."""
 
     @property
     def state(self) -> State:
@@ -41,14 +51,22 @@ class Work:
             run = Run.open(self.folder)
             if not finished(run):
                 return "begun"
-            return "evaluated" if all(record.exists() for record in self.records()) else "trained"
+            transferred = not self.transfer or any((self.folder / "records").glob(f"selected-{self.transfer}-*.json"))
+            whole = transferred and all(record.exists() for record in self.records())
+            return "evaluated" if whole else "trained"
         except PoiseError:
             return "begun"
 
+    @property
+    def ready(self) -> bool:
+        """Whether all that it depends on is there."""
+        return all((folder / "run.json").exists() and finished(Run.open(folder)) for folder in self.sources)
+
     def records(self) -> list[Path]:
         """Of the run's own protocol, on its selected and its last weights; of all others on the selected ones."""
-        own = [self.folder / "records" / f"{which}.json" for which in ("selected", "last")]
-        return own + [self.folder / "records" / f"selected-{protocol.name}.json" for protocol in self.protocols]
+        names = ["selected", "last", *(f"selected-{protocol.name}" for protocol in self.protocols)]
+        names += ["sanity"] if self.sanity else []
+        return [self.folder / "records" / f"{name}.json" for name in names if self.judged]
 
     @property
     def forwards(self) -> float:
@@ -71,21 +89,48 @@ class Plan:
     works: list[Work]
     left_out: list[str]
     """Labels of lines that there are none of at this scale, or that are another one there."""
+    sources: list[Work] = field(default_factory=list)
+    """Runs that transfer attacks are made on, which are no rows."""
 
     @property
     def missing(self) -> list[Work]:
-        return [work for work in self.works if work.state != "evaluated"]
+        return [work for work in (*self.sources, *self.works) if work.state != "evaluated"]
 
 
-def planned(item: Item, scale: Scale, seeds: int, out: Path) -> Plan:
-    """The plan of an item whose runs lie, or will lie, in `out`/runs. Raises: SettingsError for a scale at which it has
-    no rows.
+def planned(item: Item, scale: Scale, seeds: int, out: Path, held_out: bool = False) -> Plan:
+    """The plan of an item whose runs lie, or will lie, in `out`/runs.
+
+    held_out: each run a second time, its epoch chosen on held-out images. Raises: SettingsError for a scale at which
+    the item has no rows.
     """
     if seeds < 1:
         raise SettingsError(f"--seeds {seeds}: must be at least 1")
     lines = lines_of(item, scale)
-    works = [_work(item, line, scale, seed, out) for line in lines for seed in range(seeds)]
-    return Plan(item, scale, seeds, works, _left_out(item, lines))
+    sources = [_source(recipe, scale, out) for recipe in (SOURCES[scale == "digits", item.transfer] if lines else ())]
+    folders = tuple(work.folder for work in sources)
+    choices = (False, True) if held_out else (False,)
+    works = [
+        _work(item, line, scale, seed, out, folders, held)
+        for line in lines
+        for held in choices
+        for seed in range(seeds)
+    ]
+    return Plan(item, scale, seeds, works, _left_out(item, lines), sources)
+
+
+SOURCES: dict[tuple[bool, str], tuple[str, ...]] = {
+    **dict.fromkeys([(False, ""), (True, "")], ()),
+    (False, "soe-transfer-3"): ("ensemble3_cifar10_resnet20",),
+    (False, "soe-transfer-30"): tuple(f"ensemble{members}_cifar10_resnet20" for members in (3, 5, 8)),
+    **dict.fromkeys([(True, "soe-transfer-3"), (True, "soe-transfer-30")], ("surrogate_ensembles_digits",)),
+}
+"""What transfer attacks are made on, on digits or not, by protocol."""
+
+
+def _source(recipe: str, scale: Scale, out: Path) -> Work:
+    made = at_scale(Line("surrogate", recipe, recipe), scale, None)
+    folder = out / "runs" / scale / made.name / f"seed-{made.seed}"
+    return Work(Line(f"surrogate {made.label}", recipe, recipe), made, folder, (), judged=False)
 
 
 def _left_out(item: Item, lines: list[Line]) -> list[str]:
@@ -93,15 +138,26 @@ def _left_out(item: Item, lines: list[Line]) -> list[str]:
     return [line.label for line in item.lines if line.recipe + str(line.by_learner) not in kept]
 
 
-def _work(item: Item, line: Line, scale: Scale, seed: int, out: Path) -> Work:
+def _work(
+    item: Item, line: Line, scale: Scale, seed: int, out: Path, sources: tuple[Path, ...] = (), held_out: bool = False
+) -> Work:
     made = at_scale(line, scale, seed)
+    made = dataclasses.replace(made, selection="held-out") if held_out else made
     threats = [attack.threat for attack in made.protocol.attacks]
     protocols = tuple(
         _short(named(name).at(threats[0] if threats else None), made.protocol) for name in _asked(item, made)
     )
-    place = f"{made.name}{'-by-learner' if line.by_learner else ''}"
+    place = f"{made.name}{'-by-learner' if line.by_learner else ''}{'-held-out' if held_out else ''}"
     return Work(
-        line, made, out / "runs" / scale / place / f"seed-{seed}", protocols, item.corruptions and scale == "paper"
+        line,
+        made,
+        out / "runs" / scale / place / f"seed-{seed}",
+        protocols,
+        corruptions=item.corruptions and scale == "paper",
+        held_out=held_out,
+        sanity=item.sanity,
+        transfer=item.transfer,
+        sources=sources,
     )
 
 
@@ -129,10 +185,11 @@ def told(plan: Plan) -> list[str]:
         f"{plan.item.id}: {plan.item.title} ({plan.item.paper}), scale {plan.scale}, {plan.seeds}"
         f" seed{'s' * (plan.seeds > 1)}"
     ]
-    shown = dict.fromkeys((work.folder, work.state, work.line.label, work.line.by_learner) for work in plan.works)
+    works = [*plan.sources, *plan.works]
+    shown = dict.fromkeys((work.folder, work.state, work.line.label, work.line.by_learner) for work in works)
     lines += [f"  {state:<9}  {label}  {folder}" for folder, state, label, _ in shown]
     lines += [f"  none of its own at this scale: {', '.join(plan.left_out)}"] if plan.left_out else []
-    ahead = {work.folder: work for work in plan.works if work.state in ("missing", "begun")}
+    ahead = {work.folder: work for work in works if work.state in ("missing", "begun")}
     asked = sum(work.forwards for work in ahead.values())
     if ahead:
         lines.append(
@@ -148,7 +205,8 @@ def minutes(plan: Plan, device: str, data_dir: Path | None) -> list[str]:
     """A sentence with the core-minutes of training what is missing, from one measured step; of data that aren't here,
     none.
     """
-    ahead = list({work.folder: work for work in plan.works if work.state in ("missing", "begun")}.values())
+    works = [*plan.sources, *plan.works]
+    ahead = list({work.folder: work for work in works if work.state in ("missing", "begun")}.values())
     if not ahead or plan.scale not in ("quick", "digits"):
         return []
     first = ahead[0]

@@ -28,10 +28,12 @@ from poise.recipes.items import Line, Picture
 from poise.reports.figures.series import Field, Panel, Point, Series
 from poise.reproduce.plan import Plan, Work
 from poise.threats import Linf, Threat
-from poise.verbs.embed import embed
+from poise.verbs.embed import embed, features_of, placed
 
 MEASURED = ("budget", "histogram", "surface", "labels", "embedding")
 """The kinds of picture that are measured on networks."""
+CLUSTERED = ("natural", "adversarial")
+"""Of an embedding: the columns of one of a network's own features."""
 BUDGETS = (0.5, 1.0, 2.0, 4.0)
 """Of collaborative examples, in the epsilon that the network is judged within: 4, 8, 16 and 32 of 255."""
 DESCENT = 100
@@ -63,6 +65,8 @@ def probed(plan: Plan, device: str, data_dir: Path | None) -> list[Panel]:
     works = list({work.line: work for work in reversed(plan.works)}.values())[::-1]  # the first seed of each line
     if any(work.state == "missing" or work.state == "begun" for work in works):
         return []
+    if picture.kind == "embedding" and picture.columns == CLUSTERED:
+        return [clustered(_asked(work, picture, device, data_dir)) for work in works]
     if picture.kind == "embedding":
         return [panel for work in works for panel in embedding(work, picture.images, device, data_dir)]
     asked = [_asked(work, picture, device, data_dir) for work in works]
@@ -97,6 +101,18 @@ def embedding(work: Work, images: int, device: str, data_dir: Path | None) -> li
             Panel(f"epoch {each['epoch']}", "", "", tuple(Series(name, points) for name, points in clouds.items()))
         )
     return panels
+
+
+def clustered(asked: Asked) -> Panel:
+    """Where t-SNE puts a network's features of the images and of the adversarial ones made against it, all together."""
+    attack = PGD(threat=asked.threat, step_size=asked.threat.epsilon / 4)
+    x_adv = torch.cat([x for x, _ in attacked(asked.network, asked.split, attack)])
+    whole = {"natural": asked.split.pixels(), "adversarial": x_adv}
+    clouds = {name: features_of(asked.network, images).double().cpu().numpy() for name, images in whole.items()}
+    series = [
+        Series(name, tuple(Point(x, y) for x, y in points)) for name, points in placed(clouds, 30.0, seed=0).items()
+    ]
+    return Panel(asked.line.label, "", "", tuple(series))
 
 
 def budget(asked: Asked) -> Series:

@@ -9,6 +9,7 @@ from poise.core.files import write_text
 from poise.reports.figures.series import Panel
 from poise.reports.formats import escape_latex, escape_markdown, to_csv, to_latex, to_markdown
 from poise.reports.html import write_report
+from poise.reproduce.alone import ALONE
 from poise.reproduce.pictures import panels
 from poise.reproduce.plan import Plan
 from poise.reproduce.probes import probed
@@ -38,12 +39,9 @@ def write(plan: Plan, out: Path, device: str = "auto", data_dir: Path | None = N
     device, data_dir: for pictures of what is measured on the networks themselves.
     """
     made, folder = sheet(plan), folder_of(plan, out)
-    files = [
-        write_text(folder / "table.md", f"### {escape_markdown(made.title)}\n\n{to_markdown(made.table)}"),
-        write_text(folder / "table.csv", to_csv(made.table)),
-        write_text(folder / "table.tex", f"% {escape_latex(made.title)}\n{to_latex(made.table)}"),
-        write_text(folder / "document.tex", DOCUMENT.format(title=escape_latex(made.title))),
-    ]
+    files: list[Path] = []
+    if plan.item.lines:
+        files += _tables(made, folder)
     files += write_picture(plan, made, folder, probed(plan, device, data_dir))
     evaluated = [run.path for each in made.made for run in each.runs]
     if evaluated:
@@ -51,12 +49,22 @@ def write(plan: Plan, out: Path, device: str = "auto", data_dir: Path | None = N
     return made, files
 
 
+def _tables(made: Sheet, folder: Path) -> list[Path]:
+    return [
+        write_text(folder / "table.md", f"### {escape_markdown(made.title)}\n\n{to_markdown(made.table)}"),
+        write_text(folder / "table.csv", to_csv(made.table)),
+        write_text(folder / "table.tex", f"% {escape_latex(made.title)}\n{to_latex(made.table)}"),
+        write_text(folder / "document.tex", DOCUMENT.format(title=escape_latex(made.title))),
+    ]
+
+
 def write_picture(plan: Plan, made: Sheet, folder: Path, measured: Sequence[Panel] = ()) -> list[Path]:
     """The item's picture in its three formats, and its numbers; nothing where it has none, or nothing to be shown yet.
 
     measured: its panels, where they are no numbers of the table's or of training.
     """
-    shown = list(measured) or panels(plan.item, made)
+    alone = ALONE.get(plan.item.id)
+    shown = alone() if alone is not None else list(measured) or panels(plan.item, made)
     if plan.item.picture is None or not shown:
         return []
     from poise.reports.figures.draw import draw, write

@@ -45,7 +45,7 @@ def lines_of(item: Item, scale: Scale) -> list[Line]:
     elif scale == "study":
         made = [(line, at_scale(line, scale, 0)) for line in lines if _studied(experiment(line.recipe.split()[0]))]
         lines = _distinct((line, json.dumps(definition(each), sort_keys=True)) for line, each in made)
-    if not lines:
+    if not lines and item.lines:
         there = ", ".join(each for each in SCALES if each != scale and _any(item, each))
         raise SettingsError(f"--scale {scale}: {item.id} has no row there; must be {there}")
     return lines
@@ -65,18 +65,18 @@ def _any(item: Item, scale: Scale) -> bool:
         return False
 
 
-def at_scale(line: Line, scale: Scale, seed: int) -> Experiment:
-    """The experiment of a line, named after its recipe and what is changed in it."""
+def at_scale(line: Line, scale: Scale, seed: int | None) -> Experiment:
+    """The experiment of a line, named after its recipe and what is changed in it. seed: None for the recipe's own."""
     name, *settings = (line.digits if scale == "digits" else line.recipe).split()
     if scale == "quick":
-        settings = []  # they may be of a larger experiment
+        settings = [setting for setting in settings if setting.startswith("method.")]  # others may be of longer runs
     made = override(experiment(name, scale == "quick"), settings) if settings else experiment(name, scale == "quick")
     if scale == "study":
         made = _study(made)
     changed = "".join(f"-{re.sub(r'[^A-Za-z0-9.]+', '_', setting)}" for setting in settings)
     placement: Any = "by-learner" if line.by_learner else made.placement
     label = f"{name}{changed}" + ("_quick" if scale == "quick" else "")
-    return dataclasses.replace(made, name=label, seed=seed, placement=placement)
+    return dataclasses.replace(made, name=label, seed=made.seed if seed is None else seed, placement=placement)
 
 
 def _studied(made: Experiment) -> bool:

@@ -20,10 +20,19 @@ from poise.core.files import write_text
 from poise.core.progress import Progress
 from poise.core.settings import to_json
 from poise.engine import Run, train_or_resume
+from poise.evaluation.sanity import Effort
+from poise.models import ResNet20
 from poise.reproduce.plan import Plan, Work
 from poise.verbs.corruptions import corruptions
 from poise.verbs.evaluate import evaluate
+from poise.verbs.sanity import sanity
+from poise.verbs.transfer import transfer
 
+QUICK_IMAGES = 16
+LITTLE = Effort(
+    steps=2, autoattack_steps=2, targets=1, queries=10, gradient_examples=16, gradient_samples=2, substitute_steps=2
+)
+"""Of what is inspected in small variants."""
 AGAIN = 5.0
 """Seconds until runs that another process had are looked at again."""
 
@@ -74,7 +83,9 @@ def check_data(plan: Plan, where: Where) -> None:
 
 
 def _made(work: Work, where: Where, progress: Progress) -> bool:
-    """Whether the run was made here; False where another process has it in hand."""
+    """Whether the run was made here; False where another process has it, or what it depends on, in hand."""
+    if not work.ready:
+        return False
     work.folder.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(work.folder.with_suffix(".lock"), timeout=0):
@@ -87,12 +98,30 @@ def _made(work: Work, where: Where, progress: Progress) -> bool:
 def _make(work: Work, where: Where, progress: Progress) -> None:
     run = _trained(work, where, progress)
     how: dict[str, Any] = {"device": where.device, "data_dir": where.data_dir, "progress": progress}
+    if not work.judged:
+        return
     for which in ("selected", "last"):
         evaluate(run, checkpoint=which, **how)
     for protocol in work.protocols:
         evaluate(run, protocol=protocol, **how)
     if work.corruptions and where.corrupted is not None:
         corruptions(run, where.corrupted, **how)
+    if work.sanity and not (work.folder / "records" / "sanity.json").exists():
+        sanity(run, **how, **({"first": QUICK_IMAGES, "effort": LITTLE} if _quick(work) else {}))
+    if work.transfer:
+        _transferred(work, how)
+
+
+def _quick(work: Work) -> bool:
+    return work.experiment.protocol.name == "quick"
+
+
+def _transferred(work: Work, how: dict[str, Any]) -> None:
+    """The run's record under transfer; the images lie beside all runs of the scale, and are made once."""
+    member = getattr(work.experiment.model, "member", None)
+    short: dict[str, Any] = {"first": work.experiment.protocol.first, "steps": 2} if _quick(work) else {}
+    short |= {"sgm": isinstance(member, ResNet20), "out": work.folder.parents[1] / "transfer"}
+    transfer([work.folder], list(work.sources), protocol=work.transfer, **short, **how)
 
 
 def _trained(work: Work, where: Where, progress: Progress) -> Run:

@@ -133,11 +133,14 @@ def adversarial(network: nn.Module, split: Split, attack: Attack, seed: int) -> 
     return torch.cat([x_adv.flatten(1) for x_adv, _ in attacked(network, split, attack, seed=seed)])
 
 
-@torch.no_grad()
 def features(network: nn.Module, split: Split) -> Tensor:
-    """Penultimate features [N, F] of the natural images. Raises: SettingsError for a network that is no
-    `Classifier`.
-    """
+    """`features_of` the natural images."""
+    return features_of(network, split.pixels())
+
+
+@torch.no_grad()
+def features_of(network: nn.Module, images: Tensor) -> Tensor:
+    """Penultimate features [N, F] of images [N, ...]. Raises: SettingsError for a network that is no `Classifier`."""
     if not isinstance(network, Classifier):
         raise SettingsError(
             f"of = 'features': {type(network).__name__} has no penultimate features; embed its adversarial images"
@@ -145,7 +148,7 @@ def features(network: nn.Module, split: Split) -> Tensor:
         )
     device, dtype = device_of(network)
     with evaluating(network):
-        return torch.cat([network.features(part.to(device)) for part in split.pixels(dtype=dtype).split(256)])
+        return torch.cat([network.features(part.to(device, dtype)) for part in images.split(256)])
 
 
 def placed(clouds: dict[str, np.ndarray[Any, Any]], perplexity: float, seed: int) -> dict[str, list[list[float]]]:

@@ -7,7 +7,9 @@ from __future__ import annotations
 import dataclasses
 
 from poise.core.papers import GENERALIST
+from poise.recipes.generalist_transfer import TARGETS, TITLES, candidates
 from poise.recipes.items.item import Item, Line, Picture, add
+from poise.recipes.registry import experiment
 from poise.recipes.zipper_baselines import CIFAR100_TABLE, L2_TABLE, MNIST_TABLE, SVHN_TABLE, TINY_TABLE
 
 METHODS = {
@@ -34,6 +36,43 @@ def ablated(name: str, label: str = "", **more: str | float) -> Line:
     return Line(label or name.replace("_", " "), f"ablation_{name}_cifar10", f"ablation_{name}_digits", **more)  # type: ignore[arg-type]
 
 
+FIRST_PRINT: dict[str, dict[str, dict[str, float]]] = {
+    "cifar10_resnet18": {
+        "trades": {"APGD-T": 47.93},
+        "trades1": {"APGD-T": 40.32, "AA": 40.38},
+        "iat": {"AA": 35.14},
+        "generalist": {"APGD-T": 45.37},
+    },
+    "cifar10_wrn32-10": {
+        "at": {"FAB-T": 46.11, "AA": 48.17},
+        "fat": {"APGD-T": 46.17, "FAB-T": 44.73, "AA": 46.70},
+        "iat": {"FAB-T": 43.78, "AA": 43.85},
+        "rst": {"APGD-T": 41.52, "AA": 45.78},
+    },
+}
+"""Cells of Table 1 that Zipper, the first version, prints otherwise: AA above its own components in most of them, so
+that cells were swapped there.
+"""
+
+
+def both_prints(where: str) -> tuple[Line, ...]:
+    """The rows of Table 1, with Zipper's print of those that it prints otherwise."""
+    lines = []
+    for name, line in zip(METHODS, rows(where, *METHODS), strict=True):
+        published, cells = experiment(line.recipe).published, FIRST_PRINT[where].get(name)
+        if cells is None or published is None:
+            lines.append(line)
+            continue
+        values = tuple(
+            cells.get(column, value) for column, value in zip(published.columns, published.values, strict=True)
+        )
+        note = f"its {' and '.join(cells)} {'are' if len(cells) > 1 else 'is'} printed otherwise in the later version"
+        table = published.table.replace("Generalist", "Zipper")
+        row = dataclasses.replace(published, table=table, values=values, note=note, of="")
+        lines.append(dataclasses.replace(line, beside=row))
+    return tuple(lines)
+
+
 HEADLINE = Line("Generalist", "generalist_cifar10_resnet18", "generalist_digits")
 CIFAR10 = rows("cifar10_resnet18", *METHODS)
 
@@ -47,29 +86,41 @@ def named(line: Line, label: str, **more: str | float | bool) -> Line:
     return dataclasses.replace(line, label=label, row=label, **more)  # type: ignore[arg-type]
 
 
+def untuned(target: str) -> Item:
+    """The choices of gamma and c where they were made, and where they were taken over."""
+    source, lines = TARGETS[target], list[Line]()
+    for choice, (there, here) in candidates(target).items():
+        label, on_digits = choice.replace("_", " "), f"ablation_{choice}_digits"
+        digits = "generalist_digits" if choice == "headline" else on_digits
+        lines.append(Line(f"{label}, on {source}", there, digits, family="source"))
+        lines.append(Line(f"{label}, on {TITLES.get(target, target)}", here, family="target"))
+    return Item(
+        f"rebuttal/untuned-{target.partition('_')[0]}{'-slim' if target.endswith('slim') else ''}",
+        f"Rebuttal to R6: gamma and c chosen on {source}, and taken over on {TITLES.get(target, target)}",
+        GENERALIST,
+        tuple(lines),
+        untuned=True,
+        also=("rebuttal/untuned",) if target == "mnist_resnet18" else (),
+    )
+
+
 TABLE_1 = "Generalist, Table 1 (CIFAR-10, {})"
 TABLE_7, TABLE_8, TABLE_9 = (f"Zipper, Table {number} (CIFAR-10, ResNet-18)" for number in (7, 8, 9))
 add(
-    dataclasses.replace(
-        table(
-            "table1a",
-            "Table 1a: CIFAR-10, ResNet-18, Linf 8/255",
-            "cifar10_resnet18",
-            TABLE_1.format("ResNet-18"),
-            *METHODS,
-        ),
-        id="generalist/table1a",
+    Item(
+        "generalist/table1a",
+        "Table 1a: CIFAR-10, ResNet-18, Linf 8/255",
+        GENERALIST,
+        both_prints("cifar10_resnet18"),
+        TABLE_1.format("ResNet-18"),
         also=("zipper/table1a",),
     ),
-    dataclasses.replace(
-        table(
-            "table1b",
-            "Table 1b: CIFAR-10, WRN-32-10, Linf 8/255",
-            "cifar10_wrn32-10",
-            TABLE_1.format("WRN-32-10"),
-            *METHODS,
-        ),
-        id="generalist/table1b",
+    Item(
+        "generalist/table1b",
+        "Table 1b: CIFAR-10, WRN-32-10, Linf 8/255",
+        GENERALIST,
+        both_prints("cifar10_wrn32-10"),
+        TABLE_1.format("WRN-32-10"),
         also=("zipper/table1b",),
     ),
     table("table2-mnist", "Table 2: MNIST", "mnist_resnet18", MNIST_TABLE.table, "trades", "fat", "generalist", runs=5),
@@ -241,4 +292,19 @@ add(
         (Line("Generalist", "generalist_diagnosed_cifar10_resnet18", "generalist_diagnosed_digits"),),
         picture=Picture("curves", (), "epoch", (("regret", ("regret/",)),)),
     ),
+    Item(
+        "theory/meta-gradient",
+        "Appendix B.1: how far Equation 12 is from the exact meta-gradient, on quadratics",
+        GENERALIST,
+        (),
+        picture=Picture("sweep", (), "tau"),
+    ),
+    Item(
+        "rebuttal/clustered",
+        "Rebuttal to R5: natural images and adversarial ones, embedded together by the features of one network",
+        GENERALIST,
+        (named(CIFAR10[1], "AT"), named(CIFAR10[0], "NT")),
+        picture=Picture("embedding", ("natural", "adversarial")),
+    ),
+    *(untuned(target) for target in TARGETS),
 )

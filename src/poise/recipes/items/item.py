@@ -10,16 +10,30 @@ from typing import Literal
 
 from poise.core.errors import SettingsError, did_you_mean
 from poise.core.papers import Paper
+from poise.engine.published import Published
 
-Kind = Literal["sweep", "bars", "trade-off", "curves", "budget", "histogram", "surface", "labels", "embedding"]
+Kind = Literal[
+    "sweep",
+    "bars",
+    "trade-off",
+    "curves",
+    "budget",
+    "histogram",
+    "surface",
+    "labels",
+    "embedding",
+    "grid",
+    "plane",
+    "diagram",
+]
 
 
 @dataclass(frozen=True)
 class Line:
     """A row of a table, or a point or bar of a figure.
 
-    recipe, digits: a recipe's name, with settings after it that change it; digits is what stands for it on the embedded
-    data, empty where nothing does.
+    recipe, digits: a recipe's name, with settings after it that change it, and then none of its rows is its; digits is
+    what stands for it on the embedded data, empty where nothing does.
     """
 
     label: str
@@ -37,6 +51,10 @@ class Line:
     """Each learner trains in a process of its own, at the same time."""
     minutes: float | None = None
     """What the paper prints its training took."""
+    instead: Published | None = None
+    """What the item's table prints of it, where that is no row of the recipe's."""
+    beside: Published | None = None
+    """What another version of the paper prints of it."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +75,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Item:
-    """A table or figure. `id` is `paper/name`."""
+    """A table or figure. `id` is `paper/name`; one without lines is a picture that needs no runs."""
 
     id: str
     title: str
@@ -74,6 +92,18 @@ class Item:
     runs: int = 1
     """How many the paper made of each row."""
     minutes: bool = False
+    transfer: str = ""
+    """The transfer protocol that its runs are judged by beside their own."""
+    across: tuple[str, ...] = ()
+    """Of a table of one column for each place in a sweep: what it shows of each family, a row each, by the names of
+    columns.
+    """
+    gains: bool = False
+    """Whether a line's gain over the one before it, of the same family, is a column."""
+    untuned: bool = False
+    """Whether its lines, of the families "source" and "target", say what the choice of the one costs on the other."""
+    sanity: bool = False
+    """Whether its runs are inspected by `poise sanity` too."""
     also: tuple[str, ...] = field(default=())
     """Further names: papers that have it too."""
 

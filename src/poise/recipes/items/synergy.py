@@ -5,26 +5,42 @@ from __future__ import annotations
 from poise.core.papers import SYNERGY
 from poise.recipes.ensembles_cifar10 import EPSILONS
 from poise.recipes.items.item import Item, Line, Picture, add
+from poise.recipes.synergy_of_experts import MEMBERS_GRID
 
 METHODS = ("GAL", "DVERGE", "MoRE", "ADP", "SoE")
+ON_DIGITS = 0.03
+"""The epsilon that what is on digits stands for; there it is .2."""
 
 
 def of(method: str, epsilon: float) -> Line:
-    """A method trained with, and judged within, one epsilon; on digits there is one of each, within .2."""
+    """A method trained with, and judged within, one epsilon."""
     stem = "soe" if method == "SoE" else f"{method.lower()}_adv"
-    digits = f"{method.lower()}_ensembles_digits" if epsilon == 0.03 else ""
     return Line(
         f"{method}, epsilon {epsilon:g}",
         f"{stem}_cifar10_resnet20x3_eps{epsilon:g}",
-        digits,
+        f"{method.lower()}_ensembles_digits" if epsilon == ON_DIGITS else "",
         family=method,
         x=epsilon,
         short=method,
     )
 
 
+def experts(members: int, epsilon: float, form: str = "") -> Line:
+    """So many experts. form: the recipe's ending."""
+    digits = f"soe_ensembles_digits{form}" if members == 3 else f"soe_ensembles_digits_x{members}" if not form else ""
+    return Line(
+        f"{members} expert{'s' * (members > 1)}, epsilon {epsilon:g}",
+        f"soe_cifar10_resnet20x{members}_eps{epsilon:g}{form}",
+        digits if epsilon == ON_DIGITS else "",
+        family=f"epsilon {epsilon:g}",
+        x=float(members),
+        short=f"{members} expert{'s' * (members > 1)}",
+    )
+
+
 GRID = tuple(of(method, epsilon) for method in METHODS for epsilon in EPSILONS)
 PRINTED = "Synergy-of-Experts, Tables 1 to 3"
+WHITE_BOX = ("natural", "PGD-50x5", "AdaptivePGD-50x5, the stronger one as a whole", "AdaptivePGD-50x5")
 add(
     Item(
         "soe/table1",
@@ -34,6 +50,32 @@ add(
         PRINTED,
         Picture("sweep", ("natural", "PGD-50x5"), "epsilon"),
         protocols=("soe-lambdas",),
+        across=WHITE_BOX,
+    ),
+    *(
+        Item(
+            f"soe/table{number}",
+            f"Table {number}: transfer from {variants} variants, all or nothing",
+            SYNERGY,
+            GRID,
+            PRINTED,
+            Picture("sweep", (protocol,), "epsilon"),
+            transfer=protocol,
+            across=(protocol,),
+        )
+        for number, variants, protocol in ((2, 3, "soe-transfer-3"), (3, 30, "soe-transfer-30"))
+    ),
+    *(
+        Item(
+            f"soe/section4.5{name}",
+            f"Section 4.5: what each expert gains under transfer{what}",
+            SYNERGY,
+            tuple(experts(members, epsilon, form) for epsilon in MEMBERS_GRID for members in range(1, 6)),
+            picture=Picture("sweep", ("soe-transfer-3",), "experts"),
+            transfer="soe-transfer-3",
+            gains=True,
+        )
+        for name, what, form in (("", "", ""), ("-printed", ", as the paper prints the algorithm", "_paper"))
     ),
     Item(
         "soe/fig5",
