@@ -96,6 +96,8 @@ ATTACKS: dict[str, tuple[Network, Any]] = {
     "Collaborative": (CNN, A.Collaborative(threat=NEAR, steps=3)),
     "APGD": (CNN, A.APGD(threat=NEAR, steps=4)),
     "APGD-T": (CNN, A.APGD(threat=NEAR, steps=4, loss="targeted_dlr", targets=2)),
+    "APGD-MALT": (CNN, A.APGD(threat=NEAR, steps=4, loss="targeted_dlr", targets=2, targets_by="malt")),
+    "APGD-PMA": (CNN, A.APGD(threat=NEAR, steps=4, loss="probability_margin")),
     "APGD L2": (CNN, A.APGD(threat=ROUND, steps=4)),
     "APGD L1": (CNN, A.APGD(threat=SPARSE, steps=4)),
     "FAB-T": (CNN, A.FAB(threat=NEAR, steps=4, targeted=True, targets=2)),

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from poise.learners import Policy
     from poise.methods import Generalist, Joint
     from poise.recipes import experiment as recipe
+    from poise.sweeps.sweep import sweep
     from poise.threats import L2, Linf
     from poise.verbs.agreement import agreement
     from poise.verbs.attack import attack
@@ -77,6 +78,7 @@ _HOME = {
     **{name: ("poise.threats", name) for name in ("L2", "Linf")},
     "Policy": ("poise.learners", "Policy"),
     "override": ("poise.core.overrides", "override"),
+    "sweep": ("poise.sweeps.sweep", "sweep"),
     "Subject": ("poise.verbs.subject", "Subject"),
     "recipe": ("poise.recipes", "experiment"),
 }
@@ -134,6 +136,7 @@ __all__ = [
     "resume",
     "sanity",
     "settings",
+    "sweep",
     "threats",
     "to_json",
     "train",

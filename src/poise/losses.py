@@ -98,6 +98,16 @@ def targeted_margin(logits: Tensor, target: Tensor) -> Tensor:
     return -margin(logits, target)
 
 
+def probability_margin(logits: Tensor, y: Tensor) -> Tensor:
+    """max_{k != y} p_k - p_y [B] on softmax probabilities: the margin of PMA (Xie et al. 2024), in [-1, 1]."""
+    return margin(log_probabilities(logits).exp(), y)
+
+
+def targeted_probability_margin(logits: Tensor, target: Tensor) -> Tensor:
+    """p_t - max_{k != t} p_k [B] on softmax probabilities; positive where the target class is predicted."""
+    return -probability_margin(logits, target)
+
+
 def dlr(logits: Tensor, y: Tensor) -> Tensor:
     """Difference of logits ratio [B], Croce & Hein 2020a, Eq. 7; needs at least 3 classes. It does not depend on the
     logits' scale.

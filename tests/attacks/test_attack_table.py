@@ -23,6 +23,7 @@ ATTACKS = [
     PGD(),
     PGD(loss="kl", start="gaussian"),
     PGD(loss="margin", restarts=2),
+    PGD(loss="probability_margin"),
     PGD(keep="largest_loss"),
     MIM(),
     CW(steps=10),

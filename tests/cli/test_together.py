@@ -6,12 +6,14 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from poise.attacks import PGD
 from poise.core.records import EvaluationRecord
 from poise.data import Digits
+from poise.data.corruptions import CORRUPTIONS
 from poise.engine import Experiment, Run, train
 from poise.evaluation import Protocol
 from poise.learners import SGD, Policy
@@ -79,12 +81,39 @@ def test_runs_answer_together(poise: Poise, runs: dict[str, Path], tmp_path: Pat
     assert not list(tmp_path.glob(".*")), "no journal stays behind"
 
 
+def test_they_are_judged_on_other_images_and_under_corruptions_too(
+    poise: Poise, runs: dict[str, Path], tmp_path: Path
+) -> None:
+    two, test = [runs["a"], runs["b"]], Digits(fold=2, test_images=30).load().test
+    images = test.images.permute(0, 2, 3, 1).numpy()
+    np.savez(tmp_path / "photos.npz", x_test=images, y_test=test.labels.numpy(), x_train=images, y_train=test.labels)
+    asked = ("evaluate", "--ensemble", "mean-logits", *two, "--out", tmp_path / "together.json", "--device", "cpu")
+    status, _, err = poise(*asked, "--data", tmp_path / "photos.npz")
+    assert status == 0, err
+    with torch.no_grad():
+        logits = torch.stack([Run.open(path).network()(test.pixels()) for path in two]).mean(0)
+    assert EvaluationRecord.read(tmp_path / "together.json").natural == logits.argmax(1).tolist()
+
+    corrupted, own = tmp_path / "Digits-C", Run.open(two[0]).experiment.data.load().test
+    corrupted.mkdir()
+    for name in CORRUPTIONS:
+        np.save(corrupted / f"{name}.npy", np.tile(own.images.permute(0, 2, 3, 1).numpy(), (5, 1, 1, 1)))
+    np.save(corrupted / "labels.npy", np.tile(own.labels.numpy(), 5))
+    status, _, err = poise(*asked[:-3], tmp_path / "corrupted.json", *asked[-2:], "--corruptions", corrupted)
+    assert status == 0, err
+    record = EvaluationRecord.read(tmp_path / "corrupted.json")
+    assert record.corruption_accuracy == pytest.approx(record.natural_accuracy)
+    assert record.notes["ensemble"]["output"] == "mean-logits"
+
+
 @pytest.mark.parametrize(
     ("names", "extra", "sentence"),
     [
         ("a", ("--out", "x.json"), "an ensemble has at least two members"),
         (("a", "b"), (), "--ensemble takes run folders and --out FILE for the record"),
-        (("a", "b"), ("--out", "x.json", "--data", "Digits"), "leave --model, --data and --corruptions out"),
+        (("a", "b"), ("--out", "x.json", "--model", "DigitsCNN"), "leave --model out"),
+        (("a", "b"), ("--out", "x.json", "--data", "CIFAR10", "--corruptions", "C"), "leave --data out"),
+        (("a", "b"), ("--out", "x.json", "--data", "MNIST"), "MNIST"),
         (("a", "fold"), ("--out", "x.json"), "have different test images; an ensemble's members must have the same"),
         (
             ("a", "stronger"),

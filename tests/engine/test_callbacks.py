@@ -50,7 +50,8 @@ def test_they_are_told_of_epochs_evaluations_and_the_end(tmp_path: Path, tiny_ex
     poise.train(run, callbacks=[noting])
     poise.evaluate(run, protocol=Protocol(name="natural", attacks=()), callbacks=[noting])
     poise.train(run, callbacks=[noting])
-    assert noting.calls[3:] == [("epoch", 3), ("end", "run"), ("evaluation", "selected"), ("end", "run")]
+    end = ("end", "run")
+    assert noting.calls[3:] == [("epoch", 3), end, ("evaluation", "selected"), end, end]
 
 
 @pytest.mark.parametrize("fails", ["epoch", "end"])

@@ -288,6 +288,8 @@ OF_LOGITS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "boosted_ce": losses.boosted_ce,
     "margin": losses.margin,
     "targeted_margin": losses.targeted_margin,
+    "probability_margin": losses.probability_margin,
+    "targeted_probability_margin": losses.targeted_probability_margin,
     "dlr": losses.dlr,
     "targeted_dlr": lambda z, y: losses.targeted_dlr(z, y, (y + 1) % z.shape[1]),
     "entropy": lambda z, y: entropy(z),

@@ -46,6 +46,9 @@ class Attack(Settings, family="attack"):
     def check(self, model: nn.Module) -> None:
         """Raises: InputError for a network that the attack is not for; asked before any work."""
 
+    def check_classes(self, classes: int) -> None:
+        """Raises: SettingsError for so few classes that the attack is not defined; asked before any work."""
+
     def facts(self, model: nn.Module) -> dict[str, Any]:
         """What a record's notes say of the attack on this network beyond its settings."""
         return {}
@@ -87,6 +90,7 @@ class Attack(Settings, family="attack"):
         with torch.inference_mode(False), crafting(model, "evaluating"):
             x = plain(x)
             classes = count_classes(model, x[:1])
+            self.check_classes(classes)
             check_labels(y, len(x), classes, device=x.device)
             if target is not None:
                 check_labels(target, len(x), classes, "target", x.device)

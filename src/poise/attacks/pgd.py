@@ -22,11 +22,24 @@ from poise.core.exact import exact
 from poise.core.lengths import wide
 from poise.core.seeds import Draw
 from poise.core.settings import NonNegative, Number, Positive, PositiveCount, settings
-from poise.losses import cross_entropy, kl, margin, targeted_margin
+from poise.losses import (
+    cross_entropy,
+    kl,
+    margin,
+    probability_margin,
+    targeted_margin,
+    targeted_probability_margin,
+)
 from poise.models.folding import surrogate
 from poise.threats import Linf, Threat, spread
 
-Loss = Literal["cross_entropy", "kl", "margin"]
+Loss = Literal["cross_entropy", "kl", "margin", "probability_margin"]
+_PREFIX: dict[Loss, str] = {
+    "cross_entropy": "PGD",
+    "kl": "PGD-KL",
+    "margin": "PGD-margin",
+    "probability_margin": "PGD-PMA",
+}
 Run = Callable[[Tensor, Tensor, Draw, Tensor | None], Tensor]
 """(x, y, draw, target) -> images: one run of an attack on part of a batch."""
 Form = Callable[[Tensor, Tensor, Tensor | None], Score]
@@ -39,9 +52,9 @@ def score_of(
     loss: Loss, model: nn.Module, x: Tensor, y: Tensor, target: Tensor | None = None, confidence: float | None = None
 ) -> Score:
     """What an attack maximises at z: cross-entropy, KL(p(x) || p(z)) with p(x) constant, or the margin max_{k != y} z_k
-    - z_y.
+    - z_y, of logits or of probabilities.
 
-    With a target it is minus the cross-entropy of, or the margin towards, the target class.
+    With a target it is minus the cross-entropy of, or a margin towards, the target class.
     """
     with torch.no_grad():
         natural = answer(model, x) if loss == "kl" else x
@@ -52,6 +65,9 @@ def score_of(
             return kl(natural, logits), logits
         if loss == "margin":
             return (margin(logits, y, confidence) if target is None else targeted_margin(logits, target)), logits
+        if loss == "probability_margin":
+            lead = probability_margin(logits, y) if target is None else targeted_probability_margin(logits, target)
+            return lead, logits
         return (cross_entropy(logits, y) if target is None else -cross_entropy(logits, target)), logits
 
     return score
@@ -89,8 +105,7 @@ class PGD(Attack):
 
     @property
     def name(self) -> str:
-        prefix = {"cross_entropy": "PGD", "kl": "PGD-KL", "margin": "PGD-margin"}[self.loss]
-        return f"{prefix}-{self.steps}" + (f"x{self.restarts}" if self.restarts > 1 else "")
+        return f"{_PREFIX[self.loss]}-{self.steps}" + (f"x{self.restarts}" if self.restarts > 1 else "")
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, draw: Draw, target: Tensor | None = None) -> Tensor:
         form = partial(score_of, self.loss, surrogate(model))

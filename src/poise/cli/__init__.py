@@ -22,6 +22,9 @@ from poise.cli import (
     reproduce,
     sanity,
     show,
+    status,
+    sweep,
+    track,
     train,
     transfer,
 )
@@ -44,12 +47,15 @@ app = typer.Typer(
 
 app.command("demo")(demo.demo)
 app.command("train")(train.train)
+app.command("sweep")(sweep.sweep)
+app.command("status")(status.status)
 app.command("transfer")(transfer.transfer)
 app.command("evaluate")(evaluate.evaluate)
 app.command("attack")(attack.attack)
 app.command("agreement")(agreement.agreement)
 app.command("embed")(embed.embed)
 app.command("sanity")(sanity.sanity)
+app.command("track")(track.track)
 app.command("report")(report.report)
 app.command("bundle")(bundle.bundle)
 app.command("reproduce")(reproduce.reproduce)

@@ -119,6 +119,8 @@ def evaluate(
 
       poise evaluate --ensemble vote runs/a runs/b runs/c --out vote.json
 
+      poise evaluate --ensemble vote runs/a runs/b --data my_photos --protocol autoattack --out photos.json
+
       poise evaluate --weights mine.pt --model mynets:build --data CIFAR10 --out mine.json
 
       poise evaluate --weights mine.pt --model ResNet18 --data my_photos --protocol autoattack
@@ -149,12 +151,8 @@ def evaluate(
         )
     if corruptions is not None and data is not None and weights is None:
         raise SettingsError("--corruptions are those of the run's own test images; leave --data out")
-    if ensemble is not None and (
-        runs is None or out is None or model is not None or data is not None or corruptions is not None
-    ):
-        raise SettingsError(
-            "--ensemble takes run folders and --out FILE for the record; leave --model, --data and --corruptions out"
-        )
+    if ensemble is not None and (runs is None or out is None or model is not None):
+        raise SettingsError("--ensemble takes run folders and --out FILE for the record; leave --model out")
     if weights is None and ensemble is None and (model is not None or out is not None):
         raise SettingsError(
             "--model goes with --weights, --out too or with --ensemble; a run knows its network and keeps its records"

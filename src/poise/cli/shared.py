@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import re
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from poise.core.errors import SettingsError
+from poise.core.imports import code_of as code_of
+from poise.core.imports import import_files as import_files
 
 NO_SMALL_VARIANT = "--quick is of recipes, which have a small variant; settings that were written down are as they are"
 Together = Literal["mean-probabilities", "mean-logits", "vote"]
@@ -24,34 +23,6 @@ Imports = Annotated[
     list[Path] | None,
     typer.Option("--import", help="Your own file, executed first so that its classes are registered; may be repeated."),
 ]
-
-
-def import_files(paths: list[Path] | None) -> dict[str, str]:
-    """Execute the user's files; returns the SHA-256 of each, for the record. Raises: SettingsError for a missing
-    file.
-    """
-    if not paths:
-        return {}
-    from poise.core.code import give_all
-
-    digests = {}
-    for path in paths:
-        if not path.is_file():
-            raise SettingsError(f"--import {path}: there is no such file")
-        taken = getattr(sys.modules.get(path.stem), "__file__", None)
-        if path.stem in sys.stdlib_module_names or (
-            path.stem in sys.modules and Path(taken or "").resolve() != path.resolve()
-        ):
-            raise SettingsError(f"--import {path}: the name {path.stem!r} is taken by another module; rename the file")
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        if spec is None or spec.loader is None:
-            raise SettingsError(f"--import {path}: not a Python file")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[path.stem] = module
-        spec.loader.exec_module(module)
-        give_all(module)
-        digests[str(path)] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return digests
 
 
 def run_only(checkpoint: str | None, weights: Path | None) -> None:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from poise.cli.names import check_recipe
-from poise.cli.shared import NO_SMALL_VARIANT, DataDir, Device, Imports, import_files, print_table
+from poise.cli.shared import NO_SMALL_VARIANT, DataDir, Device, Imports, code_of, import_files, print_table
 from poise.core.bars import drawn
-from poise.core.errors import RunError, SettingsError
+from poise.core.errors import Interrupted, NumericalError, RunError, SettingsError
 
 if TYPE_CHECKING:
     from poise.engine import Experiment, Run
@@ -27,6 +27,15 @@ def train(
         str | None, typer.Argument(help="A recipe's name, or a settings file such as runs/x/experiment.json.")
     ] = None,
     settings: Annotated[list[str] | None, typer.Argument(help="Settings to change, as dotted.path=value.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Your images: a folder with one folder per class, an .npz archive, a data set.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Your network: file.py:NAME, module:NAME, or a name of poise list networks.")
+    ] = None,
+    objective: Annotated[
+        str | None, typer.Option(help="Your objective, or a loss of logits and labels: file.py:NAME or a name.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder to make; by default runs/NAME.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with this run folder.")] = None,
     seeds: Annotated[
@@ -39,13 +48,19 @@ def train(
         int | None, typer.Option(min=1, help="Pause once this epoch is trained; --resume goes on exactly from there.")
     ] = None,
     evaluate: Annotated[bool, typer.Option(help="Evaluate on the test set at the end.")] = True,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(help="Show the run in tensorboard, mlflow or wandb, with a place as in mlflow:URI; repeatable."),
+    ] = None,
     device: Device = "auto",
     data_dir: DataDir = None,
     imports: Imports = None,
 ) -> None:
-    """Train a classifier.
+    """Train a classifier: by a recipe, or on your own images with your own network.
 
     Examples:
+
+      poise train --data my_photos --model mynet.py:MyNet epsilon=4/255 data.image_size=64 --out runs/mine
 
       poise train generalist_digits --out runs/generalist
 
@@ -55,61 +70,80 @@ def train(
 
       poise train --resume runs/generalist
 
+      poise train generalist_digits --track tensorboard
+
       poise train at_digits --import my_objective.py method.objective=MyObjective
 
       poise train generalist_digits 'method.others=[{"name": "l2", "policy": "AT"}]' method.others.0.inner.threat=L2
     """
+    if recipe is not None and "=" in recipe and not Path(recipe).exists():  # the first setting
+        recipe, settings = None, [recipe, *(settings or [])]
     if recipe is not None:
         check_recipe(recipe, imports)
     from poise import engine
     from poise.core.distributed import join, leave
-    from poise.core.overrides import override
-    from poise.core.settings import read_file
+    from poise.engine.callbacks import Callbacks
     from poise.recipes import experiment as of_recipe
     from poise.verbs.evaluate import evaluate as judge
+    from poise.verbs.track import Tracking
+    from poise.verbs.train import experiment_of
 
+    tracking = [Tracking(to) for to in track or []]  # what is missing is said before anything begins
     digests = import_files(imports)
     where: dict[str, Any] = {"device": device, "data_dir": data_dir}
     world = join()
-    if resume is not None and (recipe is not None or settings or seeds or quick or out is not None):
+    own = (data, model, objective)
+    if resume is not None and any((recipe, settings, seeds, quick, out, *own)):
         raise SettingsError(
-            "--resume takes settings, seeds and place from the folder; give no recipe, settings, --seeds, --quick or"
-            " --out"
+            "--resume takes settings, seeds and place from the folder; give no recipe, settings, --seeds, --quick,"
+            " --out, --data, --model or --objective"
         )
     if resume is not None:
         planned = world.in_turn(lambda: _plan(resume))
         experiment, seeds, out = (*planned, resume) if planned is not None else (None, None, resume)
-    elif recipe is None:
-        raise SettingsError("name a recipe (poise list recipes), a settings file, or --resume RUN")
+    elif recipe is None and data is None:
+        raise SettingsError("name a recipe (poise list recipes), a settings file, --resume RUN, or your own --data")
     elif seeds is not None and any(setting.partition("=")[0].strip() == "seed" for setting in settings or []):
         raise SettingsError("seed=... and --seeds: one of the two; --seeds counts from 0")
     else:
-        if quick and recipe.endswith(".json"):
+        if quick and (recipe is None or recipe.endswith(".json")):
             raise SettingsError(NO_SMALL_VARIANT)
-        made = read_file(engine.Experiment, Path(recipe)) if recipe.endswith(".json") else of_recipe(recipe, quick)
-        experiment = override(made, settings or [])
+        experiment = experiment_of(
+            of_recipe(recipe, True) if quick and recipe is not None else recipe,
+            data=data,
+            network=code_of(model, "--model", digests),
+            objective=code_of(objective, "--objective", digests),
+            settings=settings or [],
+            data_dir=data_dir,
+        )
         out = out or Path("runs") / experiment.name
     alike = [f"{experiment.name}, seed {number}" for number in range(seeds or 0)] if experiment is not None else []
     where["progress"] = drawn(("selected", "last") if evaluate else (), alike)
-    training: dict[str, Any] = {**where, "imports": digests, "until": until}
-    if experiment is None:
-        seeded = sorted(
-            (path.parent for path in out.glob("seed-*/experiment.json")), key=lambda path: (len(path.name), path.name)
-        )
-        runs = [engine.resume(path, **training) for path in seeded or [out]]
-    elif seeds is None:
-        runs = [engine.train(experiment, out, **training)]
-    else:
-        runs = _seeds(experiment, out, seeds, **training)
+    told = Callbacks.of_all(tracking, where["progress"])
+    training: dict[str, Any] = {**where, "imports": digests, "until": until, "callbacks": [told]}
+    try:
+        if experiment is None:
+            seeded = sorted(out.glob("seed-*/experiment.json"), key=lambda path: (len(path.parent.name), path))
+            runs = [engine.resume(path, **training) for path in [path.parent for path in seeded] or [out]]
+        elif seeds is None:
+            runs = [engine.train(experiment, out, **training)]
+        else:
+            runs = _seeds(experiment, out, seeds, **training)
+    except (Interrupted, NumericalError):
+        if (broken_off := next(filter(None, (each.run for each in tracking)), None)) is not None:
+            told.end(broken_off)
+        raise
     paused = [run for run in runs if not engine.finished(run)]
     for run in paused:
+        told.end(run)
         if world.leads:
             typer.echo(f"paused after epoch {until}; to go on: poise train --resume {run.path}", err=True)
     runs = [run for run in runs if run not in paused]
     for run in runs:
         if evaluate:
             for which in ("selected", "last"):
-                judge(run, checkpoint=which, **where)
+                told.evaluation(run, judge(run, checkpoint=which, **where))
+        told.end(run)
         if world.leads:
             typer.echo(f"run folder: {run.path}", err=True)
     leave()

@@ -43,6 +43,12 @@ FAB = Paper(
 L1_ATTACKS = Paper(
     "Croce & Hein 2021", "Mind the Box: L1-APGD for Sparse Adversarial Attacks on Image Classifiers", "ICML 2021"
 )
+MALT = Paper("Melamed et al. 2024", "MALT Powers Up Adversarial Attacks", "NeurIPS 2024")
+PMA = Paper(
+    "Xie et al. 2024",
+    "Towards Million-Scale Adversarial Robustness Evaluation With Stronger Individual Attacks",
+    "2024",
+)
 SQUARE = Paper(
     "Andriushchenko et al. 2020",
     "Square Attack: a Query-efficient Black-box Adversarial Attack via Random Search",

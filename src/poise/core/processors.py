@@ -109,8 +109,12 @@ def native_bfloat16(device: torch.device) -> bool:
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    kept_off = os.environ.get(SWITCH) == "0"
-    return device.type == "cpu" and not kept_off and bool(processor().bfloat16) and bfloat16_gain() >= PAYS
+    return device.type == "cpu" and not kept_off() and bool(processor().bfloat16) and bfloat16_gain() >= PAYS
+
+
+def kept_off() -> bool:
+    """Whether the environment says that "auto" takes no bfloat16 on processors."""
+    return os.environ.get(SWITCH) == "0"
 
 
 def check_bfloat16(

@@ -109,7 +109,8 @@ def _of_one_size(origin: Origin, sizes: np.ndarray, geometry: Geometry) -> np.nd
     if geometry.size is None and len(others):
         shape, wanted = ([geometry.channels, *sizes[at].tolist()] for at in (others[0], 0))
         raise DataError(
-            f"{origin.name(others[0])} has shape {shape}, not {wanted} as required; set image_size to resize them all"
+            f"{origin.name(others[0])} has shape {shape}, not {wanted} as required;"
+            " set image_size, as by data.image_size=64, to resize them all"
         )
     return sizes
 

@@ -203,8 +203,8 @@ class Encoded:
             image = decoded(file, name, self.geometry, box)
         if image.shape != self.shape:
             raise DataError(
-                f"{name} has shape {list(image.shape)}, not {list(self.shape)} as required; set image_size to resize"
-                " them all"
+                f"{name} has shape {list(image.shape)}, not {list(self.shape)} as required; set image_size,"
+                " as by data.image_size=64, to resize them all"
             )
         return image
 

@@ -30,7 +30,7 @@ class Callback:
         """The run was evaluated, or was before."""
 
     def end(self, run: Run) -> None:
-        """Nothing more comes: the run is finished and evaluated as far as was asked for, paused, or broken off."""
+        """Nothing more comes of what was called: the run is finished, evaluated as asked, paused or broken off."""
 
 
 class Callbacks(Callback):

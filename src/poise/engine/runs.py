@@ -210,7 +210,8 @@ class Run:
         weights, facts = read_tensors(path)
         self.check_unchanged(facts)
         experiment = self.experiment
-        network = experiment.model.blank().build(tuple(facts["shape"]), len(facts["classes"]), experiment.seed)
+        with own_code(list(self.about.get("imports", {}))):
+            network = experiment.model.blank().build(tuple(facts["shape"]), len(facts["classes"]), experiment.seed)
         network = network.to(next(tensor.dtype for tensor in weights.values() if tensor.is_floating_point()))
         load_into(network, weights, str(tensors_file(path)))
         network.eval()

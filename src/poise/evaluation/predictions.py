@@ -47,8 +47,8 @@ def logits_of(model: nn.Module, images: Tensor, batch_size: int = 256) -> Tensor
         return torch.cat([answer(model, part.to(device, dtype)) for part in images.split(batch_size)])
 
 
-def check_answers(model: nn.Module, data: Data) -> None:
-    """Ask the network about one black image of these data.
+def check_answers(model: nn.Module, data: Data) -> int:
+    """Ask the network about one black image of these data; the number of its logits.
 
     Raises: InputError where it does not take it, or does not answer with one logit for each class. Where classes have
     names, as many logits
@@ -71,6 +71,7 @@ def check_answers(model: nn.Module, data: Data) -> None:
             f"the network returned {outputs} logits for the {classes} classes of {data.name} ({shown}), must return one"
             " for each, in order"
         )
+    return outputs
 
 
 @torch.no_grad()

@@ -156,11 +156,12 @@ def evaluate(
     clock = time.perf_counter()
     whole, progress = split if split is not None else data.test, progress or Progress()
     search = search.on(device_of(model)[0])
-    check_answers(model, data)
+    classes = check_answers(model, data)
     if data.remark:
         progress.say(data.remark)
     for attack in protocol.attacks:
         attack.check(model)
+        attack.check_classes(classes)
     split, instead = protocol.images(whole), protocol.instead(whole)
     if instead:
         progress.say(instead)

@@ -20,7 +20,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor, nn
 
-from poise.attacks.autoattack import PUBLISHED, Result, Status, Version
+from poise.attacks.autoattack import PUBLISHED, Result, Status
 from poise.attacks.autoattack import AutoAttack as NativeAutoAttack
 from poise.attacks.autoattack.compact import CompactAttack
 from poise.attacks.autoattack.lanes import find_batch_size
@@ -42,6 +42,7 @@ from poise.interop.autoattack_parts import (
     threat_of,
 )
 
+Version = Literal["standard", "plus", "rand", "custom"]
 ORDER: dict[str, tuple[str, ...]] = {
     "standard": ("apgd-ce", "apgd-t", "fab-t", "square"),
     "plus": ("apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"),

@@ -12,7 +12,7 @@ from torch import nn
 
 from poise.core.errors import RunError, SettingsError
 from poise.core.exact import arithmetic_named
-from poise.core.processors import bfloat16_gain, check_bfloat16, native_bfloat16, processor
+from poise.core.processors import bfloat16_gain, check_bfloat16, kept_off, native_bfloat16, processor
 from poise.models.folding import any_layout, gradients_in_any_layout
 
 PrecisionName = Annotated[Literal["auto", "float32", "bfloat16", "float64"], BeforeValidator(arithmetic_named)]
@@ -88,14 +88,9 @@ def begun_in(name: PrecisionName, device: torch.device, run: object) -> Precisio
 
 
 def choice(name: PrecisionName, arithmetic: Precision) -> str | None:
-    """A sentence on what "auto" has come to on a processor that promises bfloat16; None where there was nothing to
-    choose.
-    """
-    if name != "auto" or arithmetic.device.type != "cpu" or not processor().bfloat16:
+    """A sentence on what "auto" has come to on a processor that promises bfloat16; None where nothing was chosen."""
+    if name != "auto" or arithmetic.device.type != "cpu" or not processor().bfloat16 or kept_off():
         return None
-    measured = f"which this processor ({processor()}) computes {bfloat16_gain():.1f} times as fast as float32"
-    return (
-        f"precision = auto: bfloat16, {measured}"
-        if arithmetic.autocast
-        else f"precision = auto: float32, not bfloat16, {measured}"
-    )
+    measurement = f"which this processor ({processor()}) computes {bfloat16_gain():.1f} times as fast as float32"
+    result = "bfloat16" if arithmetic.autocast else "float32, not bfloat16"
+    return f"precision = auto: {result}, {measurement}"

@@ -67,7 +67,7 @@ def evaluate(
     record that is there already, of the same weights, images and attacks, is kept unless `again`; an evaluation that
     was stopped goes on. Under torchrun all ranks call this and share the work; the first one writes.
     search: how AutoAttack searches; batch_size: of other attacks; command: what goes on with it where a signal stops
-    it; callbacks: told of a run's record.
+    it; callbacks: told of a run's record, and of the end.
     Raises: PoiseError for whatever cannot be evaluated, before work is lost; Interrupted after SIGINT or SIGTERM.
     """
     if former := sorted(_FORMER & kind.keys()):
@@ -116,7 +116,9 @@ def evaluate(
             world.led(lambda: None if watched.signals else _write_gallery(subject, chosen, again))
     evaluation = Evaluation.of(record, path)
     if isinstance(subject, OfRun):
-        Callbacks.of_all(callbacks, progress).evaluation(subject.run, evaluation)
+        told = Callbacks.of_all(callbacks, progress)
+        told.evaluation(subject.run, evaluation)
+        told.end(subject.run)
     return evaluation
 
 

@@ -83,6 +83,7 @@ def sanity(
     ids = split.ids.to(place)
     x, y = split.pixels(dtype=dtype).to(place), split.labels.to(place)
     how: dict[str, Any] = {"seed": seed, "effort": effort, "ids": ids, "progress": began}
+    how["classes"] = len(data_set.classes)
     findings = inspect(network, x, y, threat or subject.threat or Linf(), **how, **about)
     progress.end()
     if path is not None:

@@ -84,12 +84,26 @@ def train(
             raise SettingsError(f"{run.path} is a run, which goes on as it was begun; leave out and all settings out")
         begun = run
         return _with_end(lambda: begun if finished(begun) else resume(begun.path, **how), run.path, told)
+    experiment = experiment_of(what, settings=own, data_dir=data_dir, **given)
+    place = Path(out) if out is not None else Path("runs") / experiment.name
+    return _with_end(lambda: train_or_resume(experiment, place, **how), place, told)
+
+
+def experiment_of(
+    what: Begun | None = None,
+    *,
+    network: Any = None,
+    data: Any = None,
+    objective: Any = None,
+    score: Loss | None = None,
+    settings: Mapping[str, Any] | Sequence[str] = (),
+    data_dir: str | Path | None = None,
+) -> Experiment:
+    """The experiment that `train` is asked for. Raises: SettingsError, InputError."""
     base = _base(what, data)
     named = {"model": _network(network), "data": _data(data, data_dir), **_objective(base, objective, score)}
     parts = override(base, {path: part for path, part in named.items() if part is not None})
-    experiment = override(parts, own)  # afterwards, so that an epsilon is the objective's too
-    place = Path(out) if out is not None else Path("runs") / experiment.name
-    return _with_end(lambda: train_or_resume(experiment, place, **how), place, told)
+    return override(parts, settings)  # afterwards, so that an epsilon is the objective's too
 
 
 def _with_end(work: Callable[[], Run], out: Path, told: Callbacks) -> Run:

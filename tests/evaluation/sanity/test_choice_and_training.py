@@ -178,4 +178,4 @@ def test_what_cannot_be_inspected_is_refused():
         inspect(network, x, y, Linf(epsilon=0))
     with pytest.raises(InputError, match=r"must be in \[0, 1\]; divide by 255"):
         inspect(network, 255 * x, y, Linf())
-    assert len(CHECKS) == 16
+    assert len(CHECKS) == 18

@@ -10,15 +10,21 @@ import torch
 from torch import Tensor
 
 from poise.attacks.autoattack.compact import CompactAttack
+from poise.attacks.autoattack.malt import nearest_classes
 from poise.attacks.autoattack.search import Examples, Network, Search, State, at, choose, gradient_of, succeeds
 from poise.core import papers
 from poise.core.errors import SettingsError
 from poise.core.settings import Positive, PositiveCount, UnitInterval, newer, settings
-from poise.losses import cross_entropy, dlr, margin, targeted_dlr
+from poise.losses import cross_entropy, dlr, margin, probability_margin, targeted_dlr, targeted_probability_margin
 from poise.threats import L1, L2, Linf, Threat, spread
 
-Loss = Literal["cross_entropy", "dlr", "targeted_dlr"]
-_SHORT: dict[str, str] = {"cross_entropy": "APGD-CE", "dlr": "APGD-DLR", "targeted_dlr": "APGD-T"}
+Loss = Literal["cross_entropy", "dlr", "targeted_dlr", "probability_margin"]
+_SHORT: dict[str, str] = {
+    "cross_entropy": "APGD-CE",
+    "dlr": "APGD-DLR",
+    "targeted_dlr": "APGD-T",
+    "probability_margin": "APGD-PMA",
+}
 
 _ROUNDING = 1e-15
 """The norm above which a gradient may be one of rounding errors, as the DLR's is at its ceiling; smaller ones are of
@@ -31,7 +37,9 @@ class APGD(CompactAttack):
     """Auto-PGD (Croce & Hein 2020a, Algorithm 1).
 
     With `loss="targeted_dlr"` it runs once towards each of the `targets` classes that are most likely on the natural
-    image, the true one excepted; any misclassification counts. Classes too few for a loss: see `notes`.
+    image, the true one excepted; any misclassification counts. Classes too few for a loss: see `notes`. With
+    `targets_by="malt"` it is APGD-MALT, with `loss="probability_margin"` APGD-PMA: neither is part of a published
+    version of AutoAttack.
     """
 
     paper = papers.AUTOATTACK
@@ -45,6 +53,10 @@ class APGD(CompactAttack):
     """Per target class for "targeted_dlr"."""
     targets: PositiveCount = 9
     """Read by "targeted_dlr" only."""
+    targets_by: Literal["logits", "malt"] = newer(default="logits")
+    """Which classes are targets: the likeliest, or those that MALT finds nearest (Melamed et al. 2024)."""
+    among: PositiveCount = newer(default=100)
+    """How many of the likeliest classes MALT ranks, by a gradient each."""
     eot_iterations: PositiveCount = 1
     """Gradients averaged at each point, for randomised networks (expectation over transformation)."""
     radii: tuple[Positive, ...] = newer(default=(1.0,))
@@ -54,23 +66,34 @@ class APGD(CompactAttack):
     """What is returned for examples that were not fooled; the largest loss is that of the last restart."""
 
     def forwards(self) -> float:
-        targets = self.targets if self.loss == "targeted_dlr" else 1
-        return 2.0 * self.steps * self.restarts * targets * self.eot_iterations + 1
+        targets, ranking = self.targets if self.loss == "targeted_dlr" else 1, 0
+        if self.targets_by == "malt":
+            ranking = self.among  # a backward pass each, of fewer where there are fewer classes
+        return 2.0 * self.steps * self.restarts * targets * self.eot_iterations + ranking + 1
 
     def __post_init__(self) -> None:
         if self.radii[-1:] != (1.0,) or len(self.radii) > self.steps:
             raise SettingsError(
                 f"APGD.radii = {self.radii}: must end at 1 and be at most as many as the {self.steps} steps"
             )
+        if self.targets_by == "malt" and self.loss != "targeted_dlr":
+            raise SettingsError(f"APGD.targets_by = 'malt': needs loss = 'targeted_dlr', not {self.loss!r}")
         if len(self.radii) > 1 and self.threat.order != 1:
             raise SettingsError(f"APGD.radii = {self.radii}: is for L1 only, not for {type(self.threat).__name__}")
 
     @property
     def name(self) -> str:
-        return _SHORT[self.loss] + (f"x{self.restarts}" if self.restarts > 1 else "")
+        short = "APGD-MALT" if self.targets_by == "malt" else _SHORT[self.loss]
+        return short + (f"x{self.restarts}" if self.restarts > 1 else "")
 
     def search(self, model: Network, classes: int, targeted: bool = False) -> Search:
         return (SparseSearch if self.threat.order == 1 else MomentumSearch)(self, model, classes, targeted)
+
+    def check_classes(self, classes: int) -> None:
+        if self.targets_by == "malt" and classes < 3:
+            raise SettingsError(
+                f"{self.name}: MALT chooses among classes, so it needs at least 3; the network has {classes}"
+            )
 
     def notes(self, classes: int) -> list[str]:
         said = []
@@ -117,9 +140,18 @@ class APGDSearch(Search):
         self._widest = attack.threat
         if attack.radii[0] != 1:
             self._widest = replace(cast(Any, attack.threat), epsilon=attack.radii[0] * attack.threat.epsilon)
-        ranks = 1 if targeted or attack.loss != "targeted_dlr" else min(attack.targets, classes - 1)
+        most = attack.among if attack.targets_by == "malt" else classes
+        ranks = 1 if targeted or attack.loss != "targeted_dlr" else min(attack.targets, classes - 1, most)
         self.runs = attack.restarts * ranks
         self.steps = attack.steps + 1
+
+    def prepared(self, pool: Examples, width: int) -> Examples:
+        attack = self.attack
+        if attack.targets_by != "malt" or self.targeted:
+            return pool
+        return replace(
+            pool, ranked=nearest_classes(self.model, pool, attack.threat, attack.targets, attack.among, width)
+        )
 
     def begin(self, examples: Examples, run: Tensor) -> State:
         x, count = examples.x, len(examples)
@@ -188,6 +220,8 @@ class APGDSearch(Search):
     def _loss(self, logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
         if self.attack.loss == "cross_entropy":
             return cross_entropy(logits, y) if not self.targeted else -cross_entropy(logits, target)
+        if self.attack.loss == "probability_margin":
+            return targeted_probability_margin(logits, target) if self.targeted else probability_margin(logits, y)
         if self.targeted or self.attack.loss == "targeted_dlr":
             if self.classes >= 4:
                 return targeted_dlr(logits, y, target)

@@ -37,7 +37,7 @@ from poise.core.seeds import Draw
 from poise.core.settings import settings, to_json, whole
 from poise.threats import L1, Linf, Threat
 
-Version = Literal["standard", "plus", "rand", "custom"]
+Version = Literal["standard", "plus", "rand", "malt", "custom"]
 SearchPrecision = Literal["auto", "float32", "bfloat16", "fp32", "bf16"]
 
 PUBLISHED: dict[str, CompactAttack] = {
@@ -49,6 +49,11 @@ PUBLISHED: dict[str, CompactAttack] = {
     "square": Square(rescale=False),
 }
 """The components by their published names, with the budgets of the standard version."""
+FURTHER: dict[str, CompactAttack] = {
+    "apgd-malt": APGD(loss="targeted_dlr", targets_by="malt"),
+    "apgd-pma": APGD(loss="probability_margin"),
+}
+"""Attacks of later papers, which a custom version may have and no published one has."""
 VERSIONS: dict[str, tuple[CompactAttack, ...]] = {
     "standard": tuple(PUBLISHED[name] for name in ("apgd-ce", "apgd-t", "fab-t", "square")),
     "plus": (
@@ -58,6 +63,7 @@ VERSIONS: dict[str, tuple[CompactAttack, ...]] = {
         *(PUBLISHED[n] for n in ("square", "apgd-t", "fab-t")),
     ),
     "rand": (APGD(eot_iterations=20), APGD(loss="dlr", eot_iterations=20)),
+    "malt": (PUBLISHED["apgd-ce"], FURTHER["apgd-malt"]),
 }
 
 
@@ -77,7 +83,8 @@ class AutoAttack(Attack):
     standard: APGD-CE, APGD-T (9 targets), FAB-T (9 targets), Square (5000 queries). plus: APGD-CE and APGD-DLR with 5
     restarts, FAB with 5, Square, APGD-T, FAB-T. rand, for randomised networks: APGD-CE and APGD-DLR averaging 20
     gradients. In L1 standard has five restarts of APGD-CE and five targets of APGD-T, within 3, 2 and 1 epsilons (Croce
-    & Hein 2021).
+    & Hein 2021). malt, which is no version of theirs and for many classes: APGD-CE, and APGD-T towards the 9 classes
+    that MALT finds nearest (Melamed et al. 2024).
     """
 
     paper = papers.AUTOATTACK
@@ -98,8 +105,8 @@ class AutoAttack(Attack):
         if self.version == "custom" and given != 1:
             raise SettingsError("version = 'custom' needs either attacks_to_run or attacks, and not both")
         for name in self.attacks_to_run:
-            if name not in PUBLISHED:
-                raise SettingsError(f"attacks_to_run has no attack {name!r}{did_you_mean(name, PUBLISHED)}")
+            if name not in PUBLISHED | FURTHER:
+                raise SettingsError(f"attacks_to_run has no attack {name!r}{did_you_mean(name, PUBLISHED | FURTHER)}")
 
     @property
     def name(self) -> str:
@@ -108,12 +115,17 @@ class AutoAttack(Attack):
     def components(self) -> tuple[CompactAttack, ...]:
         """The attacks in their order, under this threat."""
         versions = VERSIONS | ({"standard": STANDARD_L1} if self.threat.order == 1 else {})
-        chosen = versions.get(self.version) or self.attacks or tuple(PUBLISHED[name] for name in self.attacks_to_run)
+        names = PUBLISHED | FURTHER
+        chosen = versions.get(self.version) or self.attacks or tuple(names[name] for name in self.attacks_to_run)
         return tuple(dataclasses.replace(cast(Any, attack), threat=self.threat) for attack in chosen)
 
     def forwards(self) -> float:
         """Where every component attacks every image."""
         return sum(attack.forwards() for attack in self.components())
+
+    def check_classes(self, classes: int) -> None:
+        for attack in self.components():
+            attack.check_classes(classes)
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, draw: Draw, target: Tensor | None = None) -> Tensor:
         """For each example the image of the first component that fools the model, else the image itself."""
@@ -172,6 +184,7 @@ class AutoAttack(Attack):
         with torch.inference_mode(False), crafting(model, "evaluating"):
             classes = count_classes(model, plain(x[:1]).to(device))
             check_labels(y, len(x), classes)
+            self.check_classes(classes)
             ids = torch.arange(len(x)) if ids is None else _checked(ids, len(x))
             x, y = plain(x), plain(y)
             own, labels, numbers = (values[part].to(device) for values in (x, y, ids))

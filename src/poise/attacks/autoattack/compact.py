@@ -54,6 +54,7 @@ class CompactAttack(Attack):
         rows = (~fooled).nonzero()[:, 0]
         if len(rows) == 0:
             return given, fooled
+        self.check_classes(natural.shape[1])
         search = self.search(asked(model, given), natural.shape[1], target is not None)
         lanes = Lanes(search, everyone[rows], width, leave)
         while lanes.advance():

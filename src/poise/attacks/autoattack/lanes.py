@@ -42,7 +42,7 @@ class Lanes:
     """
 
     def __init__(self, search: Search, pool: Examples, width: int, leave: Leave = "at once") -> None:
-        self.search, self.pool, self.width, self.leave = search, pool, width, leave
+        self.search, self.pool, self.width, self.leave = search, search.prepared(pool, width), width, leave
         search.refines = leave != "at once"
         device = pool.x.device
         self.fooled = torch.zeros(len(pool), dtype=torch.bool, device=device)

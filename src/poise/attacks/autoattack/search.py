@@ -35,26 +35,34 @@ class Examples:
     natural: Tensor
     draw: Draw
     target: Tensor | None = None
+    ranked: Tensor | None = None
+    """Classes other than y [B, K] in the order in which they are to be targets; None goes by natural logits."""
 
     def __len__(self) -> int:
         return len(self.y)
 
     def __getitem__(self, rows: Tensor) -> Examples:
         target = None if self.target is None else self.target[rows]
-        return Examples(self.x[rows], self.y[rows], self.natural[rows], self.draw[rows], target)
+        ranked = None if self.ranked is None else self.ranked[rows]
+        return Examples(self.x[rows], self.y[rows], self.natural[rows], self.draw[rows], target, ranked)
 
     def fooled(self, logits: Tensor) -> Tensor:
         """Where `logits` [B, C] mean success: another class than y, or with targets the target [B]."""
         return succeeds(logits, self.y, self.target)
 
     def class_of_rank(self, rank: Tensor) -> Tensor:
-        """The class of this rank [B] by natural logits among the classes other than y, 0 the most likely; or the target
-        to reach.
+        """The class of this rank [B] in `ranked`, else by natural logits among the classes other than y, 0 the most
+        likely; or the target to reach.
         """
         if self.target is not None:
             return self.target
+        ranked = self.ranked_by_logits() if self.ranked is None else self.ranked
+        return ranked.gather(1, rank[:, None])[:, 0]
+
+    def ranked_by_logits(self) -> Tensor:
+        """The classes other than y [B, C - 1], the most likely first."""
         others = self.natural.scatter(1, self.y[:, None], float("-inf"))
-        return others.sort(dim=1, descending=True, stable=True).indices.gather(1, rank[:, None])[:, 0]
+        return others.sort(dim=1, descending=True, stable=True).indices[:, :-1]
 
 
 class Search(ABC):
@@ -71,6 +79,10 @@ class Search(ABC):
     """Whether fooled examples stay for a better image; set by the lanes, whose number of steps past success is
     otherwise chance.
     """
+
+    def prepared(self, pool: Examples, width: int) -> Examples:
+        """The examples with what is asked of the network about each once, in batches of `width`."""
+        return pool
 
     @abstractmethod
     def begin(self, examples: Examples, run: Tensor) -> State:

@@ -19,7 +19,14 @@ from poise.core.verdicts import Finding, Verdict
 from poise.core.version import __version__
 from poise.evaluation.digests import digest_of
 from poise.evaluation.protocol import device_name
-from poise.evaluation.sanity import choice_checks, forward_checks, gradient_checks, strength_checks
+from poise.evaluation.sanity import (
+    choice_checks,
+    flat_checks,
+    forward_checks,
+    gradient_checks,
+    sink_checks,
+    strength_checks,
+)
 from poise.evaluation.sanity.subject import Claim, Effort, Subject, share
 from poise.losses import Divergence
 from poise.threats import Threat
@@ -36,6 +43,8 @@ CHECKS: dict[str, Check] = {
         forward_checks.saturated_logits,
         gradient_checks.vanishing_gradients,
         gradient_checks.shattered_gradients,
+        flat_checks.flat_operations,
+        sink_checks.safe_sink,
         strength_checks.more_steps,
         strength_checks.more_epsilon,
         strength_checks.large_epsilon,
@@ -63,6 +72,7 @@ def inspect(
     claims: Mapping[str, Claim] | None = None,
     surrogates: Mapping[str, nn.Module] | None = None,
     divergences: tuple[Divergence, Divergence] | None = None,
+    classes: int | None = None,
     progress: Callable[[str], None] | None = None,
     named: str = "",
     **about: Any,
@@ -72,10 +82,10 @@ def inspect(
 
     The network is inspected as it is handed over and in evaluating mode, and comes back as it was. checks: names from
     `CHECKS`, all by default; claims: images and accuracies that someone reports, by attack; surrogates: other networks
-    to transfer from;
-    divergences: of training's inner and outer problem, where it used some (Squeeze Training); progress: called with
-    each check's name as it begins; named: the verdict's display name; about: its fields that say what was inspected:
-    run, checkpoint, dataset, split.
+    to transfer from; divergences: of training's inner and outer problem, where it used some (Squeeze Training);
+    classes: how many the data have, where the network may have more outputs; progress: called with each check's name as
+    it begins; named: the verdict's display name; about: its fields that say what was inspected: run, checkpoint,
+    dataset, split.
 
     Raises: InputError for images, labels, logits or a threat that cannot be inspected, fewer than 16 images, or an
     unknown check.
@@ -103,6 +113,7 @@ def inspect(
             claims=claims,
             surrogates=surrogates,
             divergences=divergences,
+            classes=classes,
         )
         findings = []
         for name in CHECKS:

@@ -46,7 +46,7 @@ class Effort(Settings):
     substitute_steps: PositiveCount = 150
     """Training steps, of 64 queries each, of the substitute from which images are transferred."""
     level: UnitInterval = 0.001
-    """Significance level of every test; some fifteen are made, so a sound network is accused in about one inspection of
+    """Significance level of every test; some twenty are made, so a sound network is accused in about one inspection of
     a hundred.
     """
 
@@ -68,7 +68,7 @@ class Subject:
     """Network, images x [N, C, H, W], labels y [N], threat; `stands` is which examples an attack leaves right.
 
     claims: see `Claim`, by the attack's name; surrogates: other networks to transfer from; divergences: those of
-    training's inner and outer problem, where known.
+    training's inner and outer problem, where known; classes: of the data, where known.
     """
 
     def __init__(
@@ -84,6 +84,7 @@ class Subject:
         claims: Mapping[str, Claim] | None = None,
         surrogates: Mapping[str, nn.Module] | None = None,
         divergences: tuple[Divergence, Divergence] | None = None,
+        classes: int | None = None,
     ) -> None:
         check_images(x)
         if not isinstance(threat, Threat):
@@ -95,6 +96,7 @@ class Subject:
         self.model, self.x, self.y, self.threat, self.effort, self.seed = model, x, y, threat, effort, seed
         self.ids = torch.arange(len(x), device=x.device) if ids is None else ids.to(x.device)
         self.claims, self.surrogates, self.divergences = dict(claims or {}), dict(surrogates or {}), divergences
+        self.known_classes = classes
         self.natural = self.logits(x)
         self.classes = check_logits(self.natural, len(x))
         check_labels(y, len(x), self.classes)

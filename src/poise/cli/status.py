@@ -1,0 +1,34 @@
+"""poise status"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def status(
+    folder: Annotated[Path, typer.Argument(help="A sweep, a run, or a folder of runs.")],
+) -> None:
+    """How far each run is, where, since how many minutes, and what is left, from what lies on disk.
+
+    Examples:
+
+      poise status swept
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from poise.sweeps.status import standings, summary
+
+    found = standings(folder)
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in ("run", "state", "epoch", "node", "try", "minutes", "left"):
+        table.add_column(name, justify="right" if name in ("epoch", "try", "minutes", "left") else "left")
+    for one in found:
+        left = one.reason or ("" if one.left == 0 else "not known yet" if one.left is None else f"{one.left:.1f}")
+        attempt = str(one.attempt) if one.attempt else ""
+        table.add_row(one.name, one.word, f"{one.epoch}/{one.epochs}", one.node, attempt, f"{one.minutes:.1f}", left)
+    Console().print(table)
+    typer.echo(summary(found))

@@ -1,0 +1,173 @@
+"""Tasks on this machine, so many at a time, each in worker processes that outlive it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from poise.core.errors import Interrupted, RunError
+from poise.core.progress import Progress
+from poise.engine.signals import stop_requested
+from poise.sweeps.engines import Engine, Tally, Told
+from poise.sweeps.ledger import Outcome
+from poise.sweeps.tasks import Seat, Task, to_data
+
+COMMAND = (sys.executable, "-m", "poise.sweeps.worker")
+
+
+class Worker:
+    """A worker process and the lines that it sends."""
+
+    def __init__(self) -> None:
+        # of a process group of its own, so that Ctrl-C at a terminal comes once, by `ask_to_stop`
+        self.process = subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.given, self.sent = self.process.stdin, self.process.stdout
+        os.set_blocking(self.sent.fileno(), False)
+        self._rest, self._asked = b"", False
+
+    def ask_to_stop(self) -> None:
+        """Once: a second signal would end it before it has saved."""
+        if not self._asked:
+            self._asked = True
+            with contextlib.suppress(OSError):
+                self.process.send_signal(signal.SIGTERM)
+
+    def give(self, task: Task, seat: Seat) -> None:
+        line = json.dumps({"task": to_data(task), "seat": dataclasses.asdict(seat)})
+        with contextlib.suppress(BrokenPipeError):  # it is dead, which its pipe will say
+            self.given.write(f"{line}\n".encode())
+            self.given.flush()
+
+    def messages(self) -> tuple[list[dict[str, object]], bool]:
+        """What it has sent since, and whether it lives."""
+        data = self.sent.read()
+        alive = data is None or data != b""
+        *lines, self._rest = (self._rest + (data or b"")).split(b"\n")
+        return [json.loads(line) for line in lines], alive
+
+    def end(self, number: signal.Signals | None = None) -> None:
+        """Close its input, or send it a signal, and wait for its end."""
+        with contextlib.suppress(OSError):
+            self.given.close() if number is None else self.process.send_signal(number)
+        self.process.wait()
+        for pipe in (self.given, self.sent):
+            with contextlib.suppress(OSError):
+                pipe.close()
+
+    @property
+    def ended_by(self) -> str:
+        code = self.process.wait()
+        return f"its process was killed by {signal.Signals(-code).name}" if code < 0 else f"its process ended ({code})"
+
+
+@dataclasses.dataclass
+class Crew:
+    """The workers that do one task together, one for each rank."""
+
+    workers: list[Worker]
+    place: int
+    attempt: int
+    outcomes: dict[int, Outcome] = dataclasses.field(default_factory=dict)
+
+
+class Local(Engine):
+    """`jobs` tasks at a time."""
+
+    def __init__(self, jobs: int = 1) -> None:
+        self.jobs = jobs
+
+    def run(self, tasks: Sequence[Task], told: Told, progress: Progress) -> list[Outcome]:
+        tally, idle = Tally(tasks, told), list[Worker]()
+        crews: list[Crew] = []
+        with stop_requested() as stop, selectors.DefaultSelector() as watched:
+            try:
+                while crews or (tally.waiting and not stop):
+                    while tally.waiting and len(crews) < self.jobs and not stop:
+                        crews.append(_begun(tally, idle, watched))
+                    for key, _ in watched.select(timeout=0.5):
+                        crew, rank = key.data
+                        _heard(crew, rank, tally, progress, watched)
+                    for crew in [crew for crew in crews if len(crew.outcomes) == len(crew.workers)]:
+                        crews.remove(crew)
+                        idle += _over(crew, tally, watched)
+                    for worker in (worker for crew in crews for worker in crew.workers if stop):
+                        worker.ask_to_stop()
+            finally:
+                for worker in [*idle, *(worker for crew in crews for worker in crew.workers)]:
+                    worker.end()
+        interrupted = [outcome for outcome in tally.outcomes.values() if outcome.state == "interrupted"]
+        if stop or interrupted:
+            raise Interrupted("stopped; what was done is saved")
+        return tally.all
+
+
+def _begun(tally: Tally, idle: list[Worker], watched: selectors.BaseSelector) -> Crew:
+    place, attempt = tally.waiting.popleft()
+    task = tally.tasks[place]
+    size = task.needs.ranks
+    workers = [idle.pop() if idle else Worker() for _ in range(size)]
+    crew, port = Crew(workers, place, attempt), free_port() if size > 1 else 0
+    for rank, worker in enumerate(workers):
+        watched.register(worker.sent, selectors.EVENT_READ, (crew, rank))
+        worker.give(task, Seat("", attempt, rank, size, rank, size, "127.0.0.1" if size > 1 else "", port))
+    return crew
+
+
+def _heard(crew: Crew, rank: int, tally: Tally, progress: Progress, watched: selectors.BaseSelector) -> None:
+    worker, task = crew.workers[rank], tally.tasks[crew.place]
+    if worker.sent.closed:  # it was ended with its crew
+        return
+    messages, alive = worker.messages()
+    for message in messages:
+        if "say" in message and rank == 0:
+            progress.say(f"{task.name}: {message['say']}")
+        if isinstance(outcome := message.get("outcome"), dict):
+            crew.outcomes[rank] = Outcome(**outcome)
+    if alive:
+        return
+    watched.unregister(worker.sent)
+    if rank in crew.outcomes:
+        return
+    # a gang ends whole: survivors that went on alone would be another run
+    why = worker.ended_by
+    for other, member in enumerate(crew.workers):
+        if other != rank and other not in crew.outcomes:
+            member.end(signal.SIGKILL)
+        crew.outcomes.setdefault(other, Outcome(task.name, "lost", why, "Lost"))
+
+
+def _over(crew: Crew, tally: Tally, watched: selectors.BaseSelector) -> list[Worker]:
+    """Take down how a task ended; returns the workers that may do another one."""
+    for worker in crew.workers:
+        with contextlib.suppress(KeyError, ValueError):
+            watched.unregister(worker.sent)
+    outcomes = [crew.outcomes[rank] for rank in range(len(crew.workers))]
+    if any(outcome.state == "lost" for outcome in outcomes):
+        why = next(outcome.reason for outcome in outcomes if outcome.state == "lost")
+        tally.lost(crew.place, crew.attempt, why)
+    else:
+        tally.gang_ended(crew.place, crew.attempt, outcomes)
+    if len(crew.workers) == 1 and outcomes[0].state in ("done", "paused", "failed"):
+        return crew.workers
+    for worker in crew.workers:
+        worker.end()
+    return []
+
+
+def free_port() -> int:
+    """One on which nothing listens on this machine."""
+    try:
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            return int(probe.getsockname()[1])
+    except OSError as error:
+        raise RunError(f"this machine has no free port for ranks to meet at: {error}") from None
