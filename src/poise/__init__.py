@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from poise.verbs.export import export
     from poise.verbs.load import load
     from poise.verbs.pseudo_label import pseudo_label
+    from poise.verbs.push import push
     from poise.verbs.report import report
     from poise.verbs.sanity import sanity
     from poise.verbs.subject import Subject
@@ -65,6 +66,7 @@ _VERBS = (
     "export",
     "load",
     "pseudo_label",
+    "push",
     "report",
     "sanity",
     "train",
@@ -129,6 +131,7 @@ __all__ = [
     "objectives",
     "override",
     "pseudo_label",
+    "push",
     "recipe",
     "recipes",
     "report",

@@ -12,7 +12,7 @@ import pytest
 from poise.cli import main
 
 DOCS = Path(__file__).parents[2] / "docs"
-NEEDS = {"tracking.md": ("tensorboard", "mlflow")}
+NEEDS: dict[str, tuple[str, ...]] = {"tracking.md": ("tensorboard", "mlflow"), "hub.md": ()}
 
 
 @pytest.mark.parametrize("page", NEEDS)

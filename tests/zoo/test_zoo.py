@@ -11,13 +11,18 @@ from pathlib import Path
 import pytest
 import torch
 from experiments.zoo import make
+from typer.testing import CliRunner
 
 import poise
+from poise.attacks import PGD
+from poise.cli import app
+from poise.cli.demo import zoo_line
 from poise.core.errors import CheckpointError, DataError, SettingsError
 from poise.data import Digits
 from poise.engine import Experiment, train
 from poise.models import DigitsCNN
 from poise.recipes import experiment
+from poise.threats import Linf
 from poise.verbs.kinds import subject_of
 from poise.verbs.of_zoo import FOLDER
 from poise.zoo import ZooNetwork, shelf, zoo, zoo_network
@@ -121,3 +126,47 @@ def test_a_changed_card_is_refused(shelved: Path) -> None:
         (shelved / "card.json").write_text(changed if isinstance(changed, str) else json.dumps(changed))
         with pytest.raises(CheckpointError, match="zoo:tiny: its card is damaged"):
             ZooNetwork("tiny", shelved).network()
+
+
+def test_a_zoo_network_is_attacked_and_exported_like_a_run(shelved: Path, tmp_path: Path) -> None:
+    attacked = poise.attack("zoo:tiny", PGD(threat=Linf(epsilon=0.1), step_size=0.05, steps=2), first=8)
+    assert attacked.path.parent == FOLDER / "tiny" and len(attacked.predicted) == 8
+    again = poise.export("zoo:tiny", tmp_path / "tiny.safetensors")
+    x = Digits().load().test.first(8).pixels()
+    assert torch.equal(poise.load(again)(x), poise.load("zoo:tiny")(x))
+    with pytest.raises(SettingsError, match=r"the suffix must be \.safetensors or \.onnx"):
+        poise.export("zoo:tiny", tmp_path / "tiny.pt")
+    kept = shutil.copy(shelved / "card.json", tmp_path / "before.json")
+    assert (shelved / "card.json").read_bytes() == Path(kept).read_bytes(), "the package's own files stay"
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["attack", "zoo:tiny", "FGSM", "threat.epsilon=0.1", "--first", "8"],
+        ["sanity", "zoo:tiny", "--first", "16", "--set", "queries=10", "--set", "substitute_steps=2"],
+        ["export", "zoo:tiny", "--to", "tiny.safetensors"],
+        ["evaluate", "zoo:tiny"],
+        ["push", "zoo:tiny", "folder:pushed"],
+    ],
+    ids=lambda typed: typed[0],
+)
+def test_the_commands_know_it(shelved: Path, typed: list[str]) -> None:
+    answer = CliRunner().invoke(app, typed)
+    assert answer.exit_code in (0, 1 if typed[0] == "sanity" else 0), answer.output + repr(answer.exception)
+    assert {"export": Path("tiny.safetensors"), "push": Path("pushed/config.json")}.get(typed[0], FOLDER / "tiny").exists()
+
+
+def test_its_card_says_what_it_is_good_for_and_what_not(shelved: Path) -> None:
+    shown = CliRunner().invoke(app, ["show", "zoo:tiny"]).output
+    record = zoo_network("zoo:tiny").record
+    for part in ("**Good for.** tests", "**Not for.** anything else", f"{100 * record.natural_accuracy:.2f}", "Sanity"):
+        assert part in shown
+    unknown = CliRunner().invoke(app, ["show", "zoo:tinny"])
+    assert "did you mean 'tiny'?" in str(unknown.exception)
+
+
+def test_the_demo_ends_with_a_line_on_one() -> None:
+    name, entry = next(iter(zoo().items()))
+    line = zoo_line()
+    assert f"poise show zoo:{name}" in line and f"{100 * entry.record.worst_case_accuracy:.1f} %" in line

@@ -18,6 +18,7 @@ from poise.cli import (
     export,
     listing,
     pseudo_label,
+    push,
     report,
     reproduce,
     sanity,
@@ -56,6 +57,7 @@ app.command("agreement")(agreement.agreement)
 app.command("embed")(embed.embed)
 app.command("sanity")(sanity.sanity)
 app.command("track")(track.track)
+app.command("push")(push.push)
 app.command("report")(report.report)
 app.command("bundle")(bundle.bundle)
 app.command("reproduce")(reproduce.reproduce)

@@ -53,3 +53,17 @@ def demo(
     print_table(paths)
     typer.echo(CAVEAT)
     typer.echo(f"page: {page}")
+    typer.echo(zoo_line())
+
+
+def zoo_line() -> str:
+    """What a network that comes with Poise withstands, by its record, and what shows its card."""
+    from poise.zoo import zoo
+
+    name, entry = next(iter(zoo().items()))
+    record = entry.record
+    natural, robust = (f"{100 * share:.1f} %" for share in (record.natural_accuracy, record.worst_case_accuracy))
+    return (
+        f"A trained network comes with Poise: zoo:{name}, {natural} natural and {robust} under attack on"
+        f" {record.count} images of {record.dataset}; its card: poise show zoo:{name}"
+    )

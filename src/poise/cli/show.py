@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 
 def show(
-    recipe: Annotated[str, typer.Argument(help="A recipe's name, a settings file, or a run folder.")],
+    recipe: Annotated[
+        str, typer.Argument(help="A recipe's name, a settings file, a run folder, or a network such as zoo:NAME.")
+    ],
     settings: Annotated[list[str] | None, typer.Argument(help="Settings to change, as dotted.path=value.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="The recipe's small variant.")] = False,
     estimate: Annotated[
@@ -35,7 +37,12 @@ def show(
       poise show generalist_cifar10_resnet18
 
       poise show generalist_digits method.robust=TRADES --no-estimate
+
+      poise show zoo:at_mnist_slim
     """
+    if recipe.startswith(("zoo:", "hf:/", "folder:")):
+        typer.echo(_card(recipe, imports))
+        return
     check_recipe(recipe, imports)
     from poise.core.overrides import override
     from poise.core.settings import in_pixels, read_file, to_json
@@ -57,6 +64,14 @@ def show(
     typer.echo(json.dumps(in_pixels(to_json(made)), indent=2))
     if estimate:
         typer.echo("\n" + _cost(made, device, data_dir))
+
+
+def _card(name: str, imports: list[Path] | None) -> str:
+    """The card of a trained network: its accuracies, its sanity, what it is good for and what not."""
+    from poise.verbs.push import card_of
+
+    import_files(imports)
+    return card_of(name)
 
 
 def _cost(experiment: Experiment, device: str, data_dir: Path | None) -> str:

@@ -32,15 +32,18 @@ __all__ = [
 FORMAT = 1
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> str:
+def write_tensors(
+    path: Path, tensors: dict[str, Tensor], facts: dict[str, Any], metadata: dict[str, str] | None = None
+) -> str:
     """Write `path`.safetensors, then `path`.json with the facts and the SHA-256 of the former, which is returned.
 
+    metadata: texts inside the former.
     Both are whole or as they were; should the process end between the two renames, digests tell that they do not belong
     together.
     Raises: StorageError.
     """
     plain = dict(zip(tensors, fetched(list(tensors.values())), strict=True))
-    data = safetensors.torch.save(plain)
+    data = safetensors.torch.save(plain, metadata)
     digest = hashlib.sha256(data).hexdigest()
     described = {"format": FORMAT, "sha256": digest, **facts}
     beside = json.dumps(sealed(described, "facts_sha256"), indent=1)

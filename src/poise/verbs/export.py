@@ -14,13 +14,15 @@ import torch
 from poise.core.errors import MissingExtraError, SettingsError
 from poise.core.files import check_writable, write_bytes
 from poise.core.modes import evaluating
+from poise.engine.blueprint import IN_FILE
 from poise.engine.checkpoints import write_tensors
 from poise.verbs.images import Images
 from poise.verbs.kinds import Asked, subject_of
 
 
 def export(asked: Asked, to: str | Path, data: Images | None = None, **kind: Any) -> Path:
-    """Write the weights (.safetensors with .json) or the graph (.onnx; input "images" [B, C, H, W] in [0, 1], output
+    """Write the weights (.safetensors, which tells how its network is built, with .json) or the graph
+    (.onnx; input "images" [B, C, H, W] in [0, 1], output
     "logits").
 
     asked, data, kind: see `subject_of`. Returns the file.
@@ -37,7 +39,9 @@ def export(asked: Asked, to: str | Path, data: Images | None = None, **kind: Any
     subject = subject_of(asked, data, **{"device": "cpu", **kind})
     network = subject.network
     if to.suffix == ".safetensors":
-        write_tensors(to.with_suffix(""), network.state_dict(), subject.facts_to_export())
+        plan = subject.blueprint()
+        inside = {} if plan is None else {IN_FILE: plan.text()}
+        write_tensors(to.with_suffix(""), network.state_dict(), subject.facts_to_export(), {"format": "pt", **inside})
         return to
     example = torch.full((2, *subject.shape), 0.5)
     network = copy.deepcopy(network).float()

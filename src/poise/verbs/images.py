@@ -4,6 +4,7 @@ labels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from poise.attacks.attack import check_images
-from poise.core.errors import InputError
+from poise.core.errors import DataError, InputError
 from poise.data import Data, DataSource, Split
 from poise.engine.own_weights import data_named
 
@@ -40,6 +41,15 @@ class FloatSplit(Split):
 
     def pixels(self, rows: Tensor | slice = slice(None), dtype: torch.dtype = torch.float32) -> Tensor:
         return self.images_at(rows).to(dtype)
+
+
+def check_fit(data: Data, shape: tuple[int, ...], classes: Sequence[str], who: str) -> Data:
+    """The data, for a network of this shape and these classes. Raises: DataError for others."""
+    same = len(data.classes) == len(classes) or (data.name == ARRAYS and len(data.classes) <= len(classes))
+    if data.shape != tuple(shape) or not same:
+        trained = f"{list(shape)} and {len(classes)} classes, as {who} was trained on"
+        raise DataError(f"{data.name}: images are {list(data.shape)} of {len(data.classes)} classes, must be {trained}")
+    return data
 
 
 def data_of(data: Images, data_dir: Path | None = None) -> Data:

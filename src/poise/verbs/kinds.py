@@ -11,8 +11,12 @@ from typing import Any
 from torch import nn
 
 from poise.core.errors import RunError, SettingsError
+from poise.engine.blueprint import Blueprint
 from poise.engine.runs import Run
+from poise.interop.hub.exchange import fetched, is_address, parts_of
+from poise.interop.hub.files import CONFIG
 from poise.verbs.images import Images
+from poise.verbs.of_blueprint import OfBlueprint, of_folder
 from poise.verbs.of_module import Built, OfModule, OfWeights
 from poise.verbs.of_run import OfRun
 from poise.verbs.of_several import OfSeveral
@@ -20,9 +24,11 @@ from poise.verbs.of_zoo import OfZoo
 from poise.verbs.subject import Subject
 from poise.zoo import PREFIX, zoo_network
 
+FOLDER = "folder:"
+"""What a folder of a published network may begin with."""
 Asked = Subject | Run | nn.Module | str | Path | Sequence[Any]
-"""A run or its folder, a zoo network such as "zoo:NAME", weights in a file, a module, or a list of these, which answer
-as one ensemble.
+"""A run or its folder, a zoo network such as "zoo:NAME", one that was pushed, such as "hf://owner/name" or its folder,
+weights in a file, a module, or a list of these, which answer as one ensemble.
 """
 
 
@@ -55,10 +61,15 @@ def subject_of(
     if isinstance(asked, str | Path) and str(asked).startswith(PREFIX):
         _none_of("a zoo network", network=network, checkpoint=checkpoint, output=output)
         return OfZoo(zoo_network(str(asked)), **where)
+    if isinstance(asked, str | Path) and (elsewhere := _published(str(asked))) is not None:
+        _none_of("a published network", network=network, checkpoint=checkpoint, output=output)
+        return of_folder(*elsewhere, **where)
     if isinstance(asked, str | Path):
         path = Path(asked)
         if path.is_file() or (network is not None and not path.is_dir()):
             _none_of("weights in a file", checkpoint=checkpoint, output=output)
+            if network is None and (plan := Blueprint.in_file(path)) is not None:
+                return OfBlueprint(path, plan, str(path), **where)
             if network is None:
                 raise SettingsError(
                     f"{path} holds weights alone; say by network= what builds their network: 'ResNet18',"
@@ -74,6 +85,18 @@ def subject_of(
         f"{type(asked).__name__} cannot be asked about; give a run or its folder, a module, weights in a file, or a"
         " list"
     )
+
+
+def _published(asked: str) -> tuple[Path, str] | None:
+    """The folder of a published network and how it is named; None for what is none."""
+    if is_address(asked):
+        name, revision = parts_of(asked)
+        return fetched(asked), f"hf://{name}" + (f"@{revision}" if revision else "")
+    if asked.startswith(FOLDER):
+        return Path(asked.removeprefix(FOLDER)), asked
+    path = Path(asked)
+    there = (path / CONFIG).is_file() and not (path / "experiment.json").is_file()
+    return (path, f"{FOLDER}{path}") if there else None
 
 
 def by_name(subjects: Sequence[Subject]) -> dict[str, Subject]:

@@ -12,6 +12,7 @@ from torch import nn
 from poise.attacks import Attack
 from poise.core.errors import DataError
 from poise.data import Data, Split
+from poise.engine.blueprint import Blueprint
 from poise.engine.diagnostics import theory
 from poise.engine.experiment import Experiment
 from poise.engine.runs import Run
@@ -123,6 +124,10 @@ class OfRun(Subject):
 
     def facts_to_export(self) -> dict[str, Any]:
         return {name: self.facts[name] for name in ("experiment", "epoch", "seed", "shape", "classes", "monitors")}
+
+    def blueprint(self) -> Blueprint | None:
+        made, told = self.experiment, {"name": self.experiment.name, "seed": self.experiment.seed}
+        return Blueprint.of(made.model, self.network, self.shape, self.classes, made.data, made.protocol, **told)
 
     def training_images(self) -> Split:
         return self.data.train if self.replaced else divided(self.experiment, self.data)[0]

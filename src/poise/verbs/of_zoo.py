@@ -8,13 +8,13 @@ from typing import Any
 
 from torch import nn
 
-from poise.core.errors import DataError
 from poise.core.files import write_bytes
 from poise.data import Data
+from poise.engine.blueprint import Blueprint
 from poise.engine.experiment import Experiment
 from poise.evaluation import Protocol
 from poise.threats import Threat
-from poise.verbs.images import Images
+from poise.verbs.images import Images, check_fit
 from poise.verbs.of_run import threat_of
 from poise.verbs.subject import Question, Subject
 from poise.zoo.shelf import PREFIX, RECORD, Card, ZooNetwork
@@ -68,18 +68,20 @@ class OfZoo(Subject):
         return self.experiment.data.load(self.data_dir)
 
     def fitting(self, data: Data) -> Data:
-        """Raises: DataError unless they have the shape and the number of classes that it was trained on."""
-        shape, classes = tuple(self.card.shape), len(self.card.classes)
-        if (
-            data.shape != shape
-            or len(data.classes) > classes
-            or (data.name != "arrays" and len(data.classes) != classes)
-        ):
-            trained = f"{list(shape)} and {classes} classes, as {self.spelled} was trained on"
-            raise DataError(
-                f"{data.name}: images are {list(data.shape)} of {len(data.classes)} classes, must be {trained}"
-            )
-        return data
+        return check_fit(data, self.shape, self.classes, self.spelled)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        channels, height, width = self.card.shape
+        return channels, height, width
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(self.card.classes)
+
+    def blueprint(self) -> Blueprint | None:
+        made, told = self.experiment, {"name": self.entry.name, "seed": self.experiment.seed}
+        return Blueprint.of(made.model, self.network, self.shape, self.classes, made.data, self.protocol, **told)
 
     @property
     def seed(self) -> int:

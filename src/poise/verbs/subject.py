@@ -15,6 +15,7 @@ from torch import nn
 
 from poise.core.distributed import join
 from poise.data import Data, Split
+from poise.engine.blueprint import Blueprint
 from poise.engine.devices import choose_device
 from poise.evaluation import NamedProtocol, Protocol
 from poise.evaluation.digests import digest_of
@@ -140,6 +141,10 @@ class Subject(ABC):
     def facts_to_export(self) -> dict[str, Any]:
         """What is written beside exported weights."""
         return {"model": self.named, "shape": list(self.shape), "classes": list(self.classes)}
+
+    def blueprint(self) -> Blueprint | None:
+        """What builds its network elsewhere; None for code that is not Poise's."""
+        return None
 
     def training_images(self) -> Split:
         """The images that it was trained on, or that stand in for them; none that were held out."""
