@@ -45,7 +45,7 @@ class Hub(BaseHTTPRequestHandler):
     asked: list[str] = []
     tokens: set[str] = set()
 
-    def log_message(self, *_: Any) -> None:
+    def log_message(self, format: str, *_: Any) -> None:
         pass
 
     def do_GET(self) -> None:

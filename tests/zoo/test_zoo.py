@@ -154,7 +154,8 @@ def test_a_zoo_network_is_attacked_and_exported_like_a_run(shelved: Path, tmp_pa
 def test_the_commands_know_it(shelved: Path, typed: list[str]) -> None:
     answer = CliRunner().invoke(app, typed)
     assert answer.exit_code in (0, 1 if typed[0] == "sanity" else 0), answer.output + repr(answer.exception)
-    assert {"export": Path("tiny.safetensors"), "push": Path("pushed/config.json")}.get(typed[0], FOLDER / "tiny").exists()
+    written = {"export": Path("tiny.safetensors"), "push": Path("pushed/config.json")}
+    assert written.get(typed[0], FOLDER / "tiny").exists()
 
 
 def test_its_card_says_what_it_is_good_for_and_what_not(shelved: Path) -> None:
