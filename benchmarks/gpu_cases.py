@@ -59,6 +59,8 @@ OBJECTIVES: dict[str, Case] = {
     "WeightedRST": (CNN, O.WeightedRST(inner=INNER), {}),
     "CollaborativeTraining": (CNN, O.CollaborativeTraining(inner=INNER), {}),
     "NFGSM ramp": (CNN, O.NFGSM(inner=Ascent(step_size=8 / 255, steps=1, start="zero", ramp=1.0)), {}),
+    "FGSMPGI": (CNN, O.FGSMPGI(), {}),
+    "FreeAT": (CNN, O.FreeAT(replays=2), {}),
     "RPAT": (CNN, O.RPAT(inner=INNER), {}),
     "ReBAT": (CNN, O.ReBAT(inner=INNER, from_epoch=1), {"teacher": OwnAverage()}),
     "ADR": (CNN, O.ADR(inner=INNER), {"teacher": OwnAverage()}),
@@ -79,6 +81,8 @@ OBJECTIVES: dict[str, Case] = {
 }
 UNRECORDED = {
     "NT": "crafts nothing",
+    "FGSMPGI": "remembers",
+    "FreeAT": "crafts nothing",
     "ReBAT": "asks a teacher",
     "ADR": "asks a teacher",
     "SynergyOfExperts, one source after the other": "depends on the turn",

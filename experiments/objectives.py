@@ -45,6 +45,8 @@ ORDERINGS: tuple[tuple[str, str, str, str], ...] = (
     ("gairat", "at", WORST, "Zhang et al. 2021 (PGD-20; not AA)"),
     ("bat", "trades", WORST, "Kim et al. 2023"),
     ("n_fgsm", "nt", WORST, "de Jorge et al. 2022"),
+    ("fgsm_pgi", "nt", WORST, "Jia et al. 2022"),
+    ("free_at", "nt", WORST, "Shafahi et al. 2019"),
     ("rebat", "at", WORST, "Wang et al. 2023 (ReBAT)"),
     ("adr", "at", WORST, "Wu et al. 2024"),
     ("rpat", "at", NATURAL, "Wang & Liu 2025"),

@@ -38,6 +38,7 @@ from poise.objectives import (
     AT,
     BAT,
     FAT,
+    FGSMPGI,
     GAIRAT,
     GAIRRST,
     GAL,
@@ -49,6 +50,7 @@ from poise.objectives import (
     RST,
     TRADES,
     CollaborativeTraining,
+    FreeAT,
     MoRE,
     Natural,
     Objective,
@@ -59,6 +61,7 @@ from poise.objectives import (
     TwoExamples,
     WeightedRST,
 )
+from poise.objectives.free_at import Replayed
 from poise.threats import L2, Linf
 
 UNIFORM = Ascent(threat=Linf(epsilon=0.1), step_size=0.05, steps=2)
@@ -82,6 +85,8 @@ OBJECTIVES: dict[str, Objective] = {
     "FAT-MART": FAT(objective=MART(inner=GAUSSIAN), tau=(0,), tau_from=(1,)),
     "IAT": IAT(inner=UNIFORM),
     "NFGSM": NFGSM().searching(UNIFORM),
+    "FGSMPGI": FGSMPGI().searching(UNIFORM),
+    "FreeAT": FreeAT(replays=2).searching(UNIFORM),
     "RPAT": RPAT(inner=UNIFORM),
     "ReBAT": ReBAT(inner=UNIFORM, from_epoch=2),
     "ADR": ADR(inner=UNIFORM),
@@ -262,7 +267,7 @@ def test_crafting_leaves_running_statistics_unless_in_training_mode(objective: O
     before = copy.deepcopy(model.state_dict())
     examples = shown(objective, model, batch(objective), moment(1))
     moved = [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]
-    assert bool(moved) == (mode == "training" and not isinstance(examples, Natural))
+    assert bool(moved) == (mode == "training" and not isinstance(examples, Natural | Replayed))
     assert all("running" in name or "num_batches" in name for name in moved)
     assert model.training
 

@@ -13,7 +13,8 @@ import pytest
 
 from poise.core.settings import registered
 from poise.methods import Generalist, Joint
-from poise.objectives import FAT, GAIRAT, GAIRRST, NFGSM, Objective, SqueezeTraining
+from poise.objectives import FAT, GAIRAT, GAIRRST, Objective, SqueezeTraining
+from poise.objectives.single_step import SingleStep
 from poise.recipes import digits, experiment, mnist, recipes
 from poise.recipes.compared import compared
 
@@ -40,7 +41,7 @@ def test_every_row_has_its_recipe_on_digits_and_on_mnist(row: str) -> None:
         assert isinstance(made.method, Generalist) == row.startswith("generalist")
         objective: Any = policy.objective
         found: Any = getattr(getattr(objective, "objective", objective), "inner", None)
-        if isinstance(objective, NFGSM):  # one step of epsilon within the same threat
+        if isinstance(objective, SingleStep):  # one step of epsilon within the same threat
             assert (found.threat, found.steps, found.ramp) == (inner.threat, 1, inner.ramp)
         else:
             assert found is None or dataclasses.replace(found, start="uniform") == inner

@@ -34,6 +34,12 @@ class Batch:
     """Labels of mixed images, [B, classes]: the share of each class; y is then the class of the image that was mixed
     with another.
     """
+    prior: Tensor | None = None
+    """What the learner remembers of each example [B, K, H, W], for an objective that `remembers`."""
+    origin: Tensor | None = None
+    """Which pixel of its own image each pixel shown is, counted from 1 row by row, [B, H, W], int64; 0 outside the
+    image. Where nothing asks for it None.
+    """
 
     @property
     def targets(self) -> Tensor:
@@ -52,7 +58,8 @@ class Batch:
     def columns(self) -> dict[str, Tensor]:
         """What it holds of each example, by name."""
         columns = {name: getattr(self, name) for name in ("x", "y", "ids", "places", "extra")}
-        return columns if self.soft is None else columns | {"soft": self.soft}
+        optional = {name: getattr(self, name) for name in ("soft", "prior", "origin")}
+        return columns | {name: column for name, column in optional.items() if column is not None}
 
     @classmethod
     def of(cls, x: Tensor, y: Tensor) -> Batch:

@@ -49,6 +49,10 @@ PMA = Paper(
     "Towards Million-Scale Adversarial Robustness Evaluation With Stronger Individual Attacks",
     "2024",
 )
+FREE_AT = Paper("Shafahi et al. 2019", "Adversarial Training for Free!", "NeurIPS 2019")
+FGSM_PGI = Paper(
+    "Jia et al. 2022", "Prior-Guided Adversarial Initialization for Fast Adversarial Training", "ECCV 2022"
+)
 SQUARE = Paper(
     "Andriushchenko et al. 2020",
     "Square Attack: a Query-efficient Black-box Adversarial Attack via Random Search",

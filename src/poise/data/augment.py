@@ -27,6 +27,11 @@ class Augmentation(Settings, family="augmentation"):
         """Whether what is shown of an image is cut out of it before it is resized (see `boxes`)."""
         return False
 
+    @property
+    def moves(self) -> bool:
+        """Whether it does no more than put pixels elsewhere, or zeros in their places."""
+        return False
+
     def boxes(self, draw: Draw, sizes: Tensor) -> Tensor:
         """Where `crops`: the part of each image that is shown, (top, left, height, width), int64 [B, 4]; sizes:
         (height, width) [B, 2].
@@ -52,6 +57,10 @@ class CropFlip(Augmentation):
     """Pixels added on every side."""
     flip: bool = True
 
+    @property
+    def moves(self) -> bool:
+        return True
+
     def __call__(self, x: Tensor, draw: Draw) -> Tensor:
         mirrored = draw.within("flip").integers(2, 1) == 1 if self.flip else None
         return _windows(x, self.padding, draw.within("crop"), mirrored)
@@ -62,6 +71,10 @@ class Shift(Augmentation):
     """Move by up to `pixels` in each direction and fill with zeros; no mirroring, as digits have a left and a right."""
 
     pixels: PositiveCount = 1
+
+    @property
+    def moves(self) -> bool:
+        return True
 
     def __call__(self, x: Tensor, draw: Draw) -> Tensor:
         return _windows(x, self.pixels, draw.within("shift"))
@@ -99,6 +112,10 @@ class Flip(Augmentation):
     """Mirror left to right."""
 
     probability: UnitInterval = 0.5
+
+    @property
+    def moves(self) -> bool:
+        return True
 
     def __call__(self, x: Tensor, draw: Draw) -> Tensor:
         mirrored = draw.within("flip").uniform(1)[:, 0] < self.probability
@@ -145,6 +162,10 @@ class Several(Augmentation):
     @property
     def crops(self) -> bool:
         return self.parts[0].crops
+
+    @property
+    def moves(self) -> bool:
+        return all(part.moves for part in self.parts)
 
     def boxes(self, draw: Draw, sizes: Tensor) -> Tensor:
         return self.parts[0].boxes(draw.within(0), sizes)

@@ -44,6 +44,8 @@ class Stream(Settings):
 
     mixing: Mixing | None = newer(default=None)
     """Mix the images of a batch with each other, after their augmentation."""
+    located: bool = newer(default=False)
+    """Say where in its image each pixel shown lies (`Batch.origin`)."""
 
     def __post_init__(self) -> None:
         if self.extra is not None and self.mixing is not None:
@@ -140,7 +142,8 @@ class Feed:
             extra = torch.zeros(len(y), dtype=torch.bool, device=self.device)
         if self.stream.augmentation is not None:
             x = self.stream.augmentation(x, self._draw(now.step, places))
-        batch = Batch(x=x, y=y, ids=ids, places=places, total=total, extra=extra)
+        origin = self._origin(now.step, places) if self.stream.located else None
+        batch = Batch(x=x, y=y, ids=ids, places=places, total=total, extra=extra, origin=origin)
         return batch if self.stream.mixing is None else self._with_partners(self.stream.mixing, batch, now.step)
 
     def _with_partners(self, mixing: Mixing, batch: Batch, step: int) -> Batch:
@@ -197,6 +200,15 @@ class Feed:
         """The draws of the augmentation at a step, by place in the global batch."""
         assert self.stream.augmentation is not None
         return Draw(key_of(self.seed, "augment", self.stream.order, tag_of(self.stream.augmentation), step), places)
+
+    def _origin(self, step: int, places: Tensor) -> Tensor | None:
+        """Each pixel's own place: what becomes of an image of numbers, which float32 holds exactly."""
+        if self.stream.augmentation is None:
+            return None
+        height, width = self.split.shape[1:]
+        numbers = torch.arange(1, height * width + 1, dtype=torch.float32, device=self.device)
+        image = numbers.view(1, 1, height, width).expand(len(places), -1, -1, -1)
+        return self.stream.augmentation(image, self._draw(step, places))[:, 0].long()
 
     def _mixed(self, labelled: Tensor, step: int, part: slice) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(x, y, ids, extra) of a part of the batch that holds the rows `labelled` and images of the pool, in random

@@ -233,6 +233,9 @@ def prepare(
         whole = experiment.model.build(data.shape, len(data.classes), experiment.seed)
         for attack in attacks:
             attack.check(whole)
+    images = int(training_split.ids.max()) + 1
+    for name, learner in learners.items():
+        learner.remember_of(method.policies()[name].objective, images, data.shape, method.batch_size)
     extra = {name: pool.split for name, pool in (pools or {}).items()}
     feeds = {}
     for name, stream in method.streams().items():

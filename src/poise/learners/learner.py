@@ -24,6 +24,7 @@ from poise.data.extra import Extra
 from poise.data.mixing import Mixing
 from poise.learners.averages import Average, Weights, accumulate, copied, load_weights, weights_of, with_weights
 from poise.learners.compiled import Compilation, FixedShape
+from poise.learners.memory import Memory
 from poise.learners.optimizers import SGD, Optimizer, gradients_of, load_state, state_of
 from poise.learners.perturbations import Keep, WeightPerturbation, perturbed
 from poise.learners.precision import Precision, precision
@@ -86,6 +87,14 @@ class Policy(Settings):
                 f"Policy.teacher: {type(self.objective).__name__} asks no teacher; ReBAT and ADR do; set teacher to"
                 " none"
             )
+        if self.objective.remembers == "images":
+            who = f"{type(self.objective).__name__} remembers what it found at each pixel of an image"
+            if self.extra is not None:
+                raise SettingsError(f"Policy.extra: {who}, and images of a pool seldom come again; set extra to none")
+            if self.augmentation is not None and not self.augmentation.moves:
+                wanted = "CropFlip, Shift, Flip or none"
+                changes = f"{type(self.augmentation).__name__} does more than move pixels"
+                raise SettingsError(f"Policy.augmentation: {who}, and {changes}; set it to {wanted}")
         if isinstance(self.teacher, OwnAverage) and self.average is None:
             raise SettingsError(
                 "Policy.teacher = OwnAverage: the policy keeps no average; set average=EMA, or another teacher"
@@ -146,12 +155,27 @@ class Learner:
         """Buffers that were infinite from the beginning, such as masks: nothing that training did."""
         self.teacher = None if teacher is None else teacher.requires_grad_(False).eval()
         """The policy's `Trained` teacher, or the network on which the average is asked."""
-        self._fixed = None if compilation is None else FixedShape(name, self.arithmetic, compilation)
+        self.memory: Memory | None = None
+        """What an objective that remembers has found; `remember_of` makes it."""
+        self._fixed = (
+            None
+            if compilation is None or policy.objective.remembers
+            else FixedShape(name, self.arithmetic, compilation)
+        )
 
     @property
     def compilation(self) -> Compilation | None:
         """As it was given."""
         return None if self._fixed is None else self._fixed.compilation
+
+    def remember_of(self, objective: Objective, images: int, shape: tuple[int, int, int], batch_size: int) -> None:
+        """Make room for what the objective remembers, of so many images [C, H, W] or places; nothing where it
+        remembers nothing.
+        """
+        if objective.remembers:
+            count = images if objective.remembers == "images" else batch_size
+            like = torch.zeros((), dtype=self.arithmetic.dtype, device=self.arithmetic.device)
+            self.memory = Memory(objective.remembers, count, objective.memory_shape(shape), like)
 
     @property
     def weights(self) -> Weights:
@@ -178,6 +202,8 @@ class Learner:
             self._update(objective, batch, replace(now, turn=turn))
             for turn in range(objective.turns(self.network, now))
         ]
+        if self.memory is not None and self.memory.rows == "places":
+            self.memory.agree(self.world)
         if self.policy.average is not None and self.average is not None:
             self.policy.average.update(self.average, self.weights, now)
         return (
@@ -196,6 +222,8 @@ class Learner:
         with training(self.network):
             backward = partial(self._backward, objective, shown, denominators, now)
             metrics = backward() if self._fixed is None else self._fixed.differentiated(self.network, parts, backward)
+        for part, examples in zip(parts, shown, strict=True) if self.memory is not None else ():
+            self.memory.keep(part, objective.remember(examples, now))  # type: ignore[union-attr]
         self.world.sum_(gradients_of(self.network))
         if self.policy.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.policy.clip)
@@ -211,6 +239,8 @@ class Learner:
         """
         with crafting(self.network, objective.craft_mode), self.arithmetic.context():
             batch = replace(batch, x=batch.x.contiguous(memory_format=self.layout))
+            if self.memory is not None:
+                batch = replace(batch, prior=self.memory.recall(batch))
             parts = batch.split(self.policy.microbatch or max(1, len(batch)))
             model = self._crafted_on(objective)
             craft = (
@@ -335,6 +365,8 @@ class Learner:
         They become their mean over the ranks ("averaged") or the first rank's ("local"); synchronised ones are the same
         already.
         """
+        if self.memory is not None:
+            self.memory.agree(self.world)
         if self.world.size == 1 or self.statistics == "synchronised":
             return
         sets = [self.weights, *([] if self.average is None else [self.average]), *self.accumulators.values()]
@@ -377,6 +409,8 @@ class Learner:
         state = {f"network/{name}": tensor for name, tensor in self.weights.items()}
         if self.average is not None:
             state |= {f"average/{name}": tensor for name, tensor in self.average.items()}
+        if self.memory is not None:
+            state["memory"] = self.memory.table
         for accumulator, total in self.accumulators.items():
             state |= {f"accumulator/{accumulator}/{name}": tensor for name, tensor in total.items()}
         kept = state_of(self.optimizer, self.network.parameters())

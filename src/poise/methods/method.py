@@ -50,7 +50,11 @@ class Method(Settings, family="method"):
         """
         return {
             name: Stream(
-                batch_size=self.batch_size, augmentation=policy.augmentation, extra=policy.extra, mixing=policy.mixing
+                batch_size=self.batch_size,
+                augmentation=policy.augmentation,
+                extra=policy.extra,
+                mixing=policy.mixing,
+                located=policy.objective.remembers == "images",
             )
             for name, policy in self.policies().items()
         }

@@ -5,6 +5,8 @@ from poise.objectives.at import AT, Adversarial, AdversarialObjective
 from poise.objectives.bat import BAT
 from poise.objectives.collaborative import CollaborativeTraining
 from poise.objectives.fat import FAT
+from poise.objectives.fgsm_pgi import FGSMPGI
+from poise.objectives.free_at import FreeAT
 from poise.objectives.gairat import GAIRAT, GAIRRST
 from poise.objectives.gal import GAL
 from poise.objectives.iat import IAT
@@ -27,6 +29,7 @@ __all__ = [
     "AT",
     "BAT",
     "FAT",
+    "FGSMPGI",
     "GAIRAT",
     "GAIRRST",
     "GAL",
@@ -41,6 +44,7 @@ __all__ = [
     "AdversarialObjective",
     "CollaborativeTraining",
     "Examples",
+    "FreeAT",
     "MoRE",
     "Natural",
     "Objective",

@@ -4,9 +4,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
-
 import torch
 from torch import nn
 
@@ -15,16 +12,16 @@ from poise.attacks.gradients import image_gradient
 from poise.attacks.pgd import score_of
 from poise.core import papers
 from poise.core.batches import Batch, Now
-from poise.core.errors import SettingsError
 from poise.core.modes import CraftMode
 from poise.core.settings import NonNegative, UnitInterval, settings
 from poise.losses import cross_entropy
 from poise.objectives.at import Adversarial
-from poise.objectives.objective import Forwards, Objective, Terms, searches_of
+from poise.objectives.objective import Forwards, Terms
+from poise.objectives.single_step import SingleStep
 
 
 @settings
-class NFGSM(Objective[Adversarial]):
+class NFGSM(SingleStep[Adversarial]):
     """CE(x_adv), x_adv = x + eta + step_size * steepest(gradient at x + eta), eta uniform within noise * epsilon; then
     into [0, 1].
 
@@ -39,24 +36,6 @@ class NFGSM(Objective[Adversarial]):
     """Threat and size of the one step; the paper's is epsilon. The start is the noise."""
     label_smoothing: UnitInterval = 0.0
     craft_mode: CraftMode = "training"
-
-    def __post_init__(self) -> None:
-        if self.inner.steps != 1:
-            raise SettingsError(f"NFGSM.inner.steps = {self.inner.steps}: must be 1; several steps are AT")
-
-    def hand_on(self, new: Any) -> Any:
-        """The threat stays; one step of epsilon is no search for others, whose own steps are scaled to it."""
-        theirs = searches_of(new) if isinstance(new, Objective) else []
-        if not theirs or isinstance(new, NFGSM):
-            return new
-        threat = self.inner.threat
-        step_size = theirs[0].step_size * threat.epsilon / theirs[0].threat.epsilon
-        return new.searching(replace(theirs[0], threat=threat, step_size=step_size))
-
-    def searching(self, like: Ascent) -> NFGSM:
-        """Within the same threat, by one step of its epsilon."""
-        step_size = self.inner.step_size * like.threat.epsilon / self.inner.threat.epsilon
-        return replace(self, inner=replace(self.inner, threat=like.threat, step_size=step_size, ramp=like.ramp))
 
     def forwards(self) -> Forwards:
         return Forwards(2, 3)

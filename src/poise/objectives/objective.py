@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from torch import Tensor, nn
 
@@ -64,6 +64,10 @@ class Objective(Settings, Generic[E], family="objective"):
     """Whether `craft` asks the network anything."""
     asks_teacher: ClassVar[bool] = False
     """Whether `craft` asks a teacher; where the policy names none, it asks the network itself."""
+    remembers: ClassVar[Literal["", "images", "places"]] = ""
+    """Whether the learner keeps what `remember` says, for each image until it is shown again, or for each place in the
+    batch until the next update, and hands it to `craft` as `Batch.prior`.
+    """
     craft_mode: CraftMode = "evaluating"
     """Mode of the network while examples are crafted; the Learner applies and restores it."""
 
@@ -100,6 +104,14 @@ class Objective(Settings, Generic[E], family="objective"):
         asked, and what it says goes into the examples [B, ...]. An objective that takes none may leave this argument
         out.
         """
+
+    def memory_shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        """(K, H, W) of what is remembered of an image [C, H, W]."""
+        return shape
+
+    def remember(self, examples: E, now: Now) -> Tensor:
+        """What is kept of each example [B, K, H, W], asked after the backward pass; only where `remembers`."""
+        raise SettingsError(f"{type(self).__name__}.remember: the objective remembers nothing; define it")
 
     def exchange(self, examples: Sequence[E], now: Now, world: World = ALONE) -> Sequence[E]:
         """What the microbatches of one step take from each other once all are crafted (the partners of mixup); nothing

@@ -14,6 +14,7 @@ from poise.objectives import (
     AT,
     BAT,
     FAT,
+    FGSMPGI,
     GAIRAT,
     GAIRRST,
     IAT,
@@ -23,6 +24,7 @@ from poise.objectives import (
     RPAT,
     TRADES,
     CollaborativeTraining,
+    FreeAT,
     Objective,
     ReBAT,
     SqueezeTraining,
@@ -112,6 +114,16 @@ def compared(inner: Ascent, epochs: int, learning_rate: float, rwp_steps: int = 
         ),
         "bat": Row("BAT", "Bridged adversarial training with two bridges", BAT(inner=inner)),
         "n_fgsm": Row("N-FGSM", "Adversarial training by one step from a noised image", NFGSM().searching(inner)),
+        "fgsm_pgi": Row(
+            "FGSM-PGI",
+            "Adversarial training by one step from what the last epoch found",
+            FGSMPGI(reset_every=max(1, epochs * 40 // 110)).searching(inner),
+        ),
+        "free_at": Row(
+            "Free AT",
+            "Free adversarial training, each batch replayed four times",
+            FreeAT(replays=4).searching(inner),
+        ),
         "rebat": Row(
             "ReBAT",
             "Adversarial training with its average as teacher",
