@@ -161,7 +161,7 @@ _register(
     "generalist_norms_cifar10_resnet18",
     "Generalist of an Linf, an L2 and an L1 learner, judged over the union, ResNet-18 on CIFAR-10",
     _norms_cifar10,
-    unprinted("Generalist++ (CIFAR-10, ResNet-18)", "Linf, L2 and L1", "no numbers are known of the three norms together"),
+    unprinted("Generalist++ (CIFAR-10, ResNet-18)", "Linf, L2 and L1", "no numbers of all three are known"),
 )
 _register(
     "generalist_customised_digits",
