@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 PEERS = ".venv-bench/bin/python"
-NAMES = ("steps", "bfloat16", "floors", "synergy_steps", "growth", "placement", "feeds", "command")
+NAMES = ("steps", "bfloat16", "floors", "synergy_steps", "growth", "placement", "feeds", "command", "sweeping")
 
 
 def main() -> None:

@@ -19,14 +19,22 @@ from poise.core.errors import RunError, SettingsError
 from poise.core.settings import to_json
 from poise.engine import Experiment, Run, train
 from poise.sweeps import ledger
+from poise.sweeps import sweep as sweeping
 from poise.sweeps.engines import Tally, engine_of
 from poise.sweeps.ledger import Needs, Outcome, tries
 from poise.sweeps.local import Local
+from poise.sweeps.planning import planned
 from poise.sweeps.status import standings, summary
 from poise.sweeps.tasks import Task, perform
+from poise.sweeps.works import POINT
 from poise.verbs.evaluate import evaluate
 
 RATE = "method.optimizer.learning_rate"
+
+
+def task_of(experiment: Experiment, folder: Path, patience: float = 60) -> Task:
+    plan = planned([experiment], {})
+    return sweeping.task_of(plan, plan.points[0], folder, patience=patience)
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +180,7 @@ def test_a_gang_ends_whole_and_starts_again_with_the_same_size(
 
 
 def test_a_lock_that_another_has_is_waited_for_and_never_stolen(tmp_path: Path, tiny: Experiment) -> None:
-    task = Task("tiny", str(tmp_path / "tiny"), experiment=to_json(tiny), patience=0)
+    task = task_of(tiny, tmp_path, patience=0)
     (tmp_path / "tiny").mkdir()
     with holding.hold(ledger.lock_file(task.run), "it", "is being worked on"):
         outcome = perform(task)
@@ -187,23 +195,23 @@ def test_what_fails_is_said_in_a_sentence(tmp_path: Path, tiny: Experiment, monk
     def failing(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr("poise.sweeps.tasks.train_or_resume", failing)
+    monkeypatch.setattr("poise.sweeps.works.train_or_resume", failing)
     for error, sentence in (  # noqa: B007
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "out of memory: ["),
         (MemoryError(), "out of memory: MemoryError"),
         (ZeroDivisionError("no\nmore"), "ZeroDivisionError: no"),
         (SettingsError("a is 2"), "a is 2"),
     ):
-        outcome = perform(Task("tiny", str(tmp_path / "tiny"), experiment=to_json(tiny)))
+        outcome = perform(task_of(tiny, tmp_path))
         assert outcome.reason.startswith(sentence)
         assert tries(tmp_path / "tiny")[-1] == outcome
-    other = Task("tiny", str(tmp_path / "tiny"), experiment=to_json(tiny), poise="0.0.1")
+    other = dataclasses.replace(task_of(tiny, tmp_path), poise="0.0.1")
     assert "the task is of 0.0.1; install the same" in perform(other).reason
 
 
 def test_a_task_is_begun_so_often_and_then_fails(tmp_path: Path) -> None:
     told: list[Outcome] = []
-    tally = Tally([Task("a", str(tmp_path / "a"))], told.append)
+    tally = Tally([Task("a", str(tmp_path / "a"), POINT)], told.append)
     for attempt in (1, 2, 3):
         assert tally.waiting.popleft() == (0, attempt)
         tally.lost(0, attempt, "its node died", "node-1")
@@ -213,7 +221,7 @@ def test_a_task_is_begun_so_often_and_then_fails(tmp_path: Path) -> None:
 
 
 def test_ranks_that_only_waited_in_vain_are_no_failure_of_the_task(tmp_path: Path) -> None:
-    tally = Tally([Task("a", str(tmp_path / "a"), needs=Needs(ranks=2))], lambda outcome: None)
+    tally = Tally([Task("a", str(tmp_path / "a"), POINT, needs=Needs(ranks=2))], lambda outcome: None)
     waited = Outcome("a", "failed", "rank 1 waited in vain", "RankError")
     tally.gang_ended(0, 1, [waited, Outcome("a", "done")])
     assert list(tally.waiting) == [(0, 1), (0, 2)]

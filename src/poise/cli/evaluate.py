@@ -8,8 +8,21 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from poise.cli.names import check_protocol
-from poise.cli.shared import DataDir, Device, Imports, Together, bytes_of, import_files, listed, print_table
-from poise.cli.subjects import subjects
+from poise.cli.shared import (
+    Cpus,
+    DataDir,
+    Device,
+    Gpus,
+    Imports,
+    On,
+    Ranks,
+    Together,
+    bytes_of,
+    import_files,
+    listed,
+    print_table,
+)
+from poise.cli.subjects import asked_by_path, subjects
 from poise.core.bars import drawn
 from poise.core.errors import SettingsError
 
@@ -95,6 +108,10 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option(help="The record of --weights, by default beside them, or of --ensemble.")
     ] = None,
+    on: On = None,
+    ranks: Ranks = 1,
+    cpus: Cpus = 1,
+    gpus: Gpus = 0.0,
     device: Device = "auto",
     data_dir: DataDir = None,
     imports: Imports = None,
@@ -114,6 +131,8 @@ def evaluate(
       poise evaluate runs/seeds --protocol standard --epsilon 2/255,4/255,8/255
 
       poise evaluate runs/generalist --protocol autoattack --threat Linf,L2,L1 --epsilon 8/255,0.5,12
+
+      poise evaluate runs/generalist --protocol autoattack --on ray --ranks 8 --gpus 1
 
       poise evaluate runs/generalist --corruptions CIFAR-10-C
 
@@ -157,6 +176,18 @@ def evaluate(
         raise SettingsError(
             "--model goes with --weights, --out too or with --ensemble; a run knows its network and keeps its records"
         )
+    if on is not None or ranks > 1:
+        spread = {"on": on, "ranks": ranks, "cpus": cpus, "gpus": gpus, "imports": imports or []}
+        if corruptions is not None:
+            raise SettingsError("--corruptions are measured by one process; leave --on and --ranks out")
+        scale = {"threat": listed(threat), "epsilon": listed(epsilon), "step_size": step_size}
+        named = {"protocol": protocol, "first": first, "seed": seed, "again": again, "search": search, **scale}
+        about = asked_by_path(runs, checkpoint, weights, model, data, ensemble)
+        where = {"out": out, "device": device, "data_dir": data_dir}
+        _spread([{**one, **named, **where} for one in about], **spread)
+        return
+    if (cpus, gpus) != (1, 0.0):
+        raise SettingsError("--cpus and --gpus are of workers; add --on or --ranks")
     evaluations = []
     asked_about = subjects(runs, checkpoint, weights, model, data, ensemble, device, data_dir)
     progress = drawn(alike=[subject.title for subject in asked_about])
@@ -177,6 +208,21 @@ def evaluate(
     for evaluation in evaluations:
         _print_corruptions(evaluation)
         typer.echo(f"record: {evaluation.path}", err=True)
+
+
+def _spread(
+    asked: list[dict[str, Any]], on: str | None, ranks: int, cpus: int, gpus: float, imports: list[Path]
+) -> None:
+    """Have workers evaluate, and print what they wrote."""
+    from poise.sweeps.engines import engine_of
+    from poise.sweeps.evaluating import evaluated
+    from poise.sweeps.ledger import Needs
+
+    how: dict[str, Any] = {"needs": Needs(ranks, cpus, gpus), "imports": [str(file) for file in imports]}
+    records = evaluated(asked, engine_of(on), **how, progress=drawn())
+    print_table(records)
+    for record in records:
+        typer.echo(f"record: {record}", err=True)
 
 
 def _print_corruptions(record: EvaluationRecord) -> None:

@@ -25,6 +25,18 @@ Imports = Annotated[
 ]
 
 
+On = Annotated[
+    str | None,
+    typer.Option(
+        "--on",
+        help="Where runs are made: ray, ray=ADDRESS, slurm or slurm=PARTITION; by default on this machine.",
+    ),
+]
+Ranks = Annotated[int, typer.Option(min=1, help="Processes that make each run together.")]
+Cpus = Annotated[int, typer.Option(min=1, help="Processor cores, and threads, of each process.")]
+Gpus = Annotated[float, typer.Option(min=0, help="Accelerators of each process, such as .25; on ray and slurm.")]
+
+
 def run_only(checkpoint: str | None, weights: Path | None) -> None:
     """Raises: SettingsError for both."""
     if weights is not None and checkpoint is not None:

@@ -5,7 +5,7 @@ together.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -72,10 +72,27 @@ def subjects(
     from poise.verbs import subject_of
 
     where = {"device": device, "data_dir": data_dir}
+    if weights is not None:
+        return [subject_of(**one, **where) for one in asked_by_path(runs, checkpoint, weights, model, data, ensemble)]
+    members = [subject_of(folder, data, checkpoint=checkpoint, **where) for folder in run_folders(runs or [])]
+    return members if ensemble is None else [subject_of(members, data, output=ensemble, **where)]
+
+
+def asked_by_path(
+    runs: list[Path] | None,
+    checkpoint: str | None,
+    weights: Path | None,
+    model: str | None,
+    data: str | None,
+    ensemble: str | None,
+) -> list[dict[str, Any]]:
+    """The same as arguments of `subject_of` that another process understands. Raises: SettingsError."""
     run_only(checkpoint, weights)
     if weights is not None:
         if model is None:
             raise SettingsError("--weights needs --model: a network such as ResNet18, or module:function")
-        return [subject_of(weights, data or "CIFAR10", network=model, **where)]
-    members = [subject_of(folder, data, checkpoint=checkpoint, **where) for folder in run_folders(runs or [])]
-    return members if ensemble is None else [subject_of(members, data, output=ensemble, **where)]
+        return [{"asked": weights, "data": data or "CIFAR10", "network": model}]
+    folders = run_folders(runs or [])
+    if ensemble is not None:
+        return [{"asked": folders, "data": data, "checkpoint": checkpoint, "output": ensemble}]
+    return [{"asked": folder, "data": data, "checkpoint": checkpoint} for folder in folders]

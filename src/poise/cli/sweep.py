@@ -8,20 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from poise.cli.names import check_recipe
-from poise.cli.shared import DataDir, Device, Imports, import_files, print_table
+from poise.cli.shared import Cpus, DataDir, Device, Gpus, Imports, On, Ranks, import_files, print_table
 from poise.core.bars import drawn
 from poise.core.errors import SettingsError
-
-On = Annotated[
-    str | None,
-    typer.Option(
-        "--on",
-        help="Where runs are made: ray, ray=ADDRESS, slurm or slurm=PARTITION; by default on this machine.",
-    ),
-]
-Ranks = Annotated[int, typer.Option(min=1, help="Processes that make each run together.")]
-Cpus = Annotated[int, typer.Option(min=1, help="Processor cores, and threads, of each process.")]
-Gpus = Annotated[float, typer.Option(min=0, help="Accelerators of each process, such as .25; on ray and slurm.")]
 
 
 def sweep(

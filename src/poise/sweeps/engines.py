@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Self
 
 from poise.core.errors import SettingsError, did_you_mean
 from poise.core.progress import Progress
@@ -19,7 +20,16 @@ Told = Callable[[Outcome], None]
 
 
 class Engine(ABC):
-    """Runs tasks, each in a process of its own kind, and starts those again whose process or machine dies."""
+    """Runs tasks, each in a process of its own kind, and starts those again whose process or machine dies; a context
+    around its use.
+    """
+
+    def __enter__(self) -> Self:
+        """Connect to what it needs, for several `run`s."""
+        return self
+
+    def __exit__(self, *_: object) -> None:  # noqa: B027  not every engine connects to something
+        """Part from it."""
 
     def require(self) -> None:  # noqa: B027  not every engine needs a library
         """Before anything is written. Raises: MissingExtraError where the engine's library is missing."""

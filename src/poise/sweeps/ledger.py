@@ -89,8 +89,8 @@ class Plan:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a try of a task ended. seconds: from its beginning; processor_seconds: of its processes; cause: the class of
-    what was raised.
+    """How a try of a task ended. seconds: from its beginning; processor_seconds: of its process, of several ranks the
+    first one's; cause: the class of what was raised; result: the file that was asked for.
     """
 
     name: str
@@ -101,6 +101,7 @@ class Outcome:
     attempt: int = 1
     seconds: float = 0.0
     processor_seconds: float = 0.0
+    result: str = ""
 
     @property
     def whole(self) -> bool:

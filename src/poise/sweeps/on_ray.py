@@ -10,15 +10,15 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from poise.core.errors import Interrupted, MissingExtraError, RunError
 from poise.core.files import write_text
 from poise.core.progress import Progress
 from poise.engine.signals import stop_requested
-from poise.sweeps.engines import Engine, Tally, Told
+from poise.sweeps.engines import TRIES, Engine, Tally, Told
 from poise.sweeps.ledger import Outcome
 from poise.sweeps.local import free_port
 from poise.sweeps.tasks import Seat, Task, of_data, perform, to_data
@@ -80,40 +80,58 @@ class OnRay(Engine):
     """
 
     def __init__(self, address: str | None = None) -> None:
-        self.address = address
+        self.address, self._own = address, list[bool]()
+        self.tries = TRIES
+
+    def __enter__(self) -> Self:
+        """Raises: RunError where the cluster cannot be reached."""
+        ray = imported()
+        self._own.append(not ray.is_initialized())  # of nested ones the outermost connects
+        if self._own[-1]:
+            how = {"log_to_driver": False, "logging_level": "warning", "include_dashboard": False}
+            try:
+                ray.init(address=self.address, **how)
+            except (ConnectionError, RuntimeError, ValueError) as error:
+                where, why = self.address or "this machine", str(error).partition("\n")[0]
+                raise RunError(f"there is no Ray cluster at {where}: {why}") from None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._own.pop():
+            imported().shutdown()
 
     def require(self) -> None:
         imported()
 
     def check(self, folder: Path, progress: Progress) -> None:
         """Raises: RunError where there is no such cluster, or a node of it does not see the folder."""
-        with self._connected() as ray:
-            nodes = [node for node in ray.nodes() if node["Alive"]]
-            token = folder.resolve() / f".seen-{secrets.token_hex(8)}"
-            write_text(token, "")
-            try:
-                strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
-                look = ray.remote(_there)
-                asked = [
-                    look.options(
-                        num_cpus=0, max_retries=0, scheduling_strategy=strategy(node["NodeID"], soft=False)
-                    ).remote(str(token))
-                    for node in nodes
-                ]
-                seen = [_answer(ray, one) for one in asked]
-            finally:
-                token.unlink(missing_ok=True)
-            blind = [node["NodeManagerAddress"] for node, there in zip(nodes, seen, strict=True) if not there]
-            if blind:
-                raise RunError(
-                    f"{folder} is not on storage that all {len(nodes)} nodes share: {', '.join(blind)} does not see it;"
-                    " give --out a folder that every node has under the same path, such as one of NFS"
-                )
-            progress.say(f"{folder} is seen by all nodes of the cluster ({len(nodes)}), which have to share it")
+        ray = imported()
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        token = folder.resolve() / f".seen-{secrets.token_hex(8)}"
+        write_text(token, "")
+        try:
+            strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
+            look = ray.remote(_there)
+            asked = [
+                look.options(
+                    num_cpus=0, max_retries=0, scheduling_strategy=strategy(node["NodeID"], soft=False)
+                ).remote(str(token))
+                for node in nodes
+            ]
+            seen = [_answer(ray, one) for one in asked]
+        finally:
+            token.unlink(missing_ok=True)
+        blind = [node["NodeManagerAddress"] for node, there in zip(nodes, seen, strict=True) if not there]
+        if blind:
+            raise RunError(
+                f"{folder} is not on storage that all {len(nodes)} nodes share: {', '.join(blind)} does not see it;"
+                " give --out a folder that every node has under the same path, such as one of NFS"
+            )
+        progress.say(f"{folder} is seen by all nodes of the cluster ({len(nodes)}), which have to share it")
 
     def run(self, tasks: Sequence[Task], told: Told, progress: Progress) -> list[Outcome]:
-        tally = Tally(tasks, told)
-        with self._connected() as ray, stop_requested() as stop:
+        tally, ray = Tally(tasks, told, self.tries), imported()
+        with stop_requested() as stop:
             _check_room(ray, tasks)
             alone, waiting = ray.remote(_alone), dict[Any, tuple[int, int]]()
             with concurrent.futures.ThreadPoolExecutor(_MOST_GANGS) as threads:
@@ -147,23 +165,6 @@ class OnRay(Engine):
         if stop or any(outcome.state == "interrupted" for outcome in tally.outcomes.values()):
             raise Interrupted("stopped; what was done is saved")
         return tally.all
-
-    @contextlib.contextmanager
-    def _connected(self) -> Iterator[Any]:
-        """Raises: RunError where the cluster cannot be reached."""
-        ray = imported()
-        if ray.is_initialized():
-            yield ray
-            return
-        try:
-            ray.init(address=self.address, log_to_driver=False, logging_level="warning", include_dashboard=False)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            where = self.address or "this machine"
-            raise RunError(f"there is no Ray cluster at {where}: {str(error).partition(chr(10))[0]}") from None
-        try:
-            yield ray
-        finally:
-            ray.shutdown()
 
 
 def _answer(ray: Any, asked: Any) -> bool:

@@ -24,6 +24,7 @@ from poise.sweeps.ledger import PLAN, Needs, Outcome, Plan, Point, tries
 from poise.sweeps.local import Local
 from poise.sweeps.planning import Swept, halving_of, planned
 from poise.sweeps.tasks import PATIENCE, Task
+from poise.sweeps.works import POINT
 
 
 @dataclass(frozen=True)
@@ -103,10 +104,11 @@ def sweep(
             **how,
         )
     begin(plan, folder, new=recipes is not None)
-    engine.check(folder, progress)
-    if isinstance(engine, Local):
-        check_data(plan)
-    return carried_out(plan, folder, engine, progress, patience)
+    with engine:
+        engine.check(folder, progress)
+        if isinstance(engine, Local):
+            check_data(plan)
+        return carried_out(plan, folder, engine, progress, patience)
 
 
 def begin(plan: Plan, folder: Path, new: bool) -> None:
@@ -204,18 +206,16 @@ def _run(
 
 def task_of(plan: Plan, point: Point, folder: Path, until: int | None = None, patience: float = PATIENCE) -> Task:
     """The work of a point, with what it needs of this machine written out, so that another one can do it."""
-    return Task(
-        name=point.name,
-        folder=str((folder / point.name).resolve()),
-        needs=plan.needs,
-        experiment=point.experiment,
-        until=until,
-        evaluate=plan.evaluate,
-        device=plan.device,
-        data_dir=directory_said(plan.data_dir),
-        imports=import_digests(plan.imports),
-        patience=patience,
-    )
+    given = {
+        "experiment": point.experiment,
+        "until": until,
+        "evaluate": plan.evaluate,
+        "device": plan.device,
+        "data_dir": directory_said(plan.data_dir),
+        "imports": (imports := import_digests(plan.imports)),
+    }
+    place = str((folder / point.name).resolve())
+    return Task(point.name, place, POINT, given, plan.needs, imports, patience)
 
 
 def directory_said(data_dir: str | Path | None) -> str | None:

@@ -1,34 +1,31 @@
-"""A task: one run to be trained and evaluated, or one evaluation, in JSON, so that any process which sees the folder
-can do it.
+"""A task: a piece of work in JSON, so that any process which sees its folder can do it, with what it needs and how it
+is held against others.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import os
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed import DistError
 
 from poise import recipes, zoo  # registers the classes that settings name
-from poise.core.distributed import RankError, World, join, leave
+from poise.core.distributed import RankError, join, leave
 from poise.core.errors import Interrupted, LockedError, PoiseError
 from poise.core.holding import NODE, TRY, Hold, hold, waiting
 from poise.core.imports import import_files
 from poise.core.progress import Progress
-from poise.core.settings import from_json
 from poise.core.version import __version__
-from poise.engine import Experiment, Run, finished, train_or_resume
-from poise.evaluation import Protocol
-from poise.evaluation.columns import Searching
+from poise.engine.runs import Run
 from poise.sweeps.ledger import Needs, Outcome, lock_file, note
-from poise.verbs.corruptions import corruptions
-from poise.verbs.evaluate import evaluate
 
 assert recipes and zoo
 PATIENCE = 1800.0
@@ -36,26 +33,23 @@ PATIENCE = 1800.0
 _MEETING = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
+Work = Callable[[Path, Mapping[str, Any], Progress], Mapping[str, str]]
+"""Given the folder, what else there is to know, and whom to tell; all ranks call it together. Returns fields of the
+outcome where it is not simply done.
+"""
+
+
 @dataclass(frozen=True)
 class Task:
-    """experiment: settings as JSON, trained as far as `until`; None where the run in `folder` is only evaluated.
-
-    evaluate: whether the finished run is evaluated by its own protocol; protocols: as JSON, by which else; asked: what
-    `poise.evaluate` is given instead of all these. corrupted: a folder of corrupted images; place: how its ranks are
-    placed is the experiment's.
+    """folder: of the run that it is about, held while it lasts; call: the `Work` that does it, as module:name of
+    Poise's; given: what that is given, as JSON.
     """
 
     name: str
     folder: str
+    call: str
+    given: dict[str, Any] = field(default_factory=dict)
     needs: Needs = field(default_factory=Needs)
-    experiment: dict[str, Any] | None = None
-    until: int | None = None
-    evaluate: bool = True
-    protocols: list[dict[str, Any]] = field(default_factory=list)
-    corrupted: str | None = None
-    asked: dict[str, Any] = field(default_factory=dict)
-    device: str = "auto"
-    data_dir: str | None = None
     imports: dict[str, str] = field(default_factory=dict)
     """Digests by path of the user's own files."""
     patience: float = PATIENCE
@@ -64,6 +58,14 @@ class Task:
     @property
     def run(self) -> Path:
         return Path(self.folder)
+
+    @property
+    def work(self) -> Work:
+        """Raises: PoiseError for what is none of Poise's."""
+        module, _, name = self.call.partition(":")
+        if not module.startswith("poise."):
+            raise PoiseError(f"{self.call} is no work of Poise's")
+        return getattr(importlib.import_module(module), name)
 
 
 @dataclass(frozen=True)
@@ -100,26 +102,26 @@ def perform(task: Task, seat: Seat = Seat(), progress: Progress | None = None) -
         for name in _MEETING:
             os.environ.pop(name, None)
     os.environ.update(seat.environment)
-    clock, used, cause = time.perf_counter(), time.process_time(), ""
+    clock, used = time.perf_counter(), time.process_time()
     progress = progress if progress is not None else Progress()
     try:
         torch.set_num_threads(task.needs.cpus)
-        _perform(task, progress)
-        state, reason = ("done" if task.experiment is None or finished(Run(task.run)) else "paused"), ""
+        ended = {"state": "done", **_perform(task, progress)}
     except Interrupted as error:
-        state, reason, cause = "interrupted", str(error), "Interrupted"
+        ended = {"state": "interrupted", "reason": str(error)}
     except KeyboardInterrupt:
-        state, reason, cause = "interrupted", "stopped between two pieces of work", "Interrupted"
+        ended = {"state": "interrupted", "reason": "stopped between two pieces of work"}
     except Exception as error:
-        state, reason, cause = "failed", _said(error), type(error).__name__
+        lonely = isinstance(error, DistError)  # torch's own word for a rank that does not answer
+        ended = {"state": "failed", "reason": _said(error), "cause": "RankError" if lonely else type(error).__name__}
     finally:
         leave()
         for name, value in before.items():
             os.environ.pop(name, None) if value is None else os.environ.update({name: value})
     spent = {"seconds": time.perf_counter() - clock, "processor_seconds": time.process_time() - used}
-    node = seat.node or platform.node()
-    outcome = Outcome(task.name, state, reason, cause, node, seat.attempt, **spent)  # type: ignore[arg-type]
-    if seat.rank == 0 and cause != RankError.__name__:
+    where: dict[str, Any] = {"node": seat.node or platform.node(), "attempt": seat.attempt}
+    outcome = Outcome(task.name, **ended, **where, **spent)  # type: ignore[arg-type]
+    if seat.rank == 0 and outcome.cause != RankError.__name__:
         note(task.run, outcome)
     return outcome
 
@@ -133,14 +135,14 @@ def _said(error: Exception) -> str:
     return first if isinstance(error, PoiseError | OSError) else f"{type(error).__name__}: {first}"
 
 
-def _perform(task: Task, progress: Progress) -> None:
+def _perform(task: Task, progress: Progress) -> Mapping[str, str]:
     if task.poise != __version__:
         raise PoiseError(f"this machine has Poise {__version__}, and the task is of {task.poise}; install the same")
     _import(task.imports)
-    world = join()
+    world, work = join(), task.work
     lock = world.led(lambda: _held(task, progress))
     try:
-        _worked(task, world, progress)
+        return work(task.run, task.given, progress)
     finally:
         if lock is not None:
             lock.release()
@@ -160,25 +162,6 @@ def _held(task: Task, progress: Progress) -> Hold:
         return lock
 
     return waiting(both, task.patience, progress.say)
-
-
-def _worked(task: Task, world: World, progress: Progress) -> None:
-    how: dict[str, Any] = {"device": task.device, "data_dir": task.data_dir, "progress": progress}
-    if task.experiment is None:
-        asked = dict(task.asked)
-        search = Searching(**asked.pop("search", {}))
-        evaluate(asked.pop("asked"), search=search, **asked, **how)
-        return
-    experiment = from_json(Experiment, task.experiment)
-    run = train_or_resume(experiment, task.run, imports=task.imports, until=task.until, **how)
-    if not world.decided(task.evaluate and finished(run)):
-        return
-    for which in ("selected", "last"):
-        evaluate(run, checkpoint=which, **how)
-    for protocol in task.protocols:
-        evaluate(run, protocol=from_json(Protocol, protocol), **how)
-    if task.corrupted is not None:
-        corruptions(run, Path(task.corrupted), **how)
 
 
 _IMPORTED: dict[str, str] = {}
