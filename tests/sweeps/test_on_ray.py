@@ -228,9 +228,7 @@ def test_storage_that_a_node_does_not_see_is_said_before_any_work(
     with mounted_here_only(tmp_path / "s") as mounted:
         if not mounted:  # then nobody sees what is not written
             monkeypatch.setattr(on_ray, "write_text", lambda path, text: None)
-        with pytest.raises(
-            RunError, match=r"is not on storage that all \d nodes share: .* does not see it; give --out"
-        ):
+        with pytest.raises(RunError, match=r"not on storage that all \d nodes share: .* does not see it; give"):
             poise.sweep(tiny, out=tmp_path / "s", on=engine)
         assert not (tmp_path / "s" / "tiny").exists()
 
