@@ -20,13 +20,16 @@ from typing import Any
 import pytest
 
 import poise
+from poise.attacks import APGD, FAB, AutoAttack, Square
 from poise.core import holding
 from poise.core.errors import MissingExtraError, RunError
 from poise.core.records import EvaluationRecord
 from poise.engine import Experiment, Run, train
+from poise.evaluation import Protocol
 from poise.sweeps import on_ray
 from poise.sweeps.evaluating import evaluated
 from poise.sweeps.ledger import Needs, tries
+from poise.threats import Linf
 from poise.verbs.evaluate import evaluate
 
 needs_ray = pytest.mark.skipif(
@@ -189,10 +192,12 @@ def test_one_autoattack_by_two_workers_is_recorded_as_by_one_process(
     tmp_path: Path, tiny: Experiment, engine: on_ray.OnRay
 ) -> None:
     run = train(dataclasses.replace(tiny, epochs=1), tmp_path / "run")
-    copied = shutil.copytree(run.path, tmp_path / "copy")
-    asked = {"protocol": "autoattack", "first": 6, "epsilon": 0.05}
-    one = evaluate(run, **asked)
-    (path,) = evaluated([{"asked": copied, **asked}], engine, needs=Needs(ranks=2))
+    copied = shutil.copytree(run.path, tmp_path / "copy" / "run")
+    threat = Linf(epsilon=0.1)
+    attacks = (Square(threat=threat, queries=10), APGD(threat=threat, steps=3), FAB(threat=threat, steps=2))
+    protocol = Protocol(name="small", attacks=(AutoAttack(threat=threat, version="custom", attacks=attacks),), first=25)
+    one = evaluate(run, protocol=protocol)
+    (path,) = evaluated([{"asked": copied, "protocol": protocol}], engine, needs=Needs(ranks=2))
     two = EvaluationRecord.read(path)
     assert path == copied / "records" / Path(str(one.path)).name
     assert fields(two) == fields(one)

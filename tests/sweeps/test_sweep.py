@@ -140,6 +140,30 @@ def test_the_command_says_what_failed_by_its_exit_status_and_goes_on(
         assert (status, sentence in err) == (2, True), err
 
 
+def test_runs_and_weights_are_evaluated_by_workers_as_here(
+    tmp_path: Path, tiny: Experiment, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], here: Any
+) -> None:
+    from poise.cli import main
+
+    engine = here()
+    monkeypatch.setattr("poise.sweeps.engines.engine_of", lambda on: engine)
+    run = train(dataclasses.replace(tiny, epochs=1), tmp_path / "run").path
+    other, record = train(dataclasses.replace(tiny, epochs=1, seed=1), tmp_path / "other").path, tmp_path / "own.json"
+    for words, status, sentence in (
+        ([run, "--on", "ray", "--first", 4, "--protocol", "pgd-rst", "--epsilon", ".1"], 0, "selected-pgd-rst"),
+        ([run, tmp_path / "no", "--on", "ray"], 2, "there is neither a run nor a file"),
+        ([run, "--on", "ray", "--protocol", "soe-lambdas"], 2, "1 of 1 evaluations failed: "),
+        ([run, other, "--on", "ray", "--ensemble", "vote", "--out", record], 0, f"record: {record}"),
+        ([run, "--ranks", 2, "--corruptions", tmp_path], 2, "leave --on and --ranks out"),
+        ([run, "--cpus", 2], 2, "--cpus and --gpus are of workers; add --on or --ranks"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["poise", "evaluate", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr().err.replace("\n", " ")
+        assert (int(ended.value.code or 0), sentence in said) == (status, True), said
+
+
 @pytest.mark.slow
 def test_a_sweep_that_is_asked_to_stop_saves_and_goes_on(
     tmp_path: Path, tiny: Experiment, fingerprint_of: Any, unbroken: Run

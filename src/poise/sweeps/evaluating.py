@@ -12,6 +12,7 @@ from typing import Any
 
 from poise.core.errors import RunError
 from poise.core.progress import Progress
+from poise.core.settings import Settings, to_json
 from poise.sweeps.engines import Engine
 from poise.sweeps.ledger import Needs, Outcome
 from poise.sweeps.sweep import directory_said, import_digests
@@ -27,8 +28,8 @@ def evaluated(
     imports: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> list[Path]:
-    """The records of several evaluations, each given as arguments of `poise.evaluate` in JSON: what is asked about, by
-    its path or paths, under "asked".
+    """The records of several evaluations, each given as arguments of `poise.evaluate` that are JSON, paths or settings:
+    what is asked about, by its path or paths, under "asked".
 
     Raises: RunError with the reason of each that failed, once the others are done; what the engine raises.
     """
@@ -56,8 +57,12 @@ def _about(one: Mapping[str, Any]) -> Path:
 
 
 def _given(one: Mapping[str, Any]) -> dict[str, Any]:
-    """With absolute paths, as a worker is elsewhere."""
+    """With absolute paths, as a worker is elsewhere. Raises: RunError for one that is not there."""
     about = one["asked"]
+    for path in [about] if isinstance(about, str | Path) else about:
+        if not Path(path).exists():
+            raise RunError(f"there is neither a run nor a file {path}")
     paths = str(Path(about).resolve()) if isinstance(about, str | Path) else [str(Path(p).resolve()) for p in about]
     out = None if one.get("out") is None else str(Path(one["out"]).resolve())
-    return {"search": {}, **one, "asked": paths, "out": out, "data_dir": directory_said(one.get("data_dir"))}
+    given = {"search": {}, **one, "asked": paths, "out": out, "data_dir": directory_said(one.get("data_dir"))}
+    return {name: to_json(value) if isinstance(value, Settings) else value for name, value in given.items()}

@@ -10,6 +10,7 @@ from poise.core.distributed import join
 from poise.core.progress import Progress
 from poise.core.settings import from_json
 from poise.engine import Experiment, finished, train_or_resume
+from poise.evaluation import Protocol
 from poise.evaluation.columns import Searching
 from poise.verbs.evaluate import evaluate
 
@@ -30,5 +31,7 @@ def point(folder: Path, given: Mapping[str, Any], progress: Progress) -> Mapping
 
 def evaluation(folder: Path, given: Mapping[str, Any], progress: Progress) -> Mapping[str, str]:
     """`poise.evaluate` of what is given; the result is the record's path."""
-    made = evaluate(**{**given, "search": Searching(**given["search"])}, progress=progress)
+    protocol = given.get("protocol")
+    chosen = from_json(Protocol, protocol) if isinstance(protocol, Mapping) else protocol
+    made = evaluate(**{**given, "search": Searching(**given["search"]), "protocol": chosen}, progress=progress)
     return {"result": str(made.path or "")}
