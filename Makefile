@@ -31,7 +31,8 @@ test: setup
 EXTRAS := pandas,parquet,huggingface,augment,plots,ray,slurm,tensorboard,mlflow,wandb,hub
 
 test-extras: .venv-extras/.ready
-	.venv-extras/bin/python -m pytest tests/extras tests/reproduce tests/data/test_data_sources.py tests/data/test_data_mixing.py
+	.venv-extras/bin/python -m pytest tests/extras tests/reproduce tests/data/test_data_sources.py tests/data/test_data_mixing.py \
+	    tests/sweeps/test_on_ray.py tests/sweeps/test_on_slurm.py
 
 .venv-extras/.ready: .venv/.developer
 	$(BIN)/python -m venv .venv-extras
