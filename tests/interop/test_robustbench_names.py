@@ -299,7 +299,11 @@ def test_what_is_not_supported_is_refused_before_any_work(net: nn.Module, tiny: 
             "dataset = 'cifa10' is unknown, and there is no folder .*; did you mean 'cifar10'",
             lambda: load_model("A", "m", "cifa10"),
         ),
-        (CheckpointError, "are not downloaded", lambda: load_model("Nobody2020Nothing", model_dir=tmp_path)),
+        (
+            CheckpointError,
+            "no address of .Nobody2020Nothing. is known",
+            lambda: load_model("Nobody2020Nothing", model_dir=tmp_path),
+        ),
         (
             CheckpointError,
             "give your own module as network=",

@@ -4,8 +4,8 @@
     model = load_model("Carmon2019Unlabeled", model_dir="models", dataset="cifar10", threat_model="Linf")
     clean_accuracy, robust_accuracy = benchmark(model, dataset="cifar10", threat_model="Linf", eps=8 / 255)
 
-Nothing is downloaded but data sets: weights lie at <model_dir>/<dataset>/<threat_model>/<model_name>.pt. What differs:
-AutoAttack is seeded and resumable (see `poise.interop.autoattack`), networks come from the weights themselves (see
+Weights lie at <model_dir>/<dataset>/<threat_model>/<model_name>.pt and are fetched there once (see `downloads`). What
+differs: AutoAttack is seeded and resumable (see `poise.interop.autoattack`), networks come from the weights themselves (see
 `released_weights`), and the corruption error relative to AlexNet is not given.
 """
 

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from poise.attacks.checks import check_images, check_network
-from poise.core.errors import CheckpointError, InputError, SettingsError, did_you_mean
+from poise.core.errors import InputError, SettingsError, did_you_mean
 from poise.engine.foreign_weights import foreign_weights
 from poise.interop.asking import check_size, check_tensor, predicted
+from poise.interop.robustbench.downloads import check_digest, fetch
 from poise.interop.robustbench.released_weights import loaded
 from poise.models import Normalisation
 
@@ -30,15 +31,18 @@ def load_model(
     *,
     network: nn.Module | None = None,
     normalise: Normalisation | None = None,
+    sha256: str | None = None,
 ) -> nn.Module:
-    """The network saved at <model_dir>/<dataset>/<threat_model>/<model_name>.pt, or at `custom_checkpoint`, in
-    evaluation mode.
+    """The network saved at <model_dir>/<dataset>/<threat_model>/<model_name>.pt, fetched there where it is missing, or
+    at `custom_checkpoint`, in evaluation mode.
 
     The state dict may lie under "state_dict" and its names may begin with "module." or "model.". network: your own
     module, where the weights are not those of a WideResNet, ResNet-18, PreAct-ResNet-18 or ResNet-20. normalise: the
     model's input constants, where they do not lie among the weights. norm: the package's former name of `threat_model`,
     before which it goes.
-    Raises: CheckpointError for a file that is missing, would run code, or does not fit; SettingsError for an unknown
+    sha256: of the file; without it a file that was fetched must be as it was then.
+    Raises: CheckpointError for a file that is missing and not to be had, that has another digest,
+    would run code, or does not fit; SettingsError for an unknown
     threat model or a data set that neither the package knows nor `model_dir` has a folder of.
     """
     if norm is not None:
@@ -50,17 +54,18 @@ def load_model(
             f"dataset = {dataset!r} is unknown, and there is no folder"
             f" {Path(model_dir) / dataset}{did_you_mean(dataset, DATASETS)}"
         )
-    path = (
-        Path(custom_checkpoint) if custom_checkpoint else _found(Path(model_dir) / dataset / threat_model, model_name)
-    )
+    folder = Path(model_dir) / dataset / threat_model
+    path = Path(custom_checkpoint) if custom_checkpoint else _found(folder, model_name)
+    if path is None:
+        path = fetch(dataset, threat_model, model_name, folder / f"{model_name}.pt", sha256)
+    if path.is_file():
+        check_digest(path, sha256)
     return loaded(foreign_weights(path), str(path), network, normalise)
 
 
-def _found(folder: Path, name: str) -> Path:
-    for suffix in _SUFFIXES:
-        if (path := folder / f"{name}{suffix}").is_file():
-            return path
-    raise CheckpointError(f"there is no weights file {folder / name}.pt, and weights are not downloaded; put it there")
+def _found(folder: Path, name: str) -> Path | None:
+    places = (folder / f"{name}{suffix}" for suffix in _SUFFIXES)
+    return next((path for path in places if path.is_file()), None)
 
 
 def clean_accuracy(
