@@ -5,8 +5,8 @@
     clean_accuracy, robust_accuracy = benchmark(model, dataset="cifar10", threat_model="Linf", eps=8 / 255)
 
 Weights lie at <model_dir>/<dataset>/<threat_model>/<model_name>.pt and are fetched there once (see `downloads`). What
-differs: AutoAttack is seeded and resumable (see `poise.interop.autoattack`), networks come from the weights themselves (see
-`released_weights`), and the corruption error relative to AlexNet is not given.
+differs: AutoAttack is seeded and resumable (see `poise.interop.autoattack`), networks come from the weights themselves
+(see `released_weights`), and the corruption error relative to AlexNet is not given.
 """
 
 from poise.interop.robustbench import data, eval, utils

@@ -1,8 +1,8 @@
 """Weights fetched by the names that RobustBench's model zoo has for them.
 
 The addresses are those of its repository (commit 78fcc9e, 31 March 2025): of WideResNets, ResNet-18 and
-PreAct-ResNet-18 that standardise nothing by themselves, which are those that `released_weights` can tell. It publishes no digests: the
-SHA-256 of what was fetched first is kept beside the file and every later reading compared with it.
+PreAct-ResNet-18 that standardise nothing by themselves, which are those that `released_weights` can tell. It publishes
+no digests: the SHA-256 of what was fetched first is kept beside the file and every later reading compared with it.
 """
 
 from __future__ import annotations
