@@ -28,7 +28,7 @@ test: setup
 	$(BIN)/python -m pytest -n 2
 
 # Optional dependencies lie in an environment of their own, which sees what is in .venv and adds these:
-EXTRAS := pandas,parquet,huggingface,augment,plots,ray,slurm,tensorboard,mlflow,wandb,hub
+EXTRAS := pandas,parquet,huggingface,augment,plots,foolbox,art,ray,slurm,tensorboard,mlflow,wandb,hub
 
 test-extras: .venv-extras/.ready
 	.venv-extras/bin/python -m pytest tests/extras tests/reproduce tests/data/test_data_sources.py tests/data/test_data_mixing.py \

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from poise.attacks import AdversarialSet, Attack, AutoAttack
+from poise.attacks.third_party import ThirdParty
 from poise.core.errors import InputError, PoiseError, SettingsError
 from poise.core.seeds import everyone
 from poise.core.settings import registered, to_json
@@ -24,7 +25,11 @@ from poise.models import Collaboration, Ensemble, Mixture, ResNet20, SmallCNN
 from poise.threats import L2, Linf, Threat
 
 SHAPE, CLASSES, COUNT = (3, 8, 8), 4, 3
-KINDS: dict[str, type] = registered(Attack)  # type: ignore[type-abstract]
+KINDS: dict[str, type] = {  # those of other libraries: tests/attacks/test_third_party.py
+    name: kind
+    for name, kind in registered(Attack).items()
+    if not issubclass(kind, ThirdParty)  # type: ignore[type-abstract]
+}
 QUICK: dict[str, Any] = {"steps": 1, "restarts": 1, "queries": 2, "targets": 1}
 LINEAR = nn.Sequential(nn.Flatten(), nn.Linear(192, CLASSES)).eval()
 X = torch.rand(COUNT, *SHAPE, generator=torch.Generator().manual_seed(0))

@@ -11,10 +11,12 @@ from poise.attacks.autoattack.square import Square
 from poise.attacks.collaborative import Collaborative
 from poise.attacks.pgd import CW, FGSM, MIM, PGD
 from poise.attacks.saved import AdversarialSet, Saved
+from poise.attacks.third_party import ART, Foolbox, ThirdParty, Torchattacks
 from poise.attacks.transfer import MDI2FGSM, MPGD, SGM
 
 __all__ = [
     "APGD",
+    "ART",
     "CW",
     "FAB",
     "FGSM",
@@ -30,9 +32,12 @@ __all__ = [
     "Attack",
     "AutoAttack",
     "Collaborative",
+    "Foolbox",
     "Saved",
     "SoftMixturePGD",
     "Square",
+    "ThirdParty",
+    "Torchattacks",
     "TransferFromExperts",
     "ascent",
 ]

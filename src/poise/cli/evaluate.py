@@ -54,7 +54,8 @@ def evaluate(
     protocol: Annotated[
         str | None,
         typer.Option(
-            help="Protocol by name (poise list protocols); by default the run's own, 'standard' for --weights."
+            help="Protocol by name (poise list protocols) or a .json file of its settings; by default the run's own,"
+            " 'standard' for --weights."
         ),
     ] = None,
     threat: Annotated[

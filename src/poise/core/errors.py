@@ -58,8 +58,10 @@ class StorageError(PoiseError, OSError):
 class MissingExtraError(PoiseError, ImportError):
     """An optional dependency is needed; the message holds the line that installs it."""
 
-    def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"{package!r} is needed here and is not installed: pip install 'poise[{extra}]'")
+    def __init__(self, package: str, extra: str, install: str = "") -> None:
+        """install: the line, where it is not that of an extra."""
+        line = install or f"pip install 'poise[{extra}]'"
+        super().__init__(f"{package!r} is needed here and is not installed: {line}")
 
 
 class Interrupted(PoiseError):

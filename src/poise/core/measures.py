@@ -96,6 +96,7 @@ _ATTACK_NOTES: dict[str, Any] = {
     "search": str,
     "from": str,
     "run_on": int,
+    "third_party": str,
 }
 
 

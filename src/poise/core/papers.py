@@ -26,6 +26,13 @@ RANDAUGMENT = Paper(
     "RandAugment: Practical Automated Data Augmentation with a Reduced Search Space",
     "NeurIPS 2020",
 )
+TORCHATTACKS = Paper("Kim 2020", "Torchattacks: A PyTorch Repository for Adversarial Attacks", "arXiv:2010.01950")
+FOOLBOX = Paper(
+    "Rauber et al. 2020",
+    "Foolbox Native: Fast adversarial attacks to benchmark the robustness of machine learning models",
+    "JOSS 2020",
+)
+ART = Paper("Nicolae et al. 2018", "Adversarial Robustness Toolbox v1.0.0", "arXiv:1807.01069")
 ROBUSTBENCH = Paper("Croce et al. 2021", "RobustBench: a Standardized Adversarial Robustness Benchmark", "NeurIPS 2021")
 MIXUP = Paper("Zhang et al. 2018", "mixup: Beyond Empirical Risk Minimization", "ICLR 2018")
 PGD = Paper("Madry et al. 2018", "Towards Deep Learning Models Resistant to Adversarial Attacks", "ICLR 2018")

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from poise.core.arguments import NONE, Arguments, check_arguments, class_named
 from poise.core.errors import SettingsError
 from poise.core.settings import configurable
-from poise.learners.arguments import NONE, Arguments, check_arguments, class_named
 from poise.learners.optimizers import Optimizer, Rate, Share, grouped
 
 OPTIMIZERS = (

@@ -13,10 +13,10 @@ import torch
 from torch import nn
 from torch.optim import lr_scheduler
 
+from poise.core.arguments import NONE, Arguments, check_arguments, class_named
 from poise.core.batches import Now
 from poise.core.errors import SettingsError
 from poise.core.settings import configurable
-from poise.learners.arguments import NONE, Arguments, check_arguments, class_named
 from poise.learners.schedules import Schedule
 
 SCHEDULES = (

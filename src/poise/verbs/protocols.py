@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from poise.core.errors import SettingsError
+from poise.core.settings import read_file
 from poise.evaluation import PROTOCOLS, Protocol, at_each, named
 from poise.evaluation.soe_protocols import TRANSFER
 from poise.threats import Threat
@@ -24,7 +26,7 @@ def protocol_asked(
     step_size: Any = None,
     first: int | None = None,
 ) -> Protocol:
-    """The protocol, by name or as it is; by default the subject's own, else standard.
+    """The protocol, by name, by a .json file of its settings or as it is; by default the subject's own, else standard.
 
     threat: "Linf", "L2", "L1" or a threat; epsilon, step_size: numbers or texts such as "8/255"; of a list every attack
     runs at each. With several threats, epsilon has one for each, in their order, or is left open; the worst case is
@@ -38,6 +40,8 @@ def protocol_asked(
     }
     if protocol is None and subject.protocol is None:
         protocol = "standard"
+    if isinstance(protocol, str) and protocol.endswith(".json"):
+        protocol = read_file(Protocol, Path(protocol))
     if not isinstance(protocol, str) and asked:
         option = f"--{next(iter(asked)).replace('_', '-')}"
         raise SettingsError(
