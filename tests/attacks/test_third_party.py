@@ -103,7 +103,7 @@ def test_an_attack_of_a_library_draws_by_keys_and_leaves_all_generators_alone() 
     attack = Torchattacks(name="Sign", noise=1.0)
     states = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # type: ignore[index]  # noqa: NPY002
     first = attack(NETWORK, X, Y)
-    torch.rand(3), np.random.rand(), random.random()  # noqa: NPY002
+    _ = torch.rand(3), np.random.rand(), random.random()  # noqa: NPY002
     assert torch.equal(attack(NETWORK, X, Y), first)
     assert not torch.equal(attack(NETWORK, X, Y, draw=everyone(1, "other", count=5)), first)
     torch.set_rng_state(states[0])
