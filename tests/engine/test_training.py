@@ -31,6 +31,7 @@ from poise.engine.training import STATE, Meters, divided, prepare, restore
 from poise.evaluation import Protocol
 from poise.learners import SGD, Policy
 from poise.methods import Joint
+from poise.models import Network
 from poise.objectives import ADP
 
 Tiny = Callable[..., Experiment]
@@ -179,6 +180,24 @@ def test_monitors_and_checkpoints_come_as_often_as_asked(tmp_path: Path, tiny_ex
 
 def first_loss(run: Run, lines: list[dict[str, Any]]) -> float:
     return lines[0]["loss/joint/robust"]
+
+
+def test_the_file_that_a_network_begins_with_is_digested_and_may_not_change_before_the_first_checkpoint(
+    tmp_path: Path, tiny_experiment: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "beginning.safetensors"
+    file.write_bytes(b"weights")
+    monkeypatch.setattr(Network, "beginning", lambda self: file)
+    run = train(tiny_experiment(epochs=2), tmp_path / "run", until=1)
+    assert run.about["initial_digest"] == hashlib.sha256(b"weights").hexdigest()
+    file.write_bytes(b"other weights")
+    for state in (run.path / "checkpoints").glob("step-*"):
+        state.rename(tmp_path / state.name)
+    with pytest.raises(RunError, match="what the network begins with was changed since the run was started"):
+        resume(run.path)
+    for state in tmp_path.glob("step-*"):
+        state.rename(run.path / "checkpoints" / state.name)
+    assert resume(run.path).facts("last")["epoch"] == 2, "a checkpoint holds all that it needs of it"
 
 
 @pytest.mark.parametrize("kind", ["run", "file"])

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from poise.core.errors import MissingExtraError, SettingsError
-from poise.models import Normalisation, Timm
+from poise.models import Ensemble, Normalisation, Timm
 from poise.models.conv_stem import ConvStem
 
 SHAPE = (3, 16, 16)
@@ -139,6 +139,9 @@ def test_stochastic_depth_checkpointing_and_pretrained_weights_are_asked_of_timm
     made = source.build(SHAPE, 7, 0)
     assert made.asked["pretrained"] is True and made.asked["pretrained_cfg_overlay"] == {"file": str(file)}
     assert source.blank() == Timm(name="patched"), "weights of a run are read without those it began with"
+    several = Ensemble(member=source, members=2)
+    assert several.blank() == Ensemble(member=Timm(name="patched"), members=2) and several.beginning() == file
+    assert source.blank().beginning() is None and Timm(name="patched", pretrained=True).beginning() is None
     for wrong in ("nothing.safetensors", str(tmp_path / "weights.pth")):
         with pytest.raises(
             SettingsError, match=r"Timm.pretrained = .*must be true, false or a .safetensors file that exists"

@@ -194,7 +194,8 @@ def _again(
         progress.say(warning)
     initial, digest = initial_weights(experiment) if found is None else (None, about.get("initial_digest"))
     initial = first_weights(run.path) if initial is None and found is None else initial
-    _same(f"Experiment.initial = {experiment.initial!r}", digest, about.get("initial_digest"))
+    beginning = f"Experiment.initial = {experiment.initial!r}" if experiment.initial else "what the network begins with"
+    _same(beginning, digest, about.get("initial_digest"))
     data = world.in_turn(lambda: experiment.data.load(data_dir))
     run.check_unchanged(data=data)
     if data.remark:

@@ -316,9 +316,12 @@ def restore(training: Training, state: dict[str, Tensor], facts: dict[str, Any])
 
 
 def initial_weights(experiment: Experiment) -> tuple[dict[str, Tensor] | None, str | None]:
-    """The weights that training starts from and their digest; (None, None) where it starts anew."""
+    """The weights that training starts from, None where the network begins by itself, and the digest of whichever file
+    it begins with.
+    """
     if experiment.initial is None:
-        return None, None
+        file = experiment.model.beginning()
+        return None, None if file is None else digest_of_file(file)
     path = Path(experiment.initial)
     if path.is_dir():
         run = Run.open(path)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import ClassVar, final
 
 import torch
@@ -13,7 +14,7 @@ from torch import nn
 from poise.core.errors import SettingsError
 from poise.core.papers import Paper
 from poise.core.seeds import key_of
-from poise.core.settings import Number, Positive, Settings, settings
+from poise.core.settings import Number, Positive, Settings, field_names, settings
 from poise.models.layers import Classifier, Standardise
 from poise.models.own import is_own, prepared
 
@@ -53,8 +54,18 @@ class Network(Settings, family="network"):
     """None: the network sees the pixels as they are."""
 
     def blank(self) -> Network:
-        """The same network without weights to begin with, which a trained one's take the place of."""
-        return self
+        """The same network without weights to begin with, which a trained one's take the place of; so its parts."""
+        parts = {name: part.blank() for name, part in self._parts()}
+        return replace(self, **parts) if parts else self
+
+    def beginning(self) -> Path | None:
+        """The file of weights that it begins with, if it or a part names one. Raises: SettingsError for a bad one."""
+        return next(filter(None, (part.beginning() for _, part in self._parts())), None)
+
+    def _parts(self) -> list[tuple[str, Network]]:
+        """The networks among its settings, as the members of an ensemble, by setting."""
+        values = [(name, getattr(self, name)) for name in field_names(type(self))]
+        return [(name, value) for name, value in values if isinstance(value, Network)]
 
     @abstractmethod
     def module(self, shape: Shape, classes: int) -> nn.Module:

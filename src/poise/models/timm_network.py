@@ -51,7 +51,7 @@ class Timm(Network):
                 f"Timm.name = {self.name!r} is unknown to timm{did_you_mean(self.name, timm.list_models())}"
             )
         channels, height, width = shape
-        given: dict[str, Any] = {"num_classes": classes, "in_chans": channels, **self._beginning()}
+        given: dict[str, Any] = {"num_classes": classes, "in_chans": channels, **self._pretraining()}
         if self.drop_path:
             given["drop_path_rate"] = self.drop_path
         try:
@@ -74,21 +74,23 @@ class Timm(Network):
             ) from None
         return network.train()
 
-    def _beginning(self) -> dict[str, Any]:
-        """timm's arguments for the weights to begin with. Raises: SettingsError for a file that is missing, or might
-        run code.
-        """
-        if not self.pretrained:
-            return {}
-        if isinstance(self.pretrained, bool):
-            return {"pretrained": True}
+    def beginning(self) -> Path | None:
+        """Raises: SettingsError for a file that is missing, or might run code."""
+        if isinstance(self.pretrained, bool) or not self.pretrained:
+            return None
         path = Path(self.pretrained).expanduser()
         if path.suffix != ".safetensors" or not path.is_file():
             wanted = (
                 "must be true, false or a .safetensors file that exists; other weights are read by Experiment.initial"
             )
             raise SettingsError(f"Timm.pretrained = {self.pretrained!r}: {wanted}")
-        return {"pretrained": True, "pretrained_cfg_overlay": {"file": str(path)}}
+        return path
+
+    def _pretraining(self) -> dict[str, Any]:
+        """timm's arguments for the weights to begin with."""
+        path = self.beginning()
+        overlay = {} if path is None else {"pretrained_cfg_overlay": {"file": str(path)}}
+        return {"pretrained": True, **overlay} if self.pretrained else {}
 
 
 def _timm() -> Any:
