@@ -29,7 +29,7 @@ _HOW = {
     "deterministic",
     "diagnosis",
 }
-_KEPT = {"keep_last", "keep_epochs", "save_every", "monitors"}
+_KEPT = {"keep_last", "keep_epochs", "save_every", "monitors", "overfitting"}
 _EXACT = {"microbatch", "idle", "overlap", "download"}
 """Settings that leave the numbers as they are."""
 

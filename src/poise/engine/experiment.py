@@ -14,11 +14,12 @@ from poise.attacks import Attack
 from poise.core.code import in_doubt
 from poise.core.errors import SettingsError
 from poise.core.identity import BENCHMARKS, chosen_on_own_test_images
-from poise.core.settings import Count, Name, PositiveCount, Settings, UnitInterval, from_json, settings, to_json
+from poise.core.settings import Count, Name, PositiveCount, Settings, UnitInterval, from_json, newer, settings, to_json
 from poise.core.wording import flatten
 from poise.data import DataSource, Digits
 from poise.engine.diagnostics import Diagnosis, searching
 from poise.engine.given import only_one_seed
+from poise.engine.overfitting import FallWatch
 from poise.engine.placement import PlacementName
 from poise.engine.published import Published, belongs, definition, fingerprint, outdated, retitled
 from poise.engine.threat import VIEWS, assigned, say_change, short_of, threat_of, threats_apart, within
@@ -94,6 +95,8 @@ class Experiment(Settings):
     """Measure the base learners too, at the end of every monitored epoch."""
     protocol: Protocol = Protocol()
     """The evaluation on the test set that ends the run."""
+    overfitting: FallWatch | None = newer(default=FallWatch())
+    """Watch for catastrophic overfitting after every epoch of a run that searches."""
     precision: PrecisionName = "auto"
     compile: CompileName = "auto"
     """Compile crafting and losses, and record crafting as a CUDA graph: "auto" does so on GPUs. What fails is said and

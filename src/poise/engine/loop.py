@@ -24,6 +24,7 @@ from poise.core.progress import Progress, Unbroken
 from poise.core.settings import whole
 from poise.core.version import __version__
 from poise.data import open_pools
+from poise.engine import overfitting
 from poise.engine.callbacks import Callback, Callbacks, check_callbacks
 from poise.engine.checkpoints import facts_file, read_facts
 from poise.engine.devices import choose_device
@@ -31,7 +32,15 @@ from poise.engine.experiment import Experiment, check_readable, first_difference
 from poise.engine.given import as_begun, check_first_weights, first_weights, keep_first_weights
 from poise.engine.history import processors_of
 from poise.engine.mending import mend_selected
-from poise.engine.monitoring import deployed, keep_last, monitor_epoch, monitored, monitoring_forwards, selected_before
+from poise.engine.monitoring import (
+    deployed,
+    facts_of,
+    keep_last,
+    monitor_epoch,
+    monitored,
+    monitoring_forwards,
+    selected_before,
+)
 from poise.engine.placement import described, shares_changed
 from poise.engine.ranks import epoch_facts
 from poise.engine.runs import Run
@@ -43,6 +52,7 @@ from poise.learners import Policy
 from poise.learners.costs import forwards
 from poise.learners.precision import PrecisionName
 from poise.objectives.watch import moments
+from poise.reports.collect import FELL_FROM, MEASURED
 
 
 def train(
@@ -214,6 +224,8 @@ def _again(
         run.check_unchanged(facts)
         restore(training, state, facts)
         training.best = world.in_turn(lambda: selected_before(training))
+        if training.step % training.steps_per_epoch == 0 and overfitting.watched(training):
+            training.previous = deployed(training)
         if changed := shares_changed(facts["placements"][-1]["shares"], training.placement, training.learners):
             progress.say(changed)
     for sentence in world.led(lambda: run.truncate_metrics(training.step)) or []:
@@ -396,9 +408,8 @@ def _end_epoch(
     """Returns whether any rank was asked to stop, and after the last epoch the deployed network."""
     experiment, run, world = training.experiment, training.run, training.placement.world
     means = training.meters.means()  # waits for the device
-    means, stopping = epoch_facts(
-        world, training.learners, means | {"training_seconds": training.history.elapsed()}, stop, training.last
-    )
+    means |= {"training_seconds": training.history.elapsed(), **overfitting.measured(training)}
+    means, stopping = epoch_facts(world, training.learners, means, stop, training.last)
     training.history.add(means["training_seconds"])
     for learner in training.learners.values():
         learner.agree()
@@ -420,7 +431,13 @@ def _end_epoch(
         line |= experiment.diagnosis.apart(training.learners, experiment.method.deployed(training.learners))
     line |= {"images_per_second": images_per_second, "monitor_seconds": time.perf_counter() - clock}
     if world.leads:
+        line |= overfitting.told(training, epoch, line)
+        if FELL_FROM in line and training.previous is not None:
+            run.save_weights(f"epoch {epoch - 1}", training.previous, facts_of(training, epoch - 1, {}))
         run.append_metrics(line)
+    if MEASURED in line:
+        # where the network is spread over ranks, making it is an exchange of its own
+        training.previous = deployed(training) if network is None and world.size == 1 else network
     training.progress.epoch(
         epoch, experiment.epochs, {key: value for key, value in line.items() if isinstance(value, int | float)}
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from poise.attacks import Attack
 from poise.core.batches import Now
@@ -88,6 +88,8 @@ class Training:
     meters: Meters = field(default_factory=Meters)
     history: History = field(default_factory=History)
     callbacks: Callbacks = field(default_factory=Callbacks)
+    previous: nn.Module | None = None
+    """The deployed network of the last epoch's end, for `overfitting`; None where it is not known."""
     best: dict[str, Any] = field(default_factory=dict)
     """Epoch, criterion's value and monitors of the selected weights; empty before the first monitored epoch."""
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from poise.core.errors import RunError
 from poise.core.identity import chosen_on_own_test_images
 from poise.core.records import EvaluationRecord
-from poise.reports.collect import Run
+from poise.reports.collect import FELL_FROM, MEASURED, Run
 from poise.reports.columns import Cell, Column, columns_of, values_of
 from poise.reports.names import group_labels, settings_of
 from poise.reports.printed import attacks_of_papers, columns_of_papers, paper_cells, papers_beside
@@ -101,6 +101,7 @@ def table(runs: Sequence[Run], checkpoints: Checkpoints = "selected") -> Table:
         *notes,
         *again,
         *_chosen(groups, runs, labels),
+        *_fallen(runs),
     ]
     return _mark(columns, rows, [*said, *left_out, *_arithmetics(groups, labels)])
 
@@ -203,6 +204,20 @@ def _chosen(groups: Sequence[Group], runs: Sequence[Run], labels: Mapping[str, s
     return [
         f"The epoch was chosen on the test images themselves, so that accuracy on them flatters: {', '.join(names)}."
     ]
+
+
+def _fallen(runs: Sequence[Run]) -> list[str]:
+    """A sentence for each run whose training lost its robustness within an epoch."""
+    said = []
+    for run in runs:
+        for line in run.metrics:
+            if FELL_FROM in line and MEASURED in line:
+                epoch, before, now = line["epoch"], 100 * line[FELL_FROM], 100 * line[MEASURED]
+                said.append(
+                    f"{run.name}: accuracy under PGD-10 fell from {before:.1f} % to {now:.1f} % in epoch {epoch} of"
+                    " training (catastrophic overfitting)."
+                )
+    return said
 
 
 def _arithmetics(groups: Sequence[Group], labels: dict[str, str]) -> list[str]:
