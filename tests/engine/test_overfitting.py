@@ -13,6 +13,7 @@ from torch import nn
 from poise.attacks import PGD, Ascent
 from poise.core.batches import Now
 from poise.core.identity import definition
+from poise.core.measures import FELL_FROM, MEASURED
 from poise.core.overrides import override
 from poise.core.progress import Progress
 from poise.core.settings import settings, to_json
@@ -25,7 +26,7 @@ from poise.methods import Joint
 from poise.objectives import AT, NT, FreeAT, Terms
 from poise.objectives.at import Adversarial
 from poise.recipes import experiment
-from poise.reports.collect import FELL_FROM, MEASURED, read_runs
+from poise.reports.collect import read_runs
 from poise.reports.tables import table
 from poise.threats import L2, Linf
 from poise.verbs.evaluate import evaluate
@@ -54,14 +55,9 @@ def falling(**changes: Any) -> Experiment:
     inner = Ascent(threat=THREAT, step_size=0.06, steps=3)
     policy = Policy(objective=Turncoat(inner=inner), optimizer=SGD(learning_rate=0.1))
     protocol = Protocol(name="one", attacks=(PGD(threat=THREAT, steps=1),), first=20)
-    given = {
-        "data": Digits(train_images=500, test_images=40),
-        "epochs": 4,
-        "selection": "test",
-        "protocol": protocol,
-        "monitors": (),
-    }
-    return Experiment(method=Joint(policy=policy, batch_size=64), **{**given, "criterion": "last", **changes})  # type: ignore[arg-type]
+    given: dict[str, Any] = {"data": Digits(test_images=40), "epochs": 4, "selection": "test", "criterion": "last"}
+    given |= {"protocol": protocol, "monitors": (), **changes}
+    return Experiment(method=Joint(policy=policy, batch_size=64), **given)
 
 
 def test_a_fall_is_said_written_shown_and_the_epoch_before_is_kept(tmp_path: Path) -> None:

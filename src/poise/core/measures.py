@@ -10,6 +10,9 @@ from typing import Any
 
 from poise.core.documents import typed
 
+MEASURED, FELL_FROM = "overfitting/pgd-10", "overfitting/fell from"
+"""What lines of metrics call the accuracy by which a run is watched and, where it fell suddenly, the epoch's before."""
+
 
 @dataclass(frozen=True)
 class Choice:

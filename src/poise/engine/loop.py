@@ -19,6 +19,7 @@ from torch import nn
 from poise.core.batches import Now
 from poise.core.distributed import World, first_to_say, going_on, join
 from poise.core.errors import CheckpointError, DataError, Interrupted, NumericalError, RunError, SettingsError
+from poise.core.measures import FELL_FROM, MEASURED
 from poise.core.processors import processor
 from poise.core.progress import Progress, Unbroken
 from poise.core.settings import whole
@@ -52,7 +53,6 @@ from poise.learners import Policy
 from poise.learners.costs import forwards
 from poise.learners.precision import PrecisionName
 from poise.objectives.watch import moments
-from poise.reports.collect import FELL_FROM, MEASURED
 
 
 def train(

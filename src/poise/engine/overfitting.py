@@ -15,11 +15,11 @@ from poise.attacks import PGD
 from poise.attacks.ascent import ascent
 from poise.attacks.pgd import score_of
 from poise.core.exact import exact
+from poise.core.measures import FELL_FROM, MEASURED
 from poise.core.modes import crafting
 from poise.core.settings import PositiveCount, Settings, UnitInterval, settings
 from poise.engine.diagnostics import searching
 from poise.learners import Policy
-from poise.reports.collect import FELL_FROM, MEASURED
 
 if TYPE_CHECKING:
     from poise.engine.training import Training

@@ -13,8 +13,6 @@ from poise.core.files import read_text, refusing
 from poise.core.records import EvaluationRecord
 from poise.core.verdicts import Verdict
 
-MEASURED, FELL_FROM = "overfitting/pgd-10", "overfitting/fell from"
-"""What lines of metrics call the accuracy by which a run is watched and, where it fell suddenly, the epoch's before."""
 _DEPTH = 3  # how far below a folder of runs a run folder may lie
 _NOT_CURVES = {"epoch", "step"}
 

@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 from poise.core.errors import RunError
 from poise.core.identity import chosen_on_own_test_images
+from poise.core.measures import FELL_FROM, MEASURED
 from poise.core.records import EvaluationRecord
-from poise.reports.collect import FELL_FROM, MEASURED, Run
+from poise.reports.collect import Run
 from poise.reports.columns import Cell, Column, columns_of, values_of
 from poise.reports.names import group_labels, settings_of
 from poise.reports.printed import attacks_of_papers, columns_of_papers, paper_cells, papers_beside
