@@ -60,16 +60,13 @@ def test_a_curve_is_its_runs_metrics(make_record, make_run):
     assert (natural["series"], natural["run"], natural["x"]) == ("TRADES", "seed 0", [1, 2, 3, 4])
     assert natural["y"] == pytest.approx([0.3, 0.6, 0.9, 1.2]), "no share, as it is above 1, so no percent"
     (loss,) = charts["other"]
-    assert (loss.title, rows(loss)[0]["y"]) == ("loss/model/robust", pytest.approx([2, 1, 2 / 3, 0.5], rel=1e-4))
+    assert (loss.title, rows(loss)[0]["y"]) == ("loss/model/robust", pytest.approx([2, 1, 2 / 3, 0.5], rel=1e-3))
     assert "by epoch" in loss.note
 
 
 def test_of_several_runs_the_mean_stands_before_each_and_says_how_many(make_record, make_run):
     runs = [read_runs(make_run(make_record(seed=seed), epochs=3 + seed))[0] for seed in (0, 1)]
-    losses = [dict(run.curves()["loss/model/robust"]) for run in runs]
-    losses[1] |= {2: 4.0}
-    for line in runs[1].metrics:
-        line["loss/model/robust"] = losses[1][line["epoch"]]
+    runs[1].metrics[1]["loss/model/robust"] = 4.0
     ((chart),) = curve_charts(runs, PLACES, LABELS)["other"]
     (mean,) = rows(chart)
     assert (mean["run"], mean["n"], mean["x"]) == ("", 2, [1, 2, 3]), "at the epochs that both have"
@@ -86,7 +83,7 @@ def test_very_many_points_are_thinned_and_it_is_said(make_record):
     metrics = [{"kind": "epoch", "epoch": e, "loss": 1 / e} for e in range(1, 25_001)]
     chart = curve_charts([Run(Path("r"), "r", {}, metrics, {"selected": record})], PLACES, LABELS)["other"][0]
     (row,) = rows(chart)
-    assert len(row["x"]) == 40 and row["x"][-1] == 25_000 and "every 625th point" in chart.note
+    assert len(row["x"]) == 25 and row["x"][-1] == 25_000 and "every 1000th point" in chart.note
 
 
 def test_the_tradeoffs_points_are_the_tables_cells(make_record, tmp_path):
@@ -159,9 +156,9 @@ def test_bars_and_confusions_are_counts_of_the_records(make_record, tmp_path):
     confusions = confusion_chart(shown, shown.groups, LABELS)
     assert confusions is not None and confusions.choices == ["TRADES, natural", "TRADES, PGD-20"]
     natural, attacked = rows(confusions)
-    cells = dict(zip(zip(attacked["row"], attacked["column"], strict=True), attacked["share"], strict=True))
-    assert cells == {(0, 0): 70.0, (0, 1): 30.0, (1, 1): 90.0, (1, 2): 10.0, (2, 2): 100.0, (3, 3): 100.0}
-    assert (natural["row"][:2], natural["column"][:2], natural["share"][:2]) == ([0, 0], [0, 1], [80.0, 20.0])
+    assert attacked["share"] == [70, 30, 0, 0, 0, 90, 10, 0, 0, 0, 100, 0, 0, 0, 0, 100], "a row for each class"
+    assert natural["share"][:5] == [80, 20, 0, 0, 0]
+    assert [param["value"] for param in confusions.spec["params"][1:]] == [["zero", "one", "two", "three"]] * 2
     field = confusions.panels[0].field
     assert field is not None and all(sum(line) == pytest.approx(100) for line in field.values)
 

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 import types
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +24,7 @@ _DIGITS = 300
 """More in a whole number, and no float holds it."""
 _DEPTH = 100
 _SHOWN = 40
+_LONG = re.compile(rf"[0-9]{{{_DIGITS + 1}}}")
 _LINE: dict[str, Any] = {"key": "digest_with_seconds", "length": 12}
 
 
@@ -31,7 +33,8 @@ def parse(text: str) -> Any:
     beyond all floats.
     """
     try:
-        data = json.loads(text, parse_int=_whole)
+        # the check of every number is called only where one may fail, as records hold very many
+        data = json.loads(text, parse_int=_whole) if _LONG.search(text) else json.loads(text)
         _check_depth(data, _DEPTH)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
@@ -43,7 +46,10 @@ def parse(text: str) -> Any:
 def _check_depth(data: object, left: int) -> None:
     if left == 0:
         raise RecursionError
-    for part in data.values() if isinstance(data, dict) else data if isinstance(data, list) else ():
+    parts = list(data.values()) if isinstance(data, dict) else data if isinstance(data, list) else []
+    if {dict, list}.isdisjoint(map(type, parts)):  # labels, of which there are many
+        return
+    for part in parts:
         if type(part) in (dict, list):
             _check_depth(part, left - 1)
 
@@ -160,7 +166,7 @@ def _list(kind: Any, data: object, where: str) -> list[Any]:
     if not isinstance(data, list):
         raise ValueError(f"{where} is {shown(data)}, must be a list")
     # labels, of which there are many
-    if kind is int and all(type(value) is int and abs(value) < 2**63 for value in data):
+    if kind is int and set(map(type, data)) == {int} and min(data) > -(2**63) and max(data) < 2**63:
         return data
     return [typed(kind, value, f"{where}[{place}]") for place, value in enumerate(data)]
 

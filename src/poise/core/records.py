@@ -7,7 +7,9 @@ accuracy, worst case, per-class figure or paired comparison can be computed from
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,7 +113,9 @@ class EvaluationRecord:
         return self._right(attack.predicted)
 
     def _right(self, predicted: list[int]) -> list[bool]:
-        return [guess == label for guess, label in zip(predicted, self.labels, strict=True)]
+        if len(predicted) != len(self.labels):
+            raise ValueError(f"{len(predicted)} predictions for {len(self.labels)} labels")
+        return list(map(operator.eq, predicted, self.labels))
 
     def accuracy(self, name: str) -> float:
         """Robust accuracy under attack `name`, in [0, 1]."""
@@ -124,7 +128,7 @@ class EvaluationRecord:
             self.natural_correct(),
             *(self._right(attack.predicted) for attack in self.attacks),
         ]
-        return [all(row) for row in zip(*columns, strict=True)]
+        return list(functools.reduce(lambda sofar, column: map(operator.and_, sofar, column), columns))
 
     @property
     def worst_case_accuracy(self) -> float:

@@ -34,6 +34,11 @@ class Run:
     verdicts: list[Verdict] = field(default_factory=list)
     """What `poise sanity` wrote, the selected weights first."""
 
+    @property
+    def epochs(self) -> int:
+        """The last epoch of which anything was measured; 0 where nothing was."""
+        return int(max((epoch for line in self.metrics if _is_number(epoch := line.get("epoch"))), default=0))
+
     def curves(self) -> dict[str, list[tuple[float, float]]]:
         """{metric: [(epoch, value)]}; an epoch that was written twice (before and after a resume) counts once, as
         written last.
@@ -50,7 +55,7 @@ class Run:
 
 
 def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) in (int, float)
 
 
 def read_runs(paths: str | Path | Iterable[str | Path]) -> list[Run]:

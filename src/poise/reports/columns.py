@@ -5,6 +5,7 @@ protocols, worst case.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -58,8 +59,13 @@ class Column:
 
     def of(self, record: EvaluationRecord) -> AttackRecord | None:
         """The record's attack of this name with these settings."""
-        wanted = settings_key(self.settings or {})
-        return next((a for a in record.attacks if a.name == self.attack and settings_key(a.settings) == wanted), None)
+        return next(
+            (a for a in record.attacks if a.name == self.attack and settings_key(a.settings) == self._key), None
+        )
+
+    @functools.cached_property
+    def _key(self) -> str:
+        return settings_key(self.settings or {})
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,8 @@ def redistributions(experiment: Mapping[str, Any]) -> list[int]:
 
 def curves(run: Run) -> list[Chart]:
     """A chart for each kind of diagnosis, with a line for each learner or pair; upright lines are redistributions."""
+    if not any(name.startswith(("diagnosis/", "regret/")) for name in set().union(*run.metrics)):
+        return []
     metrics = {
         name: [(x, y) for x, y in points if math.isfinite(y)]
         for name, points in run.curves().items()

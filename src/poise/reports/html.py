@@ -231,7 +231,7 @@ def _galleries(runs: Sequence[Run], labels: Mapping[str, str]) -> dict[str, Any]
     return {"galleries": galleries, "classes": classes, "left_out": len(ordered) - len(shown)}
 
 
-_EXAMPLES, _FEWEST, _ON_A_PAGE = 12, 4, 120
+_EXAMPLES, _FEWEST, _ON_A_PAGE = 12, 4, 60
 """Examples of a run, the fewest of one, and the most on a page."""
 
 
@@ -274,6 +274,6 @@ def _about(
         "seed": record.seed if record is not None else run.experiment.get("seed", "-"),
         "facts": facts,
         "settings": settings,
-        "epochs": max((int(point[0]) for points in run.curves().values() for point in points), default=0),
+        "epochs": run.epochs,
         "seconds": sum(kept.seconds for kept in run.records.values()),
     }

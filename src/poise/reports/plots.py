@@ -26,7 +26,7 @@ _CLASSES_SHOWN = 20
 _BARS = 12
 """With more methods than these, accuracy per class is a matrix."""
 _ELSEWHERE = ("diagnosis/", "regret/")  # diagnostics.py shows these
-_MANY, _THINNED = 20_000, 40
+_MANY, _THINNED = 20_000, 25
 Places = Mapping[str, int]
 """Of each group's key, what its colour and shape go by."""
 

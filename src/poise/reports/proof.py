@@ -7,12 +7,13 @@ comparisons(table(read_runs(["runs"])), baseline="all")    # all pairs
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from poise.core.errors import RunError, did_you_mean
 from poise.reports.columns import Column, records_of, values_of
-from poise.reports.statistics import Group, PairedInterval, paired_interval
+from poise.reports.statistics import Group, PairedInterval, answers, check_paired, interval_of
 from poise.reports.tables import Table
 
 LEVEL = 0.05
@@ -77,26 +78,37 @@ def comparisons(table: Table, baseline: str | None = None) -> Proof:
             f"baseline = {baseline!r}: must be {ALL!r} or one of"
             f" {', '.join(map(repr, groups))}{did_you_mean(str(baseline), groups)}"
         )
-    found = [
-        made
-        for column in table.columns
-        for pair in _pairs(groups, column, baseline)
-        if (made := _compared(groups, column, *pair))
-    ]
+    found = [made for column in table.columns for made in _compared(groups, column, baseline)]
     order = {label: place for place, label in enumerate(groups)}
     held = [column.label for column in table.columns]
     found.sort(key=lambda each: (order[each.a], order[each.b], held.index(each.column)))
     return Proof(_corrected(found), baseline, _cautions(groups, found))
 
 
-def _pairs(groups: dict[str, Group], column: Column, baseline: str | None) -> list[tuple[str, str]]:
+def _compared(groups: Mapping[str, Group], column: Column, baseline: str | None) -> list[Comparison]:
+    """The comparisons of a column, but for those that were not measured in the same way in both."""
+    accuracies = {name: values for name, group in groups.items() if (values := values_of(group, column))}
+    records = {name: records_of(groups[name], column) for name in accuracies}
+    right = functools.cache(lambda name: answers(records[name], column.judged))
+    found = []
+    for a, b in _pairs(accuracies, baseline):
+        try:
+            check_paired(records[a], records[b], column.judged)
+            interval = interval_of(right(a), right(b))
+        except RunError:
+            continue
+        found.append(Comparison(a, b, column.label, interval, interval.p))
+    return found
+
+
+def _pairs(accuracies: Mapping[str, Sequence[float]], baseline: str | None) -> list[tuple[str, str]]:
     """The pairs that are compared in a column, each once."""
-    names = [name for name, group in groups.items() if values_of(group, column)]
+    names = list(accuracies)
     if baseline == ALL:
         return [(a, b) for place, a in enumerate(names) for b in names[place + 1 :]]
     if baseline is not None:
         return [(name, baseline) for name in names if name != baseline and baseline in names]
-    means = {name: sum(values) / len(values) for name in names if (values := values_of(groups[name], column))}
+    means = {name: sum(values) / len(values) for name, values in accuracies.items()}
     pairs: list[tuple[str, str]] = []
     for name in names:
         rivals = [other for other in names if other != name]
@@ -104,15 +116,6 @@ def _pairs(groups: dict[str, Group], column: Column, baseline: str | None) -> li
             best = max(rivals, key=lambda other: means[other])
             pairs += [(name, best)] if (best, name) not in pairs else []
     return pairs
-
-
-def _compared(groups: dict[str, Group], column: Column, a: str, b: str) -> Comparison | None:
-    """None where the column was not measured in the same way in both."""
-    try:
-        interval = paired_interval(records_of(groups[a], column), records_of(groups[b], column), column.judged)
-    except RunError:
-        return None
-    return Comparison(a, b, column.label, interval, interval.p)
 
 
 def _corrected(found: Sequence[Comparison]) -> list[Comparison]:

@@ -215,15 +215,28 @@ def paired_interval(
 
     Raises: RunError when the records are not of the same images, or the attack is absent or not the same.
     """
+    check_paired(records_a, records_b, column)
+    return interval_of(answers(records_a, column), answers(records_b, column), draws, seed)
+
+
+def check_paired(records_a: Sequence[EvaluationRecord], records_b: Sequence[EvaluationRecord], column: str) -> None:
+    """Raises: RunError when the records are not of the same images, or the attack is absent or not the same."""
     records = [*records_a, *records_b]
     if not records_a or not records_b or not records[0].count:
         raise RunError("a paired interval needs at least one record with examples on each side")
     if len({examples_of(record) for record in records}) > 1:
         raise RunError("the records cannot be paired: they are not of the same data set, split and labels")
     _same_attack(records, column)
+
+
+def answers(records: Sequence[EvaluationRecord], column: str) -> np.ndarray:
+    """What is right in `column`, [runs, images], 0 or 1 (up to 2 for a sum of two accuracies)."""
     parts = (NATURAL, WORST) if column == SUM else (column,)
-    right = np.array([[correct(record, part) for record in records] for part in parts], dtype=np.float64).sum(0)
-    a, b = right[: len(records_a)], right[len(records_a) :]
+    return np.array([[correct(record, part) for record in records] for part in parts], dtype=np.float64).sum(0)
+
+
+def interval_of(a: np.ndarray, b: np.ndarray, draws: int = 2000, seed: int = 0) -> PairedInterval:
+    """The interval of `paired_interval` for two groups' `answers`."""
     gaps = a.mean(0) - b.mean(0)
     difference = float(gaps.mean())
     # so that b - a gets the negated interval, draw by draw

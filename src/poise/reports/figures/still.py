@@ -21,6 +21,10 @@ CORNERS = {
     3: ((0, -1.3), (1.3, 0), (0, 1.3), (-1.3, 0)),
 }
 """Square, triangle and diamond; 0 is the circle."""
+_MOST = 1200
+"""Of more points than these in a static picture only every second, third and so on is drawn."""
+_ROWS = 60
+"""The most rows of a static matrix."""
 WIDTH, HEIGHT, LEFT, TOP, BOTTOM, RIGHT = 420, 290, 48, 10, 40, 12
 
 
@@ -138,11 +142,14 @@ def _lines(panel: Panel) -> str:
     """A line for each series, its last point marked; of several runs only their mean."""
     axes = _Axes(panel, 280, 170, 22)
     meant = {series.label for series in panel.series if not series.run}
-    for place, series in placed(panel.series):
-        if series.run and series.label in meant:
-            continue
-        pixels = " ".join(",".join(map(_number, axes.at(point.x, point.y))) for point in series.points)
+    lines = [(place, one) for place, one in placed(panel.series) if not one.run or one.label not in meant]
+    every = 1 + sum(len(series.points) for _, series in lines) // _MOST
+    for place, series in lines:
+        points = series.points[(len(series.points) - 1) % every :: every]
+        pixels = " ".join(",".join(map(_number, axes.at(point.x, point.y))) for point in points)
         axes.parts.append(f'<polyline class="line {colour(place)}" points="{pixels}"/>')
+        if every > 1:
+            continue
         last = series.points[-1]
         title = f"{', '.join(filter(None, (series.label, series.run)))}: {last.y:.4g} at {last.x:.4g}"
         axes.parts.append(marker(place, *axes.at(last.x, last.y), 3.5, title=title))
@@ -206,7 +213,7 @@ def _matrix(panel: Panel) -> str:
     for column, name in enumerate(field.columns):
         turn = f"translate({left + wide * column + wide // 2} {top - 8}) rotate(-35)"
         parts.append(f'<text transform="{turn}">{escape(_short(name, 18))}<title>{escape(name)}</title></text>')
-    for row, (name, values) in enumerate(zip(field.rows, field.values, strict=True)):
+    for row, (name, values) in enumerate(zip(field.rows[:_ROWS], field.values, strict=False)):
         y = top + high * row
         label = f"{escape(_short(name, 22))}<title>{escape(name)}</title>"
         parts.append(f'<text x="{left - 8}" y="{y + 19}" text-anchor="end">{label}</text>')
@@ -218,7 +225,11 @@ def _matrix(panel: Panel) -> str:
                 f'<g><title>{title}</title><rect x="{x + 1}" y="{y + 1}" width="{wide - 2}" height="{high - 2}" rx="3"'
                 f" {shade}/>{_text(x + wide / 2, y + 19, f'{value:.1f}', 'middle', 'value')}</g>"
             )
-    return wrap(left + wide * len(field.columns) + 50, top + high * len(field.rows) + 8, panel.title, parts)
+    shown, further = min(len(field.rows), _ROWS), len(field.rows) - _ROWS
+    if further > 0:
+        parts.append(_text(left, top + high * shown + 18, f"and {further} further ones"))
+    height = top + high * (shown + (further > 0)) + 8
+    return wrap(left + wide * len(field.columns) + 50, height, panel.title, parts)
 
 
 def _cloud(panel: Panel) -> str:

@@ -54,9 +54,12 @@ def vega(kind: str, panels: Sequence[Panel]) -> Spec:
     return {"width": "container", "autosize": {"type": fit, "contains": "padding"}, **made}
 
 
-def _number(value: float | None) -> float | None:
-    """Of five digits, which is more than one sees; no number where JSON has none."""
-    return None if value is None or not math.isfinite(value) else float(f"{value:.5g}")
+def _number(value: float | None, digits: int = 5) -> float | None:
+    """Of so many digits, which is more than one sees; no number where JSON has none."""
+    if value is None or not math.isfinite(value):
+        return None
+    short = float(f"{value:.{digits}g}")
+    return int(short) if short.is_integer() and abs(short) < 1e15 else short
 
 
 def _coloured(series: Sequence[Series]) -> dict[str, Any]:
@@ -111,12 +114,12 @@ def _line_row(series: Series, banded: bool) -> dict[str, Any]:
         "series": series.label,
         "run": series.run,
         "x": [_number(point.x) for point in series.points],
-        "y": [_number(point.y) for point in series.points],
+        "y": [_number(point.y, 4) for point in series.points],
     }
     if banded:
         row |= {
-            "low": [_number(point.low) for point in series.points],
-            "high": [_number(point.high) for point in series.points],
+            "low": [_number(point.low, 4) for point in series.points],
+            "high": [_number(point.high, 4) for point in series.points],
             "n": max((point.n for point in series.points), default=0),
         }
     return row
@@ -400,34 +403,34 @@ def _nested(panel: Panel) -> Spec:
 
 
 def _matrix(panels: Sequence[Panel]) -> Spec:
-    """Squares, the darker the larger, with their numbers; of cells only those above zero are stored."""
+    """Squares, the darker the larger, with their numbers; empty where they are zero. Values are stored row by row."""
     fields = [panel.field for panel in panels if panel.field is not None]
-    columns = list(dict.fromkeys(name for field in fields for name in field.columns))
+    columns = list(max((field.columns for field in fields), key=len))
     rows = list(dict.fromkeys(name for field in fields for name in field.rows))
-    values = []
-    for panel, field in zip(panels, fields, strict=True):
-        cells = [
-            (rows.index(down), columns.index(across), value)
-            for down, line in zip(field.rows, field.values, strict=True)
-            for across, value in zip(field.columns, line, strict=True)
-            if value > 0
-        ]
-        row, column, shares = (list(part) for part in zip(*cells, strict=True)) if cells else ([], [], [])
-        values.append({"choice": panel.title, "row": row, "column": column, "share": [_number(v) for v in shares]})
+    values = [
+        {"choice": panel.title, "down": field.rows, "across": field.columns, "share": _grid(field.values)}
+        for panel, field in zip(panels, fields, strict=True)
+    ]
+    alike = all((field.rows, field.columns) == (fields[0].rows, fields[0].columns) for field in fields)
+    for value in values if alike else []:
+        del value["down"], value["across"]
+    down, across = ("rows", "columns") if alike else ("datum.down", "datum.across")
     named = [
-        {"calculate": "rows[datum.row]", "as": "down"},
-        {"calculate": "columns[datum.column]", "as": "across"},
+        {"window": [{"op": "row_number", "as": "place"}]},
+        {"calculate": f"{down}[floor((datum.place - 1) / length({across}))]", "as": "row"},
+        {"calculate": f"{across}[(datum.place - 1) % length({across})]", "as": "column"},
+        {"filter": "datum.share > 0"},
     ]
     first, turned = panels[0], -35 if max(map(len, columns), default=0) > 3 else 0
     x = {
-        "field": "across",
+        "field": "column",
         "type": "nominal",
         "sort": None,
         "scale": {"domain": columns, "paddingInner": 0.06},
         "axis": {"title": first.across or None, "orient": "top", "labelAngle": turned, "labelLimit": 110},
     }
     y = {
-        "field": "down",
+        "field": "row",
         "type": "nominal",
         "sort": None,
         "scale": {"domain": rows, "paddingInner": 0.06},
@@ -436,7 +439,7 @@ def _matrix(panels: Sequence[Panel]) -> Spec:
     quiet = {"domain": False, "ticks": False, "labelOverlap": False}
     for side in (x, y):
         side["axis"] = {**side["axis"], **quiet}
-    told = _told({first.up or "row": "down", first.across or "column": "across", "%": "share"}, share=".2f")
+    told = _told({first.up or "row": "row", first.across or "column": "column", "%": "share"}, share=".2f")
     return {
         "params": [
             {"name": "choice", "value": first.title},
@@ -444,7 +447,7 @@ def _matrix(panels: Sequence[Panel]) -> Spec:
             {"name": "columns", "value": columns},
         ],
         "data": {"values": values},
-        "transform": [{"filter": "datum.choice === choice"}, {"flatten": ["row", "column", "share"]}, *named],
+        "transform": [{"filter": "datum.choice === choice"}, {"flatten": ["share"]}, *named],
         "encoding": {"x": x, "y": y, "tooltip": told},
         "layer": [
             {
@@ -467,6 +470,10 @@ def _matrix(panels: Sequence[Panel]) -> Spec:
         ],
         "height": (32 if len(rows) <= 12 else 22) * len(rows),
     }
+
+
+def _grid(values: Sequence[Sequence[float]]) -> list[float | None]:
+    return [_number(round(value, 2)) for row in values for value in row]
 
 
 def _cloud(panel: Panel) -> Spec:

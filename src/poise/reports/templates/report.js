@@ -145,9 +145,9 @@ for (const legend of all('.legend')) {
 
 // -- tables -----------------------------------------------------------------------------------------------------------
 
-const read = (cell) => cell.dataset.text ?? cell.innerText.trim();
+const read = (cell) => cell.dataset.text ?? cell.textContent.trim();
 const rank = (cell) => {
-  const text = cell.dataset.value ?? read(cell);
+  const text = read(cell);
   const value = parseFloat(text);
   return Number.isNaN(value) ? (text === '-' || text === '' ? null : text.toLowerCase()) : value;
 };
