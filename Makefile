@@ -28,10 +28,10 @@ test: setup
 	$(BIN)/python -m pytest -n 2
 
 # Optional dependencies lie in an environment of their own, which sees what is in .venv and adds these:
-EXTRAS := pandas,parquet,huggingface,augment,plots,foolbox,art,ray,slurm,tensorboard,mlflow,wandb,hub
+EXTRAS := pandas,parquet,huggingface,augment,plots,foolbox,art,ray,slurm,tensorboard,mlflow,wandb,hub,browser
 
 test-extras: .venv-extras/.ready
-	.venv-extras/bin/python -m pytest tests/extras tests/reproduce tests/data/test_data_sources.py tests/data/test_data_mixing.py \
+	.venv-extras/bin/python -m pytest tests/extras tests/reports/test_page_in_browser.py tests/reproduce tests/data/test_data_sources.py tests/data/test_data_mixing.py \
 	    tests/sweeps/test_on_ray.py tests/sweeps/test_on_slurm.py
 
 .venv-extras/.ready: .venv/.developer

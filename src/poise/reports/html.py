@@ -231,7 +231,7 @@ def _galleries(runs: Sequence[Run], labels: Mapping[str, str]) -> dict[str, Any]
     return {"galleries": galleries, "classes": classes, "left_out": len(ordered) - len(shown)}
 
 
-_EXAMPLES, _FEWEST, _ON_A_PAGE = 12, 4, 60
+_EXAMPLES, _FEWEST, _ON_A_PAGE = 12, 3, 60
 """Examples of a run, the fewest of one, and the most on a page."""
 
 

@@ -257,6 +257,7 @@ def _over_epsilon(table: Table, places: Places, by_epsilon: Mapping[float, int],
                 name=row.label,
                 n=cell.n,
                 about=(
+                    ("method", row.label),
                     ("epsilon", spelled(epsilon) if epsilon else "0"),
                     (attack if epsilon else NATURAL, cell.text),
                     ("", cell.detail),
@@ -297,6 +298,7 @@ def class_charts(table: Table, groups: Sequence[Group], places: Places, labels: 
                     name=_class_name(group, k),
                     n=int(count[k]),
                     about=(
+                        ("class", _class_name(group, k)),
                         ("natural", f"{100 * natural[k]:.2f} %"),
                         ("worst case", f"{100 * worst[k]:.2f} %"),
                         ("images", f"{count[k]}"),

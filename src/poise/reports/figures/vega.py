@@ -136,7 +136,7 @@ def _curves(panel: Panel) -> Spec:
     x, y = _axis("x", "", tickMinStep=1), _axis("y", panel.up)
     y["scale"] |= _constant(panel)
     base = {"x": x, "y": y, "color": colour, "detail": {"field": "run"}}
-    told = {"": "series", "run": "run", panel.across: "x", "value": "y"}
+    told = {"method": "series", "run": "run", panel.across: "x", "value": "y"}
     layers: list[Spec] = [_marked(panel.marked)] if panel.marked else []
     if thin:
         last = [{**_line_row(one, False), "at": _number(one.points[-1].x), "last": _last(one)} for one in thin]
@@ -145,7 +145,7 @@ def _curves(panel: Panel) -> Spec:
                 "data": {"values": last},
                 "transform": [SHOWN, {"flatten": ["x", "y"]}],
                 "mark": {"type": "line", "strokeWidth": 1, "opacity": 0.3},
-                "encoding": base | {"tooltip": _told({"": "series", "run": "run", "last": "last", "at": "at"})},
+                "encoding": base | {"tooltip": _told({"method": "series", "run": "run", "last": "last", "at": "at"})},
             }
         )
         layers.append(
@@ -232,13 +232,11 @@ def _point_row(series: Series, point: Point) -> dict[str, Any]:
 
 
 def _about(point: Point) -> list[str]:
-    """What is said where one points at it: its name, then a line for each fact. As values they are never a part of an
-    expression.
-    """
-    return [point.name, *(f"{name}: {value}" for name, value in point.about)]
+    """What is said where one points at it, a line for each fact. As values they are never a part of an expression."""
+    return [f"{name}: {value}" for name, value in point.about]
 
 
-ABOUT = [{"field": "about", "title": ""}]
+ABOUT = {"field": "about"}
 
 
 def _swept(panel: Panel) -> Spec:
@@ -499,7 +497,7 @@ def _cloud(panel: Panel) -> Spec:
             "y": {**_axis("y", ""), "axis": None},
             "color": {"field": "name", "type": "nominal", "scale": colours, "legend": None},
             "shape": _shaped(panel.series),
-            "tooltip": _told({"": "series", "class": "name"}),
+            "tooltip": _told({"learner": "series", "class": "name"}),
         },
         "height": 300,
     }
