@@ -91,6 +91,8 @@ class Plan:
     """Labels of lines that there are none of at this scale, or that are another one there."""
     sources: list[Work] = field(default_factory=list)
     """Runs that transfer attacks are made on, which are no rows."""
+    out: Path = Path()
+    """In whose runs/ all of them lie."""
 
     @property
     def missing(self) -> list[Work]:
@@ -115,7 +117,7 @@ def planned(item: Item, scale: Scale, seeds: int, out: Path, held_out: bool = Fa
         for held in choices
         for seed in range(seeds)
     ]
-    return Plan(item, scale, seeds, works, _left_out(item, lines), sources)
+    return Plan(item, scale, seeds, works, _left_out(item, lines), sources, out)
 
 
 SOURCES: dict[tuple[bool, str], tuple[str, ...]] = {

@@ -4,11 +4,12 @@ off.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,12 @@ from poise.core.settings import to_json
 from poise.engine import Run, train_or_resume
 from poise.evaluation.sanity import Effort
 from poise.models import ResNet20
-from poise.reproduce.plan import Plan, Work
+from poise.recipes.items import item
+from poise.reproduce.plan import Plan, State, Work, planned
+from poise.sweeps.engines import Engine
+from poise.sweeps.ledger import Needs, Outcome
+from poise.sweeps.sweep import directory_said
+from poise.sweeps.tasks import Task
 from poise.verbs.corruptions import corruptions
 from poise.verbs.evaluate import evaluate
 from poise.verbs.sanity import sanity
@@ -48,25 +54,93 @@ class Where:
     corrupted: Path | None = None
 
 
-def make(plan: Plan, where: Where, progress: Progress, jobs: int = 1, again: Sequence[str] = ()) -> None:
+def make(plan: Plan, where: Where, progress: Progress, engine: Engine | None = None, needs: Needs = Needs()) -> None:
     """Train and evaluate what the plan lacks; processes that share its folder pass over each other's runs and wait for
     them at the end.
 
-    jobs: processes; again: the command that makes another one work on the same plan.
-    Raises: what training and evaluating raise, before any run where data are missing.
+    engine: runs them side by side, each with these needs; without one they are made here, one after the other.
+    Raises: what training and evaluating raise, before any run where data are missing; with an engine RunError with the
+    reason of each run that failed, once all others are made.
     """
     check_data(plan, where)
-    others = (
-        [subprocess.Popen([*again, "--jobs", "1"], stdout=subprocess.DEVNULL) for _ in range(jobs - 1)] if again else []
-    )
-    try:
-        while missing := plan.missing:
-            taken = [work for work in missing if _made(work, where, progress)]
-            if not taken and plan.missing:
-                time.sleep(AGAIN)
-    finally:
-        for other in others:
-            other.wait()
+    if engine is not None:
+        _spread(plan, where, progress, engine, needs)
+        return
+    while missing := plan.missing:
+        taken = [work for work in missing if _made(work, where, progress)]
+        if not taken and plan.missing:
+            time.sleep(AGAIN)
+
+
+def _spread(plan: Plan, where: Where, progress: Progress, engine: Engine, needs: Needs) -> None:
+    """In rounds, as what is attacked by transfer waits for the runs that the attacks are made on, and what its learners
+    train side by side is evaluated afterwards, by one process.
+    """
+    begun: set[tuple[Path, str, State]] = set()
+    failed: dict[str, str] = {}
+    with engine:
+        engine.check(plan.out, progress)
+        while ready := _ready(plan, begun):
+            begun |= {_key(work) for work in ready}
+            tasks = [_task(plan, work, where, needs) for work in ready]
+            outcomes = engine.run(tasks, lambda outcome: _tell(outcome, progress), progress)
+            failed |= {outcome.name: outcome.reason for outcome in outcomes if not outcome.whole}
+    if failed or plan.missing:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+        raise RunError(f"{len(plan.missing)} runs of {plan.item.id} are not made: {reasons or 'see above'}")
+
+
+def _ready(plan: Plan, begun: set[tuple[Path, str, State]]) -> list[Work]:
+    """What can be worked on now and was not in its present state, one piece of work for each run."""
+    found: dict[Path, Work] = {}
+    for work in plan.missing:
+        if work.ready and _key(work) not in begun:
+            found.setdefault(work.folder, work)
+    return list(found.values())
+
+
+def _key(work: Work) -> tuple[Path, str, State]:
+    return work.folder, work.line.label, work.state
+
+
+def _task(plan: Plan, work: Work, where: Where, needs: Needs) -> Task:
+    apart = work.line.by_learner and work.state in ("missing", "begun")
+    given = {
+        "item": plan.item.id,
+        "scale": plan.scale,
+        "seeds": plan.seeds,
+        "held_out": any(each.held_out for each in plan.works),
+        "out": str(plan.out.resolve()),
+        "label": work.line.label,
+        "only_train": apart,
+        "device": where.device,
+        "data_dir": directory_said(where.data_dir),
+        "corrupted": None if where.corrupted is None else str(where.corrupted.resolve()),
+    }
+    ranks = len(work.experiment.method.policies()) if apart else 1
+    folder = str(work.folder.resolve())
+    return Task(f"{work.line.label} {work.folder.name}", folder, WORK, given, dataclasses.replace(needs, ranks=ranks))
+
+
+def _tell(outcome: Outcome, progress: Progress) -> None:
+    progress.say(f"{outcome.name}: {outcome.state}{f': {outcome.reason}' if outcome.reason else ''}")
+
+
+WORK = f"{__name__}:work_of_item"
+
+
+def work_of_item(folder: Path, given: Mapping[str, Any], progress: Progress) -> Mapping[str, str]:
+    """What a worker does of an item's plan: the run in this folder."""
+    plan = planned(item(given["item"]), given["scale"], given["seeds"], Path(given["out"]), given["held_out"])
+    works = [work for work in (*plan.sources, *plan.works) if work.folder == folder]
+    work = next(work for work in works if work.line.label == given["label"])
+    paths = {name: given[name] and Path(given[name]) for name in ("data_dir", "corrupted")}
+    where = Where(given["device"], **paths)
+    if given["only_train"]:
+        train_or_resume(work.experiment, folder, device=where.device, data_dir=where.data_dir, progress=progress)
+    else:
+        _make(work, where, progress)
+    return {}
 
 
 def check_data(plan: Plan, where: Where) -> None:
