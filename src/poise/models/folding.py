@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from collections.abc import Callable
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -16,17 +17,44 @@ import torch
 from torch import Tensor, fx, nn
 
 from poise.models.layers import Classifier
+from poise.models.searching import ImageConv, NarrowConv, NarrowLinear, PooledRelu, blocks_of
 
 Pair = tuple[str, str]
-"""Qualified names of a convolution and of the batch normalisation that alone reads its output."""
+"""Qualified names of a module and of the one that alone reads its output."""
 
 
 def foldable(network: nn.Module) -> list[Pair]:
-    """Which pairs may be folded, read off the graph of the network's forward.
+    """Which convolutions may absorb which batch normalisations, read off the graph of the network's forward.
 
     Where it cannot be traced: those of each `Classifier` inside, such as the experts of a collaboration; others have
     none.
     """
+
+    def folds(conv: nn.Module, norm: nn.Module) -> bool:
+        return _plain(conv) and type(norm) is nn.BatchNorm2d and norm.running_mean is not None and not _hooks(norm)
+
+    return _neighbours(network, folds)
+
+
+def swappable(network: nn.Module) -> list[Pair]:
+    """Which ReLUs may follow the poolings that follow them, found as in `foldable`."""
+
+    def swaps(relu: nn.Module, pool: nn.Module) -> bool:
+        plain = type(relu) is nn.ReLU and type(pool) is nn.MaxPool2d and not pool.return_indices
+        return plain and not _hooks(relu) and not _hooks(pool)
+
+    return _neighbours(network, swaps)
+
+
+def _linear(network: nn.Module) -> list[str]:
+    """Linear layers of which only the answer is read, found as in `foldable`."""
+    return [
+        name for _, name in _neighbours(network, lambda _, linear: type(linear) is nn.Linear and not _hooks(linear))
+    ]
+
+
+def _neighbours(network: nn.Module, suitable: Callable[[nn.Module, nn.Module], bool]) -> list[Pair]:
+    """Pairs of modules, both called once by nobody else, of which the second alone reads what the first answers."""
     examined = copy.deepcopy(network)
     if examined is network:  # which some say of themselves: a change of its modes would be one of the network's own
         return []
@@ -35,7 +63,8 @@ def foldable(network: nn.Module) -> list[Pair]:
         graph = fx.Tracer().trace(examined)
     except Exception:  # whatever a user's forward raises when shown symbols: folding is an offer, not a need
         inside = [(name, module) for name, module in network.named_modules() if name and isinstance(module, Classifier)]
-        return [(f"{name}.{conv}", f"{name}.{norm}") for name, module in inside for conv, norm in foldable(module)]
+        found = ((name, pair) for name, module in inside for pair in _neighbours(module, suitable))
+        return [(f"{name}.{first}", f"{name}.{second}") for name, (first, second) in found]
     modules = dict(examined.named_modules())
     calls = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
     names_of = Counter(id(module) for _, module in examined.named_modules(remove_duplicate=False))
@@ -46,11 +75,10 @@ def foldable(network: nn.Module) -> list[Pair]:
         if not isinstance(source, fx.Node) or source.op != "call_module" or len(source.users) > 1:
             continue
         names = str(source.target), str(node.target)
-        conv, norm = (modules[name] for name in names)
-        known = _plain(conv) and type(norm) is nn.BatchNorm2d and norm.running_mean is not None and not _hooks(norm)
+        first, second = (modules[name] for name in names)
         # nobody else calls it or reads its weights
-        alone = names_of[id(conv)] == names_of[id(norm)] == 1 and not read & set(names)
-        if known and alone and calls[names[0]] == calls[names[1]] == 1:
+        alone = names_of[id(first)] == names_of[id(second)] == 1 and not read & set(names)
+        if suitable(first, second) and alone and calls[names[0]] == calls[names[1]] == 1:
             pairs.append(names)
     return pairs
 
@@ -111,28 +139,16 @@ def _right_in_any_layout(conv: nn.Conv2d) -> bool:
     return conv.groups == 1 and conv.dilation == (1, 1) and (not reduced or conv.in_channels % _BLOCK == 0)
 
 
-class _InItsDtype(nn.Conv2d):
-    """A convolution of a narrower dtype than its network's, for autocast; a forward that switches that off has wider
-    activations.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        output = super().forward(input.to(self.weight.dtype))
-        return output if torch.is_autocast_enabled(input.device.type) else output.to(input.dtype)
-
-
 class Folded:
-    """The copy of `network`. It shares all its tensors but the weights of convolutions, which `refreshed` brings up to
-    date.
+    """The copy of `network`. It shares all its tensors but the weights of layers, which `refreshed` brings up to date.
 
-    These lie "channels last" in memory where the network admits it, so that activations do too: faster on CPUs and
-    GPUs. It is not
-    for training: see `gradients_in_any_layout`.
+    Those of convolutions lie "channels last" in memory where the network admits it, so that activations do too: faster
+    on CPUs and GPUs. It is not for training: see `gradients_in_any_layout`.
     """
 
     def __init__(self, network: nn.Module, dtype: torch.dtype | None = None) -> None:
-        """dtype: of the copy's convolutions where it will run under autocast, which would otherwise convert them at
-        every forward.
+        """dtype: of the copy's layers where it will run under autocast, which would otherwise convert them at every
+        forward.
         """
         shared = [*network.parameters(), *network.buffers()]
         self._copy = copy.deepcopy(network, {id(tensor): tensor for tensor in shared})
@@ -140,34 +156,59 @@ class Folded:
             raise TypeError("the network's deep copy is itself")
         self._copy.eval()
         self._convolutions: list[tuple[nn.Conv2d, nn.BatchNorm2d | None, nn.Conv2d]] = []
+        self._linear: list[tuple[nn.Linear, nn.Linear]] = []
         self.relaid = any_layout(network)
         """Whether convolutions, and what they make, lie channels last."""
-        layout = torch.channels_last if self.relaid else torch.preserve_format
         behind = dict(foldable(network))
         for name, conv in list(network.named_modules()):
-            if not _plain(conv):
-                continue
-            assert isinstance(conv, nn.Conv2d)
-            norm = network.get_submodule(behind[name]) if name in behind else None
-            assert norm is None or isinstance(norm, nn.BatchNorm2d)
-            own = copy.deepcopy(conv).eval()
-            narrow = dtype if conv.weight.dtype is torch.float32 else None  # autocast leaves float64 alone
-            if narrow is not None:
-                own.__class__ = _InItsDtype
-            own.weight = nn.Parameter(
-                conv.weight.detach().to(narrow or conv.weight.dtype, copy=True, memory_format=layout),
-                requires_grad=False,
-            )
-            if norm is not None:
-                own.bias = nn.Parameter(own.weight.new_zeros(conv.out_channels), requires_grad=False)
-                self._copy.set_submodule(behind[name], nn.Identity().eval())
-            elif conv.bias is not None:
-                own.bias = (
-                    conv.bias if narrow is None else nn.Parameter(conv.bias.detach().to(narrow), requires_grad=False)
+            if _plain(conv):
+                assert isinstance(conv, nn.Conv2d)
+                self._replace_convolution(
+                    name, conv, network.get_submodule(behind[name]) if name in behind else None, dtype
                 )
-            self._copy.set_submodule(name, own)
-            self._convolutions.append((conv, norm, own))
-        self._copy.eval()  # what took the place of normalisations too
+                if name in behind:
+                    self._copy.set_submodule(behind[name], nn.Identity().eval())
+        for relu, name in swappable(network):
+            pool = self._copy.get_submodule(name)
+            assert isinstance(pool, nn.MaxPool2d)
+            self._copy.set_submodule(relu, nn.Identity())
+            self._copy.set_submodule(name, PooledRelu(pool))
+        for name in _linear(network) if dtype is not None else ():
+            linear = network.get_submodule(name)
+            assert isinstance(linear, nn.Linear)
+            self._replace_linear(name, linear, dtype)
+        self._copy.eval()  # what took another one's place too
+
+    def _replace_convolution(
+        self, name: str, conv: nn.Conv2d, norm: nn.Module | None, dtype: torch.dtype | None
+    ) -> None:
+        assert norm is None or isinstance(norm, nn.BatchNorm2d)
+        own = copy.deepcopy(conv).eval()
+        narrow = dtype if conv.weight.dtype is torch.float32 else None  # autocast leaves float64 alone
+        layout = torch.channels_last if self.relaid else torch.preserve_format
+        own.weight = _own(conv.weight, narrow, layout)
+        if norm is not None:
+            own.bias = nn.Parameter(own.weight.new_zeros(conv.out_channels), requires_grad=False)
+        elif conv.bias is not None:
+            own.bias = conv.bias if narrow is None else _own(conv.bias, narrow)
+        if narrow is not None:
+            own.__class__ = NarrowConv
+        if self.relaid and conv.weight.device.type == "cpu" and (blocks := blocks_of(conv)) is not None:
+            own.__class__ = ImageConv
+            own.blocks = blocks  # type: ignore[assignment]
+        self._copy.set_submodule(name, own)
+        self._convolutions.append((conv, norm, own))
+
+    def _replace_linear(self, name: str, linear: nn.Linear, dtype: torch.dtype | None) -> None:
+        if linear.weight.dtype is not torch.float32:
+            return
+        own = copy.deepcopy(linear).eval()
+        own.__class__ = NarrowLinear
+        own.weight = _own(linear.weight, dtype)
+        if linear.bias is not None:
+            own.bias = _own(linear.bias, dtype)
+        self._copy.set_submodule(name, own)
+        self._linear.append((linear, own))
 
     @property
     def pairs(self) -> int:
@@ -179,19 +220,39 @@ class Folded:
         """The copy with the network's weights and running statistics as they are now."""
         for conv, norm, own in self._convolutions:
             if norm is None:
-                own.weight.copy_(conv.weight)
-                if own.bias is not None and conv.bias is not None and own.bias is not conv.bias:
-                    own.bias.copy_(conv.bias)
-                continue
-            assert norm.running_mean is not None and norm.running_var is not None and own.bias is not None
-            scale = (norm.running_var + norm.eps).rsqrt()
-            if norm.weight is not None:
-                scale = scale * norm.weight
-            shift: Tensor = -norm.running_mean if conv.bias is None else conv.bias - norm.running_mean
-            shift = shift * scale if norm.bias is None else torch.addcmul(norm.bias, shift, scale)
-            own.bias.copy_(shift)
-            torch.mul(conv.weight, scale.view(-1, 1, 1, 1), out=own.weight)
+                _copy_values(conv, own)
+            else:
+                _fold(conv, norm, own)
+            if isinstance(own, ImageConv):
+                own.refresh()
+        for linear, own in self._linear:
+            _copy_values(linear, own)
         return self._copy
+
+
+def _own(
+    values: Tensor, dtype: torch.dtype | None, layout: torch.memory_format = torch.preserve_format
+) -> nn.Parameter:
+    """A copy that nobody trains."""
+    copied = values.detach().to(dtype or values.dtype, copy=True, memory_format=layout)
+    return nn.Parameter(copied, requires_grad=False)
+
+
+def _copy_values(layer: nn.Conv2d | nn.Linear, own: nn.Conv2d | nn.Linear) -> None:
+    own.weight.copy_(layer.weight)
+    if own.bias is not None and layer.bias is not None and own.bias is not layer.bias:
+        own.bias.copy_(layer.bias)
+
+
+def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d, own: nn.Conv2d) -> None:
+    assert norm.running_mean is not None and norm.running_var is not None and own.bias is not None
+    scale = (norm.running_var + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight
+    shift: Tensor = -norm.running_mean if conv.bias is None else conv.bias - norm.running_mean
+    shift = shift * scale if norm.bias is None else torch.addcmul(norm.bias, shift, scale)
+    own.bias.copy_(shift)
+    torch.mul(conv.weight, scale.view(-1, 1, 1, 1), out=own.weight)
 
 
 _SURROGATES: WeakKeyDictionary[nn.Module, dict[torch.dtype | None, tuple[object, Folded | None]]] = WeakKeyDictionary()
