@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor
 
 from poise.core.errors import SettingsError
-from poise.core.lengths import above_zero, scaled, wide
+from poise.core.lengths import above_zero, scaled, signs, wide
 from poise.core.seeds import Draw
 from poise.core.settings import NonNegative, Settings, UnitInterval, number, settings
 
@@ -93,14 +93,16 @@ class Linf(Threat):
         wider = x.to(wide(x.dtype))
         return torch.minimum(torch.maximum(z, wider - self.epsilon), wider + self.epsilon).clamp(0, 1).to(z.dtype)
 
+    def bounds(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The smallest and the largest allowed value of every pixel, both like x."""
+        return (x - self.epsilon).clamp_(0, 1), (x + self.epsilon).clamp_(0, 1)
+
     def random_start(self, x: Tensor, draw: Draw) -> Tensor:
         noise = draw.uniform(*x.shape[1:], dtype=wide(x.dtype))
         return (x + noise.mul_(2).sub_(1).mul_(self.epsilon)).clamp_(0, 1).to(x.dtype)
 
     def step(self, z: Tensor, gradient: Tensor, step_size: float) -> Tensor:
-        # torch's sign of NaN is 0, as if there were nothing to follow
-        sign = torch.where(gradient.isnan(), gradient, gradient.sign())
-        return (z + step_size * sign.to(wide(z.dtype))).to(z.dtype)
+        return (z + step_size * signs(gradient).to(wide(z.dtype))).to(z.dtype)
 
     def norm(self, delta: Tensor) -> Tensor:
         return delta.flatten(1).abs().amax(1)
@@ -198,9 +200,7 @@ class L1(Threat):
         share = density if isinstance(density, Tensor) else torch.full((), density, device=size.device)
         count = (size.shape[1] * share).long().clamp(1, size.shape[1])
         least = size.sort(1, descending=True).values.gather(1, (count - 1).expand(len(size))[:, None])
-        sign = torch.where(gradient.isnan(), gradient, gradient.sign()).to(wide(gradient.dtype)) * (
-            size >= least
-        ).view_as(gradient)
+        sign = signs(gradient).to(wide(gradient.dtype)) * (size >= least).view_as(gradient)
         return sign / spread(self.norm(sign).clamp(min=1), sign)
 
     def norm(self, delta: Tensor) -> Tensor:

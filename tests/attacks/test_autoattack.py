@@ -506,7 +506,7 @@ def test_shapes_are_the_searchs_own_though_claims_in_vain_are_searched_again(
     net = conv_net()
     x, y = labelled(net, 40)
     # claims what is not so
-    monkeypatch.setattr("poise.attacks.autoattack.job.surrogate", lambda model: conv_net(seed=5).eval())
+    monkeypatch.setattr("poise.attacks.autoattack.job.surrogate", lambda model, faster: conv_net(seed=5).eval())
     result = small().run(net, x, y, batch_size=64, precision=precision)  # type: ignore[arg-type]
     entered = (int((result.natural == y).sum()), *result.survivors[:-1])
     assert result.shapes == tuple(fitting(count, 64) for count in entered)

@@ -137,3 +137,18 @@ def test_flat_inputs_are_refused() -> None:
     net, x = nn.Flatten(), torch.eye(3)
     with pytest.raises(InputError, match="Square needs images"):
         Square()(net, x, torch.arange(3))
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 16), (3, 9, 14)])
+def test_windows_looked_up_pixel_by_pixel_find_what_whole_images_find(
+    shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, x = Linear(shape=shape).double().eval(), images(6, shape).double()
+    x = x.to(memory_format=torch.channels_last)
+    y, attack = net(x).argmax(1), Square(threat=Linf(epsilon=0.02), queries=400, p_init=0.3)
+    by_pixel = attack(net, x, y, draw=everyone(0, "test", count=6))
+    monkeypatch.setattr("poise.attacks.autoattack.square._SMALL", 0)
+    assert torch.equal(by_pixel, attack(net, x, y, draw=everyone(0, "test", count=6)))
+    monkeypatch.setattr("poise.attacks.autoattack.square._SMALL", 1)
+    assert torch.equal(by_pixel, attack(net, x, y, draw=everyone(0, "test", count=6)))
+    assert int((net(by_pixel).argmax(1) != y).sum()) > 0

@@ -34,6 +34,14 @@ def unit(v: Tensor) -> Tensor:
     return near / torch.where(somewhere, near, torch.ones_like(near)).norm(dim=-1, keepdim=True)
 
 
+def signs(v: Tensor) -> Tensor:
+    """-1, 0 or 1 of each entry, and NaN of NaN, which torch's sign takes for 0 as if there were nothing to follow."""
+    here = v.device.type == "cpu" and not torch.compiler.is_compiling()
+    if here and not bool(v.detach().sum().isnan()):  # one pass that nobody waits for, where choosing takes many
+        return v.sign()
+    return torch.where(v.isnan(), v, v.sign())
+
+
 def above_zero(length: Tensor) -> Tensor:
     """The length, or 1 where it is 0: what may be divided by it is 0 there too."""
     return torch.where(length == 0, torch.ones_like(length), length)

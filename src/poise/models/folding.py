@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from poise.models.layers import Classifier
-from poise.models.searching import ImageConv, NarrowConv, NarrowLinear, PooledRelu, blocks_of
+from poise.models.searching import ImageConv, NarrowConv, NarrowLinear, PooledRelu, Unflattened, WindowLinear, blocks_of
 
 Pair = tuple[str, str]
 """Qualified names of a module and of the one that alone reads its output."""
@@ -51,6 +51,17 @@ def _linear(network: nn.Module) -> list[str]:
     return [
         name for _, name in _neighbours(network, lambda _, linear: type(linear) is nn.Linear and not _hooks(linear))
     ]
+
+
+def _windows(network: nn.Module) -> list[Pair]:
+    """Which linear layers behind a flattening may be convolutions (see `WindowLinear`), found as in `foldable`."""
+    known = (parameter.device.type for parameter in network.parameters())
+    pairs = _neighbours(network, WindowLinear.suits) if next(known, "") == "cpu" else []
+    return [(flatten, linear) for flatten, linear in pairs if not _hooked(network, flatten, linear)]
+
+
+def _hooked(network: nn.Module, *names: str) -> bool:
+    return any(_hooks(network.get_submodule(name)) for name in names)
 
 
 def _neighbours(network: nn.Module, suitable: Callable[[nn.Module, nn.Module], bool]) -> list[Pair]:
@@ -146,9 +157,9 @@ class Folded:
     on CPUs and GPUs. It is not for training: see `gradients_in_any_layout`.
     """
 
-    def __init__(self, network: nn.Module, dtype: torch.dtype | None = None) -> None:
+    def __init__(self, network: nn.Module, dtype: torch.dtype | None = None, faster: bool = False) -> None:
         """dtype: of the copy's layers where it will run under autocast, which would otherwise convert them at every
-        forward.
+        forward. faster: whether layers take the places of others that round otherwise (see `searching`).
         """
         shared = [*network.parameters(), *network.buffers()]
         self._copy = copy.deepcopy(network, {id(tensor): tensor for tensor in shared})
@@ -168,16 +179,27 @@ class Folded:
                 )
                 if name in behind:
                     self._copy.set_submodule(behind[name], nn.Identity().eval())
+        if faster:
+            self._hasten(network, dtype)
+        self._copy.eval()  # what took another one's place too
+
+    def _hasten(self, network: nn.Module, dtype: torch.dtype | None) -> None:
+        for _, _, own in self._convolutions:
+            if self.relaid and own.weight.device.type == "cpu" and (blocks := blocks_of(own)) is not None:
+                own.__class__ = ImageConv
+                own.blocks = blocks  # type: ignore[assignment]
         for relu, name in swappable(network):
             pool = self._copy.get_submodule(name)
             assert isinstance(pool, nn.MaxPool2d)
             self._copy.set_submodule(relu, nn.Identity())
             self._copy.set_submodule(name, PooledRelu(pool))
-        for name in _linear(network) if dtype is not None else ():
+        flattened = dict(_windows(network)) if self.relaid else {}
+        for name in {*flattened.values(), *(_linear(network) if dtype is not None else ())}:
             linear = network.get_submodule(name)
             assert isinstance(linear, nn.Linear)
-            self._replace_linear(name, linear, dtype)
-        self._copy.eval()  # what took another one's place too
+            self._replace_linear(name, linear, dtype, NarrowLinear if name not in flattened.values() else WindowLinear)
+        for name in flattened:
+            self._copy.set_submodule(name, Unflattened())
 
     def _replace_convolution(
         self, name: str, conv: nn.Conv2d, norm: nn.Module | None, dtype: torch.dtype | None
@@ -193,20 +215,18 @@ class Folded:
             own.bias = conv.bias if narrow is None else _own(conv.bias, narrow)
         if narrow is not None:
             own.__class__ = NarrowConv
-        if self.relaid and conv.weight.device.type == "cpu" and (blocks := blocks_of(conv)) is not None:
-            own.__class__ = ImageConv
-            own.blocks = blocks  # type: ignore[assignment]
         self._copy.set_submodule(name, own)
         self._convolutions.append((conv, norm, own))
 
-    def _replace_linear(self, name: str, linear: nn.Linear, dtype: torch.dtype | None) -> None:
-        if linear.weight.dtype is not torch.float32:
-            return
+    def _replace_linear(
+        self, name: str, linear: nn.Linear, dtype: torch.dtype | None, kind: type[NarrowLinear | WindowLinear]
+    ) -> None:
+        narrow = dtype if linear.weight.dtype is torch.float32 else None
         own = copy.deepcopy(linear).eval()
-        own.__class__ = NarrowLinear
-        own.weight = _own(linear.weight, dtype)
+        own.__class__ = kind
+        own.weight = _own(linear.weight, narrow)
         if linear.bias is not None:
-            own.bias = _own(linear.bias, dtype)
+            own.bias = _own(linear.bias, narrow)
         self._copy.set_submodule(name, own)
         self._linear.append((linear, own))
 
@@ -227,6 +247,8 @@ class Folded:
                 own.refresh()
         for linear, own in self._linear:
             _copy_values(linear, own)
+            if isinstance(own, WindowLinear):
+                own.refresh()
         return self._copy
 
 
@@ -255,25 +277,26 @@ def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d, own: nn.Conv2d) -> None:
     torch.mul(conv.weight, scale.view(-1, 1, 1, 1), out=own.weight)
 
 
-_SURROGATES: WeakKeyDictionary[nn.Module, dict[torch.dtype | None, tuple[object, Folded | None]]] = WeakKeyDictionary()
+Kind = tuple[torch.dtype | None, bool]
+_SURROGATES: WeakKeyDictionary[nn.Module, dict[Kind, tuple[object, Folded | None]]] = WeakKeyDictionary()
 
 
-def surrogate(network: nn.Module) -> nn.Module:
+def surrogate(network: nn.Module, faster: bool = False) -> nn.Module:
     """What crafting may ask instead of a network in evaluating mode: its folded copy, or itself where nothing is
     gained.
 
     Logits and gradients agree up to rounding (in float32 about 1e-6 of their size), so it serves a search; verdicts are
     the network's own. The copy is kept as long as the network lives, brought up to date here, and made anew where
     layers, hooks or attributes were changed. Under autocast it is another one, whose convolutions lie in autocast's
-    dtype.
+    dtype. faster: by layers of their own too (see `searching`), whose last digits are others than training's.
     """
     if any(module.training for module in network.modules()):
         return network
-    anatomy, dtype = _anatomy(network), _autocast(network)
+    anatomy, kind = _anatomy(network), (_autocast(network), faster)
     copies = _SURROGATES.setdefault(network, {})
-    if dtype not in copies or copies[dtype][0] != anatomy:
-        copies[dtype] = anatomy, _folded(network, dtype)
-    folded = copies[dtype][1]
+    if kind not in copies or copies[kind][0] != anatomy:
+        copies[kind] = anatomy, _folded(network, *kind)
+    folded = copies[kind][1]
     return network if folded is None else folded.refreshed()
 
 
@@ -283,9 +306,9 @@ def _autocast(network: nn.Module) -> torch.dtype | None:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
 
 
-def _folded(network: nn.Module, dtype: torch.dtype | None) -> Folded | None:
+def _folded(network: nn.Module, dtype: torch.dtype | None, faster: bool) -> Folded | None:
     try:
-        folded = Folded(network, dtype)
+        folded = Folded(network, dtype, faster)
     except Exception:  # whatever a user's module raises when copied
         return None
     return folded if folded.pairs or folded.relaid or dtype is not None else None

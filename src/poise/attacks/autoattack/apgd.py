@@ -14,9 +14,10 @@ from poise.attacks.autoattack.malt import nearest_classes
 from poise.attacks.autoattack.search import Examples, Network, Search, State, at, choose, gradient_of, succeeds
 from poise.core import papers
 from poise.core.errors import SettingsError
+from poise.core.lengths import signs
 from poise.core.settings import Positive, PositiveCount, UnitInterval, newer, settings
 from poise.losses import cross_entropy, dlr, margin, probability_margin, targeted_dlr, targeted_probability_margin
-from poise.threats import L1, L2, Linf, Threat, spread
+from poise.threats import L1, Linf, Threat, spread
 
 Loss = Literal["cross_entropy", "dlr", "targeted_dlr", "probability_margin"]
 _SHORT: dict[str, str] = {
@@ -246,6 +247,20 @@ class MomentumSearch(APGDSearch):
         super().__init__(attack, model, classes, targeted)
         self._review, self._periods = (torch.tensor(table) for table in checkpoints(attack.steps))
 
+    @property
+    def derived(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ("low", "high") if isinstance(self.attack.threat, Linf) else ()
+
+    def derive(self, state: State) -> State:
+        if not isinstance(self.attack.threat, Linf):
+            return {}
+        low, high = self.attack.threat.bounds(state["x"])
+        return {"low": low, "high": high}
+
+    def start_from(self, start: Tensor, examples: Examples, rank: Tensor, count: int) -> State:
+        s = super().start_from(start, examples, rank, count)
+        return s | self.derive(s)
+
     def review(self, s: State, loss: Tensor) -> Tensor:
         """Where the step size is halved [W] (Section 3.2, conditions 1 and 2).
 
@@ -273,14 +288,19 @@ class MomentumSearch(APGDSearch):
         7, 8).
         """
         threat, x = self.attack.threat, s["x"]
+        size, weight = spread(s["step_size"], x), spread(torch.where(s["k"] == 0, 1.0, 0.75).to(x.dtype), x)
+        if isinstance(threat, Linf):
+            low, high = s["low"], s["high"]
+            ahead = torch.addcmul(current, size, signs(gradient)).clamp_(low, high)
+            ahead = ahead.sub_(current).mul_(weight).add_(current)
+            return ahead.add_((current - s["before"]).mul_(1 - weight)).clamp_(low, high)
         direction = threat.step(torch.zeros_like(current), gradient, 1.0)
         # as released: a gradient of rounding errors hardly moves an image
-        if isinstance(threat, L2) and gradient.dtype is torch.float64:
-            size = threat.norm(gradient)
-            direction = direction * spread(torch.where(size > _ROUNDING, size / (size + 1e-12), 1.0), x)
-        ahead = project(threat, current + spread(s["step_size"], x) * direction, x)
-        weight = spread(torch.where(s["k"] == 0, 1.0, 0.75).to(x.dtype), x)
-        return project(threat, current + (ahead - current) * weight + (current - s["before"]) * (1 - weight), x)
+        if gradient.dtype is torch.float64:
+            length = threat.norm(gradient)
+            direction = direction * spread(torch.where(length > _ROUNDING, length / (length + 1e-12), 1.0), x)
+        ahead = into_ball(threat, current + size * direction, x)
+        return into_ball(threat, current + (ahead - current) * weight + (current - s["before"]) * (1 - weight), x)
 
 
 class SparseSearch(APGDSearch):
@@ -343,10 +363,8 @@ def changed(z: Tensor, x: Tensor) -> Tensor:
     return (z != x).flatten(1).sum(1).to(x.dtype)
 
 
-def project(threat: Threat, z: Tensor, x: Tensor) -> Tensor:
-    """`threat.project`; in L2 without its safety margin below the sphere, on which APGD moves."""
-    if not isinstance(threat, L2):
-        return threat.project(z, x)
+def into_ball(threat: Threat, z: Tensor, x: Tensor) -> Tensor:
+    """`threat.project` in L2, without its safety margin below the sphere, on which APGD moves."""
     size = threat.norm(z - x)
     share = torch.where(size > threat.epsilon, threat.epsilon / size, torch.ones_like(size))
     return (x + (z - x) * spread(share, x)).clamp(0, 1)

@@ -20,7 +20,7 @@ from poise.threats import spread
 class CompactAttack(Attack):
     """An attack that can be searched in lanes; abstract in `search`."""
 
-    lanes: ClassVar[int] = 32
+    lanes: ClassVar[int] = 64
     """How many lanes are worth having on a CPU: more save overhead, fewer are seldom empty when most examples leave
     early.
     """

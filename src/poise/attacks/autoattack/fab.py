@@ -115,25 +115,26 @@ class FABSearch(Search):
         s, attack = dict(state), self.attack
         x, z = s["x"], s["z"]
         level, normal = self._towards(s) if self.towards_one else self._nearest_plane(s)
-        flat_z, flat_x = z.flatten(1), x.flatten(1)
-        offset = (normal * flat_z).sum(1) - level
-        moves = onto_plane(torch.cat([flat_z, flat_x]), normal.repeat(2, 1), offset.repeat(2), attack.threat)
-        from_z, from_x = (move.view_as(x) for move in moves.chunk(2))
-        size_z, size_x = (attack.threat.norm(move) for move in (from_z, from_x))
-        alpha = spread((size_z / above_zero(size_z + size_x)).clamp(max=attack.alpha_max), x)
-        z = ((z + attack.eta * from_z) * (1 - alpha) + (x + attack.eta * from_x) * alpha).clamp(0, 1)
+        points = torch.stack([z.flatten(1), x.flatten(1)])
+        offset = (normal * points[0]).sum(1) - level
+        moves = onto_plane(points, normal, offset, attack.threat)
+        size_z, size_x = (attack.threat.norm(move) for move in moves)
+        alpha = (size_z / above_zero(size_z + size_x)).clamp(max=attack.alpha_max)[:, None]
+        ahead = points.add_(moves, alpha=attack.eta)
+        z = torch.addcmul(ahead[0].mul_(1 - alpha), ahead[1], alpha).clamp_(0, 1).view_as(x)
         lost = offset.isnan()  # by a gradient of NaN: there is no such plane, and no such image
-        z = torch.where(spread(lost, z), torch.nan, z)
+        z = choose(lost, z.new_full((), torch.nan).expand_as(z), z)
         with torch.no_grad():
             crossed = succeeds(self.model(z), s["y"], s["target"] if self.reach else None) | lost
-        distance = attack.threat.norm(z - x)
+        change = z - x
+        distance = attack.threat.norm(change)
         nearer = crossed & ~(distance >= s["distance"])
         if not self.refines:
             nearer = nearer & ~s["fooled"]
         s["found"] = choose(nearer, z, s["found"])
         s["distance"] = torch.where(nearer, distance, s["distance"])
         s["fooled"] = ~(s["distance"] > attack.threat.epsilon)  # true of NaN too, so that it is judged
-        s["z"] = choose(crossed, x + (z - x) * attack.beta, z)
+        s["z"] = choose(crossed, torch.add(x, change, alpha=attack.beta), z)
         return s
 
     def _towards(self, s: State) -> tuple[Tensor, Tensor]:

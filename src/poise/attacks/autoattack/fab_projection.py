@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from poise.core.lengths import scaled
+from poise.core.lengths import scaled, signs
 from poise.threats import Threat
 
 # on an accelerator, where asking whether all have converged would stall the queue; seldom are more than ten needed
@@ -19,49 +19,52 @@ _STEPS = 40
 
 
 def onto_plane(z: Tensor, w: Tensor, b: Tensor, threat: Threat) -> Tensor:
-    """The move [B, d] of smallest norm with w.(z + move) = b and z + move in [0, 1]; z, w: [B, d], b: [B].
+    """The move [..., B, d] of smallest norm with w.(z + move) = b and z + move in [0, 1]; z: [..., B, d], w: [B, d],
+    b: [B].
 
     Where the plane misses the box: the move into the corner next to it. Where w is 0: no move.
     """
     w, factor = scaled(w)  # the same plane; weights may be so small that their squares are not numbers
-    gap = (w * z).sum(1) - b * factor[:, 0]
-    downwards = (w > 0) == (gap >= 0)[:, None]  # the direction of each coordinate that closes the gap
-    room = torch.where(downwards, z, 1 - z)
+    gap = (z * w).sum(-1) - b * factor[:, 0]
     size = w.abs()
-    room = torch.where(size > 0, room, torch.zeros_like(room))
+    # the direction of each coordinate that closes the gap; by products, as choosing number by number is slow on CPUs
+    towards = signs(w) * torch.where(gap < 0, 1.0, -1.0).to(w.dtype)[..., None]
+    room = z * -towards
+    room = room.add_(towards.clamp(min=0))
     if threat.order == 1:
-        move = _greedy(size, room, gap.abs())
-        return torch.where(downwards, -move, move)
-    slope = size if threat.order == 2 else torch.ones_like(size)
-    length = _root(size, slope, room, gap.abs())[:, None]
-    move = torch.where(length.isinf(), room, torch.minimum(length * slope, room))
-    return torch.where(downwards, -move, move)
+        return towards * _greedy(size.expand_as(room), room, gap.abs())
+    slope = size if threat.order == 2 else None
+    length = _root(size, slope, room, gap.abs())[..., None]
+    if slope is None:
+        return torch.minimum(length, room).mul_(towards)
+    return torch.where(length.isinf(), room, torch.minimum(length * slope, room)).mul_(towards)
 
 
 def _greedy(size: Tensor, room: Tensor, gap: Tensor) -> Tensor:
-    """How far each coordinate goes [B, d]: the largest sizes first, all as far as they can but the last."""
-    ranked, order = size.sort(dim=1, descending=True, stable=True)
-    closes = ranked * room.gather(1, order)
-    left = (gap[:, None] - (closes.cumsum(1) - closes)).clamp(min=0)
+    """How far each coordinate goes [..., d]: the largest sizes first, all as far as they can but the last."""
+    ranked, order = size.sort(dim=-1, descending=True, stable=True)
+    closes = ranked * room.gather(-1, order)
+    left = (gap[..., None] - (closes.cumsum(-1) - closes)).clamp(min=0)
     move = torch.where(ranked > 0, torch.minimum(left, closes) / ranked, torch.zeros_like(ranked))
-    return torch.zeros_like(size).scatter(1, order, move)
+    return torch.zeros_like(room).scatter(-1, order, move)
 
 
-def _root(size: Tensor, slope: Tensor, room: Tensor, gap: Tensor) -> Tensor:
-    """r [B] with sum_i size_i min(r slope_i, room_i) = gap, or infinity where there is none.
+def _root(size: Tensor, slope: Tensor | None, room: Tensor, gap: Tensor) -> Tensor:
+    """r [..., B] with sum_i size_i min(r slope_i, room_i) = gap, or infinity where there is none; no slope is 1.
 
-    A row that has converged reproduces itself exactly, so it does not matter how long the others take.
+    size, slope: [B, d]; room: [..., B, d], 0 where the size is. A row that has converged reproduces itself exactly, so
+    it does not matter how long the others take.
     """
-    rate, filled = size * slope, size * room
-    reach = torch.where(slope > 0, room / slope, torch.zeros_like(room))
+    rate, filled = size if slope is None else size * slope, size * room
+    reach = room if slope is None else room / slope  # 0 / 0 is reached by any r, as it should
     # NaN equals nothing, itself neither: one row would keep the whole batch from converging
-    r = _or_infinity(gap / rate.sum(1))
+    r = _or_infinity(gap / rate.sum(-1))
     for _ in range(_STEPS if size.device.type != "cpu" else size.shape[1] + 1):
-        free = reach > r[:, None]
-        zero = torch.zeros_like(rate)
-        closed = torch.where(free, zero, filled).sum(1)
-        following = _or_infinity((gap - closed) / torch.where(free, rate, zero).sum(1))
-        following = torch.maximum(torch.where(free.any(1), following, torch.full_like(r, torch.inf)), r)
+        shut = torch.logical_not(reach > r[..., None]).to(rate.dtype)
+        closed = (filled * shut).sum(-1)
+        free = torch.addcmul(rate, rate, shut, value=-1).sum(-1)  # of each coordinate its rate or 0, exactly
+        following = torch.where(free > 0, _or_infinity((gap - closed) / free), torch.inf)
+        following = torch.maximum(following, r)
         if size.device.type == "cpu" and torch.equal(following, r):
             break
         r = following

@@ -20,6 +20,7 @@ from poise.core.exact import exact
 from poise.core.lengths import wide
 from poise.core.scratch import gathered
 from poise.core.seeds import Draw, key_of
+from poise.losses import margin
 from poise.models.folding import surrogate
 
 ROBUST, MISCLASSIFIED = -1, -2
@@ -103,7 +104,7 @@ class Job:
         self.plan, self.model, self.x, self.y, self.ids, self.ranks = plan, model, x, y, ids, ranks
         self.components = plan.components
         with self.arithmetic():
-            self.searched = surrogate(model)
+            self.searched = surrogate(model, faster=True)
         """What the attacks ask: the network, or what equals it up to rounding and is faster."""
         # there TF32 may be allowed
         self.exact = self.searched is model and plan.precision == "float32" and x.device.type != "cuda"
@@ -144,17 +145,21 @@ class Job:
             if keep is not None:
                 keep(self, True)
 
-    def enter(self, rows: Tensor) -> None:
-        """Begin the attack in progress on these examples; `lanes` stays None where there are none."""
+    def enter(self, rows: Tensor, begun: int | None = None) -> None:
+        """Begin the attack in progress on these examples; `lanes` stays None where there are none.
+
+        begun: with how many lanes it was, and with the examples in this order.
+        """
         self.entering = rows
         # so images do not depend on how many ranks share the work
         total = self.ranks.total(2 * self.place + self.again, len(rows))
         if len(rows) == 0:
             return
         attack, plan = self.components[self.place], self.plan
-        width = (
-            plan.width if plan.fixed_shape else fitting(total, min(plan.width, most_lanes(attack, self.model, self.x)))
-        )
+        if begun is None:  # who is most robust first, so that who stays long does not begin when lanes stand empty
+            self.entering = rows = rows[margin(self.natural[rows], self.y[rows]).argsort(stable=True)]
+        most = plan.width if plan.fixed_shape else min(plan.width, most_lanes(attack, self.model, self.x))
+        width = begun or (most if plan.fixed_shape else fitting(total, most))
         draw = Draw(key_of(plan.seed, "autoattack", self.place, attack.name), self.ids)
         x = gathered(self.x.to(wide(self.x.dtype)), rows)
         pool = Examples(x, self.y[rows], self.natural[rows], draw[rows])
@@ -237,7 +242,7 @@ class Job:
         self.x_adv[saved["rows"].to(self.x.device)] = saved["images"].to(self.x.device)
         inside = {name.removeprefix("lanes."): values for name, values in saved.items() if name.startswith("lanes.")}
         if inside:
-            self.enter(saved["entering"].to(self.x.device))
+            self.enter(saved["entering"].to(self.x.device), len(inside["host.example"]))
             if self.lanes is not None:
                 self.lanes.restore(inside)
         self.log = log

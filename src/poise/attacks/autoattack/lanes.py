@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from poise.attacks.autoattack.search import Examples, Search
+from poise.attacks.autoattack.search import Examples, Search, queued
 from poise.core.answers import answer
 from poise.core.errors import InputError
 from poise.core.modes import evaluating
@@ -21,17 +21,10 @@ from poise.core.seeds import generators_kept
 from poise.core.transfers import sent
 
 Leave = Literal["at once", "after the run", "never"]
-CPU_LANES = 64  # more only leave lanes empty at the end
+CPU_LANES = 128  # more only leave lanes empty at the end
 SMALL = 2.4e6  # multiply-adds of a forward, below which the overhead of a step weighs
 ACCELERATOR_LANES = 1024
 _ACCELERATOR_ROUND = 8  # steps queued between two looks at the flags
-
-
-def queued(device: torch.device) -> bool:
-    """Whether the host only queues steps: it then looks at the flags every few steps, and at those of the round
-    before.
-    """
-    return device.type != "cpu"
 
 
 class Lanes:
@@ -142,7 +135,8 @@ class Lanes:
         }
         (done,) = self._tensors(np.flatnonzero(self.finished & self.fooled.cpu().numpy()))
         saved |= {"done.rows": done, "done.found": self.found[done]}
-        return saved | {f"state.{name}": values for name, values in self._state.items()}
+        own = {name: values for name, values in self._state.items() if name not in self.search.derived}
+        return saved | {f"state.{name}": values for name, values in own.items()}
 
     def restore(self, saved: Mapping[str, Tensor]) -> None:
         """Go on where `snapshot` was taken, in lanes of the same search, pool and width."""
@@ -153,7 +147,9 @@ class Lanes:
         self._next, self.lane_steps, self.useful_steps = saved["host.counters"].tolist()
         self.fooled[saved["done.rows"].to(device)] = True
         self.found[saved["done.rows"].to(device)] = saved["done.found"].to(device)
-        self._state = {name: saved[f"state.{name}"].to(device).clone() for name in self._state}
+        own = (name for name in self._state if name not in self.search.derived)
+        self._state = {name: saved[f"state.{name}"].to(device).clone() for name in own}
+        self._state |= self.search.derive(self._state)
 
 
 def _copied(flags: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
@@ -211,7 +207,7 @@ def fitting(count: int, most: int) -> int:
 
 
 def find_batch_size(model: nn.Module, x: Tensor, memory_limit: int | None = None) -> int:
-    """A power of two of lanes: on a CPU at most 64 (of small networks more), on an accelerator 1024, within
+    """A power of two of lanes: on a CPU at most 128 (of small networks more), on an accelerator 1024, within
     `memory_limit` bytes.
 
     By default the limit is 70 % of the accelerator's memory that is free or kept by torch for reuse. What one example

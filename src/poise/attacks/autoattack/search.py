@@ -75,6 +75,8 @@ class Search(ABC):
     steps: int
     kept: ClassVar[tuple[str, ...]] = ("fooled", "found")
     """What an example takes along from one of its runs to the next."""
+    derived: ClassVar[tuple[str, ...]] = ()
+    """What of the state follows from the rest of it and is not saved."""
     refines: bool = False
     """Whether fooled examples stay for a better image; set by the lanes, whose number of steps past success is
     otherwise chance.
@@ -88,11 +90,22 @@ class Search(ABC):
     def begin(self, examples: Examples, run: Tensor) -> State:
         """The state of these examples at the beginning of their runs of number `run` [B]."""
 
+    def derive(self, state: State) -> State:
+        """What is `derived`, of the rest."""
+        return {}
+
     @abstractmethod
     def step(self, state: State) -> State:
         """The state after one step of every lane; lanes already fooled keep `fooled` and, unless the search refines,
         `found`.
         """
+
+
+def queued(device: torch.device) -> bool:
+    """Whether the host only queues steps: it then looks at the flags every few steps, and at those of the round
+    before.
+    """
+    return device.type != "cpu"
 
 
 def at(draw: Draw, *counters: Tensor) -> Draw:
@@ -148,5 +161,10 @@ def gradient_of(model: Network, loss: Callable[[Tensor], Tensor], z: Tensor) -> 
 
 
 def choose(where: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Per example, a where `where` [B] else b; a and b are [B, ...]."""
-    return torch.where(spread(where, a), a, b)
+    """Per example, a where `where` [B] else b; a and b are [B, ...]. What comes back may be a or b itself."""
+    if queued(where.device):
+        return torch.where(spread(where, a), a, b)
+    rows = where.nonzero()[:, 0]  # whole rows are copied faster than chosen number by number
+    if len(rows) in (0, len(where)):
+        return a if len(rows) else b
+    return b.index_copy(0, rows, a[rows])

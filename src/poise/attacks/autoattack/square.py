@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from poise.attacks.autoattack.compact import CompactAttack
-from poise.attacks.autoattack.search import Examples, Network, Search, State, at, choose, succeeds
+from poise.attacks.autoattack.search import Examples, Network, Search, State, at, queued, succeeds
 from poise.core import papers
 from poise.core.errors import InputError
 from poise.core.lengths import above_zero
@@ -18,13 +18,16 @@ from poise.core.settings import PositiveCount, UnitInterval, settings
 from poise.losses import margin, targeted_margin
 from poise.threats import Linf, Threat, spread
 
+_SMALL = 0.1
+"""Share of an image below which its windows' pixels are looked up one by one."""
+
 
 @settings
 class Square(CompactAttack):
     """Square attack (Andriushchenko et al. 2020, Algorithms 1 to 3), black-box, on the margin loss."""
 
     paper = papers.SQUARE
-    lanes = 64
+    lanes = 128
     threat: Threat = Linf()
     queries: PositiveCount = 5000
     """Forward passes per example and restart, that of the first proposal included."""
@@ -76,6 +79,7 @@ class _SquareSearch(Search):
         self._key = examples.draw.key
         if self._sides is None:
             self._sides = self._table(*x.shape[2:]).to(x.device)
+        first = self.first(x, at(examples.draw, run).within("first")).contiguous()
         return {
             "x": x,
             "y": examples.y,
@@ -83,8 +87,8 @@ class _SquareSearch(Search):
             "index": examples.draw.index,
             "run": run,
             "k": torch.zeros_like(run),
-            "z": self.first(x, at(examples.draw, run).within("first")),
-            "best": x,
+            "z": first,
+            "best": first.clone(),
             "best_margin": x.new_full((len(x),), -torch.inf),
             "fooled": torch.zeros(len(x), dtype=torch.bool, device=x.device),
             "found": x,
@@ -92,20 +96,36 @@ class _SquareSearch(Search):
 
     @torch.no_grad()
     def step(self, state: State) -> State:
+        """Changes z and best of the state that it is given, which are its own."""
         s = dict(state)
         logits = self.model(s["z"])
         lead = targeted_margin(logits, s["target"]) if self.reach else margin(logits, s["y"])
         reached = succeeds(logits, s["y"], s["target"] if self.reach else None)
-        s["found"] = choose(reached & ~s["fooled"], s["z"], s["found"])
+        new = reached & ~s["fooled"]
+        if queued(new.device) or bool(new.any()):
+            s["found"] = torch.where(spread(new, s["z"]), s["z"], s["found"])
         s["fooled"] = s["fooled"] | reached
         better = lead > s["best_margin"]
-        s["best"], s["best_margin"] = choose(better, s["z"], s["best"]), torch.where(better, lead, s["best_margin"])
+        s["best_margin"] = torch.where(better, lead, s["best_margin"])
+        asked = self._query(s)[0]
         s["k"] = s["k"] + 1
-        assert self._sides is not None  # made by `begin`
-        side = self._sides[s["k"].clamp(max=self.steps - 1)]
-        draw = at(Draw(self._key, s["index"]), s["run"], s["k"]).within("query")
-        s["z"] = self.attack.threat.project(self.change(s["best"], s["x"], side, draw), s["x"])
+        self.propose(s, better, asked, *self._query(s))
         return s
+
+    def _query(self, s: State) -> tuple[Tensor, Draw]:
+        """The window's side [W] and the draw of query number k."""
+        assert self._sides is not None  # made by `begin`
+        draw = at(Draw(self._key, s["index"]), s["run"], s["k"]).within("query")
+        return self._sides[s["k"].clamp(max=self.steps - 1)], draw
+
+    def propose(self, s: State, better: Tensor, asked: Tensor, side: Tensor, draw: Draw) -> None:
+        """Make z the best point where it is `better` [W], and then the next proposal: best with a random window of this
+        side [W] changed.
+
+        z differed from best in the window at `corner` [W, 2] of side `asked` [W] only.
+        """
+        s["best"] = torch.where(spread(better, s["z"]), s["z"], s["best"])
+        s["z"] = self.change(s["best"], s["x"], side, draw).contiguous()
 
     @abstractmethod
     def first(self, x: Tensor, draw: Draw) -> Tensor:
@@ -113,7 +133,7 @@ class _SquareSearch(Search):
 
     @abstractmethod
     def change(self, best: Tensor, x: Tensor, side: Tensor, draw: Draw) -> Tensor:
-        """The next proposal, differing from `best` in a random window of this side [B]; projected by the caller."""
+        """An allowed image that differs from `best` in a random window of this side [B]."""
 
     def _table(self, height: int, width: int) -> Tensor:
         """The side for each query [queries]."""
@@ -131,15 +151,47 @@ class SquareLinf(_SquareSearch):
     stripes.
     """
 
+    derived = ("corner",)
+
+    def begin(self, examples: Examples, run: Tensor) -> State:
+        s = super().begin(examples, run)
+        return s | self.derive(s)
+
+    def derive(self, state: State) -> State:
+        """Where the window of the last proposal is [W, 2]."""
+        side, draw = self._query(state)
+        return {"corner": self._drawn(state["x"], side, draw)[0]}
+
     def first(self, x: Tensor, draw: Draw) -> Tensor:
         stripes = _signs(draw.uniform(x.shape[1], 1, x.shape[3], dtype=x.dtype))
         return self.attack.threat.project(x + self.attack.threat.epsilon * stripes, x)
 
     def change(self, best: Tensor, x: Tensor, side: Tensor, draw: Draw) -> Tensor:
+        corner, signs = self._drawn(x, side, draw)
+        extreme = (x + signs[..., None] * self.attack.threat.epsilon).clamp_(0, 1)
+        return torch.where(_window(x, corner, side)[:, None], extreme, best)
+
+    def _drawn(self, x: Tensor, side: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+        """Where the window is [B, 2], and to which extreme each channel goes [B, C, 1]."""
         numbers = draw.uniform(2 + x.shape[1], dtype=x.dtype)
-        inside = _window(x, _corner(numbers, x, side), side)
-        change = _signs(numbers[:, 2:, None, None]) * (2 * self.attack.threat.epsilon)
-        return torch.where(inside[:, None], best + change, best)
+        return _corner(numbers, x, side), _signs(numbers[:, 2:, None])
+
+    def propose(self, s: State, better: Tensor, asked: Tensor, side: Tensor, draw: Draw) -> None:
+        """The same by the pixels of the windows alone, where these are small and one may look at their sizes."""
+        x, pixels = s["x"], s["x"].shape[2] * s["x"].shape[3]
+        if queued(x.device) or (largest := int(torch.maximum(asked, side).max())) ** 2 > _SMALL * pixels:
+            super().propose(s, better, asked, side, draw)
+            s["corner"] = self._drawn(x, side, draw)[0]
+            return
+        z, best = (s[name].view(*x.shape[:2], pixels) for name in ("z", "best"))
+        natural = x.flatten(2)
+        places = _pixels(x, s["corner"], asked, largest)
+        values = torch.where(better[:, None, None], z.gather(2, places), best.gather(2, places))
+        best.scatter_(2, places, values)
+        z.scatter_(2, places, values)
+        s["corner"], signs = self._drawn(x, side, draw)
+        places = _pixels(x, s["corner"], side, largest)
+        z.scatter_(2, places, (natural.gather(2, places) + signs * self.attack.threat.epsilon).clamp_(0, 1))
 
 
 class SquareBall(_SquareSearch):
@@ -180,7 +232,7 @@ class SquareBall(_SquareSearch):
         bump = self._bump(x, corner, side, numbers[:, 4] < 0.5)[:, None] * _signs(numbers[:, 5:, None, None])
         shape = bump + kept / above_zero(self._size(kept))
         fresh = shape * (available / above_zero(self._size(shape)))
-        return self._on_sphere(torch.where(first, fresh, delta * ~second), x)
+        return self.attack.threat.project(self._on_sphere(torch.where(first, fresh, delta * ~second), x), x)
 
     def _size(self, values: Tensor) -> Tensor:
         """Norm of each channel [B, C, 1, 1]."""
@@ -240,6 +292,17 @@ def _corner(numbers: Tensor, x: Tensor, side: Tensor) -> Tensor:
     """Top and left of a uniformly placed window [B, 2], from two uniform numbers per example."""
     room = torch.stack([x.shape[2] - side, x.shape[3] - side], 1)
     return torch.minimum((numbers[:, :2] * (room + 1)).long(), room)
+
+
+def _pixels(x: Tensor, corner: Tensor, side: Tensor, largest: int) -> Tensor:
+    """The places in an image of the pixels of each window, all of its last row and column again where it is not the
+    largest [B, C, largest^2].
+    """
+    along = torch.arange(largest, device=x.device).expand(len(side), -1)
+    along = torch.minimum(along, side[:, None] - 1)
+    down, across = (corner[:, :1] + along) * x.shape[3], corner[:, 1:] + along
+    places = (down[:, :, None] + across[:, None, :]).flatten(1)
+    return places[:, None].expand(-1, x.shape[1], -1)
 
 
 def _window(x: Tensor, corner: Tensor, side: Tensor) -> Tensor:
