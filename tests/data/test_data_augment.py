@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from poise.core.errors import SettingsError
+from poise.core.errors import InputError, SettingsError
 from poise.core.seeds import Draw
 from poise.core.settings import from_json
-from poise.data import Augmentation, CropFlip, Shift
+from poise.data import Augmentation, CropFlip, CropShift, Shift
 
 
 def images(count: int = 64, height: int = 6, width: int = 5) -> Tensor:
@@ -85,3 +85,39 @@ def test_settings_of_augmentations_are_checked() -> None:
         CropFlip(padding=-1)
     with pytest.raises(SettingsError, match=r"Shift\.pixels"):
         Shift(pixels=0)
+
+
+def test_crop_shift_puts_a_part_elsewhere_on_zeros() -> None:
+    """Every pixel that is not zero has the same offset, and what is cut adds up to at most `most` rows and columns."""
+    height, width, most = 9, 8, 5
+    x = torch.arange(1.0, height * width + 1).view(1, 1, height, width).expand(600, 2, height, width) / 100
+    made = CropShift(most=most)(x, draw(600))
+    assert made.shape == x.shape and CropShift().moves
+    lost, offsets, alike = [0] * (most + 1), set(), 0
+    for image in made:
+        assert torch.equal(image[0], image[1])
+        rows, columns = (image[0] != 0).nonzero(as_tuple=True)
+        box = image[0][rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+        assert (box != 0).all()
+        first = int((box[0, 0] * 100).round()) - 1
+        top, left = first // width, first % width
+        assert torch.equal(box, x[0, 0, top : top + box.shape[0], left : left + box.shape[1]])
+        fewer = (height - box.shape[0], width - box.shape[1])
+        lost[sum(fewer)] += 1
+        offsets.add((int(rows.min()) - top, int(columns.min()) - left))
+        alike += fewer[0] == 0 and sum(fewer) > 0
+    assert min(lost) > 60 and max(lost) < 140, "the number of rows and columns cut is uniform"
+    assert {4, -4} <= {up for up, _ in offsets} and {4, -4} <= {left for _, left in offsets}
+    assert 0 < alike < 300
+
+
+def test_crop_shift_by_nothing_is_nothing_and_too_much_is_refused() -> None:
+    assert torch.equal(CropShift(most=0)(images(), draw()), images())
+    with pytest.raises(InputError, match=r"CropShift.most = 5: must be below 5, the side of the images"):
+        CropShift(most=5)(images(), draw())
+
+
+def test_crop_shift_depends_on_its_own_image_and_draw_only() -> None:
+    x = images(16)
+    whole = CropShift(most=4)(x, draw(16))
+    assert torch.equal(CropShift(most=4)(x[5:9], Draw(5, torch.arange(5, 9))), whole[5:9])

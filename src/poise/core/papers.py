@@ -60,6 +60,7 @@ FREE_AT = Paper("Shafahi et al. 2019", "Adversarial Training for Free!", "NeurIP
 FGSM_PGI = Paper(
     "Jia et al. 2022", "Prior-Guided Adversarial Initialization for Fast Adversarial Training", "ECCV 2022"
 )
+IDBH = Paper("Li & Spratling 2023", "Data Augmentation Alone Can Improve Adversarial Training", "ICLR 2023")
 SQUARE = Paper(
     "Andriushchenko et al. 2020",
     "Square Attack: a Query-efficient Black-box Adversarial Attack via Random Search",

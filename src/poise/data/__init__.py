@@ -1,8 +1,8 @@
 """Floor 1: data sets, their readers and downloads, augmentation, and the streams that learners are fed from."""
 
-from poise.data.augment import Augmentation, CropFlip, Flip, RandomErasing, RandomResizedCrop, Several, Shift
+from poise.data.augment import Augmentation, CropFlip, CropShift, Flip, RandomErasing, RandomResizedCrop, Several, Shift
 from poise.data.cifar import CIFAR10, CIFAR100
-from poise.data.colour import ColourJitter, RandAugment
+from poise.data.colour import IDBH, ColourJitter, ColourShape, RandAugment
 from poise.data.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS, SEVERITIES, corrupted
 from poise.data.dataset import Data, DataSource, Split, cache_directory, data_directory, held_out
 from poise.data.digits import Digits
@@ -23,12 +23,15 @@ __all__ = [
     "CIFAR100",
     "CORRUPTIONS",
     "EXTRA_CORRUPTIONS",
+    "IDBH",
     "MNIST",
     "SEVERITIES",
     "SVHN",
     "Augmentation",
     "ColourJitter",
+    "ColourShape",
     "CropFlip",
+    "CropShift",
     "Data",
     "DataSource",
     "Digits",

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from poise.core.errors import SettingsError
+from poise.core import papers
+from poise.core.errors import InputError, SettingsError
 from poise.core.seeds import Draw
 from poise.core.settings import Count, Positive, PositiveCount, Settings, UnitInterval, settings
 from poise.data.geometry import random_boxes
@@ -78,6 +79,53 @@ class Shift(Augmentation):
 
     def __call__(self, x: Tensor, draw: Draw) -> Tensor:
         return _windows(x, self.pixels, draw.within("shift"))
+
+
+@settings
+class CropShift(Augmentation):
+    """Cut out a part, as large as the image but for s columns and rows together, and put it back elsewhere on zeros (Li
+    & Spratling 2023).
+
+    s is uniform on 0 .. `most`, of which cx ~ U{0 .. s} are columns and the rest rows; where the part is cut and where
+    it is put are uniform and independent.
+    """
+
+    paper = papers.IDBH
+    most: Count = 10
+
+    @property
+    def moves(self) -> bool:
+        return True
+
+    def __call__(self, x: Tensor, draw: Draw) -> Tensor:
+        height, width = x.shape[2:]
+        if self.most >= min(height, width):
+            raise InputError(
+                f"CropShift.most = {self.most}: must be below {min(height, width)}, the side of the images"
+            )
+        drawn = draw.within("crop shift").uniform(6, dtype=torch.float64).unbind(1)
+
+        def upto(number: int, most: Tensor) -> Tensor:
+            return (drawn[number] * (most + 1)).long()
+
+        lost = upto(0, torch.full_like(draw.index, self.most))
+        columns = upto(1, lost)
+        rows, columns = (
+            _shifted(size, fewer, upto(first, fewer), upto(first + 1, fewer), x.device)
+            for size, fewer, first in ((height, lost - columns, 2), (width, columns, 4))
+        )
+        flat = (rows.clamp(min=0)[:, :, None] * width + columns.clamp(min=0)[:, None, :]).flatten(1)
+        inside = ((rows >= 0)[:, :, None] & (columns >= 0)[:, None, :])[:, None]
+        moved = x.flatten(2).gather(2, flat[:, None].expand(-1, x.shape[1], -1)).view_as(x)
+        return torch.where(inside, moved, 0)
+
+
+def _shifted(size: int, fewer: Tensor, cut: Tensor, put: Tensor, device: torch.device) -> Tensor:
+    """From which place of `size` each comes [B, size], where a piece `fewer` shorter, cut out from `cut` on, is put at
+    `put`; -1 where none does.
+    """
+    places = torch.arange(size, device=device) - put[:, None]
+    return torch.where((places >= 0) & (places < size - fewer[:, None]), places + cut[:, None], -1)
 
 
 @settings

@@ -1,4 +1,4 @@
-"""RandAugment and colour jitter: kornia's operations on the device, every draw keyed by its example."""
+"""RandAugment, colour jitter and IDBH: kornia's operations on the device, every draw keyed by its example."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor
 from poise.core import papers
 from poise.core.errors import InputError, MissingExtraError
 from poise.core.seeds import Draw
-from poise.core.settings import NonNegative, PositiveCount, UnitInterval, settings
-from poise.data.augment import Augmentation
+from poise.core.settings import Count, NonNegative, PositiveCount, UnitInterval, settings
+from poise.data.augment import Augmentation, CropShift, Flip, RandomErasing, Several
 
 Strength = Annotated[float, Field(ge=0, le=10)]
 Operation = Callable[[Any, Tensor, Tensor, Tensor], Tensor]
@@ -39,15 +39,15 @@ def _solarize_add(kornia: Any, x: Tensor, strength: Tensor, sign: Tensor) -> Ten
     return torch.where(x < 128 / 255, (x + strength[:, None, None, None] * 110 / 255).clamp(max=1), x)
 
 
-def _affine(kornia: Any, x: Tensor, entries: dict[tuple[int, int], Tensor]) -> Tensor:
-    """Images moved by a matrix around their centre; what comes from outside is mid-grey."""
+def _affine(kornia: Any, x: Tensor, entries: dict[tuple[int, int], Tensor], outside: float = 0.5) -> Tensor:
+    """Images moved by a matrix around their centre; what comes from outside is mid-grey, or as said."""
     height, width = x.shape[2:]
     matrix = torch.eye(2, 3, dtype=x.dtype, device=x.device).repeat(len(x), 1, 1)
     for place, value in entries.items():
         matrix[:, place[0], place[1]] = value
     middle = torch.tensor([(width - 1) / 2, (height - 1) / 2], dtype=x.dtype, device=x.device)
     matrix[:, :, 2] += middle - (matrix[:, :, :2] * middle).sum(2)
-    grey = torch.full((3,), 0.5, dtype=x.dtype, device=x.device)
+    grey = torch.full((3,), outside, dtype=x.dtype, device=x.device)
     return kornia.geometry.transform.warp_affine(x, matrix, (height, width), padding_mode="fill", fill_value=grey)
 
 
@@ -151,6 +151,89 @@ class ColourJitter(Augmentation):
                 amount = middle + width * (2 * draw.within(name).uniform(1)[:, 0] - 1)
                 x = change(x, amount.to(x.dtype)).clamp(0, 1)
         return x
+
+
+Change = Callable[[Any, Tensor, Tensor, Tensor], Tensor]
+"""(kornia, images [n, 3, H, W], amounts [n] uniform on [0, 1), signs [n] of -1 and 1) -> changed images."""
+
+
+def _factor(change: str, low: float, high: float) -> Change:
+    return lambda kornia, x, amount, sign: getattr(kornia.enhance, change)(x, low + (high - low) * amount)
+
+
+def _sheared(kornia: Any, x: Tensor, amount: Tensor, sign: Tensor) -> Tensor:
+    """By .05 to .15 rad; along rows where the amount is below a half, else along columns."""
+    slope = sign * (0.05 + 0.1 * (2 * amount % 1)).tan()
+    nothing, along = torch.zeros_like(slope), amount < 0.5
+    return _affine(
+        kornia, x, {(0, 1): torch.where(along, slope, nothing), (1, 0): torch.where(along, nothing, slope)}, 0.0
+    )
+
+
+def _turned(kornia: Any, x: Tensor, amount: Tensor, sign: Tensor) -> Tensor:
+    """By 1 to 10 degrees."""
+    angle = sign * (1 + 9 * amount) * torch.pi / 180
+    cosine, sine = angle.cos(), angle.sin()
+    return _affine(kornia, x, {(0, 0): cosine, (0, 1): sine, (1, 0): -sine, (1, 1): cosine}, 0.0)
+
+
+CHANGES: dict[str, Change] = {
+    "saturation": _factor("adjust_saturation_with_gray_subtraction", 0.1, 1.9),
+    "brightness": _factor("adjust_brightness_accumulative", 0.5, 1.9),
+    "contrast": _factor("adjust_contrast_with_mean_subtraction", 0.5, 1.9),
+    "sharpness": _factor("sharpness", 0.1, 1.9),
+    "auto_contrast": _auto_contrast,
+    "equalize": lambda kornia, x, amount, sign: kornia.enhance.equalize(x),
+    "shear": _sheared,
+    "rotate": _turned,
+}
+"""The eight of IDBH's ColorShape."""
+
+
+@settings
+class ColourShape(Augmentation):
+    """One of eight changes, each with probability 1/8: IDBH's ColorShape (Li & Spratling 2023).
+
+    Saturation by .1 to 1.9, brightness and contrast by .5 to 1.9, sharpness by .1 to 1.9, automatic contrast,
+    equalisation, a shear of .05 to .15 rad along rows or columns, a rotation of 1 to 10 degrees, both either way and on
+    zeros.
+    Needs `pip install 'poise[augment]'`.
+    """
+
+    paper = papers.IDBH
+
+    def __call__(self, x: Tensor, draw: Draw) -> Tensor:
+        kornia = library()
+        of_colour(x, self)
+        # which example meets which change is decided where nothing is waited for
+        chosen = Draw(draw.key, draw.index.cpu()).within("which").integers(len(CHANGES), 1)[:, 0]
+        amount = draw.within("amount").uniform(1, dtype=x.dtype)[:, 0]
+        sign = 1 - 2 * draw.within("sign").integers(2, 1)[:, 0].to(x.dtype)
+        changed = x.clone()
+        for number, change in enumerate(CHANGES.values()):
+            rows = (chosen == number).nonzero()[:, 0].to(x.device)
+            if len(rows):
+                changed[rows] = change(kornia, x[rows], amount[rows], sign[rows]).clamp(0, 1).to(x.dtype)
+        return changed
+
+
+@settings
+class IDBH(Augmentation):
+    """Mirror, CropShift, ColourShape, then erase a box: what lifts adversarial training without more data (Li &
+    Spratling 2023).
+
+    Needs `pip install 'poise[augment]'`.
+    """
+
+    paper = papers.IDBH
+    erasing: UnitInterval = 0.5
+    """With which probability a box is erased: 1/2 is IDBH-weak, 1 IDBH-strong."""
+    most: Count = 10
+    """Of CropShift."""
+
+    def __call__(self, x: Tensor, draw: Draw) -> Tensor:
+        parts = (Flip(), CropShift(most=self.most), ColourShape(), RandomErasing(probability=self.erasing))
+        return Several(parts=parts)(x, draw)
 
 
 def of_colour(x: Tensor, part: Augmentation) -> None:
