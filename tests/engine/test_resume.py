@@ -406,9 +406,9 @@ def test_a_protocol_that_takes_what_images_there_are_fits_every_test_set(tmp_pat
 def test_a_run_paused_at_epochs_ends_with_the_bits_of_the_unbroken_one(
     tmp_path: Path, tiny_experiment: Tiny, fingerprint_of: Any, trained: Run, pauses: list[int]
 ) -> None:
-    experiment = trained.experiment
+    experiment, run = trained.experiment, Run(tmp_path / "run")
     for until in pauses:
-        run = train_or_resume(experiment, tmp_path / "run", until=until)
+        run = train_or_resume(experiment, run.path, until=until)
         assert [line["epoch"] for line in run.metrics()] == list(range(1, until + 1))
         assert not finished(run) or until == experiment.epochs
     assert fingerprint_of(resume(run.path)) == fingerprint_of(trained)

@@ -179,9 +179,9 @@ def test_an_evaluation_goes_on_where_the_set_was_moved(tmp_path: Path) -> None:
     begun: list[str] = []
 
     class Stopping(Progress):
-        def begin(self, name: str, total: int, unit: str, cost: float = 0.0) -> Callable[[int], None]:
-            begun.append(name)
-            if name == "PGD-3" and begun.count(name) == 1:
+        def begin(self, what: str, total: int, unit: str, cost: float = 0.0) -> Callable[[int], None]:
+            begun.append(what)
+            if what == "PGD-3" and begun.count(what) == 1:
                 raise Interrupted("stopped")
             return lambda done: None
 

@@ -267,7 +267,8 @@ def test_several_epsilons_make_one_record_and_a_curve(finished: dict[str, Run]) 
 def test_the_worst_case_within_several_norms_is_over_their_union(finished: dict[str, Run], tmp_path: Path) -> None:
     threats = {"Linf": 0.1, "L2": 0.5, "L1": 2.0}
     asked: dict[str, Any] = {"protocol": "gradient", "first": 20}
-    both = poise.evaluate(finished["seed-0"], threat=list(threats), epsilon=list(threats.values()), **asked)
+    norms: list[Any] = list(threats)
+    both = poise.evaluate(finished["seed-0"], threat=norms, epsilon=list(threats.values()), **asked)
     assert both.protocol == "gradient-linf-eps0.1-l2-eps0.5-l1-eps2-first20"
     alone = [
         poise.evaluate(finished["seed-0"], threat=norm, epsilon=size, **asked, out=tmp_path / f"{norm}.json")  # type: ignore[arg-type]
