@@ -22,7 +22,7 @@ import pytest
 import poise
 from poise.attacks import APGD, FAB, AutoAttack, Square
 from poise.core import holding
-from poise.core.errors import MissingExtraError, RunError
+from poise.core.errors import Interrupted, MissingExtraError, RunError
 from poise.core.records import EvaluationRecord
 from poise.engine import Experiment, Run, train
 from poise.evaluation import Protocol
@@ -156,6 +156,24 @@ def test_a_worker_killed_at_two_epochs_and_a_node_removed_leave_the_bits_of_the_
         ("done", 4),
     ]
     assert sum("lost, begun again" in sentence for sentence in told.said) == 3
+
+
+@needs_ray
+def test_a_sweep_that_is_asked_to_stop_has_its_workers_save_and_goes_on(
+    tmp_path: Path, tiny: Experiment, engine: on_ray.OnRay, fingerprint_of: Any
+) -> None:
+    longer = dataclasses.replace(tiny, epochs=8)
+    unbroken = train(longer, tmp_path / "unbroken")
+    # a signal reaches whoever started the sweep, here the test
+    with (
+        watching(tmp_path / "s" / "tiny", {1: lambda holder: os.kill(os.getpid(), signal.SIGTERM)}) as done,
+        pytest.raises(Interrupted, match=f"to go on: poise sweep --resume {tmp_path / 's'}"),
+    ):
+        poise.sweep(longer, out=tmp_path / "s", on=engine, evaluate=False)
+    assert done == [1]
+    assert tries(tmp_path / "s" / "tiny")[-1].state == "interrupted"
+    made = poise.sweep(out=tmp_path / "s", on=engine)
+    assert fingerprint_of(made.runs[0]) == fingerprint_of(unbroken.path)
 
 
 class Patient(on_ray.OnRay):

@@ -22,7 +22,7 @@ from poise.sweeps import ledger
 from poise.sweeps import sweep as sweeping
 from poise.sweeps.engines import Tally, engine_of
 from poise.sweeps.ledger import Needs, Outcome, tries
-from poise.sweeps.local import Local
+from poise.sweeps.local import Local, Worker, gpus_here, least_used, room
 from poise.sweeps.planning import planned
 from poise.sweeps.status import standings, summary
 from poise.sweeps.tasks import Task, perform
@@ -265,6 +265,32 @@ def test_an_engine_that_there_is_not_is_refused(on: str | None, jobs: int, sente
     with pytest.raises(SettingsError, match=sentence):
         engine_of(on, jobs)
     assert isinstance(engine_of(None, 2), Local)
+
+
+def test_runs_of_this_machine_share_its_gpus_evenly(
+    tmp_path: Path, tiny: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[dict[str, str]] = []
+    monkeypatch.setattr("subprocess.Popen", lambda *_, env, **__: given.append(env) or FileNotFoundError())
+    for gpu in (None, "6"):
+        with pytest.raises(AttributeError):  # no process was begun
+            Worker(gpu)
+    assert given[1]["CUDA_VISIBLE_DEVICES"] == "6"
+    assert given[0].get("CUDA_VISIBLE_DEVICES") == os.environ.get("CUDA_VISIBLE_DEVICES")
+    taken: list[str | None] = []
+    for _ in range(5):
+        taken.append(least_used(["4", "6"], taken))
+    assert taken == ["4", "6", "4", "6", "4"]
+    assert least_used([], []) is None
+    assert (room(0.25, 2), room(1, 2), room(2, 5), room(0.3, 1)) == (8, 2, 2, 3)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert gpus_here() == ["0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-7")
+    assert gpus_here() == ["4", "GPU-7"]
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    with pytest.raises(RunError, match=r"--gpus 0\.5: this machine has 0"):
+        poise.sweep(tiny, out=tmp_path / "s", gpus=0.5)
 
 
 def test_a_folder_of_other_things_is_refused(tmp_path: Path, tiny: Experiment, here: Any) -> None:

@@ -12,6 +12,9 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from typing import Self
+
+import torch
 
 from poise.core.errors import Interrupted, RunError
 from poise.core.progress import Progress
@@ -24,11 +27,17 @@ COMMAND = (sys.executable, "-m", "poise.sweeps.worker")
 
 
 class Worker:
-    """A worker process and the lines that it sends."""
+    """A worker process and the lines that it sends. gpu: the only one that it sees, as CUDA_VISIBLE_DEVICES names
+    it.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, gpu: str | None = None) -> None:
+        self.gpu = gpu
+        environment = os.environ | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})
         # of a process group of its own, so that Ctrl-C at a terminal comes once, by `ask_to_stop`
-        self.process = subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+        self.process = subprocess.Popen(
+            COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, env=environment
+        )
         assert self.process.stdin is not None and self.process.stdout is not None
         self.given, self.sent = self.process.stdin, self.process.stdout
         os.set_blocking(self.sent.fileno(), False)
@@ -80,46 +89,86 @@ class Crew:
 
 
 class Local(Engine):
-    """`jobs` tasks at a time."""
+    """`jobs` tasks at a time, each of one process on a GPU of its own where there are as many, else in turn.
+
+    Workers outlive a task, and a `run` inside the engine's context.
+    """
 
     def __init__(self, jobs: int = 1) -> None:
-        self.jobs = jobs
+        self.jobs, self._idle, self._depth = jobs, list[Worker](), 0
+
+    def __enter__(self) -> Self:
+        self._depth += 1
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._depth -= 1
+        while self._idle and not self._depth:
+            self._idle.pop().end()
 
     def run(self, tasks: Sequence[Task], told: Told, progress: Progress) -> list[Outcome]:
-        tally, idle = Tally(tasks, told), list[Worker]()
-        crews: list[Crew] = []
-        with stop_requested() as stop, selectors.DefaultSelector() as watched:
+        tally, crews, gpus = Tally(tasks, told), list[Crew](), gpus_here()
+        jobs = min([self.jobs, *(room(task.needs.gpus, len(gpus)) for task in tasks if task.needs.gpus)])
+        with self, stop_requested() as stop, selectors.DefaultSelector() as watched:
             try:
                 while crews or (tally.waiting and not stop):
-                    while tally.waiting and len(crews) < self.jobs and not stop:
-                        crews.append(_begun(tally, idle, watched))
+                    while tally.waiting and len(crews) < jobs and not stop:
+                        crews.append(self._begun(tally, crews, gpus, watched))
                     for key, _ in watched.select(timeout=0.5):
                         crew, rank = key.data
                         _heard(crew, rank, tally, progress, watched)
                     for crew in [crew for crew in crews if len(crew.outcomes) == len(crew.workers)]:
                         crews.remove(crew)
-                        idle += _over(crew, tally, watched)
+                        self._idle += _over(crew, tally, watched)
                     for worker in (worker for crew in crews for worker in crew.workers if stop):
                         worker.ask_to_stop()
             finally:
-                for worker in [*idle, *(worker for crew in crews for worker in crew.workers)]:
+                for worker in (worker for crew in crews for worker in crew.workers):
                     worker.end()
         interrupted = [outcome for outcome in tally.outcomes.values() if outcome.state == "interrupted"]
         if stop or interrupted:
             raise Interrupted("stopped; what was done is saved")
         return tally.all
 
+    def _begun(self, tally: Tally, crews: Sequence[Crew], gpus: Sequence[str], watched: selectors.BaseSelector) -> Crew:
+        place, attempt = tally.waiting.popleft()
+        task = tally.tasks[place]
+        size = task.needs.ranks
+        # ranks of a gang see all GPUs, of which each takes that of its number
+        gpu = least_used(gpus, [worker.gpu for crew in crews for worker in crew.workers]) if size == 1 else None
+        workers = [self._worker(gpu) for _ in range(size)]
+        crew, port = Crew(workers, place, attempt), free_port() if size > 1 else 0
+        for rank, worker in enumerate(workers):
+            watched.register(worker.sent, selectors.EVENT_READ, (crew, rank))
+            worker.give(task, Seat("", attempt, rank, size, rank, size, "127.0.0.1" if size > 1 else "", port))
+        return crew
 
-def _begun(tally: Tally, idle: list[Worker], watched: selectors.BaseSelector) -> Crew:
-    place, attempt = tally.waiting.popleft()
-    task = tally.tasks[place]
-    size = task.needs.ranks
-    workers = [idle.pop() if idle else Worker() for _ in range(size)]
-    crew, port = Crew(workers, place, attempt), free_port() if size > 1 else 0
-    for rank, worker in enumerate(workers):
-        watched.register(worker.sent, selectors.EVENT_READ, (crew, rank))
-        worker.give(task, Seat("", attempt, rank, size, rank, size, "127.0.0.1" if size > 1 else "", port))
-    return crew
+    def _worker(self, gpu: str | None) -> Worker:
+        """An idle one that sees this GPU, or a new one."""
+        found = next((worker for worker in self._idle if worker.gpu == gpu), None)
+        if found is None:
+            return Worker(gpu)
+        self._idle.remove(found)
+        return found
+
+
+def gpus_here() -> list[str]:
+    """The GPUs that this process sees, as CUDA_VISIBLE_DEVICES names them."""
+    named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    count = torch.cuda.device_count()
+    return named[:count] if named else [str(number) for number in range(count)]
+
+
+def room(gpus: float, here: int) -> int:
+    """Processes that have so many GPUs each, or a share of one. Raises: RunError for more than there are."""
+    if gpus > here:
+        raise RunError(f"--gpus {gpus:g}: this machine has {here}")
+    return here // int(gpus) if gpus >= 1 else here * int(1 / gpus)
+
+
+def least_used(gpus: Sequence[str], taken: Sequence[str | None]) -> str | None:
+    """The GPU, the first of several, on which fewest of these processes are; None where there is none."""
+    return min(gpus, key=taken.count, default=None)
 
 
 def _heard(crew: Crew, rank: int, tally: Tally, progress: Progress, watched: selectors.BaseSelector) -> None:
