@@ -41,15 +41,14 @@ def write_still(kind: str, panel: Panel) -> str:
     wide, high = (int(part) for part in head.partition('viewBox="0 0 ')[2].partition('"')[0].split())
     legend = [
         marker(place, 14, high + 12 + 18 * line, 5) + _text(26, high + 16 + 18 * line, label)
-        for line, (label, place) in enumerate(names if kind != "matrix" else ())
+        for line, (label, place) in enumerate(names if kind not in ("matrix", "trade-off") else ())
     ]
     whole = high + 18 * len(legend) + (8 if legend else 0)
     head = head.replace(f'viewBox="0 0 {wide} {high}"', f'viewBox="0 0 {wide} {whole}" width="{round(1.4 * wide)}"')
     paper = '<rect width="100%" height="100%" fill="var(--card)"/>'
     drawing, _, end = body.rpartition("</svg>")
-    return (
-        f'{head} xmlns="http://www.w3.org/2000/svg"><style>{style}</style>{paper}{drawing}{"".join(legend)}</svg>{end}'
-    )
+    head = f'{head} xmlns="http://www.w3.org/2000/svg" class="alone">'
+    return f"{head}<style>{style}</style>{paper}{drawing}{''.join(legend)}</svg>{end}"
 
 
 def placed(series: Sequence[Series]) -> list[tuple[int, Series]]:
