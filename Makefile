@@ -39,6 +39,8 @@ test-extras: .venv-extras/.ready
 	echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
 	    > "$$(.venv-extras/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/developer.pth"
 	.venv-extras/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	# what AutoAttack in L1 is compared with, of whose requirements torch is there
+	.venv-extras/bin/python -m pip install --quiet --disable-pip-version-check --no-deps pyautoattack==0.2.0
 	@touch $@
 
 # The library that the page's charts run on, in one file (needs npm): after a change of runtime/ or its versions.
