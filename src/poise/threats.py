@@ -6,7 +6,9 @@ half precision are measured and moved in float32 and then rounded.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
+from collections.abc import Sequence
 from math import inf
 from typing import Annotated
 
@@ -64,6 +66,9 @@ class Threat(Settings, family="threat"):
     @abstractmethod
     def norm(self, delta: Tensor) -> Tensor:
         """Size of each perturbation [B]."""
+
+    def check_shape(self, shape: Sequence[int]) -> None:
+        """Raises: SettingsError for images of so few values that the threat is beyond the box, whatever they are."""
 
     def whole_box(self, x: Tensor) -> float:
         """The epsilon within which every image of this shape [B, ...] can become every other."""
@@ -168,6 +173,15 @@ class L1(Threat):
     @property
     def order(self) -> float:
         return 1
+
+    def check_shape(self, shape: Sequence[int]) -> None:
+        values = math.prod(shape)
+        if self.epsilon > values:
+            size = " x ".join(map(str, shape))
+            raise SettingsError(
+                f"L1.epsilon = {self.epsilon:g}: must be at most {values}, within which every image of {size} can"
+                " become every other; the sum is over all pixels of images in [0, 1]"
+            )
 
     def dual_norm(self, gradient: Tensor) -> Tensor:
         return gradient.flatten(1).abs().amax(1)

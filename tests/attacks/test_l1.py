@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +15,15 @@ from torch import Tensor, nn
 from poise.attacks import APGD, FAB, FGSM, MIM, PGD, Attack, AutoAttack, Square
 from poise.attacks.autoattack.fab_projection import onto_plane
 from poise.core.errors import SettingsError
+from poise.core.overrides import override
 from poise.core.seeds import everyone
 from poise.core.settings import from_json, to_json
+from poise.data import Digits
+from poise.engine import Experiment, train
+from poise.evaluation import Protocol, evaluate
+from poise.methods import Joint
+from poise.models import DigitsCNN
+from poise.objectives import AT
 from poise.threats import L1, L2, Linf, shrunk
 
 EPSILON = 1.5
@@ -51,6 +60,29 @@ def nearest_sizes(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         )
         sizes.append(found.fun)
     return torch.tensor(sizes).double()
+
+
+def test_an_epsilon_beyond_the_box_is_refused_wherever_images_are_met(tmp_path: Path) -> None:
+    network, x = two_classes(), images(3)
+    y, words = network(x).argmax(1), r"L1.epsilon = 109: must be at most 108, within which every image of 3 x 6 x 6"
+    for attack in (PGD(threat=L1(epsilon=109)), FAB(threat=L1(epsilon=109)), AutoAttack(threat=L1(epsilon=109))):
+        with pytest.raises(SettingsError, match=words):
+            attack(network, x, y)
+    with pytest.raises(SettingsError, match=words):
+        AutoAttack(threat=L1(epsilon=109)).run(network, x, y)
+    PGD(threat=L1(epsilon=108), steps=1)(network, x, y)
+    beyond = L1(epsilon=64.5)
+    made = Experiment(
+        data=Digits(train_images=20, test_images=10), method=Joint(policy=AT()), epochs=1, selection="test"
+    )  # type: ignore[arg-type]
+    trained = override(made, {"method.objective.inner.threat": to_json(beyond)})
+    judged = dataclasses.replace(made, protocol=Protocol(attacks=(PGD(threat=beyond),)))
+    for experiment in (trained, judged):
+        with pytest.raises(SettingsError, match=r"L1.epsilon = 64.5: must be at most 64"):
+            train(experiment, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+    with pytest.raises(SettingsError, match=r"must be at most 64"):
+        evaluate(DigitsCNN(width=4).build((1, 8, 8), 10, 0), Digits(test_images=10).load(), judged.protocol)
 
 
 @pytest.mark.parametrize("epsilon", [0.1, 0.7, 2.0, 50.0])

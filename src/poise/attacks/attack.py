@@ -87,6 +87,7 @@ class Attack(Settings, family="attack"):
         check_network(model)
         self.check(model)
         check_images(x)
+        self.threat.check_shape(x.shape[1:])
         with torch.inference_mode(False), crafting(model, "evaluating"):
             x = plain(x)
             classes = count_classes(model, x[:1])

@@ -25,6 +25,7 @@ from poise.data import Data, Feed, Split, held_out
 from poise.data.extra import OpenedPool
 from poise.engine.callbacks import Callbacks
 from poise.engine.checkpoints import fitting, foreign_weights, load_into
+from poise.engine.diagnostics import searching
 from poise.engine.experiment import Experiment
 from poise.engine.history import History
 from poise.engine.placement import Placement, check_pieces, check_shares, placed
@@ -230,6 +231,8 @@ def prepare(
         for attack in (*(monitor.attack for monitor in experiment.monitors), *protocol.attacks)
         if attack is not None
     ]
+    for place in (*searching(method.policies()).values(), *attacks):
+        place.threat.check_shape(data.shape)
     # of the whole network, of which a learner may train a member
     if any(type(attack).check is not Attack.check for attack in attacks):
         whole = experiment.model.build(data.shape, len(data.classes), experiment.seed)

@@ -162,6 +162,7 @@ def evaluate(
     for attack in protocol.attacks:
         attack.check(model)
         attack.check_classes(classes)
+        attack.threat.check_shape(data.shape)
     split, instead = protocol.images(whole), protocol.instead(whole)
     if instead:
         progress.say(instead)

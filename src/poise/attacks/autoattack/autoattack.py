@@ -176,6 +176,7 @@ class AutoAttack(Attack):
         """
         check_network(model)
         check_images(x)
+        self.threat.check_shape(x.shape[1:])
         _check(batch_size, memory_limit, save_seconds, state_path, seed)
         world = world if len(x) >= world.size else ALONE
         ranks, part = Ranks(world, 2 * len(self.components())), world.share(len(x))
