@@ -120,10 +120,24 @@ def trained(args: argparse.Namespace) -> Problem:
     if not isinstance(threat, Linf):
         raise SystemExit(f"{args.run} was trained against {threat}; the comparison is in Linf")
     test = run.experiment.data.load(args.data).test.first(args.images)
+    return exported(args, run.name, net, test, threat.epsilon)
+
+
+def of_the_zoo(args: argparse.Namespace, name: str) -> Problem:
+    """A network of Poise's zoo, within the epsilon that it was trained for on MNIST."""
+    from poise import load
+    from poise.data import MNIST
+
+    test = MNIST().load(args.data).test.first(args.images)
+    return exported(args, name, load(f"zoo:{name}").eval(), test, 0.3)
+
+
+def exported(args: argparse.Namespace, name: str, net: nn.Module, test: Any, epsilon: float) -> Problem:
+    """Images and network, the latter also in a file for an environment without Poise."""
     x, y = test.pixels(), test.labels
-    path = args.out / f"{run.name}.pt2"
+    path = args.out / f"{name}.pt2"
     torch.export.save(torch.export.export(net, (x[:2],), dynamic_shapes=({0: torch.export.Dim("batch")},)), path)
-    return Problem(run.name, net, x, y, threat.epsilon, ["--exported", str(path), "--epsilon", str(threat.epsilon)])
+    return Problem(name, net, x, y, epsilon, ["--exported", str(path), "--epsilon", str(epsilon)])
 
 
 def network(models: Path, case: str) -> nn.Module:
@@ -182,7 +196,9 @@ def timed(call: Any, seconds: dict[str, float], name: str) -> Any:
     return wrapped
 
 
-def ours(net: nn.Module, x: Tensor, y: Tensor, epsilon: float, seed: int, cut: bool) -> dict[str, Any]:
+def ours(
+    net: nn.Module, x: Tensor, y: Tensor, epsilon: float, seed: int, cut: bool, precision: Any = "float32"
+) -> dict[str, Any]:
     from poise.attacks.autoattack import AutoAttack, Status
     from poise.attacks.autoattack.apgd import APGD
     from poise.attacks.autoattack.fab import FAB
@@ -204,7 +220,7 @@ def ours(net: nn.Module, x: Tensor, y: Tensor, epsilon: float, seed: int, cut: b
         seconds[report.number - 1] += now - mark
         mark = now
 
-    result = attack.run(net, x, y, seed=seed, progress=progress)
+    result = attack.run(net, x, y, seed=seed, progress=progress, precision=precision)
     total = time.process_time() - start
     first, targeted, fab, square = cast(Any, attack.components())
     budgets = [first.steps, targeted.steps, fab.steps, targeted.targets, fab.targets, square.queries]
@@ -244,10 +260,11 @@ def floors(net: nn.Module, x: Tensor, y: Tensor) -> tuple[float, float, float, f
 
 def compare(args: argparse.Namespace, problem: Problem) -> dict[str, Any]:
     """Both sides, each result kept as soon as it is there."""
-    path = args.out / f"{problem.title}-{args.images}{'-cut' if args.cut else ''}.json"
+    arithmetic = "" if args.precision == "float32" else f"-{args.precision}"
+    path = args.out / f"{problem.title}-{args.images}{arithmetic}{'-cut' if args.cut else ''}.json"
     results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"reference": {}}
     if "ours" not in results:
-        results["ours"] = ours(problem.network, problem.x, problem.y, problem.epsilon, 0, args.cut)
+        results["ours"] = ours(problem.network, problem.x, problem.y, problem.epsilon, 0, args.cut, args.precision)
         path.write_text(json.dumps(results))
     with tempfile.TemporaryDirectory() as folder:
         batch = Path(folder) / "batch.pt"
@@ -360,6 +377,10 @@ def main() -> None:
     parser.add_argument("--reference", help="python of the environment with pyautoattack")
     parser.add_argument("--cases", nargs="*", choices=list(CASES), default=list(CASES))
     parser.add_argument("--run", type=Path, help="a run of Poise's own, attacked besides")
+    parser.add_argument("--zoo", nargs="*", default=[], help="MNIST networks of the zoo, attacked besides")
+    parser.add_argument(
+        "--precision", default="float32", choices=["float32", "bfloat16", "auto"], help="of Poise's search"
+    )
     parser.add_argument("--images", type=int, default=100)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--out", type=Path, default=Path("runs/autoattack"), help="folder of the results")
@@ -378,7 +399,8 @@ def main() -> None:
         print(json.dumps(reference(args)))
         return
     args.out.mkdir(parents=True, exist_ok=True)
-    for problem in [*(published(args, case) for case in args.cases), *([trained(args)] if args.run else [])]:
+    problems = [published(args, case) for case in args.cases] + [of_the_zoo(args, name) for name in args.zoo]
+    for problem in problems + ([trained(args)] if args.run else []):
         results = compare(args, problem)
         print("\n".join([table(results), "", *apart(results, problem, args.cut)]), end="\n\n", flush=True)
 

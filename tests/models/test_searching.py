@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -143,7 +145,7 @@ def test_the_copy_follows_the_weights() -> None:
 
 def test_layers_that_are_watched_or_called_twice_stay_as_they_are() -> None:
     net, x = network("pooled", torch.float64)
-    seen: list[Tensor] = []
+    seen: list[Any] = []
     for place in (2, 7, 8):
         net.get_submodule(str(place)).register_forward_hook(lambda layer, given, out: seen.append(out))
     searched = surrogate(net, faster=True)
