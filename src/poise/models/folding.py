@@ -53,6 +53,19 @@ def _linear(network: nn.Module) -> list[str]:
     ]
 
 
+def _overwriting(network: nn.Module) -> list[str]:
+    """ReLUs that may write over what they are given, as nobody else needs it: answers of layers whose gradients do not
+    look at them.
+    """
+    forgetful = (nn.Conv2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d)
+
+    def overwrites(layer: nn.Module, relu: nn.Module) -> bool:
+        return type(layer) in forgetful and type(relu) is nn.ReLU and not _hooks(layer) and not _hooks(relu)
+
+    swapped = {relu for relu, _ in swappable(network)}
+    return [name for _, name in _neighbours(network, overwrites) if name not in swapped]
+
+
 def _windows(network: nn.Module) -> list[Pair]:
     """Which linear layers behind a flattening may be convolutions (see `WindowLinear`), found as in `foldable`."""
     known = (parameter.device.type for parameter in network.parameters())
@@ -193,6 +206,8 @@ class Folded:
             assert isinstance(pool, nn.MaxPool2d)
             self._copy.set_submodule(relu, nn.Identity())
             self._copy.set_submodule(name, PooledRelu(pool))
+        for name in _overwriting(network):
+            self._copy.set_submodule(name, nn.ReLU(inplace=True))
         flattened = dict(_windows(network)) if self.relaid else {}
         for name in {*flattened.values(), *(_linear(network) if dtype is not None else ())}:
             linear = network.get_submodule(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import dataclass
 from math import inf
 
 import torch
@@ -20,6 +21,8 @@ from poise.threats import Linf, Threat, spread
 
 _SMALL = 0.1
 """Share of an image below which its windows' pixels are looked up one by one."""
+_AHEAD = 16
+"""Queries whose windows are drawn at once on CPUs, where each operation on a few numbers has its price."""
 
 
 @settings
@@ -100,32 +103,29 @@ class _SquareSearch(Search):
         s = dict(state)
         logits = self.model(s["z"])
         lead = targeted_margin(logits, s["target"]) if self.reach else margin(logits, s["y"])
-        reached = succeeds(logits, s["y"], s["target"] if self.reach else None)
-        new = reached & ~s["fooled"]
-        if queued(new.device) or bool(new.any()):
-            s["found"] = torch.where(spread(new, s["z"]), s["z"], s["found"])
-        s["fooled"] = s["fooled"] | reached
+        if queued(lead.device) or not bool((lead < 0).all()):  # with a lead below 0 nobody has reached anything
+            reached = succeeds(logits, s["y"], s["target"] if self.reach else None)
+            s["found"] = torch.where(spread(reached & ~s["fooled"], s["z"]), s["z"], s["found"])
+            s["fooled"] = s["fooled"] | reached
         better = lead > s["best_margin"]
         s["best_margin"] = torch.where(better, lead, s["best_margin"])
-        asked = self._query(s)[0]
+        self.propose(s, better)
         s["k"] = s["k"] + 1
-        self.propose(s, better, asked, *self._query(s))
         return s
 
-    def _query(self, s: State) -> tuple[Tensor, Draw]:
-        """The window's side [W] and the draw of query number k."""
+    def query(self, s: State, k: Tensor) -> tuple[Tensor, Draw]:
+        """The window's side and the draw of queries number k [..., W], in one row."""
         assert self._sides is not None  # made by `begin`
-        draw = at(Draw(self._key, s["index"]), s["run"], s["k"]).within("query")
-        return self._sides[s["k"].clamp(max=self.steps - 1)], draw
+        index, run = (s[name].expand_as(k).reshape(-1) for name in ("index", "run"))
+        draw = at(Draw(self._key, index), run, k.reshape(-1)).within("query")
+        return self._sides[k.reshape(-1).clamp(max=self.steps - 1)], draw
 
-    def propose(self, s: State, better: Tensor, asked: Tensor, side: Tensor, draw: Draw) -> None:
-        """Make z the best point where it is `better` [W], and then the next proposal: best with a random window of this
-        side [W] changed.
-
-        z differed from best in the window at `corner` [W, 2] of side `asked` [W] only.
+    def propose(self, s: State, better: Tensor) -> None:
+        """Make z the best point where it is `better` [W], and then the next proposal: best with a random window
+        changed.
         """
         s["best"] = torch.where(spread(better, s["z"]), s["z"], s["best"])
-        s["z"] = self.change(s["best"], s["x"], side, draw).contiguous()
+        s["z"] = self.change(s["best"], s["x"], *self.query(s, s["k"] + 1)).contiguous()
 
     @abstractmethod
     def first(self, x: Tensor, draw: Draw) -> Tensor:
@@ -146,21 +146,29 @@ class _SquareSearch(Search):
         return side
 
 
+@dataclass
+class _Ahead:
+    """What lanes of these indices and runs propose in the queries from one on: see `SquareLinf`."""
+
+    lanes: tuple[Tensor, Tensor]
+    natural: Tensor
+    places: Tensor | None
+    """Pixels of the windows [queries, W, C, largest^2]; None where windows are large."""
+    signs: Tensor
+    """[queries, W, C, 1]."""
+    step: int = 0
+
+    def follows(self, s: State) -> bool:
+        """Whether the lanes are the same: where one has another example or run, the tensors are others."""
+        return self.lanes[0] is s["index"] and self.lanes[1] is s["run"]
+
+
 class SquareLinf(_SquareSearch):
     """Every channel of the window moves to one of its two extremes (Algorithm 2); the first proposal has vertical
     stripes.
     """
 
-    derived = ("corner",)
-
-    def begin(self, examples: Examples, run: Tensor) -> State:
-        s = super().begin(examples, run)
-        return s | self.derive(s)
-
-    def derive(self, state: State) -> State:
-        """Where the window of the last proposal is [W, 2]."""
-        side, draw = self._query(state)
-        return {"corner": self._drawn(state["x"], side, draw)[0]}
+    _ahead: _Ahead | None = None
 
     def first(self, x: Tensor, draw: Draw) -> Tensor:
         stripes = _signs(draw.uniform(x.shape[1], 1, x.shape[3], dtype=x.dtype))
@@ -176,22 +184,38 @@ class SquareLinf(_SquareSearch):
         numbers = draw.uniform(2 + x.shape[1], dtype=x.dtype)
         return _corner(numbers, x, side), _signs(numbers[:, 2:, None])
 
-    def propose(self, s: State, better: Tensor, asked: Tensor, side: Tensor, draw: Draw) -> None:
+    def propose(self, s: State, better: Tensor) -> None:
         """The same by the pixels of the windows alone, where these are small and one may look at their sizes."""
-        x, pixels = s["x"], s["x"].shape[2] * s["x"].shape[3]
-        if queued(x.device) or (largest := int(torch.maximum(asked, side).max())) ** 2 > _SMALL * pixels:
-            super().propose(s, better, asked, side, draw)
-            s["corner"] = self._drawn(x, side, draw)[0]
-            return
-        z, best = (s[name].view(*x.shape[:2], pixels) for name in ("z", "best"))
-        natural = x.flatten(2)
-        places = _pixels(x, s["corner"], asked, largest)
-        values = torch.where(better[:, None, None], z.gather(2, places), best.gather(2, places))
-        best.scatter_(2, places, values)
-        z.scatter_(2, places, values)
-        s["corner"], signs = self._drawn(x, side, draw)
-        places = _pixels(x, s["corner"], side, largest)
-        z.scatter_(2, places, (natural.gather(2, places) + signs * self.attack.threat.epsilon).clamp_(0, 1))
+        x, epsilon = s["x"], self.attack.threat.epsilon
+        ahead = None if queued(x.device) else self._looked_ahead(s)
+        if ahead is None or ahead.places is None:
+            return super().propose(s, better)
+        z, best, natural = (values.view(*x.shape[:2], -1) for values in (s["z"], s["best"], ahead.natural))
+        before, places = ahead.places[ahead.step], ahead.places[ahead.step + 1]
+        # z differed from best in the window before only
+        values = torch.where(better[:, None, None], z.gather(2, before), best.gather(2, before))
+        best.scatter_(2, before, values)
+        z.scatter_(2, before, values)
+        signs = ahead.signs[ahead.step + 1]
+        z.scatter_(2, places, (natural.gather(2, places) + signs * epsilon).clamp_(0, 1))
+        return None
+
+    def _looked_ahead(self, s: State) -> _Ahead:
+        """The windows before and after this step, among those of some steps that are drawn at once."""
+        ahead = self._ahead
+        if ahead is not None and ahead.step + 2 < len(ahead.signs) and ahead.follows(s):
+            ahead.step += 1
+            return ahead
+        x = s["x"]
+        k = s["k"] + torch.arange(_AHEAD + 1)[:, None]
+        side, draw = self.query(s, k)
+        corner, signs = self._drawn(x, side, draw)
+        largest = int(side.max())
+        places = None
+        if largest**2 <= _SMALL * x.shape[2] * x.shape[3]:
+            places = _pixels(x, corner, side, largest).view(*k.shape, -1)[:, :, None].expand(-1, -1, x.shape[1], -1)
+        self._ahead = _Ahead((s["index"], s["run"]), x.contiguous(), places, signs.view(*k.shape, *signs.shape[1:]))
+        return self._ahead
 
 
 class SquareBall(_SquareSearch):
@@ -296,13 +320,12 @@ def _corner(numbers: Tensor, x: Tensor, side: Tensor) -> Tensor:
 
 def _pixels(x: Tensor, corner: Tensor, side: Tensor, largest: int) -> Tensor:
     """The places in an image of the pixels of each window, all of its last row and column again where it is not the
-    largest [B, C, largest^2].
+    largest [B, largest^2].
     """
     along = torch.arange(largest, device=x.device).expand(len(side), -1)
     along = torch.minimum(along, side[:, None] - 1)
     down, across = (corner[:, :1] + along) * x.shape[3], corner[:, 1:] + along
-    places = (down[:, :, None] + across[:, None, :]).flatten(1)
-    return places[:, None].expand(-1, x.shape[1], -1)
+    return (down[:, :, None] + across[:, None, :]).flatten(1)
 
 
 def _window(x: Tensor, corner: Tensor, side: Tensor) -> Tensor:
