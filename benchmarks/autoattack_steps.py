@@ -36,7 +36,7 @@ from poise.models import surrogate
 from poise.threats import Linf
 
 EPSILON = 1e-4
-STEPS, TARGETS, QUERIES = 15, 2, 300
+STEPS, TARGETS, QUERIES = 10, 2, 200
 DONE: dict[str, int] = dict(zip(ATTACKS, (STEPS + 1, TARGETS * (STEPS + 1), TARGETS * STEPS, QUERIES), strict=True))
 """Steps of each attack for each image here, and in the standard version:"""
 FULL: dict[str, int] = dict(zip(ATTACKS, (101, 9 * 101, 9 * 100, 5000), strict=True))
@@ -157,10 +157,10 @@ def main() -> None:
         kinds = [f"{kind}, times" if place == 0 else "floor" for kind in ("float32", "bfloat16") for place in (0, 1)]
         sections[f"{name}, {NETWORKS[name]} images"] = table(["attack", "reference us", *kinds][: len(lines[0])], lines)
         print(sections[f"{name}, {NETWORKS[name]} images"], flush=True)
+        command = f"python -m benchmarks.autoattack_steps --networks {' '.join(args.networks)} --rounds {args.rounds}"
+        text = page("AutoAttack's steps beside pyautoattack's", command, sections)
+        print(f"written so far: {write('autoattack_steps', text)}", flush=True)
         gc.collect()
-    command = f"python -m benchmarks.autoattack_steps --networks {' '.join(args.networks)} --rounds {args.rounds}"
-    text = page("AutoAttack's steps beside pyautoattack's", command, sections)
-    print(f"written: {write('autoattack_steps', text)}")
 
 
 if __name__ == "__main__":
