@@ -81,6 +81,36 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
+MEASURED = (
+    "2026-11-22-digits_objectives-2-core-x86-64",
+    "2026-11-21-mnist_slim-2-core-x86-64",
+    "2026-11-22-mnist_smallcnn-2-core-x86-64",
+)
+"""Results whose tables say what recipes reach."""
+
+
+def evidence() -> str:
+    """src/poise/recipes/evidence.json: rows of benchmarks/results by recipe, ours with AutoAttack where it was run."""
+    found: dict[str, list[dict[str, float | str]]] = {}
+    for name in MEASURED:
+        heads: list[str] = []
+        for line in (ROOT / "benchmarks" / "results" / f"{name}.md").read_text().splitlines():
+            cells = [cell.strip().replace("\\", "").strip("*") for cell in line.strip("|").split("|")]
+            if not line.startswith("|"):
+                heads = []
+            elif not heads:
+                heads = cells
+            elif heads[0] in ("recipe", "method") and cells[0] in recipes():
+                row = dict(zip(heads, cells, strict=False))
+                column = "AutoAttack" if "AutoAttack" in row else "worst case"
+                numbers = {"natural": row["natural"], "robust": row[column]}
+                told = {key: float(re.match(r"[\d.]+", text)[0]) for key, text in numbers.items()}  # type: ignore[index]
+                found.setdefault(cells[0], []).append(
+                    told | {"column": column, "source": f"benchmarks/results/{name}.md"}
+                )
+    return json.dumps(found, indent=1) + "\n"
+
+
 def generated() -> dict[Path, str]:
     """What each generated file must hold."""
     readme = ROOT / "README.md"
@@ -91,6 +121,7 @@ def generated() -> dict[Path, str]:
         readme: text,
         ROOT / "docs" / "reference.md": reference(),
         ROOT / "src" / "poise" / "cli" / "names.json": f"{names}\n",
+        ROOT / "src" / "poise" / "recipes" / "evidence.json": evidence(),
     }
 
 

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from poise.recipes import experiment as recipe
     from poise.sweeps.sweep import sweep
     from poise.threats import L2, Linf
+    from poise.verbs.advise import advise
     from poise.verbs.agreement import agreement
     from poise.verbs.attack import attack
     from poise.verbs.bundle import bundle
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from poise.verbs.transfer import transfer
 
 _VERBS = (
+    "advise",
     "agreement",
     "attack",
     "bundle",
@@ -111,6 +113,7 @@ __all__ = [
     "Run",
     "Subject",
     "__version__",
+    "advise",
     "agreement",
     "attack",
     "attacks",

@@ -9,6 +9,7 @@ import sys
 import typer
 
 from poise.cli import (
+    advise,
     agreement,
     attack,
     bundle,
@@ -51,6 +52,7 @@ app.command("train")(train.train)
 app.command("sweep")(sweep.sweep)
 app.command("status")(status.status)
 app.command("transfer")(transfer.transfer)
+app.command("advise")(advise.advise)
 app.command("evaluate")(evaluate.evaluate)
 app.command("attack")(attack.attack)
 app.command("agreement")(agreement.agreement)
