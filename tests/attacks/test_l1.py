@@ -21,6 +21,7 @@ from poise.core.settings import from_json, to_json
 from poise.data import Digits
 from poise.engine import Experiment, train
 from poise.evaluation import Protocol, evaluate
+from poise.learners import Policy
 from poise.methods import Joint
 from poise.models import DigitsCNN
 from poise.objectives import AT
@@ -73,8 +74,11 @@ def test_an_epsilon_beyond_the_box_is_refused_wherever_images_are_met(tmp_path: 
     PGD(threat=L1(epsilon=108), steps=1)(network, x, y)
     beyond = L1(epsilon=64.5)
     made = Experiment(
-        data=Digits(train_images=20, test_images=10), method=Joint(policy=AT()), epochs=1, selection="test"
-    )  # type: ignore[arg-type]
+        data=Digits(train_images=20, test_images=10),
+        method=Joint(policy=Policy(objective=AT())),
+        epochs=1,
+        selection="test",
+    )
     trained = override(made, {"method.objective.inner.threat": to_json(beyond)})
     judged = dataclasses.replace(made, protocol=Protocol(attacks=(PGD(threat=beyond),)))
     for experiment in (trained, judged):
