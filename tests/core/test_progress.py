@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import sys
+import types
 
 import pytest
 from rich.console import Console
@@ -191,3 +193,28 @@ def test_times_are_written_for_people() -> None:
         "1:00 h",
         "2:41 h",
     ]
+
+
+def test_a_notebook_gets_two_bars_below_the_cell_without_widgets(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[tuple[str, str]] = []
+
+    def display(bundle: dict[str, str], *, raw: bool, display_id: str) -> None:
+        assert raw
+        shown.append((display_id, bundle["text/html"]))
+
+    inner = types.ModuleType("IPython.display")
+    inner.display = inner.update_display = display  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
+    monkeypatch.setitem(sys.modules, "IPython.display", inner)
+    time = Time()
+    cells = Cells(now=time)
+    cells.stage("at_digits <b>", "training", 40)
+    advance = cells.begin("epoch 1/2", 4, "steps", 20)
+    time.now = 10
+    advance(2)
+    cells.end()
+    assert len({place for place, _ in shown}) == 1
+    first, second, last = (text for _, text in shown)
+    assert "estimating what is left" in first and first.count("<progress") == 2
+    assert "25 %, about 30 s left" in second and "2/4 steps" in second and "&lt;b&gt;" in second
+    assert last == ""

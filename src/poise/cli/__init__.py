@@ -14,6 +14,7 @@ from poise.cli import (
     attack,
     bundle,
     demo,
+    doctor,
     embed,
     evaluate,
     export,
@@ -37,17 +38,17 @@ from poise.core.version import __version__
 app = typer.Typer(
     name="poise",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
     help=(
         "Train image classifiers that keep their accuracy under attack, and measure both numbers honestly.\n\n"
-        "First steps: [bold]poise demo[/bold], then [bold]poise list recipes[/bold]."
+        "First steps: [bold]poise doctor[/bold], [bold]poise demo[/bold], then [bold]poise list recipes[/bold]."
     ),
 )
 
 app.command("demo")(demo.demo)
+app.command("doctor")(doctor.doctor)
 app.command("train")(train.train)
 app.command("sweep")(sweep.sweep)
 app.command("status")(status.status)
@@ -82,7 +83,7 @@ def main() -> None:
     So is whatever the system refuses of a path, a name or a disk. Under torchrun one rank says it for all.
     """
     try:
-        app()
+        app(prog_name="poise")
     except PoiseError as error:
         if "RANK" not in os.environ or _speaks(error):
             _say(str(error))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from poise.cli.names import check_protocol
+from poise.cli.names import check_protocol, completed
 from poise.cli.shared import (
     Cpus,
     DataDir,
@@ -55,8 +55,9 @@ def evaluate(
     protocol: Annotated[
         str | None,
         typer.Option(
+            autocompletion=completed("protocols"),
             help="Protocol by name (poise list protocols) or a .json file of its settings; by default the run's own,"
-            " 'standard' for --weights."
+            " 'standard' for --weights.",
         ),
     ] = None,
     threat: Annotated[

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -17,6 +18,11 @@ from poise.core.errors import SettingsError, did_you_mean
 def names_of(kind: str) -> list[str]:
     """The names of a kind, "recipes" or "protocols", that Poise itself has."""
     return json.loads((files("poise.cli") / "names.json").read_text())[kind]
+
+
+def completed(kind: str) -> Callable[[str], list[str]]:
+    """For the shell: the names of a kind that begin as what was typed."""
+    return lambda incomplete: [name for name in names_of(kind) if name.startswith(incomplete)]
 
 
 def check_recipe(name: str, imports: list[Path] | None) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from poise.cli.names import check_recipe
+from poise.cli.names import check_recipe, completed
 from poise.cli.shared import NO_SMALL_VARIANT, DataDir, Device, Imports, import_files
 from poise.core.errors import SettingsError
 
@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 def show(
     recipe: Annotated[
-        str, typer.Argument(help="A recipe's name, a settings file, a run folder, or a network such as zoo:NAME.")
+        str,
+        typer.Argument(
+            help="A recipe's name, a settings file, a run folder, or a network such as zoo:NAME.",
+            autocompletion=completed("recipes"),
+        ),
     ],
     settings: Annotated[list[str] | None, typer.Argument(help="Settings to change, as dotted.path=value.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="The recipe's small variant.")] = False,

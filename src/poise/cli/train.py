@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from poise.cli.names import check_recipe
+from poise.cli.names import check_recipe, completed
 from poise.cli.shared import NO_SMALL_VARIANT, DataDir, Device, Imports, code_of, import_files, print_table
 from poise.core.bars import drawn
 from poise.core.errors import Interrupted, NumericalError, RunError, SettingsError
@@ -24,7 +24,11 @@ there yet.
 
 def train(
     recipe: Annotated[
-        str | None, typer.Argument(help="A recipe's name, or a settings file such as runs/x/experiment.json.")
+        str | None,
+        typer.Argument(
+            help="A recipe's name, or a settings file such as runs/x/experiment.json.",
+            autocompletion=completed("recipes"),
+        ),
     ] = None,
     settings: Annotated[list[str] | None, typer.Argument(help="Settings to change, as dotted.path=value.")] = None,
     data: Annotated[

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import textwrap
+import tokenize
 from collections.abc import Callable, Iterator
 from types import CodeType, ModuleType
 from typing import Any
@@ -95,7 +96,7 @@ def _source(part: Any) -> str:
 def _has_source(part: Any) -> bool:
     try:
         inspect.getsource(part)
-    except (OSError, TypeError):
+    except (OSError, TypeError, SyntaxError, tokenize.TokenError):  # the last two: a file that is not its source
         return False
     return True
 

@@ -127,7 +127,7 @@ class PublishedSource(DataSource):
 
     def files(self, data_dir: Path) -> Files:
         """The data set's files, fetched if need be. Raises DataError when they are not to be had."""
-        folder = self._found(data_dir)
+        folder = self.found_in(data_dir)
         if folder is None:
             target = data_dir / self.folders[0]
             archives = any(remote.is_archive for remote in self.remotes)
@@ -136,7 +136,7 @@ class PublishedSource(DataSource):
                 raise DataError(self._missing(data_dir))
             for remote in self.remotes:
                 obtain(remote, data_dir, target, self.verify)
-            folder = self._found(data_dir)
+            folder = self.found_in(data_dir)
         if folder is None:
             raise DataError(self._missing(data_dir))
         note = folder / NOTE
@@ -146,7 +146,8 @@ class PublishedSource(DataSource):
     def _candidates(self, data_dir: Path) -> list[Path]:
         return [*(data_dir / name for name in self.folders), data_dir]
 
-    def _found(self, data_dir: Path) -> Path | None:
+    def found_in(self, data_dir: Path) -> Path | None:
+        """The folder in which its files lie, if they are there."""
         for folder in self._candidates(data_dir):
             if all(_present(folder, name) is not None for name in self.required):
                 return folder
