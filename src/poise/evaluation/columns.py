@@ -64,7 +64,7 @@ def columns_of(
     world: ranks that call this together share the work; the first one keeps the journal, and each the state of its own
     search.
     """
-    work = _Work(model, split, seed, batch_size, journal, progress, world, search)
+    work = _Work(model, split, seed, batch_size, journal, progress, world, search, covered(attacks))
     if search.memory_limit is not None and any(_turn(attack) for attack in attacks):
         work.check_memory()
     emulated = emulation(device_of(model)[0]) if search.precision == "bfloat16" and any(map(_turn, attacks)) else ""
@@ -80,13 +80,22 @@ def columns_of(
         told = json.loads(world.exchange(json.dumps(kept and dataclasses.asdict(kept)))[0])
         if told is not None:
             done[place] = AttackRecord(**told)
-            progress.spare(len(split) * attack.forwards() / world.size)
+            if attack not in work.alone_too:
+                progress.spare(len(split) * attack.forwards() / world.size)
             continue
         rules = [(rule, done[at]) for at in done if isinstance(rule := attacks[at], AutoAttack)]
         done[place] = work.column(attack, str(place), rules)
         if world.leads:
             journal.keep(str(place), dataclasses.asdict(done[place]))
     return [done[place] for place in range(len(attacks))]
+
+
+def covered(attacks: Sequence[Attack]) -> list[Attack]:
+    """Those that are components of an AutoAttack among them: alone they attack what an earlier component broke, so that
+    both together cost what the AutoAttack costs where all images stand.
+    """
+    inside = [part for attack in attacks if isinstance(attack, AutoAttack) for part in attack.components()]
+    return [attack for attack in attacks if attack in inside]
 
 
 def _turn(attack: Attack) -> int:
@@ -103,6 +112,8 @@ class _Work:
     progress: Progress
     world: World
     search: Searching
+    alone_too: Sequence[Attack] = ()
+    """Components of an AutoAttack that are columns of their own, too."""
 
     def check_memory(self) -> None:
         """Raises: InputError, before any work, where not even one image fits."""
@@ -157,7 +168,6 @@ class _Work:
                 said = [line for line in record.notes.get("rules", []) if line.startswith(f"{attack.name}:")]
                 notes = {"from": rule.name, "run_on": len(rows), **({"rules": said} if said else {})}
                 break
-        self.progress.spare((len(self.split) - len(rows)) * attack.forwards() / self.world.size)
         if not rows:
             return predicted, notes
         part = self.split.subset(torch.tensor(rows, device=self.split.labels.device)) if predicted else self.split
@@ -178,7 +188,7 @@ class _Work:
         own = find_batch_size(self.model, x, self.search.memory_limit)
         fits = min(int(text) for text in self.world.exchange(str(own)))  # memory differs from rank to rank
         path, width = self.journal.state(key, fits)
-        report = _Report(name, attack.components(), len(split), self.progress, self.world)
+        report = _Report(name, attack.components(), self.alone_too, len(split), self.progress, self.world)
         labels, ids = split.labels.to(device), split.ids.to(device)
         how: dict[str, Any] = {"batch_size": width, "state_path": path, "progress": report, "world": self.world}
         result = attack.run(self.model, x, labels, seed=self.seed, ids=ids, precision=self.search.precision, **how)
@@ -227,9 +237,18 @@ class _Report:
     Survivors of a component in progress are of this rank's share, those of one that is over of all images.
     """
 
-    def __init__(self, name: str, parts: Sequence[CompactAttack], count: int, progress: Progress, world: World) -> None:
+    def __init__(
+        self,
+        name: str,
+        parts: Sequence[CompactAttack],
+        alone_too: Sequence[Attack],
+        count: int,
+        progress: Progress,
+        world: World,
+    ) -> None:
         self.name, self.count, self.progress = name, count, progress
         self.costs = [part.forwards() for part in parts]
+        self.spared = [0.0 if part in alone_too else part.forwards() for part in parts]
         share = world.share(count)
         self.of = f" of the {share.stop - share.start:,} images of rank {world.rank}" if 1 < world.size <= count else ""
         self.number, self.done, self.said, self.entered = 0, 0, 0, share.stop - share.start
@@ -239,7 +258,7 @@ class _Report:
         if now.number != self.number:
             self.over(now.over)
             to_come = self.costs[now.number - 1 :]
-            self.progress.spare((self.entered - now.entered) * sum(to_come))
+            self.progress.spare((self.entered - now.entered) * sum(self.spared[now.number - 1 :]))
             several = f", {now.number} of {now.attacks}: {now.attack} ({_percent(to_come[0], sum(self.costs))})"
             what = f"{self.name}{several if now.attacks > 1 else ''}"
             self.number, self.done, self.entered = now.number, 0, now.entered
@@ -263,6 +282,7 @@ def _percent(part: float, whole: float) -> str:
 
 def foretold(attacks: Sequence[Attack], images: int, seconds: float) -> str:
     """How long attacks on so many images take at most where a forward of one takes so many seconds, and what of it."""
+    attacks = [attack for attack in attacks if attack not in covered(attacks)]
     costs = {attack.name: images * attack.forwards() for attack in attacks}
     whole = sum(costs.values())
 

@@ -26,7 +26,7 @@ from poise.core.records import EvaluationRecord
 from poise.core.settings import Name, PositiveCount, Settings, settings, tag_of, to_json
 from poise.core.version import __version__
 from poise.data.dataset import Data, Split
-from poise.evaluation.columns import Searching, columns_of, foretold
+from poise.evaluation.columns import Searching, columns_of, covered, foretold
 from poise.evaluation.digests import digest_of, digest_of_images
 from poise.evaluation.experts import natural_notes
 from poise.evaluation.journal import Journal
@@ -100,7 +100,7 @@ class Protocol(Settings):
     def forwards(self, images: int) -> float:
         """About what an evaluation of so many images costs, of which no more than `first` are taken."""
         count = images if self.first is None else min(self.first, images)
-        return count * (1 + sum(attack.forwards() for attack in self.attacks))
+        return count * (1 + sum(attack.forwards() for attack in self.attacks if attack not in covered(self.attacks)))
 
     def instead(self, split: Split) -> str:
         """A sentence where `images` cannot be those that the protocol's paper chose; else empty."""
