@@ -129,10 +129,19 @@ def test_an_attack_at_several_epsilons_is_a_curve_from_natural_accuracy_on(make_
     (chart,) = epsilon_charts(shown, PLACES)
     assert (chart.title, chart.kind) == ("PGD-20 within Linf", "sweep")
     points = [(row["x"], row["y"]) for row in rows(chart)]
-    assert points == [(0, 97.5), (pytest.approx(4 / 255, rel=1e-4), 80), (pytest.approx(8 / 255, rel=1e-4), 50)]
+    assert points == [(0, 97.5), (4, 80), (8, 50)] and chart.panels[0].across == "epsilon, /255"
     assert all(row["low"] < row["y"] < row["high"] for row in rows(chart))
     assert "epsilon: 8/255" in rows(chart)[2]["about"] and "95 % intervals" in chart.note
     assert not epsilon_charts(table([Run(tmp_path, "x", {}, records={"a": weak})]), PLACES)
+
+
+def test_epsilons_that_are_no_levels_of_a_pixel_stay_decimals(make_record, tmp_path):
+    records = {
+        str(epsilon): make_record(protocol=str(epsilon), attacks={"PGD": range(8)}, settings=within(epsilon))
+        for epsilon in (0.1, 0.3)
+    }
+    (chart,) = epsilon_charts(table([Run(tmp_path, "x", {}, records=records)]), PLACES)
+    assert [row["x"] for row in rows(chart)] == [0, 0.1, 0.3] and chart.panels[0].across == "epsilon"
 
 
 def test_other_attacks_are_no_points_of_the_same_curve(make_record, tmp_path):

@@ -141,6 +141,12 @@ def render(
     )
 
 
+def _key(place: int, plain: bool) -> str:
+    """The mark of a place for a legend; plain: its shape alone, where colours stand for something else."""
+    mark = marker(place, 8, 8, 5)
+    return KEY.format(mark.replace(f'class="{colour(place)} ', 'class="none ') if plain else mark)
+
+
 def _asset(folder: str, name: str) -> str:
     return (files("poise.reports") / folder / name).read_text(encoding="utf-8")
 

@@ -229,9 +229,11 @@ def epsilon_charts(table: Table, places: Places) -> list[Chart]:
     charts = []
     for key, by_epsilon in families.items():
         if len(by_epsilon) > 1:
-            series = tuple(_over_epsilon(table, places, {0.0: natural, **by_epsilon}, names[key]))
+            pixels = all(spelled(epsilon).endswith("/255") for epsilon in by_epsilon)
+            scale, across = (255, "epsilon, /255") if pixels else (1, "epsilon")
+            series = tuple(_over_epsilon(table, places, {0.0: natural, **by_epsilon}, names[key], scale))
             note = "bars are 95 % intervals; epsilon 0 is natural accuracy"
-            charts.append(chart("sweep", Panel(names[key], "epsilon", "accuracy, %", series, note=note)))
+            charts.append(chart("sweep", Panel(names[key], across, "accuracy, %", series, note=note)))
     return charts
 
 
@@ -242,7 +244,9 @@ def _but_for_epsilon(column: Column, threat: Mapping[str, Any]) -> str:
     return json.dumps([column.attack, kept], sort_keys=True, default=str)
 
 
-def _over_epsilon(table: Table, places: Places, by_epsilon: Mapping[float, int], attack: str) -> list[Series]:
+def _over_epsilon(
+    table: Table, places: Places, by_epsilon: Mapping[float, int], attack: str, scale: float
+) -> list[Series]:
     series = []
     for row in table.rows:
         if row.group is None or row.kind != "measured" or row.block != table.rows[0].block:
@@ -250,7 +254,7 @@ def _over_epsilon(table: Table, places: Places, by_epsilon: Mapping[float, int],
         cells = [(epsilon, row.cells[place]) for epsilon, place in sorted(by_epsilon.items())]
         points = tuple(
             Point(
-                epsilon,
+                scale * epsilon,
                 cell.value,
                 cell.low,
                 cell.high,
