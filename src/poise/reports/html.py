@@ -110,9 +110,7 @@ def render(
         scripts=scripts,
         numbered=numbered,
         plain_data=plain_data,
-        key=lambda place: Markup(
-            f'<svg class="key" viewBox="0 0 16 16" aria-hidden="true">{marker(place, 8, 8, 5)}</svg>'
-        ),
+        key=lambda place, plain=False: Markup(_key(place, plain)),
         colour=colour,
         subtitle=_subtitle(results, runs),
         table=results,
