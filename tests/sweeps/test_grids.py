@@ -76,6 +76,13 @@ def test_a_plan_has_every_recipe_at_every_point_with_every_seed(tmp_path: Path) 
     assert Plan.read(tmp_path) == plan
 
 
+def test_long_names_stay_apart(tiny: Experiment) -> None:
+    grid = {"title": [f"{'t' * 200}{number}" for number in range(3)]}
+    names = [point.name for point in planned([tiny], grid).points]
+    assert len(set(names)) == 3
+    assert {len(name) for name in names} == {150}
+
+
 def test_a_damaged_plan_is_refused(tmp_path: Path, tiny: Experiment) -> None:
     file = planned([tiny], {}).write(tmp_path)
     file.write_text(file.read_text().replace('"epochs": 3', '"epochs": 4', 1))

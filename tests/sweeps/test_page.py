@@ -22,6 +22,7 @@ def commands() -> list[list[str]]:
     return [shlex.split(line)[1:] for language, block in blocks if language == "sh" for line in block.splitlines()]
 
 
+@pytest.mark.slow
 def test_every_command_runs_and_ends_well(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], here: Any
 ) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from poise.core.errors import RunError
+from poise.core.errors import Interrupted, RunError
 from poise.core.files import write_text
 from poise.core.progress import Progress
 from poise.core.settings import to_json
@@ -83,7 +83,10 @@ def _spread(plan: Plan, where: Where, progress: Progress, engine: Engine, needs:
         while ready := _ready(plan, begun):
             begun |= {_key(work) for work in ready}
             tasks = [_task(plan, work, where, needs) for work in ready]
-            outcomes = engine.run(tasks, lambda outcome: _tell(outcome, progress), progress)
+            try:
+                outcomes = engine.run(tasks, lambda outcome: _tell(outcome, progress), progress)
+            except Interrupted as error:
+                raise Interrupted(f"{error}; to go on, type the same again") from None
             failed |= {outcome.name: outcome.reason for outcome in outcomes if not outcome.whole}
     if failed or plan.missing:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -21,6 +22,8 @@ from poise.sweeps.ledger import Halving, Needs, Plan, Point
 
 Swept = str | Path | Experiment
 """A recipe's name, a settings file (*.json) or an experiment."""
+_LONGEST = 150
+"""Letters of a point's name."""
 
 
 def planned(
@@ -77,7 +80,7 @@ def _seeded(
     base: Experiment, grid: Mapping[str, Sequence[Any]], chosen: Mapping[str, Any], seeds: int | None, several: bool
 ) -> list[Point]:
     apart = named(grid, chosen)
-    configuration = "-".join(part for part in (base.name, apart) if part)[:180]
+    configuration = _short("-".join(part for part in (base.name, apart) if part))
     try:
         made = override(base, dict(chosen))
     except SettingsError as error:
@@ -90,6 +93,11 @@ def _seeded(
         name = f"{configuration}/seed-{seed}" if seeds is not None else configuration
         points.append(Point(name, configuration, differs, seed, one.epochs, to_json(one)))
     return points
+
+
+def _short(name: str) -> str:
+    """A name that folders take; of a longer one the beginning, and a digest of all."""
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def _check_needs(needs: Needs) -> None:

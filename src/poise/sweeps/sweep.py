@@ -92,7 +92,11 @@ def sweep(
     else:
         several = [recipes] if isinstance(recipes, str | Path | Experiment) else list(recipes)
         import_files([Path(file) for file in imports])
-        how: dict[str, Any] = {"evaluate": evaluate, "device": device, "imports": [str(file) for file in imports]}
+        how: dict[str, Any] = {
+            "evaluate": evaluate,
+            "device": device,
+            "imports": [str(Path(file).resolve()) for file in imports],
+        }
         plan = planned(
             several,
             grid or {},
@@ -100,7 +104,7 @@ def sweep(
             quick=quick,
             halving=halving_of(rungs, keep, by) if rungs is not None else None,
             needs=Needs(ranks, cpus, gpus),
-            data_dir=None if data_dir is None else str(data_dir),
+            data_dir=None if data_dir is None else directory_said(data_dir),
             **how,
         )
     begin(plan, folder, new=recipes is not None)
