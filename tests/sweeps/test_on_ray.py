@@ -256,6 +256,16 @@ def test_storage_that_a_node_does_not_see_is_said_before_any_work(
         assert not (tmp_path / "s" / "tiny").exists()
 
 
+def test_ranks_are_numbered_in_all_and_on_their_node() -> None:
+    seats = on_ray._seats(["a", "b", "a"])  # pyright: ignore[reportPrivateUsage]
+    assert [(seat["rank"], seat["local_rank"], seat["local_size"]) for seat in seats] == [
+        (0, 0, 2),
+        (1, 0, 1),
+        (2, 1, 2),
+    ]
+    assert {seat["size"] for seat in seats} == {3}
+
+
 def test_without_ray_or_submitit_the_line_that_installs_it_is_said_before_anything_is_written(
     tmp_path: Path, tiny: Experiment, monkeypatch: pytest.MonkeyPatch
 ) -> None:

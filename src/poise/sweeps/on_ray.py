@@ -248,9 +248,11 @@ def _gang(ray: Any, task: Task, attempt: int, stop: Sequence[int]) -> tuple[list
         ]
         places = ray.get([rank.meeting.remote() for rank in ranks])
         address, port, _ = places[0]
+        # where it has GPUs Ray shows each rank its own only, which is then the first of all it sees
+        seats = _seats(list(range(needs.ranks)) if needs.gpus else [place[2] for place in places])
         asked = {
             rank.perform.remote(to_data(task), {"attempt": attempt, "address": address, "port": port, **seat}): number
-            for number, (rank, seat) in enumerate(zip(ranks, _seats([place[2] for place in places]), strict=True))
+            for number, (rank, seat) in enumerate(zip(ranks, seats, strict=True))
         }
         return _together(ray, asked, ranks, stop), ""
     except ray.exceptions.RayError as error:
@@ -287,8 +289,8 @@ def _together(ray: Any, asked: dict[Any, int], ranks: Sequence[Any], stop: Seque
     return [outcomes[number] for number in range(len(ranks))]
 
 
-def _seats(nodes: Sequence[str]) -> list[dict[str, int]]:
-    """Each rank's number and that among those of its node."""
+def _seats(nodes: Sequence[str | int]) -> list[dict[str, int]]:
+    """Each rank's number and that among those of its node; nodes: of each rank, by whatever tells them apart."""
     return [
         {
             "rank": rank,
