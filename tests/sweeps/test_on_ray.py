@@ -146,6 +146,7 @@ def test_a_worker_killed_at_two_epochs_and_a_node_removed_leave_the_bits_of_the_
     with watching(tmp_path / "s" / "tiny", {1: kill, 3: kill, 5: remove}) as done:
         # four tries, of which three are lost
         made = poise.sweep(longer, out=tmp_path / "s", on=Patient(engine), progress=told)
+    cluster.add_node(**NODE)
     assert done == [1, 3, 5]
     assert not made.failed
     assert fingerprint_of(made.runs[0]) == fingerprint_of(unbroken.path)
