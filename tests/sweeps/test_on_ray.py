@@ -130,36 +130,6 @@ def test_a_gang_of_two_ranks_on_two_nodes_of_which_one_is_killed_ends_with_the_b
 
 
 @needs_ray
-def test_a_worker_killed_at_two_epochs_and_a_node_removed_leave_the_bits_of_the_unbroken_run(
-    tmp_path: Path, tiny: Experiment, cluster: Any, engine: on_ray.OnRay, fingerprint_of: Any, heard: Any
-) -> None:
-    longer = dataclasses.replace(tiny, epochs=10)
-    unbroken = train(longer, tmp_path / "unbroken")
-    for which in ("selected", "last"):
-        evaluate(unbroken, checkpoint=which)
-
-    def remove(holder: holding.Holder) -> None:
-        (node,) = (node for node in cluster.list_all_nodes() if f"({node.node_id[:8]})" in holder.node)
-        cluster.remove_node(node, allow_graceful=False)
-
-    told = heard()
-    with watching(tmp_path / "s" / "tiny", {1: kill, 3: kill, 5: remove}) as done:
-        # four tries, of which three are lost
-        made = poise.sweep(longer, out=tmp_path / "s", on=Patient(engine), progress=told)
-    cluster.add_node(**NODE)
-    assert done == [1, 3, 5]
-    assert not made.failed
-    assert fingerprint_of(made.runs[0]) == fingerprint_of(unbroken.path)
-    assert [(one.state, one.attempt) for one in tries(made.runs[0])] == [
-        ("lost", 1),
-        ("lost", 2),
-        ("lost", 3),
-        ("done", 4),
-    ]
-    assert sum("lost, begun again" in sentence for sentence in told.said) == 3
-
-
-@needs_ray
 def test_a_sweep_that_is_asked_to_stop_has_its_workers_save_and_goes_on(
     tmp_path: Path, tiny: Experiment, engine: on_ray.OnRay, fingerprint_of: Any
 ) -> None:
@@ -175,14 +145,6 @@ def test_a_sweep_that_is_asked_to_stop_has_its_workers_save_and_goes_on(
     assert tries(tmp_path / "s" / "tiny")[-1].state == "interrupted"
     made = poise.sweep(out=tmp_path / "s", on=engine)
     assert fingerprint_of(made.runs[0]) == fingerprint_of(unbroken.path)
-
-
-class Patient(on_ray.OnRay):
-    """The connected engine, with a try more."""
-
-    def __init__(self, engine: on_ray.OnRay) -> None:
-        super().__init__(engine.address)
-        self.tries = 4
 
 
 @needs_ray
@@ -282,3 +244,40 @@ def test_without_ray_or_submitit_the_line_that_installs_it_is_said_before_anythi
         with pytest.raises(MissingExtraError, match=line):
             poise.sweep(tiny, out=tmp_path / "s", on=on)
     assert not (tmp_path / "s").exists()
+
+
+class Patient(on_ray.OnRay):
+    """The connected engine, with a try more."""
+
+    def __init__(self, engine: on_ray.OnRay) -> None:
+        super().__init__(engine.address)
+        self.tries = 4
+
+
+@needs_ray
+def test_a_worker_killed_at_two_epochs_and_a_node_removed_leave_the_bits_of_the_unbroken_run(
+    tmp_path: Path, tiny: Experiment, cluster: Any, engine: on_ray.OnRay, fingerprint_of: Any, heard: Any
+) -> None:
+    longer = dataclasses.replace(tiny, epochs=10)
+    unbroken = train(longer, tmp_path / "unbroken")
+    for which in ("selected", "last"):
+        evaluate(unbroken, checkpoint=which)
+
+    def remove(holder: holding.Holder) -> None:
+        (node,) = (node for node in cluster.list_all_nodes() if f"({node.node_id[:8]})" in holder.node)
+        cluster.remove_node(node, allow_graceful=False)
+
+    told = heard()
+    with watching(tmp_path / "s" / "tiny", {1: kill, 3: kill, 5: remove}) as done:
+        # four tries, of which three are lost
+        made = poise.sweep(longer, out=tmp_path / "s", on=Patient(engine), progress=told)
+    assert done == [1, 3, 5]
+    assert not made.failed
+    assert fingerprint_of(made.runs[0]) == fingerprint_of(unbroken.path)
+    assert [(one.state, one.attempt) for one in tries(made.runs[0])] == [
+        ("lost", 1),
+        ("lost", 2),
+        ("lost", 3),
+        ("done", 4),
+    ]
+    assert sum("lost, begun again" in sentence for sentence in told.said) == 3

@@ -118,7 +118,7 @@ class OnRay(Engine):
                 ).remote(str(token))
                 for node in nodes
             ]
-            seen = [_answer(ray, one) for one in asked]
+            seen = [_answer(ray, one, node["NodeID"]) for one, node in zip(asked, nodes, strict=True)]
         finally:
             token.unlink(missing_ok=True)
         blind = [node["NodeManagerAddress"] for node, there in zip(nodes, seen, strict=True) if not there]
@@ -167,10 +167,13 @@ class OnRay(Engine):
         return tally.all
 
 
-def _answer(ray: Any, asked: Any) -> bool:
+def _answer(ray: Any, asked: Any, node: str) -> bool:
+    """Whether a node sees the file; one that has died meanwhile need not. Raises: RunError where it is silent."""
     try:
         return bool(ray.get(asked, timeout=120))
     except ray.exceptions.RayError as error:
+        if not any(one["Alive"] for one in ray.nodes() if one["NodeID"] == node):
+            return True
         raise RunError(f"a node of the cluster does not answer: {_why(error)}") from None
 
 
