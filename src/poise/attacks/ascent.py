@@ -30,7 +30,7 @@ Rank = Callable[[Tensor, Tensor], Tensor]
 """(values [B], logits [B, C]) of an iterate -> its rank [B]; the iterate of largest rank is kept."""
 Move = Callable[[Threat, float, Tensor, Tensor, Tensor], Tensor]
 """(threat, step size, z, gradient, x) -> the projected step from z."""
-Start = Literal["uniform", "unclamped_uniform", "gaussian", "zero"]
+Start = Literal["uniform", "unclamped_uniform", "gaussian", "zero", "clamped_gaussian"]
 
 
 def moved_by(threat: Threat, step_size: float, z: Tensor, gradient: Tensor, x: Tensor) -> Tensor:
@@ -51,6 +51,7 @@ def ascent(
     step_size: float,
     steps: int,
     momentum: float = 0.0,
+    normalised: bool = True,
     noise: Callable[[int], Tensor] | None = None,
     stop: StopRule | None = None,
     keep: Rank | None = None,
@@ -58,10 +59,10 @@ def ascent(
     """The last iterate z_steps, or with `keep` for each example the iterate of largest rank; same shape as x.
 
     start: z_0, used as it is; momentum: decay of the accumulated gradient, each normalised by its mean absolute value
-    (Dong et al. 2018, Eq. 6); noise(k): added to step k before projection; stop: see `StopRule` (Zhang et al. 2020,
-    Alg. 1). The model inside `score` should have frozen parameters, so that gradients are taken with respect to images
-    only. Images of half precision are moved in float32 and rounded where the model is asked. NaN is never passed over:
-    it stays, and with `keep` it wins.
+    (Dong et al. 2018, Eq. 6) unless `normalised` is false; noise(k): added to step k before projection; stop: see
+    `StopRule` (Zhang et al. 2020, Alg. 1). The model inside `score` should have frozen parameters, so that gradients
+    are taken with respect to images only. Images of half precision are moved in float32 and rounded where the model is
+    asked. NaN is never passed over: it stays, and with `keep` it wins.
     Raises: InputError where the score has no gradient.
     """
     given, x = x.dtype, x.to(wide(x.dtype))
@@ -78,9 +79,10 @@ def ascent(
             if best is not None and keep is not None:
                 best = _better(best, keep(values, logits), z)
             if velocity is not None:
-                near = scaled(gradient, each(gradient))[0]
-                size = above_zero(near.flatten(1).abs().mean(1))
-                gradient = velocity = momentum * velocity + near / spread(size, near)
+                if normalised:
+                    near = scaled(gradient, each(gradient))[0]
+                    gradient = near / spread(above_zero(near.flatten(1).abs().mean(1)), near)
+                gradient = velocity = momentum * velocity + gradient
             if noise is None:
                 moved = MOVE.get()(threat, step_size, z, gradient, x)
             else:
@@ -105,7 +107,7 @@ def _better(best: tuple[Tensor, Tensor], values: Tensor, z: Tensor) -> tuple[Ten
 
 
 def started(start: Start, threat: Threat, x: Tensor, draw: Draw) -> Tensor:
-    """z_0: uniform in the threat (clamped to [0, 1] or not), x + N(0, 0.001^2) unclamped, or x itself; in float32 at
+    """z_0: uniform in the threat or x + N(0, 0.001^2), clamped to [0, 1] or not, or x itself; in float32 at
     least.
     """
     x = x.to(wide(x.dtype))
@@ -114,8 +116,9 @@ def started(start: Start, threat: Threat, x: Tensor, draw: Draw) -> Tensor:
     if start == "unclamped_uniform":  # around mid-grey no clamp is reached
         grey = torch.full_like(x, 0.5)
         return x + (threat.random_start(grey, draw.within("start")) - grey)
-    if start == "gaussian":
-        return threat.gaussian_start(x, draw.within("start"))
+    if start in ("gaussian", "clamped_gaussian"):
+        z = threat.gaussian_start(x, draw.within("start"))
+        return z if start == "gaussian" else z.clamp(0, 1)
     return x
 
 

@@ -21,7 +21,7 @@ from poise.core.answers import answer
 from poise.core.exact import exact
 from poise.core.lengths import wide
 from poise.core.seeds import Draw
-from poise.core.settings import NonNegative, Number, Positive, PositiveCount, settings
+from poise.core.settings import NonNegative, Number, Positive, PositiveCount, newer, settings
 from poise.losses import (
     cross_entropy,
     kl,
@@ -130,16 +130,25 @@ class MIM(Attack):
     steps: PositiveCount = 20
     start: Start = "uniform"
     momentum: NonNegative = 1.0
+    normalised: bool = newer(default=True)
+    """Whether each gradient is divided by its mean absolute value before it is summed, as in the paper."""
 
     @property
     def name(self) -> str:
-        return f"MIM-{self.steps}"
+        return f"MIM-{self.steps}" if self.normalised else f"MIM-raw-{self.steps}"
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, draw: Draw, target: Tensor | None = None) -> Tensor:
         z = started(self.start, self.threat, x, draw.within("restart", 0))
         score = score_of("cross_entropy", surrogate(model), x, y, target)
         return ascent(
-            score, x, z, threat=self.threat, step_size=self.step_size, steps=self.steps, momentum=self.momentum
+            score,
+            x,
+            z,
+            threat=self.threat,
+            step_size=self.step_size,
+            steps=self.steps,
+            momentum=self.momentum,
+            normalised=self.normalised,
         ).contiguous()
 
 

@@ -34,6 +34,7 @@ from poise.engine.given import as_begun, check_first_weights, first_weights, kee
 from poise.engine.history import processors_of
 from poise.engine.mending import mend_selected
 from poise.engine.monitoring import (
+    check_monitors,
     deployed,
     facts_of,
     keep_last,
@@ -86,6 +87,7 @@ def train(
     teachers = world.in_turn(lambda: open_teachers(experiment, data))
     # refuses what does not fit before the folder exists
     training = prepare(experiment, run, data, chosen, _drawn(progress, world), initial, pools, world, teachers=teachers)
+    check_monitors(experiment, training.splits)
     about = {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {"poise": __version__, "torch": torch.__version__, **data.versions},

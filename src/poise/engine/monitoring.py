@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
 from poise.core.batches import Now
-from poise.core.errors import CheckpointError
+from poise.core.errors import CheckpointError, SettingsError
+from poise.data import Split
 from poise.engine.experiment import Experiment, Monitor
 from poise.engine.ranks import measured
 from poise.engine.statistics import reestimate
@@ -41,6 +43,17 @@ def monitor_epoch(training: Training, now: Now) -> tuple[dict[str, Any], nn.Modu
     if experiment.diagnosis.regret and training.placement.world.leads:
         told |= experiment.diagnosis.regrets([*run.metrics(), told], training.learners)
     return found | told, network
+
+
+def check_monitors(experiment: Experiment, splits: Mapping[str, Split]) -> None:
+    """Raises: SettingsError for one that asks for more images than its split has."""
+    for monitor in experiment.monitors:
+        count = len(splits[monitor.split])
+        if monitor.first is not None and monitor.first > count:
+            raise SettingsError(
+                f"monitor {monitor.name!r}: first = {monitor.first:,} is more than the {count:,} images of the"
+                f" {monitor.split} split; give fewer, or None for all"
+            )
 
 
 def monitored(experiment: Experiment, epoch: int) -> bool:

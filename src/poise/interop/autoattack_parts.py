@@ -43,6 +43,15 @@ def threat_of(norm: str, eps: float) -> Threat:
     return norms[norm](epsilon=eps)
 
 
+def refused(kind: str, *, eps: bool = False, **others: object) -> None:
+    """Raises: SettingsError where eps was not given, or for a setting of the package's that is not had here."""
+    if eps:
+        raise SettingsError(f"{kind}.eps = None: must be a number")
+    for name, value in others.items():
+        if value:
+            raise SettingsError(f"{kind}.{name} = {value!r}: is not had here; leave it out")
+
+
 def radii_of(norm: str, use_largereps: bool) -> dict[str, Any]:
     """APGD's radii, where a norm has them and they are asked for: first within 3 and 2 epsilons."""
     return {"radii": (3.0, 2.0, 1.0)} if norm == "L1" and use_largereps else {}

@@ -7,14 +7,18 @@
 Arguments, defaults and modes are those of the package; images are [B, C, H, W] in [0, 1], or normalised after
 `set_normalization_used`. What differs: draws are seeded (a new attack's first call always draws the same and each
 further call draws anew; attacks with a `seed` draw the same in every call), APGD, FAB, Square and AutoAttack give back
-an image that they do not fool as it was, and AutoAttack has its paper's budgets, where the package cuts APGD and FAB to
-10 steps.
+an image that they do not fool as it was, AutoAttack has its paper's budgets, where the package cuts APGD and FAB to 10
+steps, and an Linf epsilon is at most 1. An attack that is not here: `poise.attacks.Torchattacks(name=...)`; one of your
+own inherits from `attack.Attack` and says by `native()` which of Poise's it is, or has a `__call__` of its own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
+
+from torch import Tensor
 
 from poise.attacks import autoattack as ours_autoattack
 from poise.attacks import pgd as ours
@@ -23,7 +27,10 @@ from poise.attacks.attack import Attack as NativeAttack
 from poise.attacks.autoattack import apgd as ours_apgd
 from poise.attacks.autoattack import fab as ours_fab
 from poise.attacks.autoattack import square as ours_square
-from poise.core.errors import SettingsError, UnknownNameError
+from poise.core.errors import InputError, SettingsError, UnknownNameError
+from poise.core.version import __version__
+from poise.interop import torchattacks_base as attack
+from poise.interop.asking import predicted
 from poise.interop.autoattack_parts import threat_of
 from poise.interop.torchattacks_base import Attack
 from poise.threats import L2, Linf
@@ -106,7 +113,7 @@ class TPGD(Attack):
 
     def native(self) -> NativeAttack:
         return ours.PGD(
-            threat=Linf(epsilon=self.eps), step_size=self.alpha, steps=self.steps, start="gaussian", loss="kl"
+            threat=Linf(epsilon=self.eps), step_size=self.alpha, steps=self.steps, start="clamped_gaussian", loss="kl"
         )
 
 
@@ -235,7 +242,69 @@ class AutoAttack(Attack):
         return ours_autoattack.AutoAttack(threat=threat_of(self.norm, self.eps), version=self.version)
 
 
-NAMES = ("APGD", "APGDT", "BIM", "FAB", "FGSM", "MIFGSM", "PGD", "PGDL2", "TPGD", "AutoAttack", "Square")
+@dataclass(eq=False)
+class CW(Attack):
+    """The attack of Carlini and Wagner of least L2 distance is none of Poise's: `poise.attacks.Torchattacks(name="CW")`
+    shows the package's own. Raises: SettingsError.
+    """
+
+    c: float = 1
+    kappa: float = 0
+    steps: int = 50
+    lr: float = 0.01
+
+    def native(self) -> NativeAttack:
+        raise SettingsError(
+            "CW: the attack of least L2 distance is not had here; poise.attacks.Torchattacks(name='CW') runs the"
+            " package's own, and poise.attacks.CW ascends the margin within a threat"
+        )
+
+
+class MultiAttack(Attack):
+    """Several attacks, one after the other, each on the images that all before it did not fool; images [B, C, H, W]
+    come back as the first that fooled the model made them, else as the last one did.
+
+    Raises: InputError for fewer than two attacks, or attacks on different models.
+    """
+
+    def __init__(self, attacks: Sequence[Attack], verbose: bool = False) -> None:
+        if not isinstance(attacks, list | tuple) or not all(isinstance(one, Attack) for one in attacks):
+            raise InputError(f"attacks is {type(attacks).__name__}, must be a list of attacks of this module")
+        if len(attacks) < 2:
+            raise InputError(f"attacks has {len(attacks)} entries, must have at least 2")
+        if any(one.model is not attacks[0].model for one in attacks):
+            raise InputError("attacks are on different models, must be on one")
+        super().__init__(attacks[0].model)
+        self.attacks = list(attacks)
+
+    def native(self) -> NativeAttack:
+        raise SettingsError("MultiAttack is no one attack of Poise's; each of its `attacks` is")
+
+    def __call__(self, inputs: Tensor, labels: Tensor | None = None) -> Tensor:
+        adversarial = self.attacks[0](inputs, labels)
+        truth = (predicted(self._network(), inputs) if labels is None else labels).to(adversarial.device)
+        for one in self.attacks[1:]:
+            rows = (predicted(self._network(), adversarial) == truth).nonzero()[:, 0]
+            if len(rows):
+                adversarial[rows] = one(inputs.to(adversarial.device)[rows], truth[rows])
+        return adversarial
+
+
+NAMES = (
+    "APGD",
+    "APGDT",
+    "BIM",
+    "CW",
+    "FAB",
+    "FGSM",
+    "MIFGSM",
+    "PGD",
+    "PGDL2",
+    "TPGD",
+    "AutoAttack",
+    "MultiAttack",
+    "Square",
+)
 
 
 def __getattr__(name: str) -> Any:
@@ -244,4 +313,21 @@ def __getattr__(name: str) -> Any:
     raise UnknownNameError(f"poise.interop.torchattacks has no attack {name!r}; it has {', '.join(sorted(NAMES))}")
 
 
-__all__ = ["APGD", "APGDT", "BIM", "FAB", "FGSM", "MIFGSM", "PGD", "PGDL2", "TPGD", "Attack", "AutoAttack", "Square"]
+__all__ = [
+    "APGD",
+    "APGDT",
+    "BIM",
+    "CW",
+    "FAB",
+    "FGSM",
+    "MIFGSM",
+    "PGD",
+    "PGDL2",
+    "TPGD",
+    "Attack",
+    "AutoAttack",
+    "MultiAttack",
+    "Square",
+    "__version__",
+    "attack",
+]

@@ -36,7 +36,12 @@ def friendly(y: Tensor, tau: int) -> StopRule:
 
 @settings
 class FAT(Objective[Adversarial]):
-    """An objective on friendly examples: FAT itself around AT, FAT-TRADES and FAT-MART around those."""
+    """An objective on friendly examples: FAT itself around AT, FAT-TRADES and FAT-MART around those.
+
+    Its published code clamps TRADES' Gaussian start to [0, 1]: `objective.inner.start=clamped_gaussian`. BatchNorm's
+    running statistics are updated by the forwards of the objective's loss, and by those of the steps where its
+    `craft_mode` is "training".
+    """
 
     transparent = "objective"
     paper = papers.FAT

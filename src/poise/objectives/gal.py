@@ -51,6 +51,9 @@ class GAL(Objective[Adversarial]):
     label_smoothing: UnitInterval = 0.0
     """Of the members' losses, and so of the gradients whose coherence is measured."""
     craft_mode: CraftMode = "training"
+    """In "training" BatchNorm's running statistics are updated by each forward: one for every step of the ascent, one
+    of natural and one of adversarial images. "frozen_statistics" and "evaluating" leave out those of the ascent.
+    """
 
     def check(self, model: nn.Module) -> None:
         ensemble_of(model, "GAL")

@@ -35,6 +35,8 @@ Embedded = Literal["adversarial", "features"]
 """Adversarial images, as pixels, that each learner makes (Fig. 6), or each learner's penultimate features of the
 natural images.
 """
+IMAGES = 200
+"""All, where there are fewer."""
 EMBEDDING = "t-sne.json"
 """The file in the run folder, which the page draws."""
 
@@ -43,7 +45,7 @@ def embed(
     asked: Asked,
     *,
     of: Embedded = "adversarial",
-    images: int = 200,
+    images: int = IMAGES,
     perplexity: float = 30.0,
     progress: Progress | None = None,
     **kind: Any,
@@ -69,6 +71,8 @@ def embed(
         raise SettingsError(f"images = {images}, perplexity = {perplexity}: must be at least 3, and above 0")
     kept = kept_epochs(run)
     data, where = subject.data, choose_device(subject.device)
+    if images > len(data.test) and images != IMAGES:
+        raise SettingsError(f"images = {images:,} is more than the {len(data.test):,} test images")
     split = data.test.first(min(images, len(data.test)))
     attack = attack_on(experiment) if of == "adversarial" else None
     advance = progress.begin(f"{experiment.name}: t-SNE", len(kept), "epochs")

@@ -6,15 +6,16 @@
 
 For a list of epsilons `raw` and `clipped` are lists and `success` is [epsilons, B]; for one epsilon they are single
 tensors. The attacks can be had from here too, and any attack of Poise's takes part as `FixedEpsilon(APGD())`. What
-differs: starts are seeded (a new attack's first call always draws the same, each further call draws anew), and inputs
-are tensors of torch.
+differs: starts are seeded (a new attack's first call always draws the same, each further call draws anew), inputs are
+tensors of torch, an Linf epsilon is at most 1 (all of the bounds), and MIFGSM follows gradients that are normalised
+before they are summed, as its paper has it; `MIFGSM(normalised=False)` sums them as they are, as the package does.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from poise.interop.foolbox import attacks, criteria, models
+from poise.interop.foolbox import attacks, criteria, models, utils
 from poise.interop.foolbox.attacks import (
     FGM,
     FGSM,
@@ -35,6 +36,7 @@ from poise.interop.foolbox.attacks import (
 )
 from poise.interop.foolbox.criteria import Misclassification, TargetedMisclassification
 from poise.interop.foolbox.models import PyTorchModel, accuracy
+from poise.interop.foolbox.utils import samples
 
 
 def __getattr__(name: str) -> Any:
@@ -65,4 +67,6 @@ __all__ = [
     "attacks",
     "criteria",
     "models",
+    "samples",
+    "utils",
 ]

@@ -122,12 +122,17 @@ class LinfMomentumIterativeFastGradientMethod(GradientDescent):
     """MIM in Linf."""
 
     momentum: float = 1.0
+    normalised: bool = True
+    """Each gradient is divided by its mean absolute value before it is summed (Dong et al. 2018); False, as in the
+    package: by nothing.
+    """
     rel_stepsize: float = 0.2
     steps: int = 10
     random_start: bool = False
 
     def native(self, epsilon: float, scale: float) -> NativeAttack:
-        return ours.MIM(**self.settings(epsilon, scale), momentum=self.momentum)
+        more = {"momentum": self.momentum, "normalised": self.normalised}
+        return ours.MIM(**self.settings(epsilon, scale), **more)
 
 
 FGSM, FGM = LinfFastGradientAttack, L2FastGradientAttack

@@ -15,7 +15,7 @@ from poise.attacks.checks import check_images, check_labels
 from poise.core.errors import InputError, SettingsError
 from poise.core.seeds import everyone
 from poise.interop.asking import check_tensor, logits_of, own_names, predicted
-from poise.interop.foolbox.criteria import Criterion, Misclassification, TargetedMisclassification
+from poise.interop.foolbox.criteria import Both, Criterion, Misclassification, TargetedMisclassification
 from poise.interop.foolbox.models import PyTorchModel
 
 NAMES = {
@@ -92,7 +92,7 @@ class Attack(ABC):
         labels, target = _wanted(model, x, criterion)
         check_labels(labels if target is None else target, len(x), logits_of(model.network, x[:1]).shape[1])
         if epsilon == 0:
-            return model.from_unit(x), model.from_unit(x), _succeeds(model, x, labels, target)
+            return model.from_unit(x), model.from_unit(x), _succeeds(model, x, criterion, labels)
         low, high = model.bounds
         attack = self.native(epsilon, high - low)
         raw, clipped = x, x
@@ -101,7 +101,7 @@ class Attack(ABC):
             draw = everyone(0, "foolbox", type(self).__name__, self._calls, time, count=len(x), device=x.device)
             found = attack(model.network, x, labels, target=target, draw=draw)
             inside = attack.threat.project(found, x)
-            reached = _succeeds(model, inside, labels, target)
+            reached = _succeeds(model, inside, criterion, labels)
             first = (reached & ~success if time else torch.ones_like(success)).view(-1, *[1] * (x.dim() - 1))
             raw, clipped = torch.where(first, found, raw), torch.where(first, inside, clipped)
             success |= reached
@@ -110,6 +110,9 @@ class Attack(ABC):
 
 def _wanted(model: PyTorchModel, x: Tensor, criterion: Criterion) -> tuple[Tensor, Tensor | None]:
     """Labels and, for a targeted criterion, classes to reach."""
+    if isinstance(criterion, Both):  # towards the one target, if there is one
+        parts = list(criterion.parts())
+        return _wanted(model, x, next((one for one in parts if isinstance(one, TargetedMisclassification)), parts[0]))
     if isinstance(criterion, TargetedMisclassification):
         check_tensor(criterion.target_classes, "target_classes", "a tensor [B], one class per image")
         return predicted(model.network, x), criterion.target_classes.to(x.device)
@@ -121,6 +124,6 @@ def _wanted(model: PyTorchModel, x: Tensor, criterion: Criterion) -> tuple[Tenso
     return labels.to(x.device), None
 
 
-def _succeeds(model: PyTorchModel, x: Tensor, labels: Tensor, target: Tensor | None) -> Tensor:
-    guess = predicted(model.network, x)
-    return guess != labels if target is None else guess == target
+def _succeeds(model: PyTorchModel, x: Tensor, criterion: Criterion, labels: Tensor) -> Tensor:
+    reached = Misclassification(labels) if isinstance(criterion, Tensor) else criterion
+    return reached(model.from_unit(x), logits_of(model.network, x))

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from poise.core.errors import SettingsError
+from poise.core.errors import InputError, SettingsError
 from poise.interop.asking import check_tensor, logits_of
 from poise.models.layers import Standardise
+
+
+class Bounds(NamedTuple):
+    """The smallest and the largest pixel."""
+
+    lower: float
+    upper: float
 
 
 class PyTorchModel:
@@ -29,11 +38,10 @@ class PyTorchModel:
         device: torch.device | str | None = None,
         preprocessing: Mapping[str, Any] | None = None,
     ) -> None:
-        low, high = bounds
-        if not low < high:
-            raise SettingsError(f"bounds = {bounds!r}, must be (smallest pixel, largest pixel)")
+        if not isinstance(model, nn.Module):
+            raise InputError(f"model is {type(model).__name__}, must be a torch.nn.Module")
+        low, high = self.bounds = _checked(bounds)
         self.model = model if device is None else model.to(device)
-        self.bounds = (float(low), float(high))
         self.device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
         layers = OrderedDict[str, nn.Module]()
         if self.bounds != (0, 1):
@@ -42,6 +50,12 @@ class PyTorchModel:
             layers["normalise"] = _preprocessing(preprocessing)
         self.network = nn.Sequential(OrderedDict(**layers, network=model)).to(self.device)
         """The same as a function of pixels in [0, 1]."""
+
+    def transform_bounds(self, bounds: tuple[float, float]) -> PyTorchModel:
+        """The same network for images within other bounds: of the same image it says the same."""
+        other = copy.copy(self)
+        other.bounds = _checked(bounds)
+        return other
 
     @torch.no_grad()
     def __call__(self, inputs: Tensor) -> Tensor:
@@ -58,6 +72,17 @@ class PyTorchModel:
         """Pixels within the bounds."""
         low, high = self.bounds
         return x if self.bounds == (0, 1) else (x * (high - low) + low).clamp(low, high)
+
+
+def _checked(bounds: object) -> Bounds:
+    """Raises: SettingsError."""
+    try:
+        low, high = map(float, bounds)  # type: ignore[call-overload]
+    except (TypeError, ValueError):
+        low, high = 1.0, 0.0
+    if not -math.inf < low < high < math.inf:
+        raise SettingsError(f"bounds = {bounds!r}, must be (smallest pixel, largest pixel)")
+    return Bounds(low, high)
 
 
 def _preprocessing(given: Mapping[str, Any]) -> Standardise:
@@ -77,4 +102,4 @@ def accuracy(fmodel: PyTorchModel, inputs: Tensor, labels: Tensor) -> float:
     return float((fmodel(inputs).argmax(1) == labels.to(fmodel.device)).double().mean())
 
 
-__all__ = ["PyTorchModel", "accuracy"]
+__all__ = ["Bounds", "PyTorchModel", "accuracy"]

@@ -9,7 +9,7 @@ differs: AutoAttack is seeded and resumable (see `poise.interop.autoattack`), ne
 (see `released_weights`), and the corruption error relative to AlexNet is not given.
 """
 
-from poise.interop.robustbench import data, eval, utils
+from poise.interop.robustbench import data, eval, model_zoo, utils
 from poise.interop.robustbench.data import load_cifar10, load_cifar100
 from poise.interop.robustbench.eval import benchmark
 from poise.interop.robustbench.info import ModelInfo, new_model_issue
@@ -24,6 +24,7 @@ __all__ = [
     "load_cifar10",
     "load_cifar100",
     "load_model",
+    "model_zoo",
     "new_model_issue",
     "utils",
 ]

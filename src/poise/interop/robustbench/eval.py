@@ -8,21 +8,26 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from poise.attacks.checks import check_network
 from poise.core.errors import SettingsError
 from poise.data import Data
 from poise.evaluation.corruption import evaluate_corruptions
+from poise.interop.asking import check_size
 from poise.interop.autoattack import AutoAttack
 from poise.interop.autoattack_parts import threat_of
-from poise.interop.robustbench.data import DATASETS, first_of
+from poise.interop.robustbench.data import check_preprocessing, first_of, source_of
 from poise.interop.robustbench.info import ModelInfo, info_path
+from poise.interop.robustbench.model_zoo.enums import BenchmarkDataset, ThreatModel, word
 from poise.interop.robustbench.utils import check_threat, clean_accuracy
+
+_ALL = 10_000
 
 
 def benchmark(
     model: nn.Module,
-    n_examples: int = 10000,
-    dataset: str | Data = "cifar10",
-    threat_model: str = "Linf",
+    n_examples: int = _ALL,
+    dataset: str | BenchmarkDataset | Data = BenchmarkDataset.cifar_10,
+    threat_model: str | ThreatModel = ThreatModel.Linf,
     to_disk: bool = False,
     model_name: str | None = None,
     data_dir: str | Path = "./data",
@@ -42,9 +47,13 @@ def benchmark(
     numbers; the text of a leaderboard request is `new_model_issue(ModelInfo.read(path), ...)`.
     Raises: SettingsError, before any work, for what is not supported; DataError; InputError.
     """
-    name = dataset if isinstance(dataset, str) else dataset.name.lower()
-    _check(name, dataset, threat_model, to_disk, model_name, eps, preprocessing)
-    data = dataset if isinstance(dataset, Data) else DATASETS[dataset]().load(Path(data_dir))
+    check_network(model)
+    name = dataset.name.lower() if isinstance(dataset, Data) else str(word(dataset))
+    threat_model = check_threat(threat_model)
+    _check(threat_model, to_disk, model_name, eps, preprocessing)
+    check_size(batch_size, "batch_size")
+    data = dataset if isinstance(dataset, Data) else source_of(dataset).load(Path(data_dir))
+    n_examples = min(_ALL, len(data.test)) if n_examples == _ALL else n_examples  # by default all that there are
     if device is not None:
         model.to(device)
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
@@ -74,17 +83,12 @@ def _corruptions(model: nn.Module, data: Data, folder: Path, count: int, batch_s
 
 
 def _check(
-    name: str,
-    dataset: str | Data,
     threat_model: str,
     to_disk: bool,
     model_name: str | None,
     eps: float | None,
     preprocessing: object,
 ) -> None:
-    check_threat(threat_model)
-    if isinstance(dataset, str) and name not in DATASETS:
-        raise SettingsError(f"dataset = {name!r}, must be one of {', '.join(DATASETS)} or a data set of Poise's")
     if threat_model in ("Linf", "L2"):
         if eps is None:
             raise SettingsError(f"eps is None, must be given for threat_model = {threat_model!r}")
@@ -93,11 +97,7 @@ def _check(
         raise SettingsError(f"eps = {eps}, must be None for threat_model = 'corruptions'")
     if to_disk and model_name is None:
         raise SettingsError("model_name is None, must be given with to_disk=True")
-    if preprocessing is not None:
-        raise SettingsError(
-            f"preprocessing = {preprocessing!r}, must be None: images come in [0, 1] in their own size; put it into the"
-            " model"
-        )
+    check_preprocessing(preprocessing)
 
 
 __all__ = ["benchmark"]

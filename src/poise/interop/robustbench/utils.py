@@ -13,6 +13,7 @@ from poise.core.errors import InputError, SettingsError, did_you_mean
 from poise.engine.foreign_weights import foreign_weights
 from poise.interop.asking import check_size, check_tensor, predicted
 from poise.interop.robustbench.downloads import check_digest, fetch
+from poise.interop.robustbench.model_zoo.enums import BenchmarkDataset, ThreatModel, word
 from poise.interop.robustbench.released_weights import loaded
 from poise.models import Normalisation
 
@@ -24,8 +25,8 @@ _SUFFIXES = (".pt", ".pth", ".safetensors")
 def load_model(
     model_name: str,
     model_dir: str | Path = "./models",
-    dataset: str = "cifar10",
-    threat_model: str = "Linf",
+    dataset: str | BenchmarkDataset = BenchmarkDataset.cifar_10,
+    threat_model: str | ThreatModel = ThreatModel.Linf,
     custom_checkpoint: str | Path = "",
     norm: str | None = None,
     *,
@@ -48,7 +49,7 @@ def load_model(
     if norm is not None:
         warnings.warn(f"norm is deprecated: write threat_model={norm!r}", DeprecationWarning, stacklevel=2)
         threat_model = norm
-    check_threat(threat_model)
+    threat_model, dataset = check_threat(threat_model), str(word(dataset))
     if dataset not in DATASETS and not (Path(model_dir) / dataset).is_dir():
         raise SettingsError(
             f"dataset = {dataset!r} is unknown, and there is no folder"
@@ -85,10 +86,12 @@ def clean_accuracy(
     return int((guess == y.cpu()).sum()) / len(x)
 
 
-def check_threat(threat_model: str) -> None:
-    """Raises: SettingsError."""
-    if threat_model not in THREAT_MODELS:
-        raise SettingsError(f"threat_model = {threat_model!r}, must be one of {', '.join(THREAT_MODELS)}")
+def check_threat(threat_model: object) -> str:
+    """The word for a threat model. Raises: SettingsError."""
+    name = word(threat_model)
+    if not isinstance(name, str) or name not in THREAT_MODELS:
+        raise SettingsError(f"threat_model = {name!r}, must be one of {', '.join(THREAT_MODELS)}")
+    return name
 
 
 __all__ = ["clean_accuracy", "load_model"]
