@@ -31,7 +31,7 @@ TABLE: list[tuple[Callable[[nn.Module], Any], ours.Attack]] = [
         ours.PGD(step_size=1 / 255, steps=3, start="zero"),
     ),
     (theirs.PGDL2, ours.PGD(threat=T2, step_size=0.2, steps=10)),
-    (theirs.TPGD, ours.PGD(steps=10, start="gaussian", loss="kl")),
+    (theirs.TPGD, ours.PGD(steps=10, start="clamped_gaussian", loss="kl")),
     (theirs.MIFGSM, ours.MIM(steps=10, start="zero")),
     (theirs.APGD, ours.APGD(steps=10)),
     (

@@ -102,8 +102,8 @@ class PGDL2(Attack):
 
 @dataclass(eq=False)
 class TPGD(Attack):
-    """TRADES' inner maximisation: PGD on the divergence from the natural prediction, from a little normal noise. Needs
-    no labels.
+    """TRADES' inner maximisation: PGD on the divergence from the natural prediction, from a little normal noise,
+    clamped to [0, 1] as in the package. Needs no labels.
     """
 
     supported_mode: ClassVar[tuple[str, ...]] = ("default",)
