@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from poise.interop.foolbox import attacks, criteria, models, utils
+from poise.interop.foolbox import attacks, criteria, models
 from poise.interop.foolbox.attacks import (
     FGM,
     FGSM,
@@ -35,8 +35,8 @@ from poise.interop.foolbox.attacks import (
     SparseL1DescentAttack,
 )
 from poise.interop.foolbox.criteria import Misclassification, TargetedMisclassification
+from poise.interop.foolbox.images import samples
 from poise.interop.foolbox.models import PyTorchModel, accuracy
-from poise.interop.foolbox.utils import samples
 
 
 def __getattr__(name: str) -> Any:
@@ -68,5 +68,4 @@ __all__ = [
     "criteria",
     "models",
     "samples",
-    "utils",
 ]

@@ -1,4 +1,4 @@
-"""`foolbox.utils`: images to try attacks on."""
+"""`foolbox.samples`: images to try attacks on."""
 
 from __future__ import annotations
 
