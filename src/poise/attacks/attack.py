@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from poise.attacks.checks import (
@@ -21,6 +20,7 @@ from poise.attacks.checks import (
     plain,
 )
 from poise.core.answers import lent
+from poise.core.callers import plainly
 from poise.core.modes import crafting
 from poise.core.papers import Paper
 from poise.core.seeds import Draw, everyone
@@ -70,6 +70,7 @@ class Attack(Settings, family="attack"):
         target: classes to be reached [B], for attacks that can be targeted; draw: the source of random numbers, by
         default keyed by each example's place in the batch. Gradients are taken whatever the caller's mode of
         differentiation; what the caller gave stays as it is.
+        Under the caller's autocast it is the network in that arithmetic that is attacked.
         Raises: InputError for images, labels or logits of a wrong shape, type, range or device, or a network that the
         attack is not for; NetworkError where the network's own code fails.
         """
@@ -88,7 +89,7 @@ class Attack(Settings, family="attack"):
         self.check(model)
         check_images(x)
         self.threat.check_shape(x.shape[1:])
-        with torch.inference_mode(False), crafting(model, "evaluating"):
+        with plainly(autocast=True), crafting(model, "evaluating"):
             x = plain(x)
             classes = count_classes(model, x[:1])
             self.check_classes(classes)

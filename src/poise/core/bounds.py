@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import io
 import math
 import os
@@ -215,6 +216,31 @@ def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
             held[start : start + len(piece)] = piece
             start += len(piece)
         return values.reshape(shape[::-1]).T if fortran else values.reshape(shape)
+
+
+SEAL = "sha256"
+"""The array of an archive that is the digest of all others."""
+
+
+def sealed_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays and, as one more, the SHA-256 of their names, shapes, types and values."""
+    return {**arrays, SEAL: np.array(_digest_of(arrays))}
+
+
+def opened_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays without their digest; those of before there were any have none. Raises: ValueError for another."""
+    content = {name: values for name, values in arrays.items() if name != SEAL}
+    if SEAL in arrays and str(arrays[SEAL]) != _digest_of(content):
+        raise ValueError("its sha256 is not the digest of what it holds")
+    return content
+
+
+def _digest_of(arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name, values in sorted(arrays.items()):
+        digest.update(f"{name} {values.dtype.str} {values.shape}\n".encode())
+        digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()
 
 
 def check_archive(archive: zipfile.ZipFile, packed: int) -> None:

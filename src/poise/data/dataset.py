@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from poise.core import seeds
+from poise.core.callers import computed_plainly
 from poise.core.errors import DataError, InputError, SettingsError
 from poise.core.papers import Paper
 from poise.core.settings import PositiveCount, Settings
@@ -110,6 +111,7 @@ class DataSource(Settings, family="data"):
     test_images: PositiveCount | None = None
     """Keep only the first so many test images; None keeps all."""
 
+    @computed_plainly
     def load(self, data_dir: Path | str | None = None) -> Data:
         """Read the data set from `data_dir`, else from the folder in POISE_DATA, else from the user's cache folder.
 

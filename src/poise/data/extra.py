@@ -20,7 +20,7 @@ from pydantic import BeforeValidator, Field
 
 from poise.core import papers
 from poise.core.batches import UNLABELLED
-from poise.core.bounds import mapped
+from poise.core.bounds import SEAL, mapped
 from poise.core.documents import opened, parse, sealed
 from poise.core.errors import DataError, StorageError
 from poise.core.files import read_text, reading, whole_file, write_text
@@ -30,7 +30,7 @@ from poise.data.dataset import Data, Split, cache_directory, data_directory, lab
 from poise.data.folder import Layout
 from poise.data.images import image_files, in_turn, subfolders
 from poise.data.own import located
-from poise.data.parts import PART, Parts, column, of_array, of_files, of_npz
+from poise.data.parts import PART, Parts, column, names_in, of_array, of_files, of_npz, sealed_by
 from poise.data.pickles import read_pickle
 
 _FORMAT = 1
@@ -177,7 +177,10 @@ class NpzPool(Pool):
         images = of_npz(path, self.images, self.layout)
         if self.labels is None:
             return images, np.full(images.count, UNLABELLED, dtype=np.int64)
-        return images, labels_from(column(path, self.labels), len(data.classes), f"{path}, {self.labels}").numpy()
+        labels = column(path, self.labels)
+        if (self.images, self.labels) == ("image", "label") and SEAL in names_in(path):  # as poise pseudo-label writes
+            images = sealed_by(images, str(column(path, SEAL)), labels)
+        return images, labels_from(labels, len(data.classes), f"{path}, {self.labels}").numpy()
 
 
 @settings

@@ -5,15 +5,16 @@ at hand.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from poise.core.bounds import DAMAGE, mapped, member_of, read_arrays
+from poise.core.bounds import DAMAGE, SEAL, mapped, member_of, read_arrays
 from poise.core.errors import DataError, UntrustedFileError
 from poise.core.files import reading
 from poise.data.folder import Layout, channels_first
@@ -95,6 +96,29 @@ def of_npz(path: Path, name: str, layout: Layout = "auto") -> Parts:
             raise DataError(f"{path} is not a whole .npz archive: {error}") from None
 
     return Parts(total, _shape(sizes, layout, origin), read, origin)
+
+
+def pool_digest(images: hashlib._Hash, labels: np.ndarray) -> str:
+    """The digest of a pool whose images [N, H, W, C] went into `images`, with its labels [N]."""
+    digest = images.copy()
+    digest.update(labels.astype(np.int64).tobytes())
+    return digest.hexdigest()
+
+
+def sealed_by(parts: Parts, seal: str, labels: np.ndarray) -> Parts:
+    """The parts, which once they are read have been compared with the digest that a pool was written with; `read`
+    raises DataError where it is another.
+    """
+
+    def read() -> Iterator[np.ndarray]:
+        digest = hashlib.sha256()
+        for part in parts.read():
+            digest.update(np.ascontiguousarray(part.transpose(0, 2, 3, 1)).tobytes())
+            yield part
+        if pool_digest(digest, labels) != seal:
+            raise DataError(f"{parts.origin}: its {SEAL} is not the digest of its images and labels; make it anew")
+
+    return replace(parts, read=read)
 
 
 def of_files(paths: Sequence[Path], channels: int, origin: object, size: int | None = None) -> Parts:

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from poise.core.batches import Now
+from poise.core.callers import computed_plainly
 from poise.core.distributed import World, first_to_say, going_on, join
 from poise.core.errors import CheckpointError, DataError, Interrupted, NumericalError, RunError, SettingsError
 from poise.core.measures import FELL_FROM, MEASURED
@@ -56,6 +57,7 @@ from poise.learners.precision import PrecisionName
 from poise.objectives.watch import moments
 
 
+@computed_plainly
 def train(
     experiment: Experiment,
     out: str | Path,
@@ -114,6 +116,7 @@ def train(
     return run
 
 
+@computed_plainly
 def resume(
     out: str | Path,
     *,

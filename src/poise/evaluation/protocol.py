@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from poise.attacks import Attack
+from poise.core.callers import computed_plainly
 from poise.core.distributed import ALONE, World
 from poise.core.errors import InputError, PoiseError, SettingsError, did_you_mean
 from poise.core.hardware import Hardware, hardware_of, joined
@@ -120,6 +121,7 @@ LONG = 60.0
 """Seconds from which on an evaluation says before it begins how long it will take."""
 
 
+@computed_plainly
 def evaluate(
     model: nn.Module,
     data: Data,

@@ -11,6 +11,7 @@ from typing import ClassVar, final
 import torch
 from torch import nn
 
+from poise.core.callers import plainly
 from poise.core.errors import SettingsError
 from poise.core.papers import Paper
 from poise.core.seeds import key_of
@@ -82,7 +83,7 @@ class Network(Settings, family="network"):
         Raises: SettingsError where the images are too small, `classes` or the normalisation does not fit, or a network
         of the user's own cannot be trained (see `prepared`).
         """
-        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        with plainly(), torch.random.fork_rng(devices=[]), torch.device("cpu"):
             torch.default_generator.manual_seed(key_of(seed, "init"))
             network = self.assembled(shape, classes)
             own = not type(self).__module__.startswith("poise.models.") or is_own(network)

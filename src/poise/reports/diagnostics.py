@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from poise.core.documents import parse
+from poise.core.documents import opened, parse
 from poise.core.errors import RunError
 from poise.core.files import read_text
 from poise.core.settings import spelled
@@ -149,7 +149,7 @@ def embedded(path: Path) -> list[Chart]:
     if not path.is_file():
         return []
     try:
-        data = parse(read_text(path))
+        data = opened(parse(read_text(path)), required=False)
         labels, classes = [int(label) for label in data["labels"]], [str(name) for name in data["classes"]]
         what, note = _what(data)
         names = [classes[label] for label in labels]

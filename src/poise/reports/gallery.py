@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from poise.core.bounds import DAMAGE, read_arrays
+from poise.core.bounds import DAMAGE, opened_arrays, read_arrays
 from poise.core.errors import RunError
 
 _ARRAYS = ("x", "x_adv", "label", "natural", "adversarial", "attack")
@@ -61,7 +61,9 @@ def read_gallery(path: Path, classes: Sequence[str], most: int = 12) -> Gallery:
     Raises: RunError when the file is damaged or lacks an array.
     """
     try:
-        arrays = read_arrays(path, _ARRAYS)
+        arrays = opened_arrays(read_arrays(path))
+        if lacking := [name for name in _ARRAYS if name not in arrays]:
+            raise KeyError(lacking[0])
     except DAMAGE as error:
         raise RunError(f"{path} cannot be read as a gallery: {error}") from None
     x, x_adv = arrays["x"], arrays["x_adv"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from poise.core.callers import computed_plainly
 from poise.core.errors import InputError, SettingsError
 from poise.core.progress import Progress
 from poise.reports.statistics import NATURAL, correct, paired_interval
@@ -76,6 +77,7 @@ class Agreement(Answer):
 _RIGHT = {"both_right": (True, True), "only_a": (True, False), "only_b": (False, True), "neither": (False, False)}
 
 
+@computed_plainly
 def agreement(
     a: Asked,
     b: Asked,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from poise.attacks import Attack
 from poise.core.bars import default_progress
+from poise.core.callers import computed_plainly
 from poise.core.errors import SettingsError
 from poise.core.files import check_writable
 from poise.core.progress import Progress
@@ -83,6 +84,7 @@ class Attacked(Answer):
         ]
 
 
+@computed_plainly
 def attack(
     asked: Asked,
     by: Attack | str = "PGD",

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from poise.core.bars import default_progress
+from poise.core.callers import computed_plainly
 from poise.core.distributed import join
 from poise.core.errors import RunError, SettingsError
 from poise.core.files import check_writable
@@ -19,6 +20,7 @@ from poise.verbs.results import Evaluation
 from poise.verbs.stopping import stoppable
 
 
+@computed_plainly
 def corruptions(
     asked: Asked,
     folder: str | Path,

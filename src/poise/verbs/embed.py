@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from poise.attacks import PGD, Attack
 from poise.core.bars import default_progress
+from poise.core.callers import computed_plainly
+from poise.core.documents import sealed
 from poise.core.errors import RunError, SettingsError
 from poise.core.files import check_writable, write_text
 from poise.core.modes import evaluating
@@ -41,6 +43,7 @@ EMBEDDING = "t-sne.json"
 """The file in the run folder, which the page draws."""
 
 
+@computed_plainly
 def embed(
     asked: Asked,
     *,
@@ -95,7 +98,7 @@ def embed(
     by = None if attack is None else described(attack)
     about = {"of": of, "attack": by, "images": len(split), "perplexity": perplexity, "seed": experiment.seed}
     document = {**about, "labels": split.labels.tolist(), "classes": list(data.classes), "epochs": epochs}
-    return write_text(path, json.dumps(document))
+    return write_text(path, json.dumps(sealed(document)))
 
 
 def attack_on(experiment: Experiment) -> Attack:

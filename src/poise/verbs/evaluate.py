@@ -13,7 +13,8 @@ import numpy as np
 from poise.attacks import PGD, AutoAttack
 from poise.attacks.autoattack.compact import CompactAttack
 from poise.core.bars import default_progress
-from poise.core.bounds import DAMAGE, read_arrays
+from poise.core.bounds import DAMAGE, opened_arrays, read_arrays, sealed_arrays
+from poise.core.callers import computed_plainly
 from poise.core.distributed import World, join
 from poise.core.errors import SettingsError
 from poise.core.files import check_writable, write_bytes
@@ -39,6 +40,7 @@ _FORMER = {"split", "split_name", "watch", "journal", "named", "world"}
 """Arguments of `poise.evaluation.evaluate`, which poise.evaluate once was."""
 
 
+@computed_plainly
 def evaluate(
     asked: Asked,
     data: Images | None = None,
@@ -180,12 +182,13 @@ def _write_gallery(subject: Subject, protocol: Protocol, again: bool) -> None:
     threat = protocol.attacks[0].threat
     attack = quick[0] if quick else PGD(threat=threat, step_size=threat.epsilon / 4)
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, weights=np.array(weights), **gallery(network, subject.data.test, attack))  # type: ignore[arg-type]
+    arrays = {"weights": np.array(weights), **gallery(network, subject.data.test, attack)}
+    np.savez_compressed(buffer, **sealed_arrays(arrays))  # type: ignore[arg-type]
     write_bytes(path, buffer.getvalue())
 
 
 def _weights_in(path: Path) -> str | None:
     try:
-        return str(read_arrays(path, ["weights"])["weights"])
+        return str(opened_arrays(read_arrays(path))["weights"])
     except DAMAGE:
         return None

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from poise.core.callers import computed_plainly
 from poise.core.errors import MissingExtraError, SettingsError
 from poise.core.files import check_writable, write_bytes
 from poise.core.modes import evaluating
@@ -20,6 +21,7 @@ from poise.verbs.images import Images
 from poise.verbs.kinds import Asked, subject_of
 
 
+@computed_plainly
 def export(asked: Asked, to: str | Path, data: Images | None = None, **kind: Any) -> Path:
     """Write the weights (.safetensors, which tells how its network is built, with .json) or the graph
     (.onnx; input "images" [B, C, H, W] in [0, 1], output

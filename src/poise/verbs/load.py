@@ -6,10 +6,12 @@ from typing import Any
 
 from torch import nn
 
+from poise.core.callers import computed_plainly
 from poise.verbs.images import Images
 from poise.verbs.kinds import Asked, subject_of
 
 
+@computed_plainly
 def load(
     asked: Asked,
     checkpoint: str | None = None,

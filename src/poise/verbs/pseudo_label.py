@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,12 +15,14 @@ from torch import Tensor, nn
 
 from poise.attacks.attack import check_logits
 from poise.core.bars import default_progress
+from poise.core.bounds import SEAL
+from poise.core.callers import computed_plainly
 from poise.core.errors import DataError, SettingsError
 from poise.core.files import check_writable, reading, whole_file
 from poise.core.progress import Progress
 from poise.data.dataset import Split
 from poise.data.images import image_files
-from poise.data.parts import Parts, names_in, of_array, of_files, of_npy, of_npz
+from poise.data.parts import Parts, names_in, of_array, of_files, of_npy, of_npz, pool_digest
 from poise.data.pickles import read_pickle
 from poise.evaluation.predictions import device_of, logits_of
 from poise.verbs.images import Images
@@ -38,6 +41,7 @@ class Labelled:
     confidence: float
 
 
+@computed_plainly
 def pseudo_label(
     asked: Asked,
     images: str | Path | None,
@@ -47,7 +51,7 @@ def pseudo_label(
     progress: Progress | None = None,
     **kind: Any,
 ) -> Labelled:
-    """Write `image` uint8 [N, H, W, C], `label` int64 [N] and `confidence` float32 [N] as .npz, a part at a time.
+    """Write `image` uint8 [N, H, W, C], `label` int64 [N], `confidence` float32 [N] and a digest as .npz.
 
     asked, data, kind: see `subject_of`. images: an .npz archive (array `image`, or its only array of images), an .npy
     file, a pickle with `data`, or a folder of image files, all its subfolders included; None labels a run's own
@@ -139,12 +143,16 @@ def _write(
     channels, height, width = parts.shape
     head: Any = {"descr": "|u1", "fortran_order": False, "shape": (parts.count, height, width, channels)}
     with whole_file(out) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        digest = hashlib.sha256()
         with archive.open("image.npy", "w", force_zip64=True) as member:
             np.lib.format.write_array_header_1_0(member, head)
             for part in read:
-                member.write(np.ascontiguousarray(part).tobytes())
+                content = np.ascontiguousarray(part).tobytes()
+                digest.update(content)
+                member.write(content)
         label, confidence = np.concatenate(labels), np.concatenate(confidences)
-        for name, values in (("label", label), ("confidence", confidence)):
+        seal = np.array(pool_digest(digest, label))
+        for name, values in (("label", label), ("confidence", confidence), (SEAL, seal)):
             with archive.open(f"{name}.npy", "w") as member:
                 np.lib.format.write_array(member, values, allow_pickle=False)
     return label, confidence

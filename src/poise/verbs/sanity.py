@@ -10,6 +10,7 @@ import torch
 
 from poise.attacks import Attack
 from poise.core.bars import default_progress
+from poise.core.callers import computed_plainly
 from poise.core.errors import CheckpointError, RunError, SettingsError
 from poise.core.files import check_writable
 from poise.core.progress import Progress
@@ -33,6 +34,7 @@ IMAGES = 200
 """How many test images are inspected by default: enough for the tests, which need ten that differ, and cheap."""
 
 
+@computed_plainly
 def sanity(
     asked: Asked,
     data: Images | None = None,

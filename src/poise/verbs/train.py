@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from poise.attacks import PGD
 from poise.core.bars import default_progress
+from poise.core.callers import computed_plainly
 from poise.core.errors import Interrupted, NumericalError, SettingsError
 from poise.core.overrides import override
 from poise.core.progress import Progress
@@ -34,6 +35,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 """Logits [B, classes] and labels [B] to one value for each image [B]."""
 
 
+@computed_plainly
 def train(
     what: Begun | None = None,
     out: str | Path | None = None,

@@ -13,6 +13,7 @@ from torch import nn
 from poise.attacks import Attack, Saved
 from poise.attacks.transfer import SGM_NEEDS, residual
 from poise.core.bars import default_progress
+from poise.core.callers import computed_plainly
 from poise.core.errors import SettingsError
 from poise.core.files import write_text
 from poise.core.progress import Progress
@@ -65,6 +66,7 @@ class Transferred(Answer):
         return [{"target": name, **line} for name, record in self.records.items() for line in record.lines()]
 
 
+@computed_plainly
 def transfer(
     targets: Sequence[Asked],
     surrogates: Sequence[Asked],
