@@ -1,4 +1,4 @@
-"""Pictures that need no runs: what a proof says, in numbers."""
+"""Pictures that need no runs: what a proof says in numbers, problems in the plane, diagrams."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from poise.reports.figures.series import Panel, Point, Series
+from poise.reproduce import diagrams, plane
 
 TAUS = tuple(10 ** (-4 + place / 4) for place in range(13))
 """Step sizes from 1e-4 to .1."""
@@ -45,5 +46,13 @@ def meta_gradient() -> list[Panel]:
     return [Panel("", "log10 of the step size tau", "log10 of the relative error", series)]
 
 
-ALONE: dict[str, Callable[[], list[Panel]]] = {"theory/meta-gradient": meta_gradient}
+ALONE: dict[str, Callable[[], list[Panel]]] = {
+    "theory/meta-gradient": meta_gradient,
+    "zipper/fig1": diagrams.pipeline,
+    "soe/fig1": plane.vulnerability,
+    "soe/fig2a": plane.assignment,
+    "soe/fig2b": diagrams.dual_head,
+    "soe/fig3": diagrams.optimisation,
+    "soe/fig4": diagrams.phases,
+}
 """By item."""

@@ -26,11 +26,12 @@ from poise.losses import cross_entropy
 from poise.models.ensemble import unwrapped
 from poise.recipes.items import Line, Picture
 from poise.reports.figures.series import Field, Panel, Point, Series
+from poise.reproduce.grids import collaborative, told_apart
 from poise.reproduce.plan import Plan, Work
 from poise.threats import Linf, Threat
 from poise.verbs.embed import embed, features_of, placed
 
-MEASURED = ("budget", "histogram", "surface", "labels", "embedding")
+MEASURED = ("budget", "histogram", "surface", "labels", "embedding", "grid")
 """The kinds of picture that are measured on networks."""
 CLUSTERED = ("natural", "adversarial")
 """Of an embedding: the columns of one of a network's own features."""
@@ -53,6 +54,7 @@ class Asked:
     network: nn.Module
     split: Split
     threat: Threat
+    classes: tuple[str, ...] = ()
 
 
 def probed(plan: Plan, device: str, data_dir: Path | None) -> list[Panel]:
@@ -69,7 +71,11 @@ def probed(plan: Plan, device: str, data_dir: Path | None) -> list[Panel]:
         return [clustered(_asked(work, picture, device, data_dir)) for work in works]
     if picture.kind == "embedding":
         return [panel for work in works for panel in embedding(work, picture.images, device, data_dir)]
+    if picture.kind == "grid" and picture.chosen:
+        return [told_apart(works, picture.chosen == "only the last", data_dir)]
     asked = [_asked(work, picture, device, data_dir) for work in works]
+    if picture.kind == "grid":
+        return [collaborative(each.line.label, each.network, each.split, each.threat, each.classes) for each in asked]
     if picture.kind == "budget":
         return [Panel("", "perturbation budget", "mean cross-entropy", tuple(budget(each) for each in asked))]
     if picture.kind == "histogram":
@@ -81,13 +87,15 @@ def probed(plan: Plan, device: str, data_dir: Path | None) -> list[Panel]:
 
 def _asked(work: Work, picture: Picture, device: str, data_dir: Path | None) -> Asked:
     run, where = Run.open(work.folder), choose_device(device)
-    split = work.experiment.data.load(data_dir).test
+    data = work.experiment.data.load(data_dir)
+    split = data.test
     threats = [attack.threat for attack in work.experiment.protocol.attacks]
     return Asked(
         work.line,
         run.network().to(where),
         split.first(min(picture.images, len(split))),
         threats[0] if threats else Linf(),
+        data.classes,
     )
 
 

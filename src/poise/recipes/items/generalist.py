@@ -252,6 +252,27 @@ add(
         (CIFAR10[0], CIFAR10[4], CIFAR10[3], CIFAR10[5], CIFAR10[8]),
         picture=Picture("bars", ("natural", "robust"), "class"),
     ),
+    *(
+        Item(
+            f"zipper/{name}",
+            title,
+            GENERALIST,
+            (CIFAR10[3], CIFAR10[5], CIFAR10[8]),
+            picture=Picture("grid", (), chosen=chosen),  # type: ignore[arg-type]
+        )
+        for name, title, chosen in (
+            ("fig4b", "Figure 4b: images that TRADES and FAT get wrong and Generalist right", "only the last"),
+            ("fig7", "Figure 7: images that Generalist gets wrong and TRADES or FAT right", "not the last"),
+        )
+    ),
+    Item(
+        "zipper/fig1",
+        "Figure 1: the pipeline",
+        GENERALIST,
+        (),
+        picture=Picture("diagram", ()),
+        also=("generalist/fig2", "rebuttal/pipeline"),
+    ),
     Item(
         "zipper/fig5",
         "Figure 5: base learners and the global learner in training",

@@ -67,6 +67,8 @@ class Picture:
     """What the x axis says."""
     watched: tuple[tuple[str, tuple[str, ...]], ...] = ()
     """Of training curves: panels, each the beginnings of the names of the metrics that it shows."""
+    chosen: Literal["", "only the last", "not the last"] = ""
+    """Of a grid of images over records: which networks get them right; empty for the first images."""
     images: int = 200
     """Of what is measured on the networks themselves (budget, histogram, surface, labels, embedding), on how many test
     images.

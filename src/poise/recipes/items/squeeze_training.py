@@ -33,6 +33,11 @@ def divergent(method: str, divergence: str, beta: float) -> Line:
     )
 
 
+def normal_and_robust(data: str) -> tuple[Line, ...]:
+    """The two networks of the pictures of collaborative examples."""
+    return tuple(Line(METHODS[name], named(name, data, "resnet18"), f"{name}_digits") for name in ("nt", "at"))
+
+
 def of_table_1(data: str) -> Item:
     lines = tuple(
         Line(
@@ -168,6 +173,27 @@ add(
             ("c", "ResNet-18, CIFAR-100", "cifar100", "resnet18"),
             ("d", "WRN-34-10, CIFAR-100", "cifar100", "wrn34-10"),
         )
+    ),
+    Item(
+        "st/fig2",
+        "Figure 2: a benign image and its collaborative forms for a normal and a robust network",
+        SQUEEZE_TRAINING,
+        tuple(
+            Line(METHODS[method], named(method, "cifar10", "resnet18"), f"{method}_digits") for method in ("nt", "at")
+        ),
+        picture=Picture("grid", (), images=1),
+    ),
+    *(
+        Item(
+            f"st/fig11-{part}",
+            f"Figure 11: collaborative examples of a normal and a robust network, {TITLES[data]}",
+            SQUEEZE_TRAINING,
+            tuple(
+                Line(METHODS[method], named(method, data, "resnet18"), f"{method}_digits") for method in ("nt", "at")
+            ),
+            picture=Picture("grid", (), images=6),
+        )
+        for part, data in (("a", "cifar10"), ("b", "svhn"), ("c", "cifar100"))
     ),
     Item(
         "st/fig3",

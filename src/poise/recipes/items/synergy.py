@@ -95,4 +95,14 @@ add(
         ),
         picture=Picture("labels", (), "random", images=1),
     ),
+    *(
+        Item(f"soe/{name}", title, SYNERGY, (), picture=Picture(kind, ()))  # type: ignore[arg-type]
+        for name, kind, title in (
+            ("fig1", "plane", "Figure 1: areas of vulnerability, on a problem in the plane"),
+            ("fig2a", "plane", "Figure 2a: which sub-model learns which data, on a problem in the plane"),
+            ("fig2b", "diagram", "Figure 2b: a sub-model of two heads"),
+            ("fig3", "diagram", "Figure 3: how the sub-models of a collaboration are optimised"),
+            ("fig4", "diagram", "Figure 4: the two phases of training"),
+        )
+    ),
 )

@@ -31,8 +31,9 @@ def draw(kind: str, panels: Sequence[Panel], title: str) -> Figure:
     """A figure with the panels beside each other. Raises: SettingsError for an unknown kind, or where matplotlib is not
     there.
     """
-    if kind not in (*KINDS, *FIELDS):
-        raise SettingsError(f"there is no kind of picture {kind!r}; must be one of {', '.join((*KINDS, *FIELDS))}")
+    known = (*KINDS, *FIELDS, *WHOLE)
+    if kind not in known:
+        raise SettingsError(f"there is no kind of picture {kind!r}; must be one of {', '.join(known)}")
     with _style():
         from matplotlib.figure import Figure  # pyright: ignore[reportMissingImports]
 
@@ -41,7 +42,9 @@ def draw(kind: str, panels: Sequence[Panel], title: str) -> Figure:
         figure.set_size_inches(width * max(1, len(panels)) ** 0.75, height)
         for place, panel in enumerate(panels, start=1):
             axes = figure.add_subplot(1, len(panels), place)
-            if panel.field is not None:
+            if kind in WHOLE:
+                WHOLE[kind](axes, panel)
+            elif panel.field is not None:
                 FIELDS[kind](axes, panel.field)
             else:
                 KINDS[kind](axes, panel.series)
@@ -50,7 +53,9 @@ def draw(kind: str, panels: Sequence[Panel], title: str) -> Figure:
             if len(panels) > 1:
                 axes.set_title(panel.title)
             if any(series.label for series in panel.series):
-                axes.legend()
+                axes.legend(
+                    **({"fontsize": 6, "loc": "upper center", "bbox_to_anchor": (0.5, 0)} if kind in WHOLE else {})
+                )
         figure.suptitle(title)
         return figure
 
@@ -174,6 +179,82 @@ def _scatter(axes: Axes, series: Sequence[Series]) -> None:
     axes.set_yticks([])
 
 
+def _plane(axes: Axes, panel: Panel) -> None:
+    """Areas in shades, data as points; what is a line of many points is drawn small."""
+    from matplotlib.colors import ListedColormap  # pyright: ignore[reportMissingImports]
+
+    if panel.field is not None:
+        colours = AREAS[: len(panel.field.names)]
+        limits = {"vmin": -0.5, "vmax": len(colours) - 0.5}
+        field = panel.field
+        axes.pcolormesh(
+            field.xs, field.ys, field.values, cmap=ListedColormap(colours), shading="nearest", rasterized=True, **limits
+        )
+        for colour, name in zip(colours, field.names, strict=True):
+            axes.plot([], [], linestyle="", marker="s", color=colour, markeredgecolor="0.5", label=name)
+    for place, each in enumerate(panel.series):
+        colour, sign = LABELS[place % len(LABELS)], {"-": "_", "+": "+"}.get(each.label[:1], "o")
+        line = {"marker": ".", "markersize": 1}
+        datum = {"marker": sign, "markersize": 6, "markeredgewidth": 1.6, "markeredgecolor": colour}
+        style: dict[str, Any] = line if len(each.points) > 50 else datum
+        ys = [point.y for point in each.points]
+        axes.plot(_across(each.points), ys, linestyle="", color=colour, label=each.label, **style)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.set_aspect("equal")
+    axes.grid(visible=False)
+
+
+def _grid(axes: Axes, panel: Panel) -> None:
+    """Rows of images, each with its text below and a frame that says whether it is right."""
+    axes.set_axis_off()
+    rows, columns = len(panel.tiles), max((len(tiles) for _, tiles in panel.tiles), default=1)
+    for row, (name, tiles) in enumerate(panel.tiles):
+        axes.text(-0.01, 1 - (row + 0.5) / rows, name, rotation=90, ha="right", va="center", fontsize=6)
+        for column, tile in enumerate(tiles):
+            place = (column / columns, 1 - (row + 0.8) / rows, 0.94 / columns, 0.72 / rows)
+            inside = axes.inset_axes(place)
+            inside.imshow(tile.pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            inside.set_xticks([])
+            inside.set_yticks([])
+            inside.grid(visible=False)
+            for spine in inside.spines.values():
+                spine.set_visible(tile.right is not None)
+                spine.set(color=FRAMES[bool(tile.right)], linewidth=1.2, linestyle="-" if tile.right else "--")
+            inside.set_xlabel(tile.text, fontsize=4.5, labelpad=1.5)
+
+
+def _diagram(axes: Axes, panel: Panel) -> None:
+    """Boxes with text, and arrows from edge to edge."""
+    from matplotlib.patches import FancyBboxPatch  # pyright: ignore[reportMissingImports]
+
+    assert panel.diagram is not None
+    axes.set_axis_off()
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    boxes = {}
+    for place, box in enumerate(panel.diagram.boxes):
+        corner = (box.x - box.width / 2, box.y - box.height / 2)
+        look = {"facecolor": "white", "edgecolor": LABELS[place % 3], "linewidth": 1.2}
+        patch = FancyBboxPatch(corner, box.width, box.height, boxstyle="round,pad=0.01", **look)
+        boxes[box.name] = axes.add_patch(patch)
+        axes.text(box.x, box.y, box.text, ha="center", va="center", fontsize=6.5)
+    places = {box.name: box for box in panel.diagram.boxes}
+    for start, end, text in panel.diagram.arrows:
+        a, b = places[start], places[end]
+        back = (end, start) in {(one, other) for one, other, _ in panel.diagram.arrows}
+        ends = {"patchA": boxes[start], "patchB": boxes[end], "shrinkA": 2, "shrinkB": 2}
+        bent = {"connectionstyle": f"arc3,rad={0.25 * back}"}
+        arrow = {"arrowstyle": "-|>", "color": "0.25", "linewidth": 0.9, **ends, **bent}
+        axes.annotate("", (b.x, b.y), (a.x, a.y), arrowprops=arrow)
+        across, up = 0.12 * back * (b.y - a.y), 0.12 * back * (a.x - b.x)  # to the side to which it is bent
+        axes.text((a.x + b.x) / 2 + across, (a.y + b.y) / 2 + up, text, fontsize=5.5, ha="center", color="0.25")
+
+
+AREAS = ("#ffffff", "#d9d9d9", "#e69f00", "#000000")
+"""Of a plane's field: nothing, right, wrong, fooled for certain."""
+BELOW: dict[str, Any] = {"fontsize": 6, "loc": "upper center", "bbox_to_anchor": (0.5, 0), "ncols": 2}
+"""Of a legend that would hide what is drawn."""
+FRAMES = {True: "#009e73", False: "#d55e00"}
 LABELS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#f0e442", "#999999", "#b2df8a", "#cab2d6")
 FIELDS: dict[str, Callable[[Axes, Field], None]] = {"surface": _surface, "labels": _labels}
 KINDS: dict[str, Callable[[Axes, Sequence[Series]], None]] = {
@@ -185,3 +266,5 @@ KINDS: dict[str, Callable[[Axes, Sequence[Series]], None]] = {
     "histogram": _histogram,
     "embedding": _scatter,
 }
+WHOLE: dict[str, Callable[[Axes, Panel], None]] = {"plane": _plane, "grid": _grid, "diagram": _diagram}
+"""Kinds that draw all of a panel."""

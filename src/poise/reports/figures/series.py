@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 NUMBERS = ("x", "y", "low", "high", "x low", "x high")
 
@@ -47,7 +48,7 @@ class Series:
 @dataclass(frozen=True)
 class Field:
     """Values on a grid: `values[row][column]` at (xs[column], ys[row]). right: of labels, the one that is right, which
-    is drawn black.
+    is drawn black; names: what the values 0, 1, ... mean.
     """
 
     xs: tuple[float, ...]
@@ -57,6 +58,39 @@ class Field:
     columns: tuple[str, ...] = ()
     rows: tuple[str, ...] = ()
     """Names in place of numbers, of a matrix."""
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Tile:
+    """An image of a grid, with what is said below it. pixels: rows of grey values, or of (red, green, blue), in [0, 1];
+    number: the image's in its data set; right: whether it is classified rightly, drawn as its frame; None: no frame.
+    """
+
+    pixels: tuple[tuple[Any, ...], ...]
+    text: str
+    number: int
+    right: bool | None = None
+
+
+@dataclass(frozen=True)
+class Box:
+    """Of a diagram: its place (its middle) and size in units of the panel, 0 to 1, and its text."""
+
+    name: str
+    x: float
+    y: float
+    width: float
+    height: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Diagram:
+    """Boxes, and arrows from one to another by their names, each with a text, which may be empty."""
+
+    boxes: tuple[Box, ...]
+    arrows: tuple[tuple[str, str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -69,13 +103,18 @@ class Panel:
     marked: tuple[float, ...] = ()
     """Places across at which upright lines stand."""
     note: str = ""
+    tiles: tuple[tuple[str, tuple[Tile, ...]], ...] = ()
+    """Rows of images, each with its name."""
+    diagram: Diagram | None = None
 
 
 def to_csv(panels: Sequence[Panel]) -> str:
     """A line for each point: panel, series, whether a paper printed it, its name, then `NUMBERS`; empty where there is
     none.
 
-    Of a field a point has the place in x and low, across and up, and the value in y.
+    Of a field a point has the place in x and low, across and up, and the value in y. Of images each has its number in
+    the data set in x, its place in its row in y, what is said of it as name, and in low whether it is classified
+    rightly. Of a diagram each box has its place in x and y; an arrow has its ends and its text as name.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -92,4 +131,14 @@ def to_csv(panels: Sequence[Panel]) -> str:
                     writer.writerow(
                         [panel.title, "field", "no", "", f"{x:.6g}", f"{value:.6g}", f"{y:.6g}", "", "", ""]
                     )
+        for name, tiles in panel.tiles:
+            for place, tile in enumerate(tiles):
+                right = "" if tile.right is None else str(int(tile.right))
+                writer.writerow([panel.title, name, "no", tile.text, tile.number, place, right, "", "", ""])
+        if panel.diagram is not None:
+            for box in panel.diagram.boxes:
+                writer.writerow([panel.title, "box", "no", box.text, f"{box.x:.6g}", f"{box.y:.6g}", *[""] * 4])
+            for start, end, text in panel.diagram.arrows:
+                said = f"{start} to {end}" + (f": {text}" if text else "")
+                writer.writerow([panel.title, "arrow", "no", said, *[""] * 6])
     return out.getvalue()
