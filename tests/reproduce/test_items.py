@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -200,6 +201,8 @@ def test_papers_are_listed_and_a_dry_run_makes_nothing(tmp_path: Path) -> None:
     done = runner.invoke(app, ["reproduce", "zipper/table8", "--dry-run", "--out", str(tmp_path / "out")])
     assert done.exit_code == 0 and "ablation_no_ema_cifar10/seed-0" in done.output and "missing" in done.output
     assert not (tmp_path / "out").exists()
+    drawn = runner.invoke(app, ["reproduce", "st/fig6", "--dry-run", "--out", str(tmp_path / "out")]).output
+    assert ("pip install 'poise[plots]'" in drawn) is (find_spec("matplotlib") is None)
 
 
 def test_every_line_names_recipes_that_exist() -> None:

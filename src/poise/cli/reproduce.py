@@ -86,6 +86,7 @@ def reproduce(
     from poise.recipes.items import item as of_name
     from poise.recipes.items import items
     from poise.reproduce.plan import minutes, told
+    from poise.reproduce.results import can_draw
     from poise.reproduce.work import Where
 
     asked = list(items().values()) if all_items else [of_name(item or "")]
@@ -97,6 +98,8 @@ def reproduce(
     for plan in plans:
         for line in [*told(plan), *minutes(plan, where.device, where.data_dir)]:
             typer.echo(line, err=not dry_run)
+        if plan.item.picture is not None and not can_draw():
+            typer.echo("  without its picture, which needs matplotlib: pip install 'poise[plots]'", err=not dry_run)
     for plan in () if dry_run else plans:
         _make(plan, out, where, jobs, on, cpus, gpus)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from poise.core.files import write_text
@@ -36,20 +37,23 @@ def folder_of(plan: Plan, out: Path) -> Path:
 def write(plan: Plan, out: Path, device: str = "auto", data_dir: Path | None = None) -> tuple[Sheet, list[Path]]:
     """The sheet of what is there, and the files written: whatever is missing is missing in them too.
 
-    device, data_dir: for pictures of what is measured on the networks themselves.
+    device, data_dir: for pictures of what is measured on the networks themselves. Where matplotlib is missing an item
+    that has a table is left without its picture.
     """
     made, folder = sheet(plan), folder_of(plan, out)
     files: list[Path] = []
     if plan.item.lines:
-        files += _tables(made, folder)
-    files += write_picture(plan, made, folder, probed(plan, device, data_dir))
+        files += write_tables(made, folder)
+    measured = probed(plan, device, data_dir) if can_draw() else []
+    files += write_picture(plan, made, folder, measured)
     evaluated = [run.path for each in made.made for run in each.runs]
     if evaluated:
         files.append(write_report(list(dict.fromkeys(evaluated)), folder / "report.html", title=made.title))
     return made, files
 
 
-def _tables(made: Sheet, folder: Path) -> list[Path]:
+def write_tables(made: Sheet, folder: Path) -> list[Path]:
+    """The table as Markdown, CSV and LaTeX, and a document around the last."""
     return [
         write_text(folder / "table.md", f"### {escape_markdown(made.title)}\n\n{to_markdown(made.table)}"),
         write_text(folder / "table.csv", to_csv(made.table)),
@@ -58,11 +62,18 @@ def _tables(made: Sheet, folder: Path) -> list[Path]:
     ]
 
 
+def can_draw() -> bool:
+    """Whether the library that draws pictures is there."""
+    return find_spec("matplotlib") is not None
+
+
 def write_picture(plan: Plan, made: Sheet, folder: Path, measured: Sequence[Panel] = ()) -> list[Path]:
     """The item's picture in its three formats, and its numbers; nothing where it has none, or nothing to be shown yet.
 
     measured: its panels, where they are no numbers of the table's or of training.
     """
+    if plan.item.lines and not can_draw():
+        return []
     alone = ALONE.get(plan.item.id)
     shown = alone() if alone is not None else list(measured) or panels(plan.item, made)
     if plan.item.picture is None or not shown:
