@@ -90,7 +90,8 @@ def fill() -> Fill:
                 "watch/benign/mean",
                 "watch/benign/std",
                 "watch/benign/share",
-                "diagnosis/x",
+                "diagnosis/natural/natural",
+                "diagnosis/natural/natural loss",
                 "regret/tradeoff",
             )
             lines = [

@@ -231,7 +231,9 @@ def _curves(title: str, starts: Sequence[str], made: Sequence[Made]) -> Panel:
 
 
 def curves_of(run: Run, starts: Sequence[str]) -> dict[str, list[tuple[float, float]]]:
-    return {name: points for name, points in run.curves().items() if name.startswith(tuple(starts))}
+    """Those of these names, or that begin with one that ends in a slash."""
+    groups = tuple(start for start in starts if start.endswith("/"))
+    return {name: points for name, points in run.curves().items() if name in starts or name.startswith(groups)}
 
 
 def _at(epoch: float, values: Sequence[float], spreads: Sequence[float]) -> Point:

@@ -23,6 +23,7 @@ METHODS = {
     "rst": "RST",
     "generalist": "Generalist",
 }
+LEARNERS = ("natural", "robust", "global")
 SHOWN = ("natural", "PGD-20", "CW-100", "robust")
 """The columns of the figures."""
 
@@ -279,7 +280,14 @@ add(
         GENERALIST,
         (Line("Generalist", "generalist_diagnosed_cifar10_resnet18", "generalist_diagnosed_digits"),),
         picture=Picture(
-            "curves", (), "epoch", (("accuracy", ("diagnosis/",)), ("regret", ("regret/tradeoff", "regret/bound")))
+            "curves",
+            (),
+            "epoch",
+            (
+                ("accuracy", tuple(f"diagnosis/{who}/{what}" for who in LEARNERS for what in LEARNERS[:2])),
+                ("distance", ("diagnosis/distance/",)),
+                ("regret", ("regret/tradeoff", "regret/bound")),
+            ),
         ),
     ),
     Item(

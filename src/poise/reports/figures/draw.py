@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -56,7 +57,7 @@ def draw(kind: str, panels: Sequence[Panel], title: str) -> Figure:
                 axes.legend(
                     **({"fontsize": 6, "loc": "upper center", "bbox_to_anchor": (0.5, 0)} if kind in WHOLE else {})
                 )
-        figure.suptitle(title)
+        figure.suptitle(textwrap.fill(title, int(15 * figure.get_size_inches()[0])))
         return figure
 
 
@@ -172,9 +173,8 @@ def _scatter(axes: Axes, series: Sequence[Series]) -> None:
     """Points alone; their places have no unit."""
     for place, each in enumerate(series):
         xs, ys = _across(each.points), [point.y for point in each.points]
-        axes.plot(
-            xs, ys, linestyle="", marker=MARKERS[place % len(MARKERS)], markersize=2.5, alpha=0.7, label=each.label
-        )
+        look = {"marker": MARKERS[place % len(MARKERS)], "color": LABELS[place % len(LABELS)], "markersize": 2.5}
+        axes.plot(xs, ys, linestyle="", alpha=0.7, label=each.label, **look)
     axes.set_xticks([])
     axes.set_yticks([])
 

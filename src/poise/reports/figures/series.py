@@ -134,10 +134,22 @@ def to_csv(panels: Sequence[Panel]) -> str:
         for name, tiles in panel.tiles:
             for place, tile in enumerate(tiles):
                 right = "" if tile.right is None else str(int(tile.right))
-                writer.writerow([panel.title, name, "no", tile.text, tile.number, place, right, "", "", ""])
+                writer.writerow(
+                    [panel.title, name, "no", "; ".join(tile.text.split("\n")), tile.number, place, right, "", "", ""]
+                )
         if panel.diagram is not None:
             for box in panel.diagram.boxes:
-                writer.writerow([panel.title, "box", "no", box.text, f"{box.x:.6g}", f"{box.y:.6g}", *[""] * 4])
+                writer.writerow(
+                    [
+                        panel.title,
+                        "box",
+                        "no",
+                        " ".join(box.text.split("\n")),
+                        f"{box.x:.6g}",
+                        f"{box.y:.6g}",
+                        *[""] * 4,
+                    ]
+                )
             for start, end, text in panel.diagram.arrows:
                 said = f"{start} to {end}" + (f": {text}" if text else "")
                 writer.writerow([panel.title, "arrow", "no", said, *[""] * 6])
