@@ -25,7 +25,7 @@ from poise.threats import Linf
 SIDE, EPSILON = 4, 0.09
 """Data a row, and the radius within which they are attacked; rows are .25 apart."""
 WIDTH, MEMBERS, STEPS = 8, 3, 300
-GRID = 121
+GRID = 61
 OUTSIDE, RIGHT, WRONG, FOOLED = 0, 1, 2, 3
 AREAS = ("no data near", "right", "wrong, though a sub-model is right", "fooled for certain")
 """What the values of a field mean: at a place within epsilon of a datum, how it is answered."""

@@ -53,12 +53,18 @@ def draw(kind: str, panels: Sequence[Panel], title: str) -> Figure:
             axes.set_ylabel(panel.up)
             if len(panels) > 1:
                 axes.set_title(panel.title)
-            if any(series.label for series in panel.series):
-                axes.legend(
-                    **({"fontsize": 6, "loc": "upper center", "bbox_to_anchor": (0.5, 0)} if kind in WHOLE else {})
-                )
+            if any(series.label for series in panel.series) and (kind not in WHOLE or place == 1):
+                axes.legend(**_legend(kind, len(panel.series)))
         figure.suptitle(textwrap.fill(title, int(15 * figure.get_size_inches()[0])))
         return figure
+
+
+def _legend(kind: str, count: int) -> dict[str, Any]:
+    """Where a legend stands, and how it looks, so that it hides as little as it can."""
+    if kind in WHOLE:
+        return BELOW
+    behind = {"frameon": True, "framealpha": 0.85, "edgecolor": "none"} if kind == "bars" else {}
+    return {**behind, **({"fontsize": 5} if count > 8 else {})}
 
 
 def write(figure: Figure, panels: Sequence[Panel], stem: Path) -> list[Path]:
@@ -107,7 +113,8 @@ def _bars(axes: Axes, series: Sequence[Series]) -> None:
     width = 0.8 / max(1, len(series))
     for place, each in enumerate(series):
         xs = [point.x - 0.4 + width * (place + 0.5) for point in each.points]
-        axes.bar(xs, [point.y for point in each.points], width, label=each.label, edgecolor="white", linewidth=0.5)
+        look = {"color": LABELS[place % len(LABELS)], "edgecolor": "white", "linewidth": 0.5}
+        axes.bar(xs, [point.y for point in each.points], width, label=each.label, **look)
         for x, point in zip(xs, each.points, strict=True):
             if point.low is not None and point.high is not None:
                 axes.plot([x, x], [point.low, point.high], color="0.25", linewidth=0.9, linestyle="-")
