@@ -42,11 +42,11 @@ class FGSMPGI(SingleStep[Guided]):
     paper = papers.FGSM_PGI
     remembers: ClassVar = "images"
     weight: NonNegative = 10.0
-    """Lambda, on the mean over classes, as released; 10 of the mean over ten classes is 1 of the paper's sum."""
+    """Lambda, as public code of this family has it, on the mean over classes; 10 of the mean over ten classes is 1 of the paper's sum."""
     momentum: NonNegative = 0.3
     """Mu; 0 is FGSM-EP."""
     reset_every: PositiveCount | None = 40
-    """In epochs: how long priors last before they begin anew, as released; None: throughout."""
+    """In epochs: how long priors last before they begin anew, as in that code; None: throughout."""
     inner: Ascent = Ascent(step_size=8 / 255, steps=1, start="zero")
     """Threat and size of the one step; the paper's is epsilon."""
     label_smoothing: UnitInterval = 0.0
