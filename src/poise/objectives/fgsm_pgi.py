@@ -42,7 +42,7 @@ class FGSMPGI(SingleStep[Guided]):
     paper = papers.FGSM_PGI
     remembers: ClassVar = "images"
     weight: NonNegative = 10.0
-    """Lambda, as public code of this family has it, on the mean over classes; 10 of the mean over ten classes is 1 of the paper's sum."""
+    """Lambda, as in public code of this family, on the mean over classes; 10 there is 1 of the sum over ten classes."""
     momentum: NonNegative = 0.3
     """Mu; 0 is FGSM-EP."""
     reset_every: PositiveCount | None = 40
