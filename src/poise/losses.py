@@ -70,14 +70,14 @@ def divergence(name: Divergence, p_logits: Tensor, q_logits: Tensor, detach_targ
         return symmetric_kl(p_logits, q_logits, detach_target=True)
     if detach_target:
         p_logits = p_logits.detach()
-    known = {
+    divergences = {
         "kl": kl,
         "symmetric_kl": symmetric_kl,
         "js": js,
         "reversed_js": partial(js, reverse=True),
         "squared_l2": squared_l2,
     }
-    return known[name](p_logits, q_logits)
+    return divergences[name](p_logits, q_logits)
 
 
 def best_other(logits: Tensor, y: Tensor) -> Tensor:
@@ -113,16 +113,16 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
     logits' scale.
     """
     logits = widened(logits)
-    ranked = logits.topk(3, dim=1).values
-    return _ratio(logits, margin(logits, y), ranked[:, 0] - ranked[:, 2])
+    largest = logits.topk(3, dim=1).values
+    return _ratio(logits, margin(logits, y), largest[:, 0] - largest[:, 2])
 
 
 def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     """Targeted DLR [B], Croce & Hein 2020a, Eq. 8; needs at least 4 classes."""
     logits = widened(logits)
-    ranked = logits.topk(4, dim=1).values
+    largest = logits.topk(4, dim=1).values
     gap = logits.gather(1, target[:, None])[:, 0] - logits.gather(1, y[:, None])[:, 0]
-    return _ratio(logits, gap, ranked[:, 0] - (ranked[:, 2] + ranked[:, 3]) / 2)
+    return _ratio(logits, gap, largest[:, 0] - (largest[:, 2] + largest[:, 3]) / 2)
 
 
 def _ratio(logits: Tensor, above: Tensor, below: Tensor) -> Tensor:

@@ -240,8 +240,8 @@ def shrunk(delta: Tensor, room: Tensor, epsilon: Tensor) -> Tensor:
     sums = torch.cat([torch.zeros_like(size[:, :1]), (slope[:, :-1] * (kinks[:, :-1] - kinks[:, 1:])).cumsum(1)], 1)
     enough = sums >= epsilon[:, None]
     after = enough.to(torch.uint8).argmax(1, keepdim=True).clamp(min=1)  # the first kink whose sum reaches epsilon
-    above, spent, rate = (values.gather(1, after - 1)[:, 0] for values in (kinks, sums, slope))
-    level = torch.where(enough.any(1), above - (epsilon - spent) / rate.clamp(min=1), torch.zeros_like(above)).clamp(
+    above, used, rate = (values.gather(1, after - 1)[:, 0] for values in (kinks, sums, slope))
+    level = torch.where(enough.any(1), above - (epsilon - used) / rate.clamp(min=1), torch.zeros_like(above)).clamp(
         min=0
     )
     return torch.minimum((size - level[:, None]).clamp(min=0), room) * delta.sign()

@@ -70,12 +70,12 @@ class AdaptivePGD(Attack):
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, draw: Draw, target: Tensor | None = None) -> Tensor:
         untargeted(target, "AdaptivePGD")
-        asked = collaboration_of(surrogate(unwrapped(model)), "AdaptivePGD")
+        network = collaboration_of(surrogate(unwrapped(model)), "AdaptivePGD")
         forms: list[tuple[Aim, float]] = [
             (aim, value) for value in self.lambdas for aim in self.aims if value > 0 or aim == self.aims[0]
         ]
         starts = range(self.restarts)
-        runs = [run_of(self, adaptive_form(asked, *form), "restart", restart) for form in forms for restart in starts]
+        runs = [run_of(self, adaptive_form(network, *form), "restart", restart) for form in forms for restart in starts]
         return worst_of(runs, model, x, y, draw)
 
 
@@ -114,8 +114,10 @@ class TransferFromExperts(Attack):
     def _whole(self, model: nn.Module) -> CollaborationModule | EnsembleModule | MixtureModule:
         whole = unwrapped(model)
         if not isinstance(whole, CollaborationModule | EnsembleModule | MixtureModule):
-            wanted = "a Collaboration, an Ensemble or a Mixture"
-            raise InputError(f"TransferFromExperts attacks {wanted}, not {type(whole).__name__}, which has no experts")
+            needed_kind = "a Collaboration, an Ensemble or a Mixture"
+            raise InputError(
+                f"TransferFromExperts attacks {needed_kind}, not {type(whole).__name__}, which has no experts"
+            )
         return whole
 
 
@@ -146,8 +148,8 @@ class SoftMixturePGD(Attack):
         collaboration_of(unwrapped(model), "SoftMixturePGD")
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, draw: Draw, target: Tensor | None = None) -> Tensor:
-        asked = collaboration_of(surrogate(unwrapped(model)), "SoftMixturePGD")
-        form = entropy_form(lambda z: soft_mixture(asked, z, self.temperature))
+        network = collaboration_of(surrogate(unwrapped(model)), "SoftMixturePGD")
+        form = entropy_form(lambda z: soft_mixture(network, z, self.temperature))
         runs = [run_of(self, form, "restart", restart) for restart in range(self.restarts)]
         return worst_of(runs, model, x, y, draw, target)
 
@@ -194,14 +196,14 @@ def adaptive_loss(
 ) -> tuple[Tensor, Tensor]:
     """The adaptive loss [B] and the chosen logits [B, C], from all experts' heads [M, B, C] and [M, B, 1]."""
     confidences = whole.confidences(logits, evaluator)
-    chosen = whole.select(logits, confidences)
+    logits_of_choice = whole.select(logits, confidences)
     smallest = torch.finfo(confidences.dtype).tiny
     if aim == "confidence":
         second = -confidences.amax(0).clamp(min=smallest).log()
     else:
         doubt = 1 - F.softmax(widened(logits), -1).gather(-1, y.expand(len(logits), -1)[..., None])[..., 0]
         second = -(1 - confidences * doubt).clamp(min=smallest).log().amin(0)
-    return cross_entropy(chosen, y) + weight * second, chosen
+    return cross_entropy(logits_of_choice, y) + weight * second, logits_of_choice
 
 
 def soft_mixture(whole: CollaborationModule, x: Tensor, temperature: float) -> Tensor:

@@ -56,20 +56,20 @@ class AimedPGD(Attack):
 
     @property
     def name(self) -> str:
-        filled = "" if self.runs is None else f"-{self.runs}runs"
-        return f"AimedPGD-{self.steps}" + (f"x{self.restarts}" if self.restarts > 1 else "") + filled
+        runs_text = "" if self.runs is None else f"-{self.runs}runs"
+        return f"AimedPGD-{self.steps}" + (f"x{self.restarts}" if self.restarts > 1 else "") + runs_text
 
     def check(self, model: nn.Module) -> None:
         """A network of several that is hidden in another would be attacked as one network, under the same name."""
-        whole, reached = unwrapped(model), set(map(id, _several_in(model)))
-        hidden = next(
-            (part for part in whole.modules() if isinstance(part, _SEVERAL) and id(part) not in reached), None
+        whole, members_reached = unwrapped(model), set(map(id, _several_in(model)))
+        inner = next(
+            (part for part in whole.modules() if isinstance(part, _SEVERAL) and id(part) not in members_reached), None
         )
-        if hidden is not None:
-            what, where = (type(each).__name__.removesuffix("Module") for each in (hidden, whole))
+        if inner is not None:
+            inner_name, where = (type(each).__name__.removesuffix("Module") for each in (inner, whole))
             raise InputError(
-                f"AimedPGD cannot reach the {what} inside {where}; attack it itself, with what goes before it in its"
-                " members"
+                f"AimedPGD cannot reach the {inner_name} inside {where}; attack it itself, with what goes before it in"
+                " its members"
             )
 
     def facts(self, model: nn.Module) -> dict[str, Any]:
@@ -82,8 +82,8 @@ class AimedPGD(Attack):
 
     def _plan(self, forms: int) -> list[tuple[int, int]]:
         """(form, restart) of every run."""
-        own = [(form, restart) for form in range(forms) for restart in range(self.restarts)]
-        return own + [(more % forms, self.restarts + more // forms) for more in range((self.runs or 0) - len(own))]
+        pairs = [(form, restart) for form in range(forms) for restart in range(self.restarts)]
+        return pairs + [(more % forms, self.restarts + more // forms) for more in range((self.runs or 0) - len(pairs))]
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, draw: Draw, target: Tensor | None = None) -> Tensor:
         untargeted(target, "AimedPGD")
@@ -98,8 +98,8 @@ class AimedPGD(Attack):
             found.append(entropy_form(lambda z: softened(model, z, self.temperature)))
             found += [adaptive_form(model, aim, weight) for weight in self.lambdas if weight > 0 for aim in _AIMS]
         if isinstance(model, EnsembleModule):
-            other = log_mean_probabilities if model.output == "mean_logits" else mean_logits
-            found.append(entropy_form(lambda z: other(model.all_logits(z))))
+            mean_of_members = log_mean_probabilities if model.output == "mean_logits" else mean_logits
+            found.append(entropy_form(lambda z: mean_of_members(model.all_logits(z))))
             if any(map(chooses, model.members)):
                 found.append(entropy_form(lambda z: softened(model, z, self.temperature)))
         if isinstance(model, _SEVERAL):

@@ -65,13 +65,13 @@ def ascent(
     asked. NaN is never passed over: it stays, and with `keep` it wins.
     Raises: InputError where the score has no gradient.
     """
-    given, x = x.dtype, x.to(wide(x.dtype))
+    dtype_given, x = x.dtype, x.to(wide(x.dtype))
     z = start.detach().to(x.dtype)
     velocity = torch.zeros_like(x) if momentum else None
     active = torch.ones(len(x), dtype=torch.bool, device=x.device) if stop is not None else None
     best = (torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device), z) if keep is not None else None
     for k in range(steps):
-        leaf = z.detach().to(given).requires_grad_(True)
+        leaf = z.detach().to(dtype_given).requires_grad_(True)
         with torch.enable_grad():
             values, logits = score(leaf)
             gradient = image_gradient(values, leaf).to(x.dtype)
@@ -84,17 +84,17 @@ def ascent(
                     gradient = near / spread(above_zero(near.flatten(1).abs().mean(1)), near)
                 gradient = velocity = momentum * velocity + gradient
             if noise is None:
-                moved = MOVE.get()(threat, step_size, z, gradient, x)
+                stepped = MOVE.get()(threat, step_size, z, gradient, x)
             else:
-                moved = threat.project(threat.step(z, gradient, step_size) + noise(k), x)
+                stepped = threat.project(threat.step(z, gradient, step_size) + noise(k), x)
             if stop is not None and active is not None and (going := stop(logits)) is not None:
                 active = active & going
-                moved = torch.where(spread(active, z), moved, z)
-            z = moved
+                stepped = torch.where(spread(active, z), stepped, z)
+            z = stepped
     if best is not None and keep is not None:
         with torch.no_grad():
-            return _better(best, keep(*score(z.to(given))), z)[1].to(given)
-    return z.to(given)
+            return _better(best, keep(*score(z.to(dtype_given))), z)[1].to(dtype_given)
+    return z.to(dtype_given)
 
 
 def _better(best: tuple[Tensor, Tensor], values: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -185,10 +185,10 @@ def changed(settings: S, **changes: object) -> S:
     """The settings with other values, which are not validated: while a step is recorded, a ramp's are no plain
     numbers.
     """
-    made = copy.copy(settings)
+    copy_of_settings = copy.copy(settings)
     for name, value in changes.items():
-        object.__setattr__(made, name, value)
-    return made
+        object.__setattr__(copy_of_settings, name, value)
+    return copy_of_settings
 
 
 __all__ = ["Ascent", "Rank", "Score", "Start", "StopRule", "ascent", "started"]

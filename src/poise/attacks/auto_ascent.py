@@ -38,16 +38,16 @@ def auto_ascent(
     The step size begins at 2 epsilon. It is halved, and the search goes on from the best point, where too few steps of
     a period have increased the score, or none of two periods the largest one.
     """
-    given, x = x.dtype, x.to(wide(x.dtype))
+    dtype_given, x = x.dtype, x.to(wide(x.dtype))
     z = before = best = start.detach().to(x.dtype).clamp(0, 1)
     step_size = x.new_ones(len(x)) * (2 * threat.epsilon)
     increases = torch.zeros_like(step_size)
     was_halved = torch.ones(len(x), dtype=torch.bool, device=x.device)
     due = reviews(steps)
-    best_loss = last = reviewed = torch.full_like(step_size, -torch.inf)
+    best_loss = last = checkpoint_loss = torch.full_like(step_size, -torch.inf)
     best_gradient = torch.zeros_like(x)
     for k in range(steps + 1):
-        leaf = z.detach().to(given).requires_grad_(True)
+        leaf = z.detach().to(dtype_given).requires_grad_(True)
         with torch.set_grad_enabled(k < steps):
             values, _ = score(leaf)
             gradient = image_gradient(values, leaf).to(x.dtype) if k < steps else best_gradient
@@ -63,19 +63,19 @@ def auto_ascent(
             )
             increases, last = increases + (loss > last) * (k > 0), loss
             if k == 0:
-                reviewed = best_loss
+                checkpoint_loss = best_loss
             if k in due:
                 few = increases <= RHO * due[k]
-                halve = few | (~was_halved & (reviewed >= best_loss))
+                halve = few | (~was_halved & (checkpoint_loss >= best_loss))
                 step_size = torch.where(halve, step_size / 2, step_size)
                 z, gradient = (
                     torch.where(spread(halve, z), best, z),
                     torch.where(spread(halve, z), best_gradient, gradient),
                 )
-                increases, was_halved, reviewed = torch.zeros_like(increases), halve, best_loss
+                increases, was_halved, checkpoint_loss = torch.zeros_like(increases), halve, best_loss
             if k < steps:
-                moved = threat.project(z + spread(step_size, z) * threat.step(torch.zeros_like(z), gradient, 1.0), x)
+                stepped = threat.project(z + spread(step_size, z) * threat.step(torch.zeros_like(z), gradient, 1.0), x)
                 if k > 0:
-                    moved = threat.project(z + MOMENTUM * (moved - z) + (1 - MOMENTUM) * (z - before), x)
-                z, before = moved, z
-    return best.to(given)
+                    stepped = threat.project(z + MOMENTUM * (stepped - z) + (1 - MOMENTUM) * (z - before), x)
+                z, before = stepped, z
+    return best.to(dtype_given)

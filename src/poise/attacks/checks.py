@@ -35,8 +35,8 @@ def check_images(x: Tensor, name: str = "x") -> None:
     if x.dim() < 2 or x.numel() == 0:
         raise InputError(f"{name} has shape {list(x.shape)}, must be [B, C, H, W] with B at least 1")
     if x.layout is not torch.strided or x.is_meta:
-        what = "no values" if x.is_meta else f"layout {x.layout}"
-        raise InputError(f"{name} has {what}, must be a dense tensor [B, C, H, W] of floats in [0, 1]")
+        reason = "no values" if x.is_meta else f"layout {x.layout}"
+        raise InputError(f"{name} has {reason}, must be a dense tensor [B, C, H, W] of floats in [0, 1]")
     low, high = (float(value) for value in torch.aminmax(x.detach()))
     if low != low or high != high:
         raise InputError(f"{name} contains NaN; pixels must be in [0, 1]")
@@ -94,9 +94,9 @@ def check_found(x_adv: Tensor) -> None:
     """Raises: NotFiniteError where an attack was led to NaN, which is no image: it neither fools the network nor
     stands.
     """
-    lost = int((~x_adv.isfinite()).flatten(1).any(1).sum())
-    if lost:
+    non_finite = int((~x_adv.isfinite()).flatten(1).any(1).sum())
+    if non_finite:
         raise NotFiniteError(
-            f"the network's logits or gradients are NaN or infinite on the way of {lost} of {len(x_adv)} images, must"
-            " be finite: nothing can be said of those; look for divisions by 0 and roots of 0 in the forward pass"
+            f"the network's logits or gradients are NaN or infinite on the way of {non_finite} of {len(x_adv)} images,"
+            " must be finite: nothing can be said of those; look for divisions by 0 and roots of 0 in the forward pass"
         )

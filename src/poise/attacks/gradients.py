@@ -21,7 +21,7 @@ def image_gradient(values: Tensor, z: Tensor, *, retain: bool = False) -> Tensor
     fails.
     """
     try:
-        found = (
+        gradient = (
             torch.autograd.grad(values.sum(), z, retain_graph=retain, allow_unused=True)[0]
             if values.requires_grad
             else None
@@ -30,14 +30,14 @@ def image_gradient(values: Tensor, z: Tensor, *, retain: bool = False) -> Tensor
         if isinstance(error, torch.OutOfMemoryError):
             raise
         raise NetworkError(f"the network's backward pass fails: {str(error).partition(chr(10))[0]}") from error
-    if found is None:
+    if gradient is None:
         raise InputError(
             "the network has no gradient with respect to its images: its forward pass detaches them, runs under no_grad"
             " or leaves torch, so attacks by gradients say nothing about it; ask `poise sanity`, and attack with `poise"
             " evaluate --protocol soe-blackbox`, which looks at logits only (and --first N where there are fewer than"
             " 1,000 images)"
         )
-    return found
+    return gradient
 
 
 def asked(model: Network, x: Tensor) -> Network:
@@ -51,16 +51,16 @@ def asked(model: Network, x: Tensor) -> Network:
         return lambda z: answer(model, z)
 
     def rounded(z: Tensor) -> Tensor:
-        shown, factors = z.view_as(z), dict[str, Tensor]()
-        logits = answer(model, shown.to(x.dtype)).to(z.dtype)
-        if logits.requires_grad and shown.requires_grad:
+        leaf_view, factors = z.view_as(z), dict[str, Tensor]()
+        logits = answer(model, leaf_view.to(x.dtype)).to(z.dtype)
+        if logits.requires_grad and leaf_view.requires_grad:
 
             def near_one(gradient: Tensor) -> Tensor:
                 near, factors["factor"] = scaled(gradient)
                 return near
 
             logits.register_hook(near_one)
-            shown.register_hook(lambda gradient: gradient / spread(factors["factor"][:, 0], gradient))
+            leaf_view.register_hook(lambda gradient: gradient / spread(factors["factor"][:, 0], gradient))
         return logits
 
     return rounded

@@ -211,9 +211,9 @@ def worst_of(
     It is NaN where the model answered NaN. Runs after the first see only the examples that still stand: one host
     synchronisation per run, none inside it.
     """
-    found, reached = x, torch.full((len(x),), -torch.inf, dtype=wide(x.dtype), device=x.device)
+    x_adv, score_best = x, torch.full((len(x),), -torch.inf, dtype=wide(x.dtype), device=x.device)
     for run in runs:
-        rows = (reached <= 0).nonzero()[:, 0]
+        rows = (score_best <= 0).nonzero()[:, 0]
         if not len(rows):
             break
         towards = None if target is None else target[rows]
@@ -223,10 +223,10 @@ def worst_of(
         # where there is no answer there is no image: `check_found` refuses it
         z = torch.where(spread(lead.isnan(), z), torch.nan, z)
         lead = lead.nan_to_num(nan=torch.inf)
-        better = lead > reached[rows]
-        found = found.index_copy(0, rows, torch.where(spread(better, z), z, found[rows]))
-        reached = reached.index_copy(0, rows, torch.where(better, lead.to(reached.dtype), reached[rows]))
-    return found
+        better = lead > score_best[rows]
+        x_adv = x_adv.index_copy(0, rows, torch.where(spread(better, z), z, x_adv[rows]))
+        score_best = score_best.index_copy(0, rows, torch.where(better, lead.to(score_best.dtype), score_best[rows]))
+    return x_adv
 
 
 def success(logits: Tensor, y: Tensor, target: Tensor | None) -> Tensor:

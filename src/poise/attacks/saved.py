@@ -52,8 +52,8 @@ class AdversarialSet:
         """Where the examples `ids` [B] are in the set [B], -1 for one that is not."""
         order = self.ids.argsort()
         place = torch.searchsorted(self.ids[order], ids.cpu()).clamp(max=len(order) - 1)
-        found = order[place]
-        return torch.where(self.ids[found] == ids.cpu(), found, -1)
+        rows_of_ids = order[place]
+        return torch.where(self.ids[rows_of_ids] == ids.cpu(), rows_of_ids, -1)
 
     def of(self, ids: Tensor) -> Tensor:
         """The images [B, C, H, W] made of the examples `ids` [B]. Raises: InputError for an example that is not in the
@@ -97,14 +97,16 @@ class AdversarialSet:
             with safetensors.safe_open(path, "pt") as file:  # pyright: ignore[reportPrivateImportUsage]
                 about = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            found = cls(**tensors, attack=parse(about["attack"]), surrogate=about["surrogate"], seed=int(about["seed"]))
+            adversarial = cls(
+                **tensors, attack=parse(about["attack"]), surrogate=about["surrogate"], seed=int(about["seed"])
+            )
         except OSError as error:
             raise DataError(f"{path} cannot be read: {error}") from None
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise DataError(f"{path} is damaged or not a set of adversarial images: {error}") from None
-        if found.digest != about.get("sha256"):
+        if adversarial.digest != about.get("sha256"):
             raise DataError(f"{path} was altered: its images are not those of the digest in its metadata")
-        return found
+        return adversarial
 
     def _with(self, tensors: Mapping[str, Tensor]) -> AdversarialSet:
         return AdversarialSet(**tensors, attack=self.attack, surrogate=self.surrogate, seed=self.seed)
@@ -149,12 +151,12 @@ class Saved(Attack):
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, draw: Draw, target: Tensor | None = None) -> Tensor:
         if target is not None:
             raise InputError("Saved cannot be targeted; leave target out")
-        kept = _read(self.path, Path(self.path).stat().st_mtime_ns if Path(self.path).exists() else 0)
-        if self.digest not in ("", kept.digest):
+        adversarial = _read(self.path, Path(self.path).stat().st_mtime_ns if Path(self.path).exists() else 0)
+        if self.digest not in ("", adversarial.digest):
             raise DataError(
                 f"{self.path} holds other images than those of digest {self.digest[:12]}...; make the set anew"
             )
-        x_adv = kept.of(draw.index).to(x)
+        x_adv = adversarial.of(draw.index).to(x)
         if x_adv.shape != x.shape:
             raise InputError(
                 f"{self.path} holds images of shape {list(x_adv.shape[1:])}, those to be replaced have"

@@ -79,16 +79,16 @@ class ThirdParty(Attack):
                 if (error.name or "").partition(".")[0] == self.package:
                     raise MissingExtraError(self.package, "", self.install) from None
                 raise SettingsError(f"{self.package} cannot be imported: {str(error).partition(chr(10))[0]}") from None
-        known = [name for name, value in vars(module).items() if inspect.isclass(value) and self.is_attack(value)]
-        if self.name not in known:
+        names_there = [name for name, value in vars(module).items() if inspect.isclass(value) and self.is_attack(value)]
+        if self.name not in names_there:
             raise SettingsError(
                 f"{type(self).__name__}.name = {self.name!r} is no attack of {self.package}"
-                f"{did_you_mean(self.name, known)}"
+                f"{did_you_mean(self.name, names_there)}"
             )
         return getattr(module, self.name)
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, draw: Draw, target: Tensor | None = None) -> Tensor:
-        make, asked = self.kind(), _Asked(model)
+        make, maker_model = self.kind(), _Asked(model)
         pieces = torch.arange(len(x), device=x.device).split(1 if self.alone else len(x))
         results = []
         for rows in pieces:
@@ -96,7 +96,7 @@ class ThirdParty(Attack):
             part, labels = x[rows], y[rows]
             towards = None if target is None else target[rows]
             with _drawing(key, x.device), _quiet(), torch.enable_grad(), self._named():
-                z = self.run(make, asked, part.clone(), labels.clone(), towards)
+                z = self.run(make, maker_model, part.clone(), labels.clone(), towards)
             results.append(self._within(z, part))
         return torch.cat(results)
 
@@ -114,20 +114,20 @@ class ThirdParty(Attack):
         Raises: SettingsError for arguments that it does not take, or that contradict the threat.
         """
         words = _words(make)
-        given = {word: value for word, value in own.items() if word in words}
+        options = {word: value for word, value in own.items() if word in words}
         for word, value in self.arguments.items():
             if word not in words:
                 raise SettingsError(
                     f"{type(self).__name__}.arguments: {self.name} takes no {word!r}{did_you_mean(word, words)}"
                 )
-            if word in ("eps", "max_epsilon", "norm") and word in given and given[word] != value:
+            if word in ("eps", "max_epsilon", "norm") and word in options and options[word] != value:
                 raise SettingsError(
                     f"{type(self).__name__}.arguments: {word} = {value!r}, but the threat is {self.threat}; leave it"
                     " out, or change the threat"
                 )
-            given[word] = list(value) if isinstance(value, tuple) else value
+            options[word] = list(value) if isinstance(value, tuple) else value
         try:
-            return make(*first, **given)
+            return make(*first, **options)
         except (TypeError, ValueError) as error:
             raise SettingsError(
                 f"{type(self).__name__}.arguments: {self.name} cannot be made: {str(error).partition(chr(10))[0]}"
@@ -151,24 +151,28 @@ class ThirdParty(Attack):
         becomes of them.
         """
         if not isinstance(found, Tensor) or found.shape != x.shape:
-            what = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
-            raise InputError(f"{self.name} of {self.package} returned {what}, must return images {list(x.shape)}")
+            description = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise InputError(
+                f"{self.name} of {self.package} returned {description}, must return images {list(x.shape)}"
+            )
         z = found.detach().to(x)
         slack = _SLACK * (1 + self.threat.epsilon)
-        boxed = z.clamp(0, 1)
-        out_of_box = (z - boxed).flatten(1).abs().amax(1) > slack
-        size = self.threat.norm(boxed - x)
+        inside_box = z.clamp(0, 1)
+        out_of_box = (z - inside_box).flatten(1).abs().amax(1) > slack
+        size = self.threat.norm(inside_box - x)
         out_of_ball = size > self.threat.epsilon + slack
         outside = out_of_box | out_of_ball
         if self.outside == "refuse" and bool(outside.any()):
             counts = {"[0, 1]": int(out_of_box.sum()), str(self.threat): int(out_of_ball.sum())}
-            left = " and ".join(f"{place} on {count} of {len(x)} images" for place, count in counts.items() if count)
+            places_text = " and ".join(
+                f"{place} on {count} of {len(x)} images" for place, count in counts.items() if count
+            )
             raise InputError(
-                f"{self.name} of {self.package} left {left} (up to {float(size.max()):.4g}); set outside to 'natural'"
-                " (they count as not found) or 'project'"
+                f"{self.name} of {self.package} left {places_text} (up to {float(size.max()):.4g}); set outside to"
+                " 'natural' (they count as not found) or 'project'"
             )
         # rounding too is taken back, so that no image is outside
-        inside = torch.where(spread(size > self.threat.epsilon, x), self.threat.project(boxed, x), boxed)
+        inside = torch.where(spread(size > self.threat.epsilon, x), self.threat.project(inside_box, x), inside_box)
         return torch.where(spread(outside, x), x, inside) if self.outside == "natural" else inside
 
 
@@ -200,9 +204,9 @@ class Torchattacks(ThirdParty):
     def run(self, make: Callable[..., Any], model: nn.Module, x: Tensor, y: Tensor, target: Tensor | None) -> object:
         with torch.no_grad():
             classes = answer(model, x[:1]).shape[1]
-        own = {"eps": self.threat.epsilon, "max_epsilon": self.threat.epsilon, "norm": _norm(self.threat)}
+        bounds = {"eps": self.threat.epsilon, "max_epsilon": self.threat.epsilon, "norm": _norm(self.threat)}
         # some seed themselves, by the time of day
-        attack = self.made(make, model, **own, n_classes=classes, seed=torch.initial_seed() % 2**31)
+        attack = self.made(make, model, **bounds, n_classes=classes, seed=torch.initial_seed() % 2**31)
         attack.set_device(x.device)
         if target is not None:
             attack.set_mode_targeted_by_label(quiet=True)
@@ -301,9 +305,13 @@ def _words(make: Callable[..., Any]) -> list[str]:
     """The arguments that a class takes, those of the classes that it hands them on to included."""
     words: dict[str, None] = {}
     for kind in inspect.getmro(make) if inspect.isclass(make) else (make,):
-        taken = inspect.signature(kind.__init__).parameters.values()
-        words |= {one.name: None for one in taken if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)}
-        if not any(one.kind is one.VAR_KEYWORD for one in taken):
+        parameters = inspect.signature(kind.__init__).parameters.values()
+        words |= {
+            parameter.name: None
+            for parameter in parameters
+            if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+        }
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
             break
     return [word for word in words if word not in ("self", "model", "estimator", "classifier")]
 
@@ -311,15 +319,16 @@ def _words(make: Callable[..., Any]) -> list[str]:
 @contextlib.contextmanager
 def _drawing(key: int, device: torch.device) -> Iterator[None]:
     """torch's, NumPy's and Python's generators at the key, as they were before afterwards."""
-    known, own = np.random.get_state(), random.getstate()  # noqa: NPY002  the one that other libraries draw from
+    numpy_state = np.random.get_state()  # noqa: NPY002  the one that other libraries draw from
+    python_state = random.getstate()
     try:
         np.random.seed(key % 2**32)  # noqa: NPY002
         random.seed(key)
         with seeded(key, device=device):
             yield
     finally:
-        np.random.set_state(known)  # noqa: NPY002
-        random.setstate(own)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+        random.setstate(python_state)
 
 
 @contextlib.contextmanager

@@ -90,8 +90,8 @@ def dverge_cw(logits: Tensor, y: Tensor, confidence: float) -> Tensor:
 
     On log-probabilities, which are never positive, its gradient vanishes once p_y < exp(-confidence).
     """
-    other = logits.scatter(1, y[:, None], 0.0).amax(1)
-    return -torch.relu(logits.gather(1, y[:, None])[:, 0] - other + confidence)
+    wrong_logits = logits.scatter(1, y[:, None], 0.0).amax(1)
+    return -torch.relu(logits.gather(1, y[:, None])[:, 0] - wrong_logits + confidence)
 
 
 @settings
@@ -185,7 +185,7 @@ def diverse(x: Tensor, draw: Draw, probability: float, smallest: float) -> Tenso
     """
     height, width = x.shape[2:]
     numbers = draw.uniform(4, dtype=torch.float64)
-    changed = numbers[:, 0] < probability
+    transformed = numbers[:, 0] < probability
     least = min(height, -int(-smallest * height // 1))
     side = least + (numbers[:, 1] * (height - least + 1)).to(torch.int64)
     rows, inside_rows = _placed(side, numbers[:, 2], height)
@@ -193,9 +193,9 @@ def diverse(x: Tensor, draw: Draw, probability: float, smallest: float) -> Tenso
         (side * width).div(height, rounding_mode="floor").clamp(min=1), numbers[:, 3], width
     )
     example = torch.arange(len(x), device=x.device)[:, None, None]
-    taken = x.permute(0, 2, 3, 1)[example, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-    shrunk = taken * (inside_rows[:, :, None] & inside_columns[:, None, :])[:, None]
-    return torch.where(changed[:, None, None, None], shrunk, x)
+    crops = x.permute(0, 2, 3, 1)[example, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    shrunk = crops * (inside_rows[:, :, None] & inside_columns[:, None, :])[:, None]
+    return torch.where(transformed[:, None, None, None], shrunk, x)
 
 
 def _placed(side: Tensor, where: Tensor, length: int) -> tuple[Tensor, Tensor]:

@@ -55,18 +55,18 @@ def agreement(
     pair = [
         subject_typed(path, checkpoint, model if path.is_file() else None, data, device, data_dir) for path in (a, b)
     ]
-    asked: dict[str, Any] = {
+    options: dict[str, Any] = {
         "protocol": protocol,
         "threat": listed(threat),
         "epsilon": listed(epsilon),
         "first": first,
         "seed": seed,
     }
-    found = compare(pair[0], pair[1], **asked, progress=drawn())
-    names, rows, notes = found.sheet()
+    comparison = compare(pair[0], pair[1], **options, progress=drawn())
+    names, rows, notes = comparison.sheet()
     table = Table(*names, box=None, padding=(0, 2, 0, 0), caption="\n".join(notes), caption_justify="left")
     for row in rows:
         table.add_row(*row)
     Console().print(table)
-    for column in found.columns if images else []:
-        typer.echo(f"{column}: {', '.join(map(str, found.differing(column))) or 'none'}")
+    for column in comparison.columns if images else []:
+        typer.echo(f"{column}: {', '.join(map(str, comparison.differing(column))) or 'none'}")

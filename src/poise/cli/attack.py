@@ -50,9 +50,9 @@ def attack(
     import_files(imports)
     by = override(from_json(Attack, {"type": name}), settings or [])  # type: ignore[type-abstract]
     subject = subject_typed(run, checkpoint, model, data, device, data_dir)
-    done = make(subject, by, first=first, seed=seed, out=out, progress=drawn())
-    numbers = f"natural {100 * done.natural_accuracy:.2f} %, {done.kind} {100 * done.accuracy:.2f} %"
-    losses = "; ".join(f"{name} {mean:.4f} ± {std:.4f}" for name, (mean, std) in done.cross_entropy.items())
-    typer.echo(f"{by.name} on {len(done.split)} images: {numbers}")
+    result = make(subject, by, first=first, seed=seed, out=out, progress=drawn())
+    numbers = f"natural {100 * result.natural_accuracy:.2f} %, {result.kind} {100 * result.accuracy:.2f} %"
+    losses = "; ".join(f"{name} {mean:.4f} ± {std:.4f}" for name, (mean, std) in result.cross_entropy.items())
+    typer.echo(f"{by.name} on {len(result.split)} images: {numbers}")
     typer.echo(f"cross-entropy, mean ± standard deviation over images: {losses}")
-    typer.echo(f"adversarial images: {done.path}", err=True)
+    typer.echo(f"adversarial images: {result.path}", err=True)

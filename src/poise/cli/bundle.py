@@ -31,8 +31,8 @@ def bundle(
     """
     from poise.verbs.bundle import bundle as make
 
-    done = make(runs, out, weights=weights)
-    for caution in done.cautions:
+    result = make(runs, out, weights=weights)
+    for caution in result.cautions:
         typer.echo(f"caution: {caution}", err=True)
-    typer.echo(f"bundle: {done.path} ({done.path.stat().st_size / 1e6:.2f} MB)")
-    typer.echo(f"digest: {done.digest}")
+    typer.echo(f"bundle: {result.path} ({result.path.stat().st_size / 1e6:.2f} MB)")
+    typer.echo(f"digest: {result.digest}")

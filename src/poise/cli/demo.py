@@ -39,12 +39,12 @@ def demo(
 
     torch.set_num_threads(1)  # networks this small lose on several threads, badly so when another process wants a core
     made_of = {name: experiment(name, quick) for name in RECIPES}
-    progress = drawn(("selected",), [f"{made.name}, seed {made.seed}" for made in made_of.values()])
+    progress = drawn(("selected",), [f"{preset.name}, seed {preset.seed}" for preset in made_of.values()])
     paths = []
-    for made in made_of.values():
-        path = out / made.name
-        console.print(f"[bold]{made.name}[/bold]", highlight=False)
-        run = engine.train_or_resume(made, path, device=device, progress=progress)
+    for preset in made_of.values():
+        path = out / preset.name
+        console.print(f"[bold]{preset.name}[/bold]", highlight=False)
+        run = engine.train_or_resume(preset, path, device=device, progress=progress)
         evaluate(run, device=device, progress=progress)
         paths.append(path)
     page = write_report(paths, out / "report.html")

@@ -44,7 +44,7 @@ def embed(
     from poise.verbs.embed import embed as make
 
     import_files(imports)
-    written = make(run, of=of, images=images, perplexity=perplexity, progress=drawn(), device=device, data_dir=data_dir)
+    files = make(run, of=of, images=images, perplexity=perplexity, progress=drawn(), device=device, data_dir=data_dir)
     console.print(
-        f"embedded {'features' if of == 'features' else 'adversarial images'}: {written}", markup=False, highlight=False
+        f"embedded {'features' if of == 'features' else 'adversarial images'}: {files}", markup=False, highlight=False
     )

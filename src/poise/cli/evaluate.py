@@ -171,23 +171,23 @@ def evaluate(
     if fast:
         given = {"protocol": protocol, "step-size": step_size, "first": first, "corruptions": corruptions, "on": on}
         given |= {"search-precision": search_precision, "memory-limit": memory_limit, "again": again or None}
-        if left := next((name for name, value in given.items() if value is not None), None):
-            raise SettingsError(f"--fast chooses attack and images itself; leave --{left} out")
+        if superfluous := next((name for name, value in given.items() if value is not None), None):
+            raise SettingsError(f"--fast chooses attack and images itself; leave --{superfluous} out")
         asked_about = subjects(runs, checkpoint, weights, model, data, ensemble, device, data_dir)
         _estimate(asked_about, threat=threat, epsilon=epsilon, seed=seed or 0, out=out)
         return
-    scaled = [
+    epsilons = [
         name
         for name, value in (("threat", threat), ("epsilon", epsilon), ("step-size", step_size))
         if value is not None
     ]
-    if scaled and protocol is None and weights is None and corruptions is None:
+    if epsilons and protocol is None and weights is None and corruptions is None:
         raise SettingsError(
-            f"--{scaled[0]} belongs to a protocol named here, and a run's own has its own; add --protocol standard"
+            f"--{epsilons[0]} belongs to a protocol named here, and a run's own has its own; add --protocol standard"
         )
     search: dict[str, Any] = {} if search_precision is None else {"precision": search_precision}
     search |= {} if memory_limit is None else {"memory_limit": bytes_of(memory_limit, "--memory-limit")}
-    if corruptions is not None and (protocol is not None or scaled or search or seed is not None):
+    if corruptions is not None and (protocol is not None or epsilons or search or seed is not None):
         raise SettingsError(
             "--corruptions is an evaluation of its own; leave --protocol and its settings out, and run it beside"
         )
@@ -204,10 +204,10 @@ def evaluate(
         if corruptions is not None:
             raise SettingsError("--corruptions are measured by one process; leave --on and --ranks out")
         scale = {"threat": listed(threat), "epsilon": listed(epsilon), "step_size": step_size}
-        named = {"protocol": protocol, "first": first, "seed": seed, "again": again, "search": search, **scale}
+        options_named = {"protocol": protocol, "first": first, "seed": seed, "again": again, "search": search, **scale}
         about = asked_by_path(runs, checkpoint, weights, model, data, ensemble)
         where = {"out": out, "device": device, "data_dir": data_dir}
-        _spread([{**one, **named, **where} for one in about], **spread)
+        _spread([{**subject_options, **options_named, **where} for subject_options in about], **spread)
         return
     if (cpus, gpus) != (1, 0.0):
         raise SettingsError("--cpus and --gpus are of workers; add --on or --ranks")
@@ -218,13 +218,13 @@ def evaluate(
         if corruptions is not None:
             evaluations.append(corrupt(subject, corruptions, first=first, out=out, again=again, progress=progress))
             continue
-        asked: dict[str, Any] = {
+        options: dict[str, Any] = {
             "threat": listed(threat),
             "epsilon": listed(epsilon),
             "step_size": step_size,
         }
         how: dict[str, Any] = {"first": first, "seed": seed, "out": out, "again": again, "search": Searching(**search)}
-        evaluations.append(judge(subject, protocol=protocol, **asked, **how, progress=progress))
+        evaluations.append(judge(subject, protocol=protocol, **options, **how, progress=progress))
     if not join().leads:  # under torchrun the first rank speaks
         return
     print_table([evaluation.path for evaluation in evaluations])
@@ -243,8 +243,8 @@ def _estimate(subjects: list[Subject], **how: Any) -> None:
 
     progress = drawn(alike=[subject.title for subject in subjects])
     for subject in subjects:
-        found = estimate(subject, **how, progress=progress)
-        heads, rows, notes = found.sheet()
+        result = estimate(subject, **how, progress=progress)
+        heads, rows, notes = result.sheet()
         table = Table(title=printable(subject.title), title_justify="left", box=None, padding=(0, 2, 0, 0))
         for place, head in enumerate(heads):
             table.add_column(head, justify="left" if place == 0 else "right")
@@ -252,8 +252,8 @@ def _estimate(subjects: list[Subject], **how: Any) -> None:
             table.add_row(*map(printable, row))
         Console().print(table)
         typer.echo("\n".join(notes))
-        if found.written is not None:
-            typer.echo(f"estimate: {found.written}", err=True)
+        if result.written is not None:
+            typer.echo(f"estimate: {result.written}", err=True)
 
 
 def _spread(
@@ -276,15 +276,15 @@ def _print_corruptions(record: EvaluationRecord) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    measured = record.notes.get("corruptions")
-    if measured is None:
+    corruptions = record.notes.get("corruptions")
+    if corruptions is None:
         return
     table = Table(
-        title=f"accuracy in percent by severity; mean {100 * measured['mean']:.2f}", box=None, padding=(0, 2, 0, 0)
+        title=f"accuracy in percent by severity; mean {100 * corruptions['mean']:.2f}", box=None, padding=(0, 2, 0, 0)
     )
     table.add_column("corruption", style="cyan")
     for severity in range(1, 6):
         table.add_column(str(severity), justify="right")
-    for name, row in measured["accuracies"].items():
+    for name, row in corruptions["accuracies"].items():
         table.add_row(name, *(f"{100 * value:.2f}" for value in row))
     Console().print(table)

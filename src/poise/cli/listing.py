@@ -85,8 +85,8 @@ def listing(
     import poise.recipes  # noqa: F401  registers everything
 
     import_files(imports)
-    chosen = kinds if kind in (None, "all") else [kind]
-    entries = [entry for word in chosen for entry in _entries(word) if entry.has(words or [])]
+    kinds_listed = kinds if kind in (None, "all") else [kind]
+    entries = [entry for word in kinds_listed for entry in _entries(word) if entry.has(words or [])]
     if as_json:
         typer.echo(json.dumps([_as_json(entry) for entry in entries], indent=1))
         return
@@ -113,8 +113,8 @@ def _entries(kind: str) -> list[Entry]:
     if kind == "zoo":
         return _zoo()
     if kind == "protocols":
-        named = [(name, made.line, str(made.paper or "")) for name, made in PROTOCOLS.items()]
-        lines = named + [(name, line, str(papers.SYNERGY)) for name, line in TRANSFER_LINES.items()]
+        entries = [(name, protocol.line, str(protocol.paper or "")) for name, protocol in PROTOCOLS.items()]
+        lines = entries + [(name, line, str(papers.SYNERGY)) for name, line in TRANSFER_LINES.items()]
     else:
         lines = [(name, line_of(cls), paper_of(cls)) for name, cls in _members(kind)]
     return [Entry(kind, kind, *line) for line in lines]
@@ -132,8 +132,8 @@ def _papers() -> list[Entry]:
         )
 
     return [
-        Entry("papers", f"papers: {made.paper.title}", made.id, what(made), str(made.paper))
-        for made in items().values()
+        Entry("papers", f"papers: {item.paper.title}", item.id, what(item), str(item.paper))
+        for item in items().values()
     ]
 
 
@@ -145,10 +145,13 @@ def _recipes() -> list[Entry]:
     entries: list[tuple[bool, Entry]] = []
     for name, recipe in recipes().items():
         experiment, line = recipe.make(False), recipe.line
-        own = experiment.published
-        title = f"our own, on {type(experiment.data).__name__}" if own is None else own.table
+        row_of_paper = experiment.published
+        title = f"our own, on {type(experiment.data).__name__}" if row_of_paper is None else row_of_paper.table
         entries.append(
-            (own is not None, Entry("recipes", f"recipes: {title}", name, line, own.row if own is not None else ""))
+            (
+                row_of_paper is not None,
+                Entry("recipes", f"recipes: {title}", name, line, row_of_paper.row if row_of_paper is not None else ""),
+            )
         )
         for row in experiment.also_published:  # with this table's numbers in place of the first one's
             what, numbers = line.removesuffix(".").partition("; published ")[0], said(row)
@@ -176,10 +179,10 @@ def _as_json(entry: Entry) -> dict[str, Any]:
 
     if entry.kind != "recipes":
         return {"kind": entry.kind, "name": entry.name, "what": entry.what, "paper": entry.source}
-    made = experiment(entry.name)
+    recipe_experiment = experiment(entry.name)
     rows = [
         row
-        for row in (made.published, *made.also_published)
+        for row in (recipe_experiment.published, *recipe_experiment.also_published)
         if row is not None and f"recipes: {row.table}" == entry.title
     ]
     numbers = {column: value for row in rows[:1] for column, value in zip(row.columns, row.values, strict=True)}

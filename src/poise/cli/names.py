@@ -35,6 +35,6 @@ def check_recipe(name: str, imports: list[Path] | None) -> None:
 
 def check_protocol(name: str | None) -> None:
     """Raises: SettingsError for a word that names no protocol and no file of one."""
-    known = names_of("protocols")
-    if name is not None and name not in known and not name.endswith(".json"):
-        raise SettingsError(f"--protocol {name!r} is unknown; must be one of {', '.join(known)}")
+    names = names_of("protocols")
+    if name is not None and name not in names and not name.endswith(".json"):
+        raise SettingsError(f"--protocol {name!r} is unknown; must be one of {', '.join(names)}")

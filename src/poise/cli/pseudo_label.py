@@ -44,7 +44,7 @@ def pseudo_label(
     from poise.verbs.pseudo_label import pseudo_label as label
 
     import_files(imports)
-    done = label(subject_typed(run, checkpoint, model, data, device, data_dir), images, out, progress=drawn())
-    counts = ", ".join(f"{name} {count}" for name, count in list(done.per_class.items())[:20])
-    typer.echo(f"{done.count} images, mean confidence {100 * done.confidence:.2f} %: {counts}")
+    result = label(subject_typed(run, checkpoint, model, data, device, data_dir), images, out, progress=drawn())
+    counts = ", ".join(f"{name} {count}" for name, count in list(result.per_class.items())[:20])
+    typer.echo(f"{result.count} images, mean confidence {100 * result.confidence:.2f} %: {counts}")
     console.print(f"pseudo-labelled images: {out}", markup=False, highlight=False)

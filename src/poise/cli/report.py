@@ -57,13 +57,13 @@ def report(
         )
         typer.echo(f"page: {page}")
         return
-    read = read_runs(runs)
-    results = table(read)
+    run_list = read_runs(runs)
+    results = table(run_list)
     text = {"markdown": to_markdown, "csv": to_csv, "latex": to_latex}[format](results)
     if format == "markdown" and (experts := experts_markdown(results)):
         text += f"\n{experts}"
     if format == "markdown":
-        text += "".join(f"\n{verdict_markdown(verdict)}" for run in read for verdict in run.verdicts)
+        text += "".join(f"\n{verdict_markdown(verdict)}" for run in run_list for verdict in run.verdicts)
     if out is None:
         typer.echo(text)
     elif out.is_dir():

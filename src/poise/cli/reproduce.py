@@ -89,8 +89,8 @@ def reproduce(
     from poise.reproduce.results import can_draw
     from poise.reproduce.work import Where
 
-    asked = list(items().values()) if all_items else [of_name(item or "")]
-    plans = _planned(asked, scale, seeds, out, held_out, several=all_items)
+    items_asked = list(items().values()) if all_items else [of_name(item or "")]
+    plans = _planned(items_asked, scale, seeds, out, held_out, several=all_items)
     where = Where(device, data_dir, corruptions)
     if dry_run and gpus:
         _print_makespan(plans, int(gpus), teraflops)
@@ -109,9 +109,9 @@ def _planned(asked: Sequence[Item], scale: Scale, seeds: int, out: Path, held_ou
     from poise.reproduce.plan import planned
 
     plans = []
-    for one in asked:
+    for item_asked in asked:
         try:
-            plans.append(planned(one, scale, seeds, out, held_out))
+            plans.append(planned(item_asked, scale, seeds, out, held_out))
         except SettingsError:
             if not several or seeds < 1:
                 raise
@@ -121,8 +121,8 @@ def _planned(asked: Sequence[Item], scale: Scale, seeds: int, out: Path, held_ou
 def _print_makespan(plans: Sequence[Plan], gpus: int, teraflops: float) -> None:
     from poise.reproduce.makespan import jobs_of, said, scheduled
 
-    jobs, uncounted = jobs_of(plans)
-    for line in said(scheduled(jobs, gpus), teraflops, uncounted):
+    jobs, jobs_uncounted = jobs_of(plans)
+    for line in said(scheduled(jobs, gpus), teraflops, jobs_uncounted):
         typer.echo(line)
 
 

@@ -80,10 +80,10 @@ def sanity(
         raise SettingsError(
             "--model, --data and --out go with --weights; a run knows its network and data and keeps its verdict"
         )
-    asked: dict[str, Any] = {"threat": threat, "epsilon": epsilon, "first": first, "seed": seed, "out": out}
-    asked |= {"effort": override(Effort(), settings or []), "surrogates": surrogate or [], "progress": drawn()}
+    options: dict[str, Any] = {"threat": threat, "epsilon": epsilon, "first": first, "seed": seed, "out": out}
+    options |= {"effort": override(Effort(), settings or []), "surrogates": surrogate or [], "progress": drawn()}
     answers = [
-        inspect(subject, **asked)
+        inspect(subject, **options)
         for subject in subjects(runs, checkpoint, weights, model, data, ensemble, device, data_dir)
     ]
     for findings in answers:

@@ -58,16 +58,16 @@ def show(
     if quick and (Path(recipe).is_dir() or recipe.endswith(".json")):
         raise SettingsError(NO_SMALL_VARIANT)
     if Path(recipe).is_dir():
-        made = Run.open(recipe).experiment
+        experiment = Run.open(recipe).experiment
     elif recipe.endswith(".json"):
-        made = read_file(Experiment, Path(recipe))
+        experiment = read_file(Experiment, Path(recipe))
     else:
-        made = of_recipe(recipe, quick)
+        experiment = of_recipe(recipe, quick)
         typer.echo(recipes()[recipe].text + "\n")
-    made = override(made, settings or [])
-    typer.echo(json.dumps(in_pixels(to_json(made)), indent=2))
+    experiment = override(experiment, settings or [])
+    typer.echo(json.dumps(in_pixels(to_json(experiment)), indent=2))
     if estimate:
-        typer.echo("\n" + _cost(made, device, data_dir))
+        typer.echo("\n" + _cost(experiment, device, data_dir))
 
 
 def _card(name: str, imports: list[Path] | None) -> str:

@@ -22,13 +22,13 @@ def status(
 
     from poise.sweeps.status import standings, summary
 
-    found = standings(folder)
+    rows = standings(folder)
     table = Table(box=None, padding=(0, 2, 0, 0))
     for name in ("run", "state", "epoch", "node", "try", "minutes", "left"):
         table.add_column(name, justify="right" if name in ("epoch", "try", "minutes", "left") else "left")
-    for one in found:
-        left = one.reason or ("" if one.left == 0 else "not known yet" if one.left is None else f"{one.left:.1f}")
-        attempt = str(one.attempt) if one.attempt else ""
-        table.add_row(one.name, one.word, f"{one.epoch}/{one.epochs}", one.node, attempt, f"{one.minutes:.1f}", left)
+    for row in rows:
+        remark = row.reason or ("" if row.left == 0 else "not known yet" if row.left is None else f"{row.left:.1f}")
+        attempt = str(row.attempt) if row.attempt else ""
+        table.add_row(row.name, row.word, f"{row.epoch}/{row.epochs}", row.node, attempt, f"{row.minutes:.1f}", remark)
     Console().print(table)
-    typer.echo(summary(found))
+    typer.echo(summary(rows))

@@ -73,7 +73,10 @@ def subjects(
 
     where = {"device": device, "data_dir": data_dir}
     if weights is not None:
-        return [subject_of(**one, **where) for one in asked_by_path(runs, checkpoint, weights, model, data, ensemble)]
+        return [
+            subject_of(**options_of_subject, **where)
+            for options_of_subject in asked_by_path(runs, checkpoint, weights, model, data, ensemble)
+        ]
     members = [subject_of(folder, data, checkpoint=checkpoint, **where) for folder in run_folders(runs or [])]
     return members if ensemble is None else [subject_of(members, data, output=ensemble, **where)]
 

@@ -72,13 +72,13 @@ def sweep(
     halving: dict[str, Any] = {} if rungs is None else {"rungs": rungs, "keep": keep, "by": by}
     if dry_run:
         import_files(imports)
-        asked = halving_of(rungs, keep, by) if rungs is not None else None
-        points = planned(recipes, grid, seeds, quick=quick, halving=asked).points
+        rungs_halving = halving_of(rungs, keep, by) if rungs is not None else None
+        points = planned(recipes, grid, seeds, quick=quick, halving=rungs_halving).points
         for point in points:
             typer.echo(f"{point.name}  {point.epochs} epochs")
         typer.echo(f"{len(points)} runs")
         return
-    made = carried_out(
+    outcome = carried_out(
         recipes if resume is None else None,
         grid,
         out=out or resume or Path(),
@@ -96,15 +96,15 @@ def sweep(
         progress=drawn(),
         **halving,
     )
-    evaluated = [run for run in made.runs if any((run / "records").glob("*.json"))]
-    if evaluated:
-        print_table(evaluated)
-    for name, reason in made.failed.items():
+    evaluated_runs = [run for run in outcome.runs if any((run / "records").glob("*.json"))]
+    if evaluated_runs:
+        print_table(evaluated_runs)
+    for name, reason in outcome.failed.items():
         typer.echo(f"failed: {name}: {reason}", err=True)
-    if made.failed:
+    if outcome.failed:
         typer.echo(
-            f"{len(made.failed)} of {len(made.plan.points)} runs failed; to try them again: poise sweep --resume"
-            f" {made.path}",
+            f"{len(outcome.failed)} of {len(outcome.plan.points)} runs failed; to try them again: poise sweep --resume"
+            f" {outcome.path}",
             err=True,
         )
         raise typer.Exit(1)

@@ -96,15 +96,15 @@ def train(
     digests = import_files(imports)
     where: dict[str, Any] = {"device": device, "data_dir": data_dir}
     world = join()
-    own = (data, model, objective)
-    if resume is not None and any((recipe, settings, seeds, quick, out, *own)):
+    own_parts = (data, model, objective)
+    if resume is not None and any((recipe, settings, seeds, quick, out, *own_parts)):
         raise SettingsError(
             "--resume takes settings, seeds and place from the folder; give no recipe, settings, --seeds, --quick,"
             " --out, --data, --model or --objective"
         )
     if resume is not None:
-        planned = world.in_turn(lambda: _plan(resume))
-        experiment, seeds, out = (*planned, resume) if planned is not None else (None, None, resume)
+        plan = world.in_turn(lambda: _plan(resume))
+        experiment, seeds, out = (*plan, resume) if plan is not None else (None, None, resume)
     elif recipe is None and data is None:
         raise SettingsError("name a recipe (poise list recipes), a settings file, --resume RUN, or your own --data")
     elif seeds is not None and any(setting.partition("=")[0].strip() == "seed" for setting in settings or []):
@@ -123,31 +123,31 @@ def train(
         out = out or Path("runs") / experiment.name
     alike = [f"{experiment.name}, seed {number}" for number in range(seeds or 0)] if experiment is not None else []
     where["progress"] = drawn(("selected", "last") if evaluate else (), alike)
-    told = Callbacks.of_all(tracking, where["progress"])
-    training: dict[str, Any] = {**where, "imports": digests, "until": until, "callbacks": [told]}
+    listeners = Callbacks.of_all(tracking, where["progress"])
+    training: dict[str, Any] = {**where, "imports": digests, "until": until, "callbacks": [listeners]}
     try:
         if experiment is None:
-            seeded = sorted(out.glob("seed-*/experiment.json"), key=lambda path: (len(path.parent.name), path))
-            runs = [engine.resume(path, **training) for path in [path.parent for path in seeded] or [out]]
+            seed_runs = sorted(out.glob("seed-*/experiment.json"), key=lambda path: (len(path.parent.name), path))
+            runs = [engine.resume(path, **training) for path in [path.parent for path in seed_runs] or [out]]
         elif seeds is None:
             runs = [engine.train(experiment, out, **training)]
         else:
             runs = _seeds(experiment, out, seeds, **training)
     except (Interrupted, NumericalError):
-        if (broken_off := next(filter(None, (each.run for each in tracking)), None)) is not None:
-            told.end(broken_off)
+        if (broken_off := next(filter(None, (tracker.run for tracker in tracking)), None)) is not None:
+            listeners.end(broken_off)
         raise
-    paused = [run for run in runs if not engine.finished(run)]
-    for run in paused:
-        told.end(run)
+    unfinished = [run for run in runs if not engine.finished(run)]
+    for run in unfinished:
+        listeners.end(run)
         if world.leads:
             typer.echo(f"paused after epoch {until}; to go on: poise train --resume {run.path}", err=True)
-    runs = [run for run in runs if run not in paused]
+    runs = [run for run in runs if run not in unfinished]
     for run in runs:
         if evaluate:
-            for which in ("selected", "last"):
-                told.evaluation(run, judge(run, checkpoint=which, **where))
-        told.end(run)
+            for checkpoint in ("selected", "last"):
+                listeners.evaluation(run, judge(run, checkpoint=checkpoint, **where))
+        listeners.end(run)
         if world.leads:
             typer.echo(f"run folder: {run.path}", err=True)
     leave()
@@ -164,8 +164,10 @@ def _seeds(experiment: Experiment, out: Path, seeds: int, **how: Any) -> list[Ru
     from poise.core.overrides import override
 
     join().led(lambda: _write_plan(out, experiment, seeds, list(how["imports"])))
-    seeded = [(out / f"seed-{number}", override(experiment, {"seed": str(number)})) for number in range(seeds)]
-    return [engine.train_or_resume(each, path, **how) for path, each in seeded]
+    seed_experiments = [
+        (out / f"seed-{number}", override(experiment, {"seed": str(number)})) for number in range(seeds)
+    ]
+    return [engine.train_or_resume(experiment_of_seed, path, **how) for path, experiment_of_seed in seed_experiments]
 
 
 def _write_plan(folder: Path, experiment: Experiment, seeds: int, imports: list[str]) -> None:
@@ -173,13 +175,13 @@ def _write_plan(folder: Path, experiment: Experiment, seeds: int, imports: list[
     from poise.core.files import write_text
     from poise.core.settings import to_json
 
-    planned = _plan(folder) if any(folder.glob("seed-*/experiment.json")) else None
-    if planned is not None and planned[0] != experiment:
+    plan = _plan(folder) if any(folder.glob("seed-*/experiment.json")) else None
+    if plan is not None and plan[0] != experiment:
         raise RunError(
             f"{folder} was started with other settings; give another --out, or go on with it: poise train --resume"
             f" {folder}"
         )
-    most = max(seeds, planned[1] if planned is not None else 0)
+    most = max(seeds, plan[1] if plan is not None else 0)
     write_text(
         folder / SEEDS, json.dumps({"seeds": most, "imports": imports, "experiment": to_json(experiment)}, indent=1)
     )
@@ -199,8 +201,8 @@ def _plan(folder: Path) -> tuple[Experiment, int] | None:
     if not (folder / SEEDS).is_file():
         return None
     try:
-        told = parse(read_text(folder / SEEDS))
-        settings, seeds, imports = told["experiment"], int(told["seeds"]), list(told["imports"])
+        plan = parse(read_text(folder / SEEDS))
+        settings, seeds, imports = plan["experiment"], int(plan["seeds"]), list(plan["imports"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{folder / SEEDS} is damaged: {error}") from None
     with own_code(imports):

@@ -79,11 +79,11 @@ def transfer(
         "checkpoint": checkpoint,
         "device": device,
     }
-    done = shown_to(run_folders(targets), surrogate, data_dir=data_dir, **how)
-    for record in done.records.values():
+    result = shown_to(run_folders(targets), surrogate, data_dir=data_dir, **how)
+    for record in result.records.values():
         typer.echo(f"record: {record.path}", err=True)
-    for line in done.gain:
+    for line in result.gain:
         typer.echo(line)
-    show(matrix_terminal(done.matrix))
-    typer.echo(f"matrix: {done.path}", err=True)
-    typer.echo(f"heat map: {done.path.with_suffix('.svg')}", err=True)
+    show(matrix_terminal(result.matrix))
+    typer.echo(f"matrix: {result.path}", err=True)
+    typer.echo(f"heat map: {result.path.with_suffix('.svg')}", err=True)

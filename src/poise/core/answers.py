@@ -45,8 +45,8 @@ def _refused(model: Network, x: Tensor, error: Exception) -> str:
             f"x is on {x.device}, must be on {' or '.join(sorted(map(str, devices)))}, where the network's weights are"
         )
     if dtypes and x.dtype not in dtypes:
-        wanted = " or ".join(sorted(map(str, dtypes)))
-        return f"x has dtype {x.dtype}, must be {wanted} as the network's weights: x.to({wanted.partition(' ')[0]})"
+        allowed = " or ".join(sorted(map(str, dtypes)))
+        return f"x has dtype {x.dtype}, must be {allowed} as the network's weights: x.to({allowed.partition(' ')[0]})"
     reason = str(error).strip().partition("\n")[0] or "without a word"
     if "in-place operation" in str(error):
         return f"the network changes its images in place, which cannot be differentiated: {reason}"
@@ -71,10 +71,10 @@ def count_classes(model: nn.Module, x: Tensor) -> int:
 
     Raises: InputError as `answer`, or where the logits are not finite.
     """
-    shown = x.clone()
-    logits = answer(model, shown)
+    probe = x.clone()
+    logits = answer(model, probe)
     check_finite(logits)
-    _HABITS[model] = Habits(shown._version > 0 or not torch.equal(shown, x), _keeps(model, logits))
+    _HABITS[model] = Habits(probe._version > 0 or not torch.equal(probe, x), _keeps(model, logits))
     return logits.shape[1]
 
 

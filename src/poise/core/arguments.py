@@ -53,19 +53,19 @@ def check_arguments(
     may be left out though the class insists on them. Raises: SettingsError.
     """
     parameters = dict(list(inspect.signature(kind).parameters.items())[1:])  # the first is what it works on
-    allowed = [name for name in parameters if name not in own]
-    who, takes = f"{owner}.name = {kind.__name__!r}", f"it takes {', '.join(allowed) or 'none'}"
+    names_allowed = [name for name in parameters if name not in own]
+    owner_text, takes = f"{owner}.name = {kind.__name__!r}", f"it takes {', '.join(names_allowed) or 'none'}"
     for name, value in given.items():
         if name in own:
-            raise SettingsError(f"{who}: {name} is not to be given, as {own[name]}; {takes}")
+            raise SettingsError(f"{owner_text}: {name} is not to be given, as {own[name]}; {takes}")
         if name not in parameters:
-            near = did_you_mean(name, allowed).partition("; known")[0]
-            raise SettingsError(f"{who}: it has no argument {name!r}{near}; {takes}")
-        if needed := _unfit(value, parameters[name]):
-            raise SettingsError(f"{owner}.{name} = {value!r}: must be {needed}")
-    for name in allowed:
+            near = did_you_mean(name, names_allowed).partition("; known")[0]
+            raise SettingsError(f"{owner_text}: it has no argument {name!r}{near}; {takes}")
+        if problem := _unfit(value, parameters[name]):
+            raise SettingsError(f"{owner}.{name} = {value!r}: must be {problem}")
+    for name in names_allowed:
         if parameters[name].default is inspect.Parameter.empty and name not in given and name not in filled:
-            raise SettingsError(f"{who}: the argument {name} is missing; {takes}")
+            raise SettingsError(f"{owner_text}: the argument {name} is missing; {takes}")
 
 
 def _unfit(value: Any, parameter: inspect.Parameter) -> str:
@@ -113,7 +113,7 @@ def class_named(
     if word in refused:
         raise SettingsError(f"{owner}.name = {word!r}: {refused[word]}; must be one of {', '.join(allowed)}")
     kind = getattr(module, word, None) if word in allowed else None
-    if kind is None and isinstance(other := getattr(module, word, None), type) and issubclass(other, base):
+    if kind is None and isinstance(candidate := getattr(module, word, None), type) and issubclass(candidate, base):
         raise SettingsError(f"{owner}.name = {word!r}: it was never tried here; must be one of {', '.join(allowed)}")
     if kind is None:
         raise SettingsError(f"{owner}.name = {word!r} is unknown to this torch{did_you_mean(word, allowed)}")

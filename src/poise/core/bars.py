@@ -67,19 +67,19 @@ class Drawn(Progress):
     def expect(self, who: str, kind: Kind, cost: float) -> None:
         self.forecast.expect(who, kind, cost)
         me = next((name for name in self.alike if who.startswith(name)), None)
-        for other in self.alike if me is not None else ():
-            named = f"{other}{who.removeprefix(me or '')}"
-            if other != me and (named, kind) not in self.forecast.to_come:
-                self.forecast.expect(named, kind, cost)
+        for title in self.alike if me is not None else ():
+            full_name = f"{title}{who.removeprefix(me or '')}"
+            if title != me and (full_name, kind) not in self.forecast.to_come:
+                self.forecast.expect(full_name, kind, cost)
 
     def _pass_over(self, who: str, kind: Kind) -> None:
         """Whose turn was before this one's and never began was done already."""
         turns = {name: turn for turn, name in enumerate(self.alike)}
-        mine = next((turn for name, turn in turns.items() if who.startswith(name)), -1)
-        for other, stage in list(self.forecast.to_come):
-            turn = next((turn for name, turn in turns.items() if other.startswith(name)), len(turns))
-            if (turn < mine and stage == kind) or (turn <= mine and (stage, kind) == ("training", "evaluation")):
-                del self.forecast.to_come[other, stage]
+        place = next((turn for name, turn in turns.items() if who.startswith(name)), -1)
+        for title, stage in list(self.forecast.to_come):
+            turn = next((turn for name, turn in turns.items() if title.startswith(name)), len(turns))
+            if (turn < place and stage == kind) or (turn <= place and (stage, kind) == ("training", "evaluation")):
+                del self.forecast.to_come[title, stage]
 
     def spare(self, cost: float) -> None:
         self.forecast.spare(cost)
@@ -116,12 +116,12 @@ class Drawn(Progress):
             self.hide()
 
     def epoch(self, epoch: int, epochs: int, numbers: Mapping[str, float]) -> None:
-        shown = {key.removeprefix("monitor/"): value for key, value in numbers.items() if key.startswith("monitor/")}
-        if shown:
-            accuracies = "  ".join(f"{name} {100 * value:.2f} %" for name, value in shown.items())
-            who = escape(f"{self.who}: " if self.who else "")
+        values = {key.removeprefix("monitor/"): value for key, value in numbers.items() if key.startswith("monitor/")}
+        if values:
+            accuracies = "  ".join(f"{name} {100 * value:.2f} %" for name, value in values.items())
+            prefix = escape(f"{self.who}: " if self.who else "")
             speed = f"[dim]{numbers['images_per_second']:.0f} images/s[/dim]"
-            self.print(f"{who}epoch {epoch}/{epochs}  {accuracies}  {speed}", markup=True)
+            self.print(f"{prefix}epoch {epoch}/{epochs}  {accuracies}  {speed}", markup=True)
 
     def say(self, sentence: str) -> None:
         self.print(printable(sentence), style="yellow")
@@ -137,11 +137,11 @@ class Drawn(Progress):
 
     def whole(self) -> tuple[float | None, str]:
         """The job: the share that is done, None before it can be told, and what is left in words."""
-        known = self.forecast.whole()
-        if known is None:
+        shares = self.forecast.whole()
+        if shares is None:
             return None, "estimating what is left"
-        share, left = known
-        return share, f"{100 * share:.0f} %, about {clock(left)} left"
+        share, seconds_left = shares
+        return share, f"{100 * share:.0f} %, about {clock(seconds_left)} left"
 
     def piece(self) -> str:
         """The piece by count."""
@@ -164,10 +164,10 @@ class Bars(Drawn):
             self.bars.add_task("", total=None, text="")
             self.bars.add_task("", total=None, text="")
             self.bars.start()
-        share, left = self.whole()
+        share, seconds_left = self.whole()
         first, second = self.bars.task_ids
-        total, done = (None, 0.0) if share is None else (1.0, share)
-        self.bars.update(first, description=self.who or "all", total=total, completed=done, text=left)
+        total, finished_share = (None, 0.0) if share is None else (1.0, share)
+        self.bars.update(first, description=self.who or "all", total=total, completed=finished_share, text=seconds_left)
         self.bars.update(
             second, description=f"  {self.what}", total=self.total or None, completed=self.done, text=self.piece()
         )
@@ -226,12 +226,17 @@ class Cells(Drawn):
         if self.handle is not None and self.forecast.clock() - self.updated < 0.5:
             return
         self.updated = self.forecast.clock()
-        share, left = self.whole()
+        share, seconds_left = self.whole()
         upper = f'<progress max="1"{"" if share is None else f" value={share:.3f}"}></progress>'
         lower = f'<progress max="{self.total}" value="{self.done}"></progress>'
-        rows = (html.escape(self.who or "all"), upper, left), (html.escape(self.what), lower, html.escape(self.piece()))
+        rows = (
+            (html.escape(self.who or "all"), upper, seconds_left),
+            (html.escape(self.what), lower, html.escape(self.piece())),
+        )
         table = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
-        self._display({"text/html": f"<table>{table}</table>", "text/plain": f"{self.who}: {self.what}; {left}"})
+        self._display(
+            {"text/html": f"<table>{table}</table>", "text/plain": f"{self.who}: {self.what}; {seconds_left}"}
+        )
 
     def hide(self) -> None:
         if self.handle is not None:

@@ -115,18 +115,21 @@ def check_nested(value: object, deepest: int = 100, most: int = 10**6) -> None:
     """Raises: ValueError for containers that lie too deep in one another, or that by sharing their parts unfold to more
     than `most`.
     """
-    known: dict[int, tuple[int, int]] = {}  # of each container: how many parts it unfolds to, how deep they lie
+    sizes_known: dict[int, tuple[int, int]] = {}  # of each container: how many parts it unfolds to, how deep they lie
 
     def measured(part: object, depth: int) -> tuple[int, int]:
         if not isinstance(part, Mapping | list | tuple | set | frozenset):
             return 1, 0
-        if id(part) not in known:
+        if id(part) not in sizes_known:
             if depth > deepest:
                 raise ImplausibleError("it is nested too deeply")
             inside = [*part.keys(), *part.values()] if isinstance(part, Mapping) else part
-            sizes = [measured(each, depth + 1) for each in inside]
-            known[id(part)] = 1 + sum(size for size, _ in sizes), 1 + max((height for _, height in sizes), default=0)
-        size, height = known[id(part)]
+            sizes = [measured(inner_part, depth + 1) for inner_part in inside]
+            sizes_known[id(part)] = (
+                1 + sum(size for size, _ in sizes),
+                1 + max((height for _, height in sizes), default=0),
+            )
+        size, height = sizes_known[id(part)]
         if size > most or depth + height > deepest + 1:
             raise ImplausibleError(
                 f"it unfolds to more than {most:,} parts" if size > most else "it is nested too deeply"
@@ -150,8 +153,8 @@ def array_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
         raise ValueError("the head of an array is damaged or too long")
     text = io.BytesIO(length + file.read(size))
     try:
-        read = np.lib.format.read_array_header_1_0 if wide == 2 else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read(text)
+        header_reader = np.lib.format.read_array_header_1_0 if wide == 2 else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = header_reader(text)
     except Exception as error:  # a literal that is nested too deeply raises MemoryError, a damaged one many kinds
         raise ValueError(f"the head of an array is damaged: {str(error)[:80]}") from None
     if any(type(size) is not int or size < 0 for size in shape):
@@ -166,11 +169,11 @@ def mapped(path: str | Path, mode: Literal["r", "c"] = "r") -> np.ndarray:
     """
     with reading(path) as file:
         shape, fortran, dtype = array_header(file)
-        held = os.fstat(file.fileno()).st_size - (start := file.tell())
-        if dtype.hasobject or math.prod(shape) * dtype.itemsize != held:
-            what = "pickled objects" if dtype.hasobject else f"{held:,} bytes"
-            raise ValueError(f"it says that it has the shape {list(shape)} of {dtype}, and holds {what}")
-        if not held:
+        bytes_there = os.fstat(file.fileno()).st_size - (start := file.tell())
+        if dtype.hasobject or math.prod(shape) * dtype.itemsize != bytes_there:
+            content_text = "pickled objects" if dtype.hasobject else f"{bytes_there:,} bytes"
+            raise ValueError(f"it says that it has the shape {list(shape)} of {dtype}, and holds {content_text}")
+        if not bytes_there:
             return np.empty(shape, dtype)
         return np.memmap(file, dtype, mode, start, shape, "F" if fortran else "C")
 
@@ -183,11 +186,13 @@ def member_of(archive: zipfile.ZipFile, name: str) -> Iterator[tuple[IO[bytes], 
     """
     with archive.open(f"{name}.npy") as file:
         shape, fortran, dtype = array_header(file)
-        held = archive.getinfo(f"{name}.npy").file_size - file.tell()
+        bytes_there = archive.getinfo(f"{name}.npy").file_size - file.tell()
         if dtype.hasobject:
             raise ValueError("allow_pickle: it holds pickled objects")
-        if math.prod(shape) * dtype.itemsize != held:
-            raise ValueError(f"{name} says that it has the shape {list(shape)} of {dtype}, and holds {held:,} bytes")
+        if math.prod(shape) * dtype.itemsize != bytes_there:
+            raise ValueError(
+                f"{name} says that it has the shape {list(shape)} of {dtype}, and holds {bytes_there:,} bytes"
+            )
         yield file, shape, fortran, dtype
 
 
@@ -200,20 +205,20 @@ def read_arrays(path: str | Path | IO[bytes], names: Collection[str] | None = No
         file = stack.enter_context(reading(path)) if isinstance(path, str | Path) else path
         archive = stack.enter_context(zipfile.ZipFile(file))
         infos = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-        wanted = {name: infos[name] for name in (infos if names is None else names)}
-        check_unpacked(*(sum(getattr(i, k) for i in wanted.values()) for k in ("file_size", "compress_size")))
-        return {name: _array(archive, name) for name in wanted}
+        members_needed = {name: infos[name] for name in (infos if names is None else names)}
+        check_unpacked(*(sum(getattr(i, k) for i in members_needed.values()) for k in ("file_size", "compress_size")))
+        return {name: _array(archive, name) for name in members_needed}
 
 
 def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
     with member_of(archive, name) as (content, shape, fortran, dtype):
         values = np.empty(math.prod(shape), dtype)
-        held, start = memoryview(values.view(np.uint8).data) if values.nbytes else memoryview(b""), 0
-        while start < len(held):
-            piece = content.read(min(_PIECE, len(held) - start))
+        memory, start = memoryview(values.view(np.uint8).data) if values.nbytes else memoryview(b""), 0
+        while start < len(memory):
+            piece = content.read(min(_PIECE, len(memory) - start))
             if not piece:
-                raise EOFError(f"{name} ends after {start:,} of {len(held):,} bytes")
-            held[start : start + len(piece)] = piece
+                raise EOFError(f"{name} ends after {start:,} of {len(memory):,} bytes")
+            memory[start : start + len(piece)] = piece
             start += len(piece)
         return values.reshape(shape[::-1]).T if fortran else values.reshape(shape)
 

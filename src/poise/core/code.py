@@ -32,10 +32,10 @@ class Code(Settings):
         """What was given under this name with this source. Raises: SettingsError where nothing was, or only something
         else.
         """
-        given = _GIVEN.get(self.name, [])
-        if (found := next((code for source, code in given if source == self), None)) is not None:
+        sources = _GIVEN.get(self.name, [])
+        if (found := next((code for source, code in sources if source == self), None)) is not None:
             return found
-        if given:
+        if sources:
             raise SettingsError(
                 f"{self.name}, {purpose}, has another source now than when the run was begun (SHA-256 {self.digest})"
             )

@@ -94,13 +94,13 @@ class World:
                 if data:
                     dist.send(_bytes(data), group=self.group, group_dst=0)
                 return []
-            found = [data]
+            parts = [data]
             for rank, length in enumerate(lengths[1:], start=1):
                 part = torch.empty(length, dtype=torch.uint8)
                 if length:
                     dist.recv(part, group=self.group, group_src=rank)
-                found.append(bytes(part.numpy()))
-        return found
+                parts.append(bytes(part.numpy()))
+        return parts
 
     def decided(self, answer: bool) -> bool:
         """The first rank's answer, on every rank: of a file that it may be writing, the others are not to judge.
@@ -151,9 +151,11 @@ class World:
         try:
             yield
         except RuntimeError as error:
-            who = f"rank {dist.get_rank()} of {dist.get_world_size()}"  # of the job, of which this world may be a part
+            speaker = (
+                f"rank {dist.get_rank()} of {dist.get_world_size()}"  # of the job, of which this world may be a part
+            )
             raise RankError(
-                f"{who} waited in vain: another rank ended or does not answer{clause(str(error))}"
+                f"{speaker} waited in vain: another rank ended or does not answer{clause(str(error))}"
             ) from None
 
 

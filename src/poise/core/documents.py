@@ -71,7 +71,7 @@ def is_text_of(text: str, digest: str) -> bool:
     """
     with contextlib.suppress(ValueError):
         return digest in (
-            hashlib.sha256(each.encode()).hexdigest() for each in (text, json.dumps(parse(text), indent=1))
+            hashlib.sha256(form.encode()).hexdigest() for form in (text, json.dumps(parse(text), indent=1))
         )
     return False
 
@@ -89,10 +89,10 @@ def opened(document: object, key: str = "sha256", length: int = 64, *, required:
     Raises: ValueError for another digest than its own, or none, or no JSON object.
     """
     content = {name: value for name, value in _object(document, "").items() if name != key}
-    found = _object(document, "").get(key)
-    if found is None and required:
+    entry = _object(document, "").get(key)
+    if entry is None and required:
         raise ValueError(f"its {key} is missing")
-    if found is not None and found != digest_of_content(content)[:length]:
+    if entry is not None and entry != digest_of_content(content)[:length]:
         raise ValueError(f"its {key} is not the digest of what it says")
     return content
 
@@ -146,14 +146,18 @@ def typed(kind: Any, data: object, where: str = "") -> Any:
 
 
 def _dataclass(kind: type, data: object, where: str) -> Any:
-    given, before = _object(data, where), f"{where}." if where else ""
+    fields_given, before = _object(data, where), f"{where}." if where else ""
     hints, fields = get_type_hints(kind), {field.name: field for field in dataclasses.fields(kind)}
-    if unknown := [name for name in given if name not in fields]:
+    if unknown := [name for name in fields_given if name not in fields]:
         raise ValueError(f"{before}{unknown[0][:_SHOWN]} is not known")
     for name, field in fields.items():
-        if name not in given and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+        if (
+            name not in fields_given
+            and field.default is dataclasses.MISSING
+            and field.default_factory is dataclasses.MISSING
+        ):
             raise ValueError(f"{before}{name} is missing")
-    return kind(**{name: typed(hints[name], value, f"{before}{name}") for name, value in given.items()})
+    return kind(**{name: typed(hints[name], value, f"{before}{name}") for name, value in fields_given.items()})
 
 
 def _object(data: object, where: str) -> dict[str, Any]:
@@ -202,7 +206,7 @@ def lines_in(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error}") from None
     entries: list[dict[str, Any]] = []
-    damaged: list[str] = []
+    bad_lines: list[str] = []
     with_digests = False
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -213,15 +217,15 @@ def lines_in(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
             with_digests |= _LINE["key"] in document
         except ValueError as error:
             if number < len(lines) or _whole_object(line):
-                damaged.append(f"line {number}: {error}")
-    return entries, damaged
+                bad_lines.append(f"line {number}: {error}")
+    return entries, bad_lines
 
 
 def read_lines(path: str | Path) -> list[dict[str, Any]]:
     """The entries of `lines_in`. Raises: RunError for a file that cannot be read or has a damaged line."""
-    entries, damaged = lines_in(Path(path))
-    if damaged:
-        raise RunError(f"{path} is damaged at {damaged[0]}")
+    entries, bad_lines = lines_in(Path(path))
+    if bad_lines:
+        raise RunError(f"{path} is damaged at {bad_lines[0]}")
     return entries
 
 

@@ -79,9 +79,9 @@ def did_you_mean(word: str, known: object) -> str:
     import difflib
 
     words = sorted(str(name) for name in known)  # type: ignore[attr-defined]
-    lowered = {name.lower(): name for name in words}
-    near = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.6)
+    by_lower_case = {name.lower(): name for name in words}
+    near = difflib.get_close_matches(word.lower(), by_lower_case, n=1, cutoff=0.6)
     if near:
-        return f"; did you mean {lowered[near[0]]!r}?"
+        return f"; did you mean {by_lower_case[near[0]]!r}?"
     many = f"; none of the {len(words)} known names is near: poise list"
     return many if len(words) > 60 else f"; known: {', '.join(words)}" if words else ""

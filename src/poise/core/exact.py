@@ -33,13 +33,13 @@ def exact(device: torch.device) -> Iterator[None]:
         if device.type != "cuda":
             yield
             return
-        found = [(place, name, getattr(place, name)) for place, name in _switches()]
+        switches = [(place, name, getattr(place, name)) for place, name in _switches()]
         try:
-            for place, name, _ in found:
+            for place, name, _ in switches:
                 setattr(place, name, "ieee" if name == "fp32_precision" else False)
             yield
         finally:
-            for place, name, value in found:
+            for place, name, value in switches:
                 setattr(place, name, value)
 
 

@@ -75,11 +75,11 @@ def reading(path: str | Path, largest: int | None = None) -> io.BufferedReader:
     """
     file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
     try:
-        known = os.fstat(file.fileno())
-        if not stat.S_ISREG(known.st_mode):
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "it is no file")
-        if largest is not None and known.st_size > largest:
-            raise OSError(errno.EFBIG, f"it has {known.st_size:,} bytes, may have at most {largest:,}")
+        if largest is not None and status.st_size > largest:
+            raise OSError(errno.EFBIG, f"it has {status.st_size:,} bytes, may have at most {largest:,}")
     except BaseException:
         file.close()
         raise
@@ -219,8 +219,8 @@ def _regular(path: Path) -> Path:
             os.lstat(path)
         place = path.resolve() if path.is_symlink() else path
     if place.exists() and not place.is_file():
-        what = "a folder" if place.is_dir() else "a device or a pipe"
-        raise StorageError(f"{path} cannot be written: it is {what}, must be a file")
+        kind = "a folder" if place.is_dir() else "a device or a pipe"
+        raise StorageError(f"{path} cannot be written: it is {kind}, must be a file")
     return place
 
 
@@ -241,10 +241,10 @@ def temporary_folder(parent: Path, prefix: str) -> Iterator[Path]:
 
     Raises: OSError where none can be made.
     """
-    for left in parent.glob(f"{_literal(prefix)}*"):
-        with contextlib.suppress(OSError), _open_folder(left) as number:
+    for leftover in parent.glob(f"{_literal(prefix)}*"):
+        with contextlib.suppress(OSError), _open_folder(leftover) as number:
             if _lock(number):
-                shutil.rmtree(left, ignore_errors=True)
+                shutil.rmtree(leftover, ignore_errors=True)
     while True:
         folder = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
         try:

@@ -44,8 +44,8 @@ def hardware_of(device: torch.device, precision: str) -> Hardware:
     from poise.core.processors import processor
 
     if device.type == "cpu":
-        own = f"torch {torch.backends.cpu.get_cpu_capability()}"
-        return Hardware(processor().name, [*_instructions(), own], torch.get_num_threads(), precision)
+        capability = f"torch {torch.backends.cpu.get_cpu_capability()}"
+        return Hardware(processor().name, [*_instructions(), capability], torch.get_num_threads(), precision)
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
         tf32 = ["tf32"] if torch.backends.cuda.matmul.allow_tf32 else []

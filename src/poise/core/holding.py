@@ -91,8 +91,8 @@ def hold(path: Path, what: str, doing: str) -> Hold:
         lock.acquire(timeout=0)
     except Timeout:
         holder = Holder.of(path)
-        who = f"another process ({holder})" if holder is not None else "another process"
-        raise LockedError(f"{what} {doing} by {who}; wait for it, or stop it first") from None
+        holder_text = f"another process ({holder})" if holder is not None else "another process"
+        raise LockedError(f"{what} {doing} by {holder_text}; wait for it, or stop it first") from None
     except OSError as error:
         raise StorageError(f"{what} cannot be written to: {error.strerror or error}") from None
     with contextlib.suppress(StorageError):  # who holds it is a help, not a need
@@ -117,15 +117,15 @@ def waiting(
     A lock is never stolen: two processes in one folder would mix their files. Raises: LockedError after `patience`
     seconds.
     """
-    until, said = time.monotonic() + patience, ""
+    until, message = time.monotonic() + patience, ""
     while True:
         try:
             return work()
         except LockedError as error:
             if time.monotonic() >= until:
                 raise LockedError(f"{error} (waited {patience:g} s)") from None
-            if said != str(error):
-                said = str(error)
+            if message != str(error):
+                message = str(error)
                 say(f"waiting: {error}")
             time.sleep(every)
 

@@ -44,9 +44,9 @@ def definition(experiment: Mapping[str, Any]) -> dict[str, Any]:
     left_out = _HOW | _KEPT | ({"monitor_every", "natural_floor"} if experiment.get("criterion") == "last" else set())
     data = {name: value for name, value in experiment.items() if name not in left_out}
     if data.get("criterion") != "last":
-        watched = [monitor for monitor in experiment.get("monitors") or [] if monitor.get("split") == "selection"]
+        monitors = [monitor for monitor in experiment.get("monitors") or [] if monitor.get("split") == "selection"]
         kinds = [
-            [monitor for monitor in watched if (monitor.get("attack") is None) == natural][:1]
+            [monitor for monitor in monitors if (monitor.get("attack") is None) == natural][:1]
             for natural in (True, False)
         ]
         data["chosen by"] = [{**monitor, "name": ""} for kind in kinds for monitor in kind]
@@ -58,8 +58,8 @@ def definition(experiment: Mapping[str, Any]) -> dict[str, Any]:
 
 def chosen_on_own_test_images(experiment: Mapping[str, Any]) -> bool:
     """Whether an experiment, as JSON, chooses its epoch by looking at the test images of somebody's own data."""
-    own = (experiment.get("data") or {}).get("type", "Digits") not in BENCHMARKS
-    return own and experiment.get("selection") == "test" and experiment.get("criterion") != "last"
+    own_data = (experiment.get("data") or {}).get("type", "Digits") not in BENCHMARKS
+    return own_data and experiment.get("selection") == "test" and experiment.get("criterion") != "last"
 
 
 def _without(data: Any, names: set[str]) -> Any:

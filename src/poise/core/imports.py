@@ -25,9 +25,9 @@ def import_files(paths: Sequence[Path] | None) -> dict[str, str]:
     for path in paths:
         if not path.is_file():
             raise SettingsError(f"--import {path}: there is no such file")
-        taken = getattr(sys.modules.get(path.stem), "__file__", None)
+        loaded_from = getattr(sys.modules.get(path.stem), "__file__", None)
         if path.stem in sys.stdlib_module_names or (
-            path.stem in sys.modules and Path(taken or "").resolve() != path.resolve()
+            path.stem in sys.modules and Path(loaded_from or "").resolve() != path.resolve()
         ):
             raise SettingsError(f"--import {path}: the name {path.stem!r} is taken by another module; rename the file")
         spec = importlib.util.spec_from_file_location(path.stem, path)

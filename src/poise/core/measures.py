@@ -110,8 +110,8 @@ def check_notes(notes: Mapping[str, Any], attacks: list[Mapping[str, Any]]) -> N
     _check(_NOTES, notes, "notes")
     for row in (notes.get("published", {}), *notes.get("also_published", ())):
         _check(_ROW, row, "notes.published")
-    for place, own in enumerate(attacks):
-        _check(_ATTACK_NOTES, own, f"attacks[{place}].notes")
+    for place, attack_notes in enumerate(attacks):
+        _check(_ATTACK_NOTES, attack_notes, f"attacks[{place}].notes")
 
 
 def _check(kinds: Mapping[str, Any], notes: Mapping[str, Any], where: str) -> None:

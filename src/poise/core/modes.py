@@ -25,18 +25,18 @@ CraftMode = Literal["evaluating", "frozen_statistics", "training"]
 
 @contextmanager
 def _in_mode(model: nn.Module, training: bool) -> Iterator[nn.Module]:
-    found = [(module, module.training) for module in model.modules()]
-    other = any(mode != training for _, mode in found)
-    if other and not training and not model.training:
+    modes = [(module, module.training) for module in model.modules()]
+    mode_differs = any(mode != training for _, mode in modes)
+    if mode_differs and not training and not model.training:
         _say_kept_in_training(model)
     try:
-        if other:
+        if mode_differs:
             _switched(model, training)
         yield model
     finally:
-        if other:  # by train(), of which a network may do more than set flags
-            _switched(model, found[0][1])
-        for module, mode in found:
+        if mode_differs:  # by train(), of which a network may do more than set flags
+            _switched(model, modes[0][1])
+        for module, mode in modes:
             module.training = mode
 
 
@@ -56,17 +56,17 @@ def _say_kept_in_training(model: nn.Module) -> None:
     """A network in evaluation mode of which parts were left in training mode on purpose, such as dropout as a
     defence.
     """
-    named = [
+    names = [
         f"{name} ({type(module).__name__})"
         for name, module in model.named_modules()
         if module.training and _minds(module)
     ]
-    if not named:
+    if not names:
         return
-    shown = ", ".join(named[:3]) + (", ..." if len(named) > 3 else "")
+    names_text = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
     warnings.warn(
-        f"parts of the network are in training mode, {shown}, and it is asked in evaluation mode, in which dropout is"
-        " off and running statistics are used: to have it asked as it is, give those layers that behaviour in"
+        f"parts of the network are in training mode, {names_text}, and it is asked in evaluation mode, in which dropout"
+        " is off and running statistics are used: to have it asked as it is, give those layers that behaviour in"
         " evaluation mode",
         stacklevel=2,
     )
@@ -86,27 +86,27 @@ def training(model: nn.Module) -> AbstractContextManager[nn.Module]:
 def frozen_statistics(model: nn.Module) -> Iterator[nn.Module]:
     """Training mode in which forwards normalise by the batch and leave running statistics and counters alone."""
     norms = [module for module in model.modules() if isinstance(module, _NormBase)]
-    tracked = [module.track_running_stats for module in norms]
+    flags = [module.track_running_stats for module in norms]
     with _in_mode(model, True):
         try:
             for module in norms:
                 module.track_running_stats = False
             yield model
         finally:
-            for module, tracks in zip(norms, tracked, strict=True):
+            for module, tracks in zip(norms, flags, strict=True):
                 module.track_running_stats = tracks
 
 
 @contextmanager
 def frozen_parameters(model: nn.Module) -> Iterator[nn.Module]:
     """No parameter asks for a gradient, so that backward passes reach the inputs only."""
-    asked = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter in asked:
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trainable:
         parameter.requires_grad_(False)
     try:
         yield model
     finally:
-        for parameter in asked:
+        for parameter in trainable:
             parameter.requires_grad_(True)
 
 

@@ -61,8 +61,8 @@ def override(base: S, assignments: Mapping[str, Any] | Sequence[str]) -> S:
         data = _completed(root, data)  # longer paths find what JSON of shorter ones left to defaults
         steps = {path: depth(data, (root,), path.split(".")) for path in values}
         first = min(steps.values(), default=0)
-        if views and first != 1 and (viewed := _viewed(root, data, views, last=not values)) is not None:
-            data, views = viewed, {}
+        if views and first != 1 and (root_viewed := _viewed(root, data, views, last=not values)) is not None:
+            data, views = root_viewed, {}
             continue
         for path in [path for path in values if steps[path] == first]:
             try:
@@ -70,18 +70,18 @@ def override(base: S, assignments: Mapping[str, Any] | Sequence[str]) -> S:
             except _Nameless as error:
                 from_json(root, data)  # says which family has no such class
                 raise SettingsError(str(error)) from None
-    made = from_json(root, data)
+    result = from_json(root, data)
     return _as_given(
-        base.hand_on(made), made, [path for path in assignments if "." not in path and path not in base.views]
+        base.hand_on(result), result, [path for path in assignments if "." not in path and path not in base.views]
     )
 
 
 def _as_given(handed_on: S, made: S, names: Sequence[str]) -> S:
     """What was handed on, with the settings of these names, which were given themselves, as they were given."""
-    kept: Any = {
+    values: Any = {
         name: getattr(made, name) for name in names if getattr(handed_on, name, None) != getattr(made, name, None)
     }
-    return dataclasses.replace(handed_on, **kept) if kept else handed_on  # type: ignore[type-var]
+    return dataclasses.replace(handed_on, **values) if values else handed_on  # type: ignore[type-var]
 
 
 def _viewed(root: type[Settings], data: Any, views: Mapping[str, Any], last: bool) -> Any:
@@ -149,9 +149,10 @@ def _assign(data: Any, root: type[Settings], keys: list[str], value: Any) -> Non
         step = inside(data, classes, key)
         if step is None:
             kind = _Nameless if isinstance(data, str) else SettingsError
-            who = owner.__name__ if owner is not None else _CALLED.get(type(data), "the value")
+            owner_name = owner.__name__ if owner is not None else _CALLED.get(type(data), "the value")
             raise kind(
-                f"there is no setting {'.'.join(keys)!r}: {who} has no {key!r}{hint(whole, root, keys, at, near)}"
+                f"there is no setting {'.'.join(keys)!r}: {owner_name} has no"
+                f" {key!r}{hint(whole, root, keys, at, near)}"
             )
         word, classes = step
         if at + 1 == len(keys):

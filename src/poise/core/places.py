@@ -51,8 +51,8 @@ def class_of(data: Any, classes: Classes) -> type[Settings] | None:
         return None
     if "type" in data:
         return class_named(data["type"], classes)
-    known = [member for cls in classes for member in registered(cls).values()]
-    return known[0] if len(known) == 1 else None
+    members = [member for cls in classes for member in registered(cls).values()]
+    return members[0] if len(members) == 1 else None
 
 
 def opened(data: Any, classes: Classes) -> Any:
@@ -134,17 +134,17 @@ def hint(data: Any, root: type[Settings], keys: Sequence[str], at: int, near: Se
 
     near: names that would have been right there.
     """
-    known = [(view,) for view in root.views] + list(paths(data, (root,)))
+    paths_known = [(view,) for view in root.views] + list(paths(data, (root,)))
     key, before, after = keys[at], tuple(keys[:at]), tuple(keys[at + 1 :])
     here = ELSEWHERE.get(key, key)
     if here in near:
         return did_you_mean(here, near)
-    same = [path for path in known if path[-1] in (key, here)]
+    same = [path for path in paths_known if path[-1] in (key, here)]
     if not same and difflib.get_close_matches(key.lower(), [name.lower() for name in near], n=1, cutoff=0.6):
         return did_you_mean(key, near)
     if not same:
-        close = difflib.get_close_matches(key.lower(), {path[-1].lower() for path in known}, n=1, cutoff=0.6)
-        same = [path for name in close for path in known if path[-1].lower() == name]
+        close = difflib.get_close_matches(key.lower(), {path[-1].lower() for path in paths_known}, n=1, cutoff=0.6)
+        same = [path for name in close for path in paths_known if path[-1].lower() == name]
     whole = [(*path, *after) if leads(data, (root,), (*path, *after)) else path for path in same]
     whole.sort(key=lambda path: path[: len(before)] != before)
     words = [repr(".".join(path)) for path in dict.fromkeys(whole)][:SUGGESTED]

@@ -192,20 +192,20 @@ class Forecast:
             later.append((self.now[1], self.cost - self.done - self.piece))
         later.extend((stage[1], cost) for stage, cost in self.to_come.items())
         for kind, cost in later:
-            own = speed if self.now is not None and kind == self.now[1] else self.speeds.get(kind)
-            each = own if own is not None else speed
-            if seconds is None or (cost > 0 and each is None):
+            speed_of_kind = speed if self.now is not None and kind == self.now[1] else self.speeds.get(kind)
+            speed_used = speed_of_kind if speed_of_kind is not None else speed
+            if seconds is None or (cost > 0 and speed_used is None):
                 return None
-            seconds += max(0.0, cost) * (each or 0.0)
+            seconds += max(0.0, cost) * (speed_used or 0.0)
         return seconds
 
     def _speed(self) -> float | None:
         """Seconds for a cost of one, as far as it is known now."""
-        gone, asked = self.clock() - self.since, self.done + self.share * self.piece
-        if asked > 0 and gone >= ENOUGH:
-            return gone / asked
-        known = [*self.speeds.values()][-1:]
-        return None if self.now is None else self.speeds.get(self.now[1], *known)
+        gone, units_asked = self.clock() - self.since, self.done + self.share * self.piece
+        if units_asked > 0 and gone >= ENOUGH:
+            return gone / units_asked
+        last_speed = [*self.speeds.values()][-1:]
+        return None if self.now is None else self.speeds.get(self.now[1], *last_speed)
 
     def _left_of_piece(self, speed: float | None) -> float | None:
         gone = self.changed - self.piece_since
@@ -215,11 +215,11 @@ class Forecast:
 
     def whole(self) -> tuple[float, float] | None:
         """(share of the job that is done, seconds left), by time, so that the two never contradict each other."""
-        left = self.left()
-        if left is None or self.begun is None:
+        seconds_left = self.left()
+        if seconds_left is None or self.begun is None:
             return None
         gone = self.clock() - self.begun
-        return gone / (gone + left) if gone + left > 0 else 1.0, left
+        return gone / (gone + seconds_left) if gone + seconds_left > 0 else 1.0, seconds_left
 
 
 def clock(seconds: float) -> str:

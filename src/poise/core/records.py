@@ -81,13 +81,13 @@ class EvaluationRecord:
         """What is not known of it, in words: of records that were made before it was kept, and of weights of other
         programs.
         """
-        known = {
+        facts = {
             "the time of training": self.training_seconds is not None,
             "the processors of training": bool(self.trained_on),
             "the processors of the evaluation": bool(self.evaluated_on),
             "a digest": self.format > 1,
         }
-        return [what for what, there in known.items() if not there]
+        return [fact for fact, there in facts.items() if not there]
 
     @property
     def count(self) -> int:
@@ -149,11 +149,11 @@ class EvaluationRecord:
         """Raises: RunError when the file is missing, damaged or not a record."""
         path = Path(path)
         data = read_document(path, "evaluation record")
-        known = data.get("format") if isinstance(data, dict) else None
-        if type(known) is not int or known not in (1, FORMAT):
+        version = data.get("format") if isinstance(data, dict) else None
+        if type(version) is not int or version not in (1, FORMAT):
             raise RunError(f"{path} is not an evaluation record of format 1 or {FORMAT}")
         try:
-            record: EvaluationRecord = typed(cls, opened(data) if known == FORMAT else data)
+            record: EvaluationRecord = typed(cls, opened(data) if version == FORMAT else data)
             record.check()
         except ValueError as error:
             raise RunError(f"{path} is not a complete evaluation record, or was damaged: {error}") from None

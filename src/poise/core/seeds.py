@@ -67,8 +67,8 @@ class Draw:
         dtype = dtype or torch.get_default_dtype()
         count = int(torch.Size(shape).numel())
         digits = _DIGITS[dtype]  # with more, the largest would round up to 1
-        kept = (self.bits(count) >> (64 - digits)).bitwise_and_((1 << digits) - 1)
-        values = kept.to(wide(dtype)).mul_(2.0**-digits)
+        mantissas = (self.bits(count) >> (64 - digits)).bitwise_and_((1 << digits) - 1)
+        values = mantissas.to(wide(dtype)).mul_(2.0**-digits)
         return values.to(dtype).reshape(len(self.index), *shape)
 
     def normal(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:

@@ -64,8 +64,8 @@ def plain_name(value: str) -> str:
         or printable(value) != value
         or not 0 < len(os.fsencode(value)) <= _LONGEST
     ):
-        wanted = "must be a plain name of 1 to {longest} bytes, without slashes and control characters"
-        raise PydanticCustomError("name", wanted, {"longest": _LONGEST})
+        rule = "must be a plain name of 1 to {longest} bytes, without slashes and control characters"
+        raise PydanticCustomError("name", rule, {"longest": _LONGEST})
     return value
 
 
@@ -175,33 +175,33 @@ def _resolve(cls: type[Settings], value: object) -> object:
     value = cls.coerce(value)
     if isinstance(value, cls):
         return value
-    known = registered(cls)
+    members = registered(cls)
     if isinstance(value, str):
         value = {"type": value}
     if not isinstance(value, Mapping):
-        raise PydanticCustomError("family", "must be one of {known}", {"known": ", ".join(known) or cls.__name__})
-    given = dict(value)
-    only = next(iter(known)) if len(known) == 1 else None
-    name = given.pop("type", only)
+        raise PydanticCustomError("family", "must be one of {known}", {"known": ", ".join(members) or cls.__name__})
+    values = dict(value)
+    only = next(iter(members)) if len(members) == 1 else None
+    name = values.pop("type", only)
     concrete = called(cls, name) if isinstance(name, str) else None
     if concrete is None:
-        facts = {"family": cls.family or cls.__name__, "name": repr(name), "hint": did_you_mean(str(name), known)}
+        facts = {"family": cls.family or cls.__name__, "name": repr(name), "hint": did_you_mean(str(name), members)}
         raise PydanticCustomError("family", "names no registered {family} {name}{hint}", facts)
     present = {word: setting for setting, word in concrete.written.items()}
-    given = concrete.gathered({present.get(key, key): item for key, item in given.items()})
-    _check_names(concrete, given)
-    return concrete(**given)
+    values = concrete.gathered({present.get(key, key): item for key, item in values.items()})
+    _check_names(concrete, values)
+    return concrete(**values)
 
 
 def _check_names(cls: type[Settings], given: Mapping[str, Any]) -> None:
     """Raises: SettingsError for a name that is no setting of the class."""
-    known = field_names(cls)
-    for name in (name for name in given if name not in known):
+    names = field_names(cls)
+    for name in (name for name in given if name not in names):
         if name in cls.views:
             raise SettingsError(
                 f"{cls.__name__}.{name} is a view, no setting: make it without, then override(it, {{{name!r}: ...}})"
             )
-        raise SettingsError(f"{cls.__name__} has no setting {name!r}{did_you_mean(name, known)}")
+        raise SettingsError(f"{cls.__name__} has no setting {name!r}{did_you_mean(name, names)}")
 
 
 def _repr(value: object) -> str:
@@ -218,9 +218,11 @@ def called(cls: type[Settings], word: str) -> Any:
     """The registered class that `word` names where `cls` is expected: its tag, its name or an alias; None where it
     names none.
     """
-    known = registered(cls)
-    others = (member for member in known.values() if word in (member.__name__, *member.__dict__.get("aliases", ())))
-    return known[word] if word in known else next(others, None)
+    members = registered(cls)
+    candidates = (
+        member for member in members.values() if word in (member.__name__, *member.__dict__.get("aliases", ()))
+    )
+    return members[word] if word in members else next(candidates, None)
 
 
 def tag_of(part: object) -> str:
@@ -281,27 +283,29 @@ def shared(cls: type[T]) -> type[T]:
     """
     _UNDER_CONSTRUCTION.add(cls)
     try:
-        made: Any = validated_dataclass(frozen=True, kw_only=True, repr=False, config=_CONFIG)(cls)
+        validated: Any = validated_dataclass(frozen=True, kw_only=True, repr=False, config=_CONFIG)(cls)
     finally:
         _UNDER_CONSTRUCTION.discard(cls)
-    validate = made.__init__
+    validate = validated.__init__
 
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        kwargs = made.gathered(kwargs)
+        kwargs = validated.gathered(kwargs)
         if args:
-            example = (field_names(made) or ["..."])[0]
-            raise SettingsError(f"{made.__name__} takes keyword arguments only, such as {made.__name__}({example}=...)")
-        _check_names(made, kwargs)
+            example = (field_names(validated) or ["..."])[0]
+            raise SettingsError(
+                f"{validated.__name__} takes keyword arguments only, such as {validated.__name__}({example}=...)"
+            )
+        _check_names(validated, kwargs)
         try:
             validate(self, **kwargs)
         except ValidationError as error:
-            raise SettingsError(_sentence(made.__name__, error)) from None
+            raise SettingsError(_sentence(validated.__name__, error)) from None
 
     __init__.__wrapped__ = validate  # type: ignore[attr-defined]  # keeps the signature for help() and inspect
-    made.__init__ = __init__
-    if "__repr__" not in vars(made):  # plain dataclasses it inherits from have one that knows but their own fields
-        made.__repr__ = Settings.__repr__
-    return made
+    validated.__init__ = __init__
+    if "__repr__" not in vars(validated):  # plain dataclasses it inherits from have one that knows but their own fields
+        validated.__repr__ = Settings.__repr__
+    return validated
 
 
 def _enlisted(made: Any) -> Any:
@@ -309,9 +313,9 @@ def _enlisted(made: Any) -> Any:
     if made.family is None:  # alone; whoever else has the name has nothing to do with it
         made.family = origin if any(_origin(cls) != origin for cls in _FAMILIES.get(tag, {}).values()) else tag
         _FAMILIES.setdefault(made.family, {})
-    taken = _FAMILIES[made.family].get(tag)
-    if taken is not None and _origin(taken) != origin:
-        raise SettingsError(f"the name {tag!r} is taken by {_origin(taken)}; rename the class in {made.__module__}")
+    namesake = _FAMILIES[made.family].get(tag)
+    if namesake is not None and _origin(namesake) != origin:
+        raise SettingsError(f"the name {tag!r} is taken by {_origin(namesake)}; rename the class in {made.__module__}")
     _FAMILIES[made.family][tag] = made
     return made
 
@@ -340,8 +344,10 @@ def to_json(value: Any, whole: bool = False) -> Any:
     their defaults.
     """
     if isinstance(value, Settings) and dataclasses.is_dataclass(value):
-        shown = [field for field in dataclasses.fields(value) if field.init and (whole or not _left_out(field, value))]
-        words = {field.name: type(value).written.get(field.name, field.name) for field in shown}
+        fields_written = [
+            field for field in dataclasses.fields(value) if field.init and (whole or not _left_out(field, value))
+        ]
+        words = {field.name: type(value).written.get(field.name, field.name) for field in fields_written}
         return {"type": tag_of(value)} | {word: to_json(getattr(value, name), whole) for name, word in words.items()}
     if isinstance(value, Mapping):
         return {str(key): to_json(item, whole) for key, item in value.items()}

@@ -29,16 +29,16 @@ def fetched(tensors: Sequence[Tensor]) -> list[Tensor]:
     if not away:
         return [tensor.detach().cpu().contiguous().clone() for tensor in tensors]
     sizes = [-(-tensor.nbytes // _ALIGNED) * _ALIGNED for tensor in away]
-    pinned = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=True)
+    buffer = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=True)
     places = [
         part[: tensor.nbytes].view(tensor.dtype).view(tensor.shape)
-        for part, tensor in zip(pinned.split(sizes), away, strict=True)
+        for part, tensor in zip(buffer.split(sizes), away, strict=True)
     ]
     for place, tensor in zip(places, away, strict=True):
         place.copy_(tensor, non_blocking=True)
     torch.cuda.current_stream(away[0].device).synchronize()
-    arrived = iter(places)
+    arrivals = iter(places)
     return [
-        (next(arrived) if tensor.device.type == "cuda" else tensor.detach().cpu().contiguous()).clone()
+        (next(arrivals) if tensor.device.type == "cuda" else tensor.detach().cpu().contiguous()).clone()
         for tensor in tensors
     ]

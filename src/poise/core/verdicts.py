@@ -82,8 +82,8 @@ class Verdict:
     @property
     def judgement(self) -> Judgement:
         """The worst judgement of all checks."""
-        found: list[Judgement] = [finding.judgement for finding in self.findings]
-        return max(found, key=lambda kind: SEVERITY[kind]) if found else "not applicable"
+        judgements: list[Judgement] = [finding.judgement for finding in self.findings]
+        return max(judgements, key=lambda kind: SEVERITY[kind]) if judgements else "not applicable"
 
     @property
     def alarms(self) -> list[Finding]:
@@ -123,7 +123,7 @@ def is_verdict(data: object) -> bool:
 
 def summary(findings: Sequence[Finding]) -> str:
     """ "2 flaws, 1 warning, 11 passed", leaving out what there is none of."""
-    counted = {kind: sum(finding.judgement == kind for finding in findings) for kind in ("flaw", "warning", "pass")}
+    counts = {kind: sum(finding.judgement == kind for finding in findings) for kind in ("flaw", "warning", "pass")}
     words = {"flaw": "flaw", "warning": "warning", "pass": "passed"}
-    parts = [f"{n} {words[kind]}{'s' if n > 1 and kind != 'pass' else ''}" for kind, n in counted.items() if n]
+    parts = [f"{n} {words[kind]}{'s' if n > 1 and kind != 'pass' else ''}" for kind, n in counts.items() if n]
     return ", ".join(parts) or "nothing was checked"

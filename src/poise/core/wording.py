@@ -41,15 +41,17 @@ def told_apart(settings: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 
     Such as `beta 1`, `VGG-16`, `3 epochs`, `500 training images`, `robust learning rate 0.05`.
     """
-    flats = [flatten(each) for each in settings]
+    flats = [flatten(definition) for definition in settings]
     paths = [
         path
         for path in dict.fromkeys(path for flat in flats for path in flat)
         if len({flat.get(path) for flat in flats}) > 1
     ]
-    implied = ("held_out",) if "selection" in paths else ()
-    paths = [path for path in paths if path not in implied and not any(path.startswith(f"{above}.") for above in paths)]
-    networks = [each.get("model") for each in settings]
+    implicit = ("held_out",) if "selection" in paths else ()
+    paths = [
+        path for path in paths if path not in implicit and not any(path.startswith(f"{above}.") for above in paths)
+    ]
+    networks = [definition.get("model") for definition in settings]
     return [
         list(dict.fromkeys(_part(path, flat.get(path, "none"), network, networks) for path in paths))
         for flat, network in zip(flats, networks, strict=True)
@@ -67,10 +69,10 @@ def _part(path: str, value: str, network: Any, networks: Sequence[Any]) -> str:
     if names[0] == "chosen by":
         return "chosen by other images or attacks"
     words = [name.replace("_", " ") for name in names if not name.isdigit()]
-    whose = [words[1]] if words[0] == "method" and len(words) > 2 and words[1] != "policy" else []
+    learner = [words[1]] if words[0] == "method" and len(words) > 2 and words[1] != "policy" else []
     inner = ["inner"] * ("inner" in words[:-1])
-    own = [] if words[-1] in ("objective", "method", "data", *whose) else [words[-1]]
-    return " ".join([*whose, *inner, *own, value])
+    setting = [] if words[-1] in ("objective", "method", "data", *learner) else [words[-1]]
+    return " ".join([*learner, *inner, *setting, value])
 
 
 def network_in_words(network: Mapping[str, Any], others: Sequence[Any] = ()) -> str:
@@ -80,10 +82,10 @@ def network_in_words(network: Mapping[str, Any], others: Sequence[Any] = ()) -> 
     kind = str(network.get("type"))
     if kind == "WideResNet":
         return f"WRN-{network.get('depth', 34)}-{network.get('width', 10):g}"
-    inner = [other.get("member") for other in others if isinstance(other, Mapping)]
+    inner = [relatives.get("member") for relatives in others if isinstance(relatives, Mapping)]
     if isinstance(member := network.get("member"), Mapping):
         return f"{kind} of {network.get('members', 1)} x {network_in_words(member, inner)}"
     word = re.sub(r"(?<=[A-Za-z])(?=\d)", "-", kind)
-    same = [other for other in others if isinstance(other, Mapping) and other.get("type") == kind]
-    changed = [name for name in network if len({str(other.get(name)) for other in same}) > 1]
-    return word + "".join(f", {name.replace('_', ' ')} {plain(network[name])}" for name in changed)
+    same = [relatives for relatives in others if isinstance(relatives, Mapping) and relatives.get("type") == kind]
+    differing = [name for name in network if len({str(relatives.get(name)) for relatives in same}) > 1]
+    return word + "".join(f", {name.replace('_', ' ')} {plain(network[name])}" for name in differing)

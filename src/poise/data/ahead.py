@@ -24,12 +24,12 @@ def workers() -> int:
 
     Raises: SettingsError where POISE_WORKERS is no number from 0.
     """
-    asked = os.environ.get("POISE_WORKERS")
-    if asked is None:
+    workers_setting = os.environ.get("POISE_WORKERS")
+    if workers_setting is None:
         return min(8, max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
-    if not asked.isdecimal():
-        raise SettingsError(f"POISE_WORKERS = {asked!r}: must be a whole number from 0")
-    return int(asked)
+    if not workers_setting.isdecimal():
+        raise SettingsError(f"POISE_WORKERS = {workers_setting!r}: must be a whole number from 0")
+    return int(workers_setting)
 
 
 class Ahead:
@@ -62,12 +62,12 @@ class Ahead:
         self._jobs.clear()
         # runs no main module again, shares memory
         fork = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
-        given: dict[str, Any] = {"num_workers": self.workers, "batch_size": None, "multiprocessing_context": fork}
+        options: dict[str, Any] = {"num_workers": self.workers, "batch_size": None, "multiprocessing_context": fork}
         with warnings.catch_warnings():
             # of forks beside threads: workers call Pillow and NumPy only, which hold no lock of this process's threads
             warnings.filterwarnings("ignore", message=".*fork.*", category=DeprecationWarning)
             warnings.filterwarnings("ignore", message="This DataLoader will create", category=UserWarning)
-            loader = DataLoader(_Decoded(self.split), sampler=_Steps(self, step), pin_memory=self.pin, **given)
+            loader = DataLoader(_Decoded(self.split), sampler=_Steps(self, step), pin_memory=self.pin, **options)
             self._batches = iter(loader)
 
     def remembered(self, step: int) -> Job:

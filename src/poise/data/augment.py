@@ -63,8 +63,8 @@ class CropFlip(Augmentation):
         return True
 
     def __call__(self, x: Tensor, draw: Draw) -> Tensor:
-        mirrored = draw.within("flip").integers(2, 1) == 1 if self.flip else None
-        return _windows(x, self.padding, draw.within("crop"), mirrored)
+        flips = draw.within("flip").integers(2, 1) == 1 if self.flip else None
+        return _windows(x, self.padding, draw.within("crop"), flips)
 
 
 @settings
@@ -103,21 +103,21 @@ class CropShift(Augmentation):
             raise InputError(
                 f"CropShift.most = {self.most}: must be below {min(height, width)}, the side of the images"
             )
-        drawn = draw.within("crop shift").uniform(6, dtype=torch.float64).unbind(1)
+        uniform = draw.within("crop shift").uniform(6, dtype=torch.float64).unbind(1)
 
         def upto(number: int, most: Tensor) -> Tensor:
-            return (drawn[number] * (most + 1)).long()
+            return (uniform[number] * (most + 1)).long()
 
-        lost = upto(0, torch.full_like(draw.index, self.most))
-        columns = upto(1, lost)
+        offset = upto(0, torch.full_like(draw.index, self.most))
+        columns = upto(1, offset)
         rows, columns = (
             _shifted(size, fewer, upto(first, fewer), upto(first + 1, fewer), x.device)
-            for size, fewer, first in ((height, lost - columns, 2), (width, columns, 4))
+            for size, fewer, first in ((height, offset - columns, 2), (width, columns, 4))
         )
         flat = (rows.clamp(min=0)[:, :, None] * width + columns.clamp(min=0)[:, None, :]).flatten(1)
         inside = ((rows >= 0)[:, :, None] & (columns >= 0)[:, None, :])[:, None]
-        moved = x.flatten(2).gather(2, flat[:, None].expand(-1, x.shape[1], -1)).view_as(x)
-        return torch.where(inside, moved, 0)
+        shifted = x.flatten(2).gather(2, flat[:, None].expand(-1, x.shape[1], -1)).view_as(x)
+        return torch.where(inside, shifted, 0)
 
 
 def _shifted(size: int, fewer: Tensor, cut: Tensor, put: Tensor, device: torch.device) -> Tensor:
@@ -166,8 +166,8 @@ class Flip(Augmentation):
         return True
 
     def __call__(self, x: Tensor, draw: Draw) -> Tensor:
-        mirrored = draw.within("flip").uniform(1)[:, 0] < self.probability
-        return torch.where(mirrored[:, None, None, None], x.flip(3), x)
+        flips = draw.within("flip").uniform(1)[:, 0] < self.probability
+        return torch.where(flips[:, None, None, None], x.flip(3), x)
 
 
 @settings
@@ -186,13 +186,13 @@ class RandomErasing(Augmentation):
     def __call__(self, x: Tensor, draw: Draw) -> Tensor:
         height, width = x.shape[2:]
         sizes = torch.tensor([[height, width]], device=x.device).expand(len(x), 2)
-        top, left, tall, wide = random_boxes(
+        top, left_edge, tall, wide = random_boxes(
             draw.within("box").uniform(_TRIES, 4, dtype=torch.float64), sizes, self.scale, self.ratio
         ).T[..., None]
         rows, columns = torch.arange(height, device=x.device), torch.arange(width, device=x.device)
-        inside = ((rows >= top) & (rows < top + tall))[:, :, None] & ((columns >= left) & (columns < left + wide))[
-            :, None, :
-        ]
+        inside = ((rows >= top) & (rows < top + tall))[:, :, None] & (
+            (columns >= left_edge) & (columns < left_edge + wide)
+        )[:, None, :]
         inside &= (draw.within("whether").uniform(1) < self.probability)[..., None]
         return torch.where(inside[:, None], draw.within("fill").uniform(*x.shape[1:]).to(x.dtype), x)
 
@@ -245,5 +245,5 @@ def _windows(x: Tensor, padding: int, draw: Draw, mirrored: Tensor | None = None
     columns = columns + corners[:, 1:]
     # one gather on the flattened padded images moves and mirrors at once
     flat = (rows[:, :, None] * (width + 2 * padding) + columns[:, None, :]).view(len(x), 1, height * width)
-    padded = F.pad(x, [padding] * 4).flatten(2)
-    return padded.gather(2, flat.expand(-1, x.shape[1], -1)).view_as(x)
+    canvas = F.pad(x, [padding] * 4).flatten(2)
+    return canvas.gather(2, flat.expand(-1, x.shape[1], -1)).view_as(x)

@@ -60,15 +60,15 @@ def kept(origin: Origin, geometry: Geometry, decode: Decode) -> tuple[Encoded, s
     key = manifest_of(origin)
     if mode == "cache":
         try:
-            packed, sizes = _packed(origin, key)
+            contents, sizes = _packed(origin, key)
         except StorageError as error:
             if decode == "cache":
                 raise
             why = f"{why}, and {error}"
         else:
-            encoded = replace(first, contents=packed, sizes_known=_of_one_size(origin, sizes, geometry))
-            return encoded, f"{whole} are decoded as they are needed, from {packed.path}{why}"
-    encoded = replace(
+            images = replace(first, contents=contents, sizes_known=_of_one_size(origin, sizes, geometry))
+            return images, f"{whole} are decoded as they are needed, from {contents.path}{why}"
+    images = replace(
         first,
         sizes_known=_of_one_size(
             origin,
@@ -76,7 +76,7 @@ def kept(origin: Origin, geometry: Geometry, decode: Decode) -> tuple[Encoded, s
             geometry,
         ),
     )
-    return encoded, f"{whole} are decoded as they are needed, from their files{why}"
+    return images, f"{whole} are decoded as they are needed, from their files{why}"
 
 
 def views(
@@ -105,11 +105,11 @@ def _shape(origin: Origin, geometry: Geometry) -> tuple[int, int, int]:
 
 
 def _of_one_size(origin: Origin, sizes: np.ndarray, geometry: Geometry) -> np.ndarray:
-    others = (sizes != sizes[0]).any(1).nonzero()[0]
-    if geometry.size is None and len(others):
-        shape, wanted = ([geometry.channels, *sizes[at].tolist()] for at in (others[0], 0))
+    other_rows = (sizes != sizes[0]).any(1).nonzero()[0]
+    if geometry.size is None and len(other_rows):
+        shape, other_shape = ([geometry.channels, *sizes[at].tolist()] for at in (other_rows[0], 0))
         raise DataError(
-            f"{origin.name(others[0])} has shape {shape}, not {wanted} as required;"
+            f"{origin.name(other_rows[0])} has shape {shape}, not {other_shape} as required;"
             " set image_size, as by data.image_size=64, to resize them all"
         )
     return sizes
@@ -179,8 +179,8 @@ def _reopened(place: Path, origin: Origin, key: str) -> tuple[Packed, np.ndarray
         written = _written(_content(place))
         if facts["written"] != written:
             with reading(_content(place)) as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-            if found != facts["sha256"]:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            if digest != facts["sha256"]:
                 raise DataError(
                     f"{_content(place)} is a cache of other files, or damaged: its SHA-256 is not {facts['sha256']};"
                     " delete it"
@@ -201,10 +201,10 @@ def indexed(origin: Origin, word: str, scan: Callable[[], dict[str, np.ndarray]]
             if parse(str(arrays["facts"]))["key"] == key:
                 return {name: array for name, array in arrays.items() if name != "facts"}
         raise DataError(f"{_index(place)} is of a cache of other files; delete it")
-    found = scan()
+    index = scan()
     with contextlib.suppress(StorageError):
-        _note(place, {"key": key}, **found)
-    return found
+        _note(place, {"key": key}, **index)
+    return index
 
 
 def _note(place: Path, facts: dict[str, Any], **arrays: np.ndarray) -> None:
@@ -232,5 +232,5 @@ def _index(place: Path) -> Path:
 
 def _written(path: Path) -> list[int]:
     """[bytes, time of the last change in ns]: what tells a file that is as it was written."""
-    known = path.stat()
-    return [known.st_size, known.st_mtime_ns]
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns]

@@ -85,13 +85,13 @@ class CIFAR100(PublishedSource):
 def _batch(files: Files, name: str, key: str, classes: int) -> Split:
     """One batch file: a dict with `data`, uint8 [N, 3072] (red, green, blue planes), and a list of labels."""
     path = files.path(name)
-    found = read_pickle(files.read(name), path)
-    if not isinstance(found, dict) or "data" not in found or key not in found:
+    batch = read_pickle(files.read(name), path)
+    if not isinstance(batch, dict) or "data" not in batch or key not in batch:
         raise DataError(f"{path} is not a CIFAR batch: it lacks 'data' or {key!r}")
-    rows = np.asarray(found["data"])
+    rows = np.asarray(batch["data"])
     if rows.dtype != np.uint8 or rows.ndim != 2 or rows.shape[1] != 3072:
         raise DataError(f"{path}: 'data' must be uint8 [N, 3072], not {rows.dtype} {list(rows.shape)}")
-    return images_from(rows.reshape(-1, *_SHAPE), labels_from(found[key], classes, path), _SHAPE, path)
+    return images_from(rows.reshape(-1, *_SHAPE), labels_from(batch[key], classes, path), _SHAPE, path)
 
 
 def _joined(splits: Sequence[Split]) -> Split:

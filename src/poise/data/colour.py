@@ -110,17 +110,17 @@ class RandAugment(Augmentation):
         host = Draw(draw.key, draw.index.cpu())
         for turn in range(self.operations):
             now, there = host.within("operation", turn), draw.within("operation", turn)
-            chosen = now.within("which").integers(len(OPERATIONS), 1)[:, 0]
-            done = now.within("whether").uniform(1)[:, 0] < self.probability
+            operation_numbers = now.within("which").integers(len(OPERATIONS), 1)[:, 0]
+            applied = now.within("whether").uniform(1)[:, 0] < self.probability
             strength = (self.magnitude + self.deviation * there.within("strength").normal(1)[:, 0]).clamp(0, 10) / 10
             sign = 1 - 2 * there.within("sign").integers(2, 1)[:, 0].to(strength.dtype)
-            changed = x.clone()
+            result = x.clone()
             for number, operation in enumerate(OPERATIONS.values()):
-                rows = ((chosen == number) & done).nonzero()[:, 0].to(x.device)
+                rows = ((operation_numbers == number) & applied).nonzero()[:, 0].to(x.device)
                 if len(rows):
                     made = operation(kornia, x[rows], strength[rows].to(x.dtype), sign[rows].to(x.dtype))
-                    changed[rows] = made.clamp(0, 1).to(x.dtype)
-            x = changed
+                    result[rows] = made.clamp(0, 1).to(x.dtype)
+            x = result
         return x
 
 
@@ -206,15 +206,15 @@ class ColourShape(Augmentation):
         kornia = library()
         of_colour(x, self)
         # which example meets which change is decided where nothing is waited for
-        chosen = Draw(draw.key, draw.index.cpu()).within("which").integers(len(CHANGES), 1)[:, 0]
+        operations = Draw(draw.key, draw.index.cpu()).within("which").integers(len(CHANGES), 1)[:, 0]
         amount = draw.within("amount").uniform(1, dtype=x.dtype)[:, 0]
         sign = 1 - 2 * draw.within("sign").integers(2, 1)[:, 0].to(x.dtype)
-        changed = x.clone()
+        result = x.clone()
         for number, change in enumerate(CHANGES.values()):
-            rows = (chosen == number).nonzero()[:, 0].to(x.device)
+            rows = (operations == number).nonzero()[:, 0].to(x.device)
             if len(rows):
-                changed[rows] = change(kornia, x[rows], amount[rows], sign[rows]).clamp(0, 1).to(x.dtype)
-        return changed
+                result[rows] = change(kornia, x[rows], amount[rows], sign[rows]).clamp(0, 1).to(x.dtype)
+        return result
 
 
 @settings

@@ -46,9 +46,9 @@ def corrupted(folder: Path | str, corruption: str, severity: int, data: Data) ->
     `data` in turn and numbered in that order. Whole test sets only: `test_images` of a source does not apply.
     Raises: InputError (unknown corruption or severity), DataError (missing or malformed files).
     """
-    known = CORRUPTIONS + EXTRA_CORRUPTIONS
-    if corruption not in known:
-        raise InputError(f"there is no corruption {corruption!r}{did_you_mean(corruption, known)}")
+    names = CORRUPTIONS + EXTRA_CORRUPTIONS
+    if corruption not in names:
+        raise InputError(f"there is no corruption {corruption!r}{did_you_mean(corruption, names)}")
     if isinstance(severity, bool) or severity not in SEVERITIES:
         raise InputError(f"severity = {severity!r} must be one of 1, 2, 3, 4, 5")
     root = Path(folder).expanduser()
@@ -66,17 +66,17 @@ def _from_arrays(root: Path, corruption: str, severity: int, data: Data) -> Spli
     images, labels = _array(path), _array(root / "labels.npy")
     channels, height, width = data.shape
     if images.dtype != np.uint8 or images.shape[1:] != (height, width, channels):
-        wanted = f"uint8 [N, {height}, {width}, {channels}]"
-        raise DataError(f"{path}: images must be {wanted}, not {images.dtype} {list(images.shape)}")
+        layout = f"uint8 [N, {height}, {width}, {channels}]"
+        raise DataError(f"{path}: images must be {layout}, not {images.dtype} {list(images.shape)}")
     if len(images) % len(SEVERITIES) or len(labels) not in (len(images), len(images) // len(SEVERITIES)):
         raise DataError(
             f"{path}: {len(images)} images and {len(labels)} labels are not five severities of one test split"
         )
     count = len(images) // len(SEVERITIES)
     rows = slice((severity - 1) * count, severity * count)
-    kept = labels[rows] if len(labels) == len(images) else labels
-    tested = labels_from(np.array(kept), len(data.classes), root / "labels.npy")
-    return images_from(np.array(images[rows]).transpose(0, 3, 1, 2), tested, data.shape, path)
+    labels_used = labels[rows] if len(labels) == len(images) else labels
+    test_labels = labels_from(np.array(labels_used), len(data.classes), root / "labels.npy")
+    return images_from(np.array(images[rows]).transpose(0, 3, 1, 2), test_labels, data.shape, path)
 
 
 def _array(path: Path) -> np.ndarray:

@@ -69,8 +69,8 @@ class Data:
         """What tells that a run's data were changed: of all pixels and labels where they are in memory, else of the
         files' manifest.
         """
-        decoded = self.train.resident is not None and self.test.resident is not None
-        return self.full_digest if decoded or not self.manifest else f"{_MANIFEST}{self.manifest}"
+        resident = self.train.resident is not None and self.test.resident is not None
+        return self.full_digest if resident or not self.manifest else f"{_MANIFEST}{self.manifest}"
 
     @property
     def versions(self) -> dict[str, str]:
@@ -141,8 +141,8 @@ def data_directory(argument: Path | str | None = None) -> Path:
     """The folder data sets are kept in: the argument, else POISE_DATA, else the user's cache folder for Poise."""
     if argument is not None:
         return Path(argument).expanduser()
-    named = os.environ.get("POISE_DATA")
-    return Path(named).expanduser() if named else cache_directory()
+    folder = os.environ.get("POISE_DATA")
+    return Path(folder).expanduser() if folder else cache_directory()
 
 
 def cache_directory() -> Path:
@@ -163,15 +163,15 @@ def held_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
         raise InputError(f"fraction = {fraction} must lie strictly between 0 and 1")
     order = seeds.permutation(len(split), seed, "held-out")
     labels = split.labels.cpu()
-    held = torch.zeros(len(split), dtype=torch.bool)
+    held_rows = torch.zeros(len(split), dtype=torch.bool)
     for label in labels.unique().tolist():
         members = order[labels[order] == label]
         if len(members) < 2:
             raise InputError(f"class {label} has a single image; holding images out needs at least 2 of every class")
         count = min(max(round(fraction * len(members)), 1), len(members) - 1)
-        held[members[:count]] = True
+        held_rows[members[:count]] = True
     rows = torch.arange(len(split))
-    return split.subset(rows[~held].to(split.labels.device)), split.subset(rows[held].to(split.labels.device))
+    return split.subset(rows[~held_rows].to(split.labels.device)), split.subset(rows[held_rows].to(split.labels.device))
 
 
 def folds_of(labels: np.ndarray, folds: int, purpose: str) -> np.ndarray:
@@ -204,8 +204,8 @@ def labels_from(values: ArrayLike, classes: int, origin: object) -> Tensor:
 def images_from(values: np.ndarray, labels: Tensor, shape: tuple[int, int, int] | None, origin: object) -> Split:
     """A split of uint8 images [N, C, H, W]. Raises DataError naming `origin` for other types, shapes or counts."""
     if values.dtype != np.uint8 or values.ndim != 4 or (shape is not None and values.shape[1:] != shape):
-        wanted = "[N, C, H, W]" if shape is None else f"[N, {', '.join(map(str, shape))}]"
-        raise DataError(f"{origin}: images must be uint8 {wanted}, not {values.dtype} {list(values.shape)}")
+        shape_text = "[N, C, H, W]" if shape is None else f"[N, {', '.join(map(str, shape))}]"
+        raise DataError(f"{origin}: images must be uint8 {shape_text}, not {values.dtype} {list(values.shape)}")
     if len(values) != len(labels):
         raise DataError(f"{origin}: {len(values)} images but {len(labels)} labels")
     if not values.flags.writeable or not values.flags.c_contiguous:

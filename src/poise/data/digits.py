@@ -35,11 +35,11 @@ class Digits(DataSource):
     def read(self, data_dir: Path) -> Data:
         from sklearn.datasets import load_digits
 
-        found: Any = load_digits()
-        values = np.asarray(found["images"])
-        labels = np.asarray(found["target"]).astype(np.int64)
+        bunch: Any = load_digits()
+        values = np.asarray(bunch["images"])
+        labels = np.asarray(bunch["target"]).astype(np.int64)
         images = np.rint(values * (255 / 16)).astype(np.uint8)[:, None]
         whole = Split.of(torch.from_numpy(images), torch.from_numpy(labels))
-        tested = torch.from_numpy(folds_of(labels, FOLDS, "digits") == self.fold)
+        in_test = torch.from_numpy(folds_of(labels, FOLDS, "digits") == self.fold)
         rows = torch.arange(len(whole))
-        return Data("Digits", whole.subset(rows[~tested]), whole.subset(rows[tested]), tuple("0123456789"))
+        return Data("Digits", whole.subset(rows[~in_test]), whole.subset(rows[in_test]), tuple("0123456789"))

@@ -98,13 +98,13 @@ def compare(content: bytes, md5: str | None, path: Path, verify: bool) -> str | 
     """None where the digest agrees or none is known, else a note for the record. With `verify` raises DataError
     instead.
     """
-    found = hashlib.md5(content, usedforsecurity=False).hexdigest()
-    if md5 is None or found == md5:
+    digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    if md5 is None or digest == md5:
         return None
     if verify:
         hint = "fetch it again, or set verify=False to read it all the same"
-        raise DataError(f"{path} has MD5 digest {found}, not {md5} as published: {hint}")
-    return f"{path.name} differs from the published file: MD5 {found}, not {md5}"
+        raise DataError(f"{path} has MD5 digest {digest}, not {md5} as published: {hint}")
+    return f"{path.name} differs from the published file: MD5 {digest}, not {md5}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,12 +154,12 @@ class PublishedSource(DataSource):
         return None
 
     def _missing(self, data_dir: Path) -> str:
-        looked = ", ".join(str(folder) for folder in self._candidates(data_dir))
+        places = ", ".join(str(folder) for folder in self._candidates(data_dir))
         first = next(name for name in self.required if _present(data_dir / self.folders[0], name) is None)
         urls = " ".join(remote.url for remote in self.remotes)
         place = data_dir if any(remote.is_archive for remote in self.remotes) else data_dir / self.folders[0]
         return (
-            f"{type(self).__name__}: {first} is missing (looked in {looked}); set download=True, or fetch {urls} and"
+            f"{type(self).__name__}: {first} is missing (looked in {places}); set download=True, or fetch {urls} and"
             f" put it into {place}"
         )
 
@@ -168,8 +168,8 @@ def _present(folder: Path, name: str) -> Path | None:
     plain = folder / name
     if plain.exists():
         return plain
-    packed = plain.with_name(plain.name + ".gz")
-    return packed if packed.exists() else None
+    archive = plain.with_name(plain.name + ".gz")
+    return archive if archive.exists() else None
 
 
 def obtain(remote: Remote, data_dir: Path, target: Path, verify: bool = True) -> None:
@@ -185,8 +185,8 @@ def obtain(remote: Remote, data_dir: Path, target: Path, verify: bool = True) ->
             fetch(remote, target)
         return
     archive = data_dir / remote.name
-    fetched, note = not archive.is_file(), None
-    if fetched:
+    downloaded, note = not archive.is_file(), None
+    if downloaded:
         fetch(remote, data_dir)
     else:
         note = compare(_whole(archive), remote.md5, archive, verify)
@@ -195,7 +195,7 @@ def obtain(remote: Remote, data_dir: Path, target: Path, verify: bool = True) ->
         if note is not None:
             (target / NOTE).write_text(note)
     finally:
-        if fetched:
+        if downloaded:
             archive.unlink(missing_ok=True)
 
 
@@ -205,11 +205,11 @@ def fetch(remote: Remote, folder: Path) -> Path:
     """
     import pooch
 
-    made = _missing_parents(folder)
-    opened: list[Any] = []  # a failed download leaves its connection to us to close
+    parents_created = _missing_parents(folder)
+    connections: list[Any] = []  # a failed download leaves its connection to us to close
 
     def bounded(response: Any, **_: Any) -> None:
-        opened.append(response)
+        connections.append(response)
         response.iter_content = functools.partial(_at_most, response.iter_content)
 
     hooks = {"response": bounded}
@@ -217,13 +217,13 @@ def fetch(remote: Remote, folder: Path) -> Path:
     try:
         got = pooch.retrieve(remote.source, f"md5:{remote.md5}", fname=remote.name, path=folder, downloader=downloader)
     except (OSError, ValueError) as error:
-        _remove_empty(made)
+        _remove_empty(parents_created)
         place = folder / remote.name
         raise DataError(
             f"{remote.source} could not be downloaded ({_reason(error)}): fetch it by hand and put it at {place}"
         ) from error
     finally:
-        for response in opened:
+        for response in connections:
             response.close()
     return Path(got)
 
@@ -269,10 +269,10 @@ def unpack(archive: Path, target: Path) -> None:
     try:
         with temporary_folder(archive.parent, ".unpacking-") as temporary:
             _extract(archive, str(temporary))
-            made = temporary / target.name
-            if not made.is_dir():
+            target_part = temporary / target.name
+            if not target_part.is_dir():
                 raise DataError(f"{archive} holds no folder {target.name!r}")
-            _move_missing(made, target)
+            _move_missing(target_part, target)
     except DataError:
         raise
     except (OSError, ValueError, EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile) as error:
@@ -283,18 +283,18 @@ def _extract(archive: Path, folder: str) -> None:
     with reading(archive, _LARGEST) as file:
         size = os.fstat(file.fileno()).st_size
         if archive.suffix == ".zip":
-            with zipfile.ZipFile(file) as packed:
-                check_archive(packed, size)
-                packed.extractall(folder)
+            with zipfile.ZipFile(file) as archive_file:
+                check_archive(archive_file, size)
+                archive_file.extractall(folder)
             return
         with (
             gzip.open(file) as whole,
-            tarfile.open(fileobj=Bounded(cast(IO[bytes], whole), unpacked_at_most(size)), mode="r|") as packed,
+            tarfile.open(fileobj=Bounded(cast(IO[bytes], whole), unpacked_at_most(size)), mode="r|") as archive_file,
         ):
-            for number, member in enumerate(packed):
+            for number, member in enumerate(archive_file):
                 if member.size < 0 or member.issparse() or number > MEMBERS:
                     raise ValueError(f"its member {number} is of {member.size} bytes, or sparse, or one of too many")
-                packed.extract(member, folder, filter="data")
+                archive_file.extract(member, folder, filter="data")
 
 
 def _move_missing(made: Path, target: Path) -> None:

@@ -102,14 +102,14 @@ class Places:
 
     @cached_property
     def _facts(self) -> list[tuple[str, int, int]]:
-        found, folder = [], str(self.folder)
+        fact_list, folder = [], str(self.folder)
         for file in self.files:
             try:
-                known = os.stat(os.path.join(folder, file))  # noqa: PTH116, PTH118  making a Path of each takes as long as all the rest
+                status = os.stat(os.path.join(folder, file))  # noqa: PTH116, PTH118  making a Path of each takes as long as all the rest
             except OSError as error:
                 raise DataError(f"{self.folder / file} cannot be read: {error.strerror or error}") from None
-            found.append((file, known.st_size, known.st_mtime_ns))
-        return found
+            fact_list.append((file, status.st_size, status.st_mtime_ns))
+        return fact_list
 
     @property
     def nbytes(self) -> int:
@@ -175,8 +175,12 @@ class Encoded:
         """(height, width) of every image before it is cropped or resized, int64 [count, 2]; read from their heads where
         not yet known.
         """
-        known = self.sizes_known[self.first : self.first + len(self)] if self.sizes_known is not None else None
-        values = known if known is not None else head_sizes(self.contents, range(self.first, self.first + len(self)))
+        sizes_here = self.sizes_known[self.first : self.first + len(self)] if self.sizes_known is not None else None
+        values = (
+            sizes_here
+            if sizes_here is not None
+            else head_sizes(self.contents, range(self.first, self.first + len(self)))
+        )
         return torch.from_numpy(values.astype(np.int64))
 
     def read(self, rows: Tensor | slice, boxes: Tensor | None = None) -> Tensor:

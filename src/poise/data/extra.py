@@ -80,8 +80,8 @@ class Pool(Settings, family="pool"):
         """
         path = located(self.path, data_directory(data_dir), self.source)
         place = cache_directory() / "pools" / f"{tag_of(self)}-{self._key(path, data)}"
-        found = _cached(place, len(data.classes), self.labelled)
-        if found is None:
+        pool = _cached(place, len(data.classes), self.labelled)
+        if pool is None:
             parts, values = self.read(path, data)
             if parts.shape != data.shape:
                 raise DataError(
@@ -92,10 +92,10 @@ class Pool(Settings, family="pool"):
             if len(labels) != parts.count:
                 raise DataError(f"{path}: {parts.count} images but {len(labels)} labels")
             _keep(place, parts, labels)
-            found = _cached(place, len(data.classes), self.labelled)
-        if found is None:
+            pool = _cached(place, len(data.classes), self.labelled)
+        if pool is None:
             raise DataError(f"{place}.npy was changed while it was written; delete it and try again")
-        images, labels, digest = found
+        images, labels, digest = pool
         return OpenedPool(Split.of(torch.from_numpy(images), torch.from_numpy(labels)), digest, str(path))
 
     def _key(self, path: Path, data: Data) -> str:
@@ -134,23 +134,23 @@ class PseudoLabelled500K(Pool):
     def read(self, path: Path, data: Data) -> tuple[Parts, np.ndarray]:
         try:
             with reading(path) as file:
-                found = read_pickle(file, path)
+                content = read_pickle(file, path)
         except IsADirectoryError:
             raise DataError(f"{path} is a folder, must be a pickle") from None
         except DataError:
             raise
         except OSError as error:
             raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
-        if not isinstance(found, dict) or "data" not in found or "extrapolated_targets" not in found:
+        if not isinstance(content, dict) or "data" not in content or "extrapolated_targets" not in content:
             has = (
-                f"a dict of {', '.join(map(repr, found)) or 'nothing'}"
-                if isinstance(found, dict)
-                else f"a {type(found).__name__}"
+                f"a dict of {', '.join(map(repr, content)) or 'nothing'}"
+                if isinstance(content, dict)
+                else f"a {type(content).__name__}"
             )
             raise DataError(
                 f"{path} is not the pseudo-labelled pool: it lacks 'data' or 'extrapolated_targets'; it holds {has}"
             )
-        return of_array(np.asarray(found["data"]), path), np.asarray(found["extrapolated_targets"])
+        return of_array(np.asarray(content["data"]), path), np.asarray(content["extrapolated_targets"])
 
 
 @settings
@@ -254,22 +254,26 @@ def _cached(place: Path, classes: int, labelled: bool = True) -> tuple[np.ndarra
     pixels, numbers, facts = _files(place)
     try:
         document = parse(read_text(facts))
-        known = opened(document, _DIGEST, required=False)
-        written = _written(pixels)
+        facts_read = opened(document, _DIGEST, required=False)
+        status = _written(pixels)
         # "c": torch wants arrays that may be written, the file may not
         images, labels = mapped(pixels, "c"), np.array(mapped(numbers))
-        if images.dtype != np.uint8 or list(images.shape) != known["shape"] or labels.shape != images.shape[:1]:
+        if images.dtype != np.uint8 or list(images.shape) != facts_read["shape"] or labels.shape != images.shape[:1]:
             return None
-        allowed = range(classes) if labelled else range(UNLABELLED, UNLABELLED + 1)
-        if labels.dtype != np.int64 or int(labels.min()) not in allowed or int(labels.max()) not in allowed:
+        labels_allowed = range(classes) if labelled else range(UNLABELLED, UNLABELLED + 1)
+        if (
+            labels.dtype != np.int64
+            or int(labels.min()) not in labels_allowed
+            or int(labels.max()) not in labels_allowed
+        ):
             return None
         # facts of before they had a digest are checked as changed files are
-        if _DIGEST not in document or (known.get("pixels"), known.get("labels")) != (written, _digest(labels)):
-            if _digest_of(images, labels) != known["sha256"]:
+        if _DIGEST not in document or (facts_read.get("pixels"), facts_read.get("labels")) != (status, _digest(labels)):
+            if _digest_of(images, labels) != facts_read["sha256"]:
                 return None
             with contextlib.suppress(StorageError):  # a cache that others own is checked each time
-                _note(facts, {**known, "pixels": written, "labels": _digest(labels)})
-        return images, labels, known["sha256"]
+                _note(facts, {**facts_read, "pixels": status, "labels": _digest(labels)})
+        return images, labels, facts_read["sha256"]
     except (OSError, ValueError, EOFError, KeyError, TypeError):
         return None
 
@@ -289,8 +293,8 @@ def _keep(place: Path, parts: Parts, labels: np.ndarray) -> None:
     with whole_file(numbers) as file:
         np.save(file, labels)
     digest.update(labels.tobytes())
-    found = {"shape": list(shape), "sha256": digest.hexdigest(), "origin": parts.origin}
-    _note(facts, {**found, "pixels": _written(pixels), "labels": _digest(labels)})
+    pool_facts = {"shape": list(shape), "sha256": digest.hexdigest(), "origin": parts.origin}
+    _note(facts, {**pool_facts, "pixels": _written(pixels), "labels": _digest(labels)})
 
 
 def _note(facts: Path, known: dict[str, Any]) -> None:
@@ -299,8 +303,8 @@ def _note(facts: Path, known: dict[str, Any]) -> None:
 
 def _written(path: Path) -> list[int]:
     """[bytes, time of the last change in ns]: what tells a file that is as it was written."""
-    found = path.stat()
-    return [found.st_size, found.st_mtime_ns]
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns]
 
 
 def _digest(labels: np.ndarray) -> str:

@@ -45,14 +45,14 @@ class Folder(OwnImages):
         if not (root / "train").is_dir():
             classes = self._classes(root)
             return self._noted(self.assembled(root.name, *self._images(root, classes, [root])), classes, [root])
-        tested = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
-        if tested is None:
+        test_folder = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
+        if test_folder is None:
             raise DataError(f"{root} has a folder train but neither test nor val beside it")
         classes = self._classes(root / "train")
-        strange = [folder.name for folder in subfolders(tested) if folder.name not in classes]
+        strange = [folder.name for folder in subfolders(test_folder) if folder.name not in classes]
         if strange:
-            raise DataError(f"{tested / strange[0]} is a class that {root / 'train'} does not have")
-        folders = [root / "train", tested]
+            raise DataError(f"{test_folder / strange[0]} is a class that {root / 'train'} does not have")
+        folders = [root / "train", test_folder]
         return self._noted(self.assembled(root.name, *self._images(root, classes, folders)), classes, folders)
 
     def whole(self) -> Data:
@@ -83,10 +83,10 @@ class Folder(OwnImages):
         """(where the images of all folders lie, the labels of each folder's, every class in turn, what the labels
         number).
         """
-        found = [self._in_turn(folder, classes) for folder in folders]
+        listings = [self._in_turn(folder, classes) for folder in folders]
         below = len(f"{root}{os.sep}") if str(root) != "." else 0
-        places = Places.whole(root, [str(path)[below:] for paths, _ in found for path in paths])
-        return places, [labels for _, labels in found], classes
+        places = Places.whole(root, [str(path)[below:] for paths, _ in listings for path in paths])
+        return places, [labels for _, labels in listings], classes
 
     def _in_turn(self, folder: Path, classes: tuple[str, ...]) -> tuple[list[Path], np.ndarray]:
         """(paths, labels) of the images of every class in turn."""
@@ -117,8 +117,8 @@ class Npz(DataSource):
         splits = []
         for part in ("train", "test"):
             where = f"{path}, x_{part}"
-            pixels, rounded = _eight_bits(channels_first(arrays[f"x_{part}"], self.layout, where), where)
-            notes += [f"x_{part}: float images rounded to 256 levels"] if rounded else []
+            pixels, was_rounded = _eight_bits(channels_first(arrays[f"x_{part}"], self.layout, where), where)
+            notes += [f"x_{part}: float images rounded to 256 levels"] if was_rounded else []
             splits.append(pixels)
         y_train = _column(arrays["y_train"])
         if not len(y_train):
@@ -150,8 +150,8 @@ def _arrays(path: Path, notes: list[str]) -> dict[str, np.ndarray]:
                 there = {name.removesuffix(".npy") for name in archive.namelist()}
             if lacking := [name for name in ARRAYS if name not in there]:
                 raise DataError(f"{path} lacks the array {lacking[0]!r}; it needs {', '.join(ARRAYS)}")
-            others = sorted(there - set(ARRAYS))
-            notes += [f"{path}: the arrays {', '.join(others)} are passed over"] if others else []
+            strangers = sorted(there - set(ARRAYS))
+            notes += [f"{path}: the arrays {', '.join(strangers)} are passed over"] if strangers else []
             return read_arrays(file, ARRAYS)
     except DataError:
         raise

@@ -35,16 +35,16 @@ class Geometry:
         """
         image = image.convert("RGB" if self.channels == 3 else "L")
         if box is not None:
-            top, left, height, width = box
-            image = image.crop((left, top, left + width, top + height))
+            top, left_edge, height, width = box
+            image = image.crop((left_edge, top, left_edge + width, top + height))
             image = self._resized(image, (self.size or height, self.size or width))
         elif self.size is not None and self.shorter is not None:
             width, height = image.size
             short = min(width, height)
             # rounded down, as in the evaluation that published numbers come from
             image = self._resized(image, (self.shorter * height // short, self.shorter * width // short))
-            left, top = (round((length - self.size) / 2) for length in image.size)
-            image = image.crop((left, top, left + self.size, top + self.size))
+            left_edge, top = (round((length - self.size) / 2) for length in image.size)
+            image = image.crop((left_edge, top, left_edge + self.size, top + self.size))
         elif self.size is not None:
             image = self._resized(image, (self.size, self.size))
         values = np.asarray(image)
@@ -97,8 +97,8 @@ def random_boxes(uniform: Tensor, sizes: Tensor, scale: tuple[float, float], rat
     whole = width / height
     centred_wide = torch.where(whole > ratio[1], (height * ratio[1]).round(), width)
     centred_tall = torch.where(whole < ratio[0], (width / ratio[0]).round(), height)
-    none = ~fits.any(1)
-    wide, tall = torch.where(none, centred_wide, wide), torch.where(none, centred_tall, tall)
-    top = torch.where(none, (height - tall) // 2, (place[:, 2] * (height - tall + 1)).floor())
-    left = torch.where(none, (width - wide) // 2, (place[:, 3] * (width - wide + 1)).floor())
-    return torch.stack([top, left, tall, wide], 1).to(torch.int64)
+    unfit = ~fits.any(1)
+    wide, tall = torch.where(unfit, centred_wide, wide), torch.where(unfit, centred_tall, tall)
+    top = torch.where(unfit, (height - tall) // 2, (place[:, 2] * (height - tall + 1)).floor())
+    left_edge = torch.where(unfit, (width - wide) // 2, (place[:, 3] * (width - wide + 1)).floor())
+    return torch.stack([top, left_edge, tall, wide], 1).to(torch.int64)

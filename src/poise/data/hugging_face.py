@@ -88,9 +88,9 @@ class HuggingFace(OwnImages):
         splits = [self._opened(word, data_dir) for word in words]
         rows = Rows(tuple(splits), self.image_column, tuple(f"{self.path}[{word}]" for word in words))
         columns = [np.asarray(split.with_format(None)[self.label_column][:]) for split in splits]
-        known = getattr(splits[0].features[self.label_column], "names", None)
-        if known is not None:
-            labels, names = [column.astype(np.int64) for column in columns], list(known)
+        class_names = getattr(splits[0].features[self.label_column], "names", None)
+        if class_names is not None:
+            labels, names = [column.astype(np.int64) for column in columns], list(class_names)
             if outside := [int(value) for column in labels for value in column if not 0 <= value < len(names)]:
                 raise DataError(f"{self.path}: a label is {outside[0]}, outside 0 to {len(names) - 1}")
         else:
@@ -110,14 +110,14 @@ class HuggingFace(OwnImages):
         try:
             if (Path(local) / "dataset_dict.json").exists() or (Path(local) / "state.json").exists():
                 whole = datasets.load_from_disk(local)
-                opened = whole[split] if isinstance(whole, datasets.DatasetDict) else whole
+                dataset = whole[split] if isinstance(whole, datasets.DatasetDict) else whole
             else:
-                opened = datasets.load_dataset(local, self.configuration, split=split)
+                dataset = datasets.load_dataset(local, self.configuration, split=split)
         except Exception as error:  # its readers raise errors of many kinds
             raise DataError(
                 f"{self.path}, split {split!r}, cannot be opened: {str(error).partition(chr(10))[0]}"
             ) from None
         for column in (self.image_column, self.label_column):
-            if column not in opened.features:
-                raise DataError(f"{self.path} has no column {column!r}{did_you_mean(column, opened.features)}")
-        return opened.cast_column(self.image_column, datasets.Image(decode=False))
+            if column not in dataset.features:
+                raise DataError(f"{self.path} has no column {column!r}{did_you_mean(column, dataset.features)}")
+        return dataset.cast_column(self.image_column, datasets.Image(decode=False))

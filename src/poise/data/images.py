@@ -65,10 +65,11 @@ def subfolders(folder: Path) -> list[Path]:
     if not all(path.name.isdecimal() for path in folders):
         return folders
     folders.sort(key=lambda path: int(path.name))
-    for one, other in itertools.pairwise(folders):
-        if int(one.name) == int(other.name):
+    for first, second in itertools.pairwise(folders):
+        if int(first.name) == int(second.name):
             raise DataError(
-                f"{folder} has folders {one.name} and {other.name}: two of one number, so that their order says nothing"
+                f"{folder} has folders {first.name} and {second.name}: two of one number, so that their order says"
+                " nothing"
             )
     return folders
 
@@ -88,7 +89,7 @@ def passed_over(folder: Path, names: Sequence[str], nested: bool = False) -> lis
                 counts["images beside the folders of classes"] += place == folder
             else:
                 counts[f"files {suffix or 'without suffix'}"] += 1
-    return [f"{folder}: {count} {what} passed over" for what, count in counts.items() if count]
+    return [f"{folder}: {count} {kind} passed over" for kind, count in counts.items() if count]
 
 
 def in_turn(per_class: Sequence[Sequence[Path]]) -> tuple[list[Path], np.ndarray]:
@@ -148,14 +149,16 @@ def read_images(
     if not paths:
         raise DataError("there are no images to read")
     with bombs_refused():
-        wanted = shape or read_image(paths[0], channels, size).shape
-    values = np.empty((len(paths), *wanted), dtype=np.uint8)
+        expected_shape = shape or read_image(paths[0], channels, size).shape
+    values = np.empty((len(paths), *expected_shape), dtype=np.uint8)
 
     def place(numbers: range) -> None:
         for number in numbers:
             image = read_image(paths[number], channels, size)
-            if image.shape != wanted:
-                raise DataError(f"{paths[number]} has shape {list(image.shape)}, not {list(wanted)} as required{hint}")
+            if image.shape != expected_shape:
+                raise DataError(
+                    f"{paths[number]} has shape {list(image.shape)}, not {list(expected_shape)} as required{hint}"
+                )
             values[number] = image
 
     in_pieces(place, len(paths))

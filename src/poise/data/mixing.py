@@ -42,12 +42,12 @@ class Mixing(Settings):
         )
         uniform = draw.within("share").uniform(1, dtype=torch.float64)[:, 0]
         by_mixup, by_cutmix = (_beta(uniform, alpha) for alpha in (self.mixup, self.cutmix))
-        shown, area = self._cut(x, by_cutmix, draw)
+        visible, area = self._cut(x, by_cutmix, draw)
         share = torch.where(cut, area, by_mixup)
         weight = share.to(x.dtype)[:, None, None, None]
-        blended = weight * x + (1 - weight) * other
-        pasted = torch.where(shown[:, None], x, other)
-        return torch.where(cut[:, None, None, None], pasted, blended), share
+        blend = weight * x + (1 - weight) * other
+        paste = torch.where(visible[:, None], x, other)
+        return torch.where(cut[:, None, None, None], paste, blend), share
 
     def _cut(self, x: Tensor, share: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
         """(which pixels of x stay, bool [B, H, W], their share [B]): a box of area 1 - share around a uniform place is
@@ -61,8 +61,8 @@ class Mixing(Settings):
             half = (side * length / 2).floor()[:, None]
             at, places = (middle[:, axis : axis + 1] * length).floor(), torch.arange(length, device=x.device)
             inside.append((places >= at - half) & (places < at + half))
-        shown = ~(inside[0][:, :, None] & inside[1][:, None, :])
-        return shown, shown.to(torch.float64).mean((1, 2))
+        visible = ~(inside[0][:, :, None] & inside[1][:, None, :])
+        return visible, visible.to(torch.float64).mean((1, 2))
 
 
 def soft(labels: Tensor, others: Tensor, share: Tensor, classes: int) -> Tensor:

@@ -25,11 +25,11 @@ def located(path: str, data_dir: Path, hint: str = "set path to your data") -> P
     """The path itself, or below the data folder. Raises: DataError saying where it was looked for and, by `hint`, what
     to do.
     """
-    given = Path(path).expanduser()
-    for candidate in (given, data_dir / given):
+    place = Path(path).expanduser()
+    for candidate in (place, data_dir / place):
         if candidate.exists():
             return candidate
-    raise DataError(f"there is no {given} (looked in {Path.cwd()} and {data_dir}); {hint}")
+    raise DataError(f"there is no {place} (looked in {Path.cwd()} and {data_dir}); {hint}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,18 +103,18 @@ class OwnImages(DataSource):
         Raises: DataError for a class of test images that the first split's images lack, or that is not among
         `class_names`, or the other way round; and as `poise.data.cache.kept`.
         """
-        origin, given = images.folder, self.label_map or {}
-        if strange := [label for label in given if label not in names]:
+        origin, label_numbers = images.folder, self.label_map or {}
+        if strange := [label for label in label_numbers if label not in names]:
             raise DataError(
                 f"{origin} has no label {strange[0]!r}, which label_map names{did_you_mean(strange[0], names)}"
             )
-        words = [given.get(label, label) for label in names]
+        words = [label_numbers.get(label, label) for label in names]
         present = {words[number] for number in np.unique(labels[0])}
         classes = self.class_names or tuple(dict.fromkeys(word for word in words if word in present))
         for column in labels:
-            if other := [words[number] for number in np.unique(column) if words[number] not in classes]:
-                wanted = "no training image has" if self.class_names is None else "class_names does not name"
-                raise DataError(f"{origin}: {other[0]!r} is a class that {wanted}{did_you_mean(other[0], classes)}")
+            if unknown := [words[number] for number in np.unique(column) if words[number] not in classes]:
+                reason = "no training image has" if self.class_names is None else "class_names does not name"
+                raise DataError(f"{origin}: {unknown[0]!r} is a class that {reason}{did_you_mean(unknown[0], classes)}")
         if lacking := [word for word in classes if word not in present]:
             raise DataError(f"{origin}: no training image is of the class {lacking[0]!r}, which class_names names")
         if len(classes) < 2:

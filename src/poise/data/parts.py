@@ -174,5 +174,5 @@ def _shape(shape: tuple[int, ...], layout: Layout, origin: object) -> tuple[int,
     """(C, H, W) of images stored as `shape`."""
     if not shape or shape[0] == 0:
         raise DataError(f"{origin} holds no images")
-    one = channels_first(np.empty((0, *shape[1:]), np.uint8), layout, origin).shape
-    return one[1], one[2], one[3]
+    shape_first = channels_first(np.empty((0, *shape[1:]), np.uint8), layout, origin).shape
+    return shape_first[1], shape_first[2], shape_first[3]

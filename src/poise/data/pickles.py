@@ -166,10 +166,10 @@ class _Unpickler(pickle.Unpickler):
         self.origin = origin
 
     def find_class(self, module: str, name: str) -> Any:
-        known = _KNOWN.get((module, name))
-        if known is None:
+        known_class = _KNOWN.get((module, name))
+        if known_class is None:
             raise UntrustedFileError(f"{self.origin} asks for {module}.{name}, which could run code, and was not read")
-        return known
+        return known_class
 
 
 def read_pickle(content: bytes | BinaryIO, origin: object, encoding: str = "latin1") -> Any:

@@ -77,25 +77,25 @@ def matching(pattern: str, data_dir: Path) -> list[Path]:
     """The files of a pattern with `*`, `?` or one {first..last}, or all .tar files of a folder, by name. Raises:
     DataError for none.
     """
-    given = Path(pattern).expanduser()
+    typed_path = Path(pattern).expanduser()
     for root in (Path(), data_dir):
-        place = root / given
+        place = root / typed_path
         if place.is_dir():
-            found = sorted(place.glob("*.tar"))
+            files = sorted(place.glob("*.tar"))
         elif numbers := re.search(r"\{(\d+)\.\.(\d+)\}", str(place)):
             first, last = numbers.groups()
             if int(last) - int(first) > _SHARDS:
                 raise DataError(f"path = {pattern} names more than {_SHARDS:,} shards")
             wide = [f"{number:0{len(first)}}" for number in range(int(first), int(last) + 1)]
-            found = [Path(str(place).replace(numbers.group(), number)) for number in wide]
-            if lacking := [path for path in found if not path.is_file()]:
-                if len(lacking) == len(found):
+            files = [Path(str(place).replace(numbers.group(), number)) for number in wide]
+            if lacking := [path for path in files if not path.is_file()]:
+                if len(lacking) == len(files):
                     continue
                 raise DataError(f"the shard {lacking[0]} of {pattern} is missing")
         else:
-            found = sorted(place.parent.glob(place.name))
-        if found:
-            return found
+            files = sorted(place.parent.glob(place.name))
+        if files:
+            return files
     raise DataError(f"there is no shard {pattern} (looked in {Path.cwd()} and {data_dir}); set path to your data")
 
 

@@ -53,8 +53,8 @@ class Stream(Settings):
                 "Stream.mixing: images of a pool are not mixed with others; set mixing or extra to none"
             )
         if self.extra is not None and self.labelled == self.batch_size:
-            wanted = f"at least one of batch_size = {self.batch_size} images"
-            raise SettingsError(f"Extra.share = {self.extra.share}: must leave room for {wanted} from the pool")
+            need = f"at least one of batch_size = {self.batch_size} images"
+            raise SettingsError(f"Extra.share = {self.extra.share}: must leave room for {need} from the pool")
         if self.extra is not None and self.augmentation is not None and self.augmentation.crops:
             raise SettingsError(
                 "Stream.augmentation: a random crop is made of whole images, which a pool does not have; set extra to"
@@ -106,8 +106,8 @@ class Feed:
         crops = stream.augmentation is not None and stream.augmentation.crops
         self.split = (split.undecoded() if crops else split).to(device)
         self.device = self.split.labels.device
-        own = stream.extra is not None and stream.extra.pool is None
-        self.pool = self.split if own else None if pool is None else _near(pool, self.device)
+        extra_from_split = stream.extra is not None and stream.extra.pool is None
+        self.pool = self.split if extra_from_split else None if pool is None else _near(pool, self.device)
         self.steps_per_epoch = len(split) // size if stream.drop_last else math.ceil(len(split) / size)
         ahead = stream.extra is None and (crops or self.split.resident is None)
         self._ahead = Ahead(self.split, self._job, pin=self.device.type == "cuda") if ahead else None
@@ -116,8 +116,8 @@ class Feed:
     @property
     def smallest(self) -> int:
         """Images of the smallest batch, over all ranks."""
-        left = len(self.split) % self.stream.batch_size
-        return left if left and not self.stream.drop_last and self.stream.extra is None else self.stream.batch_size
+        rest = len(self.split) % self.stream.batch_size
+        return rest if rest and not self.stream.drop_last and self.stream.extra is None else self.stream.batch_size
 
     def batch(self, now: Now) -> Batch:
         """This rank's part of the step's batch: a contiguous piece, empty where there are fewer images than ranks.
@@ -127,8 +127,8 @@ class Feed:
         first, low, high, total = self._part(now.step)
         if self.stream.extra is not None:
             places = torch.arange(low, high, device=self.device)
-            labelled = self._rows(now.step // self.steps_per_epoch + 1)[first : first + self.stream.labelled]
-            x, y, ids, extra = self._mixed(labelled, now.step, slice(low, high))
+            labelled_rows = self._rows(now.step // self.steps_per_epoch + 1)[first : first + self.stream.labelled]
+            x, y, ids, extra = self._mixed(labelled_rows, now.step, slice(low, high))
         else:
             places = sent(self._places(now.step), self.device)
             rows, images = (self._job(now.step)[0], None) if self._ahead is None else self._ahead.batch(now.step)
@@ -153,11 +153,11 @@ class Feed:
         _, low, high, total = self._part(step)
         at = torch.empty(total, dtype=torch.int64, device=self.device)
         at[batch.places] = torch.arange(len(batch), device=self.device)
-        own, partners = slice(0, high - low), at[sent(self._partners(step)[low:high], self.device)]
-        draw = Draw(key_of(self.seed, "mixing", self.stream.order, step), batch.places[own])
-        x, share = mixing.mixed(batch.x[own], batch.x[partners], draw)
-        columns = {name: column[own] for name, column in batch.columns().items()}
-        labels = soft(batch.y[own], batch.y[partners], share, self.classes)
+        own_rows, partners = slice(0, high - low), at[sent(self._partners(step)[low:high], self.device)]
+        draw = Draw(key_of(self.seed, "mixing", self.stream.order, step), batch.places[own_rows])
+        x, share = mixing.mixed(batch.x[own_rows], batch.x[partners], draw)
+        columns = {name: column[own_rows] for name, column in batch.columns().items()}
+        labels = soft(batch.y[own_rows], batch.y[partners], share, self.classes)
         return replace(batch, **{**columns, "x": x, "soft": labels})
 
     def _part(self, step: int) -> tuple[int, int, int, int]:
@@ -219,20 +219,24 @@ class Feed:
         if self.pool is None:
             raise InputError("the stream has extra images, but its feed was given no pool; open it with open_pools")
         order = seeds.permutation(self.stream.batch_size, self.seed, "mix", self.stream.order, step)[part]
-        own, others = (order < len(labelled)).nonzero()[:, 0], (order >= len(labelled)).nonzero()[:, 0]
-        drawn = Draw(key_of(self.seed, "extra", self.stream.order, step), order[others]).integers(len(self.pool))
-        sizes = [len(own), len(own), len(others), len(others)]
-        rows, own, chosen, others = sent(torch.cat([order[own], own, drawn, others]), self.device).split(sizes)
-        shown = [self.split.subset(labelled[rows]), self._of_pool(self.pool, drawn, chosen)]
-        places = torch.cat([own, others])
+        own_places, extra_places = (order < len(labelled)).nonzero()[:, 0], (order >= len(labelled)).nonzero()[:, 0]
+        pool_numbers = Draw(key_of(self.seed, "extra", self.stream.order, step), order[extra_places]).integers(
+            len(self.pool)
+        )
+        sizes = [len(own_places), len(own_places), len(extra_places), len(extra_places)]
+        rows, own_places, extra_chosen, extra_places = sent(
+            torch.cat([order[own_places], own_places, pool_numbers, extra_places]), self.device
+        ).split(sizes)
+        batches = [self.split.subset(labelled[rows]), self._of_pool(self.pool, pool_numbers, extra_chosen)]
+        places = torch.cat([own_places, extra_places])
         x = torch.empty(len(order), *self.split.shape, dtype=self.dtype, device=self.device)
         y, ids = (torch.empty(len(order), dtype=torch.int64, device=self.device) for _ in range(2))
-        x[places] = torch.cat([source.pixels(dtype=self.dtype).to(self.device) for source in shown])
+        x[places] = torch.cat([source.pixels(dtype=self.dtype).to(self.device) for source in batches])
         y[places], ids[places] = (
-            torch.cat([source.labels for source in shown]),
-            torch.cat([source.ids for source in shown]),
+            torch.cat([source.labels for source in batches]),
+            torch.cat([source.ids for source in batches]),
         )
-        extra = torch.zeros(len(order), dtype=torch.bool, device=self.device).index_fill_(0, others, True)
+        extra = torch.zeros(len(order), dtype=torch.bool, device=self.device).index_fill_(0, extra_places, True)
         return x, y, ids, extra
 
     def _of_pool(self, pool: Split, drawn: Tensor, chosen: Tensor) -> Split:
@@ -254,13 +258,13 @@ class Feed:
 
 def open_pools(streams: Mapping[str, Stream], data: Data, data_dir: Path | str | None = None) -> dict[str, OpenedPool]:
     """The pool of each stream that has one, opened once each. Raises: DataError, StorageError (see `Pool.open`)."""
-    asked = {name: stream.extra.pool for name, stream in streams.items() if stream.extra is not None}
-    wanted = {name: pool for name, pool in asked.items() if pool is not None}
-    opened: dict[Pool, OpenedPool] = {}
-    for pool in wanted.values():
-        if pool not in opened:
-            opened[pool] = pool.open(data, data_dir)
-    return {name: opened[pool] for name, pool in wanted.items()}
+    pools_named = {name: stream.extra.pool for name, stream in streams.items() if stream.extra is not None}
+    pools_needed = {name: pool for name, pool in pools_named.items() if pool is not None}
+    pools_open: dict[Pool, OpenedPool] = {}
+    for pool in pools_needed.values():
+        if pool not in pools_open:
+            pools_open[pool] = pool.open(data, data_dir)
+    return {name: pools_open[pool] for name, pool in pools_needed.items()}
 
 
 def _near(pool: Split, device: torch.device) -> Split:

@@ -46,17 +46,17 @@ class SVHN(PublishedSource):
     def _split(self, files: Files, name: str) -> Split:
         from scipy.io import loadmat
 
-        path, known = files.path(name), len(files.notes)
+        path, notes_before = files.path(name), len(files.notes)
         content = files.read(name)
         try:
-            if len(files.notes) > known or path.name not in self.digests:  # not the published file
+            if len(files.notes) > notes_before or path.name not in self.digests:  # not the published file
                 _check_variables(content)
-            found = loadmat(io.BytesIO(content), variable_names=["X", "y"])
+            variables = loadmat(io.BytesIO(content), variable_names=["X", "y"])
         except Exception as error:  # on a damaged file the MATLAB reader raises whatever its parts do
             raise DataError(f"{path} is not a readable MATLAB file: {error}") from None
-        if "X" not in found or "y" not in found:
+        if "X" not in variables or "y" not in variables:
             raise DataError(f"{path} lacks the variables X and y")
-        images, digits = np.asarray(found["X"]), np.asarray(found["y"]).reshape(-1)
+        images, digits = np.asarray(variables["X"]), np.asarray(variables["y"]).reshape(-1)
         if images.ndim != 4:
             raise DataError(f"{path}: X must be [H, W, C, N], not {list(images.shape)}")
         if digits.dtype.kind == "f":  # MATLAB's own number type
@@ -77,9 +77,9 @@ def _check_variables(content: bytes) -> None:
     order: Literal["little", "big"] = "little" if content[126:128] == b"IM" else "big"
     while start + 8 <= len(content):
         kind, size = (int.from_bytes(content[at : at + 4], order) for at in (start, start + 4))
-        packed = io.BytesIO(content[start + 8 : start + 8 + size])
+        element = io.BytesIO(content[start + 8 : start + 8 + size])
         inflate = zlib.decompressobj()
-        while kind == _COMPRESSED and not inflate.eof and (piece := inflate.unconsumed_tail or packed.read(2**16)):
+        while kind == _COMPRESSED and not inflate.eof and (piece := inflate.unconsumed_tail or element.read(2**16)):
             total += len(inflate.decompress(piece, 2**22))
             if total > most:
                 raise ValueError(f"it unpacks to more than {in_words(most)}")

@@ -72,13 +72,13 @@ class Table(OwnImages):
             return "train"
         if word in _TEST:
             return "test"
-        known = ", ".join((*_TRAIN, *_TEST))
-        raise DataError(f"{table}, row {number}: {self.split_column} = {word!r}, must be one of {known}")
+        names = ", ".join((*_TRAIN, *_TEST))
+        raise DataError(f"{table}, row {number}: {self.split_column} = {word!r}, must be one of {names}")
 
     def _rows(self, table: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         """(number from 1, values by column) of every row."""
-        wanted = (self.path_column, self.label_column, self.split_column)
-        rows = _parquet(table, wanted) if table.suffix == ".parquet" else _csv(table)
+        columns_needed = (self.path_column, self.label_column, self.split_column)
+        rows = _parquet(table, columns_needed) if table.suffix == ".parquet" else _csv(table)
         number = 0
         for number, row in rows:
             lacking = [column for column in (self.path_column, self.label_column) if column not in row]
@@ -114,11 +114,11 @@ def _parquet(table: Path, wanted: Sequence[str]) -> Iterator[tuple[int, Mapping[
     try:
         with reading(table, _LARGEST) as content:
             file = parquet.ParquetFile(content, read_dictionary=list(wanted))
-            known, size = file.metadata, os.fstat(content.fileno()).st_size
-            groups = [known.row_group(number) for number in range(known.num_row_groups)]
+            metadata, size = file.metadata, os.fstat(content.fileno()).st_size
+            groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
             check_plausible(sum(group.total_byte_size for group in groups), size)
-            if known.num_rows > _ROWS:
-                raise ValueError(f"it has {known.num_rows:,} rows, may have at most {_ROWS:,}")
+            if metadata.num_rows > _ROWS:
+                raise ValueError(f"it has {metadata.num_rows:,} rows, may have at most {_ROWS:,}")
             names = file.schema_arrow.names
             columns = [name for name in wanted if name in names] if {*wanted[:2]} <= {*names} else names[:1]
             start = 1

@@ -40,8 +40,8 @@ class TinyImageNet(PublishedSource):
     def read(self, data_dir: Path) -> Data:
         files = self.files(data_dir)
         root = files.folder
-        listed = files.read("wnids.txt").decode("utf-8", "replace").split()
-        wnids = tuple(wnid for wnid in listed if (root / "train" / wnid).is_dir())
+        synsets = files.read("wnids.txt").decode("utf-8", "replace").split()
+        wnids = tuple(wnid for wnid in synsets if (root / "train" / wnid).is_dir())
         if not wnids:
             raise DataError(f"{root / 'train'} holds no folder of a class in wnids.txt")
         train_paths, train_labels = in_turn([_train_files(root, wnid) for wnid in wnids])
@@ -60,10 +60,10 @@ class TinyImageNet(PublishedSource):
 
 def _train_files(root: Path, wnid: str) -> list[Path]:
     folder = root / "train" / wnid / "images"
-    found = image_files(folder)
-    if not found:
+    files = image_files(folder)
+    if not files:
         raise DataError(f"{folder} holds no images")
-    return found
+    return files
 
 
 def _validation(root: Path, annotations: bytes, wnids: tuple[str, ...]) -> tuple[list[Path], np.ndarray]:

@@ -66,14 +66,14 @@ class Blueprint:
         if isinstance(network, GivenNetwork):
             return None
         source = to_json(data) if type(data).__name__ in BENCHMARKS else {}
-        judged = {} if protocol is None or _has_path(to_json(protocol)) else to_json(protocol)
+        protocol_data = {} if protocol is None or _has_path(to_json(protocol)) else to_json(protocol)
         return cls(
             to_json(network.blank()),
             list(shape),
             list(classes),
             digest_of(built),
             data=source,
-            protocol=judged,
+            protocol=protocol_data,
             **about,
         )
 
@@ -88,9 +88,9 @@ class Blueprint:
             raise CheckpointError(f"{origin} is none of Poise's: it has no poise_format")
         if document["poise_format"] != FORMAT:
             raise CheckpointError(f"{origin} has poise_format {document['poise_format']!r}, must be {FORMAT}")
-        known = {*(each.name for each in dataclasses.fields(cls)), "sha256"}
+        names_known = {*(setting.name for setting in dataclasses.fields(cls)), "sha256"}
         try:
-            blueprint = typed(cls, opened({name: value for name, value in document.items() if name in known}))
+            blueprint = typed(cls, opened({name: value for name, value in document.items() if name in names_known}))
         except ValueError as error:
             raise CheckpointError(f"{origin} is damaged: {error}") from None
         if len(blueprint.shape) != 3 or min(blueprint.shape) < 1 or len(blueprint.classes) < 2:
@@ -127,8 +127,8 @@ class Blueprint:
             settings = from_json(Network, _offline(self.network)).blank()  # type: ignore[type-abstract]
             network = settings.build((channels, height, width), len(self.classes), self.seed)
         except SettingsError as error:
-            own = "; where it is your own, --import its file" if "no registered" in str(error) else ""
-            raise CheckpointError(f"{origin}: its network cannot be built: {error}{own}") from None
+            hint = "; where it is your own, --import its file" if "no registered" in str(error) else ""
+            raise CheckpointError(f"{origin}: its network cannot be built: {error}{hint}") from None
         network = network.to(next(tensor.dtype for tensor in weights.values() if tensor.is_floating_point()))
         load_into(network, weights, origin)
         if digest_of(network) != self.weights:

@@ -46,8 +46,8 @@ class Callbacks(Callback):
     def of_all(cls, given: Sequence[Callback], progress: Progress | None = None) -> Callbacks:
         """Those that this rank calls: the first one all of them, the others none."""
         world = join()
-        checked = check_callbacks(given)
-        return cls(checked if world.leads else (), progress, alone=world.size == 1)
+        callbacks = check_callbacks(given)
+        return cls(callbacks if world.leads else (), progress, alone=world.size == 1)
 
     def epoch(self, run: Run, line: Mapping[str, Any]) -> None:
         self._call("epoch", lambda callback: callback.epoch(run, dict(line)))
@@ -77,6 +77,6 @@ def check_callbacks(given: Sequence[Callback]) -> Sequence[Callback]:
     """Raises: SettingsError for what is none."""
     for callback in given if isinstance(given, list | tuple) else [given]:
         if not isinstance(callback, Callback):
-            what = callback.__name__ if isinstance(callback, type) else type(callback).__name__
-            raise SettingsError(f"callbacks: {what} is none, must be a list of objects of classes of poise.Callback")
+            name = callback.__name__ if isinstance(callback, type) else type(callback).__name__
+            raise SettingsError(f"callbacks: {name} is none, must be a list of objects of classes of poise.Callback")
     return given

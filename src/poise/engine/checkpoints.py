@@ -45,8 +45,8 @@ def write_tensors(
     plain = dict(zip(tensors, fetched(list(tensors.values())), strict=True))
     data = safetensors.torch.save(plain, metadata)
     digest = hashlib.sha256(data).hexdigest()
-    described = {"format": FORMAT, "sha256": digest, **facts}
-    beside = json.dumps(sealed(described, "facts_sha256"), indent=1)
+    facts_written = {"format": FORMAT, "sha256": digest, **facts}
+    beside = json.dumps(sealed(facts_written, "facts_sha256"), indent=1)
     write_files({tensors_file(path): data, facts_file(path): beside.encode()})
     return digest
 

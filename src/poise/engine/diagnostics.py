@@ -62,11 +62,11 @@ class Diagnosis(Settings):
         images = split.first(min(self.images, len(split)))
         networks = _networks(learners, deployed)
         attack = self.against(_policies(learners))
-        found: dict[str, Any] = {"attack": described(attack)}
-        found |= accuracies(networks, images, attack, now.seed, self.own(learners))
+        measurements: dict[str, Any] = {"attack": described(attack)}
+        measurements |= accuracies(networks, images, attack, now.seed, self.own(learners))
         if self.geometry:
-            found |= distances(networks) | cosines(learners, images, now)
-        return {f"diagnosis/{name}": value for name, value in found.items()}
+            measurements |= distances(networks) | cosines(learners, images, now)
+        return {f"diagnosis/{name}": value for name, value in measurements.items()}
 
     def apart(self, learners: Mapping[str, Learner], deployed: nn.Module) -> dict[str, float]:
         """The distances alone, for epochs in which nothing else is measured."""
@@ -81,14 +81,16 @@ class Diagnosis(Settings):
             name: "robust" if learner.policy.objective.asks_network else "natural" for name, learner in learners.items()
         }
         tasks |= {name: task_of(attack) for name, attack in self.own(learners).items()}
-        judged = sorted({"natural", "robust", *tasks.values()})
-        diagnosed = [line for line in lines if all(f"diagnosis/{GLOBAL}/{task}" in line for task in judged)]
+        tasks_judged = sorted({"natural", "robust", *tasks.values()})
+        lines_with_regrets = [
+            line for line in lines if all(f"diagnosis/{GLOBAL}/{task}" in line for task in tasks_judged)
+        ]
         history = [
             {
-                name: {task: self._loss_of(line, f"diagnosis/{name}/{task}") for task in judged}
+                name: {task: self._loss_of(line, f"diagnosis/{name}/{task}") for task in tasks_judged}
                 for name in (*learners, GLOBAL)
             }
-            for line in diagnosed
+            for line in lines_with_regrets
         ]
         return {f"regret/{name}": value for name, value in regrets(history, tasks, self.delta).items()}
 
@@ -109,8 +111,10 @@ class Diagnosis(Settings):
         """
         policies = _policies(learners)
         attack, robust = self.against(policies), searching(policies)
-        others = {name: ascent for name, ascent in robust.items() if ascent.threat != attack.threat and len(robust) > 1}
-        return {name: _under(attack, ascent) for name, ascent in others.items()}
+        further = {
+            name: ascent for name, ascent in robust.items() if ascent.threat != attack.threat and len(robust) > 1
+        }
+        return {name: _under(attack, ascent) for name, ascent in further.items()}
 
     def _loss_of(self, line: Mapping[str, Any], accuracy: str) -> float:
         return 1 - line[accuracy] if self.loss == "zero_one" else line[f"{accuracy} loss"]
@@ -119,7 +123,7 @@ class Diagnosis(Settings):
 def searching(policies: Mapping[str, Policy]) -> dict[str, Ascent]:
     """The inner maximisation of each learner that has one."""
     searches = {name: searches_of(policy.objective) for name, policy in policies.items()}
-    return {name: found[0] for name, found in searches.items() if found}
+    return {name: searches_found[0] for name, searches_found in searches.items() if searches_found}
 
 
 def _networks(learners: Mapping[str, Learner], deployed: nn.Module) -> dict[str, nn.Module]:
@@ -142,11 +146,11 @@ def task_of(attack: Attack) -> str:
 
 def _under(attack: Attack, inner: Ascent) -> Attack:
     """The same attack under the threat of an inner maximisation, with its step size if it has one."""
-    changed: dict[str, Any] = {
+    changes: dict[str, Any] = {
         "threat": inner.threat,
         **({"step_size": inner.step_size} if hasattr(attack, "step_size") else {}),
     }
-    return dataclasses.replace(attack, **changed)  # pyright: ignore[reportArgumentType]
+    return dataclasses.replace(attack, **changes)  # pyright: ignore[reportArgumentType]
 
 
 def accuracies(
@@ -159,23 +163,24 @@ def accuracies(
     own: networks whose images are made by another attack than `attack`; each such attack is a task of all networks (see
     `task_of`).
     """
-    found, own = {}, own or {}
-    attacks = {"robust": attack, **{task_of(other): other for other in own.values()}}
+    result, own = {}, own or {}
+    attacks = {"robust": attack, **{task_of(attack_of_task): attack_of_task for attack_of_task in own.values()}}
     for name, network in networks.items():
         device, dtype = device_of(network)
         labels = split.labels.to(device)
-        made = {
-            task: torch.cat([x for x, _ in attacked(network, split, each, seed=seed)]) for task, each in attacks.items()
+        adversarial = {
+            task: torch.cat([x for x, _ in attacked(network, split, attack_each, seed=seed)])
+            for task, attack_each in attacks.items()
         }
-        for task, images in {"natural": split.pixels(dtype=dtype).to(device), **made}.items():
+        for task, images in {"natural": split.pixels(dtype=dtype).to(device), **adversarial}.items():
             logits = logits_of(network, images)
-            found[f"{name}/{task}"] = _accuracy(logits, labels)
-            found[f"{name}/{task} loss"] = float(cross_entropy(logits, labels).clamp(max=1).double().mean())
-        x_adv = made[task_of(own[name]) if name in own else "robust"]
-        for other, judge in networks.items():
-            if other != name:
-                found[f"{other}/on images of {name}"] = _accuracy(logits_of(judge, x_adv), labels)
-    return found
+            result[f"{name}/{task}"] = _accuracy(logits, labels)
+            result[f"{name}/{task} loss"] = float(cross_entropy(logits, labels).clamp(max=1).double().mean())
+        x_adv = adversarial[task_of(own[name]) if name in own else "robust"]
+        for attack_of_task, judge in networks.items():
+            if attack_of_task != name:
+                result[f"{attack_of_task}/on images of {name}"] = _accuracy(logits_of(judge, x_adv), labels)
+    return result
 
 
 def distances(networks: Mapping[str, nn.Module]) -> dict[str, float]:
@@ -210,12 +215,20 @@ def theory(lines: Sequence[Mapping[str, Any]], epoch: int, diagnosis: Diagnosis)
     """What a record says of the theory: regrets and bound as they stood at this epoch, of which loss and with which
     delta; or nothing.
     """
-    told = [line for line in lines if line.get("epoch", 0) <= epoch and "regret/tradeoff" in line]
-    if not told:
+    lines_before = [line for line in lines if line.get("epoch", 0) <= epoch and "regret/tradeoff" in line]
+    if not lines_before:
         return {}
     rounds = sum(f"diagnosis/{GLOBAL}/natural" in line for line in lines if line.get("epoch", 0) <= epoch)
-    numbers = {name.removeprefix("regret/"): value for name, value in told[-1].items() if name.startswith("regret/")}
-    return {"epoch": told[-1]["epoch"], "rounds": rounds, "loss": diagnosis.loss, "delta": diagnosis.delta, **numbers}
+    numbers = {
+        name.removeprefix("regret/"): value for name, value in lines_before[-1].items() if name.startswith("regret/")
+    }
+    return {
+        "epoch": lines_before[-1]["epoch"],
+        "rounds": rounds,
+        "loss": diagnosis.loss,
+        "delta": diagnosis.delta,
+        **numbers,
+    }
 
 
 def _flat(tensors: Sequence[Tensor]) -> Tensor:

@@ -56,14 +56,16 @@ def estimate_cost(experiment: Experiment, *, device: str = "auto", data_dir: Pat
     Where steps are compiled (see `Experiment.compile`), of which there is one for every size, it is measured on a whole
     batch.
     """
-    chosen = choose_device(device)
-    arithmetic = allowed(experiment.precision, chosen)
-    compiling = compilation(experiment.compile, chosen)
+    device_chosen = choose_device(device)
+    arithmetic = allowed(experiment.precision, device_chosen)
+    compiling = compilation(experiment.compile, device_chosen)
     data = experiment.data.load(data_dir)
     count = len(data.train) if experiment.selection == "test" else round(len(data.train) * (1 - experiment.held_out))
 
     def build(name: str, policy: Policy) -> Learner:
-        network = experiment.model.build(data.shape, len(data.classes), experiment.seed).to(chosen, arithmetic.dtype)
+        network = experiment.model.build(data.shape, len(data.classes), experiment.seed).to(
+            device_chosen, arithmetic.dtype
+        )
         return Learner(name, policy, network, arithmetic=arithmetic, compilation=compiling)
 
     method = experiment.method.diagnosed()  # an upper bound: learners that sit out epochs are timed as if they did not
@@ -77,17 +79,17 @@ def estimate_cost(experiment: Experiment, *, device: str = "auto", data_dir: Pat
     before = 1 if compiling is None else 3
     while True:
         part = data.train.first(images)
-        batch = Batch.of(part.pixels(slice(None), arithmetic.dtype).to(chosen), part.labels.to(chosen))
+        batch = Batch.of(part.pixels(slice(None), arithmetic.dtype).to(device_chosen), part.labels.to(device_chosen))
         seconds = min(
             [_timed(method, learners, dict.fromkeys(streams, batch), first) for _ in range(before + 1)][before - 1 :]
         )
         if seconds >= LONG_ENOUGH or images == size:
             break
         images = min(2 * images, size)
-    saved = [0]
+    bytes_saved = [0]
 
     def count_bytes(tensor: Tensor) -> Tensor:
-        saved[0] += tensor.numel() * tensor.element_size()
+        bytes_saved[0] += tensor.numel() * tensor.element_size()
         return tensor
 
     name = next(iter(learners))
@@ -105,8 +107,8 @@ def estimate_cost(experiment: Experiment, *, device: str = "auto", data_dir: Pat
         measured_on=images,
         seconds=seconds * scale * experiment.epochs * count / size,
         state_bytes=state,
-        activation_bytes=round(saved[0] * scale),
-        device=device_name(chosen),
+        activation_bytes=round(bytes_saved[0] * scale),
+        device=device_name(device_chosen),
     )
 
 

@@ -147,18 +147,18 @@ class Experiment(Settings):
             raise SettingsError(f"Experiment.keep_epochs = {self.keep_epochs}: must be at most epochs = {self.epochs}")
         self.method.check(self.epochs)
         for name, policy in self.method.policies().items():
-            for what, value, begins in beginnings(policy):
+            for setting, value, begins in beginnings(policy):
                 if begins > self.epochs:
-                    wanted = f"must be at most epochs = {self.epochs}; begin earlier or set epochs to {begins} or more"
-                    raise SettingsError(f"learner {name!r}: {what} = {value}: {wanted}")
+                    rule = f"must be at most epochs = {self.epochs}; begin earlier or set epochs to {begins} or more"
+                    raise SettingsError(f"learner {name!r}: {setting} = {value}: {rule}")
         if self.selection == "held-out" and not 0 < self.held_out < 1:
             raise SettingsError(f"Experiment.held_out = {self.held_out}: must be above 0 and below 1")
 
     @property
     def judges(self) -> list[Attack]:
         """The attacks of the monitors, then those of the protocol."""
-        monitored = (monitor.attack for monitor in self.monitors if monitor.attack is not None)
-        return [*monitored, *self.protocol.attacks]
+        attacks = (monitor.attack for monitor in self.monitors if monitor.attack is not None)
+        return [*attacks, *self.protocol.attacks]
 
     @property
     def threat(self) -> Threat:
@@ -182,9 +182,9 @@ class Experiment(Settings):
         new = assigned(old, views)
         if new == old:
             return self
-        changed = within(self, old, new)
-        say_change(changed, old, new)
-        return changed
+        result = within(self, old, new)
+        say_change(result, old, new)
+        return result
 
     def hand_on(self, new: Any) -> Any:
         """Once anything differs that defines the experiment it is another one: its title says which, and no published
@@ -198,10 +198,10 @@ class Experiment(Settings):
             return new._measured_by(self.protocol) if new.protocol.attacks != self.protocol.attacks else new
         stale = new.title == self.title and (kinds or rows or outdated(self, new))
         title = retitled(self, new, kinds) if stale else new.title
-        own = new.published if new.published != self.published else None
+        row = new.published if new.published != self.published else None
         theirs = type(self.data).__name__ in BENCHMARKS and type(new.data).__name__ not in BENCHMARKS
         selection: Any = "held-out" if theirs else new.selection
-        return dataclasses.replace(new, title=title, published=own, also_published=(), selection=selection)
+        return dataclasses.replace(new, title=title, published=row, also_published=(), selection=selection)
 
     @property
     def rows(self) -> tuple[Published, ...]:
@@ -213,13 +213,13 @@ class Experiment(Settings):
         """What tables and pages call it: its title or name, said to be changed where it carries a row that is no longer
         its own.
         """
-        carried = [row for row in (self.published, *self.also_published) if row is not None]
-        return (self.title or self.name) + (", changed" if carried and not self.rows else "")
+        papers = [row for row in (self.published, *self.also_published) if row is not None]
+        return (self.title or self.name) + (", changed" if papers and not self.rows else "")
 
     def bound(self) -> Experiment:
         """The same with its rows bound to it, so that they are told from those of whatever it is changed into."""
-        own = fingerprint(self)
-        return self._with_rows(lambda row: dataclasses.replace(row, of=own))
+        digest = fingerprint(self)
+        return self._with_rows(lambda row: dataclasses.replace(row, of=digest))
 
     def small_variant(self) -> Experiment:
         """The same, as what only shows that a recipe runs: no row of a paper is its own, and its title says so."""
@@ -245,8 +245,8 @@ class Experiment(Settings):
         """
         data = to_json(self)
         del data["seed"], data["also_published"]
-        for known in ("plus_minus", "protocol", "of"):
-            (data["published"] or {}).pop(known, None)
+        for key in ("plus_minus", "protocol", "of"):
+            (data["published"] or {}).pop(key, None)
         return f"{self.name}-{hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:8]}"
 
 
@@ -291,8 +291,8 @@ def check_readable(experiment: Experiment) -> None:
     try:
         from_json(Experiment, to_json(experiment))
     except SettingsError as error:
-        own = "a class of your own is registered by @poise.configurable"
-        raise SettingsError(f"the settings could not be read again: {error}; {own}") from None
+        advice = "a class of your own is registered by @poise.configurable"
+        raise SettingsError(f"the settings could not be read again: {error}; {advice}") from None
 
 
 def first_difference(begun: Experiment, other: Experiment) -> str:
@@ -308,11 +308,11 @@ def never_redistributed(experiment: Experiment) -> list[str]:
     method, epochs = experiment.method, experiment.epochs
     if not isinstance(method, Generalist) or method.redistribute == "never" or method.redistribution_epochs(epochs):
         return []
-    given = (
+    value_text = (
         f"method.redistribute_every = {method.redistribute_every} and redistribute_from = {method.redistribute_from:g}"
     )
-    wanted = "lower one of them, or set method.redistribute=never"
+    advice = "lower one of them, or set method.redistribute=never"
     return [
-        f"{given} leave no redistribution within epochs = {epochs}, so the base learners never become the global one:"
-        f" {wanted}"
+        f"{value_text} leave no redistribution within epochs = {epochs}, so the base learners never become the global"
+        f" one: {advice}"
     ]

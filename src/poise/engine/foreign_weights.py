@@ -105,9 +105,9 @@ def _content(path: Path) -> object:
     except ImplausibleError as error:
         raise CheckpointError(f"{path} was not read: {error}") from None
     except Exception as error:  # torch raises many kinds; whatever it is, nothing of the file was used
-        if asked := re.search(r"GLOBAL ([\w.]+)", str(error)):
+        if match_global := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise CheckpointError(
-                f"{path} asks for {asked[1]}, which could run code, and was not read; save its state_dict alone"
+                f"{path} asks for {match_global[1]}, which could run code, and was not read; save its state_dict alone"
             ) from None
         if "TorchScript" in str(error):
             raise CheckpointError(
@@ -134,14 +134,14 @@ def _state_dicts(content: object, key: str) -> Iterator[tuple[str, Weights]]:
     if not isinstance(content, Mapping):
         return
     inside = [
-        found
+        state_dict
         for name, value in content.items()
         if isinstance(name, str) and not _ASIDE.search(name) and not _of_weights(name, value)
-        for found in _state_dicts(value, f"{key}.{name}" if key else name)
+        for state_dict in _state_dicts(value, f"{key}.{name}" if key else name)
     ]
-    own = {name: value for name, value in content.items() if isinstance(name, str) and _of_weights(name, value)}
-    if any("." in name for name in own) or not inside:
-        inside = [(key, own)] if own else []
+    weights = {name: value for name, value in content.items() if isinstance(name, str) and _of_weights(name, value)}
+    if any("." in name for name in weights) or not inside:
+        inside = [(key, weights)] if weights else []
     yield from inside
 
 
@@ -152,8 +152,8 @@ def _of_weights(name: str, value: object) -> bool:
 def _alike(several: Sequence[Weights]) -> bool:
     first = several[0]
     return all(
-        other.keys() == first.keys() and all(torch.equal(other[name], first[name]) for name in first)
-        for other in several[1:]
+        candidate.keys() == first.keys() and all(torch.equal(candidate[name], first[name]) for name in first)
+        for candidate in several[1:]
     )
 
 
@@ -168,8 +168,8 @@ def _entries(content: object) -> str:
 
 def named(names: Collection[object]) -> str:
     """The first few names, and how many there are."""
-    shown = ", ".join(repr(name) for name in list(names)[:5])
-    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
+    names_text = ", ".join(repr(name) for name in list(names)[:5])
+    return names_text if len(names) <= 5 else f"{names_text} and {len(names) - 5} more"
 
 
 def fitting(weights: Weights, network: torch.nn.Module) -> Weights:
@@ -180,16 +180,16 @@ def fitting(weights: Weights, network: torch.nn.Module) -> Weights:
     them. Weights that are stored as length and direction, or divided by their spectral norm, are multiplied out where
     the network has them plain.
     """
-    wanted = _needs(network)
-    weights = _unwrapped(weights, wanted)
+    needs = _needs(network)
+    weights = _unwrapped(weights, needs)
     for _ in range(2):  # names are stripped before weights are multiplied out, or after
-        weights = _stripped(weights, wanted)
-        weights = _multiplied(weights, wanted)
-    if _fits(weights, wanted):
-        weights = {name: tensor for name, tensor in weights.items() if name in wanted or not name.endswith(_COUNTERS)}
-    own = {name: tensor for name, tensor in network.state_dict().items() if isinstance(tensor, Tensor)}
+        weights = _stripped(weights, needs)
+        weights = _multiplied(weights, needs)
+    if _fits(weights, needs):
+        weights = {name: tensor for name, tensor in weights.items() if name in needs or not name.endswith(_COUNTERS)}
+    tensors = {name: tensor for name, tensor in network.state_dict().items() if isinstance(tensor, Tensor)}
     buffers = {name for name, _ in network.named_buffers()}
-    for name, tensor in own.items():
+    for name, tensor in tensors.items():
         constant = name in buffers and name.rpartition(".")[2] in _CONSTANTS
         if name not in weights and (name.endswith(_COUNTERS) or constant):
             weights = {**weights, name: tensor}
@@ -221,14 +221,14 @@ def _stripped(weights: Weights, wanted: Collection[str]) -> Weights:
     """The weights without the one prefix under which all that the network needs is there; unchanged where there is
     none, or several.
     """
-    needed = sorted((name for name in wanted if not name.endswith(_COUNTERS)), key=len, reverse=True)
-    if any(name in weights for name in needed):
+    names_needed = sorted((name for name in wanted if not name.endswith(_COUNTERS)), key=len, reverse=True)
+    if any(name in weights for name in names_needed):
         return weights
-    ends = (f".{name}" for name in needed)
+    ends = (f".{name}" for name in names_needed)
     prefixes = next(
-        (found for end in ends if (found := [name[: 1 - len(end)] for name in weights if name.endswith(end)])), []
+        (stems for end in ends if (stems := [name[: 1 - len(end)] for name in weights if name.endswith(end)])), []
     )
-    whole = [prefix for prefix in prefixes if all(f"{prefix}{name}" in weights for name in needed)]
+    whole = [prefix for prefix in prefixes if all(f"{prefix}{name}" in weights for name in names_needed)]
     prefixes = whole if len(prefixes) > 1 else prefixes
     return (
         {name.removeprefix(prefixes[0]): tensor for name, tensor in weights.items()} if len(prefixes) == 1 else weights
@@ -242,13 +242,16 @@ def _multiplied(weights: Weights, wanted: Collection[str]) -> Weights:
     result = dict(weights)
     for name in wanted:
         stem, dot, leaf = name.rpartition(".")
-        held = f"{stem}{dot}parametrizations.{leaf}."
-        for length, direction in ((f"{name}_g", f"{name}_v"), (f"{held}original0", f"{held}original1")):
+        prefix = f"{stem}{dot}parametrizations.{leaf}."
+        for length, direction in ((f"{name}_g", f"{name}_v"), (f"{prefix}original0", f"{prefix}original1")):
             if name not in result and length in result and direction in result:
                 g, v = result.pop(length), result.pop(direction)
                 axes = [axis for axis in range(v.dim()) if g.dim() != v.dim() or g.shape[axis] == 1]
                 result[name] = v * (g / torch.linalg.vector_norm(v, dim=axes, keepdim=True))
-        for parts in ((f"{name}_orig", f"{name}_u", f"{name}_v"), (f"{held}original", f"{held}0._u", f"{held}0._v")):
+        for parts in (
+            (f"{name}_orig", f"{name}_u", f"{name}_v"),
+            (f"{prefix}original", f"{prefix}0._u", f"{prefix}0._v"),
+        ):
             if name not in result and all(part in result for part in parts):
                 whole, u, v = (result[part] for part in parts)
                 # else of a transposed layer, whose outputs lie elsewhere
@@ -256,7 +259,7 @@ def _multiplied(weights: Weights, wanted: Collection[str]) -> Weights:
                     len(u),
                     len(v),
                 ):
-                    result = {other: tensor for other, tensor in result.items() if other not in parts}
+                    result = {name_other: tensor for name_other, tensor in result.items() if name_other not in parts}
                     result[name] = whole / torch.dot(u, whole.flatten(1) @ v)
     return result
 
@@ -275,8 +278,8 @@ def load_into(network: torch.nn.Module, weights: Mapping[str, Any], origin: str)
     Raises: CheckpointError naming the first tensor that is missing, left over, of another shape or of another kind of
     numbers.
     """
-    kind, wanted = type(network).__name__, network.state_dict()
-    for name, own in wanted.items():
+    kind, expected = type(network).__name__, network.state_dict()
+    for name, parameter in expected.items():
         if name.endswith("_extra_state"):
             continue
         if name not in weights:
@@ -284,19 +287,20 @@ def load_into(network: torch.nn.Module, weights: Mapping[str, Any], origin: str)
                 f"{origin} lacks {name}, which {kind} needs; it has {named(list(weights)) or 'nothing'}"
             )
         value = weights[name]
-        if not isinstance(own, Tensor) or not isinstance(value, Tensor) or is_lazy(own):
+        if not isinstance(parameter, Tensor) or not isinstance(value, Tensor) or is_lazy(parameter):
             continue
-        if value.shape != own.shape:
+        if value.shape != parameter.shape:
             raise CheckpointError(
-                f"{origin}: {name} has shape {list(value.shape)}, must be {list(own.shape)} for this {kind}"
+                f"{origin}: {name} has shape {list(value.shape)}, must be {list(parameter.shape)} for this {kind}"
             )
-        if own.is_floating_point() and not value.is_floating_point():
+        if parameter.is_floating_point() and not value.is_floating_point():
             raise CheckpointError(f"{origin}: {name} has dtype {value.dtype}, must be floating for this {kind}")
-    if left := sorted(set(weights) - set(wanted)):
-        constants = [name for name in left if name.rpartition(".")[2] in _CONSTANTS]
+    if superfluous := sorted(set(weights) - set(expected)):
+        constants = [name for name in superfluous if name.rpartition(".")[2] in _CONSTANTS]
         hint = "; it standardises its images: build that into the network" if constants else ""
         raise CheckpointError(
-            f"{origin} has {(constants or left)[0]}, which {kind} does not know ({len(left)} such tensors){hint}"
+            f"{origin} has {(constants or superfluous)[0]}, which {kind} does not know ({len(superfluous)} such"
+            f" tensors){hint}"
         )
     try:
         # all is there but the extra state of modules that had none when it was saved

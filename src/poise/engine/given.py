@@ -51,9 +51,9 @@ class GivenNetwork(Network):
     """Digest of what a module consists of."""
 
     def module(self, shape: Shape, classes: int) -> nn.Module:
-        known = _MODULES.get(self.first or "")
-        if known is not None:
-            return copy.deepcopy(known)
+        loaded_module = _MODULES.get(self.first or "")
+        if loaded_module is not None:
+            return copy.deepcopy(loaded_module)
         module = built_by(self.code.find("the network"), classes, f"network = {self.code.name}")
         if self.structure not in (None, _structure(module)):
             again = "go on by the same call"
@@ -93,11 +93,11 @@ class GivenLoss(AdversarialObjective):
 def _values(code: Code, logits: Tensor, labels: Tensor) -> Tensor:
     values = code.find("the objective")(logits, labels)
     if not isinstance(values, Tensor) or values.shape != labels.shape:
-        shown = f"a tensor {list(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
-        wanted = (
+        description = f"a tensor {list(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
+        requirement = (
             f"one value for each of {len(labels)} images, [{len(labels)}]; losses of torch do with reduction='none'"
         )
-        raise SettingsError(f"{code.name} returned {shown}, must return {wanted}")
+        raise SettingsError(f"{code.name} returned {description}, must return {requirement}")
     return values
 
 
@@ -140,9 +140,9 @@ def arrays_given(
     splits, notes = [], []
     for word, pair in (("train", train), ("test", test)):
         if pair is not None:
-            split, rounded = _in_bytes(checked(*pair))
+            split, was_rounded = _in_bytes(checked(*pair))
             splits.append(split)
-            notes += [f"x_{word}: float images rounded to 256 levels"] if rounded else []
+            notes += [f"x_{word}: float images rounded to 256 levels"] if was_rounded else []
     if test is None:
         splits = list(held_out(splits[0], TEST_SHARE, seed=0))
         notes.append("a fifth of every class was held out as test images")

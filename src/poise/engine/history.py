@@ -71,8 +71,8 @@ class History:
     def elapsed(self) -> float:
         """Seconds since the clock was started or this was called last."""
         now = time.perf_counter()
-        passed, self._since = now - self._since, now
-        return passed
+        elapsed_seconds, self._since = now - self._since, now
+        return elapsed_seconds
 
     def add(self, seconds: float) -> None:
         if self.seconds is not None:
@@ -81,8 +81,8 @@ class History:
 
 def processors_of(world: World, arithmetic: Precision) -> list[Hardware]:
     """What the ranks train on; all of them call this together."""
-    told = world.exchange(json.dumps(asdict(hardware_of(arithmetic.device, arithmetic.name))))
-    return [typed(Hardware, json.loads(text)) for text in told]
+    texts = world.exchange(json.dumps(asdict(hardware_of(arithmetic.device, arithmetic.name))))
+    return [typed(Hardware, json.loads(text)) for text in texts]
 
 
 def _listed(processors: Sequence[Hardware]) -> str:

@@ -79,7 +79,7 @@ def train(
     """
     check_until(experiment, until)
     check_callbacks(callbacks)
-    world, chosen = join(), choose_device(device)
+    world, device_chosen = join(), choose_device(device)
     run = world.led(lambda: Run.to_be(Path(out))) or Run(Path(out))
     check_first_weights(experiment.model)
     check_readable(experiment)
@@ -88,12 +88,14 @@ def train(
     pools = world.in_turn(lambda: open_pools(experiment.method.streams(), data, data_dir))
     teachers = world.in_turn(lambda: open_teachers(experiment, data))
     # refuses what does not fit before the folder exists
-    training = prepare(experiment, run, data, chosen, _drawn(progress, world), initial, pools, world, teachers=teachers)
+    training = prepare(
+        experiment, run, data, device_chosen, _drawn(progress, world), initial, pools, world, teachers=teachers
+    )
     check_monitors(experiment, training.splits)
     about = {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {"poise": __version__, "torch": torch.__version__, **data.versions},
-        "device": device_name(chosen),
+        "device": device_name(device_chosen),
         "processor": str(processor()),
         "precision": training.arithmetic.name,
         "imports": imports or {},
@@ -138,10 +140,10 @@ def resume(
     check_callbacks(callbacks)
     check_until(run.experiment, until)
     if world.decided(finished(run) and not any(map(_ours, run.states()))):  # nothing is left to do
-        for which in ("selected", "last"):
-            if why := run.whole(which):
-                lost = f"the {which} weights cannot be used ({why})"
-                _drawn(progress, world).say(f"{lost}, and no complete checkpoint is left to make them of")
+        for checkpoint in ("selected", "last"):
+            if why := run.whole(checkpoint):
+                reason = f"the {checkpoint} weights cannot be used ({why})"
+                _drawn(progress, world).say(f"{reason}, and no complete checkpoint is left to make them of")
         return run
     with _alone(run, world):
         training = _again(run, world, device, data_dir, imports or {}, _drawn(progress, world))
@@ -179,15 +181,16 @@ def train_or_resume(
     if not world.decided((Path(out) / "experiment.json").exists()):
         return train(experiment, out, **how)
     run = Run.open(out)
-    begun = run.experiment
-    experiment = dataclasses.replace(experiment, model=as_begun(experiment.model, begun.model))
-    if begun != experiment:
-        whose = (
-            f"was started with other settings ({begun.name}, seed {begun.seed}): {first_difference(begun, experiment)}"
+    experiment_before = run.experiment
+    experiment = dataclasses.replace(experiment, model=as_begun(experiment.model, experiment_before.model))
+    if experiment_before != experiment:
+        owner = (
+            f"was started with other settings ({experiment_before.name}, seed {experiment_before.seed}):"
+            f" {first_difference(experiment_before, experiment)}"
         )
-        raise RunError(f"{out} {whose}; take another folder, or go on with it: poise train --resume {out}")
-    done = finished(run) and not any(run.whole(which) for which in ("selected", "last"))
-    if not world.decided(done):
+        raise RunError(f"{out} {owner}; take another folder, or go on with it: poise train --resume {out}")
+    complete = finished(run) and not any(run.whole(checkpoint) for checkpoint in ("selected", "last"))
+    if not world.decided(complete):
         return resume(out, **how)
     with contextlib.suppress(DataError):  # what is finished stands without its images
         run.check_unchanged(data=world.in_turn(lambda: experiment.data.load(data_dir)))
@@ -204,11 +207,11 @@ def _again(
         if digest not in imports.values():
             progress.say(f"{path} is not the file that the run was started with (its SHA-256 was {digest[:12]}...)")
     world.led(run.sweep)
-    found, warnings = run.newest_state()
+    newest, warnings = run.newest_state()
     for warning in warnings:
         progress.say(warning)
-    initial, digest = initial_weights(experiment) if found is None else (None, about.get("initial_digest"))
-    initial = first_weights(run.path) if initial is None and found is None else initial
+    initial, digest = initial_weights(experiment) if newest is None else (None, about.get("initial_digest"))
+    initial = first_weights(run.path) if initial is None and newest is None else initial
     beginning = f"Experiment.initial = {experiment.initial!r}" if experiment.initial else "what the network begins with"
     _same(beginning, digest, about.get("initial_digest"))
     data = world.in_turn(lambda: experiment.data.load(data_dir))
@@ -221,21 +224,23 @@ def _again(
     teachers = world.in_turn(lambda: open_teachers(experiment, data))
     for name, teacher in teachers.items():
         _same(f"the teacher {teacher.origin}", teacher.digest, about.get("teacher_digests", {}).get(name))
-    chosen = choose_device(device)
-    begun = about.get("precision", _unsaid(experiment, chosen))
-    training = prepare(experiment, run, data, chosen, progress, initial, pools, world, begun, teachers)
-    if found is not None:
-        state, facts = found
+    device_chosen = choose_device(device)
+    precision_before = about.get("precision", _unsaid(experiment, device_chosen))
+    training = prepare(
+        experiment, run, data, device_chosen, progress, initial, pools, world, precision_before, teachers
+    )
+    if newest is not None:
+        state, facts = newest
         run.check_unchanged(facts)
         restore(training, state, facts)
         training.best = world.in_turn(lambda: selected_before(training))
         if training.step % training.steps_per_epoch == 0 and overfitting.watched(training):
             training.previous = deployed(training)
-        if changed := shares_changed(facts["placements"][-1]["shares"], training.placement, training.learners):
-            progress.say(changed)
+        if change := shares_changed(facts["placements"][-1]["shares"], training.placement, training.learners):
+            progress.say(change)
     for sentence in world.led(lambda: run.truncate_metrics(training.step)) or []:
         progress.say(sentence)
-    for sentence in mend_selected(training, found) if found is not None else ():
+    for sentence in mend_selected(training, newest) if newest is not None else ():
         progress.say(sentence)
     _begin_stretch(training)
     return training
@@ -251,8 +256,8 @@ def _unsaid(experiment: Experiment, device: torch.device) -> PrecisionName | Non
 def _begin_stretch(training: Training) -> None:
     """Note what is trained on from here, and say where that is not what it was."""
     placement = training.placement
-    if changed := training.history.begin(training.step, processors_of(placement.world, training.arithmetic)):
-        training.progress.say(changed)
+    if change := training.history.begin(training.step, processors_of(placement.world, training.arithmetic)):
+        training.progress.say(change)
     if placement.world.size > 1:
         training.progress.say(described(placement, training.method, training.learners))
 
@@ -305,7 +310,7 @@ def _epochs(training: Training, until: int | None = None) -> None:
     experiment, run, progress, placement = training.experiment, training.run, training.progress, training.placement
     total = experiment.epochs * training.steps_per_epoch
     pause = total if until is None else until * training.steps_per_epoch
-    told, network = False, None
+    announced, network = False, None
     step = _foretell(training, pause)
     with stop_requested() as stop:
         while training.step < pause:
@@ -325,8 +330,8 @@ def _epochs(training: Training, until: int | None = None) -> None:
                 training.step += 1
                 images += next(iter(batches.values())).total
                 advance(1)
-                if stop and placement.world.size > 1 and training.step < end and not told:
-                    told = True
+                if stop and placement.world.size > 1 and training.step < end and not announced:
+                    announced = True
                     _say_when_ranks_stop(training, end)
                 if stop and placement.world.size == 1 and training.step < end:
                     progress.end()
@@ -352,18 +357,20 @@ def _foretell(training: Training, end: int) -> float:
     `Progress`).
     """
     experiment, progress = training.experiment, training.progress
-    who = f"{experiment.name}, seed {experiment.seed}"
+    run_name = f"{experiment.name}, seed {experiment.seed}"
     last_epoch = end // training.steps_per_epoch
-    for which in progress.evaluations:
+    for checkpoint in progress.evaluations:
         # of a paused run none; where the selected weights are the last ones, one
-        if last_epoch < experiment.epochs or (which == "last" and experiment.criterion == "last"):
+        if last_epoch < experiment.epochs or (checkpoint == "last" and experiment.criterion == "last"):
             continue
-        progress.expect(f"{who} ({which})", "evaluation", experiment.protocol.forwards(len(training.data.test)))
+        progress.expect(
+            f"{run_name} ({checkpoint})", "evaluation", experiment.protocol.forwards(len(training.data.test))
+        )
     epochs = range(training.step // training.steps_per_epoch + 1, last_epoch + 1)
     monitoring = sum(monitored(experiment, epoch) for epoch in epochs) * monitoring_forwards(training)
     each = sum(map(_forwards, experiment.method.policies().values()))
     step = each * len(training.splits["train"]) / training.steps_per_epoch
-    progress.stage(who, "training", (end - training.step) * step + monitoring)
+    progress.stage(run_name, "training", (end - training.step) * step + monitoring)
     return step
 
 
@@ -382,8 +389,10 @@ def _save_and_stop(training: Training, total: int) -> NoReturn:
     try:
         save(training, training.step, for_good=False)
     except NumericalError as error:
-        kept = next((path.name.removeprefix("step-").lstrip("0") for path in training.run.states()), None)
-        where = f"the last checkpoint, of step {kept}, stays" if kept else "no checkpoint was there before"
+        epoch_saved = next((path.name.removeprefix("step-").lstrip("0") for path in training.run.states()), None)
+        where = (
+            f"the last checkpoint, of step {epoch_saved}, stays" if epoch_saved else "no checkpoint was there before"
+        )
         raise Interrupted(
             f"stopped at step {training.step} of {total}, which was not saved: {error}; {where}; {going_on}"
         ) from None
@@ -429,9 +438,9 @@ def _end_epoch(
     network = None
     if monitored(experiment, epoch):
         training.progress.begin(f"monitors of epoch {epoch}/{experiment.epochs}", 0, "", monitoring_forwards(training))
-        found, network = monitor_epoch(training, last)
+        measurements, network = monitor_epoch(training, last)
         training.progress.end()
-        line |= found
+        line |= measurements
     elif experiment.diagnosis is not None and experiment.diagnosis.geometry:
         line |= experiment.diagnosis.apart(training.learners, experiment.method.deployed(training.learners))
     line |= {"images_per_second": images_per_second, "monitor_seconds": time.perf_counter() - clock}

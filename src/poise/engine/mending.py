@@ -26,11 +26,11 @@ def mend_selected(training: Training, newest: State) -> list[str]:
     why = world.exchange(run.whole("selected") if world.leads and best else "")[0]
     if not why:
         return []
-    lost = f"the selected weights, of epoch {best['epoch']}, cannot be used ({why})"
+    reason = f"the selected weights, of epoch {best['epoch']}, cannot be used ({why})"
     candidates = [(judged(training.experiment, epoch, monitors), path) for path, epoch, monitors in _measured(training)]
     if not candidates:
         training.best = {}
-        return [f"{lost}; no complete checkpoint has them, so that weights are selected again from here on"]
+        return [f"{reason}; no complete checkpoint has them, so that weights are selected again from here on"]
     choice, path = max(
         candidates, key=lambda candidate: (candidate[0]["allowed"], candidate[0]["value"], candidate[0]["epoch"])
     )
@@ -43,7 +43,7 @@ def mend_selected(training: Training, newest: State) -> list[str]:
     among = (
         "which has them" if choice["epoch"] == best["epoch"] else f"the best of the {len(candidates)} that there are"
     )
-    return [f"{lost}; made again from the complete checkpoint of epoch {choice['epoch']}, {among}"]
+    return [f"{reason}; made again from the complete checkpoint of epoch {choice['epoch']}, {among}"]
 
 
 def _measured(training: Training) -> Iterator[tuple[Path, int, dict[str, float]]]:

@@ -33,16 +33,16 @@ def monitor_epoch(training: Training, now: Now) -> tuple[dict[str, Any], nn.Modu
     """
     experiment, run, epoch = training.experiment, training.run, now.epoch
     network = deployed(training)
-    found = {f"monitor/{monitor.name}": _measure(training, monitor, network) for monitor in experiment.monitors}
-    select(training, epoch, network, found)
+    measurements = {f"monitor/{monitor.name}": _measure(training, monitor, network) for monitor in experiment.monitors}
+    select(training, epoch, network, measurements)
     if training.placement.world.leads and epoch in experiment.keep_epochs:
-        run.save_weights(f"epoch {epoch}", network, facts_of(training, epoch, found))
+        run.save_weights(f"epoch {epoch}", network, facts_of(training, epoch, measurements))
     if experiment.diagnosis is None:
-        return found, network
-    told = experiment.diagnosis.measure(training.learners, network, training.splits["selection"], now)
+        return measurements, network
+    diagnosis = experiment.diagnosis.measure(training.learners, network, training.splits["selection"], now)
     if experiment.diagnosis.regret and training.placement.world.leads:
-        told |= experiment.diagnosis.regrets([*run.metrics(), told], training.learners)
-    return found | told, network
+        diagnosis |= experiment.diagnosis.regrets([*run.metrics(), diagnosis], training.learners)
+    return measurements | diagnosis, network
 
 
 def check_monitors(experiment: Experiment, splits: Mapping[str, Split]) -> None:
@@ -87,17 +87,17 @@ def keep_last(training: Training, network: nn.Module) -> None:
 
     def write() -> None:
         line = next((line for line in reversed(run.metrics()) if line.get("epoch") == epochs), {})
-        measured = {name: value for name, value in line.items() if name.startswith("monitor/")}
-        run.save_weights("last", network, facts_of(training, epochs, measured))
+        measurements = {name: value for name, value in line.items() if name.startswith("monitor/")}
+        run.save_weights("last", network, facts_of(training, epochs, measurements))
 
     training.placement.world.led(write)
 
 
 def select(training: Training, epoch: int, network: nn.Module, measured: dict[str, float]) -> None:
     """Keep these weights if the criterion says so; ties go to the later epoch."""
-    found = judged(training.experiment, epoch, measured)
-    if not training.best or (found["allowed"], found["value"]) >= (training.best["allowed"], training.best["value"]):
-        training.best = found
+    score = judged(training.experiment, epoch, measured)
+    if not training.best or (score["allowed"], score["value"]) >= (training.best["allowed"], training.best["value"]):
+        training.best = score
         if training.placement.world.leads:
             training.run.save_weights("selected", network, facts_of(training, epoch, measured))
 
@@ -126,8 +126,8 @@ def judged(experiment: Experiment, epoch: int, measured: dict[str, float]) -> di
         (measured[f"monitor/{monitor.name}"] for monitor in experiment.monitors if monitor.attack is not None), 0.0
     )
     value = {"sum": natural + robust, "robust": robust, "last": float(epoch)}[experiment.criterion]
-    allowed = natural >= experiment.natural_floor or experiment.criterion == "last"
-    return {"epoch": epoch, "value": value, "allowed": allowed, "monitors": measured}
+    eligible = natural >= experiment.natural_floor or experiment.criterion == "last"
+    return {"epoch": epoch, "value": value, "allowed": eligible, "monitors": measured}
 
 
 def facts_of(training: Training, epoch: int, measured: dict[str, float]) -> dict[str, Any]:

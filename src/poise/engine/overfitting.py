@@ -66,10 +66,10 @@ def watched(training: Training) -> tuple[str, PGD] | None:
 def measured(training: Training) -> dict[str, float]:
     """The accuracy by its name, on the rank that leads those of the learner watched; empty on others."""
     watch, images = training.experiment.overfitting, training.splits["selection"]
-    chosen = watched(training)
-    if watch is None or chosen is None:
+    splits = watched(training)
+    if watch is None or splits is None:
         return {}
-    name, attack = chosen
+    name, attack = splits
     learner, group = training.learners.get(name), training.placement.groups.get(name)
     if learner is None or group is None or not group.leads:
         return {}
@@ -93,13 +93,15 @@ def told(training: Training, epoch: int, line: dict[str, Any]) -> dict[str, floa
     if watch is None or MEASURED not in line:
         return {}
     lines = training.run.metrics()
-    before = next((each.get(MEASURED) for each in reversed(lines) if each.get("epoch") == epoch - 1), None)
+    before = next((metrics.get(MEASURED) for metrics in reversed(lines) if metrics.get("epoch") == epoch - 1), None)
     count = min(watch.images, len(training.splits["selection"]))
     if before is None or not watch.fell(before, line[MEASURED], count):
         return {}
-    kept = "its weights were not kept" if training.previous is None else f"its weights are kept as 'epoch {epoch - 1}'"
+    sentence = (
+        "its weights were not kept" if training.previous is None else f"its weights are kept as 'epoch {epoch - 1}'"
+    )
     training.progress.say(
         f"epoch {epoch}: accuracy under PGD-10 on {count} images fell from {100 * before:.1f} % to"
-        f" {100 * line[MEASURED]:.1f} % since the epoch before (catastrophic overfitting); {kept}"
+        f" {100 * line[MEASURED]:.1f} % since the epoch before (catastrophic overfitting); {sentence}"
     )
     return {FELL_FROM: before}

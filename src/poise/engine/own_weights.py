@@ -25,9 +25,9 @@ module.
 
 def network_of(weights: Path, network: Built, data: Data) -> nn.Module:
     """The network of a user's own checkpoint, in evaluating mode. Raises: SettingsError, CheckpointError."""
-    built = network_built(network, data)
-    load_into(built, fitting(foreign_weights(weights), built), str(weights))
-    return built.eval()
+    module = network_built(network, data)
+    load_into(module, fitting(foreign_weights(weights), module), str(weights))
+    return module.eval()
 
 
 def network_built(network: Built, data: Data) -> nn.Module:
@@ -41,18 +41,18 @@ def network_built(network: Built, data: Data) -> nn.Module:
         return network.build(data.shape, len(data.classes), seed=0)
     if isinstance(network, str) and ":" not in network:
         return from_json(Network, {"type": network}).build(data.shape, len(data.classes), seed=0)  # type: ignore[type-abstract]
-    what = (
+    source = (
         f"--model {network!r}" if isinstance(network, str) else f"network = {getattr(network, '__name__', network)!r}"
     )
     sys.path.insert(0, str(Path.cwd()))
     try:
         function = _named(network) if isinstance(network, str) else network
-        return built_by(function, len(data.classes), what)
+        return built_by(function, len(data.classes), source)
     except SettingsError:
         raise
     except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise SettingsError(
-            f"{what} must be a network's name or module:function that builds one, but {error}"
+            f"{source} must be a network's name or module:function that builds one, but {error}"
         ) from None
     finally:
         sys.path.pop(0)
@@ -73,18 +73,18 @@ def data_named(text: str, data_dir: Path | None = None) -> Data:
     """
     if text.lstrip().startswith("{"):
         return read_json(DataSource, text, "--data").load(data_dir)  # type: ignore[type-abstract]
-    known = registered(DataSource)  # type: ignore[type-abstract]
-    if text in known and text not in ("Folder", "Npz"):
+    sources = registered(DataSource)  # type: ignore[type-abstract]
+    if text in sources and text not in ("Folder", "Npz"):
         return from_json(DataSource, {"type": text}).load(data_dir)  # type: ignore[type-abstract]
-    given = Path(text).expanduser()
-    path = given if given.exists() else data_directory(data_dir) / given
+    data_path = Path(text).expanduser()
+    path = data_path if data_path.exists() else data_directory(data_dir) / data_path
     if path.is_dir():
         return _of_folder(path)
     if path.is_file() and path.suffix == ".npz":
         return Npz(path=str(path)).load(data_dir)
     if path.is_file():
         raise SettingsError(f"--data {text}: a file must be an .npz archive with x_train, y_train, x_test and y_test")
-    hint = did_you_mean(text, known)
+    hint = did_you_mean(text, sources)
     raise SettingsError(
         f"--data {text!r} names no data set, and there is no such folder of images or .npz archive{hint}"
     )

@@ -82,16 +82,19 @@ def assigned(costs: Mapping[str, float], size: int) -> dict[str, list[int]]:
     counts = dict.fromkeys(costs, 1)
     for _ in range(size - len(costs)):
         counts[max(costs, key=lambda name: costs[name] / counts[name])] += 1
-    taken, ranks = 0, {}
+    images_before, ranks = 0, {}
     for name, count in counts.items():
-        ranks[name] = list(range(taken, taken + count))
-        taken += count
+        ranks[name] = list(range(images_before, images_before + count))
+        images_before += count
     return ranks
 
 
 def slowest(costs: Mapping[str, float], ranks: Mapping[str, list[int]], size: int) -> float:
     """What the busiest rank has to do."""
-    return max(sum(costs[name] / len(held) for name, held in ranks.items() if rank in held) for rank in range(size))
+    return max(
+        sum(costs[name] / len(ranks_of_learner) for name, ranks_of_learner in ranks.items() if rank in ranks_of_learner)
+        for rank in range(size)
+    )
 
 
 def placed(
@@ -120,9 +123,11 @@ def placed(
     ranks = assigned(costs, world.size)
     if name == "auto" and slowest(costs, ranks, world.size) > WORTH_IT * sum(costs.values()) / world.size:
         return everywhere
-    groups = {learner: world.part(held) for learner, held in ranks.items()}
+    groups = {learner: world.part(ranks_of_learner) for learner, ranks_of_learner in ranks.items()}
     here = {learner: group for learner, group in groups.items() if group is not None}
-    return Placement(world, here, True, {learner: len(held) for learner, held in ranks.items()}, statistics)
+    return Placement(
+        world, here, True, {learner: len(ranks_of_learner) for learner, ranks_of_learner in ranks.items()}, statistics
+    )
 
 
 def check_shares(placement: Placement, method: Method, feeds: Mapping[str, Feed]) -> None:
@@ -203,18 +208,18 @@ def described(placement: Placement, method: Method, learners: Mapping[str, Learn
     shares = placement.shares
     counts = f" ({', '.join(f'{name}: {count}' for name, count in shares.items())})" if placement.spread else ""
     line = f"{placement.world.size} ranks, by {placement.facts['by']}{counts}"
-    shared = [name for name, count in shares.items() if count > 1]
-    if not shared or not _normed(learners):
+    shared_learners = [name for name, count in shares.items() if count > 1]
+    if not shared_learners or not _normed(learners):
         return line
     if placement.statistics == "synchronised":
         return f"{line}; batch normalisation over whole batches, synchronised in every forward"
     policies, sizes = method.policies(), dict[str, list[str]]()
-    for name in shared:
+    for name in shared_learners:
         small, larger = divmod(method.batch_size, shares[name])
         most = policies[name].microbatch or small + 1
-        each = sorted({min(most, small), min(most, small + (larger > 0))})
-        sizes.setdefault(" or ".join(map(str, each)), []).append(name)
-    only = len(sizes) > 1 or len(shared) < len(shares)
+        batch_sizes = sorted({min(most, small), min(most, small + (larger > 0))})
+        sizes.setdefault(" or ".join(map(str, batch_sizes)), []).append(name)
+    only = len(sizes) > 1 or len(shared_learners) < len(shares)
     parts = " and ".join(
         f"{size} images{' of ' + ' and '.join(names) if only else ''}" for size, names in sizes.items()
     )

@@ -54,7 +54,7 @@ class Published(Settings):
         protocol: the experiment's own. Columns without an attack there, such as natural accuracy, are left out.
         """
         attacks = (self.protocol or protocol).attacks
-        found = {}
+        measurements = {}
         for column in self.columns:
             exact = [
                 attack
@@ -62,8 +62,8 @@ class Published(Settings):
                 if attack.name == column or (column == "AA" and isinstance(attack, AutoAttack))
             ]
             forms = exact or [attack for attack in attacks if attack.name.startswith(f"{column}-")]
-            found[column] = [to_json(attack) for attack in forms]
-        return {column: forms for column, forms in found.items() if forms}
+            measurements[column] = [to_json(attack) for attack in forms]
+        return {column: forms for column, forms in measurements.items() if forms}
 
     def told(self, protocol: Protocol) -> dict[str, Any]:
         """The row as records have it. protocol: the experiment's own."""
@@ -98,9 +98,9 @@ def fingerprint(experiment: Experiment) -> str:
 
 def belongs(row: Published, experiment: Experiment) -> bool:
     """Whether the row is the experiment's as it is now, so that its numbers may stand beside what it measures."""
-    trained, _, judged = row.of.partition("-")
+    method_trained, _, method_judged = row.of.partition("-")
     now, _, by = fingerprint(experiment).partition("-")
-    return not row.of or (trained == now and (row.protocol is not None or judged == by))
+    return not row.of or (method_trained == now and (row.protocol is not None or method_judged == by))
 
 
 # -- what it is called ---------------------------------------------------------------------------------------------
@@ -117,11 +117,13 @@ def trained_by(experiment: Experiment) -> str:
 
 
 def _objective(objective: Any) -> str:
-    told = [field for field in fields(objective) if field.name in ("beta", "divergence")]
-    own = [
-        f"{field.name} {plain(value)}" for field in told if (value := getattr(objective, field.name)) != field.default
+    parameters = [field for field in fields(objective) if field.name in ("beta", "divergence")]
+    settings_own = [
+        f"{field.name} {plain(value)}"
+        for field in parameters
+        if (value := getattr(objective, field.name)) != field.default
     ]
-    return ", ".join([type(objective).__name__, *own])
+    return ", ".join([type(objective).__name__, *settings_own])
 
 
 def retitled(old: Experiment, new: Experiment, kinds: bool) -> str:
@@ -130,10 +132,10 @@ def retitled(old: Experiment, new: Experiment, kinds: bool) -> str:
     kinds: whether method or objectives are others, which are then named first; else what it was called stays in front.
     """
     stale, parts = told_apart(_compared(old, new, kinds))
-    first, *kept = [trained_by(new)] if kinds or not old.title else old.title.split(", ")
-    former = set(map(_shape, [*stale, *parts]))
+    first, *parts_kept = [trained_by(new)] if kinds or not old.title else old.title.split(", ")
+    shapes_before = set(map(_shape, [*stale, *parts]))
     parts = [part for part in parts if part not in first.split(", ")]
-    return ", ".join([first, *(part for part in kept if _shape(part) not in former), *parts])
+    return ", ".join([first, *(part for part in parts_kept if _shape(part) not in shapes_before), *parts])
 
 
 def outdated(old: Experiment, new: Experiment) -> bool:
@@ -145,13 +147,15 @@ def _compared(old: Experiment, new: Experiment, kinds: bool) -> list[dict[str, A
     """The two definitions; of other kinds of methods or objectives only what both have, which is a policy without its
     objective.
     """
-    settings = [definition(each) for each in (old, new)]
-    policies = [each["method"].get("policy") for each in settings]
+    settings = [definition(settings_each) for settings_each in (old, new)]
+    policies = [settings_each["method"].get("policy") for settings_each in settings]
     if kinds and None in policies:
-        return [{**each, "method": {}} for each in settings]
+        return [{**settings_each, "method": {}} for settings_each in settings]
     if kinds:
         parts = [{name: value for name, value in policy.items() if name != "objective"} for policy in policies]
-        return [{**each, "method": {"policy": part}} for each, part in zip(settings, parts, strict=True)]
+        return [
+            {**settings_each, "method": {"policy": part}} for settings_each, part in zip(settings, parts, strict=True)
+        ]
     return settings
 
 

@@ -41,18 +41,18 @@ def epoch_facts(
             learner.check_finite(now)
     except NumericalError as error:
         problem = str(error)
-    told = [
+    facts = [
         json.loads(text)
         for text in world.exchange(json.dumps({"means": dict(means), "stop": stop, "problem": problem}))
     ]
-    problems = [each["problem"] for each in told if each["problem"]]
+    problems = [facts_of_rank["problem"] for facts_of_rank in facts if facts_of_rank["problem"]]
     if problems:
         raise NumericalError(problems[0])
-    summed: dict[str, float] = {}
-    for each in told:
-        for name, value in each["means"].items():
-            summed[name] = summed[name] + value if name in summed else value
-    return summed, any(each["stop"] for each in told)
+    sums: dict[str, float] = {}
+    for facts_of_rank in facts:
+        for name, value in facts_of_rank["means"].items():
+            sums[name] = sums[name] + value if name in sums else value
+    return sums, any(facts_of_rank["stop"] for facts_of_rank in facts)
 
 
 def measured(
@@ -68,13 +68,15 @@ def measured(
     `attacked`.
     """
     part = world.share(math.ceil(len(split) / batch_size))
-    mine = split.subset(slice(part.start * batch_size, part.stop * batch_size))
+    part_of_rank = split.subset(slice(part.start * batch_size, part.stop * batch_size))
     right = torch.zeros(1, dtype=torch.float64)
-    if len(mine) and monitor.attack is None:
-        right += (predict(network, mine, batch_size) == mine.labels.cpu()).sum()
-    elif len(mine) and monitor.attack is not None:
-        predicted = predict_under(network, mine, monitor.attack, seed=seed, batch_size=batch_size, narrow=narrow)
-        right += (predicted == mine.labels.cpu()).sum()
+    if len(part_of_rank) and monitor.attack is None:
+        right += (predict(network, part_of_rank, batch_size) == part_of_rank.labels.cpu()).sum()
+    elif len(part_of_rank) and monitor.attack is not None:
+        predictions = predict_under(
+            network, part_of_rank, monitor.attack, seed=seed, batch_size=batch_size, narrow=narrow
+        )
+        right += (predictions == part_of_rank.labels.cpu()).sum()
     world.sum_([right])
     return float(right) / len(split)
 
@@ -83,9 +85,11 @@ def whole_state(placement: Placement, learners: Mapping[str, Learner]) -> dict[s
     """The state of all learners of the run, on the first rank; of the ranks that share a learner the first one gives
     it.
     """
-    given = {name: learner for name, learner in learners.items() if placement.groups[name].leads}
+    learners_here = {name: learner for name, learner in learners.items() if placement.groups[name].leads}
     state = {
-        f"learner/{name}/{key}": tensor for name, learner in given.items() for key, tensor in learner.state().items()
+        f"learner/{name}/{key}": tensor
+        for name, learner in learners_here.items()
+        for key, tensor in learner.state().items()
     }
     if not placement.spread:
         return state

@@ -38,11 +38,11 @@ def regrets(history: Sequence[Mapping[str, Losses]], tasks: Mapping[str, str], d
     the least on its task of a network seen, from which runs are compared against the best network of them all.
     """
     networks = [losses for moment in history for losses in moment.values()]
-    found = {
+    result = {
         name: subproblem_regret([moment[name][task] for moment in history], [losses[task] for losses in networks])
         for name, task in tasks.items()
     }
-    tradeoff = sum(found.values()) / len(found)
+    tradeoff = sum(result.values()) / len(result)
     parts = {
         f"{name} suffered": sum(moment[name][task] for moment in history) / len(history) for name, task in tasks.items()
     }
@@ -56,7 +56,7 @@ def regrets(history: Sequence[Mapping[str, Losses]], tasks: Mapping[str, str], d
     bound = best + tradeoff / len(history) + chance
     present = overall(history[-1]["global"])
     return {
-        **found,
+        **result,
         **parts,
         "tradeoff": tradeoff,
         "global": present,

@@ -60,9 +60,9 @@ class Run:
         nothing can be.
         """
         with refusing(RunError, path):
-            taken = path.exists() and (not path.is_dir() or any(map(_counts, path.iterdir())))
+            occupied = path.exists() and (not path.is_dir() or any(map(_counts, path.iterdir())))
             hint = f"; to go on with it: poise train --resume {path}" if (path / "experiment.json").exists() else ""
-        if taken:
+        if occupied:
             raise RunError(f"the run folder {path} exists and is not empty{hint}")
         check_writable(path / "experiment.json")
         return cls(path)
@@ -132,8 +132,8 @@ class Run:
         """The experiment's group as it was when the run was started: settings that Poise has got since are no part of
         it.
         """
-        known = self.about.get("group") if (self.path / "run.json").exists() else None
-        return str(known or self.experiment.group)
+        group_written = self.about.get("group") if (self.path / "run.json").exists() else None
+        return str(group_written or self.experiment.group)
 
     def lock(self) -> Hold:
         """Keep other processes from training this run until the lock is released or this process ends.
@@ -152,15 +152,15 @@ class Run:
         names what was changed.
         """
         about, file = self.about, self.path / "experiment.json"
-        started = (about.get("group"), about.get("seed"))
+        begun_as = (about.get("group"), about.get("seed"))
         try:
             digest = about.get("settings_sha256")
             as_written = digest is None or is_text_of(read_text(file), digest)  # None: begun before digests were kept
         except (OSError, ValueError) as error:
             raise RunError(f"{file} cannot be read: {error}") from None
-        if not as_written and started != (self.experiment.group, self.experiment.seed):
+        if not as_written and begun_as != (self.experiment.group, self.experiment.seed):
             raise RunError(f"{file} was changed since the run was started; start a new run with it instead")
-        if facts is not None and started != (facts.get("group", started[0]), facts.get("seed", started[1])):
+        if facts is not None and begun_as != (facts.get("group", begun_as[0]), facts.get("seed", begun_as[1])):
             raise RunError(
                 f"the checkpoints of {self.path} are of another run than its run.json; start a new run instead"
             )
@@ -201,12 +201,14 @@ class Run:
         """
         path = self.weights_path(which)
         if not tensors_file(path).exists():
-            known = sorted(
+            checkpoints = sorted(
                 file.stem
                 for file in (self.path / "checkpoints").glob("*.safetensors")
                 if not file.stem.startswith("step-")
             )
-            raise CheckpointError(f"{self.path} has no weights {which!r}; it has {', '.join(known) or 'none yet'}")
+            raise CheckpointError(
+                f"{self.path} has no weights {which!r}; it has {', '.join(checkpoints) or 'none yet'}"
+            )
         weights, facts = read_tensors(path)
         self.check_unchanged(facts)
         experiment = self.experiment
@@ -237,19 +239,19 @@ class Run:
 
         Those of later steps were damaged and passed over when the run was resumed; they go too.
         """
-        written = self.path / "checkpoints" / f"step-{step:09d}"
-        write_tensors(written, state, {"step": step, "for_good": for_good, **facts})
+        path_written = self.path / "checkpoints" / f"step-{step:09d}"
+        write_tensors(path_written, state, {"step": step, "for_good": for_good, **facts})
         present = self.states()
-        later = [path for path in present if path > written]
-        passing = [path for path in present if path <= written and not _kept_for_good(path)]
+        later = [path for path in present if path > path_written]
+        passing = [path for path in present if path <= path_written and not _kept_for_good(path)]
         for path in [*later, *passing[keep:]]:
             facts_file(path).unlink(missing_ok=True)
             tensors_file(path).unlink(missing_ok=True)
 
     def states(self) -> list[Path]:
         """Complete checkpoints (without suffix), damaged ones too, the newest first."""
-        found = {path.with_suffix("") for path in (self.path / "checkpoints").glob("step-*")}
-        return sorted((path for path in found if re.fullmatch(r"step-\d{9}", path.name)), reverse=True)
+        paths = {path.with_suffix("") for path in (self.path / "checkpoints").glob("step-*")}
+        return sorted((path for path in paths if re.fullmatch(r"step-\d{9}", path.name)), reverse=True)
 
     def newest_state(self) -> tuple[tuple[dict[str, Tensor], dict[str, Any]] | None, list[str]]:
         """The newest complete checkpoint that can be read and is finite, None if there is none; and a sentence for each
@@ -296,10 +298,10 @@ class Run:
         Damaged lines are dropped; returns a sentence for each.
         """
         path = self.path / "metrics.jsonl"
-        entries, damaged = lines_in(path)
+        entries, bad_lines = lines_in(path)
         if path.exists():
             write_text(path, "".join(f"{line_of(entry)}\n" for entry in entries if entry.get("step", step) <= step))
-        return [f"{path} is damaged at {clause}; that line is dropped" for clause in damaged]
+        return [f"{path} is damaged at {clause}; that line is dropped" for clause in bad_lines]
 
 
 @contextlib.contextmanager
@@ -327,8 +329,8 @@ def _counts(path: Path) -> bool:
 
 def _diverged(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:
     """The first tensor that is not finite and is not one that never was; empty where there is none."""
-    unbounded = tuple(facts.get("unbounded", ()))
-    return next((name for name in not_finite(tensors) if not name.endswith(unbounded)), "")
+    quantities = tuple(facts.get("unbounded", ()))
+    return next((name for name in not_finite(tensors) if not name.endswith(quantities)), "")
 
 
 def _kept_for_good(path: Path) -> bool:

@@ -17,20 +17,20 @@ def stop_requested() -> Iterator[list[int]]:
 
     A terminal that is closed sends SIGHUP more than once, so its second ends nothing; under nohup there is none.
     """
-    received: list[int] = []
-    found: dict[int, Any] = {}
+    numbers: list[int] = []
+    handlers: dict[int, Any] = {}
 
     def note(number: int, frame: object) -> None:
-        received.append(number)
-        for each in found:
-            signal.signal(each, signal.SIG_IGN if each == _HANG_UP else signal.SIG_DFL)
+        numbers.append(number)
+        for signal_number in handlers:
+            signal.signal(signal_number, signal.SIG_IGN if signal_number == _HANG_UP else signal.SIG_DFL)
 
     with contextlib.suppress(ValueError):  # not the main thread: signals are somebody else's business
         for number in (signal.SIGINT, signal.SIGTERM, _HANG_UP):
             if number is not None and not (number == _HANG_UP and signal.getsignal(number) is signal.SIG_IGN):
-                found[number] = signal.signal(number, note)
+                handlers[number] = signal.signal(number, note)
     try:
-        yield received
+        yield numbers
     finally:
-        for number, handler in found.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -31,8 +31,8 @@ def open_teachers(experiment: Experiment, data: Data) -> Mapping[str, OpenedTeac
     CheckpointError.
     """
     policies = experiment.method.policies().items()
-    named = {name: policy.teacher for name, policy in policies if isinstance(policy.teacher, Trained)}
-    return {name: _opened(teacher, experiment, data) for name, teacher in named.items()}
+    teachers_trained = {name: policy.teacher for name, policy in policies if isinstance(policy.teacher, Trained)}
+    return {name: _opened(teacher, experiment, data) for name, teacher in teachers_trained.items()}
 
 
 def _opened(teacher: Trained, experiment: Experiment, data: Data) -> OpenedTeacher:
@@ -41,9 +41,9 @@ def _opened(teacher: Trained, experiment: Experiment, data: Data) -> OpenedTeach
         run = Run.open(path)
         network, facts = run.network(teacher.checkpoint), run.facts(teacher.checkpoint)
         if tuple(facts["shape"]) != data.shape or list(facts["classes"]) != list(data.classes):
-            trained = f"images {list(facts['shape'])} of {len(facts['classes'])} classes"
+            shape_text = f"images {list(facts['shape'])} of {len(facts['classes'])} classes"
             raise SettingsError(
-                f"Trained.path = {teacher.path!r}: it was trained on {trained}, must be {list(data.shape)} and the "
+                f"Trained.path = {teacher.path!r}: it was trained on {shape_text}, must be {list(data.shape)} and the "
                 f"{len(data.classes)} classes of {data.name}, in their order"
             )
     else:

@@ -33,17 +33,18 @@ def threat_of(policies: Mapping[str, Policy], judges: Sequence[Attack]) -> Threa
     judges: the attacks of monitors, then those of the protocol.
     Raises: SettingsError where no threat, or more than one, could be meant.
     """
-    trained = {name: search.threat for name, search in searching(policies).items()}
-    if len(set(trained.values())) == 1:
-        return next(iter(trained.values()))
-    if judges and (not trained or judges[0].threat in trained.values()):
+    threats_trained = {name: search.threat for name, search in searching(policies).items()}
+    if len(set(threats_trained.values())) == 1:
+        return next(iter(threats_trained.values()))
+    if judges and (not threats_trained or judges[0].threat in threats_trained.values()):
         return judges[0].threat
-    if not trained:
+    if not threats_trained:
         raise SettingsError(
             "the experiment has no threat: nothing attacks in it; name an attack, as in method.objective=AT"
         )
     raise SettingsError(
-        f"none of the threats is the run's: it trains {listed(trained)}; set them where they stand, as inner.threat"
+        f"none of the threats is the run's: it trains {listed(threats_trained)}; set them where they stand, as"
+        " inner.threat"
     )
 
 
@@ -51,12 +52,12 @@ def assigned(threat: Threat, views: Mapping[str, Any]) -> Threat:
     """The threat after `threat=...` and then `epsilon=...`. Raises: SettingsError for no such threat, or epsilon 0."""
     if "threat" in views:
         threat = from_json(Threat, views["threat"])  # type: ignore[type-abstract]
-    changed = override(
+    result = override(
         threat, {path.removeprefix("threat."): value for path, value in views.items() if path != "threat"}
     )
-    if changed.epsilon == 0:
+    if result.epsilon == 0:
         raise SettingsError("epsilon = 0: must be positive; to train without an attack: method.objective=NT")
-    return changed
+    return result
 
 
 def within(part: S, old: Threat, new: Threat) -> S:
@@ -67,21 +68,21 @@ def within(part: S, old: Threat, new: Threat) -> S:
     the new threat, where it is defined there; another gets the new epsilon into its name, by which records are kept
     apart.
     """
-    if isinstance(part, Protocol) and (renamed := _named(part, old, new)) is not None:
-        return renamed  # type: ignore[return-value]
-    changed: dict[str, Any] = {}
+    if isinstance(part, Protocol) and (protocol := _named(part, old, new)) is not None:
+        return protocol  # type: ignore[return-value]
+    changes: dict[str, Any] = {}
     for field in dataclasses.fields(part):  # type: ignore[arg-type]
         value = getattr(part, field.name)
-        if (replaced := _replaced(value, old, new)) is not value:
-            changed[field.name] = replaced
-    if not changed:
+        if (replacement := _replaced(value, old, new)) is not value:
+            changes[field.name] = replacement
+    if not changes:
         return part
-    if "threat" in changed and isinstance(step_size := getattr(part, "step_size", None), float):
-        changed["step_size"] = _step_size(step_size, getattr(part, "steps", 1), old, new)
+    if "threat" in changes and isinstance(step_size := getattr(part, "step_size", None), float):
+        changes["step_size"] = _step_size(step_size, getattr(part, "steps", 1), old, new)
     if isinstance(part, Protocol):
         norm = f"-{tag_of(new).lower()}" if type(new) is not type(old) else ""
-        changed["name"] = f"{re.sub(r'-eps[0-9.e-]+$', '', part.name)}{norm}-eps{new.epsilon:.4g}"
-    return dataclasses.replace(part, **changed)  # type: ignore[type-var]
+        changes["name"] = f"{re.sub(r'-eps[0-9.e-]+$', '', part.name)}{norm}-eps{new.epsilon:.4g}"
+    return dataclasses.replace(part, **changes)  # type: ignore[type-var]
 
 
 def _replaced(value: Any, old: Threat, new: Threat) -> Any:
@@ -125,12 +126,12 @@ def places(part: Any, path: str = "") -> Iterator[tuple[str, Settings]]:
 
 def say_change(experiment: Settings, old: Threat, new: Threat) -> None:
     """Log where the threat is another still, and what no longer reaches the ball."""
-    others: dict[str, list[str]] = {}
+    differing: dict[str, list[str]] = {}
     for path, part in places(experiment):
         if part.threat != new:  # type: ignore[attr-defined]
-            others.setdefault(shown(part.threat), []).append(f"{path}.threat")  # type: ignore[attr-defined]
-    if others:
-        listing = "; ".join(f"{threat} at {', '.join(paths)}" for threat, paths in others.items())
+            differing.setdefault(shown(part.threat), []).append(f"{path}.threat")  # type: ignore[attr-defined]
+    if differing:
+        listing = "; ".join(f"{threat} at {', '.join(paths)}" for threat, paths in differing.items())
         LOG.warning(
             "the threat is %s now where it was %s, and stays as it was elsewhere: %s", shown(new), shown(old), listing
         )
@@ -140,7 +141,7 @@ def say_change(experiment: Settings, old: Threat, new: Threat) -> None:
 
 def short_of(searches: Mapping[str, Any]) -> list[str]:
     """A sentence for each search by name whose steps together are shorter than its epsilon."""
-    said = []
+    lines = []
     for name, search in searches.items():
         steps, step_size, epsilon = (
             getattr(search, "steps", None),
@@ -152,26 +153,34 @@ def short_of(searches: Mapping[str, Any]) -> list[str]:
                 f"{steps} step{'s' * (steps != 1)} of {spelled(step_size)} never go as far as epsilon ="
                 f" {spelled(epsilon)}"
             )
-            said.append(f"{name}: {reach}; take more steps, or a larger step_size")
-    return said
+            lines.append(f"{name}: {reach}; take more steps, or a larger step_size")
+    return lines
 
 
 def threats_apart(policies: Mapping[str, Policy], judges: Sequence[Attack], diagnosis: Diagnosis | None) -> list[str]:
     """Sentences where no judge is within the threat of a learner, or a diagnosis is within that of none."""
-    trained = {name: search.threat for name, search in searching(policies).items()}
-    judged, said = {attack.threat for attack in judges}, []
-    missed = {name: threat for name, threat in trained.items() if not any(_close(threat, theirs) for theirs in judged)}
-    if missed and judged:
-        there = ", ".join(sorted(map(shown, judged)))
-        said.append(
-            f"trained {listed(missed)}, but judged within {there}: set inner.threat or the attacks of protocol and"
-            " monitors"
+    threats_trained = {name: search.threat for name, search in searching(policies).items()}
+    threats_judged, lines = {attack.threat for attack in judges}, []
+    threats_missed = {
+        name: threat
+        for name, threat in threats_trained.items()
+        if not any(_close(threat, theirs) for theirs in threats_judged)
+    }
+    if threats_missed and threats_judged:
+        there = ", ".join(sorted(map(shown, threats_judged)))
+        lines.append(
+            f"trained {listed(threats_missed)}, but judged within {there}: set inner.threat or the attacks of protocol"
+            " and monitors"
         )
     attack = diagnosis.attack if diagnosis is not None else None
-    if trained and attack is not None and not any(_close(ours, attack.threat) for ours in trained.values()):
+    if (
+        threats_trained
+        and attack is not None
+        and not any(_close(ours, attack.threat) for ours in threats_trained.values())
+    ):
         instead = "set diagnosis.attack=none to attack as the robust learner searches"
-        said.append(f"trained {listed(trained)}, but diagnosed within {shown(attack.threat)}: {instead}")
-    return said
+        lines.append(f"trained {listed(threats_trained)}, but diagnosed within {shown(attack.threat)}: {instead}")
+    return lines
 
 
 def listed(threats: Mapping[str, Threat]) -> str:

@@ -153,9 +153,9 @@ class Training:
                 rates = ", ".join(
                     f"{name!r} of {learner.learning_rate(now):g}" for name, learner in self.learners.items()
                 )
-                what = "training diverges, or its network cannot be evaluated"
+                reason = "training diverges, or its network cannot be evaluated"
                 raise NumericalError(
-                    f"epoch {now.epoch}: {what}, at the learning rate of learner {rates}: {error}"
+                    f"epoch {now.epoch}: {reason}, at the learning rate of learner {rates}: {error}"
                 ) from None
             raise
 
@@ -211,8 +211,8 @@ def prepare(
                 progress.say(
                     f"{experiment.initial} is of a network with other classes, so {', '.join(fresh)} begin anew"
                 )
-        opened = (teachers or {}).get(name)
-        teacher = None if opened is None else opened.network.to(device, arithmetic.dtype)
+        teacher_run = (teachers or {}).get(name)
+        teacher = None if teacher_run is None else teacher_run.network.to(device, arithmetic.dtype)
         return Learner(
             name,
             policy,
@@ -316,8 +316,8 @@ def restore(training: Training, state: dict[str, Tensor], facts: dict[str, Any])
     training.step, training.meters, training.best = facts["step"], Meters(sums, images), facts["best"]
     now = {**facts["placements"][-1], **training.placement.facts}
     training.history = History.of(facts)
-    changed = [] if now == facts["placements"][-1] else [{**now, "from": training.step}]
-    training.placements = [*facts["placements"], *changed]
+    change = [] if now == facts["placements"][-1] else [{**now, "from": training.step}]
+    training.placements = [*facts["placements"], *change]
 
 
 def initial_weights(experiment: Experiment) -> tuple[dict[str, Tensor] | None, str | None]:

@@ -37,16 +37,16 @@ def try_own_objectives(learners: Mapping[str, Learner], feeds: Mapping[str, Feed
 
 
 def _try(learner: Learner, objective: Objective[Any], batch: Batch, now: Now) -> None:
-    network, who = copy.deepcopy(learner.network), type(objective).__name__
+    network, name = copy.deepcopy(learner.network), type(objective).__name__
     with torch.random.fork_rng(), learner.arithmetic.context():
         with crafting(network, objective.craft_mode):
             teacher = {"teacher": learner.asked_teacher()} if objective.asks_teacher else {}
-            examples = _asked(f"{who}.craft", lambda: objective.craft(network, batch, now, **teacher))
-            _check_examples(f"{who}.craft", examples, len(batch))
-            (examples,) = _asked(f"{who}.exchange", lambda: objective.exchange([examples], now))
+            examples = _asked(f"{name}.craft", lambda: objective.craft(network, batch, now, **teacher))
+            _check_examples(f"{name}.craft", examples, len(batch))
+            (examples,) = _asked(f"{name}.exchange", lambda: objective.exchange([examples], now))
         with training(network):
-            terms = _asked(f"{who}.loss", lambda: objective.loss(network, examples, now))
-            _check_terms(f"{who}.loss", terms, len(batch))
+            terms = _asked(f"{name}.loss", lambda: objective.loss(network, examples, now))
+            _check_terms(f"{name}.loss", terms, len(batch))
 
 
 def _asked(what: str, ask: Callable[[], T]) -> T:
@@ -84,9 +84,9 @@ def _check_terms(what: str, terms: object, count: int) -> None:
         )
     for name, values in terms.items():
         if not isinstance(values, Tensor) or values.shape != (count,):
-            shown = _described(values)
+            description = _described(values)
             raise SettingsError(
-                f"{what}: {name!r} is {shown}, must have one value for each of {count} images, [{count}]"
+                f"{what}: {name!r} is {description}, must have one value for each of {count} images, [{count}]"
             )
         if not values.isfinite().all():
             raise SettingsError(f"{what}: {name!r} is not finite on a first batch of images")

@@ -67,27 +67,29 @@ def columns_of(
     work = _Work(model, split, seed, batch_size, journal, progress, world, search, covered(attacks))
     if search.memory_limit is not None and any(_turn(attack) for attack in attacks):
         work.check_memory()
-    emulated = emulation(device_of(model)[0]) if search.precision == "bfloat16" and any(map(_turn, attacks)) else ""
-    if emulated:
-        progress.say(f"the search is in bfloat16, and {emulated}; the verdicts are float32's either way")
+    slow_precision = (
+        emulation(device_of(model)[0]) if search.precision == "bfloat16" and any(map(_turn, attacks)) else ""
+    )
+    if slow_precision:
+        progress.say(f"the search is in bfloat16, and {slow_precision}; the verdicts are float32's either way")
     order = sorted(range(len(attacks)), key=lambda place: _turn(attacks[place]))
-    done: dict[int, AttackRecord] = {}
+    records: dict[int, AttackRecord] = {}
     for place in order:
         attack = attacks[place]
-        kept: AttackRecord | None = journal.get(str(place), AttackRecord) if world.leads else None
-        if kept is not None and len(kept.predicted) != len(split):
-            kept = None
-        told = json.loads(world.exchange(json.dumps(kept and dataclasses.asdict(kept)))[0])
-        if told is not None:
-            done[place] = AttackRecord(**told)
+        record_kept: AttackRecord | None = journal.get(str(place), AttackRecord) if world.leads else None
+        if record_kept is not None and len(record_kept.predicted) != len(split):
+            record_kept = None
+        record_sent = json.loads(world.exchange(json.dumps(record_kept and dataclasses.asdict(record_kept)))[0])
+        if record_sent is not None:
+            records[place] = AttackRecord(**record_sent)
             if attack not in work.alone_too:
                 progress.spare(len(split) * attack.forwards() / world.size)
             continue
-        rules = [(rule, done[at]) for at in done if isinstance(rule := attacks[at], AutoAttack)]
-        done[place] = work.column(attack, str(place), rules)
+        rules = [(rule, records[at]) for at in records if isinstance(rule := attacks[at], AutoAttack)]
+        records[place] = work.column(attack, str(place), rules)
         if world.leads:
-            journal.keep(str(place), dataclasses.asdict(done[place]))
-    return [done[place] for place in range(len(attacks))]
+            journal.keep(str(place), dataclasses.asdict(records[place]))
+    return [records[place] for place in range(len(attacks))]
 
 
 def covered(attacks: Sequence[Attack]) -> list[Attack]:
@@ -124,21 +126,21 @@ class _Work:
         """rules: the finished AutoAttacks with their records."""
         tick = time.perf_counter()
         if isinstance(attack, AutoAttack):
-            predicted, notes = self.by_rule(attack, key)
+            predictions, notes = self.by_rule(attack, key)
         elif isinstance(attack, CompactAttack):
-            predicted, notes = self.alone(attack, key, rules)
+            predictions, notes = self.alone(attack, key, rules)
         else:
-            shared: dict[str, Any] = {"seed": self.seed, "batch_size": self.batch_size, "world": self.world}
+            options: dict[str, Any] = {"seed": self.seed, "batch_size": self.batch_size, "world": self.world}
             rows = share_of(self.world, len(self.split), self.batch_size)
             count = rows.stop - rows.start
             advance = self.progress.begin(attack.name, count, "images", count * attack.forwards())
-            labels, notes = experts.predict_and_measure(self.model, self.split, attack, advance=advance, **shared)
-            predicted = labels.tolist()
+            labels, notes = experts.predict_and_measure(self.model, self.split, attack, advance=advance, **options)
+            predictions = labels.tolist()
         if isinstance(attack, AutoAttack | CompactAttack):
             notes["search"] = self.search.precision
         # those of AutoAttack's components are of all sessions
         seconds = max(time.perf_counter() - tick, sum(notes.get("seconds", [])))
-        return AttackRecord(attack.name, to_json(attack), predicted, seconds, notes)
+        return AttackRecord(attack.name, to_json(attack), predictions, seconds, notes)
 
     def by_rule(self, attack: AutoAttack, key: str) -> tuple[list[int], dict[str, Any]]:
         """AutoAttack's labels and, in the notes, what each component left standing and which one broke each example."""
@@ -159,34 +161,34 @@ class _Work:
         """The labels of a component alone on all images, as far as possible from the record of an AutoAttack that has
         it.
         """
-        predicted: list[int] = []
+        predictions: list[int] = []
         rows, notes = list(range(len(self.split))), dict[str, Any]()
         for rule, record in rules:
             if attack in rule.components():
                 place = rule.components().index(attack)
-                predicted, rows = known(record, self.split.labels.tolist(), place)
-                said = [line for line in record.notes.get("rules", []) if line.startswith(f"{attack.name}:")]
-                notes = {"from": rule.name, "run_on": len(rows), **({"rules": said} if said else {})}
+                predictions, rows = known(record, self.split.labels.tolist(), place)
+                rules_said = [line for line in record.notes.get("rules", []) if line.startswith(f"{attack.name}:")]
+                notes = {"from": rule.name, "run_on": len(rows), **({"rules": rules_said} if rules_said else {})}
                 break
         if not rows:
-            return predicted, notes
-        part = self.split.subset(torch.tensor(rows, device=self.split.labels.device)) if predicted else self.split
+            return predictions, notes
+        part = self.split.subset(torch.tensor(rows, device=self.split.labels.device)) if predictions else self.split
         single = AutoAttack(threat=attack.threat, version="custom", attacks=(attack,))
         result = self.searched(single, attack.name, part, key)
-        if not predicted:
+        if not predictions:
             return result.predicted.tolist(), {
                 **({"rules": list(result.notes)} if result.notes else {}),
                 **self.measured(result),
             }
         for row, label in zip(rows, result.predicted.tolist(), strict=True):
-            predicted[row] = label
-        return predicted, notes
+            predictions[row] = label
+        return predictions, notes
 
     def searched(self, attack: AutoAttack, name: str, split: Split, key: str) -> Result:
         device, dtype = device_of(self.model)
         x = _images(split, device, dtype)
-        own = find_batch_size(self.model, x, self.search.memory_limit)
-        fits = min(int(text) for text in self.world.exchange(str(own)))  # memory differs from rank to rank
+        batch_size_own = find_batch_size(self.model, x, self.search.memory_limit)
+        fits = min(int(text) for text in self.world.exchange(str(batch_size_own)))  # memory differs from rank to rank
         path, width = self.journal.state(key, fits)
         report = _Report(name, attack.components(), self.alone_too, len(split), self.progress, self.world)
         labels, ids = split.labels.to(device), split.ids.to(device)
@@ -200,10 +202,10 @@ class _Work:
         if not experts.has_experts(self.model):
             return {}
         device, _ = device_of(self.model)
-        seen = experts.ExpertAnswers(self.model, result.y)
+        watch = experts.ExpertAnswers(self.model, result.y)
         for part in result.x_adv.split(self.batch_size):
-            seen.see(part.to(device))
-        return {"experts": dataclasses.asdict(seen.measures())}
+            watch.see(part.to(device))
+        return {"experts": dataclasses.asdict(watch.measures())}
 
 
 def known(record: AttackRecord, labels: Sequence[int], place: int) -> tuple[list[int], list[int]]:
@@ -213,11 +215,11 @@ def known(record: AttackRecord, labels: Sequence[int], place: int) -> tuple[list
     An example that no earlier component broke was attacked by this one: it was fooled, or it kept its label.
     """
     broken_by: list[int] = record.notes["broken_by"]
-    predicted = [
+    predictions = [
         guess if by in (place, -2) else label
         for guess, by, label in zip(record.predicted, broken_by, labels, strict=True)
     ]  # -2: misclassified before any attack
-    return predicted, [row for row, by in enumerate(broken_by) if 0 <= by < place]
+    return predictions, [row for row, by in enumerate(broken_by) if 0 <= by < place]
 
 
 def _images(split: Split, device: torch.device, dtype: torch.dtype) -> Tensor:
@@ -260,9 +262,9 @@ class _Report:
             to_come = self.costs[now.number - 1 :]
             self.progress.spare((self.entered - now.entered) * sum(self.spared[now.number - 1 :]))
             several = f", {now.number} of {now.attacks}: {now.attack} ({_percent(to_come[0], sum(self.costs))})"
-            what = f"{self.name}{several if now.attacks > 1 else ''}"
+            label = f"{self.name}{several if now.attacks > 1 else ''}"
             self.number, self.done, self.entered = now.number, 0, now.entered
-            self.advance = self.progress.begin(what, now.entered, "images", now.entered * to_come[0])
+            self.advance = self.progress.begin(label, now.entered, "images", now.entered * to_come[0])
         self.advance(now.done - self.done)
         self.done = now.done
         self.progress.note(f"{now.survivors:,}{self.of} stand", now.share)
@@ -288,7 +290,7 @@ def foretold(attacks: Sequence[Attack], images: int, seconds: float) -> str:
 
     def part(attack: Attack) -> str:
         inside = attack.components() if isinstance(attack, AutoAttack) else ()
-        shares = ", ".join(f"{each.name} {100 * images * each.forwards() / whole:.0f} %" for each in inside)
+        shares = ", ".join(f"{piece.name} {100 * images * piece.forwards() / whole:.0f} %" for piece in inside)
         return f"{attack.name} {100 * costs[attack.name] / whole:.0f} %" + (f" ({shares})" if shares else "")
 
     longest = sorted(attacks, key=lambda attack: -costs[attack.name])[:4]

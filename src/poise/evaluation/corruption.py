@@ -58,11 +58,13 @@ def evaluate_corruptions(
     record = about_record(model, data, split, digest, batch_size, about, world)
     facts = {"model": digest, "images": images, "corruptions": str(root.resolve()), "poise": __version__}
     processors = processors_of(model, world)
-    kept = world.in_turn(lambda: Journal(journal, facts, processors))
+    journal_kept = world.in_turn(lambda: Journal(journal, facts, processors))
     rows: dict[str, list[float]] = {}
     progress.stage("", "evaluation", float(len(CORRUPTIONS) * len(SEVERITIES) * len(split)))
     for corruption in CORRUPTIONS:
-        row = json.loads(world.exchange(json.dumps(kept.get(corruption, list[float]) if world.leads else None))[0])
+        row = json.loads(
+            world.exchange(json.dumps(journal_kept.get(corruption, list[float]) if world.leads else None))[0]
+        )
         if row is None:
             count = len(split) * len(SEVERITIES)
             advance = progress.begin(corruption, count, "images", count)
@@ -72,17 +74,17 @@ def evaluate_corruptions(
                 row.append(accuracy(predict(model, part, batch_size, world), part))
                 advance(len(part))
             if world.leads:
-                kept.keep(corruption, row)
+                journal_kept.keep(corruption, row)
         else:
             progress.spare(len(split) * len(SEVERITIES))
         rows[corruption] = row
-    for sentence in kept.damaged:
+    for sentence in journal_kept.damaged:
         progress.say(sentence)
     every = [value for row in rows.values() for value in row]
-    found = CorruptionAccuracy(rows, len(split), root.name, sum(every) / len(every))
-    record["notes"] |= {"images": images, "corruptions": asdict(found)}
+    accuracy_table = CorruptionAccuracy(rows, len(split), root.name, sum(every) / len(every))
+    record["notes"] |= {"images": images, "corruptions": asdict(accuracy_table)}
     seconds, model_name = time.perf_counter() - clock, named or type(model).__name__
-    made = EvaluationRecord(
+    evaluation = EvaluationRecord(
         **record,
         model=model_name,
         evaluation_seed=0,
@@ -90,10 +92,10 @@ def evaluate_corruptions(
         protocol="corruptions",
         attacks=[],
         seconds=seconds,
-        evaluated_on=kept.processors,
+        evaluated_on=journal_kept.processors,
     )
-    finish(made, out, kept, world)
-    return made
+    finish(evaluation, out, journal_kept, world)
+    return evaluation
 
 
 def check_whole(root: Path) -> None:
@@ -113,9 +115,9 @@ def _part(root: Path, corruption: str, severity: int, data: Data, split: Split) 
             f"{root}: {corruption} of severity {severity} has {len(part)} images, the natural test set {len(split)}"
         )
     whole, part = len(part) == len(split), part.first(len(split))
-    found, wanted = part.labels.tolist(), split.labels.tolist()
+    labels_part, labels_expected = part.labels.tolist(), split.labels.tolist()
     # folders are read class by class, so only all of their labels can be compared
     in_order = (root / f"{corruption}.npy").is_file()
-    if found != wanted and (in_order or (whole and sorted(found) != sorted(wanted))):
+    if labels_part != labels_expected and (in_order or (whole and sorted(labels_part) != sorted(labels_expected))):
         raise DataError(f"{root}: the labels of {corruption} are not those of {data.name}'s test images")
     return part

@@ -28,14 +28,14 @@ def measures(logits: Tensor, y: Tensor, output: Tensor, chosen: Tensor | None = 
     example [N].
     """
     right = logits.argmax(-1) == y
-    best = torch.stack([cross_entropy(each.double(), y) for each in logits]).argmin(0)
+    best = torch.stack([cross_entropy(member_logits.double(), y) for member_logits in logits]).argmin(0)
     choice = None
     if chosen is not None:
         chosen_right = _picked(right, chosen)
-        missed = right.any(0) & ~chosen_right
-        choice = Choice(_share(chosen_right), _share(chosen == best), _share(missed), _shares(chosen, len(logits)))
+        missing = right.any(0) & ~chosen_right
+        choice = Choice(_share(chosen_right), _share(chosen == best), _share(missing), _shares(chosen, len(logits)))
     return EnsembleMeasures(
-        members=tuple(_share(each) for each in right),
+        members=tuple(_share(member_logits) for member_logits in right),
         overlap=_share(~right.any(0)),
         oracle=_share(_picked(right, best)),
         best=_shares(best, len(logits)),
@@ -66,14 +66,14 @@ class ExpertAnswers:
         """Ask the experts about the next images [B, C, H, W]."""
         with evaluating(self.model), exact(x.device):
             if isinstance(self.model, CollaborationModule):
-                each, evaluator = self.model.all_heads(x)
-                confidences = self.model.confidences(each, evaluator)
-                output, chosen = self.model.select(each, confidences), self.model.winners(confidences).cpu()
+                member_logits, evaluator = self.model.all_heads(x)
+                confidences = self.model.confidences(member_logits, evaluator)
+                output, winners = self.model.select(member_logits, confidences), self.model.winners(confidences).cpu()
             else:
                 assert isinstance(self.model, EnsembleModule | MixtureModule)
-                each, chosen = self.model.all_logits(x), None
-                output = self.model(x) if isinstance(self.model, MixtureModule) else self.model.combine(each)
-        self._seen.append((each.cpu(), output.cpu(), chosen))
+                member_logits, winners = self.model.all_logits(x), None
+                output = self.model(x) if isinstance(self.model, MixtureModule) else self.model.combine(member_logits)
+        self._seen.append((member_logits.cpu(), output.cpu(), winners))
 
     def measures(self, world: World = ALONE, rows: slice = slice(None)) -> EnsembleMeasures:
         """Of all images seen, which must be as many as the labels; of several ranks each has seen its `rows`. Raises:
@@ -84,12 +84,12 @@ class ExpertAnswers:
             return whole(world, torch.cat(parts, axis) if parts else None, rows, len(self.labels), axis)
 
         logits, outputs = (
-            joined([each for each, _, _ in self._seen], 1),
+            joined([member_logits for member_logits, _, _ in self._seen], 1),
             joined([output for _, output, _ in self._seen]),
         )
-        picked = [part for _, _, part in self._seen if part is not None]
+        choices = [part for _, _, part in self._seen if part is not None]
         return measures(
-            logits, self.labels, outputs, joined(picked) if isinstance(self.model, CollaborationModule) else None
+            logits, self.labels, outputs, joined(choices) if isinstance(self.model, CollaborationModule) else None
         )
 
 
@@ -140,13 +140,13 @@ def predict_and_measure(
     Raises: InputError, RankError.
     """
     answers = ExpertAnswers(model, split.labels) if has_experts(model) else None
-    predicted, rows = [], share_of(world, len(split), batch_size)
+    predictions, rows = [], share_of(world, len(split), batch_size)
     for x_adv, labels in attacked(model, split.subset(rows), attack, seed=seed, batch_size=batch_size, advance=advance):
-        predicted.append(labels)
+        predictions.append(labels)
         if answers is not None:
             answers.see(x_adv)
     notes = {} if answers is None else {"experts": dataclasses.asdict(answers.measures(world, rows))}
-    return whole(world, torch.cat(predicted) if predicted else None, rows, len(split)), notes
+    return whole(world, torch.cat(predictions) if predictions else None, rows, len(split)), notes
 
 
 def _see_natural(answers: ExpertAnswers, split: Split, batch_size: int) -> None:

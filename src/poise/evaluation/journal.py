@@ -63,8 +63,8 @@ class Journal:
         if self.folder is None:
             return None, width
         self._begin(self.folder)
-        for begun in self.folder.glob(f"state-{key}-*.safetensors*"):  # several ranks add to the name
-            width = int(begun.name.partition(".safetensors")[0].rpartition("-")[2])
+        for state_file in self.folder.glob(f"state-{key}-*.safetensors*"):  # several ranks add to the name
+            width = int(state_file.name.partition(".safetensors")[0].rpartition("-")[2])
         return self.folder / f"state-{key}-{width}.safetensors", width
 
     def drop_if_empty(self) -> None:

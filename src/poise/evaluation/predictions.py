@@ -59,17 +59,17 @@ def check_answers(model: nn.Module, data: Data) -> int:
     with crafting(model, "evaluating"), exact(device):
         outputs = count_classes(model, torch.zeros(1, *data.shape, dtype=dtype, device=device))
     classes = len(data.classes)
-    numbered = list(data.classes) == [str(number) for number in range(classes)]
+    unnamed = list(data.classes) == [str(number) for number in range(classes)]
     if outputs < classes:
         raise InputError(
             f"{data.name} has labels in [0, {classes - 1}], must be in [0, {outputs - 1}] for a network of {outputs}"
             " logits"
         )
-    if outputs > classes and not numbered:
-        shown = ", ".join(data.classes[:3]) + (", ..." if classes > 3 else "")
+    if outputs > classes and not unnamed:
+        names_text = ", ".join(data.classes[:3]) + (", ..." if classes > 3 else "")
         raise InputError(
-            f"the network returned {outputs} logits for the {classes} classes of {data.name} ({shown}), must return one"
-            " for each, in order"
+            f"the network returned {outputs} logits for the {classes} classes of {data.name} ({names_text}), must"
+            " return one for each, in order"
         )
     return outputs
 
@@ -81,15 +81,15 @@ def predict(model: nn.Module, split: Split, batch_size: int = 256, world: World 
 
     Raises: InputError for a network of the wrong shape, RankError.
     """
-    predicted, rows = [], share_of(world, len(split), batch_size)
+    predictions, rows = [], share_of(world, len(split), batch_size)
     with evaluating(model), exact(device_of(model)[0]):
         for x, y, _ in _batches(model, split.subset(rows), batch_size):
             logits = answer(model, x)
             classes = check_logits(logits, len(y))
-            if not predicted:
+            if not predictions:
                 check_labels(split.labels, len(split), classes, "the data set")
-            predicted.append(logits.argmax(1))
-    return whole(world, torch.cat(predicted) if predicted else None, rows, len(split))
+            predictions.append(logits.argmax(1))
+    return whole(world, torch.cat(predictions) if predictions else None, rows, len(split))
 
 
 def attacked(
@@ -125,7 +125,7 @@ def attacked(
 def predict_under(model: nn.Module, split: Split, attack: Attack, **how: Any) -> Tensor:
     """Predicted labels on the images that `attack` makes [N], int64, on the CPU; how: see `attacked`."""
     batches = attacked(model, split, attack, **how)
-    return torch.cat([predicted for _, predicted in batches]).cpu()
+    return torch.cat([predictions for _, predictions in batches]).cpu()
 
 
 def accuracy(predicted: Tensor, split: Split) -> float:

@@ -79,7 +79,7 @@ class Protocol(Settings):
         and epsilon.
         """
         names = [attack.name for attack in self.attacks]
-        norms = {name: {type(other.threat) for other in self.attacks if other.name == name} for name in names}
+        norms = {name: {type(rival.threat) for rival in self.attacks if rival.name == name} for name in names}
         return [
             f"{name} at {within(attack.threat, norm=len(norms[name]) > 1)}" if names.count(name) > 1 else name
             for name, attack in zip(names, self.attacks, strict=True)
@@ -108,8 +108,8 @@ class Protocol(Settings):
         if self.first is None or self.chosen == "first" or len(split) == WHOLE:
             return ""
         count = min(self.first, len(split))
-        taken = f"all {count:,}" if count == len(split) else f"the first {count:,} of {len(split):,}"
-        return f"the published images are chosen from {WHOLE:,} test images; here {taken} are evaluated"
+        images_text = f"all {count:,}" if count == len(split) else f"the first {count:,} of {len(split):,}"
+        return f"the published images are chosen from {WHOLE:,} test images; here {images_text} are evaluated"
 
 
 def within(threat: Threat, *, norm: bool) -> str:
@@ -169,8 +169,8 @@ def evaluate(
     if instead:
         progress.say(instead)
     progress.stage("", "evaluation", protocol.forwards(len(split)) / world.size)
-    asked = [identity(to_json(attack)) for attack in protocol.attacks]
-    facts = {"model": digest_of(model), "images": digest_of_images(split), "attacks": asked, "seed": seed}
+    settings_asked = [identity(to_json(attack)) for attack in protocol.attacks]
+    facts = {"model": digest_of(model), "images": digest_of_images(split), "attacks": settings_asked, "seed": seed}
     progress.begin("natural images", 0, "", len(split) / world.size)
     record = about_record(model, data, split, facts["model"], batch_size, {**about, "seed": trained_with}, world)
     progress.end()
@@ -181,20 +181,20 @@ def evaluate(
     answers = hashlib.sha256(json.dumps(record["natural"]).encode()).hexdigest()
     of = {**facts, "natural": answers, "search": search.precision, "poise": __version__}
     processors = processors_of(model, world)
-    kept = world.in_turn(lambda: Journal(journal, of, processors))
-    if kept.dropped:
+    journal_kept = world.in_turn(lambda: Journal(journal, of, processors))
+    if journal_kept.dropped:
         progress.say(
             "what was kept here of an unfinished evaluation is of other weights, images, attacks or versions; it begins"
             " anew"
         )
-    shared: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "world": world, "search": search}
+    options: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "world": world, "search": search}
     try:
-        attacks = columns_of(model, split, protocol.attacks, journal=kept, progress=progress, **shared)
+        attacks = columns_of(model, split, protocol.attacks, journal=journal_kept, progress=progress, **options)
     except PoiseError:
         if world.leads:
-            kept.drop_if_empty()
+            journal_kept.drop_if_empty()
         raise
-    for sentence in kept.damaged:
+    for sentence in journal_kept.damaged:
         progress.say(sentence)
     note = "; ".join(filter(None, (protocol.note, instead)))
     record["notes"] |= {"images": facts["images"], **({"protocol": note} if note else {})}
@@ -210,9 +210,9 @@ def evaluate(
     ]
     # some may be of an earlier session
     seconds = max(time.perf_counter() - clock, sum(column.seconds for column in attacks))
-    made = EvaluationRecord(**record, attacks=attacks, seconds=seconds, evaluated_on=kept.processors)
-    finish(made, out, kept, world)
-    return made
+    result = EvaluationRecord(**record, attacks=attacks, seconds=seconds, evaluated_on=journal_kept.processors)
+    finish(result, out, journal_kept, world)
+    return result
 
 
 def _seconds_of_forward(model: nn.Module, split: Split, batch_size: int) -> float:
@@ -275,8 +275,8 @@ def about_record(
 def processors_of(model: nn.Module, world: World) -> list[Hardware]:
     """What the network is evaluated on, by all ranks."""
     device, dtype = device_of(model)
-    own = dataclasses.asdict(hardware_of(device, str(dtype).removeprefix("torch.")))
-    return joined(Hardware(**json.loads(text)) for text in world.exchange(json.dumps(own)))
+    processor = dataclasses.asdict(hardware_of(device, str(dtype).removeprefix("torch.")))
+    return joined(Hardware(**json.loads(text)) for text in world.exchange(json.dumps(processor)))
 
 
 def gallery(model: nn.Module, split: Split, attack: Attack, *, seed: int = 0, count: int = 12) -> dict[str, np.ndarray]:

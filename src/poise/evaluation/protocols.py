@@ -50,21 +50,23 @@ class NamedProtocol:
         Raises: SettingsError for a norm that it is not defined for, or a step size out of range.
         """
         threat = threat if threat is not None else self.scales[0][0]
-        own = next(((known, step) for known, step in self.scales if type(known) is type(threat)), None)
-        if own is None:
-            norms = " and ".join(type(known).__name__ for known, _ in self.scales)
+        scale_own = next(
+            ((scale_threat, step) for scale_threat, step in self.scales if type(scale_threat) is type(threat)), None
+        )
+        if scale_own is None:
+            norms = " and ".join(type(scale_threat).__name__ for scale_threat, _ in self.scales)
             raise SettingsError(f"protocol {self.name!r} is defined for {norms} only, not for {type(threat).__name__}")
         if threat.epsilon == 0:
             raise SettingsError(f"epsilon = 0: protocol {self.name!r} needs a positive one")
-        scaled = own[1] * (threat.epsilon / own[0].epsilon)  # exactly the default at the default
-        chosen = scaled if step_size is None else _number(step_size)
-        attacks = self.build(threat, chosen)
+        step_scaled = scale_own[1] * (threat.epsilon / scale_own[0].epsilon)  # exactly the default at the default
+        used_step = step_scaled if step_size is None else _number(step_size)
+        attacks = self.build(threat, used_step)
         steps = [step for attack in attacks if (step := getattr(attack, "step_size", None)) is not None]
-        if step_size is not None and chosen not in steps:
+        if step_size is not None and used_step not in steps:
             raise SettingsError(f"step_size = {step_size}: protocol {self.name!r} has no step size to choose")
         label = self.name + (f"-{tag_of(threat).lower()}" if type(threat) is not type(self.scales[0][0]) else "")
-        label += f"-eps{threat.epsilon:.4g}" if threat != own[0] else ""
-        label += f"-step{steps[0]:.4g}" if step_size is not None and chosen != scaled else ""
+        label += f"-eps{threat.epsilon:.4g}" if threat != scale_own[0] else ""
+        label += f"-step{steps[0]:.4g}" if step_size is not None and used_step != step_scaled else ""
         return Protocol(name=label, attacks=attacks, **self.rest)
 
 
@@ -110,9 +112,9 @@ def at_each(name: str, protocols: Sequence[Protocol]) -> Protocol:
         return protocols[0]
     norms = list(dict.fromkeys(map(tag_of, threats)))
     sizes = {norm: [f"{threat.epsilon:.4g}" for threat in threats if tag_of(threat) == norm] for norm in norms}
-    for norm, listed in sizes.items():
-        if len(set(listed)) < len(listed):
-            raise SettingsError(f"--epsilon {', '.join(listed)}: every one of a list must be another, within {norm}")
+    for norm, radii in sizes.items():
+        if len(set(radii)) < len(radii):
+            raise SettingsError(f"--epsilon {', '.join(radii)}: every one of a list must be another, within {norm}")
     label = "-".join((f"{norm.lower()}-" if len(norms) > 1 else "") + f"eps{'-'.join(sizes[norm])}" for norm in norms)
     attacks = tuple(attack for protocol in protocols for attack in protocol.attacks)
     return dataclasses.replace(protocols[0], name=f"{name}-{label}", attacks=attacks)
@@ -192,7 +194,7 @@ def _pgd_rst(threat: Threat, step_size: float) -> tuple[Attack, ...]:
 
 
 def _union(threat: Threat, step_size: float) -> tuple[Attack, ...]:
-    return tuple(AutoAttack(threat=one) for one in (threat, *UNION[1:]))
+    return tuple(AutoAttack(threat=threat_of_union) for threat_of_union in (threat, *UNION[1:]))
 
 
 def _soe_whitebox(threat: Threat, step_size: float) -> tuple[Attack, ...]:
@@ -221,8 +223,8 @@ COMPAT = (
 )
 
 PROTOCOLS: dict[str, NamedProtocol] = {
-    made.name: made
-    for made in (
+    protocol.name: protocol
+    for protocol in (
         NamedProtocol(
             "standard",
             "FGSM, PGD-20, PGD-100, MIM-20, CW-100, AutoAttack and each component alone",
@@ -366,4 +368,4 @@ PROTOCOLS: dict[str, NamedProtocol] = {
     )
 }
 """By name. Those of papers without a stated epsilon for all rows (Synergy-of-Experts: .01 to .07) are to be scaled."""
-Protocol.named.update({name: made.at for name, made in PROTOCOLS.items()})
+Protocol.named.update({name: protocol.at for name, protocol in PROTOCOLS.items()})

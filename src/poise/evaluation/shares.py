@@ -28,8 +28,8 @@ def whole(world: World, part: Tensor | None, rows: slice, count: int, axis: int 
     if world.size == 1:
         assert part is not None
         return part.cpu()
-    said = "" if part is None else json.dumps([str(part.dtype).removeprefix("torch."), list(part.shape)])
-    dtype, shape = json.loads(world.exchange(said)[0])
+    text = "" if part is None else json.dumps([str(part.dtype).removeprefix("torch."), list(part.shape)])
+    dtype, shape = json.loads(world.exchange(text)[0])
     shape[axis] = count
     values = torch.zeros(shape, dtype=getattr(torch, dtype))  # zeros but for one rank's, so that the sum is that rank's
     if part is not None:

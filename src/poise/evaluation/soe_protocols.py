@@ -93,9 +93,9 @@ def soe_aimed(threat: Threat | None = None) -> Protocol:
     """
     threat = threat or Linf()
     common = _common(threat)
-    aimed = (AdaptivePGD(lambdas=LAMBDAS, **common), TransferFromExperts(**common), SoftMixturePGD(**common))
-    others = (APGD(threat=threat), APGD(threat=threat, loss="dlr"), Square(threat=threat))
-    return Protocol(name="soe-aimed", attacks=(_whitebox(threat), *aimed, *others))
+    adaptive_attacks = (AdaptivePGD(lambdas=LAMBDAS, **common), TransferFromExperts(**common), SoftMixturePGD(**common))
+    further_attacks = (APGD(threat=threat), APGD(threat=threat, loss="dlr"), Square(threat=threat))
+    return Protocol(name="soe-aimed", attacks=(_whitebox(threat), *adaptive_attacks, *further_attacks))
 
 
 def soe_benchmark(threat: Threat, transferred: tuple[Attack, ...] = ()) -> Protocol:
@@ -129,16 +129,21 @@ class TransferProtocol:
         subset = list(images) == published_ids()
         if sgm and steps == [STEPS] and members == list(self.surrogates) and subset and not others:
             return None
-        asked, found = (", ".join(map(str, each)) for each in (self.surrogates, members))
-        shown = "the published images" if subset else f"{len(images):,} {'image' if len(images) == 1 else 'images'}"
-        taken = (
-            f"{', '.join(map(str, steps))} steps with{'' if sgm else 'out'} SGM on surrogates of size {found}, {shown}"
+        surrogates_asked, surrogates_here = (
+            ", ".join(map(str, members_each)) for members_each in (self.surrogates, members)
         )
-        published = (
-            f"{STEPS} steps with SGM on held-out surrogates of size {asked}, naturally trained,"
+        images_text = (
+            "the published images" if subset else f"{len(images):,} {'image' if len(images) == 1 else 'images'}"
+        )
+        attacks_text = (
+            f"{', '.join(map(str, steps))} steps with{'' if sgm else 'out'} SGM on surrogates of size"
+            f" {surrogates_here}, {images_text}"
+        )
+        published_text = (
+            f"{STEPS} steps with SGM on held-out surrogates of size {surrogates_asked}, naturally trained,"
             f" {len(published_ids()):,} chosen images"
         )
-        return f"{self.name} is {published}; here: {'; '.join((taken, *others))}"
+        return f"{self.name} is {published_text}; here: {'; '.join((attacks_text, *others))}"
 
 
 def soe_transfer(
@@ -152,5 +157,5 @@ def soe_transfer(
     if name not in TRANSFER:
         raise SettingsError(f"there is no transfer protocol {name!r}; must be one of {', '.join(TRANSFER)}")
     attacks = surrogate_attacks(TRANSFER[name], threat or Linf(), dverge_cw_compat)
-    kept = tuple(attack for attack in attacks if residual or not isinstance(attack, SGM))
-    return TransferProtocol(name, (3,) if TRANSFER[name] == 3 else (3, 5, 8), kept)
+    attacks_kept = tuple(attack for attack in attacks if residual or not isinstance(attack, SGM))
+    return TransferProtocol(name, (3,) if TRANSFER[name] == 3 else (3, 5, 8), attacks_kept)

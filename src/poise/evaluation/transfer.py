@@ -65,14 +65,16 @@ def made_or_kept(
     What such a set lacks is made and added to it; a set of other weights, settings, seed or labels is replaced.
     Raises: StorageError.
     """
-    kept = _kept(path, surrogate, split, attack, seed)
+    set_kept = _kept(path, surrogate, split, attack, seed)
     lacking = (
-        split if kept is None else split.subset((kept.rows(split.ids) < 0).nonzero()[:, 0].to(split.labels.device))
+        split
+        if set_kept is None
+        else split.subset((set_kept.rows(split.ids) < 0).nonzero()[:, 0].to(split.labels.device))
     )
-    if kept is not None and len(lacking) == 0:
-        return kept, True
-    made = make_set(surrogate, lacking, attack, seed=seed, batch_size=batch_size, advance=advance)
-    whole = made if kept is None else kept.plus(made)
+    if set_kept is not None and len(lacking) == 0:
+        return set_kept, True
+    set_new = make_set(surrogate, lacking, attack, seed=seed, batch_size=batch_size, advance=advance)
+    whole = set_new if set_kept is None else set_kept.plus(set_new)
     whole.save(path)
     return whole, False
 
@@ -82,14 +84,15 @@ def _kept(path: Path, surrogate: nn.Module, split: Split, attack: Attack, seed: 
     label.
     """
     try:
-        kept = AdversarialSet.load(path)
+        set_read = AdversarialSet.load(path)
     except DataError:
         return None
-    rows = kept.rows(split.ids)
-    same = torch.equal(kept.labels[rows[rows >= 0]], split.labels.cpu()[rows >= 0])
+    rows = set_read.rows(split.ids)
+    same = torch.equal(set_read.labels[rows[rows >= 0]], split.labels.cpu()[rows >= 0])
     return (
-        kept
-        if same and (kept.attack, kept.surrogate, kept.seed) == (to_json(attack), digest_of(surrogate), seed)
+        set_read
+        if same
+        and (set_read.attack, set_read.surrogate, set_read.seed) == (to_json(attack), digest_of(surrogate), seed)
         else None
     )
 
@@ -138,12 +141,14 @@ def transfer_matrix(
     for surrogate, network in surrogates.items():
         for attack in attacks:
             if folder is None:
-                made = make_set(network, split, attack, seed=seed, batch_size=batch_size)
+                set_of_attack = make_set(network, split, attack, seed=seed, batch_size=batch_size)
             else:
                 path = set_path(folder / surrogate, network, attack, seed)
-                made = made_or_kept(path, network, split, attack, seed=seed, batch_size=batch_size)[0].only(split.ids)
-            for target, judged in targets.items():
-                flags = survived(made, judged, batch_size)
+                set_of_attack = made_or_kept(path, network, split, attack, seed=seed, batch_size=batch_size)[0].only(
+                    split.ids
+                )
+            for target, target_network in targets.items():
+                flags = survived(set_of_attack, target_network, batch_size)
                 single[surrogate][target][attack.name] = _share(flags)
                 stands[surrogate][target] &= flags
     everywhere = {target: torch.stack([stands[name][target] for name in surrogates]).all(0) for target in targets}

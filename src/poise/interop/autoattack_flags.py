@@ -21,7 +21,7 @@ def flags(model: nn.Module, x: Tensor, y: Tensor, version: str) -> list[str]:
 
     Raises: InputError for labels or logits of a wrong shape, type or range.
     """
-    said = []
+    lines = []
     with crafting(model, "evaluating"), lent(model, x):
         leaf = x.detach().requires_grad_(True)
         with torch.enable_grad():
@@ -31,19 +31,19 @@ def flags(model: nn.Module, x: Tensor, y: Tensor, version: str) -> list[str]:
             if loss.requires_grad:
                 (gradient,) = torch.autograd.grad(loss, leaf, allow_unused=True)
         with torch.no_grad():
-            others = [answer(model, x) for _ in range(4)]
+            answers = [answer(model, x) for _ in range(4)]
     logits = logits.detach()
-    if version != "rand" and any(_differ(logits, other) for other in others):
-        said.append("it seems to be a randomized defense! Use version='rand'")
+    if version != "rand" and any(_differ(logits, repeat) for repeat in answers):
+        lines.append("it seems to be a randomized defense! Use version='rand'")
     if bool((logits > -1e-5).all() & (logits < 1 + 1e-5).all() & ((logits.sum(1) - 1).abs() < 1e-5).all()):
-        said.append("the output seems to be a probability distribution; the model must return logits")
+        lines.append("the output seems to be a probability distribution; the model must return logits")
     zero = len(x) if gradient is None else int((gradient.flatten(1).abs().sum(1) == 0).sum())
     if zero:
-        said.append(f"there are {zero} points with zero gradient! Gradient-based attacks cannot be relied on there")
-    return said
+        lines.append(f"there are {zero} points with zero gradient! Gradient-based attacks cannot be relied on there")
+    return lines
 
 
 def _differ(a: Tensor, b: Tensor) -> bool:
     """By more than rounding, relative to the logits' size, or in a prediction."""
-    flipped = a.argmax(1) != b.argmax(1)
-    return bool(((unit(a) - unit(b)).norm(dim=1) > 1e-4).any() or flipped.any())
+    differs = a.argmax(1) != b.argmax(1)
+    return bool(((unit(a) - unit(b)).norm(dim=1) > 1e-4).any() or differs.any())

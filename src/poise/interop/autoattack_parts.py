@@ -115,8 +115,8 @@ class Named(ABC):
     def _unknown(self, name: str) -> AttributeError:
         if name.startswith("__"):  # asked by Python itself
             return AttributeError(name)
-        known = [*self.names(), *type(self).other_names]
-        return UnknownNameError(f"{type(self).__name__} has no attribute {name!r}{did_you_mean(name, known)}")
+        all_names = [*self.names(), *type(self).other_names]
+        return UnknownNameError(f"{type(self).__name__} has no attribute {name!r}{did_you_mean(name, all_names)}")
 
 
 @dataclass

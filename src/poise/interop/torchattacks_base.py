@@ -211,24 +211,24 @@ class Attack(ABC):
         columns: dict[str, list[Tensor]] = {"adv_inputs": [], "labels": [], "preds": [], "clean_inputs": []}
         for inputs, labels in data_loader:
             adversarial, natural = (self._pixels(images.to(self.device)) for images in (self(inputs, labels), inputs))
-            found = (adversarial, labels, predicted(network, adversarial), natural)
-            for column, values in zip(columns.values(), found, strict=True):
+            outputs = (adversarial, labels, predicted(network, adversarial), natural)
+            for column, values in zip(columns.values(), outputs, strict=True):
                 column.append(values.detach().cpu())
-        joined = {name: torch.cat(parts) for name, parts in columns.items()}
-        wrong = joined["preds"] != joined["labels"]
+        columns_joined = {name: torch.cat(parts) for name, parts in columns.items()}
+        wrong = columns_joined["preds"] != columns_joined["labels"]
         robust = 100 * (1 - float(wrong.double().mean()))
-        sizes = (joined["adv_inputs"] - joined["clean_inputs"])[wrong].flatten(1).norm(dim=1)
+        sizes = (columns_joined["adv_inputs"] - columns_joined["clean_inputs"])[wrong].flatten(1).norm(dim=1)
         size, seconds = float(sizes.mean()) if len(sizes) else 0.0, time.perf_counter() - start
         if verbose:
             print(f"robust accuracy: {robust:.2f} %, L2: {size:.5f} ({seconds:.1f} s)")
         if save_path is not None:
             left_out = ([] if save_predictions else ["preds"]) + ([] if save_clean_inputs else ["clean_inputs"])
-            kept = {
+            content = {
                 name: as_bytes(values) if save_type == "int" else values
-                for name, values in joined.items()
+                for name, values in columns_joined.items()
                 if name not in left_out
             }
-            torch.save({**kept, "save_type": save_type}, save_path)
+            torch.save({**content, "save_type": save_type}, save_path)
         return (robust, size, seconds) if return_verbose else None
 
     def _pixels(self, images: Tensor) -> Tensor:
@@ -247,16 +247,16 @@ class Attack(ABC):
         """Batches of (adversarial images, labels[, predictions][, natural images]) that `save` wrote; nothing is
         unpickled.
         """
-        saved = torch.load(load_path, map_location="cpu", weights_only=True)
+        content = torch.load(load_path, map_location="cpu", weights_only=True)
         names = ["adv_inputs", "labels", *["preds"] * load_predictions, *["clean_inputs"] * load_clean_inputs]
-        if missing := [name for name in names if name not in saved]:
-            raise InputError(f"{load_path} holds no {missing[0]}; it has {', '.join(sorted(saved))}")
+        if missing := [name for name in names if name not in content]:
+            raise InputError(f"{load_path} holds no {missing[0]}; it has {', '.join(sorted(content))}")
         for name in {"adv_inputs", "clean_inputs"} & set(names):
-            images = saved[name].float() / 255 if saved[name].dtype == torch.uint8 else saved[name]
-            saved[name] = (
+            images = content[name].float() / 255 if content[name].dtype == torch.uint8 else content[name]
+            content[name] = (
                 images if normalize is None else Standardise(list(normalize["mean"]), list(normalize["std"]))(images)
             )
-        return DataLoader(TensorDataset(*(saved[name] for name in names)), batch_size=batch_size, shuffle=shuffle)
+        return DataLoader(TensorDataset(*(content[name] for name in names)), batch_size=batch_size, shuffle=shuffle)
 
 
 def as_bytes(values: Tensor) -> Tensor:

@@ -105,12 +105,12 @@ class SWA(Average):
     """
 
     def update(self, average: Weights, weights: Weights, now: Now) -> None:
-        taken, between = divmod(now.epoch - self.from_epoch, self.every)
+        periods, between = divmod(now.epoch - self.from_epoch, self.every)
         ends = now.step_of_epoch == now.steps_per_epoch - 1
         if now.epoch < self.from_epoch:
             accumulate(average, 0.0, weights)
         elif ends and between == 0:
-            accumulate(average, taken / (taken + 1), weights)
+            accumulate(average, periods / (periods + 1), weights)
         if ends and self.buffers == "copy":
             _copy_statistics(average, weights)
 

@@ -80,23 +80,25 @@ class FixedShape:
             return objective.craft(model, part, now)
         self.recording = None  # its memory is needed for the next one
         while self._ways:
-            compiled, recorded = self._ways[0]
-            begun = time.perf_counter()
+            compiled_craft, recorded_craft = self._ways[0]
+            start = time.perf_counter()
             try:
-                if recorded:
-                    made = Recording.of(
-                        objective, model, part, now, partial(self._around, model, compiled, cache=False)
+                if recorded_craft:
+                    recording = Recording.of(
+                        objective, model, part, now, partial(self._around, model, compiled_craft, cache=False)
                     )
-                    examples = made.replay(part, now)
-                    self.recording = made
+                    examples = recording.replay(part, now)
+                    self.recording = recording
                 else:
-                    with self._around(model, compiled):
+                    with self._around(model, compiled_craft):
                         examples = objective.craft(model, part, now)
-                self._tell_cost(compiled, recorded, time.perf_counter() - begun)
+                self._tell_cost(compiled_craft, recorded_craft, time.perf_counter() - start)
                 return examples
             except Exception as error:  # compilers and drivers raise what they like; the step must go on
                 self._ways.pop(0)
-                self._tell(f"crafting cannot be {_way(compiled, recorded)} ({_reason(error)}); {self._instead()}")
+                self._tell(
+                    f"crafting cannot be {_way(compiled_craft, recorded_craft)} ({_reason(error)}); {self._instead()}"
+                )
         return objective.craft(model, part, now)
 
     def differentiated(self, network: nn.Module, parts: list[Batch], run: Callable[[], T]) -> T:
@@ -110,10 +112,10 @@ class FixedShape:
             with self._compiled("loss", network):
                 return run()
         self._calls_made = 0
-        begun, buffers = time.perf_counter(), {name: buffer.clone() for name, buffer in network.named_buffers()}
+        start, buffers = time.perf_counter(), {name: buffer.clone() for name, buffer in network.named_buffers()}
         try:
             with self._compiled("loss", network):
-                found = run()
+                gradients = run()
         except Exception as error:
             self._compiles_loss = False
             for name, buffer in network.named_buffers():
@@ -123,11 +125,11 @@ class FixedShape:
             return run()
         self._loss_compiled = True
         if self._calls_made:
-            self.compilation.say(f"{self.name}: the loss was compiled in {time.perf_counter() - begun:.0f} s")
+            self.compilation.say(f"{self.name}: the loss was compiled in {time.perf_counter() - start:.0f} s")
         else:
             self._compiles_loss = False
             self._tell("the loss calls the network's parts one by one; it is computed as it is")
-        return found
+        return gradients
 
     def _comes_again(self, what: str, shape: object) -> bool:
         again = self._last.get(what) == shape

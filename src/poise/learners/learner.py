@@ -71,16 +71,16 @@ class Policy(Settings):
             least = f"Policy.schedule = {type(self.schedule).__name__}, which falls to {self.schedule.least:g}"
             raise SettingsError(f"{least}: must be at least 0, as a factor on the learning rate")
         if not self.optimizer.follows and not isinstance(self.schedule, Constant):
-            who = f"{type(self.optimizer).__name__} {getattr(self.optimizer, 'name', '')}".strip()
+            name = f"{type(self.optimizer).__name__} {getattr(self.optimizer, 'name', '')}".strip()
             raise SettingsError(
-                f"Policy.schedule = {type(self.schedule).__name__}: {who} follows no schedule, as only its first step"
+                f"Policy.schedule = {type(self.schedule).__name__}: {name} follows no schedule, as only its first step"
                 " follows the learning rate; leave it at 1"
             )
         if self.mixing is not None and not self.objective.takes_soft_labels:
-            wanted = "AT and NT do; set mixing to none"
+            requirement = "AT and NT do; set mixing to none"
             raise SettingsError(
                 f"Policy.mixing: {type(self.objective).__name__} does not learn from labels of several classes;"
-                f" {wanted}"
+                f" {requirement}"
             )
         if self.teacher is not None and not self.objective.asks_teacher:
             raise SettingsError(
@@ -88,13 +88,13 @@ class Policy(Settings):
                 " none"
             )
         if self.objective.remembers == "images":
-            who = f"{type(self.objective).__name__} remembers what it found at each pixel of an image"
+            name = f"{type(self.objective).__name__} remembers what it found at each pixel of an image"
             if self.extra is not None:
-                raise SettingsError(f"Policy.extra: {who}, and images of a pool seldom come again; set extra to none")
+                raise SettingsError(f"Policy.extra: {name}, and images of a pool seldom come again; set extra to none")
             if self.augmentation is not None and not self.augmentation.moves:
-                wanted = "CropFlip, Shift, Flip or none"
+                requirement = "CropFlip, Shift, Flip or none"
                 changes = f"{type(self.augmentation).__name__} does more than move pixels"
-                raise SettingsError(f"Policy.augmentation: {who}, and {changes}; set it to {wanted}")
+                raise SettingsError(f"Policy.augmentation: {name}, and {changes}; set it to {requirement}")
         if isinstance(self.teacher, OwnAverage) and self.average is None:
             raise SettingsError(
                 "Policy.teacher = OwnAverage: the policy keeps no average; set average=EMA, or another teacher"
@@ -251,8 +251,8 @@ class Learner:
             if objective.asks_teacher:  # it is not recorded: a recording serves one network
                 craft = partial(objective.craft, teacher=self.asked_teacher())
             with MODES[objective.craft_mode](model):
-                crafted = [in_order(craft(model, part, now), self.layout) for part in parts]
-            return parts, objective.exchange(crafted, now, self.world)
+                examples = [in_order(craft(model, part, now), self.layout) for part in parts]
+            return parts, objective.exchange(examples, now, self.world)
 
     def asked_teacher(self) -> nn.Module | None:
         """The policy's teacher as it is at this step; None where it names none."""
@@ -307,8 +307,8 @@ class Learner:
                 with torch.enable_grad(), self.arithmetic.context(), self._drawing(now, number):
                     terms = minimised(objective.loss(self.network, examples, now))
                     if keep is not None:
-                        kept = keep(torch.stack(list(counted(terms, examples).values())).sum(0).detach())
-                        terms = {name: values * kept for name, values in terms.items()}
+                        differences = keep(torch.stack(list(counted(terms, examples).values())).sum(0).detach())
+                        terms = {name: values * differences for name, values in terms.items()}
                     total = torch.stack(list(reduced(terms, examples, denominators).values())).sum()
                 gradients = torch.autograd.grad(total, parameters, allow_unused=True, materialize_grads=True)
                 sums = [old + new for old, new in zip(sums, gradients, strict=True)]
@@ -329,12 +329,16 @@ class Learner:
         mode = "evaluating" if objective.craft_mode == "evaluating" else "frozen_statistics"
         now = now.within(f"{self.name} observed")
         with crafting(self.network, mode), self.arithmetic.context():
-            shown = objective.exchange([objective.craft(self.network, batch, now)], now)
+            examples = objective.exchange([objective.craft(self.network, batch, now)], now)
         with frozen_statistics(self.network), torch.enable_grad(), self.arithmetic.context():
-            terms = minimised(objective.loss(self.network, shown[0], now))
-            total = torch.stack(list(reduced(terms, shown[0], denominators_of(shown, batch, ALONE)).values())).sum()
-        found = torch.autograd.grad(total, list(self.network.parameters()), allow_unused=True, materialize_grads=True)
-        return [gradient.detach() for gradient in found]
+            terms = minimised(objective.loss(self.network, examples[0], now))
+            total = torch.stack(
+                list(reduced(terms, examples[0], denominators_of(examples, batch, ALONE)).values())
+            ).sum()
+        gradients = torch.autograd.grad(
+            total, list(self.network.parameters()), allow_unused=True, materialize_grads=True
+        )
+        return [gradient.detach() for gradient in gradients]
 
     def begin(self, accumulator: str, share: float) -> None:
         """Start a named accumulator at `share` times the present weights."""
@@ -371,7 +375,10 @@ class Learner:
             return
         sets = [self.weights, *([] if self.average is None else [self.average]), *self.accumulators.values()]
         running = [
-            tensor for each in sets for name, tensor in each.items() if name.endswith(("running_mean", "running_var"))
+            tensor
+            for tensors in sets
+            for name, tensor in tensors.items()
+            if name.endswith(("running_mean", "running_var"))
         ]
         if self.statistics == "local" and not self.world.leads:
             for tensor in running:
@@ -387,8 +394,8 @@ class Learner:
         """
         rate, factor = self.policy.optimizer.learning_rate, self.policy.schedule.value(now)
         if not 0 <= rate * factor < math.inf:
-            what = f"the schedule's factor on the learning rate {rate:g} is {factor}"
-            raise NumericalError(f"learner {self.name!r}, epoch {now.epoch}: {what}, must be finite and at least 0")
+            subject = f"the schedule's factor on the learning rate {rate:g} is {factor}"
+            raise NumericalError(f"learner {self.name!r}, epoch {now.epoch}: {subject}, must be finite and at least 0")
         return rate * factor
 
     def check_finite(self, now: Now | None = None) -> None:
@@ -397,10 +404,10 @@ class Learner:
         """
         bad = [name for name in not_finite(self.state()) if name.rpartition("/")[2] not in self.unbounded]
         if bad:
-            what = bad[0].removeprefix("network/") + (f", in epoch {now.epoch}," if now is not None else "")
+            subject = bad[0].removeprefix("network/") + (f", in epoch {now.epoch}," if now is not None else "")
             rate = self.policy.optimizer.learning_rate if now is None else self.learning_rate(now)
             raise NumericalError(
-                f"learner {self.name!r}: {what} is no longer finite; lower optimizer.learning_rate (now {rate:g}) or"
+                f"learner {self.name!r}: {subject} is no longer finite; lower optimizer.learning_rate (now {rate:g}) or"
                 " set clip"
             )
 
@@ -413,8 +420,8 @@ class Learner:
             state["memory"] = self.memory.table
         for accumulator, total in self.accumulators.items():
             state |= {f"accumulator/{accumulator}/{name}": tensor for name, tensor in total.items()}
-        kept = state_of(self.optimizer, self.network.parameters())
-        return state | {f"optimizer/{name}": tensor for name, tensor in kept.items()}
+        optimizer_tensors = state_of(self.optimizer, self.network.parameters())
+        return state | {f"optimizer/{name}": tensor for name, tensor in optimizer_tensors.items()}
 
     @torch.no_grad()
     def load_state(self, state: dict[str, Tensor]) -> None:
@@ -422,12 +429,12 @@ class Learner:
         targets = {name: tensor for name, tensor in self.state().items() if not name.startswith("optimizer/")}
         for name, tensor in targets.items():
             if name not in state or state[name].shape != tensor.shape:
-                found = "missing" if name not in state else f"of shape {list(state[name].shape)}"
+                problem = "missing" if name not in state else f"of shape {list(state[name].shape)}"
                 raise CheckpointError(
-                    f"learner {self.name!r}: {name} is {found}, must be of shape {list(tensor.shape)}"
+                    f"learner {self.name!r}: {name} is {problem}, must be of shape {list(tensor.shape)}"
                 )
             tensor.copy_(state[name])
-        kept = {
+        tensors = {
             name.removeprefix("optimizer/"): tensor for name, tensor in state.items() if name.startswith("optimizer/")
         }
-        load_state(self.optimizer, self.network.parameters(), kept)
+        load_state(self.optimizer, self.network.parameters(), tensors)

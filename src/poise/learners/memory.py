@@ -35,13 +35,13 @@ class Memory:
 
     def recall(self, batch: Batch) -> Tensor:
         """What was kept for these examples [B, K, H, W], in the frame in which they are shown; 0 where nothing was."""
-        kept = self.table[self._index(batch)].to(batch.x.dtype)
+        rows = self.table[self._index(batch)].to(batch.x.dtype)
         if batch.origin is None or self.rows == "places":
-            return kept
+            return rows
         # row 0 of a frame is what lies outside the image
-        flat = F.pad(kept.flatten(2), (1, 0))
+        flat = F.pad(rows.flatten(2), (1, 0))
         origin = batch.origin.flatten(1)[:, None].expand(-1, flat.shape[1], -1)
-        return flat.gather(2, origin).view_as(kept)
+        return flat.gather(2, origin).view_as(rows)
 
     @torch.no_grad()
     def keep(self, batch: Batch, values: Tensor) -> None:
@@ -58,9 +58,9 @@ class Memory:
     def agree(self, world: World) -> None:
         """Give every rank what the others have written since the last time; all of them call this together."""
         if world.size > 1:
-            mine = self._written.view(-1, *[1] * (self.table.dim() - 1))
-            theirs, written = torch.where(mine, self.table, 0).float(), self._written.float()
-            world.sum_([theirs, written])
-            new = (written > 0).view_as(mine)
+            is_mine = self._written.view(-1, *[1] * (self.table.dim() - 1))
+            theirs, is_written = torch.where(is_mine, self.table, 0).float(), self._written.float()
+            world.sum_([theirs, is_written])
+            new = (is_written > 0).view_as(is_mine)
             self.table = torch.where(new, theirs.to(self.table.dtype), self.table)
         self._written.zero_()

@@ -73,9 +73,9 @@ class Adam(Optimizer):
     """The constant added to the denominator (torch: eps)."""
 
     def build(self, network: nn.Module) -> torch.optim.Optimizer:
-        given = list(network.parameters())
+        parameters = list(network.parameters())
         return torch.optim.Adam(
-            given, self.learning_rate, eps=self.stability, weight_decay=self.weight_decay, fused=_fused(network)
+            parameters, self.learning_rate, eps=self.stability, weight_decay=self.weight_decay, fused=_fused(network)
         )
 
 
@@ -123,17 +123,17 @@ def _layer(name: str) -> str:
 
 def _fused(network: nn.Module) -> bool | None:
     """True where all parameters lie on a GPU: there one kernel moves them all. None leaves the choice to torch."""
-    given = list(network.parameters())
-    return True if given and all(parameter.is_cuda for parameter in given) else None
+    parameters = list(network.parameters())
+    return True if parameters and all(parameter.is_cuda for parameter in parameters) else None
 
 
 def state_of(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter]) -> dict[str, Tensor]:
     """The tensors that an optimizer keeps, named "INDEX/KEY" by the parameter's place."""
-    held = [optimizer.state.get(parameter, {}) for parameter in parameters]
+    states = [optimizer.state.get(parameter, {}) for parameter in parameters]
     return {
         f"{index}/{key}": value
-        for index, kept in enumerate(held)
-        for key, value in kept.items()
+        for index, state_each in enumerate(states)
+        for key, value in state_each.items()
         if isinstance(value, Tensor)
     }
 
@@ -145,23 +145,23 @@ def load_state(
     forgotten.
     """
     optimizer.state.clear()
-    placed = list(parameters)
+    parameters_here = list(parameters)
     for name, tensor in state.items():
         index, key = name.split("/", 1)
-        parameter = placed[int(index)]
-        kept = (
+        parameter = parameters_here[int(index)]
+        states = (
             torch.empty_like(parameter, device=tensor.device, dtype=tensor.dtype)
             if tensor.shape == parameter.shape
             else torch.empty_like(tensor)
         )
-        optimizer.state[parameter][key] = kept.copy_(tensor)
+        optimizer.state[parameter][key] = states.copy_(tensor)
 
 
 def gradients_of(network: nn.Module) -> list[Tensor]:
     """The gradients that there are, on GPUs in their parameters' order in memory, on which fused optimizers insist."""
-    held = [parameter for parameter in network.parameters() if parameter.grad is not None]
-    for parameter in held:
+    parameters = [parameter for parameter in network.parameters() if parameter.grad is not None]
+    for parameter in parameters:
         assert parameter.grad is not None
         if parameter.is_cuda and parameter.grad.stride() != parameter.stride():
             parameter.grad = torch.empty_like(parameter).copy_(parameter.grad)
-    return [parameter.grad for parameter in held if parameter.grad is not None]
+    return [parameter.grad for parameter in parameters if parameter.grad is not None]

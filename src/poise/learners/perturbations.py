@@ -52,9 +52,11 @@ def perturbed(network: nn.Module) -> list[nn.Parameter]:
     """The parameters that are perturbed: trained ones named "weight" with more than one dimension (not biases, not
     BatchNorm).
     """
-    named = network.named_parameters()
+    parameters = network.named_parameters()
     return [
-        parameter for name, parameter in named if "weight" in name and parameter.dim() > 1 and parameter.requires_grad
+        parameter
+        for name, parameter in parameters
+        if "weight" in name and parameter.dim() > 1 and parameter.requires_grad
     ]
 
 
@@ -102,13 +104,13 @@ class RWP(WeightPerturbation):
     def move(self, weights: Sequence[Tensor], uphill: Uphill) -> list[Tensor]:
         here = [weight.clone() for weight in weights]
         size = _norm(here)
-        summed = [torch.zeros_like(weight) for weight in weights]
-        delta = summed
+        sums = [torch.zeros_like(weight) for weight in weights]
+        delta = sums
         for _ in range(self.steps):
             gradients = uphill(lambda values: values < self.largest_loss)
-            summed = [total + self.step_size * gradient for total, gradient in zip(summed, gradients, strict=True)]
-            factor = scaled(torch.stack([total.abs().max() for total in summed]))[1]
-            near = [total * factor for total in summed]
+            sums = [total + self.step_size * gradient for total, gradient in zip(sums, gradients, strict=True)]
+            factor = scaled(torch.stack([total.abs().max() for total in sums]))[1]
+            near = [total * factor for total in sums]
             scale = self.gamma * size / above_zero(_norm(near))
             delta = [scale * total for total in near]
             for weight, start, move in zip(weights, here, delta, strict=True):

@@ -38,8 +38,8 @@ class Precision:
 
         On CPUs only where the weight gradients are known to be right, and not in float64.
         """
-        known = self.dtype is torch.float32 and gradients_in_any_layout(network)
-        last = any_layout(network) and (self.device.type == "cuda" or known)
+        layout_known = self.dtype is torch.float32 and gradients_in_any_layout(network)
+        last = any_layout(network) and (self.device.type == "cuda" or layout_known)
         return torch.channels_last if last else torch.contiguous_format
 
     def context(self) -> AbstractContextManager[object]:

@@ -41,12 +41,12 @@ class _Tape:
         """No further draws, questions or numbers can be learned."""
 
     def bits_of(self, draw: _Taped, count: int) -> Tensor:
-        wanted = (draw.path, draw.rows, count)
-        if wanted not in self.bits:
+        key = (draw.path, draw.rows, count)
+        if key not in self.bits:
             if self.closed:
                 raise Uncapturable("its draws differ from run to run")
-            self.bits[wanted] = draw, Draw(_key(draw.path, self.now), draw.index).bits(count)
-        return self.bits[wanted][1]
+            self.bits[key] = draw, Draw(_key(draw.path, self.now), draw.index).bits(count)
+        return self.bits[key][1]
 
     def decided(self, text: str, read: Read) -> Any:
         if text not in self.decisions:
@@ -69,10 +69,10 @@ class _Tape:
         self.now = now
         for name, column in part.columns().items():
             getattr(self.batch, name).copy_(column)
-        for (_, _, count), (draw, kept) in self.bits.items():
-            kept.copy_(Draw(_key(draw.path, now), draw.index).bits(cast(int, count)))
-        for read, number in self.numbers.values():
-            number.fill_(read(now))
+        for (_, _, count), (draw, bits_kept) in self.bits.items():
+            bits_kept.copy_(Draw(_key(draw.path, now), draw.index).bits(cast(int, count)))
+        for reader, number in self.numbers.values():
+            number.fill_(reader(now))
 
 
 def _key(path: tuple[Any, ...], now: Now) -> int:
@@ -158,11 +158,11 @@ class Recording:
             with around():
                 return objective.craft(model, tape.batch, moment)
 
-        made = cls(objective, model, tape, run)
+        recording = cls(objective, model, tape, run)
         buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
         try:
             if part.x.device.type == "cuda":
-                made._capture(part.x.device)
+                recording._capture(part.x.device)
             else:
                 run()
                 tape.closed = True
@@ -170,7 +170,7 @@ class Recording:
             with torch.no_grad():
                 for buffer, before in buffers:
                     buffer.copy_(before)
-        return made
+        return recording
 
     def _capture(self, device: torch.device) -> None:
         usual, aside = torch.cuda.current_stream(device), torch.cuda.Stream(device)
@@ -199,9 +199,9 @@ class Recording:
             and part.x.stride() == x.stride()
             and part.total == self.tape.batch.total
         )
-        unchanged = all(read(now) == answer for read, answer in self.tape.decisions.values())
+        same_decisions = all(reader(now) == answer for reader, answer in self.tape.decisions.values())
         same = model is self.model and objective == self.objective and now.scope == self.tape.now.scope
-        return fits and unchanged and same
+        return fits and same_decisions and same
 
     def replay(self, part: Batch, now: Now) -> Examples:
         self.tape.load(part, now)

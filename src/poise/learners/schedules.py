@@ -67,8 +67,8 @@ class Step(Schedule):
 
     def value(self, now: Now) -> float:
         position = now.epoch if self.unit == "epoch" else now.step / now.steps
-        passed = sum(position >= start for start in self.at)
-        return self.factors[passed - 1] if passed else 1.0
+        steps_passed = sum(position >= start for start in self.at)
+        return self.factors[steps_passed - 1] if steps_passed else 1.0
 
 
 @settings
@@ -92,9 +92,9 @@ class PiecewiseLinear(Schedule):
 
     def value(self, now: Now) -> float:
         position = now.epoch / now.epochs
-        for left, right, low, high in zip(self.at, self.at[1:], self.values, self.values[1:], strict=False):
-            if position <= right and right > left:
-                return low + (high - low) * max(0.0, position - left) / (right - left)
+        for low_end, right, low, high in zip(self.at, self.at[1:], self.values, self.values[1:], strict=False):
+            if position <= right and right > low_end:
+                return low + (high - low) * max(0.0, position - low_end) / (right - low_end)
         return self.values[-1]
 
 
@@ -105,8 +105,8 @@ class Cosine(Schedule):
     per_step: bool = False
 
     def value(self, now: Now) -> float:
-        done = now.step / now.steps if self.per_step else (now.epoch - 1) / now.epochs
-        return (1 + math.cos(math.pi * done)) / 2
+        progress = now.step / now.steps if self.per_step else (now.epoch - 1) / now.epochs
+        return (1 + math.cos(math.pi * progress)) / 2
 
 
 @settings
@@ -123,9 +123,9 @@ class WarmupCosine(Schedule):
         epochs = (now.step + 1) / now.steps_per_epoch
         if epochs < self.warmup:
             return self.start + (1 - self.start) * epochs / self.warmup
-        left = now.epochs - self.warmup
-        done = min(1.0, (epochs - self.warmup) / left) if left > 0 else 0.0
-        return self.end + (1 - self.end) * (1 + math.cos(math.pi * done)) / 2
+        epochs_left = now.epochs - self.warmup
+        progress = min(1.0, (epochs - self.warmup) / epochs_left) if epochs_left > 0 else 0.0
+        return self.end + (1 - self.end) * (1 + math.cos(math.pi * progress)) / 2
 
 
 @settings
@@ -135,7 +135,7 @@ class OneCycle(Schedule):
     rise: UnitInterval = 0.4
 
     def value(self, now: Now) -> float:
-        done = (now.step + 1) / now.steps
-        if done <= self.rise:
-            return done / self.rise
-        return max(0.0, (1 - done) / (1 - self.rise)) if self.rise < 1 else 1.0
+        progress = (now.step + 1) / now.steps
+        if progress <= self.rise:
+            return progress / self.rise
+        return max(0.0, (1 - progress) / (1 - self.rise)) if self.rise < 1 else 1.0

@@ -60,15 +60,15 @@ class _Synchronised(_BatchNorm):
         axes, shape = [axis for axis in range(z.dim()) if axis != 1], [1, -1, *[1] * (z.dim() - 2)]
         first = summed(torch.cat([z.sum(axes), z.new_full((1,), z.numel() / z.shape[1])]), self.world)
         count, mean = first[-1].detach(), first[:-1] / first[-1].detach()
-        centred = z - mean.view(shape)
-        variance = summed(centred.square().sum(axes), self.world) / count
+        centred_z = z - mean.view(shape)
+        variance = summed(centred_z.square().sum(axes), self.world) / count
         if self.training and self.track_running_stats:
             self._track(mean.detach(), variance.detach() * count / (count - 1))
         scale = (variance + self.eps).rsqrt()
         if self.affine:
             scale = scale * self.weight
-        normalised = centred * scale.view(shape)
-        return (normalised + self.bias.view(shape) if self.affine else normalised).to(input.dtype)
+        normalised_z = centred_z * scale.view(shape)
+        return (normalised_z + self.bias.view(shape) if self.affine else normalised_z).to(input.dtype)
 
     @torch.no_grad()
     def _track(self, mean: Tensor, unbiased: Tensor) -> None:
@@ -76,8 +76,8 @@ class _Synchronised(_BatchNorm):
         assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
         share = self.momentum if self.momentum is not None else 1 / self.num_batches_tracked.to(mean.dtype)
-        for running, seen in ((self.running_mean, mean), (self.running_var, unbiased)):
-            running.mul_(1 - share).add_(share * seen.to(running.dtype))
+        for running, batch_value in ((self.running_mean, mean), (self.running_var, unbiased)):
+            running.mul_(1 - share).add_(share * batch_value.to(running.dtype))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
         plain = _emptied(PLAIN[type(self)], self)
@@ -111,7 +111,7 @@ def synchronise(network: nn.Module, world: World) -> None:
     """
     if world.size == 1:
         return
-    made: dict[int, _Synchronised] = {}
+    copies: dict[int, _Synchronised] = {}
     for name, norm in list(network.named_modules(remove_duplicate=False)):
         if not isinstance(norm, _NormBase) or isinstance(norm, nn.modules.instancenorm._InstanceNorm):
             continue
@@ -120,13 +120,13 @@ def synchronise(network: nn.Module, world: World) -> None:
             raise SettingsError(
                 f"statistics = 'synchronised': {name!r} is a {kind}; must be BatchNorm1d or BatchNorm2d"
             )
-        if id(norm) not in made:
+        if id(norm) not in copies:
             across = cast(_Synchronised, _emptied(ACROSS[cast(Any, type(norm))], norm))
             across.world = world
             _take_over(across, _parts(norm))
             across.training = norm.training
-            made[id(norm)] = across
-        network.set_submodule(name, made[id(norm)])
+            copies[id(norm)] = across
+        network.set_submodule(name, copies[id(norm)])
 
 
 def _parts(norm: nn.Module) -> dict[str, Tensor | None]:

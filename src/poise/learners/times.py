@@ -106,8 +106,8 @@ def _operators() -> None:
         def result(self: Time, other: Any) -> Any:
             if isinstance(other, Tensor):
                 return NotImplemented
-            made = _reckoned(name, *((other, self) if turned else (self, other)))
-            return self.times.decided(made.text, made.read) if decides else made
+            times = _reckoned(name, *((other, self) if turned else (self, other)))
+            return self.times.decided(times.text, times.read) if decides else times
 
         return result
 

@@ -74,8 +74,8 @@ class Torch(Optimizer):
         try:
             self.build(nn.Linear(1, 1))
         except (ValueError, TypeError, RuntimeError) as error:
-            given = ", ".join(f"{name} = {value!r}" for name, value in self.arguments.items())
-            raise SettingsError(f"Torch.name = {self.name!r} refuses {given}: {error}") from None
+            arguments_text = ", ".join(f"{name} = {value!r}" for name, value in self.arguments.items())
+            raise SettingsError(f"Torch.name = {self.name!r} refuses {arguments_text}: {error}") from None
 
     @property
     def _kind(self) -> Any:

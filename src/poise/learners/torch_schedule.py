@@ -79,8 +79,8 @@ class TorchSchedule(Schedule):
         try:
             list(itertools.islice(self._factors(_NOMINAL), _NOMINAL))
         except (ValueError, TypeError, ArithmeticError) as error:
-            given = ", ".join(f"{name} = {value!r}" for name, value in self.arguments.items())
-            raise SettingsError(f"TorchSchedule.name = {self.name!r} refuses {given}: {error}") from None
+            arguments_text = ", ".join(f"{name} = {value!r}" for name, value in self.arguments.items())
+            raise SettingsError(f"TorchSchedule.name = {self.name!r} refuses {arguments_text}: {error}") from None
 
     @property
     def _kind(self) -> Any:
@@ -92,13 +92,13 @@ class TorchSchedule(Schedule):
 
     def _factors(self, length: int) -> Iterator[float]:
         """The rate before each of its steps, from an optimizer whose own is 1."""
-        kind, given = self._kind, dict(self.arguments)
+        kind, own_arguments = self._kind, dict(self.arguments)
         for name, value in _FILLED.get(self.name, {}).items():
-            given.setdefault(name, length if value is None else value)
+            own_arguments.setdefault(name, length if value is None else value)
         if "cycle_momentum" in inspect.signature(kind).parameters:
-            given["cycle_momentum"] = False
+            own_arguments["cycle_momentum"] = False
         optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-        scheduler = kind(optimizer, **given)
+        scheduler = kind(optimizer, **own_arguments)
         while True:
             yield float(optimizer.param_groups[0]["lr"])
             with warnings.catch_warnings():

@@ -62,20 +62,23 @@ class Diversified(Objective[Distilled]):
     label_smoothing: float = 0.0
 
     def craft(self, model: nn.Module, batch: Batch, now: Now, teacher: nn.Module | None = None) -> Distilled:
-        others = self.others[batch.places - self.first]
+        other_images = self.others[batch.places - self.first]
         if self.adversarial is None:
-            return Distilled(batch.y, others, batch.x.new_empty(len(batch), 0))
+            return Distilled(batch.y, other_images, batch.x.new_empty(len(batch), 0))
         score = score_of("cross_entropy", model, batch.x, batch.y)
-        return Distilled(batch.y, others, self.adversarial.at(now).maximise(score, batch.x, now.draw("craft", batch)))
+        return Distilled(
+            batch.y, other_images, self.adversarial.at(now).maximise(score, batch.x, now.draw("craft", batch))
+        )
 
     def loss(self, model: nn.Module, examples: Distilled, now: Now) -> Terms:
         """Forwards: the other experts' images in their order, then the adversarial ones."""
         terms: Terms = {}
         if examples.others.shape[1]:
-            each = [
-                cross_entropy(model(others), examples.y, self.label_smoothing) for others in examples.others.unbind(1)
+            losses = [
+                cross_entropy(model(image_set), examples.y, self.label_smoothing)
+                for image_set in examples.others.unbind(1)
             ]
-            terms["diversity"] = self.diversity_weight * torch.stack(each).sum(0)
+            terms["diversity"] = self.diversity_weight * torch.stack(losses).sum(0)
         if self.adversarial is not None:
             terms["robust"] = cross_entropy(model(examples.x_adv), examples.y, self.label_smoothing)
         return terms
@@ -163,10 +166,12 @@ class DVERGE(Method):
                 f"DVERGE trains the members of an Ensemble, not {type(ensemble).__name__}; set"
                 " model=Ensemble(member=...)"
             )
-        found = (len(ensemble.members), ensemble.output)
-        if found != (self.experts, self.output):
-            wanted = f"experts = {self.experts}, output = {self.output!r}"
-            raise SettingsError(f"DVERGE has {wanted}, but the model has {found[0]} members and output {found[1]!r}")
+        form_here = (len(ensemble.members), ensemble.output)
+        if form_here != (self.experts, self.output):
+            form_needed = f"experts = {self.experts}, output = {self.output!r}"
+            raise SettingsError(
+                f"DVERGE has {form_needed}, but the model has {form_here[0]} members and output {form_here[1]!r}"
+            )
         for member in ensemble.members:
             count_layers(member)  # refuses a network whose layers are unknown before any work
         pairs = zip(self.names, ensemble.members, strict=True)
@@ -182,12 +187,12 @@ class DVERGE(Method):
             return {
                 key: value for name in self.names for key, value in learners[name].descend(natural, source, now).items()
             }
-        distilled = [self.distil(learners[name], source, target, now) for name in self.names]
+        images_distilled = [self.distil(learners[name], source, target, now) for name in self.names]
         metrics: Metrics = {}
         for index, name in enumerate(self.names):
-            others = [images for other, images in enumerate(distilled) if other != index]
+            images_of_others = [images for place, images in enumerate(images_distilled) if place != index]
             objective = Diversified(
-                others=torch.stack(others, 1) if others else source.x.new_empty(len(source), 0),
+                others=torch.stack(images_of_others, 1) if images_of_others else source.x.new_empty(len(source), 0),
                 first=source.places[:1],
                 diversity_weight=self.diversity_weight,
                 adversarial=self.adversarial,
@@ -215,7 +220,7 @@ class DVERGE(Method):
         network, layer = learner.network, self.layer(learner.network, now)
         settings = self.distillation.at(now)
         size = self.policy.microbatch or len(source)
-        found = []
+        images = []
         with crafting(network, self.craft_mode), learner.arithmetic.context():
             for part, towards in zip(source.split(size), target.split(size), strict=True):
                 z = started(settings.start, settings.threat, part.x, now.within(learner.name).draw("distil", part))
@@ -229,8 +234,8 @@ class DVERGE(Method):
                     steps=settings.steps,
                     momentum=self.momentum,
                 )
-                found.append(z)
-        return torch.cat(found)
+                images.append(z)
+        return torch.cat(images)
 
 
 def distillation_score(network: nn.Module, layer: int, target: Tensor, recompute: bool = False) -> Score:
@@ -240,12 +245,12 @@ def distillation_score(network: nn.Module, layer: int, target: Tensor, recompute
     recompute: forward the target anew with every z, as released; this changes nothing but how often running statistics
     move.
     """
-    kept = None if recompute else features_at(network, layer, target).detach()
+    features_target = None if recompute else features_at(network, layer, target).detach()
 
     def score(z: Tensor) -> tuple[Tensor, Tensor]:
         features = widened(features_at(network, layer, z))
-        wanted = features_at(network, layer, target).detach() if kept is None else kept
-        return -(features - widened(wanted)).square().mean(1), features
+        features_wanted = features_at(network, layer, target).detach() if features_target is None else features_target
+        return -(features - widened(features_wanted)).square().mean(1), features
 
     return score
 

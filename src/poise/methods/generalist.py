@@ -44,8 +44,8 @@ class BaseLearner(Settings):
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier() or self.name in TAKEN:
-            taken = f"{', '.join(map(repr, TAKEN[:-1]))} and {TAKEN[-1]!r}"
-            raise SettingsError(f"BaseLearner.name = {self.name!r}: must be one word other than {taken}")
+            names_taken = f"{', '.join(map(repr, TAKEN[:-1]))} and {TAKEN[-1]!r}"
+            raise SettingsError(f"BaseLearner.name = {self.name!r}: must be one word other than {names_taken}")
 
 
 @settings
@@ -106,7 +106,7 @@ class Generalist(Method):
     nothing changes. What it gains depends on how much of the GPU one learner leaves free, and has not been measured."""
 
     def __post_init__(self) -> None:
-        names = [*PAIR, *(other.name for other in self.others)]
+        names = [*PAIR, *(learner.name for learner in self.others)]
         if len(set(names)) < len(names):
             raise SettingsError(f"Generalist.others = {names[2:]}: every learner must have another name")
 
@@ -116,20 +116,24 @@ class Generalist(Method):
             self.mixing(now)
 
     def policies(self) -> dict[str, Policy]:
-        return {"natural": self.natural, "robust": self.robust, **{other.name: other.policy for other in self.others}}
+        return {
+            "natural": self.natural,
+            "robust": self.robust,
+            **{learner.name: learner.policy for learner in self.others},
+        }
 
     def mixing(self, now: Now) -> dict[str, float]:
         """Each learner's share of the mix; they add up to 1. Raises: SettingsError for a share that is negative."""
-        gamma, given = self.gamma.value(now), {other.name: other.share.value(now) for other in self.others}
-        rest = 1 - sum(given.values())
-        if min([gamma, 1 - gamma, rest, *given.values()]) < -1e-9:
-            when, shown = f"epoch {now.epoch} of {now.epochs}", {"gamma": gamma, **given}
+        gamma, shares = self.gamma.value(now), {learner.name: learner.share.value(now) for learner in self.others}
+        rest = 1 - sum(shares.values())
+        if min([gamma, 1 - gamma, rest, *shares.values()]) < -1e-9:
+            when, values = f"epoch {now.epoch} of {now.epochs}", {"gamma": gamma, **shares}
             raise SettingsError(
-                f"Generalist.gamma: at {when} the mix is {shown}; gamma, each share and the shares' sum must be in"
+                f"Generalist.gamma: at {when} the mix is {values}; gamma, each share and the shares' sum must be in"
                 " [0, 1]"
             )
         gamma, rest = min(max(gamma, 0.0), 1.0), max(rest, 0.0)  # rounding
-        return {"natural": (1 - gamma) * rest, "robust": gamma * rest, **given}
+        return {"natural": (1 - gamma) * rest, "robust": gamma * rest, **shares}
 
     def diagnosed(self) -> Generalist:
         return dataclasses.replace(self, idle=False)
@@ -223,7 +227,7 @@ class Generalist(Method):
 @lru_cache(maxsize=64)
 def _idle_epochs(method: Generalist, name: str, epochs: int, steps_per_epoch: int) -> frozenset[int]:
     def overwritten(now: Now, *when: str) -> bool:
-        return method.forgets(name) and any(method._redistributes(now, each) for each in when)
+        return method.forgets(name) and any(method._redistributes(now, moment) for moment in when)
 
     return idle_epochs(
         Now(1, 0, epochs, steps_per_epoch, 0),

@@ -22,11 +22,11 @@ def idle_epochs(
     of its past, before or after the step. A step is needed when its own share counts or when a needed one comes before
     the next overwriting.
     """
-    needed, epochs, later = False, set(), None
+    is_needed, epochs, later = False, set(), None
     for moment in reversed(list(moments(now))):
         overwritten = after(moment) or (later is not None and before(later))
-        needed = weight(moment) > 0 or (needed and not overwritten)
-        if needed:
+        is_needed = weight(moment) > 0 or (is_needed and not overwritten)
+        if is_needed:
             epochs.add(moment.epoch)
         later = moment
     return frozenset(range(1, now.epochs + 1)) - epochs

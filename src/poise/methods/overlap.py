@@ -31,13 +31,13 @@ def side_by_side(device: torch.device, wanted: bool) -> Iterator[Lane]:
     usual, lanes = torch.cuda.current_stream(device), []
 
     def lane() -> AbstractContextManager[object]:
-        own = _stream(device, len(lanes))
-        own.wait_stream(usual)
-        lanes.append(own)
-        return torch.cuda.stream(own)
+        stream = _stream(device, len(lanes))
+        stream.wait_stream(usual)
+        lanes.append(stream)
+        return torch.cuda.stream(stream)
 
     try:
         yield lane
     finally:
-        for own in lanes:
-            usual.wait_stream(own)
+        for lane_stream in lanes:
+            usual.wait_stream(lane_stream)

@@ -45,8 +45,8 @@ def log_votes(logits: Tensor) -> Tensor:
     logits = widened(logits)
     share = F.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits.dtype).mean(0)
     weight = 1e-3 / len(logits)
-    mixed = (1 - weight) * share + weight * F.softmax(logits, -1).mean(0)
-    return mixed.clamp(min=torch.finfo(mixed.dtype).tiny).log()
+    mixture = (1 - weight) * share + weight * F.softmax(logits, -1).mean(0)
+    return mixture.clamp(min=torch.finfo(mixture.dtype).tiny).log()
 
 
 _COMBINE = {"mean_probabilities": log_mean_probabilities, "mean_logits": mean_logits, "vote": log_votes}

@@ -68,8 +68,8 @@ def _overwriting(network: nn.Module) -> list[str]:
 
 def _windows(network: nn.Module) -> list[Pair]:
     """Which linear layers behind a flattening may be convolutions (see `WindowLinear`), found as in `foldable`."""
-    known = (parameter.device.type for parameter in network.parameters())
-    pairs = _neighbours(network, WindowLinear.suits) if next(known, "") == "cpu" else []
+    device_types = (parameter.device.type for parameter in network.parameters())
+    pairs = _neighbours(network, WindowLinear.suits) if next(device_types, "") == "cpu" else []
     return [(flatten, linear) for flatten, linear in pairs if not _hooked(network, flatten, linear)]
 
 
@@ -79,20 +79,22 @@ def _hooked(network: nn.Module, *names: str) -> bool:
 
 def _neighbours(network: nn.Module, suitable: Callable[[nn.Module, nn.Module], bool]) -> list[Pair]:
     """Pairs of modules, both called once by nobody else, of which the second alone reads what the first answers."""
-    examined = copy.deepcopy(network)
-    if examined is network:  # which some say of themselves: a change of its modes would be one of the network's own
+    copied_network = copy.deepcopy(network)
+    if (
+        copied_network is network
+    ):  # which some say of themselves: a change of its modes would be one of the network's own
         return []
-    examined.eval()
+    copied_network.eval()
     try:
-        graph = fx.Tracer().trace(examined)
+        graph = fx.Tracer().trace(copied_network)
     except Exception:  # whatever a user's forward raises when shown symbols: folding is an offer, not a need
         inside = [(name, module) for name, module in network.named_modules() if name and isinstance(module, Classifier)]
         found = ((name, pair) for name, module in inside for pair in _neighbours(module, suitable))
         return [(f"{name}.{first}", f"{name}.{second}") for name, (first, second) in found]
-    modules = dict(examined.named_modules())
+    modules = dict(copied_network.named_modules())
     calls = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
-    names_of = Counter(id(module) for _, module in examined.named_modules(remove_duplicate=False))
-    read = {str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
+    names_of = Counter(id(module) for _, module in copied_network.named_modules(remove_duplicate=False))
+    attributes = {str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
     pairs = []
     for node in graph.nodes:
         source = node.args[0] if node.op == "call_module" and len(node.args) == 1 else None
@@ -101,7 +103,7 @@ def _neighbours(network: nn.Module, suitable: Callable[[nn.Module, nn.Module], b
         names = str(source.target), str(node.target)
         first, second = (modules[name] for name in names)
         # nobody else calls it or reads its weights
-        alone = names_of[id(first)] == names_of[id(second)] == 1 and not read & set(names)
+        alone = names_of[id(first)] == names_of[id(second)] == 1 and not attributes & set(names)
         if suitable(first, second) and alone and calls[names[0]] == calls[names[1]] == 1:
             pairs.append(names)
     return pairs
@@ -135,9 +137,9 @@ def any_layout(network: nn.Module) -> bool:
         ours = {module for part in network.modules() if isinstance(part, Classifier) for module in part.modules()}
         return all(module in ours or type(module).__module__.startswith(_OWN) for module in network.modules())
     modules = dict(network.named_modules())
-    called = [modules[str(node.target)] for node in graph.nodes if node.op == "call_module"]
-    asked = any(node.op == "call_method" and node.target in _BY_STRIDE for node in graph.nodes)
-    return not asked and not any(isinstance(module, nn.Unflatten) or _hooks(module) for module in called)
+    modules_called = [modules[str(node.target)] for node in graph.nodes if node.op == "call_module"]
+    asks_stride = any(node.op == "call_method" and node.target in _BY_STRIDE for node in graph.nodes)
+    return not asks_stride and not any(isinstance(module, nn.Unflatten) or _hooks(module) for module in modules_called)
 
 
 _BLOCK = 16
@@ -154,13 +156,13 @@ def gradients_in_any_layout(network: nn.Module) -> bool:
     """
     convolutions = [module for module in network.modules() if type(module) is nn.Conv2d]
     weights = {id(conv.weight) for conv in convolutions}
-    others = any(parameter.dim() > 2 and id(parameter) not in weights for parameter in network.parameters())
-    return not others and all(_right_in_any_layout(conv) for conv in convolutions)
+    other_weights = any(parameter.dim() > 2 and id(parameter) not in weights for parameter in network.parameters())
+    return not other_weights and all(_right_in_any_layout(conv) for conv in convolutions)
 
 
 def _right_in_any_layout(conv: nn.Conv2d) -> bool:
-    reduced = conv.kernel_size == (1, 1) and conv.stride != (1, 1)
-    return conv.groups == 1 and conv.dilation == (1, 1) and (not reduced or conv.in_channels % _BLOCK == 0)
+    strided = conv.kernel_size == (1, 1) and conv.stride != (1, 1)
+    return conv.groups == 1 and conv.dilation == (1, 1) and (not strided or conv.in_channels % _BLOCK == 0)
 
 
 class Folded:
@@ -174,8 +176,8 @@ class Folded:
         """dtype: of the copy's layers where it will run under autocast, which would otherwise convert them at every
         forward. faster: whether layers take the places of others that round otherwise (see `searching`).
         """
-        shared = [*network.parameters(), *network.buffers()]
-        self._copy = copy.deepcopy(network, {id(tensor): tensor for tensor in shared})
+        tensors = [*network.parameters(), *network.buffers()]
+        self._copy = copy.deepcopy(network, {id(tensor): tensor for tensor in tensors})
         if self._copy is network:
             raise TypeError("the network's deep copy is itself")
         self._copy.eval()
@@ -197,10 +199,10 @@ class Folded:
         self._copy.eval()  # what took another one's place too
 
     def _hasten(self, network: nn.Module, dtype: torch.dtype | None) -> None:
-        for _, _, own in self._convolutions:
-            if self.relaid and own.weight.device.type == "cpu" and (blocks := blocks_of(own)) is not None:
-                own.__class__ = ImageConv
-                own.blocks = blocks  # type: ignore[assignment]
+        for _, _, folded in self._convolutions:
+            if self.relaid and folded.weight.device.type == "cpu" and (blocks := blocks_of(folded)) is not None:
+                folded.__class__ = ImageConv
+                folded.blocks = blocks  # type: ignore[assignment]
         for relu, name in swappable(network):
             pool = self._copy.get_submodule(name)
             assert isinstance(pool, nn.MaxPool2d)
@@ -208,42 +210,42 @@ class Folded:
             self._copy.set_submodule(name, PooledRelu(pool))
         for name in _overwriting(network):
             self._copy.set_submodule(name, nn.ReLU(inplace=True))
-        flattened = dict(_windows(network)) if self.relaid else {}
-        for name in {*flattened.values(), *(_linear(network) if dtype is not None else ())}:
+        windows = dict(_windows(network)) if self.relaid else {}
+        for name in {*windows.values(), *(_linear(network) if dtype is not None else ())}:
             linear = network.get_submodule(name)
             assert isinstance(linear, nn.Linear)
-            self._replace_linear(name, linear, dtype, NarrowLinear if name not in flattened.values() else WindowLinear)
-        for name in flattened:
+            self._replace_linear(name, linear, dtype, NarrowLinear if name not in windows.values() else WindowLinear)
+        for name in windows:
             self._copy.set_submodule(name, Unflattened())
 
     def _replace_convolution(
         self, name: str, conv: nn.Conv2d, norm: nn.Module | None, dtype: torch.dtype | None
     ) -> None:
         assert norm is None or isinstance(norm, nn.BatchNorm2d)
-        own = copy.deepcopy(conv).eval()
+        folded = copy.deepcopy(conv).eval()
         narrow = dtype if conv.weight.dtype is torch.float32 else None  # autocast leaves float64 alone
         layout = torch.channels_last if self.relaid else torch.preserve_format
-        own.weight = _own(conv.weight, narrow, layout)
+        folded.weight = _own(conv.weight, narrow, layout)
         if norm is not None:
-            own.bias = nn.Parameter(own.weight.new_zeros(conv.out_channels), requires_grad=False)
+            folded.bias = nn.Parameter(folded.weight.new_zeros(conv.out_channels), requires_grad=False)
         elif conv.bias is not None:
-            own.bias = conv.bias if narrow is None else _own(conv.bias, narrow)
+            folded.bias = conv.bias if narrow is None else _own(conv.bias, narrow)
         if narrow is not None:
-            own.__class__ = NarrowConv
-        self._copy.set_submodule(name, own)
-        self._convolutions.append((conv, norm, own))
+            folded.__class__ = NarrowConv
+        self._copy.set_submodule(name, folded)
+        self._convolutions.append((conv, norm, folded))
 
     def _replace_linear(
         self, name: str, linear: nn.Linear, dtype: torch.dtype | None, kind: type[NarrowLinear | WindowLinear]
     ) -> None:
         narrow = dtype if linear.weight.dtype is torch.float32 else None
-        own = copy.deepcopy(linear).eval()
-        own.__class__ = kind
-        own.weight = _own(linear.weight, narrow)
+        folded = copy.deepcopy(linear).eval()
+        folded.__class__ = kind
+        folded.weight = _own(linear.weight, narrow)
         if linear.bias is not None:
-            own.bias = _own(linear.bias, narrow)
-        self._copy.set_submodule(name, own)
-        self._linear.append((linear, own))
+            folded.bias = _own(linear.bias, narrow)
+        self._copy.set_submodule(name, folded)
+        self._linear.append((linear, folded))
 
     @property
     def pairs(self) -> int:
@@ -253,17 +255,17 @@ class Folded:
     @torch.no_grad()
     def refreshed(self) -> nn.Module:
         """The copy with the network's weights and running statistics as they are now."""
-        for conv, norm, own in self._convolutions:
+        for conv, norm, folded_conv in self._convolutions:
             if norm is None:
-                _copy_values(conv, own)
+                _copy_values(conv, folded_conv)
             else:
-                _fold(conv, norm, own)
-            if isinstance(own, ImageConv):
-                own.refresh()
-        for linear, own in self._linear:
-            _copy_values(linear, own)
-            if isinstance(own, WindowLinear):
-                own.refresh()
+                _fold(conv, norm, folded_conv)
+            if isinstance(folded_conv, ImageConv):
+                folded_conv.refresh()
+        for linear, folded_conv in self._linear:
+            _copy_values(linear, folded_conv)
+            if isinstance(folded_conv, WindowLinear):
+                folded_conv.refresh()
         return self._copy
 
 
@@ -271,8 +273,8 @@ def _own(
     values: Tensor, dtype: torch.dtype | None, layout: torch.memory_format = torch.preserve_format
 ) -> nn.Parameter:
     """A copy that nobody trains."""
-    copied = values.detach().to(dtype or values.dtype, copy=True, memory_format=layout)
-    return nn.Parameter(copied, requires_grad=False)
+    copy_of_values = values.detach().to(dtype or values.dtype, copy=True, memory_format=layout)
+    return nn.Parameter(copy_of_values, requires_grad=False)
 
 
 def _copy_values(layer: nn.Conv2d | nn.Linear, own: nn.Conv2d | nn.Linear) -> None:
@@ -311,8 +313,8 @@ def surrogate(network: nn.Module, faster: bool = False) -> nn.Module:
     copies = _SURROGATES.setdefault(network, {})
     if kind not in copies or copies[kind][0] != anatomy:
         copies[kind] = anatomy, _folded(network, *kind)
-    folded = copies[kind][1]
-    return network if folded is None else folded.refreshed()
+    copy_folded = copies[kind][1]
+    return network if copy_folded is None else copy_folded.refreshed()
 
 
 def _autocast(network: nn.Module) -> torch.dtype | None:
@@ -323,10 +325,10 @@ def _autocast(network: nn.Module) -> torch.dtype | None:
 
 def _folded(network: nn.Module, dtype: torch.dtype | None, faster: bool) -> Folded | None:
     try:
-        folded = Folded(network, dtype, faster)
+        result = Folded(network, dtype, faster)
     except Exception:  # whatever a user's module raises when copied
         return None
-    return folded if folded.pairs or folded.relaid or dtype is not None else None
+    return result if result.pairs or result.relaid or dtype is not None else None
 
 
 def _anatomy(network: nn.Module) -> object:

@@ -32,8 +32,10 @@ def _arguments(function: Callable[..., Any], classes: int) -> dict[str, int]:
         parameters = inspect.signature(function).parameters
     except (TypeError, ValueError):  # built in
         return {}
-    needed = [
-        name for name, one in parameters.items() if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD
+    parameters_needed = [
+        name
+        for name, parameter in parameters.items()
+        if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
     ]
-    names = [name for name in CLASSES if name in parameters] or needed[:1]
+    names = [name for name in CLASSES if name in parameters] or parameters_needed[:1]
     return dict.fromkeys(names[:1], classes)

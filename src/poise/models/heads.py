@@ -14,9 +14,11 @@ def with_fresh_head(
 
     Replaced is what differs from the network's tensor of that name in its first size alone, which is `classes` there.
     """
-    own = network.state_dict()
-    fresh = [name for name, tensor in weights.items() if name in own and _of_other_classes(tensor, own[name], classes)]
-    return {name: own[name] if name in fresh else tensor for name, tensor in weights.items()}, fresh
+    state = network.state_dict()
+    fresh = [
+        name for name, tensor in weights.items() if name in state and _of_other_classes(tensor, state[name], classes)
+    ]
+    return {name: state[name] if name in fresh else tensor for name, tensor in weights.items()}, fresh
 
 
 def _of_other_classes(given: Tensor, own: Tensor, classes: int) -> bool:

@@ -86,8 +86,8 @@ class Network(Settings, family="network"):
         with plainly(), torch.random.fork_rng(devices=[]), torch.device("cpu"):
             torch.default_generator.manual_seed(key_of(seed, "init"))
             network = self.assembled(shape, classes)
-            own = not type(self).__module__.startswith("poise.models.") or is_own(network)
-            return prepared(network, type(self).__name__, shape, classes) if own else network
+            user_class = not type(self).__module__.startswith("poise.models.") or is_own(network)
+            return prepared(network, type(self).__name__, shape, classes) if user_class else network
 
     @final
     def assembled(self, shape: Shape, classes: int) -> nn.Module:
@@ -112,13 +112,15 @@ class Network(Settings, family="network"):
         name = type(self).__name__
         channels, height, width = shape
         if channels < 1 or min(height, width) < self.smallest:
-            needed = f"at least 1 channel and {self.smallest}x{self.smallest} pixels"
-            raise SettingsError(f"{name} needs images of {needed}, not shape {tuple(shape)}")
+            requirement = f"at least 1 channel and {self.smallest}x{self.smallest} pixels"
+            raise SettingsError(f"{name} needs images of {requirement}, not shape {tuple(shape)}")
         if classes < 2:
             raise SettingsError(f"{name}: classes = {classes} must be at least 2")
         if self.normalise is not None and len(self.normalise.mean) != channels:
-            given = len(self.normalise.mean)
-            raise SettingsError(f"{name}.normalise has values for {given} channels, but the images have {channels}")
+            channels_given = len(self.normalise.mean)
+            raise SettingsError(
+                f"{name}.normalise has values for {channels_given} channels, but the images have {channels}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -68,5 +68,5 @@ def _check(network: nn.Module, twin: object, name: str) -> None:
 def copied(network: nn.Module) -> nn.Module:
     """A deep copy. What its forward has kept, an activation say, is copied without its graph."""
     attributes = [value for module in network.modules() for value in vars(module).values()]
-    kept = {id(value): value.detach() for value in attributes if isinstance(value, Tensor) and not value.is_leaf}
-    return copy.deepcopy(network, kept)
+    tensors = {id(value): value.detach() for value in attributes if isinstance(value, Tensor) and not value.is_leaf}
+    return copy.deepcopy(network, tensors)

@@ -57,8 +57,8 @@ class ImageConv(nn.Conv2d):
         return _in_its_dtype(self._answer, self.weight, input)
 
     def _answer(self, input: Tensor) -> Tensor:
-        differentiated = input.requires_grad and torch.is_grad_enabled()
-        if input.device.type != "cpu" or not differentiated or input.dtype is torch.float64:  # there it is no faster
+        needs_gradient = input.requires_grad and torch.is_grad_enabled()
+        if input.device.type != "cpu" or not needs_gradient or input.dtype is torch.float64:  # there it is no faster
             return super().forward(input)
         output: Any = _ByBlocks.apply(input, self.weight, self.bias, self.blockwise, self.blocks)
         return output

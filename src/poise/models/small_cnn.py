@@ -72,8 +72,8 @@ class SlimCNN(Network):
     def module(self, shape: Shape, classes: int) -> nn.Module:
         channels, height, width = shape
         flat = 32 * (height // 4) * (width // 4)
-        hidden = [nn.Linear(flat, 100, bias=False), nn.BatchNorm1d(100), nn.ReLU()]
-        return PlainModule([*conv_bn(channels, 16, 4, 2), *conv_bn(16, 32, 4, 2), nn.Flatten(), *hidden], 100, classes)
+        layers = [nn.Linear(flat, 100, bias=False), nn.BatchNorm1d(100), nn.ReLU()]
+        return PlainModule([*conv_bn(channels, 16, 4, 2), *conv_bn(16, 32, 4, 2), nn.Flatten(), *layers], 100, classes)
 
 
 @settings

@@ -51,14 +51,14 @@ class Timm(Network):
                 f"Timm.name = {self.name!r} is unknown to timm{did_you_mean(self.name, timm.list_models())}"
             )
         channels, height, width = shape
-        given: dict[str, Any] = {"num_classes": classes, "in_chans": channels, **self._pretraining()}
+        arguments: dict[str, Any] = {"num_classes": classes, "in_chans": channels, **self._pretraining()}
         if self.drop_path:
-            given["drop_path_rate"] = self.drop_path
+            arguments["drop_path_rate"] = self.drop_path
         try:
             try:
-                network = timm.create_model(self.name, img_size=(height, width), **given)
+                network = timm.create_model(self.name, img_size=(height, width), **arguments)
             except TypeError:  # most convolutional networks take any size, and no such argument
-                network = timm.create_model(self.name, **given)
+                network = timm.create_model(self.name, **arguments)
             if self.conv_stem:
                 give_conv_stem(network)
             if self.checkpointing:
@@ -80,10 +80,10 @@ class Timm(Network):
             return None
         path = Path(self.pretrained).expanduser()
         if path.suffix != ".safetensors" or not path.is_file():
-            wanted = (
+            requirement = (
                 "must be true, false or a .safetensors file that exists; other weights are read by Experiment.initial"
             )
-            raise SettingsError(f"Timm.pretrained = {self.pretrained!r}: {wanted}")
+            raise SettingsError(f"Timm.pretrained = {self.pretrained!r}: {requirement}")
         return path
 
     def _pretraining(self) -> dict[str, Any]:

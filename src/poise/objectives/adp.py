@@ -107,4 +107,4 @@ class ADP(Objective[Adversarial]):
 
 def sum_of_losses(logits: Tensor, y: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """Sum of the members' cross-entropies [B] from logits [M, B, C]."""
-    return torch.stack([cross_entropy(each, y, label_smoothing) for each in logits]).sum(0)
+    return torch.stack([cross_entropy(member_logits, y, label_smoothing) for member_logits in logits]).sum(0)

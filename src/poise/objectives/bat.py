@@ -46,5 +46,5 @@ class BAT(AdversarialObjective):
         """m + 1 forwards: x_0 = x to x_m = x_adv in this order; nothing is detached."""
         delta = examples.x_adv - examples.x
         logits: list[Tensor] = [model(examples.x + k / self.bridges * delta) for k in range(self.bridges + 1)]
-        robust = torch.stack([kl(left, right) for left, right in pairwise(logits)]).sum(0)
+        robust = torch.stack([kl(earlier, right) for earlier, right in pairwise(logits)]).sum(0)
         return {"natural": cross_entropy(logits[0], examples.y, self.label_smoothing), "robust": self.beta * robust}

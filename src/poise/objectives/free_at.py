@@ -58,8 +58,8 @@ class FreeAT(SingleStep[Replayed]):
         gradient = examples.x_adv.grad
         assert gradient is not None, "asked before the backward pass"
         inner, grey = self.inner.at(now), torch.full_like(examples.x, 0.5)  # around which no box is reached
-        moved = inner.threat.step(grey + examples.delta, gradient, inner.step_size)
-        return inner.threat.project(moved, grey) - grey
+        stepped = inner.threat.step(grey + examples.delta, gradient, inner.step_size)
+        return inner.threat.project(stepped, grey) - grey
 
     def loss(self, model: nn.Module, examples: Replayed, now: Now) -> Terms:
         """The backward pass leaves its gradient at the images, too."""

@@ -25,9 +25,9 @@ def coherence(gradients: Tensor) -> Tensor:
     """
     if len(gradients) < 2:
         return gradients.new_zeros(gradients.shape[1])
-    guarded = gradients / gradients.norm(dim=-1, keepdim=True).clamp(min=1e-20)
+    unit_gradients = gradients / gradients.norm(dim=-1, keepdim=True).clamp(min=1e-20)
     # a direction's derivative is as large as its gradient is small
-    directions = guarded + (unit(gradients) - guarded).detach()
+    directions = unit_gradients + (unit(gradients) - unit_gradients).detach()
     cosines = [(directions[i] * directions[j]).sum(-1) for i, j in combinations(range(len(gradients)), 2)]
     return torch.logsumexp(torch.stack(cosines), 0)
 
@@ -85,6 +85,6 @@ class GAL(Objective[Adversarial]):
         if self.noise == 0 or self.noise_probability == 0:
             return batch.x
         draw = now.draw("noise", batch)
-        chosen = draw.within("chosen").uniform(1, dtype=batch.x.dtype) < self.noise_probability
+        is_noised = draw.within("chosen").uniform(1, dtype=batch.x.dtype) < self.noise_probability
         noise = self.noise * draw.within("values").normal(*batch.x.shape[1:], dtype=batch.x.dtype)
-        return torch.where(chosen.view(-1, *[1] * (batch.x.dim() - 1)), batch.x + noise, batch.x)
+        return torch.where(is_noised.view(-1, *[1] * (batch.x.dim() - 1)), batch.x + noise, batch.x)

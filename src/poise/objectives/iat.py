@@ -88,22 +88,24 @@ class IAT(Objective[Interpolated]):
 def _mixed(parts: Sequence[Mixture], counts: list[int], world: World) -> list[Mixture]:
     """The parts with their images mixed. counts: examples on each rank; the images of all ranks meet on every rank."""
     here = slice(sum(counts[: world.rank]), sum(counts[: world.rank + 1]))
-    everyone = [torch.cat(each) for each in zip(*((part.x, part.other, part.key) for part in parts), strict=True)]
+    everyone = [torch.cat(tensors) for tensors in zip(*((part.x, part.other, part.key) for part in parts), strict=True)]
     if world.size > 1:
-        whole = [each.new_zeros(sum(counts), *each.shape[1:]) for each in everyone]
-        for total, each in zip(whole, everyone, strict=True):
-            total[here] = each
+        whole = [tensors.new_zeros(sum(counts), *tensors.shape[1:]) for tensors in everyone]
+        for total, tensors in zip(whole, everyone, strict=True):
+            total[here] = tensors
         world.sum_(whole)
         everyone = whole
     x, y, key = everyone
     partner = torch.argsort(key, stable=True)[here]
-    own = torch.cat([part.share for part in parts]).view(-1, *[1] * (x.dim() - 1))
+    shares = torch.cat([part.share for part in parts]).view(-1, *[1] * (x.dim() - 1))
     sizes = [len(part.x) for part in parts]
-    pieces = zip((own * x[here] + (1 - own) * x[partner]).split(sizes), y[partner].split(sizes), parts, strict=True)
-    return [replace(part, x=images, other=others) for images, others, part in pieces]
+    pieces = zip(
+        (shares * x[here] + (1 - shares) * x[partner]).split(sizes), y[partner].split(sizes), parts, strict=True
+    )
+    return [replace(part, x=images, other=other_labels) for images, other_labels, part in pieces]
 
 
 def _mixup(model: nn.Module, mixture: Mixture, y: Tensor, label_smoothing: float) -> Tensor:
     logits = model(mixture.x)
-    own, other = (cross_entropy(logits, labels, label_smoothing) for labels in (y, mixture.other))
-    return mixture.share * own + (1 - mixture.share) * other
+    loss_own, loss_other = (cross_entropy(logits, labels, label_smoothing) for labels in (y, mixture.other))
+    return mixture.share * loss_own + (1 - mixture.share) * loss_other

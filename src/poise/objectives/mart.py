@@ -41,8 +41,8 @@ class MART(AdversarialObjective):
         log_q = (F.softmax(adversarial_logits, 1) + 1e-12).log()
         # p log p has no gradient where p underflows to 0
         robust = F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(1)
-        misclassified = 1.0000001 - log_p.gather(1, examples.y[:, None])[:, 0].exp()
+        wrong_probability = 1.0000001 - log_p.gather(1, examples.y[:, None])[:, 0].exp()
         return {
             "natural": boosted_ce(adversarial_logits, examples.y, self.label_smoothing),
-            "robust": self.beta * robust * misclassified,
+            "robust": self.beta * robust * wrong_probability,
         }

@@ -125,19 +125,19 @@ class Objective(Settings, Generic[E], family="objective"):
         """Where one searches belongs to the run, where one starts to the objective: threat, step size, steps and ramp
         stay.
         """
-        mine = searches_of(self)
-        return new.searching(mine[0]) if mine and isinstance(new, Objective) else new
+        searches = searches_of(self)
+        return new.searching(searches[0]) if searches and isinstance(new, Objective) else new
 
     def searching(self, like: Ascent) -> Objective[E]:
         """The objective with inner maximisations within the same threat, by the same steps."""
-        shared = {name: getattr(like, name) for name in ("threat", "step_size", "steps", "ramp")}
-        changed: dict[str, Any] = {}
+        settings_shared = {name: getattr(like, name) for name in ("threat", "step_size", "steps", "ramp")}
+        changes: dict[str, Any] = {}
         for name, part in _parts(self).items():
             if isinstance(part, Ascent):
-                changed[name] = replace(part, **shared)
+                changes[name] = replace(part, **settings_shared)
             elif isinstance(part, Objective):
-                changed[name] = part.searching(like)
-        return replace(self, **changed)  # pyright: ignore[reportArgumentType]
+                changes[name] = part.searching(like)
+        return replace(self, **changes)  # pyright: ignore[reportArgumentType]
 
     @abstractmethod
     def loss(self, model: nn.Module, examples: E, now: Now) -> Terms:

@@ -44,8 +44,8 @@ class RST(AdversarialObjective):
         return score_of("kl", model, batch.x, batch.y)
 
     def weights(self, batch: Batch) -> dict[str, Tensor]:
-        labelled = (batch.y != UNLABELLED).to(batch.x.dtype)
-        return {"natural": labelled, "entropy": 1 - labelled}
+        is_labelled = (batch.y != UNLABELLED).to(batch.x.dtype)
+        return {"natural": is_labelled, "entropy": 1 - is_labelled}
 
     def loss(self, model: nn.Module, examples: Adversarial, now: Now) -> Terms:
         """Two forwards: adversarial, natural; nothing is detached."""

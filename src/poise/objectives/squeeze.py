@@ -111,7 +111,7 @@ class SqueezeTraining(Objective[Pair]):
     ) -> tuple[Tensor, Tensor]:
         """One joint step: select, take the gradient at the selected points, move both up the divergence and project."""
         x, natural = kept
-        leaf, z_col, z_adv = (each.detach().requires_grad_(True) for each in (natural, z_col, z_adv))
+        leaf, z_col, z_adv = (tensor.detach().requires_grad_(True) for tensor in (natural, z_col, z_adv))
         with torch.enable_grad():
             logits = torch.stack([leaf, model(z_col), model(z_adv)])
             worst, best = selected(logits, y)
@@ -124,15 +124,15 @@ class SqueezeTraining(Objective[Pair]):
         )
         gradients = torch.stack([at_x, *candidates])
         points = torch.stack([x.detach(), z_col.detach(), z_adv.detach()])
-        moved = []
-        for choice, unmoved in ((worst, z_adv), (best, z_col)):
+        results = []
+        for choice, start in ((worst, z_adv), (best, z_col)):
             base = taken(points, choice)
             if self.released_swap:
-                base = torch.where(((worst == 0) | (best == 0)).any(), base, unmoved.detach())
-            moved.append(
+                base = torch.where(((worst == 0) | (best == 0)).any(), base, start.detach())
+            results.append(
                 inner.threat.project(inner.threat.step(base, taken(gradients, choice), inner.step_size), x.detach())
             )
-        return moved[0], moved[1]
+        return results[0], results[1]
 
     def _gap(self, name: Symmetric, adversarial: Tensor, collaborative: Tensor) -> Tensor:
         return divergence(name, adversarial, collaborative, detach_target=self.detach_target and name == "symmetric_kl")

@@ -85,22 +85,22 @@ class SynergyOfExperts(Objective[Sources]):
         return Forwards(2 * self.inner.steps, 6 if self.clean_term else 3)
 
     def turns(self, model: nn.Module, now: Now) -> int:
-        one = self.update == "joint" or self.phase(now) == 2
-        return 1 if one else len(collaboration_of(model, "SynergyOfExperts").members)
+        single = self.update == "joint" or self.phase(now) == 2
+        return 1 if single else len(collaboration_of(model, "SynergyOfExperts").members)
 
     def craft(self, model: nn.Module, batch: Batch, now: Now, teacher: nn.Module | None = None) -> Sources:
         whole = collaboration_of(model, "SynergyOfExperts")
         inner, draw = self.inner.at(now), now.draw("craft", batch)
         experts = list(enumerate(whole.members))
         if self.phase(now) == 2:
-            attacked = [("collaboration", whole)]
+            sources = [("collaboration", whole)]
         elif self.update == "per_source":
-            attacked = [experts[now.turn]]
+            sources = [experts[now.turn]]
         else:
-            attacked = experts
+            sources = experts
         x_adv = [
             inner.maximise(score_of("cross_entropy", network, batch.x, batch.y), batch.x, draw.within("source", source))
-            for source, network in attacked
+            for source, network in sources
         ]
         return Sources(batch.y, batch.x, torch.stack(x_adv, 1))
 
@@ -123,10 +123,10 @@ class SynergyOfExperts(Objective[Sources]):
         [B].
         """
         logits, evaluator, for_trust = heads(whole, x, self.detach_features)
-        losses = torch.stack([cross_entropy(each, y, self.label_smoothing) for each in logits])
+        losses = torch.stack([cross_entropy(member_logits, y, self.label_smoothing) for member_logits in logits])
         with torch.no_grad():
             confidences = whole.confidences(logits, evaluator)
-            best = torch.stack([cross_entropy(each, y) for each in logits]).argmin(0)
+            best = torch.stack([cross_entropy(member_logits, y) for member_logits in logits]).argmin(0)
             chose_best = (whole.winners(confidences) == best).to(losses.dtype)
         trust = torch.stack(
             [confidence_loss(whole.confidence, *pair, y) for pair in zip(for_trust, evaluator, strict=True)]
@@ -151,10 +151,10 @@ def heads(whole: CollaborationModule, x: Tensor, detach_features: bool) -> tuple
     if not detach_features:
         logits, evaluator = whole.all_heads(x)
         return logits, evaluator, logits
-    both: list[tuple[Tensor, Tensor]] = []
+    outputs: list[tuple[Tensor, Tensor]] = []
     for member in whole.members:
         assert isinstance(member, DualHeadModule)
         features = member.features(x)
-        both.append((member.head(features), member.evaluator(features.detach())))
-    logits, evaluator = (torch.stack(each) for each in zip(*both, strict=True))
+        outputs.append((member.head(features), member.evaluator(features.detach())))
+    logits, evaluator = (torch.stack(tensors) for tensors in zip(*outputs, strict=True))
     return logits, evaluator, logits.detach()

@@ -98,8 +98,8 @@ class ADR(Objective[Rectified]):
         temperature, share = (_annealed(*ends, now) for ends in (self.temperature, self.share))
         p = (widened(teacher) / temperature).softmax(1)
         gap = p.amax(1) - p.gather(1, y[:, None])[:, 0]
-        own = (share - gap).clamp(0, 1)
-        return own[:, None] * p, 1 - own
+        label_share = (share - gap).clamp(0, 1)
+        return label_share[:, None] * p, 1 - label_share
 
     def craft(self, model: nn.Module, batch: Batch, now: Now, teacher: nn.Module | None = None) -> Rectified:
         with torch.no_grad():

@@ -60,8 +60,8 @@ class TwoExamples(Objective[Two]):
         return self.objective.takes_unlabelled
 
     def forwards(self) -> Forwards:
-        one = self.objective.forwards()
-        return Forwards(2 * one.crafting, 2 * one.descending, 2 * one.moving)
+        single = self.objective.forwards()
+        return Forwards(2 * single.crafting, 2 * single.descending, 2 * single.moving)
 
     def craft(self, model: nn.Module, batch: Batch, now: Now, teacher: nn.Module | None = None) -> Two:
         again = replace(now, scope=f"{now.scope}/second")

@@ -26,10 +26,10 @@ def watched(name: str, values: Tensor, where: Tensor | None = None) -> Terms:
 
     where: which examples count [B], bool; all by default.
     """
-    counted = torch.ones_like(values) if where is None else where.to(values.dtype)
-    first = counted * values.detach()
+    weights = torch.ones_like(values) if where is None else where.to(values.dtype)
+    first = weights * values.detach()
     return {
-        f"{WATCH}{name}/share": counted,
+        f"{WATCH}{name}/share": weights,
         f"{WATCH}{name}/first": first,
         f"{WATCH}{name}/second": first * values.detach(),
     }
@@ -41,15 +41,15 @@ def moments(means: Mapping[str, float]) -> dict[str, float]:
 
     Mean and standard deviation are left out where no example counted.
     """
-    finished = {}
+    results = {}
     for name, value in means.items():
         if not name.startswith(WATCH) or name.endswith("/share"):
-            finished[name] = value
+            results[name] = value
             continue
         stem, _, moment = name.rpartition("/")
         share = means[f"{stem}/share"]
         if share > 0:
             mean = means[f"{stem}/first"] / share
             spread = max(0.0, means[f"{stem}/second"] / share - mean**2) ** 0.5
-            finished[f"{stem}/{'mean' if moment == 'first' else 'std'}"] = mean if moment == "first" else spread
-    return finished
+            results[f"{stem}/{'mean' if moment == 'first' else 'std'}"] = mean if moment == "first" else spread
+    return results

@@ -51,11 +51,13 @@ class Row:
         """Joint with this policy around the objective; with a natural objective, Generalist around the two, without own
         averages.
         """
-        own = dataclasses.replace(policy, objective=self.objective, perturbation=self.perturbation, extra=self.extra)
-        own = dataclasses.replace(own, teacher=self.teacher)
+        policy_here = dataclasses.replace(
+            policy, objective=self.objective, perturbation=self.perturbation, extra=self.extra
+        )
+        policy_here = dataclasses.replace(policy_here, teacher=self.teacher)
         if self.natural is None:
-            return Joint(policy=own)
-        robust = dataclasses.replace(own, average=None)
+            return Joint(policy=policy_here)
+        robust = dataclasses.replace(policy_here, average=None)
         return dataclasses.replace(
             generalist, natural=dataclasses.replace(robust, objective=self.natural), robust=robust
         )

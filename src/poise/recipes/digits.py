@@ -45,7 +45,7 @@ def digits(name: str, title: str, method: Method, quick: bool) -> Experiment:
     published.
     """
     monitor = PGD(threat=THREAT, step_size=0.05, steps=10)
-    made = Experiment(
+    experiment = Experiment(
         name=name,
         title=title,
         data=Digits(),
@@ -59,13 +59,17 @@ def digits(name: str, title: str, method: Method, quick: bool) -> Experiment:
         save_every=5,
         protocol=strict(THREAT, step_size=0.02),
     )
-    return dataclasses.replace(made, name=f"{name}_quick", epochs=QUICK_EPOCHS, monitor_every=1) if quick else made
+    return (
+        dataclasses.replace(experiment, name=f"{name}_quick", epochs=QUICK_EPOCHS, monitor_every=1)
+        if quick
+        else experiment
+    )
 
 
 def on_digits(row: str, quick: bool = False) -> Experiment:
     """The experiment of a row of `compared`."""
-    found = compared(INNER, QUICK_EPOCHS if quick else EPOCHS, RATE)[row]
-    return digits(f"{row}_digits", found.title, found.method(policy(NT()), AROUND), quick)
+    row_compared = compared(INNER, QUICK_EPOCHS if quick else EPOCHS, RATE)[row]
+    return digits(f"{row}_digits", row_compared.title, row_compared.method(policy(NT()), AROUND), quick)
 
 
 def generalist_digits(quick: bool) -> Experiment:

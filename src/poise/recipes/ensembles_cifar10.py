@@ -89,9 +89,9 @@ def inner(epsilon: float) -> Ascent:
 def policy(objective: Objective, optimizer: Optimizer | None = None, at: tuple[int, ...] = (101, 151)) -> Policy:
     """Learning rate .1 for SGD, times .1 at each of the epochs `at`."""
     factors = tuple(0.1 ** (place + 1) for place in range(len(at)))
-    chosen = optimizer or SGD(learning_rate=0.1, weight_decay=1e-4)
+    optimizer_used = optimizer or SGD(learning_rate=0.1, weight_decay=1e-4)
     return Policy(
-        objective=objective, optimizer=chosen, schedule=Step(at=at, factors=factors), augmentation=AUGMENTATION
+        objective=objective, optimizer=optimizer_used, schedule=Step(at=at, factors=factors), augmentation=AUGMENTATION
     )
 
 
@@ -99,7 +99,7 @@ def cifar10(
     model: Network, method: Method, epochs: int, epsilon: float, protocol: Protocol, row: Published | None = None
 ) -> Experiment:
     """On all 50,000 images, last epoch, as the paper."""
-    watched = PGD(threat=Linf(epsilon=epsilon), step_size=epsilon / 4, steps=10)
+    attack = PGD(threat=Linf(epsilon=epsilon), step_size=epsilon / 4, steps=10)
     return Experiment(
         data=CIFAR10(),
         model=model,
@@ -107,7 +107,7 @@ def cifar10(
         epochs=epochs,
         selection="test",
         criterion="last",
-        monitors=(Monitor(first=1000), Monitor(name="PGD-10", attack=watched, first=1000)),
+        monitors=(Monitor(first=1000), Monitor(name="PGD-10", attack=attack, first=1000)),
         monitor_every=10,
         save_every=5,
         protocol=protocol,
@@ -170,10 +170,10 @@ EVALUATED_ALONE = 0.03
 def independent(members: int, row: Published, seed: int = 0) -> Experiment:
     """Independent members on natural images: the baseline ensemble of the field."""
     protocol = named("soe-whitebox").at(Linf(epsilon=EVALUATED_ALONE))
-    made = cifar10(
+    experiment = cifar10(
         Ensemble(member=MEMBER, members=members), Joint(policy=policy(INDEPENDENT)), 200, EVALUATED_ALONE, protocol, row
     )
-    return dataclasses.replace(made, seed=seed)
+    return dataclasses.replace(experiment, seed=seed)
 
 
 def surrogate(members: int) -> Experiment:
@@ -206,9 +206,9 @@ def baseline(row: str, epsilon: float | None) -> Experiment:
     }[row]
     used = epsilon or EVALUATED_ALONE
     alone = unprinted("Synergy-of-Experts, baselines without adversarial training (CIFAR-10, 3 x ResNet-20)", row)
-    found = None if row == "Vote" else alone if epsilon is None else published(row, epsilon)  # the vote is ours
-    made = cifar10(model, method, epochs, used, named("soe-whitebox").at(Linf(epsilon=used)), found)
-    return dataclasses.replace(made, title=row, initial=f"runs/{START}/seed-0" if row == "DVERGE" else None)
+    row_published = None if row == "Vote" else alone if epsilon is None else published(row, epsilon)  # the vote is ours
+    experiment = cifar10(model, method, epochs, used, named("soe-whitebox").at(Linf(epsilon=used)), row_published)
+    return dataclasses.replace(experiment, title=row, initial=f"runs/{START}/seed-0" if row == "DVERGE" else None)
 
 
 ALONE = {

@@ -98,8 +98,8 @@ BENCHMARK = tuple(f"{name}_ensembles_digits" for name in ROWS)
 
 def on_digits(name: str, row: Row, quick: bool) -> Experiment:
     """The experiment of a row."""
-    made = digits(name, row.title, row.method, quick)
-    return dataclasses.replace(made, model=row.model, epochs=QUICK_EPOCHS if quick else EPOCHS)
+    experiment = digits(name, row.title, row.method, quick)
+    return dataclasses.replace(experiment, model=row.model, epochs=QUICK_EPOCHS if quick else EPOCHS)
 
 
 def _register(name: str, row: Row, seed: int = 0) -> None:
@@ -119,8 +119,8 @@ def variant(what: str, members: int = 3, **changes: Any) -> Row:
     # which is of CIFAR-10's epsilons
     attack = {name: value for name, value in changes.pop("inner", {}).items() if name != "step_size"}
     network = Collaboration(member=EXPERT, members=members, confidence=changes.pop("confidence", "rectified"))
-    made = _joint(SynergyOfExperts(inner=dataclasses.replace(INNER, **attack), **changes))
-    return Row(f"SoE, {what}", f"Synergy-of-Experts, {what}", network, made, cost(network, made))
+    method = _joint(SynergyOfExperts(inner=dataclasses.replace(INNER, **attack), **changes))
+    return Row(f"SoE, {what}", f"Synergy-of-Experts, {what}", network, method, cost(network, method))
 
 
 for _members in (1, 2, 4, 5):

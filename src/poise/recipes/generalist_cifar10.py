@@ -61,7 +61,7 @@ def cifar10(name: str, method: Method, row: Published | None, quick: bool) -> Ex
     redistribution before the
     second: it shows that everything runs, no more.
     """
-    made = Experiment(
+    experiment = Experiment(
         name=name,
         data=CIFAR10(),
         model=ResNet18(),
@@ -74,11 +74,11 @@ def cifar10(name: str, method: Method, row: Published | None, quick: bool) -> Ex
         published=row,
     )
     if not quick:
-        return made
-    monitors = tuple(dataclasses.replace(monitor, first=50) for monitor in made.monitors)
+        return experiment
+    monitors = tuple(dataclasses.replace(monitor, first=50) for monitor in experiment.monitors)
     attacks = (PGD(), PGD(steps=20, loss="margin"))
     return dataclasses.replace(
-        made,
+        experiment,
         name=f"{name}_quick",
         data=CIFAR10(train_images=500, test_images=100),
         model=ResNet18(width=8),
@@ -234,12 +234,12 @@ def generalist_cifar10_resnet18_code(quick: bool) -> Experiment:
         gamma=PiecewiseLinear(values=(1, 1, 1, 0.4)),
         redistribute="every_step",
     )
-    made = cifar10("generalist_cifar10_resnet18_code", method, AS_RELEASED, quick)
+    experiment = cifar10("generalist_cifar10_resnet18_code", method, AS_RELEASED, quick)
     ten = PGD(threat=threat, step_size=0.007, steps=10)
-    monitors = (made.monitors[0], Monitor(name="PGD-10", attack=ten, first=made.monitors[1].first))
+    monitors = (experiment.monitors[0], Monitor(name="PGD-10", attack=ten, first=experiment.monitors[1].first))
     if quick:
-        return dataclasses.replace(made, monitors=monitors)
-    return dataclasses.replace(made, monitors=monitors, protocol=named("zipper-compat").at(), natural_floor=0.88)
+        return dataclasses.replace(experiment, monitors=monitors)
+    return dataclasses.replace(experiment, monitors=monitors, protocol=named("zipper-compat").at(), natural_floor=0.88)
 
 
 def generalist_cifar10_resnet18_idle(quick: bool) -> Experiment:
@@ -251,8 +251,8 @@ def generalist_cifar10_resnet18_idle(quick: bool) -> Experiment:
     """
     method = Generalist(natural=natural(), robust=robust(AT()), momentum="reset")
     row = unprinted("Zipper, Algorithm 1, what it leaves open (CIFAR-10, ResNet-18)", "single EMA, momentum reset")
-    made = cifar10("generalist_cifar10_resnet18_idle", method, row, quick)
-    return dataclasses.replace(made, title="Generalist (single EMA, momentum reset)")
+    experiment = cifar10("generalist_cifar10_resnet18_idle", method, row, quick)
+    return dataclasses.replace(experiment, title="Generalist (single EMA, momentum reset)")
 
 
 own(

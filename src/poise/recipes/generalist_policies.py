@@ -51,8 +51,11 @@ def three(made: Experiment, inner: Ascent) -> Experiment:
     protocol = dataclasses.replace(
         made.protocol, name=f"{made.protocol.name}+l2", attacks=(*made.protocol.attacks, attack), note=note
     )
-    watched = dataclasses.replace(attack, steps=20)
-    monitors = (*made.monitors, dataclasses.replace(made.monitors[1], name=f"L2 {watched.name}", attack=watched))
+    attack_watching = dataclasses.replace(attack, steps=20)
+    monitors = (
+        *made.monitors,
+        dataclasses.replace(made.monitors[1], name=f"L2 {attack_watching.name}", attack=attack_watching),
+    )
     return dataclasses.replace(
         made, method=method, protocol=protocol, monitors=monitors, title="Generalist, three learners"
     )
@@ -66,24 +69,24 @@ def of_norms(made: Experiment, inner: Ascent, flat: Ascent, sparse: Ascent) -> E
     method = generalist_of(made)
     learners = {ascent.threat: AT(inner=ascent) for ascent in (inner, flat, sparse)}
     linf, l2, l1 = learners.values()
-    others = (
+    further = (
         BaseLearner(name="l1", policy=dataclasses.replace(method.robust, objective=l1), share=Constant(at=SHARE)),
     )
     method = dataclasses.replace(
         method,
         natural=dataclasses.replace(method.natural, objective=l2),
         robust=dataclasses.replace(method.robust, objective=linf),
-        others=others,
+        others=further,
     )
     attacks = tuple(
         PGD(threat=ascent.threat, step_size=ascent.threat.epsilon / 8, steps=40, loss=loss)
         for ascent in (flat, sparse)
         for loss in ("cross_entropy", "margin")
     )
-    watched = tuple(dataclasses.replace(attack, steps=20) for attack in attacks[::2])
+    attacks_watching = tuple(dataclasses.replace(attack, steps=20) for attack in attacks[::2])
     monitors = tuple(
-        dataclasses.replace(made.monitors[1], name=f"{type(one.threat).__name__} {one.name}", attack=one)
-        for one in watched
+        dataclasses.replace(made.monitors[1], name=f"{type(watching.threat).__name__} {watching.name}", attack=watching)
+        for watching in attacks_watching
     )
     return dataclasses.replace(
         made,
@@ -148,8 +151,8 @@ _register(
 
 
 def _norms_cifar10(quick: bool) -> Experiment:
-    made = of_norms(generalist_cifar10_resnet18(quick), Ascent(), FLAT_CIFAR10, SPARSE_CIFAR10)
-    return made if quick else dataclasses.replace(made, protocol=named("union").at())
+    experiment = of_norms(generalist_cifar10_resnet18(quick), Ascent(), FLAT_CIFAR10, SPARSE_CIFAR10)
+    return experiment if quick else dataclasses.replace(experiment, protocol=named("union").at())
 
 
 _register(

@@ -49,47 +49,47 @@ def candidates(target: str) -> dict[str, tuple[str, str]]:
     """For each choice of parameters, "headline" among them, its recipe on the source and on the target."""
     source = TARGETS[target]
     # which has the source's already
-    unchanged = f"tuned_headline_{target}" if source == "digits" else f"generalist_{target}"
+    same_as_before = f"tuned_headline_{target}" if source == "digits" else f"generalist_{target}"
     return {
-        "headline": (SOURCES[source], unchanged),
+        "headline": (SOURCES[source], same_as_before),
         **{choice: (f"ablation_{choice}_{source}", f"tuned_{choice}_{target}") for choice in CHOICES[target]},
     }
 
 
 def _headline(target: str, choice: str, quick: bool = False) -> Experiment:
     """The target's headline with the source's gamma and c, and the row of the choice."""
-    made = experiment(f"generalist_{target}", quick)
-    source, method = generalist_of(experiment(SOURCES[TARGETS[target]])), generalist_of(made)
+    headline = experiment(f"generalist_{target}", quick)
+    source, method = generalist_of(experiment(SOURCES[TARGETS[target]])), generalist_of(headline)
     method = dataclasses.replace(method, gamma=source.gamma, redistribute_every=source.redistribute_every)
     row = (
         unprinted(f"Generalist, Section 4.2.3 ({TITLES[target]})", choice.replace("_", " "))
         if target in TITLES
         else None
     )
-    return dataclasses.replace(made, method=method, published=row)
+    return dataclasses.replace(headline, method=method, published=row)
 
 
 def _on_target(target: str, choice: str, quick: bool) -> Experiment:
     """The headline, or another choice of one of the parameters."""
-    made = _headline(target, choice, quick)
+    headline = _headline(target, choice, quick)
     if choice == "headline":
-        return made
+        return headline
     ablation = ABLATIONS[choice]
-    changed = override(made, list(ablation.on_digits if TARGETS[target] == "digits" else ablation.cifar10))
-    return dataclasses.replace(changed, published=made.published)
+    result = override(headline, list(ablation.on_digits if TARGETS[target] == "digits" else ablation.cifar10))
+    return dataclasses.replace(result, published=headline.published)
 
 
 def _register(target: str, choice: str) -> None:
     name = candidates(target)[choice][1]
-    what = "the parameters chosen there" if choice == "headline" else ABLATIONS[choice].line
+    description = "the parameters chosen there" if choice == "headline" else ABLATIONS[choice].line
 
     def build(quick: bool) -> Experiment:
-        made = dataclasses.replace(_on_target(target, choice, quick), title=f"Generalist, {choice.replace('_', ' ')}")
+        result = dataclasses.replace(_on_target(target, choice, quick), title=f"Generalist, {choice.replace('_', ' ')}")
         if not quick:
-            return dataclasses.replace(made, name=name)
-        return dataclasses.replace(made, name=f"{name}_quick", method=redistributing(made.method, made.epochs))
+            return dataclasses.replace(result, name=name)
+        return dataclasses.replace(result, name=f"{name}_quick", method=redistributing(result.method, result.epochs))
 
-    register(name, f"Generalist on {target} with gamma and c as on {TARGETS[target]}: {what}", build)
+    register(name, f"Generalist on {target} with gamma and c as on {TARGETS[target]}: {description}", build)
 
 
 for _target in TARGETS:

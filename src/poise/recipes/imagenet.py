@@ -73,8 +73,8 @@ def trained(model: Timm, policy: Policy, row: Published, quick: bool, name: str)
     if not quick:
         return full
     method = Joint(policy=policy, batch_size=16)
-    made = dataclasses.replace(full, data=Generated(count=250), model=ResNet18(width=4), method=method)
-    return small(made)
+    variant = dataclasses.replace(full, data=Generated(count=250), model=ResNet18(width=4), method=method)
+    return small(variant)
 
 
 def convnext_t_cvst_imagenet(quick: bool) -> Experiment:

@@ -61,13 +61,13 @@ AROUND = Generalist(decay=DECAY, redistribute_every=1)
 def mnist(bench: Bench, row: str, quick: bool = False) -> Experiment:
     """10,000 training images, evaluated on the first 1,000 test images (all in the record's count)."""
     epochs = 1 if quick else bench.epochs
-    found = bench.rows(epochs)[row]
-    made = Experiment(
+    row_of_bench = bench.rows(epochs)[row]
+    experiment = Experiment(
         name=f"{row}_{bench.name}",
-        title=found.title,
+        title=row_of_bench.title,
         data=MNIST(train_images=10_000),
         model=bench.model,
-        method=found.method(POLICY, AROUND),
+        method=row_of_bench.method(POLICY, AROUND),
         epochs=epochs,
         selection="test",
         criterion="last",
@@ -76,12 +76,12 @@ def mnist(bench: Bench, row: str, quick: bool = False) -> Experiment:
         protocol=Protocol(name="mnist-pgd40", attacks=(PGD_40,), first=1000),
     )
     if not quick:
-        return made
+        return experiment
     return dataclasses.replace(
-        made,
-        name=f"{made.name}_quick",
+        experiment,
+        name=f"{experiment.name}_quick",
         data=MNIST(train_images=1000, test_images=200),
-        protocol=dataclasses.replace(made.protocol, first=100),
+        protocol=dataclasses.replace(experiment.protocol, first=100),
     )
 
 

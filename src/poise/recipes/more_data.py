@@ -75,10 +75,10 @@ def _generated(quick: bool) -> Experiment:
     full = dataclasses.replace(generated(), name="wang2023_cifar10_wrn28-10")
     if not quick:
         return full
-    made = small(full)
-    assert isinstance(made.method, Joint)
-    policy = dataclasses.replace(made.method.policy, extra=Extra(pool=None, share=0.7))
-    return dataclasses.replace(made, method=dataclasses.replace(made.method, policy=policy, batch_size=32))
+    experiment = small(full)
+    assert isinstance(experiment.method, Joint)
+    policy = dataclasses.replace(experiment.method.policy, extra=Extra(pool=None, share=0.7))
+    return dataclasses.replace(experiment, method=dataclasses.replace(experiment.method, policy=policy, batch_size=32))
 
 
 def _idbh(quick: bool) -> Experiment:

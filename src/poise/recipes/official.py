@@ -285,9 +285,9 @@ FORMS: tuple[tuple[str, str, dict[str, Any], str], ...] = (
 
 
 def _register(name: str, line: str, form: dict[str, Any], note: str) -> None:
-    given = {"row": unprinted(TABLE, line, "no numbers of this form are known"), **form}
-    trained = given.pop("trained", "its authors train it")
-    add(name, f"{line} on CIFAR-10, as {trained}", lambda: experiment(**given), note)
+    settings = {"row": unprinted(TABLE, line, "no numbers of this form are known"), **form}
+    trained_text = settings.pop("trained", "its authors train it")
+    add(name, f"{line} on CIFAR-10, as {trained_text}", lambda: experiment(**settings), note)
 
 
 for _name, _line, _form, _note in FORMS:

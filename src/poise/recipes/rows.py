@@ -39,8 +39,8 @@ def register(name: str, line: str, make: Make, note: str = "", cost: Cost = "", 
 
     def describe() -> str:
         full = make(False)
-        each = cost if isinstance(cost, str) else cost(full)
-        return "\n".join([text(name, line, full, note, each), *(f"Then, {command}" for command in then)])
+        cost_text = cost if isinstance(cost, str) else cost(full)
+        return "\n".join([text(name, line, full, note, cost_text), *(f"Then, {command}" for command in then)])
 
     enlist(name, make, describe)
 
@@ -72,9 +72,9 @@ def text(name: str, line: str, made: Experiment, note: str = "", each: str = "")
     each: see `cost`.
     """
     row = made.published
-    printed = said(row) if row is not None else ""
+    published_text = said(row) if row is not None else ""
     lines = [
-        f"{line}{f'; published {printed}' if printed else ''}.",
+        f"{line}{f'; published {published_text}' if published_text else ''}.",
         "",
         f"Command: poise train {name} --out runs/{name}",
         f"Cost: {cost(made, each)}.",
@@ -93,12 +93,12 @@ def text(name: str, line: str, made: Experiment, note: str = "", each: str = "")
 
 def said(row: Published) -> str:
     """The natural accuracy, and AutoAttack's or else the lowest robust one, as printed."""
-    known = {column: value for column, value in zip(row.columns, row.values, strict=True) if value is not None}
+    values = {column: value for column, value in zip(row.columns, row.values, strict=True) if value is not None}
     robust = sorted(
-        (column for column in known if column != "natural"), key=lambda column: (column != "AA", known[column])
+        (column for column in values if column != "natural"), key=lambda column: (column != "AA", values[column])
     )
     return ", ".join(
-        f"{known[column]:.2f} {column}" for column in (*(["natural"] if "natural" in known else []), *robust[:1])
+        f"{values[column]:.2f} {column}" for column in (*(["natural"] if "natural" in values else []), *robust[:1])
     )
 
 
@@ -175,11 +175,11 @@ def _short(attack: PGD) -> PGD:
 
 
 def _early(method: Any) -> Any:
-    changed = {name: _at_once(policy) for name, policy in method.policies().items()}
+    policies = {name: _at_once(policy) for name, policy in method.policies().items()}
     return (
-        dataclasses.replace(method, policy=changed["joint"])
-        if "joint" in changed
-        else dataclasses.replace(method, **changed)
+        dataclasses.replace(method, policy=policies["joint"])
+        if "joint" in policies
+        else dataclasses.replace(method, **policies)
     )
 
 

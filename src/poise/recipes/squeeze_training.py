@@ -259,8 +259,8 @@ def _table_6(data: str, method: str, values: Values) -> None:
     row = published("Table 6", f"{TITLES[data]}, {METHODS[method]}, two examples", values, **more)
 
     def make() -> Experiment:
-        both = TwoExamples(objective=objectives(data)[method])  # type: ignore[arg-type]
-        return squeezed(data, both, AWP_005 if method.endswith("awp") else None, row=row)
+        objective = TwoExamples(objective=objectives(data)[method])  # type: ignore[arg-type]
+        return squeezed(data, objective, AWP_005 if method.endswith("awp") else None, row=row)
 
     line = f"{METHODS[method]} with the mean over two adversarial examples (preset st), ResNet-18 on {TITLES[data]}"
     add(f"two_{method}_{data}_resnet18", line, make, AWP_NOTE if method.endswith("awp") else "")
@@ -307,8 +307,8 @@ def _table_5(model: str, data: str, method: str) -> None:
     (row,) = in_table_5(model, data, method)
 
     def make() -> Experiment:
-        made = squeezed(data, objectives(data)[method], model=network, row=row)
-        return dataclasses.replace(made, criterion="sum") if method == "nt" else made
+        experiment = squeezed(data, objectives(data)[method], model=network, row=row)
+        return dataclasses.replace(experiment, criterion="sum") if method == "nt" else experiment
 
     note = (
         "settings of natural training are not stated; the preset's without attack, best natural accuracy"

@@ -54,8 +54,8 @@ def _two(width: int, natural: str, autoattack: str) -> None:
     row = published("Appendix C (CIFAR-10, wide networks)", f"WRN-34-{width}, TRADES, two examples", (), (), note=note)
 
     def make() -> Experiment:
-        both = TwoExamples(objective=TRADES(inner=inner("cifar10")))
-        return squeezed("cifar10", both, model=WideResNet(width=width), row=row, protocol=TRADES_EVALUATION)
+        objective = TwoExamples(objective=TRADES(inner=inner("cifar10")))
+        return squeezed("cifar10", objective, model=WideResNet(width=width), row=row, protocol=TRADES_EVALUATION)
 
     line = f"TRADES with the mean over two adversarial examples (preset st), WRN-34-{width} on CIFAR-10"
     add(f"two_trades_cifar10_wrn34-{width}", line, make)

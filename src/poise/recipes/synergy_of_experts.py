@@ -48,13 +48,15 @@ def soe(epsilon: float, members: int = 3, **changes: Any) -> Experiment:
         augmentation=AUGMENTATION,
     )
     protocol = named("soe-adaptive").at(Linf(epsilon=epsilon))
-    made = cifar10(model, Joint(policy=policy), EPOCHS, epsilon, protocol, row)
-    plotted = (
+    experiment = cifar10(model, Joint(policy=policy), EPOCHS, epsilon, protocol, row)
+    plot_row = (
         (unprinted("Synergy-of-Experts, Figure 5 (CIFAR-10, ResNet-20)", f"epsilon {epsilon:g}"),)
         if row is not None
         else ()
     )
-    return dataclasses.replace(made, title=f"SoE, {members} experts" if members != 3 else "SoE", also_published=plotted)
+    return dataclasses.replace(
+        experiment, title=f"SoE, {members} experts" if members != 3 else "SoE", also_published=plot_row
+    )
 
 
 def growing(experiments: Sequence[Experiment]) -> bool:
@@ -62,15 +64,17 @@ def growing(experiments: Sequence[Experiment]) -> bool:
     same.
     """
     alike, numbers = [], set()
-    for made in experiments:
-        if not isinstance(made.model, Collaboration):
+    for experiment in experiments:
+        if not isinstance(experiment.model, Collaboration):
             return False
-        numbers.add(made.model.members)
-        one = dataclasses.replace(made.model, members=1)
+        numbers.add(experiment.model.members)
+        single = dataclasses.replace(experiment.model, members=1)
         alike.append(
-            dataclasses.replace(made, name="one", title="", seed=0, published=None, also_published=(), model=one)
+            dataclasses.replace(
+                experiment, name="one", title="", seed=0, published=None, also_published=(), model=single
+            )
         )
-    return len(numbers) > 1 and all(each == alike[0] for each in alike)
+    return len(numbers) > 1 and all(number == alike[0] for number in alike)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,11 +109,11 @@ def gains(records: Mapping[int, Sequence[EvaluationRecord]]) -> list[Gain]:
     sets = {tuple((attack.name, str(attack.settings.get("digest"))) for attack in record.attacks) for record in every}
     if len(sets) != 1 or len({tuple(record.labels) for record in every}) != 1:
         raise SettingsError("records must be of the same attacks on the same images; make them with: poise transfer")
-    found: list[Gain] = []
+    gains_list: list[Gain] = []
     for members in sorted(records):
         values = tuple(record.worst_case_accuracy for record in records[members])
-        found.append(Gain(members, values, fmean(values) - fmean(found[-1].values) if found else 0.0))
-    return found
+        gains_list.append(Gain(members, values, fmean(values) - fmean(gains_list[-1].values) if gains_list else 0.0))
+    return gains_list
 
 
 def gained(experiments: Sequence[Experiment], records: Sequence[EvaluationRecord]) -> list[str]:
@@ -117,9 +121,9 @@ def gained(experiments: Sequence[Experiment], records: Sequence[EvaluationRecord
     if not growing(experiments):
         return []
     by_members: dict[int, list[EvaluationRecord]] = {}
-    for made, record in zip(experiments, records, strict=True):
-        assert isinstance(made.model, Collaboration)
-        by_members.setdefault(made.model.members, []).append(record)
+    for experiment, record in zip(experiments, records, strict=True):
+        assert isinstance(experiment.model, Collaboration)
+        by_members.setdefault(experiment.model.members, []).append(record)
     return [gain.text for gain in gains(by_members)]
 
 
@@ -140,14 +144,16 @@ def cost(model: Network, method: Method) -> str:
 
 def _add(name: str, line: str, epsilon: float, note: str = "", members: int = 3, **changes: Any) -> None:
     def make() -> Experiment:
-        made = soe(epsilon, members, **changes)
+        experiment = soe(epsilon, members, **changes)
         where = "the number of experts" if members != 3 else "variants"
         row = unprinted(f"Synergy-of-Experts, {where} (CIFAR-10, ResNet-20)", line.removeprefix("Synergy-of-Experts "))
-        return made if made.published is not None else dataclasses.replace(made, published=row)
+        return experiment if experiment.published is not None else dataclasses.replace(experiment, published=row)
 
     end = name.partition("_eps")[2]
-    grid = [name] if members == 3 else [f"soe_cifar10_resnet20x{each}_eps{end}" for each in range(1, 6)]
-    targets = " ".join(f"runs/{each}" for each in grid)
+    grid = (
+        [name] if members == 3 else [f"soe_cifar10_resnet20x{members_count}_eps{end}" for members_count in range(1, 6)]
+    )
+    targets = " ".join(f"runs/{members_count}" for members_count in grid)
     then = (
         f"accuracy against lambda: poise evaluate runs/{name} --protocol soe-lambdas",
         (

@@ -62,9 +62,9 @@ def rebat() -> Experiment:
 
 def adr(values: tuple[float, float], row: str, perturbation: WeightPerturbation | None = None) -> Experiment:
     """The learning rate falls to a tenth at epochs 100 and 150."""
-    published = Published(table="ADR (CIFAR-10, ResNet-18)", row=row, columns=COLUMNS, values=values)
+    row_published = Published(table="ADR (CIFAR-10, ResNet-18)", row=row, columns=COLUMNS, values=values)
     schedule = Step(at=(101, 151), factors=(0.1, 0.01))
-    return taught(ResNet18(), ADR(), schedule, EMA(decay=0.995, warmup=False), published, perturbation)
+    return taught(ResNet18(), ADR(), schedule, EMA(decay=0.995, warmup=False), row_published, perturbation)
 
 
 KNOWN = (

@@ -42,9 +42,9 @@ def trades(beta: float) -> Experiment:
     method = method_of(CIFAR10_NARROW, "trades")
     assert isinstance(method, Joint)
     objective = dataclasses.replace(method.policy.objective, beta=beta)  # type: ignore[type-var]
-    made = measured(CIFAR10_NARROW, "trades", PUBLISHED)
+    experiment = measured(CIFAR10_NARROW, "trades", PUBLISHED)
     return dataclasses.replace(
-        made, method=dataclasses.replace(method, policy=dataclasses.replace(method.policy, objective=objective))
+        experiment, method=dataclasses.replace(method, policy=dataclasses.replace(method.policy, objective=objective))
     )
 
 
@@ -64,17 +64,17 @@ def matched_beta(
     """
     if not 0 <= low < high:
         raise SettingsError(f"low = {low} and high = {high}: must be 0 <= low < high")
-    seen = {beta: natural(beta) for beta in (low, high)}
-    if not seen[high] - tolerance <= target <= seen[low] + tolerance:
-        reach = f"{100 * seen[high]:.2f} to {100 * seen[low]:.2f} %"
+    naturals = {beta: natural(beta) for beta in (low, high)}
+    if not naturals[high] - tolerance <= target <= naturals[low] + tolerance:
+        reach = f"{100 * naturals[high]:.2f} to {100 * naturals[low]:.2f} %"
         raise SettingsError(f"target = {100 * target:.2f} %: beta from {low} to {high} reaches {reach} only")
     for _ in range(most):
-        if min(abs(value - target) for value in seen.values()) <= tolerance:
+        if min(abs(value - target) for value in naturals.values()) <= tolerance:
             break
         middle = (low + high) / 2
-        seen[middle] = natural(middle)
-        low, high = (middle, high) if seen[middle] > target else (low, middle)
-    return min(seen, key=lambda beta: abs(seen[beta] - target))
+        naturals[middle] = natural(middle)
+        low, high = (middle, high) if naturals[middle] > target else (low, middle)
+    return min(naturals, key=lambda beta: abs(naturals[beta] - target))
 
 
 def matched_trades(

@@ -274,15 +274,18 @@ TABLES: tuple[tuple[Bench, dict[str, Values]], ...] = (
 
 
 def _row(bench: Bench, row: str, values: Values) -> None:
-    title, printed = TITLES[row]
+    title, name_printed = TITLES[row]
     spread = SPREADS.get((bench.name, row), ())
     notes = [bench.note] if bench.note else []
     if bench.columns == MNIST_TABLE.columns:
         notes.append("the paper's column is PGD-20")
     if bench in (MNIST_TABLE, SVHN_TABLE) and row == "trades":
-        printed, notes = "TRADES", [*notes, "beta as in the best setting of TRADES' own paper, says the rebuttal: 6"]
-    name = printed if row != "generalist" or bench.table.startswith("Generalist") else "Zipper"
-    published = Published(
+        name_printed, notes = (
+            "TRADES",
+            [*notes, "beta as in the best setting of TRADES' own paper, says the rebuttal: 6"],
+        )
+    name = name_printed if row != "generalist" or bench.table.startswith("Generalist") else "Zipper"
+    row_published = Published(
         table=bench.table,
         row=name,
         columns=bench.columns,
@@ -294,7 +297,7 @@ def _row(bench: Bench, row: str, values: Values) -> None:
     settings = RST_NOTE.format(name=bench.name) if row == "rst" else OPEN[row]
     if "corruptions" in bench.columns:
         settings += f". {CORRUPTIONS_NOTE.format(name=f'{row}_{bench.name}')}"
-    add(f"{row}_{bench.name}", f"{title}, {bench.title}", lambda: measured(bench, row, published), settings)
+    add(f"{row}_{bench.name}", f"{title}, {bench.title}", lambda: measured(bench, row, row_published), settings)
 
 
 for _bench, _rows in TABLES:

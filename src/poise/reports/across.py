@@ -57,17 +57,20 @@ def untuned(source: Measured, target: Measured) -> Untuned:
         )
     if empty := [f"{name!r}" for name in source if not source[name] or not target[name]]:
         raise RunError(f"{', '.join(empty)}: no record; evaluate at least one run of every choice")
-    for measured in (source, target):
-        _same_attacks([record for records in measured.values() for record in records])
-    chosen, best = (max(measured, key=lambda name: score(measured[name])) for measured in (source, target))
+    for measurements in (source, target):
+        _same_attacks([record for records in measurements.values() for record in records])
+    best_chosen, best = (
+        max(measurements, key=lambda name: score(measurements[name])) for measurements in (source, target)
+    )
     scores = {name: score(records) for name, records in target.items()}
-    if scores[chosen] == scores[best]:
-        best = chosen
+    if scores[best_chosen] == scores[best]:
+        best = best_chosen
     pair = [
-        None if best == chosen else paired_interval(target[best], target[chosen], column) for column in (NATURAL, WORST)
+        None if best == best_chosen else paired_interval(target[best], target[best_chosen], column)
+        for column in (NATURAL, WORST)
     ]
     spread = max(scores.values()) - min(scores.values())
-    return Untuned(chosen, best, scores[best] - scores[chosen], spread, pair[0], pair[1])
+    return Untuned(best_chosen, best, scores[best] - scores[best_chosen], spread, pair[0], pair[1])
 
 
 def _same_attacks(records: Sequence[EvaluationRecord]) -> None:
@@ -93,10 +96,10 @@ class Agreement:
     @property
     def text(self) -> str:
         """In one sentence."""
-        shown = f"tau = {self.tau:+.2f}, p = {self.p:.2g}, {self.settings} settings"
+        tau_text = f"tau = {self.tau:+.2f}, p = {self.p:.2g}, {self.settings} settings"
         if self.p >= 0.05:
-            return f"no relation between R_T and the global learner's error is shown ({shown})"
-        return f"lower R_T goes with {'lower' if self.tau > 0 else 'higher'} error of the global learner ({shown})"
+            return f"no relation between R_T and the global learner's error is shown ({tau_text})"
+        return f"lower R_T goes with {'lower' if self.tau > 0 else 'higher'} error of the global learner ({tau_text})"
 
 
 def agreement(regrets: Mapping[str, float], errors: Mapping[str, float]) -> Agreement:
@@ -147,21 +150,23 @@ def regretted(runs: Sequence[Run], checkpoint: str = "last") -> Regretted:
         for run in runs
     }
     least: dict[str, float] = {}
-    for found in last.values():
-        for name, value in found.items():
+    for regrets in last.values():
+        for name, value in regrets.items():
             if name.endswith(LEAST):
                 least[name] = min(value, least.get(name, value))
     rows: dict[str, list[tuple[float, float, float]]] = {}
     for run in runs:
-        found, rounds = last[str(run.path)], len(run.curves().get("regret/tradeoff", []))
-        learners = [name.removesuffix(LEAST) for name in found if name.endswith(LEAST)]
+        regrets, rounds = last[str(run.path)], len(run.curves().get("regret/tradeoff", []))
+        learners = [name.removesuffix(LEAST) for name in regrets if name.endswith(LEAST)]
         if not learners or checkpoint not in run.records:
             missing = "is not diagnosed (diagnosis=Diagnosis)" if not learners else f"has no record of {checkpoint!r}"
             raise RunError(f"{run.path} {missing}, so its regret cannot be held against its error")
-        common = sum(found[f"{name} suffered"] - least[f"{name}{LEAST}"] for name in learners) / len(learners)
+        common = sum(regrets[f"{name} suffered"] - least[f"{name}{LEAST}"] for name in learners) / len(learners)
         rows.setdefault(run.name, []).append(
-            (found["regret/tradeoff"] / rounds, common, 1 - score([run.records[checkpoint]]) / 2)
+            (regrets["regret/tradeoff"] / rounds, common, 1 - score([run.records[checkpoint]]) / 2)
         )
-    means = {name: [sum(column) / len(column) for column in zip(*each, strict=True)] for name, each in rows.items()}
-    own, common_to_all, errors = ({name: mean[place] for name, mean in means.items()} for place in range(3))
-    return Regretted(own, common_to_all, errors)
+    means = {
+        name: [sum(column) / len(column) for column in zip(*triples, strict=True)] for name, triples in rows.items()
+    }
+    own_regret, common_to_all, errors = ({name: mean[place] for name, mean in means.items()} for place in range(3))
+    return Regretted(own_regret, common_to_all, errors)

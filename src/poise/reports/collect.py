@@ -65,18 +65,18 @@ def read_runs(paths: str | Path | Iterable[str | Path]) -> list[Run]:
 
     Raises: RunError for a missing path, a folder that is no run, a run without records, or a damaged file.
     """
-    given = [paths] if isinstance(paths, str | Path) else list(paths)
-    if not given:
+    path_list = [paths] if isinstance(paths, str | Path) else list(paths)
+    if not path_list:
         raise RunError("no run was named; name run folders, a folder of run folders, or record files")
     runs: dict[Path, Run] = {}
-    for item in given:
+    for item in path_list:
         with refusing(RunError, item):
-            found = _read(Path(item))
-        for run in found:
-            held = runs.get(run.path)
-            merged = {**held.records, **run.records} if held else run.records
-            whole = held if held and held.experiment else run
-            runs[run.path] = replace(whole, records=merged)
+            run_read = _read(Path(item))
+        for run in run_read:
+            earlier = runs.get(run.path)
+            records = {**earlier.records, **run.records} if earlier else run.records
+            whole = earlier if earlier and earlier.experiment else run
+            runs[run.path] = replace(whole, records=records)
     return list(runs.values())
 
 
@@ -99,13 +99,13 @@ def _read(path: Path) -> list[Run]:
 
 
 def _run_folders(path: Path, depth: int) -> list[Path]:
-    found: list[Path] = []
+    folders: list[Path] = []
     for inner in sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith(".")):
         if (inner / "experiment.json").is_file():
-            found.append(inner)
+            folders.append(inner)
         elif depth > 1:
-            found += _run_folders(inner, depth - 1)
-    return found
+            folders += _run_folders(inner, depth - 1)
+    return folders
 
 
 def _read_record_file(path: Path) -> Run:
@@ -120,8 +120,8 @@ def _read_record_file(path: Path) -> Run:
 def _read_folder(path: Path, records: bool = True) -> Run:
     experiment = _read_experiment(path / "experiment.json")
     files = sorted((path / "records").glob("*.json"), key=lambda file: (_rank(file.stem), file.stem)) if records else []
-    found = {file.stem: EvaluationRecord.read(file) for file in files if not _holds_verdict(file)}
-    present = _of_present_weights(found)
+    records_read = {file.stem: EvaluationRecord.read(file) for file in files if not _holds_verdict(file)}
+    present = _of_present_weights(records_read)
     galleries = sorted(
         (path / "records").glob("gallery*.npz"), key=lambda file: _rank(file.stem.removeprefix("gallery-"))
     )
@@ -130,8 +130,8 @@ def _read_folder(path: Path, records: bool = True) -> Run:
         name=str(experiment.get("name") or path.name),
         experiment=experiment,
         metrics=read_lines(path / "metrics.jsonl"),
-        records={name: found[name] for name in present},
-        former=tuple(f"{name}.json" for name in found if name not in present),
+        records={name: records_read[name] for name in present},
+        former=tuple(f"{name}.json" for name in records_read if name not in present),
         gallery=galleries[0] if galleries else None,
         verdicts=[Verdict.read(file) for file in files if _holds_verdict(file)],
     )

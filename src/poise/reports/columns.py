@@ -114,26 +114,26 @@ def columns_of(groups: Sequence[Group], printed: Iterable[tuple[str, Mapping[str
     """All columns of these groups. printed: names and settings of further attacks, which only papers have numbers
     of.
     """
-    found: dict[AttackKey, tuple[str, Mapping[str, Any]]] = {}
+    columns: dict[AttackKey, tuple[str, Mapping[str, Any]]] = {}
     for group in groups:
         for record in group.records:
             for attack in record.attacks:
-                found.setdefault(key_of(attack), (attack.name, attack.settings))
+                columns.setdefault(key_of(attack), (attack.name, attack.settings))
     for name, settings in printed:
-        found.setdefault((name, settings_key(settings)), (name, settings))
-    names = [name for name, _ in found]
+        columns.setdefault((name, settings_key(settings)), (name, settings))
+    names = [name for name, _ in columns]
     attacks = []
-    for name, settings in found.values():
-        same = [other for called, other in found.values() if called == name]
+    for name, settings in columns.values():
+        same = [label for called, label in columns.values() if called == name]
         extra = "" if names.count(name) == 1 else f" [{settings_told_apart(settings, same)}]"
         attacks.append(Column(name + extra, name, settings))
-    corrupted = any(record.corruption_accuracy is not None for group in groups for record in group.records)
+    has_corruptions = any(record.corruption_accuracy is not None for group in groups for record in group.records)
     ends = (
         [*_strongest(groups), *_transfers(groups), *_worst_cases(groups)]
         if any(group.within for group in groups)
         else []
     )
-    return [Column(NATURAL), *([Column(CORRUPTED)] if corrupted else []), *attacks, *ends]
+    return [Column(NATURAL), *([Column(CORRUPTED)] if has_corruptions else []), *attacks, *ends]
 
 
 def _transfers(groups: Sequence[Group]) -> list[Column]:
@@ -150,11 +150,11 @@ def _worst_cases(groups: Sequence[Group]) -> list[Column]:
     threats = dict.fromkeys(name for group in groups for name in group.within)
 
     def among(name: str | None) -> dict[tuple[str, str, int, int], frozenset[AttackKey]]:
-        shown: dict[tuple[str, str, int, int], frozenset[AttackKey]] = {}
+        attacks_shown: dict[tuple[str, str, int, int], frozenset[AttackKey]] = {}
         for group in groups:
             images, inside = examples_of(group.first), group.within.get(name, frozenset()) if name else _all_of(group)
-            shown[images] = shown.get(images, frozenset()) | inside
-        return shown
+            attacks_shown[images] = attacks_shown.get(images, frozenset()) | inside
+        return attacks_shown
 
     if len(threats) > 1 or any(name.startswith(UNION) for name in threats):
         return [Column(f"{WORST} [{name}]", within=name, among=among(name)) for name in threats]
@@ -195,11 +195,15 @@ def strongest_label(name: str) -> str:
 
 
 def settings_told_apart(settings: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> str:
-    flat = [flatten(other) for other in others]
-    own = flatten(settings)
-    names = dict.fromkeys(name for each in flat for name in each)
+    flat = [flatten(settings_other) for settings_other in others]
+    flat_own = flatten(settings)
+    names = dict.fromkeys(name for settings_flat in flat for name in settings_flat)
     return (
-        ", ".join(f"{name}={own.get(name, '-')}" for name in names if len({other.get(name) for other in flat}) > 1)
+        ", ".join(
+            f"{name}={flat_own.get(name, '-')}"
+            for name in names
+            if len({settings_other.get(name) for settings_other in flat}) > 1
+        )
         or "other settings"
     )
 
@@ -232,18 +236,18 @@ def records_of(group: Group, column: Column) -> list[EvaluationRecord]:
     if column.forms:
         return [strongest for record in group.records if (strongest := _strongest_of(record, column.forms)) is not None]
     if column.worst:
-        wanted = column.among.get(examples_of(group.first), frozenset())
-        found = _only(group.records, wanted)
-        return found if len(found) == len(group.records) else []
+        keys = column.among.get(examples_of(group.first), frozenset())
+        records = _only(group.records, keys)
+        return records if len(records) == len(group.records) else []
     return _only(group.records, column.whole) if column.whole else group.records
 
 
 def _strongest_of(record: EvaluationRecord, forms: frozenset[str]) -> EvaluationRecord | None:
     """The record with the form alone under which the network is right least often; None where it lacks one."""
-    found = {settings_key(attack.settings): attack for attack in record.attacks}
-    if not forms <= set(found):
+    attacks = {settings_key(attack.settings): attack for attack in record.attacks}
+    if not forms <= set(attacks):
         return None
-    alone = [dataclasses.replace(record, attacks=[found[form]]) for form in sorted(forms)]
+    alone = [dataclasses.replace(record, attacks=[attacks[form]]) for form in sorted(forms)]
     return min(alone, key=lambda each: each.accuracy(each.attacks[0].name))
 
 
@@ -251,8 +255,8 @@ def _only(records: Sequence[EvaluationRecord], wanted: frozenset[AttackKey]) -> 
     """The records that have all these attacks, with no others, so that their worst cases mean the same; none for
     none.
     """
-    kept = [
-        dataclasses.replace(each, attacks=[attack for attack in each.attacks if key_of(attack) in wanted])
-        for each in records
+    records_kept = [
+        dataclasses.replace(part, attacks=[attack for attack in part.attacks if key_of(attack) in wanted])
+        for part in records
     ]
-    return [record for record in kept if len(record.attacks) == len(wanted)] if wanted else []
+    return [record for record in records_kept if len(record.attacks) == len(wanted)] if wanted else []

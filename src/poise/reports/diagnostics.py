@@ -60,13 +60,13 @@ def diagnosed(runs: Sequence[Run], labels: Mapping[str, str]) -> list[Diagnosed]
     """The runs that were diagnosed or whose learners were embedded. labels: of each group's key. Raises: RunError for a
     damaged file.
     """
-    found = []
+    panels = []
     for run in runs:
         charts = [*curves(run), *embedded(run.path / EMBEDDING)]
         if charts:
             name = f"{labels.get(group_of(run), run.name)}, seed {run.experiment.get('seed', '-')}"
-            found.append(Diagnosed(name, charts, _notes(run)))
-    return found
+            panels.append(Diagnosed(name, charts, _notes(run)))
+    return panels
 
 
 def redistributions(experiment: Mapping[str, Any]) -> list[int]:
@@ -119,21 +119,21 @@ def _chart(title: str, share: bool, lines: Mapping[str, Sequence[tuple[float, fl
 
 def _notes(run: Run) -> list[str]:
     """The attack that learners were measured under, and what the theory's numbers are of."""
-    told = run.experiment.get("diagnosis")
+    diagnosis = run.experiment.get("diagnosis")
     attacks = [line["diagnosis/attack"] for line in run.metrics if "diagnosis/attack" in line]
     notes = [f"Robust accuracy is under {_attack(attacks[-1])}."] if attacks else []
-    if not isinstance(told, Mapping) or not any(name.startswith("regret/") for name in run.curves()):
+    if not isinstance(diagnosis, Mapping) or not any(name.startswith("regret/") for name in run.curves()):
         return notes
     rounds = len(run.curves().get("regret/tradeoff", []))
     loss = {"zero_one": "0-1 loss", "clipped_cross_entropy": "cross-entropy, clipped at 1"}.get(
-        str(told.get("loss")), "loss"
+        str(diagnosis.get("loss")), "loss"
     )
     return [
         *notes,
         (
             f"Regrets and bound are of the {loss}, on fixed images, after {rounds} measured epochs (T); the infimum"
-            f" over all weights is replaced by the best network seen, and delta is {told.get('delta')}. The theorem"
-            " asks for convex losses: for networks the bound is a diagnostic, not a guarantee; above 1 it says"
+            f" over all weights is replaced by the best network seen, and delta is {diagnosis.get('delta')}. The"
+            " theorem asks for convex losses: for networks the bound is a diagnostic, not a guarantee; above 1 it says"
             " nothing, as losses end there."
         ),
     ]
@@ -151,10 +151,10 @@ def embedded(path: Path) -> list[Chart]:
     try:
         data = opened(parse(read_text(path)), required=False)
         labels, classes = [int(label) for label in data["labels"]], [str(name) for name in data["classes"]]
-        what, note = _what(data)
+        kind, note = _what(data)
         names = [classes[label] for label in labels]
         return [
-            chart("embedding", _cloud(f"t-SNE of {what}, epoch {epoch['epoch']}", epoch["points"], names, note))
+            chart("embedding", _cloud(f"t-SNE of {kind}, epoch {epoch['epoch']}", epoch["points"], names, note))
             for epoch in data["epochs"]
         ]
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:

@@ -89,11 +89,11 @@ def _column(a: EvaluationRecord, b: EvaluationRecord, column: str, same: bool) -
         return ColumnDifference(column, shares[0], shares[1], None, None, None)
     pairs = list(zip(flags[0], flags[1], strict=True))
     try:
-        paired = paired_interval([a], [b], column)
+        interval = paired_interval([a], [b], column)
     except RunError:  # the attack has other settings; the counts still say what changed
-        paired = None
+        interval = None
     only_a, only_b = sum(x and not y for x, y in pairs), sum(y and not x for x, y in pairs)
-    return ColumnDifference(column, shares[0], shares[1], paired, only_a, only_b)
+    return ColumnDifference(column, shares[0], shares[1], interval, only_a, only_b)
 
 
 def _flags(record: EvaluationRecord, column: str) -> list[bool]:
@@ -113,10 +113,10 @@ def to_terminal(difference: Difference) -> RichGroup:
     names = ("a", "b", "a - b", "95 % interval, paired", "only a right", "only b right", "changed")
     accuracies = Numbers(("",), names, title="accuracy in percent")
     for column in difference.columns:
-        paired = column.paired
+        paired_value = column.paired
         gap = "-" if column.a is None or column.b is None else f"{100 * (column.a - column.b):+.2f}"
-        interval = f"{100 * paired.low:+.2f} to {100 * paired.high:+.2f}" if paired else "-"
-        style = "bold" if paired and paired.excludes_zero else ""
+        interval = f"{100 * paired_value.low:+.2f} to {100 * paired_value.high:+.2f}" if paired_value else "-"
+        style = "bold" if paired_value and paired_value.excludes_zero else ""
         counts = ["-" if count is None else str(count) for count in (column.only_a, column.only_b, column.changed)]
         numbers = [
             Text(_percent(column.a)),

@@ -44,8 +44,10 @@ def experts_rows(table: Table) -> list[ExpertsRow]:
     rows = []
     for group in table.groups:
         for column in table.columns:
-            if found := _measured(group, column):
-                rows.append(ExpertsRow(labels[group.key], group.checkpoint, (column.label, *experts_cells(found))))
+            if measurements := _measured(group, column):
+                rows.append(
+                    ExpertsRow(labels[group.key], group.checkpoint, (column.label, *experts_cells(measurements)))
+                )
     return rows
 
 
@@ -56,8 +58,8 @@ def _measured(group: Group, column: Column) -> list[Mapping[str, Any]]:
         notes = [record.attacks[0].notes for record in records_of(group, column)]
     elif column.label == NATURAL:
         notes = [record.notes for record in group.records]
-    measured = [each.get("experts") for each in notes]
-    return [measures for measures in measured if isinstance(measures, Mapping) and measures.get("members")]
+    measurements = [note.get("experts") for note in notes]
+    return [measures for measures in measurements if isinstance(measures, Mapping) and measures.get("members")]
 
 
 def experts_cells(found: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -66,10 +68,10 @@ def experts_cells(found: Sequence[Mapping[str, Any]]) -> list[str]:
     Experts of different runs are not the same ones, so theirs are sorted, largest first, before the mean is taken."""
     choices = [measures["choice"] for measures in found if measures.get("choice")]
     accuracies = [[measures[name] for measures in found] for name in ("accuracy", "oracle", "overlap")]
-    chosen = [[choice[name] for choice in choices] for name in ("best", "missed")] if choices else []
+    choice_values = [[choice[name] for choice in choices] for name in ("best", "missed")] if choices else []
     return [
         *_percent(*accuracies),
-        *(_percent(*chosen) if choices else ["-", "-"]),
+        *(_percent(*choice_values) if choices else ["-", "-"]),
         " ".join(_percent(*_ranked([measures["members"] for measures in found]))),
         " ".join(_percent(*_ranked([choice["won"] for choice in choices]))) if choices else "-",
     ]
@@ -77,8 +79,10 @@ def experts_cells(found: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _ranked(lists: Sequence[Sequence[float]]) -> list[list[float]]:
     """For each rank, the values of all runs; runs with fewer experts end earlier."""
-    ordered = [sorted(values, reverse=True) for values in lists]
-    return [[values[rank] for values in ordered if rank < len(values)] for rank in range(max(map(len, ordered)))]
+    lists_ordered = [sorted(values, reverse=True) for values in lists]
+    return [
+        [values[rank] for values in lists_ordered if rank < len(values)] for rank in range(max(map(len, lists_ordered)))
+    ]
 
 
 def _percent(*columns: Sequence[float]) -> list[str]:

@@ -126,13 +126,13 @@ def to_terminal(table: Table) -> Numbers:
 
     styles = {"best": "bold green", "second": "underline", "": ""}
     names = heads(table)
-    shown = Numbers(
+    numbers = Numbers(
         names, [column.label for column in table.columns], caption="\n".join(["accuracy in percent", *table.notes])
     )
     block = None
     for row in table.rows:
-        shown.sections |= {len(shown.lines)} if block not in (None, row.block) else set()
+        numbers.sections |= {len(numbers.lines)} if block not in (None, row.block) else set()
         block = row.block
         cells = [Text(cell.text, style=styles[cell.mark]) for cell in row.cells]
-        shown.lines.append((_lead(row, names), cells, "dim" if row.kind == "published" else None))
-    return shown
+        numbers.lines.append((_lead(row, names), cells, "dim" if row.kind == "published" else None))
+    return numbers

@@ -38,22 +38,24 @@ def matrix(records: Sequence[EvaluationRecord], every_attack: bool = False) -> M
     every_attack: a column for each attack on each surrogate, in place of one for each surrogate.
     Raises: RunError where a record has no transferred attack, or the records' attacks or images differ.
     """
-    shown = [[attack for attack in record.attacks if attack.settings.get("type") == TRANSFERRED] for record in records]
-    if not records or not all(shown):
+    attacks_shown = [
+        [attack for attack in record.attacks if attack.settings.get("type") == TRANSFERRED] for record in records
+    ]
+    if not records or not all(attacks_shown):
         raise RunError("the matrix needs records of attacks made on surrogates; make them with: poise transfer")
-    sets = [[(attack.name, attack.settings.get("digest")) for attack in row] for row in shown]
+    sets = [[(attack.name, attack.settings.get("digest")) for attack in row] for row in attacks_shown]
     if any(row != sets[0] for row in sets) or any(record.labels != records[0].labels for record in records):
         raise RunError(
             "the records were made by different attacks or on different images; evaluate all targets with the same sets"
         )
-    columns = _columns(shown[0], every_attack)
+    columns = _columns(attacks_shown[0], every_attack)
     cells = [
         (
             record.natural_accuracy,
             *(_all_right(record, names) for names in columns.values()),
             _all_right(record, [a.name for a in row]),
         )
-        for record, row in zip(records, shown, strict=True)
+        for record, row in zip(records, attacks_shown, strict=True)
     ]
     return Matrix(_told_apart(records), (NATURAL, *columns, ALL), tuple(cells))
 

@@ -77,14 +77,14 @@ def render(
         lstrip_blocks=True,
     )
     environment.filters["drawn"] = Markup  # markup made by still.py, which escapes every text it is given
-    drawn: list[Chart] = []
+    charts: list[Chart] = []
 
     def numbered(chart: Chart) -> int:
-        drawn.append(chart)
-        return len(drawn) - 1
+        charts.append(chart)
+        return len(charts) - 1
 
     def plain_data() -> str:
-        return _json({"config": CONFIG, "charts": [chart.spec for chart in drawn]})
+        return _json({"config": CONFIG, "charts": [chart.spec for chart in charts]})
 
     scatter, curves = tradeoff(results, places), curve_charts(runs, places, labels)
     learners, verdicts = diagnosed(runs, labels), verdict_sections(runs, labels)
@@ -152,10 +152,10 @@ def _asset(folder: str, name: str) -> str:
 def _policy(scripts: Sequence[str]) -> str:
     """What the page may do: run these scripts, draw, and nothing else."""
     hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
-    allowed = " ".join(f"'sha256-{digest}'" for digest in hashes)
+    sources_allowed = " ".join(f"'sha256-{digest}'" for digest in hashes)
     return (
-        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none';"
-        " form-action 'none'"
+        f"default-src 'none'; script-src {sources_allowed}; style-src 'unsafe-inline'; img-src data: blob:; base-uri"
+        " 'none'; form-action 'none'"
     )
 
 
@@ -180,11 +180,11 @@ def _title(labels: Mapping[str, str]) -> str:
 
 def _subtitle(results: Table, runs: Sequence[Run]) -> list[str]:
     records = [record for run in runs for record in run.records.values()]
-    evaluated = sum(1 for run in runs if run.records)
+    evaluated_count = sum(1 for run in runs if run.records)
     return [
         *dict.fromkeys(row.data for row in results.rows),
         f"protocol {', '.join(dict.fromkeys(record.protocol for record in records))}",
-        f"{evaluated} run{'s' if evaluated != 1 else ''}",
+        f"{evaluated_count} run{'s' if evaluated_count != 1 else ''}",
         max(record.started for record in records)[:10],
     ]
 
@@ -192,13 +192,13 @@ def _subtitle(results: Table, runs: Sequence[Run]) -> list[str]:
 def _protocol(results: Table, runs: Sequence[Run]) -> dict[str, Any]:
     """How each column was measured, and how the checkpoints were chosen."""
     columns = [(column.label, flatten(column.settings)) for column in results.columns if column.settings is not None]
-    chosen = dict.fromkeys(
+    sentences = dict.fromkeys(
         (str(run.experiment.get("selection", "")), str(run.experiment.get("criterion", "")))
         for run in runs
         if run.experiment
     )
-    own = any(chosen_on_own_test_images(run.experiment) for run in runs)
-    as_papers = "on the test set itself" + (", which flatters them there" if own else ", as the papers did")
+    own_images = any(chosen_on_own_test_images(run.experiment) for run in runs)
+    as_papers = "on the test set itself" + (", which flatters them there" if own_images else ", as the papers did")
     where = {"held-out": "on images held out from training", "test": as_papers}
     selection = [
         (
@@ -207,7 +207,7 @@ def _protocol(results: Table, runs: Sequence[Run]) -> dict[str, Any]:
             else f"Selected checkpoints were chosen {where.get(selection, selection)}"
             + (f" (criterion: {criterion})." if criterion else ".")
         )
-        for selection, criterion in chosen
+        for selection, criterion in sentences
         if selection
     ]
     seeds = sorted({record.evaluation_seed for run in runs for record in run.records.values()})
@@ -224,15 +224,15 @@ def _galleries(runs: Sequence[Run], labels: Mapping[str, str]) -> dict[str, Any]
     firsts = {group_of(run): run for run, _ in reversed(having)}
     ordered = sorted(having, key=lambda pair: firsts[group_of(pair[0])] is not pair[0])
     examples = max(_FEWEST, min(_EXAMPLES, _ON_A_PAGE // max(1, len(ordered))))
-    shown = ordered[: _ON_A_PAGE // examples]
+    galleries_here = ordered[: _ON_A_PAGE // examples]
     galleries = []
-    for run, record in shown:
+    for run, record in galleries_here:
         assert run.gallery is not None
-        which = run.gallery.stem.removeprefix("gallery").removeprefix("-").replace("_", " ") or "one"
-        title = f"{labels.get(group_of(run), run.name)}, seed {record.seed}, {which} checkpoint"
+        checkpoint = run.gallery.stem.removeprefix("gallery").removeprefix("-").replace("_", " ") or "one"
+        title = f"{labels.get(group_of(run), run.name)}, seed {record.seed}, {checkpoint} checkpoint"
         galleries.append((title, read_gallery(run.gallery, record.classes, examples)))
     classes = sorted({example.label for _, gallery in galleries for example in gallery.examples})
-    return {"galleries": galleries, "classes": classes, "left_out": len(ordered) - len(shown)}
+    return {"galleries": galleries, "classes": classes, "left_out": len(ordered) - len(galleries_here)}
 
 
 _EXAMPLES, _FEWEST, _ON_A_PAGE = 12, 3, 60
@@ -242,14 +242,18 @@ _EXAMPLES, _FEWEST, _ON_A_PAGE = 12, 3, 60
 def _settings(runs: Sequence[Run], labels: Mapping[str, str], places: Mapping[str, int]) -> dict[str, Any]:
     """Each run with the settings that are its own, and those that all runs have in common."""
     flat = [flatten(run.experiment) if run.experiment else {} for run in runs]
-    told = [settings for settings in flat if settings]
+    settings_known = [settings for settings in flat if settings]
     common = (
-        {name: value for name, value in told[0].items() if all(other.get(name, ...) == value for other in told)}
-        if len(told) > 1
+        {
+            name: value
+            for name, value in settings_known[0].items()
+            if all(settings_each.get(name, ...) == value for settings_each in settings_known)
+        }
+        if len(settings_known) > 1
         else {}
     )
-    own = [{name: value for name, value in settings.items() if name not in common} for settings in flat]
-    about = [_about(run, settings, labels, places) for run, settings in zip(runs, own, strict=True)]
+    settings_own = [{name: value for name, value in settings.items() if name not in common} for settings in flat]
+    about = [_about(run, settings, labels, places) for run, settings in zip(runs, settings_own, strict=True)]
     return {"common": common, "runs": about}
 
 
@@ -258,12 +262,14 @@ def _about(
 ) -> dict[str, Any]:
     record, key = _first(run), group_of(run)
     facts = {}
-    for kept in run.records.values():
-        name = kept.checkpoint or "checkpoint"
-        facts[f"{name}: weights"] = kept.model_digest
-        facts[f"{name}: evaluated"] = f"{kept.started}, {kept.seconds:,.1f} s, protocol {kept.protocol}"
-        if kept.lacking:
-            facts[f"{name}: not known"] = ", ".join(kept.lacking)
+    for record_of_run in run.records.values():
+        name = record_of_run.checkpoint or "checkpoint"
+        facts[f"{name}: weights"] = record_of_run.model_digest
+        facts[f"{name}: evaluated"] = (
+            f"{record_of_run.started}, {record_of_run.seconds:,.1f} s, protocol {record_of_run.protocol}"
+        )
+        if record_of_run.lacking:
+            facts[f"{name}: not known"] = ", ".join(record_of_run.lacking)
     if record is not None:
         if record.training_seconds is not None:
             facts["trained"] = f"{record.training_seconds / 60:,.2f} minutes"
@@ -279,5 +285,5 @@ def _about(
         "facts": facts,
         "settings": settings,
         "epochs": run.epochs,
-        "seconds": sum(kept.seconds for kept in run.records.values()),
+        "seconds": sum(record_of_run.seconds for record_of_run in run.records.values()),
     }

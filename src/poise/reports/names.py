@@ -30,23 +30,23 @@ def group_labels(groups: Sequence[Group], runs: Sequence[Run] = ()) -> dict[str,
 
 def settings_of(groups: Sequence[Group], runs: Sequence[Run]) -> dict[str, Mapping[str, Any]]:
     """{group key: the settings of its experiment, as JSON} of those that are known."""
-    wanted = {group.key for group in groups}
-    found: dict[str, Mapping[str, Any]] = {}
+    keys = {group.key for group in groups}
+    settings: dict[str, Mapping[str, Any]] = {}
     for run in runs:
         for record in run.records.values():
-            if run.experiment and record.group in wanted:
-                found.setdefault(record.group, run.experiment)
-    return found
+            if run.experiment and record.group in keys:
+                settings.setdefault(record.group, run.experiment)
+    return settings
 
 
 def _labels(name: str, keys: Sequence[str], settings: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    known = [key for key in keys if key in settings]
-    parts = dict(zip(known, told_apart([definition(settings[key]) for key in known]), strict=True))
+    keys_known = [key for key in keys if key in settings]
+    parts = dict(zip(keys_known, told_apart([definition(settings[key]) for key in keys_known]), strict=True))
     labels = {}
     for key in keys:
-        own = [part for part in parts.get(key, []) if part not in name.split(", ")]
-        more = [f"{len(own) - _SETTINGS_SAID} more settings"] if len(own) > _SETTINGS_SAID + 1 else []
-        labels[key] = ", ".join([name, *own[: _SETTINGS_SAID if more else None], *more])
+        parts_own = [part for part in parts.get(key, []) if part not in name.split(", ")]
+        more = [f"{len(parts_own) - _SETTINGS_SAID} more settings"] if len(parts_own) > _SETTINGS_SAID + 1 else []
+        labels[key] = ", ".join([name, *parts_own[: _SETTINGS_SAID if more else None], *more])
     return labels
 
 
@@ -57,11 +57,11 @@ def _unique(labels: Mapping[str, str], runs: Mapping[str, str]) -> dict[str, str
         return {label for label in among.values() if list(among.values()).count(label) > 1}
 
     same = repeated(labels)
-    told = {
+    labels_unique = {
         key: f"{label} (run {runs[key]})" if label in same and runs[key] else label for key, label in labels.items()
     }
-    same, places = repeated(told), dict[str, int]()
-    for key, label in told.items():
+    same, places = repeated(labels_unique), dict[str, int]()
+    for key, label in labels_unique.items():
         places[label] = places.get(label, 0) + 1
-        told[key] = f"{label} ({places[label]})" if label in same else label
-    return told
+        labels_unique[key] = f"{label} ({places[label]})" if label in same else label
+    return labels_unique

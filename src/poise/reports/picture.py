@@ -20,9 +20,9 @@ def write_picture(paths: str | Path | Iterable[str | Path], out: str | Path) -> 
     """
     results = table(read_runs(paths), "selected")
     places = {key: place for place, key in enumerate(dict.fromkeys(group.key for group in results.groups))}
-    drawn = tradeoff(results, places)
-    if drawn is None:
+    picture = tradeoff(results, places)
+    if picture is None:
         raise RunError(
             "these runs have no robust accuracy yet, so there is nothing to draw; run poise evaluate on them"
         )
-    return write_text(out, write_still(drawn.kind, drawn.panels[0]))
+    return write_text(out, write_still(picture.kind, picture.panels[0]))

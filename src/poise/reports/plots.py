@@ -61,7 +61,11 @@ class Chart:
     @property
     def legend(self) -> dict[str, int]:
         """{label: what its colour and shape go by}, of the series that can be switched off."""
-        return {one.label: place for place, one in placed(self.panels[0].series)} if self.kind != "nested" else {}
+        return (
+            {series_item.label: place for place, series_item in placed(self.panels[0].series)}
+            if self.kind != "nested"
+            else {}
+        )
 
     @property
     def names(self) -> list[str]:
@@ -119,22 +123,22 @@ def _curves(
     by_group: dict[str, list[Series]] = {}
     for run, points in lines:
         key, seed = group_of(run), run.experiment.get("seed", "-")
-        kept = points[(len(points) - 1) % every :: every]
-        line = tuple(Point(x, scale * y) for x, y in kept)
+        points_thinned = points[(len(points) - 1) % every :: every]
+        line = tuple(Point(x, scale * y) for x, y in points_thinned)
         series = Series(labels.get(key, run.name), line, place=places.get(key, -1), run=f"seed {seed}")
         by_group.setdefault(key, []).append(series)
-    series = [one for members in by_group.values() for one in (*_mean(members), *members)]
+    series = [series_item for members in by_group.values() for series_item in (*_mean(members), *members)]
     note = "% by epoch" if shares else "by epoch"
-    thinned = f"; every {every}th point" if every > 1 else ""
-    meant = "; mean and std of runs" if any(not one.run for one in series) else ""
-    return Panel(metric.removeprefix("monitor/"), "epoch", "", tuple(series), note=note + meant + thinned)
+    thinning_text = f"; every {every}th point" if every > 1 else ""
+    meant = "; mean and std of runs" if any(not series_item.run for series_item in series) else ""
+    return Panel(metric.removeprefix("monitor/"), "epoch", "", tuple(series), note=note + meant + thinning_text)
 
 
 def _mean(members: Sequence[Series]) -> list[Series]:
     """The mean of the runs of a group, with their standard deviation, at the epochs that all have."""
     if len(members) < 2:
         return []
-    at = [{point.x: point.y for point in one.points} for one in members]
+    at = [{point.x: point.y for point in member.points} for member in members]
     points = []
     for x in sorted(set.intersection(*(set(run) for run in at))):
         values = [run[x] for run in at]
@@ -162,11 +166,11 @@ def tradeoff(table: Table, places: Places) -> Chart | None:
         x, y = row.cells[across], row.cells[up]
         if row.block != table.rows[0].block or x.value is None or y.value is None:
             continue
-        printed = row.kind == "published"
-        spreads |= printed and any(cell.low is None and cell.spread is not None for cell in (x, y))
+        is_printed = row.kind == "published"
+        spreads |= is_printed and any(cell.low is None and cell.spread is not None for cell in (x, y))
         point = _tradeoff_point(row, x, y, name)
-        method = series[-1].label if printed and series else row.label
-        series.append(Series(method, (point,), printed, place))
+        method = series[-1].label if is_printed and series else row.label
+        series.append(Series(method, (point,), is_printed, place))
     if not series:
         return None
     note = "Lines through points are 95 % intervals" + (
@@ -177,11 +181,11 @@ def tradeoff(table: Table, places: Places) -> Chart | None:
 
 
 def _tradeoff_point(row: Row, x: Cell, y: Cell, robust: str) -> Point:
-    printed = row.kind == "published"
+    is_printed = row.kind == "published"
     about = [(NATURAL, x.text), *([("", x.detail)] if x.detail else [])]
     about += [(robust, y.text), *([("", y.detail)] if y.detail and y.detail != x.detail else [])]
     about += [("runs", str(cell.n)) for cell in [x] if cell.n]
-    name = "published" if printed else row.label if len(row.label) <= 26 else row.label[:25] + "…"
+    name = "published" if is_printed else row.label if len(row.label) <= 26 else row.label[:25] + "…"
     (low, high), (x_low, x_high) = _ends(y), _ends(x)
     facts = (("method", row.label), *about)
     return Point(x.value or 0.0, y.value or 0.0, low, high, x_low, x_high, name, n=x.n, about=facts)
@@ -198,11 +202,11 @@ def robust_column(table: Table) -> int | None:
     """The place of the column that says how robust a network is: AutoAttack's, or else the worst case; None where
     neither was measured.
     """
-    measured = [row for row in table.rows if row.kind == "measured" and row.block == table.rows[0].block]
+    rows_measured = [row for row in table.rows if row.kind == "measured" and row.block == table.rows[0].block]
     columns = [
         place
         for place, column in enumerate(table.columns)
-        if any(row.cells[place].value is not None for row in measured)
+        if any(row.cells[place].value is not None for row in rows_measured)
     ]
     strongest = [place for place in columns if (table.columns[place].settings or {}).get("type") == "AutoAttack"]
     return next(iter([*strongest, *(place for place in columns if table.columns[place].worst)]), None)
@@ -240,8 +244,8 @@ def epsilon_charts(table: Table, places: Places) -> list[Chart]:
 def _but_for_epsilon(column: Column, threat: Mapping[str, Any]) -> str:
     """What makes an attack another one, whatever its epsilon and the step size that goes with it."""
     rest = {name: value for name, value in (column.settings or {}).items() if name not in ("step_size", "digest")}
-    kept = {**rest, "threat": {name: value for name, value in threat.items() if name != "epsilon"}}
-    return json.dumps([column.attack, kept], sort_keys=True, default=str)
+    threat_without = {**rest, "threat": {name: value for name, value in threat.items() if name != "epsilon"}}
+    return json.dumps([column.attack, threat_without], sort_keys=True, default=str)
 
 
 def _over_epsilon(
@@ -292,7 +296,9 @@ def class_charts(table: Table, groups: Sequence[Group], places: Places, labels: 
     charts = []
     for group in groups:
         natural, worst = shares[id(group)]
-        shown, note = _shown_classes(group, [shares[id(other)][1] for other in groups if _same_classes(other, group)])
+        classes_visible, note = _shown_classes(
+            group, [shares[id(other_group)][1] for other_group in groups if _same_classes(other_group, group)]
+        )
         count = np.bincount(np.array(group.first.labels), minlength=len(natural))
         pale, full = (
             tuple(
@@ -309,7 +315,7 @@ def class_charts(table: Table, groups: Sequence[Group], places: Places, labels: 
                         ("runs", f"{len(group.records)}"),
                     ),
                 )
-                for line, k in enumerate(shown)
+                for line, k in enumerate(classes_visible)
             )
             for values in (natural, worst)
         )
@@ -325,13 +331,13 @@ def _same_classes(a: Group, b: Group) -> bool:
 
 def _shown_classes(group: Group, worst: Sequence[np.ndarray]) -> tuple[list[int], str]:
     """All classes that have images, or the hardest of very many; and what is to be said of it."""
-    shown = [int(k) for k in np.flatnonzero(np.bincount(group.first.labels))]
-    if len(shown) <= _CLASSES_SHOWN:
-        return shown, ""
+    classes_visible = [int(k) for k in np.flatnonzero(np.bincount(group.first.labels))]
+    if len(classes_visible) <= _CLASSES_SHOWN:
+        return classes_visible, ""
     hardest = np.mean(worst, axis=0)
     return (
-        sorted(shown, key=lambda k: float(hardest[k]))[:_CLASSES_SHOWN],
-        f"; the {_CLASSES_SHOWN} hardest of {len(shown)} classes",
+        sorted(classes_visible, key=lambda k: float(hardest[k]))[:_CLASSES_SHOWN],
+        f"; the {_CLASSES_SHOWN} hardest of {len(classes_visible)} classes",
     )
 
 
@@ -346,13 +352,13 @@ def _class_matrix(
     """Methods down, classes across; natural and worst case to choose from."""
     first = groups[0]
     alike = [group for group in groups if _same_classes(group, first)]
-    shown, note = _shown_classes(first, [shares[id(group)][1] for group in alike])
-    names, rows = tuple(_class_name(first, k) for k in shown), tuple(labels[group.key] for group in alike)
+    classes_visible, note = _shown_classes(first, [shares[id(group)][1] for group in alike])
+    names, rows = tuple(_class_name(first, k) for k in classes_visible), tuple(labels[group.key] for group in alike)
     panels = []
-    for place, what in enumerate(("worst case", "natural")):
-        cells = [shares[id(group)][1 - place][shown] for group in alike]
+    for place, column_name in enumerate(("worst case", "natural")):
+        cells = [shares[id(group)][1 - place][classes_visible] for group in alike]
         values = tuple(tuple(100 * float(value) for value in row) for row in cells)
-        panels.append(Panel(what, "class", "method", field=_grid(names, rows, values), note=f"% correct{note}"))
+        panels.append(Panel(column_name, "class", "method", field=_grid(names, rows, values), note=f"% correct{note}"))
     return [chart("matrix", *panels)]
 
 
@@ -363,7 +369,9 @@ def _grid(columns: tuple[str, ...], rows: tuple[str, ...], values: tuple[tuple[f
 
 def per_class(group: Group, worst_cases: Sequence[Column]) -> tuple[np.ndarray, np.ndarray]:
     """Natural and worst-case accuracy per class [classes], nan for classes without images."""
-    records = next((found for column in worst_cases if (found := records_of(group, column))), group.records)
+    records = next(
+        (records_found for column in worst_cases if (records_found := records_of(group, column))), group.records
+    )
     labels = np.array(group.first.labels)
     size = max(len(group.first.classes), int(labels.max(initial=0)) + 1)
     count = np.bincount(labels, minlength=size)
@@ -399,20 +407,25 @@ def _confusions(group: Group, column: Column) -> Field:
     labels, size = np.array(group.first.labels), len(group.first.classes)
     counts = np.zeros((size, size))
     for record in records_of(group, column):
-        predicted = np.array(record.natural if column.attack is None else record.attacks[0].predicted)
-        known = (predicted >= 0) & (predicted < size) & (labels >= 0) & (labels < size)
-        np.add.at(counts, (labels[known], predicted[known]), 1)
+        predictions = np.array(record.natural if column.attack is None else record.attacks[0].predicted)
+        is_known = (predictions >= 0) & (predictions < size) & (labels >= 0) & (labels < size)
+        np.add.at(counts, (labels[is_known], predictions[is_known]), 1)
     totals = counts.sum(1)
-    shown = np.flatnonzero(totals)
+    classes_visible = np.flatnonzero(totals)
     wrong = totals - np.diag(counts)
-    if len(shown) > _CLASSES_SHOWN:
-        shown = np.sort(shown[np.argsort(-wrong[shown], kind="stable")][:_CLASSES_SHOWN])
-    columns = [*shown, *(k for k in range(size) if k not in shown and counts[shown, k].any())]
-    cells = 100 * counts[shown] / totals[shown, None]
-    names = [_class_name(group, int(k)) for k in columns[: len(shown)]]
-    values = [[float(row[k]) for k in shown] for row in cells]
-    if len(columns) > len(shown):
+    if len(classes_visible) > _CLASSES_SHOWN:
+        classes_visible = np.sort(classes_visible[np.argsort(-wrong[classes_visible], kind="stable")][:_CLASSES_SHOWN])
+    columns = [
+        *classes_visible,
+        *(k for k in range(size) if k not in classes_visible and counts[classes_visible, k].any()),
+    ]
+    cells = 100 * counts[classes_visible] / totals[classes_visible, None]
+    names = [_class_name(group, int(k)) for k in columns[: len(classes_visible)]]
+    values = [[float(row[k]) for k in classes_visible] for row in cells]
+    if len(columns) > len(classes_visible):
         names.append("others")
-        values = [[*line, float(row[columns[len(shown) :]].sum())] for line, row in zip(values, cells, strict=True)]
-    rows = tuple(_class_name(group, int(k)) for k in shown)
+        values = [
+            [*line, float(row[columns[len(classes_visible) :]].sum())] for line, row in zip(values, cells, strict=True)
+        ]
+    rows = tuple(_class_name(group, int(k)) for k in classes_visible)
     return _grid(tuple(names), rows, tuple(map(tuple, values)))

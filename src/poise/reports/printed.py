@@ -39,17 +39,17 @@ def papers_beside(groups: Sequence[Group], runs: Sequence[Run]) -> tuple[list[tu
     """Each group with the papers' rows that stand below it, below the first of those of one key that has any; and what
     is to be known.
     """
-    found, shown, apart = [], set[str](), list[str]()
+    rows_found, keys_shown, apart = [], set[str](), list[str]()
     for group in groups:
-        papers = [] if group.key in shown else rows_of_papers(group, runs)
+        papers = [] if group.key in keys_shown else rows_of_papers(group, runs)
         beside = [paper for paper in papers if _fits(paper, group)]
         apart += [paper.label for paper in papers if paper not in beside]
-        shown |= {group.key} if beside else set()
-        found.append((group, beside))
+        keys_shown |= {group.key} if beside else set()
+        rows_found.append((group, beside))
     left_out = dict.fromkeys(
         f"Published in {label}, by other attacks, threats or settings than any here: not shown." for label in apart
     )
-    return found, [*notes_of(paper for _, papers in found for paper in papers), *left_out]
+    return rows_found, [*notes_of(paper for _, papers in rows_found for paper in papers), *left_out]
 
 
 def rows_of_papers(group: Group, runs: Sequence[Run]) -> list[Paper]:
@@ -61,14 +61,14 @@ def rows_of_papers(group: Group, runs: Sequence[Run]) -> list[Paper]:
     settings = next(
         (run.experiment for run in runs for record in run.records.values() if record.group == group.key), {}
     )
-    own = {settings_key(attack) for attack in (settings.get("protocol") or {}).get("attacks", ())}
+    attack_keys = {settings_key(attack) for attack in (settings.get("protocol") or {}).get("attacks", ())}
     for record in group.records:
-        noted = [paper for paper in _papers(record.notes) if isinstance(paper.get("columns"), Mapping)]
-        if noted:
-            return [_paper(paper, group, own) for paper in noted if paper["columns"]]
+        papers_noted = [paper for paper in _papers(record.notes) if isinstance(paper.get("columns"), Mapping)]
+        if papers_noted:
+            return [_paper(paper, group, attack_keys) for paper in papers_noted if paper["columns"]]
     # else the record would have it
-    listed = [paper for paper in _papers(settings) if paper.get("columns") and not paper.get("of")]
-    return [_paper(_by_column(paper), group, own) for paper in listed]
+    papers_listed = [paper for paper in _papers(settings) if paper.get("columns") and not paper.get("of")]
+    return [_paper(_by_column(paper), group, attack_keys) for paper in papers_listed]
 
 
 def _papers(told: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -83,10 +83,10 @@ def _papers(told: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def _by_column(paper: Mapping[str, Any]) -> dict[str, Any]:
     """A row of settings, which lists columns, values and spreads."""
-    named = {
+    columns = {
         part: dict(zip(paper.get("columns", []), paper.get(part, []), strict=False)) for part in ("values", "spread")
     }
-    return {**paper, "columns": named["values"], "spread": named["spread"]}
+    return {**paper, "columns": columns["values"], "spread": columns["spread"]}
 
 
 def _paper(told: Mapping[str, Any], group: Group, own: set[str]) -> Paper:
@@ -143,12 +143,12 @@ def _fits(paper: Paper, group: Group) -> bool:
     accuracy is.
     """
     robust = [name for name in paper.columns if _simple(name) not in (NATURAL, CORRUPTED)]
-    attacked = any(record.attacks for record in group.records)
-    if not robust or not attacked:
+    has_attacks = any(record.attacks for record in group.records)
+    if not robust or not has_attacks:
         return True
-    measured = {settings_key(attack.settings) for record in group.records for attack in record.attacks}
+    keys_measured = {settings_key(attack.settings) for record in group.records for attack in record.attacks}
     bound = any(
-        {settings_key(form) for form in paper.forms.get(name, ())} <= measured and paper.forms.get(name)
+        {settings_key(form) for form in paper.forms.get(name, ())} <= keys_measured and paper.forms.get(name)
         for name in robust
     )
     return bool(bound) or any(
@@ -160,22 +160,23 @@ def _transferred(name: str, paper: Paper, group: Group, whole: frozenset[tuple[s
     """Whether the paper's column is this protocol of images made elsewhere, whose name may end in its epsilon, at the
     row's epsilon.
     """
-    stated = re.search(r"epsilon (\d*\.?\d+)\b", paper.table)
-    named = [
+    epsilon_match = re.search(r"epsilon (\d*\.?\d+)\b", paper.table)
+    attacks_named = [
         protocol
         for protocol, attacks in group.transferred
         if attacks == whole and name in (protocol, protocol.rpartition("-")[0])
     ]
-    shown = [attack for record in group.records for attack in record.attacks if key_of(attack) in whole]
-    epsilons = [(attack.settings.get("threat") or {}).get("epsilon") for attack in shown]
-    return bool(named) and (
-        stated is None or all(e is None or math.isclose(e, float(stated[1]), rel_tol=1e-3) for e in epsilons)
+    attacks_shown = [attack for record in group.records for attack in record.attacks if key_of(attack) in whole]
+    epsilons = [(attack.settings.get("threat") or {}).get("epsilon") for attack in attacks_shown]
+    return bool(attacks_named) and (
+        epsilon_match is None
+        or all(e is None or math.isclose(e, float(epsilon_match[1]), rel_tol=1e-3) for e in epsilons)
     )
 
 
 def attacks_of_papers(printed: Sequence[tuple[Group, list[Paper]]]) -> list[tuple[str, Mapping[str, Any]]]:
     """The attacks that papers' rows have numbers under, by column and settings, but for those that were measured."""
-    measured = {
+    attacks_measured = {
         settings_key(attack.settings) for group, _ in printed for record in group.records for attack in record.attacks
     }
     forms = [
@@ -185,7 +186,7 @@ def attacks_of_papers(printed: Sequence[tuple[Group, list[Paper]]]) -> list[tupl
         for name, same in paper.forms.items()
         if len(same) == 1
     ]
-    return [(name, settings) for name, settings in forms if settings_key(settings) not in measured]
+    return [(name, settings) for name, settings in forms if settings_key(settings) not in attacks_measured]
 
 
 def columns_of_papers(columns: Sequence[Column], printed: Sequence[tuple[Group, list[Paper]]]) -> list[Column]:
@@ -208,8 +209,11 @@ def _place(name: str, columns: Sequence[Column], group: Group, paper: Paper) -> 
     exact = [column for column in same if column.attack is not None and _simple(column.attack) == simple]
     if same:
         return (exact or same)[0].label
-    stated, own = re.search(r"epsilon (\d*\.?\d+)\b", paper.table), strongest_label(name) if len(forms) > 1 else name
-    return f"{own} (epsilon {stated[1]})" if stated is not None else f"{own} (published)"
+    epsilon_match, label_own = (
+        re.search(r"epsilon (\d*\.?\d+)\b", paper.table),
+        strongest_label(name) if len(forms) > 1 else name,
+    )
+    return f"{label_own} (epsilon {epsilon_match[1]})" if epsilon_match is not None else f"{label_own} (published)"
 
 
 def paper_cells(paper: Paper, columns: Sequence[Column], group: Group) -> list[Cell]:

@@ -50,18 +50,18 @@ class Proof:
 
     @property
     def columns(self) -> list[str]:
-        return list(dict.fromkeys(each.column for each in self.comparisons))
+        return list(dict.fromkeys(comparison.column for comparison in self.comparisons))
 
     def matrix(self, column: str) -> dict[tuple[str, str], Comparison]:
         """{(a, b): a minus b} both ways, of all pairs that were compared in a column."""
-        found = {}
-        for each in self.comparisons:
-            if each.column == column:
-                interval = each.interval
+        cells = {}
+        for comparison in self.comparisons:
+            if comparison.column == column:
+                interval = comparison.interval
                 back = replace(interval, difference=-interval.difference, low=-interval.high, high=-interval.low)
-                found[each.a, each.b] = each
-                found[each.b, each.a] = replace(each, a=each.b, b=each.a, interval=back)
-        return found
+                cells[comparison.a, comparison.b] = comparison
+                cells[comparison.b, comparison.a] = replace(comparison, a=comparison.b, b=comparison.a, interval=back)
+        return cells
 
 
 def comparisons(table: Table, baseline: str | None = None) -> Proof:
@@ -78,11 +78,11 @@ def comparisons(table: Table, baseline: str | None = None) -> Proof:
             f"baseline = {baseline!r}: must be {ALL!r} or one of"
             f" {', '.join(map(repr, groups))}{did_you_mean(str(baseline), groups)}"
         )
-    found = [made for column in table.columns for made in _compared(groups, column, baseline)]
+    result = [comparison for column in table.columns for comparison in _compared(groups, column, baseline)]
     order = {label: place for place, label in enumerate(groups)}
-    held = [column.label for column in table.columns]
-    found.sort(key=lambda each: (order[each.a], order[each.b], held.index(each.column)))
-    return Proof(_corrected(found), baseline, _cautions(groups, found))
+    labels = [column.label for column in table.columns]
+    result.sort(key=lambda each: (order[each.a], order[each.b], labels.index(each.column)))
+    return Proof(_corrected(result), baseline, _cautions(groups, result))
 
 
 def _compared(groups: Mapping[str, Group], column: Column, baseline: str | None) -> list[Comparison]:
@@ -126,20 +126,20 @@ def _corrected(found: Sequence[Comparison]) -> list[Comparison]:
     for rank, place in enumerate(sorted(range(len(found)), key=lambda place: found[place].p)):
         least = max(least, min(1.0, found[place].p * (len(found) - rank)))
         ps[place] = least
-    return [replace(each, p=ps[place]) for place, each in enumerate(found)]
+    return [replace(comparison, p=ps[place]) for place, comparison in enumerate(found)]
 
 
 def _cautions(groups: dict[str, Group], found: Sequence[Comparison]) -> list[str]:
     alone = [
         name
         for name, group in groups.items()
-        if len(group.records) == 1 and any(name in (each.a, each.b) for each in found)
+        if len(group.records) == 1 and any(name in (comparison.a, comparison.b) for comparison in found)
     ]
     cautions = []
     if alone:
-        each = " each" * (len(alone) > 1)
+        comparison = " each" * (len(alone) > 1)
         cautions.append(
-            f"{' and '.join(alone)}: one run{each}, so this speaks of these trained weights, not of other seeds."
+            f"{' and '.join(alone)}: one run{comparison}, so this speaks of these trained weights, not of other seeds."
         )
     if len(found) > 1:
         cautions.append(

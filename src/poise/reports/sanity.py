@@ -37,8 +37,10 @@ def verdict_sections(runs: Sequence[Run], labels: Mapping[str, str]) -> list[Ver
     for run in runs:
         for verdict in run.verdicts:
             title = f"{labels.get(group_of(run), verdict.model or run.name)}, {run.path.name} ({verdict.checkpoint})"
-            told, sound = summary(verdict.findings), not verdict.alarms
-            sections.append(VerdictSection(title, told, sound, verdict.alarms, list(verdict.findings), facts(verdict)))
+            sentence, sound = summary(verdict.findings), not verdict.alarms
+            sections.append(
+                VerdictSection(title, sentence, sound, verdict.alarms, list(verdict.findings), facts(verdict))
+            )
     return sections
 
 
@@ -69,8 +71,8 @@ def verdict_markdown(verdict: Verdict) -> str:
     ]
     lines += ["| check | verdict | seen |", "| --- | --- | --- |"]
     for finding in verdict.findings:
-        shown = f"**{finding.judgement}**" if finding.alarming else finding.judgement
-        lines.append(f"| {escape_markdown(finding.title)} | {shown} | {escape_markdown(finding.seen)} |")
+        judgement = f"**{finding.judgement}**" if finding.alarming else finding.judgement
+        lines.append(f"| {escape_markdown(finding.title)} | {judgement} | {escape_markdown(finding.seen)} |")
     for finding in verdict.alarms:
         lines += ["", f"**{escape_markdown(finding.title)}** ({finding.judgement}). {escape_markdown(finding.means)}"]
         lines.append(f"Next: {escape_markdown(finding.then)}")
@@ -87,19 +89,19 @@ def verdict_terminal(verdict: Verdict) -> RichTable:
         f"sanity of {verdict.model}{f' ({verdict.checkpoint})' if verdict.checkpoint else ''}:"
         f" {summary(verdict.findings)}"
     )
-    shown = RichTable(
+    table = RichTable(
         title=Text(printable(title)),
         title_justify="left",
         box=box.SIMPLE_HEAD,
         caption=Text(printable("; ".join(facts(verdict)))),
     )
-    shown.caption_justify = "left"
-    shown.add_column("check", no_wrap=True)
-    shown.add_column("verdict", no_wrap=True)
-    shown.add_column("seen", overflow="fold")
+    table.caption_justify = "left"
+    table.add_column("check", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    table.add_column("seen", overflow="fold")
     for finding in verdict.findings:
-        seen = Text(printable(finding.seen))
+        text = Text(printable(finding.seen))
         if finding.alarming:
-            seen.append(f"\n{finding.means}", style="dim").append(f"\nNext: {finding.then}", style="italic")
-        shown.add_row(Text(printable(finding.title)), Text(finding.judgement, style=_STYLES[finding.judgement]), seen)
-    return shown
+            text.append(f"\n{finding.means}", style="dim").append(f"\nNext: {finding.then}", style="italic")
+        table.add_row(Text(printable(finding.title)), Text(finding.judgement, style=_STYLES[finding.judgement]), text)
+    return table

@@ -96,22 +96,22 @@ def group_records(records: Iterable[EvaluationRecord]) -> list[Group]:
     Records of the same weights on the same images under different protocols become one record with all attacks.
     """
     groups: dict[tuple[Any, ...], dict[tuple[Any, ...], EvaluationRecord]] = {}
-    transferred: dict[tuple[Any, ...], dict[tuple[str, frozenset[AttackKey]], None]] = {}
+    transfers: dict[tuple[Any, ...], dict[tuple[str, frozenset[AttackKey]], None]] = {}
     within: dict[tuple[Any, ...], dict[str, frozenset[AttackKey]]] = {}
     for record in records:
         key = record.group or f"{record.model} {record.run}".strip()
         place = (key, record.checkpoint, examples_of(record))
         members = groups.setdefault(place, {})
         if len(record.attacks) > 1 and all(attack.settings.get("type") == TRANSFERRED for attack in record.attacks):
-            transferred.setdefault(place, {})[record.protocol, frozenset(map(key_of, record.attacks))] = None
+            transfers.setdefault(place, {})[record.protocol, frozenset(map(key_of, record.attacks))] = None
         if record.attacks:
-            known = within.setdefault(place, {})
+            attacks_here = within.setdefault(place, {})
             for threats, keys in _by_threats(record).items():
-                known[threats] = known.get(threats, frozenset()) | keys
+                attacks_here[threats] = attacks_here.get(threats, frozenset()) | keys
         weights = (record.run, record.seed, record.model_digest)
         members[weights] = _merge(members[weights], record) if weights in members else record
     return [
-        Group(place[0], place[1], list(members.values()), tuple(transferred.get(place, ())), within.get(place, {}))
+        Group(place[0], place[1], list(members.values()), tuple(transfers.get(place, ())), within.get(place, {}))
         for place, members in groups.items()
     ]
 
@@ -134,14 +134,18 @@ def _by_threats(record: EvaluationRecord) -> dict[str, frozenset[AttackKey]]:
 
 
 def _merge(first: EvaluationRecord, second: EvaluationRecord) -> EvaluationRecord:
-    known = {key_of(attack) for attack in first.attacks}
-    added = [attack for attack in second.attacks if key_of(attack) not in known]
-    if not added:
+    keys = {key_of(attack) for attack in first.attacks}
+    attacks_new = [attack for attack in second.attacks if key_of(attack) not in keys]
+    if not attacks_new:
         return dataclasses.replace(first, notes={**second.notes, **first.notes})
     protocol = first.protocol if first.protocol == second.protocol else f"{first.protocol} + {second.protocol}"
     notes = {**second.notes, **first.notes}
     return dataclasses.replace(
-        first, attacks=[*first.attacks, *added], protocol=protocol, seconds=first.seconds + second.seconds, notes=notes
+        first,
+        attacks=[*first.attacks, *attacks_new],
+        protocol=protocol,
+        seconds=first.seconds + second.seconds,
+        notes=notes,
     )
 
 
@@ -240,11 +244,11 @@ def interval_of(a: np.ndarray, b: np.ndarray, draws: int = 2000, seed: int = 0) 
     gaps = a.mean(0) - b.mean(0)
     difference = float(gaps.mean())
     # so that b - a gets the negated interval, draw by draw
-    turned = -1 if gaps[np.flatnonzero(gaps)[:1]].sum() < 0 else 1
+    sign = -1 if gaps[np.flatnonzero(gaps)[:1]].sum() < 0 else 1
     # Images of equal gap are exchangeable, so drawing their counts is drawing images, at far less cost.
-    values, counts = np.unique(turned * gaps, return_counts=True)
-    drawn = np.random.default_rng(seed).multinomial(len(gaps), counts / len(gaps), size=draws) @ values / len(gaps)
-    low, high = sorted(turned * np.percentile(drawn, [2.5, 97.5]))
+    values, counts = np.unique(sign * gaps, return_counts=True)
+    resampled = np.random.default_rng(seed).multinomial(len(gaps), counts / len(gaps), size=draws) @ values / len(gaps)
+    low, high = sorted(sign * np.percentile(resampled, [2.5, 97.5]))
     deviation, freedom = _welch(a.mean(1), b.mean(1))
     runs = deviation and t_quantile(freedom + 1) * deviation
     towards = difference - low if difference > 0 else high - difference
@@ -275,7 +279,11 @@ def _welch(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
     """Standard error of the difference of two means, and its degrees of freedom (Welch); a group of one has no
     variance.
     """
-    parts = [(float(np.var(each, ddof=1)) / len(each), len(each) - 1) for each in (a, b) if len(each) > 1]
+    parts = [
+        (float(np.var(values_of, ddof=1)) / len(values_of), len(values_of) - 1)
+        for values_of in (a, b)
+        if len(values_of) > 1
+    ]
     total = sum(variance for variance, _ in parts)
     if not total:
         return 0.0, math.inf

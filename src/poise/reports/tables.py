@@ -70,24 +70,24 @@ def table(runs: Sequence[Run], checkpoints: Checkpoints = "selected") -> Table:
         raise RunError(
             f"no run has an evaluation record with checkpoints = {checkpoints!r}; make them with: poise evaluate RUN"
         )
-    printed, notes = papers_beside(groups, runs)
-    columns = columns_of(groups, attacks_of_papers(printed))
-    columns += columns_of_papers(columns, printed)
+    rows_of_papers, notes = papers_beside(groups, runs)
+    columns = columns_of(groups, attacks_of_papers(rows_of_papers))
+    columns += columns_of_papers(columns, rows_of_papers)
     labels = group_labels(groups, runs)
     rows: list[Row] = []
-    for group, papers in printed:
+    for group, papers in rows_of_papers:
         data = f"{group.first.dataset} {group.first.split}, {group.first.count:,} images"
         cells = _honest([_cell(group, column) for column in columns], columns)
         rows.append(Row(labels[group.key], group.checkpoint, data, cells, "measured", group))
         for paper in papers:
-            known = paper_cells(paper, columns, group)
+            cells_of_paper = paper_cells(paper, columns, group)
             where = f" ({paper.label})" if paper.label else ""
             rows.append(
                 Row(
                     f"{labels[group.key]}, published{where}",
                     group.checkpoint,
                     data,
-                    known,
+                    cells_of_paper,
                     "published",
                     source=paper.label,
                 )
@@ -96,7 +96,7 @@ def table(runs: Sequence[Run], checkpoints: Checkpoints = "selected") -> Table:
     left_out = [
         f"Not of {run.name}'s present weights, left out: {', '.join(run.former)}." for run in runs if run.former
     ]
-    said = [
+    sentences = [
         *_without_worst_case(columns, rows),
         *plus_minus_notes(rows),
         *notes,
@@ -104,26 +104,28 @@ def table(runs: Sequence[Run], checkpoints: Checkpoints = "selected") -> Table:
         *_chosen(groups, runs, labels),
         *_fallen(runs),
     ]
-    return _mark(columns, rows, [*said, *left_out, *_arithmetics(groups, labels)])
+    return _mark(columns, rows, [*sentences, *left_out, *_arithmetics(groups, labels)])
 
 
 def plus_minus_notes(rows: Sequence[Row]) -> list[str]:
     """What stands after a plus-minus, for the kinds that are shown."""
     kinds = {cell.kind for row in rows for cell in row.cells if cell.spread is not None}
-    said = {
+    sentences = {
         "std": "± (std, n): standard deviation over n runs",
         "95 %": "± (95 %, n): 95 % interval of the mean over n runs",
     }
-    return [f"{'; '.join(text for kind, text in said.items() if kind in kinds)}."] if kinds & set(said) else []
+    return (
+        [f"{'; '.join(text for kind, text in sentences.items() if kind in kinds)}."] if kinds & set(sentences) else []
+    )
 
 
 def _honest(cells: list[Cell], columns: Sequence[Column]) -> list[Cell]:
     """No worst case that is above another number of its row, as one beside the accuracy under corruptions can be."""
-    others = [
+    other_groups = [
         cell.value for cell, column in zip(cells, columns, strict=True) if not column.worst and cell.value is not None
     ]
     within = [column.worst and column.within is None for column in columns]
-    least = min(others, default=math.inf)
+    least = min(other_groups, default=math.inf)
     return [
         Cell() if alone and cell.value is not None and cell.value > least else cell
         for cell, alone in zip(cells, within, strict=True)
@@ -150,16 +152,16 @@ def _without_worst_case(columns: Sequence[Column], rows: Sequence[Row]) -> list[
 def _images_told_apart(rows: Sequence[Row]) -> list[Row]:
     """Rows whose data are called the same although their images are others are told apart."""
     images: dict[str, list[Any]] = {}
-    told, last = [], ""
+    lines, last = [], ""
     for row in rows:
         if row.group is not None:
-            known = images.setdefault(row.data, [])
-            own = examples_of(row.group.first)
-            known += [] if own in known else [own]
-            place = known.index(own)
+            image_sets = images.setdefault(row.data, [])
+            image_set = examples_of(row.group.first)
+            image_sets += [] if image_set in image_sets else [image_set]
+            place = image_sets.index(image_set)
             last = row.data if place == 0 else f"{row.data} (others, {place + 1})"
-        told.append(dataclasses.replace(row, data=last))
-    return told
+        lines.append(dataclasses.replace(row, data=last))
+    return lines
 
 
 def _once(groups: Sequence[Group]) -> tuple[list[Group], list[str]]:
@@ -176,14 +178,14 @@ def _once(groups: Sequence[Group]) -> tuple[list[Group], list[str]]:
         }
 
     first: dict[str, set[Any]] = {}
-    said: list[str] = []
+    lines: list[str] = []
     for checkpoint in dict.fromkeys(group.checkpoint for group in groups):
-        same = next((other for other, known in first.items() if known == rows(checkpoint)), None)
+        same = next((label for label, rows_known in first.items() if rows_known == rows(checkpoint)), None)
         if same is None:
             first[checkpoint] = rows(checkpoint)
         else:
-            said.append(f"The {checkpoint} checkpoint is the {same} one and not shown again.")
-    return [group for group in groups if group.checkpoint in first], said
+            lines.append(f"The {checkpoint} checkpoint is the {same} one and not shown again.")
+    return [group for group in groups if group.checkpoint in first], lines
 
 
 def _answers(record: EvaluationRecord) -> tuple[Any, ...]:
@@ -199,7 +201,7 @@ def _answers(record: EvaluationRecord) -> tuple[Any, ...]:
 def _chosen(groups: Sequence[Group], runs: Sequence[Run], labels: Mapping[str, str]) -> list[str]:
     """A sentence where the epoch of a method was chosen on the test images of somebody's own data."""
     settings = settings_of(groups, runs)
-    names = [labels[key] for key, each in settings.items() if chosen_on_own_test_images(each)]
+    names = [labels[key] for key, definition in settings.items() if chosen_on_own_test_images(definition)]
     if not names:
         return []
     return [
@@ -209,16 +211,16 @@ def _chosen(groups: Sequence[Group], runs: Sequence[Run], labels: Mapping[str, s
 
 def _fallen(runs: Sequence[Run]) -> list[str]:
     """A sentence for each run whose training lost its robustness within an epoch."""
-    said = []
+    sentences = []
     for run in runs:
         for line in run.metrics:
             if FELL_FROM in line and MEASURED in line:
                 epoch, before, now = line["epoch"], 100 * line[FELL_FROM], 100 * line[MEASURED]
-                said.append(
+                sentences.append(
                     f"{run.name}: accuracy under PGD-10 fell from {before:.1f} % to {now:.1f} % in epoch {epoch} of"
                     " training (catastrophic overfitting)."
                 )
-    return said
+    return sentences
 
 
 def _arithmetics(groups: Sequence[Group], labels: dict[str, str]) -> list[str]:
@@ -228,8 +230,8 @@ def _arithmetics(groups: Sequence[Group], labels: dict[str, str]) -> list[str]:
         for precision in dict.fromkeys(record.notes.get("trained_in") for record in group.records):
             if precision is not None:
                 rows.setdefault(str(precision), []).append(labels[group.key])
-    told = "; ".join(f"{precision}: {', '.join(dict.fromkeys(names))}" for precision, names in sorted(rows.items()))
-    return [f"Rows were trained in different arithmetics. {told}."] if len(rows) > 1 else []
+    text = "; ".join(f"{precision}: {', '.join(dict.fromkeys(names))}" for precision, names in sorted(rows.items()))
+    return [f"Rows were trained in different arithmetics. {text}."] if len(rows) > 1 else []
 
 
 def choose(groups: Sequence[Group], checkpoints: Checkpoints) -> list[Group]:
@@ -250,9 +252,9 @@ def choose(groups: Sequence[Group], checkpoints: Checkpoints) -> list[Group]:
         places.setdefault(examples_of(group.first), len(places))
         places.setdefault(group.checkpoint, len(places))
     order = {"selected": -2, "last": -1}
-    kept = [group for group in groups if wanted(group)]
+    groups_kept = [group for group in groups if wanted(group)]
     return sorted(
-        kept,
+        groups_kept,
         key=lambda group: (places[examples_of(group.first)], order.get(group.checkpoint, places[group.checkpoint])),
     )
 
@@ -292,15 +294,15 @@ def _mark(columns: list[Column], rows: list[Row], said: Sequence[str]) -> Table:
     for block in dict.fromkeys(row.block for row in rows):
         places = [place for place, row in enumerate(rows) if row.block == block and row.group is not None]
         for number in range(len(columns)):
-            printed = {p: round(value, 2) for p in places if (value := rows[p].cells[number].value) is not None}
-            ranked = sorted(set(printed.values()), reverse=True)[:2] if len(printed) > 1 else []
-            for place, value in printed.items():
-                if value in ranked:
-                    marks[place, number] = "best" if value == ranked[0] else "second"
-    marked = [
+            values_printed = {p: round(value, 2) for p in places if (value := rows[p].cells[number].value) is not None}
+            ranking = sorted(set(values_printed.values()), reverse=True)[:2] if len(values_printed) > 1 else []
+            for place, value in values_printed.items():
+                if value in ranking:
+                    marks[place, number] = "best" if value == ranking[0] else "second"
+    cells_marked = [
         dataclasses.replace(
             row, cells=[dataclasses.replace(cell, mark=marks.get((p, c), "")) for c, cell in enumerate(row.cells)]
         )
         for p, row in enumerate(rows)
     ]
-    return Table(columns, marked, list(said))
+    return Table(columns, cells_marked, list(said))

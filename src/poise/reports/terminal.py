@@ -60,7 +60,7 @@ class Numbers:
     def _parts(self, room: int) -> Iterator[list[int]]:
         part: list[int] = []
         for place in range(len(self.heads)):
-            if part and sum(self.width(each) + _APART for each in (*part, place)) > room:
+            if part and sum(self.width(column) + _APART for column in (*part, place)) > room:
                 yield part
                 part = []
             part.append(place)
@@ -71,15 +71,15 @@ class Numbers:
         from rich.table import Table
         from rich.text import Text
 
-        shown = Table(
+        table = Table(
             box=box.SIMPLE_HEAD,
             title=Text(printable(self.title)) if self.title and first else None,
             title_justify="left",
         )
         for head, width in zip(self.words, leading, strict=True):
-            shown.add_column(head, overflow="fold", min_width=width, max_width=width)
+            table.add_column(head, overflow="fold", min_width=width, max_width=width)
         for place in part:
-            shown.add_column(
+            table.add_column(
                 Text(printable(self.heads[place])),
                 justify=self.justify,
                 overflow="fold",
@@ -87,9 +87,9 @@ class Numbers:
             )
         for number, (words, numbers, style) in enumerate(self.lines):
             if number in self.sections:
-                shown.add_section()
-            shown.add_row(*(Text(printable(word)) for word in words), *(numbers[place] for place in part), style=style)
-        return shown
+                table.add_section()
+            table.add_row(*(Text(printable(word)) for word in words), *(numbers[place] for place in part), style=style)
+        return table
 
 
 FULL = 2_000

@@ -50,11 +50,11 @@ def archived(members: Members, stored: frozenset[str] = frozenset()) -> bytes:
     offset = 0
     for name in sorted(members):
         data, method = members[name], _STORED if name in stored else _DEFLATED
-        packed = data if method == _STORED else _deflated(data)
-        local, head = _heads(name, method, zlib.crc32(data), len(packed), len(data), offset)
-        parts += [local, packed]
+        content_packed = data if method == _STORED else _deflated(data)
+        local, head = _heads(name, method, zlib.crc32(data), len(content_packed), len(data), offset)
+        parts += [local, content_packed]
         heads.append(head)
-        offset += len(local) + len(packed)
+        offset += len(local) + len(content_packed)
     directory = b"".join(heads)
     end = struct.pack(_END, 0x06054B50, 0, 0, len(heads), len(heads), len(directory), offset, 0)
     return b"".join([*parts, directory, end])
@@ -85,18 +85,18 @@ def members_of(archive: bytes) -> Members:
         members, place, offset = Members(), start, 0
         for _ in range(count):
             entry = struct.unpack(_CENTRAL, archive[place : place + line])
-            method, crc, packed, whole, letters = entry[4], entry[7], entry[8], entry[9], entry[10]
+            method, crc, content_packed, whole, letters = entry[4], entry[7], entry[8], entry[9], entry[10]
             name = archive[place + line : place + line + letters].decode()
-            local, head = _heads(name, method, crc, packed, whole, offset)
+            local, head = _heads(name, method, crc, content_packed, whole, offset)
             begin = offset + len(local)
             if archive[offset:begin] != local or archive[place : place + len(head)] != head or name in members:
                 raise Changed(f"the archive's entry of {name} was changed")
-            members[name] = _unpacked(name, archive[begin : begin + packed], method, whole)
+            members[name] = _unpacked(name, archive[begin : begin + content_packed], method, whole)
             if zlib.crc32(members[name]) != crc:
                 raise Changed(f"{name} was changed: its checksum is another")
-            place, offset = place + len(head), begin + packed
-        expected = struct.pack(_END, 0x06054B50, 0, 0, count, count, size, start, 0)
-        if (place, offset) != (start + size, start) or archive[-length:] != expected:
+            place, offset = place + len(head), begin + content_packed
+        end_record = struct.pack(_END, 0x06054B50, 0, 0, count, count, size, start, 0)
+        if (place, offset) != (start + size, start) or archive[-length:] != end_record:
             raise Changed("the archive's directory was changed")
     except (struct.error, UnicodeDecodeError):
         raise Changed("it is no archive that poise bundle made, or its directory was changed") from None
@@ -166,70 +166,70 @@ def tampering(members: Members) -> list[str]:
     """
     if MANIFEST not in members:
         raise Changed(f"{MANIFEST} is missing")
-    listed = _parsed(MANIFEST, members[MANIFEST])
-    content = {name: value for name, value in listed.items() if name != "sha256"} if isinstance(listed, dict) else {}
-    if not content or listed.get("sha256") != _digest(content) or _text(listed) != members[MANIFEST]:
+    listing = _parsed(MANIFEST, members[MANIFEST])
+    content = {name: value for name, value in listing.items() if name != "sha256"} if isinstance(listing, dict) else {}
+    if not content or listing.get("sha256") != _digest(content) or _text(listing) != members[MANIFEST]:
         raise Changed(f"{MANIFEST} was changed: its sha256 is not the digest of what it says")
-    known: dict[str, str] = content["members"]
-    owners = {digest: name for name, digest in known.items()}
-    found = [f"{name} is missing" for name in known if name not in members]
+    digests: dict[str, str] = content["members"]
+    owners = {digest: name for name, digest in digests.items()}
+    problems = [f"{name} is missing" for name in digests if name not in members]
     for name in sorted(set(members) - {MANIFEST}):
         digest = _sha(members[name])
-        if name not in known:
-            found.append(f"{name} was added: {MANIFEST} does not know it")
-        elif digest != known[name]:
-            other = owners.get(digest)
-            found.append(f"{name} holds what {other} should hold" if other else f"{name} was changed")
-    return found
+        if name not in digests:
+            problems.append(f"{name} was added: {MANIFEST} does not know it")
+        elif digest != digests[name]:
+            owner = owners.get(digest)
+            problems.append(f"{name} holds what {owner} should hold" if owner else f"{name} was changed")
+    return problems
 
 
 def disagreements(members: Members) -> list[str]:
     """A sentence for each record that does not fit its own digest, its run or its weights: what a forged manifest
     leaves.
     """
-    found = []
+    problems = []
     for name in sorted(members):
         folder, _, file = name.rpartition("/records/")
         if not folder or not file.endswith(".json"):
             continue
         record = _parsed(name, members[name])
-        found += _unsealed(name, record, "sha256")
+        problems += _unsealed(name, record, "sha256")
         about = _parsed(f"{folder}/run.json", members.get(f"{folder}/run.json", b"{}"))
         for key in ("group", "seed"):
             if key in about and key in record and "labels" in record and record[key] != about[key]:
-                found.append(f"{name} is of {key} {record[key]!r}, its run of {about[key]!r}")
+                problems.append(f"{name} is of {key} {record[key]!r}, its run of {about[key]!r}")
     for name in sorted(name for name in members if name.endswith("/run.json")):
         text, about = members.get(name.replace("run.json", "experiment.json"), b""), _parsed(name, members[name])
         digests = {_sha(text), _sha(json.dumps(_parsed(name, text or b"{}"), indent=1).encode())}
-        found += _unsealed(name, about, "sha256")
+        problems += _unsealed(name, about, "sha256")
         if "settings_sha256" in about and about["settings_sha256"] not in digests:
-            found.append(f"{name.replace('run.json', 'experiment.json')} was changed since the run was started")
-    return found + _weights(members)
+            problems.append(f"{name.replace('run.json', 'experiment.json')} was changed since the run was started")
+    return problems + _weights(members)
 
 
 def _unsealed(name: str, document: dict[str, Any], key: str) -> list[str]:
     """Whether a document that has its own digest is what it was."""
-    content = {other: value for other, value in document.items() if other != key}
+    content = {key_of_part: value for key_of_part, value in document.items() if key_of_part != key}
     right = key not in document or document[key] == _digest(content)
     return [] if right else [f"{name}: its {key} is not the digest of what it says"]
 
 
 def _weights(members: Members) -> list[str]:
     """Of weights: whether they are those whose digest stands beside them, and those that were evaluated."""
-    found = []
+    problems = []
     for name in sorted(name for name in members if name.endswith(".safetensors")):
         facts = _parsed(name, members.get(name.replace(".safetensors", ".json"), b"{}"))
         if facts.get("sha256") != _sha(members[name]):
-            found.append(f"{name}: its SHA-256 is not the one beside it")
+            problems.append(f"{name}: its SHA-256 is not the one beside it")
     for link in _parsed(PRINTED, members.get(PRINTED, b"{}")).get("weights", []):
         record = _parsed(link["record"], members.get(link["record"], b"{}"))
         facts = _parsed(link["facts"], members.get(link["facts"], b"{}"))
         if facts.get("sha256") != link["sha256"] or record.get("model_digest") != link["model_digest"]:
-            found.append(f"{link['record']} is not of the weights that {link['facts']} describes")
+            problems.append(f"{link['record']} is not of the weights that {link['facts']} describes")
         data = members.get(link["facts"].replace(".json", ".safetensors"))
         if data is not None and link["computed"] and digest_of_tensors(data) != link["model_digest"]:
-            found.append(f"{link['record']} is not of the weights beside it")
-    return found
+            problems.append(f"{link['record']} is not of the weights beside it")
+    return problems
 
 
 def digest_of_tensors(data: bytes) -> str:
@@ -273,8 +273,8 @@ class Records:
         """
         name, place = source
         record = self.record(name)
-        predicted = record["natural"] if place is None else record["attacks"][place]["predicted"]
-        return np.array(predicted) == np.array(record["labels"])
+        predictions = record["natural"] if place is None else record["attacks"][place]["predicted"]
+        return np.array(predictions) == np.array(record["labels"])
 
     def under(self, sources: list[Any], rule: str) -> np.ndarray:
         """The same over several sources: right under all of them, or under the one that leaves least right."""
@@ -292,11 +292,11 @@ class Records:
 
     def attacks(self, sources: list[Any]) -> set[tuple[Any, ...]]:
         """What the sources are attacked by: names and threats."""
-        found = [self.record(name)["attacks"][place] for name, place in sources if place is not None]
-        threats = [attack["settings"].get("threat") or {} for attack in found]
+        attack_records = [self.record(name)["attacks"][place] for name, place in sources if place is not None]
+        threats = [attack["settings"].get("threat") or {} for attack in attack_records]
         return {
             (attack["name"], threat.get("type"), f"{threat.get('epsilon', 0):.12g}")
-            for attack, threat in zip(found, threats, strict=True)
+            for attack, threat in zip(attack_records, threats, strict=True)
         }
 
 
@@ -367,10 +367,10 @@ def compared(pair: dict[str, Any], records: Records) -> dict[str, float]:
     a, b = right
     gaps = a.mean(0) - b.mean(0)
     difference = float(gaps.mean())
-    turned = -1 if gaps[np.flatnonzero(gaps)[:1]].sum() < 0 else 1
-    values, counts = np.unique(turned * gaps, return_counts=True)
-    drawn = np.random.default_rng(SEED).multinomial(len(gaps), counts / len(gaps), size=DRAWS) @ values / len(gaps)
-    low, high = sorted(turned * np.percentile(drawn, [2.5, 97.5]))
+    sign = -1 if gaps[np.flatnonzero(gaps)[:1]].sum() < 0 else 1
+    values, counts = np.unique(sign * gaps, return_counts=True)
+    resampled = np.random.default_rng(SEED).multinomial(len(gaps), counts / len(gaps), size=DRAWS) @ values / len(gaps)
+    low, high = sorted(sign * np.percentile(resampled, [2.5, 97.5]))
     deviation, freedom = _welch([a.mean(1), b.mean(1)])
     runs = t_quantile(0.975, freedom) * deviation if deviation else 0.0
     towards = difference - low if difference > 0 else high - difference
@@ -402,11 +402,11 @@ def _level(difference: float, images: float, runs: float, freedom: float) -> flo
 
 def holm(ps: list[float]) -> list[float]:
     """Corrected by Holm's step-down method."""
-    corrected, least = [0.0] * len(ps), 0.0
+    adjusted, least = [0.0] * len(ps), 0.0
     for rank, place in enumerate(sorted(range(len(ps)), key=lambda place: ps[place])):
         least = max(least, min(1.0, ps[place] * (len(ps) - rank)))
-        corrected[place] = least
-    return corrected
+        adjusted[place] = least
+    return adjusted
 
 
 def pair_text(numbers: dict[str, float], p: float) -> str:
@@ -436,35 +436,35 @@ def _row(texts: list[str]) -> str:
 
 def recomputing(members: Members) -> tuple[list[str], int]:
     """A sentence for each printed number that the predictions do not give, and how many were recomputed."""
-    printed, records = _parsed(PRINTED, members.get(PRINTED, b"")), Records(members)
-    found, count = [], 0
+    sheet, records = _parsed(PRINTED, members.get(PRINTED, b"")), Records(members)
+    problems, count = [], 0
     attacks: dict[int, set[tuple[Any, ...]]] = {}
-    for row in printed["rows"]:
-        for place, (column, cell) in enumerate(zip(printed["columns"], row["cells"], strict=True)):
+    for row in sheet["rows"]:
+        for place, (column, cell) in enumerate(zip(sheet["columns"], row["cells"], strict=True)):
             where = f"{row['label']}, {row['checkpoint']}, {column}"
             if "runs" not in cell:
-                measured = row["kind"] == "measured" and cell["text"] != "-"
-                found += [f"{where}: printed {cell['text']}, of no predictions"] if measured else []
+                is_measured = row["kind"] == "measured" and cell["text"] != "-"
+                problems += [f"{where}: printed {cell['text']}, of no predictions"] if is_measured else []
                 continue
             now = recomputed(cell, records)
             wrong = [f"{key} {cell[key]}, recomputed {now[key]}" for key in now if now[key] != cell[key]]
-            found += [f"{where}: printed {text}" for text in wrong]
+            problems += [f"{where}: printed {text}" for text in wrong]
             count += len(now)
             used = set().union(*(records.attacks(sources) for sources in cell["runs"]))
             if cell["rule"] == "all" and len(cell["runs"][0]) == 1 and attacks.setdefault(place, used) != used:
-                found.append(f"{where}: its attack is not that of the rows above")
-    numbers = [compared(pair, records) for pair in printed["comparisons"]]
-    corrected = holm([made["p"] for made in numbers])
-    for pair, made, p in zip(printed["comparisons"], numbers, corrected, strict=True):
-        text = pair_text(made, p)
+                problems.append(f"{where}: its attack is not that of the rows above")
+    numbers = [compared(pair, records) for pair in sheet["comparisons"]]
+    adjusted = holm([numbers_of_pair["p"] for numbers_of_pair in numbers])
+    for pair, numbers_of_pair, p in zip(sheet["comparisons"], numbers, adjusted, strict=True):
+        text = pair_text(numbers_of_pair, p)
         count += 1
         if text != pair["text"]:
-            found.append(
+            problems.append(
                 f"{' minus '.join(pair['names'])}, {pair['column']}: printed {pair['text']}, recomputed {text}"
             )
-    if rendered(printed).encode() != members.get(RESULTS):
-        found.append(f"{RESULTS} does not print what {PRINTED} says")
-    return found, count
+    if rendered(sheet).encode() != members.get(RESULTS):
+        problems.append(f"{RESULTS} does not print what {PRINTED} says")
+    return problems, count
 
 
 def check(place: Path, digest: str | None = None) -> tuple[list[str], list[str]]:
@@ -472,10 +472,12 @@ def check(place: Path, digest: str | None = None) -> tuple[list[str], list[str]]
     try:
         members = read(place)
         wrong = tampering(members)
-        own = digest_of_bundle(members)
-        right = [f"{len(members)} members; digest {own}"]
-        if digest is not None and digest.lower() != own:
-            wrong.append(f"the digest is {own}, not {digest}: it is another bundle than the one that was published")
+        bundle_digest = digest_of_bundle(members)
+        right = [f"{len(members)} members; digest {bundle_digest}"]
+        if digest is not None and digest.lower() != bundle_digest:
+            wrong.append(
+                f"the digest is {bundle_digest}, not {digest}: it is another bundle than the one that was published"
+            )
         if wrong:
             return wrong, right
         wrong = disagreements(members)
@@ -493,8 +495,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Check a bundle and recompute every number that it prints.")
     parser.add_argument("bundle", nargs="?", type=Path, default=Path(__file__).resolve().parent)
     parser.add_argument("--digest", help="as it was published")
-    given = parser.parse_args(arguments)
-    wrong, right = check(given.bundle, given.digest)
+    options = parser.parse_args(arguments)
+    wrong, right = check(options.bundle, options.digest)
     for sentence in right:
         print(sentence)
     for sentence in wrong:

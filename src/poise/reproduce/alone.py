@@ -29,20 +29,20 @@ def meta_gradients(tau: float, c: int = 3, size: int = 4, seed: int = 0) -> dict
     loss = 0.5 * (theta - centres[c]) @ hessians[c] @ (theta - centres[c])
     (exact,) = torch.autograd.grad(loss, start)
     bars = torch.einsum("jab,jb->ja", hessians, start.detach() - centres)
-    moved = tau * sum(hessians[j] @ bars[c] for j in range(c)) + tau * hessians[c] @ bars[:c].sum(0)
-    return {"exact": exact, "Eq. 12": bars[c] - moved, "gradient alone": bars[c]}
+    terms = tau * sum(hessians[j] @ bars[c] for j in range(c)) + tau * hessians[c] @ bars[:c].sum(0)
+    return {"exact": exact, "Eq. 12": bars[c] - terms, "gradient alone": bars[c]}
 
 
 def meta_gradient() -> list[Panel]:
     """Relative errors of both expansions over tau, as powers of ten: of slope 2 and 1."""
-    found: dict[str, list[Point]] = {"Eq. 12": [], "gradient alone": []}
+    curves: dict[str, list[Point]] = {"Eq. 12": [], "gradient alone": []}
     for tau in TAUS:
-        made = meta_gradients(tau)
-        exact = made["exact"]
-        for name, points in found.items():
-            error = float((made[name] - exact).norm() / exact.norm())
+        gradients = meta_gradients(tau)
+        exact = gradients["exact"]
+        for name, points in curves.items():
+            error = float((gradients[name] - exact).norm() / exact.norm())
             points.append(Point(math.log10(tau), math.log10(error)))
-    series = tuple(Series(name, tuple(points)) for name, points in found.items())
+    series = tuple(Series(name, tuple(points)) for name, points in curves.items())
     return [Panel("", "log10 of the step size tau", "log10 of the relative error", series)]
 
 

@@ -106,7 +106,7 @@ def _longest(jobs: Sequence[Job]) -> tuple[int, ...]:
 
     @cache
     def chain(place: int) -> tuple[float, tuple[int, ...]]:
-        before = max((chain(one) for one in jobs[place].after), default=(0.0, ()), key=_length)
+        before = max((chain(place_before) for place_before in jobs[place].after), default=(0.0, ()), key=_length)
         return before[0] + _time(jobs[place]), (*before[1], place)
 
     return max((chain(place) for place in range(len(jobs))), default=(0.0, ()), key=_length)[1]
@@ -125,16 +125,20 @@ def jobs_of(plans: Iterable[Plan]) -> tuple[list[Job], list[str]]:
     for plan in plans:
         for work in plan.missing:
             works.setdefault(str(work.folder), []).append(work)
-    known = {folder: own for folder, own in works.items() if _known(own[0].experiment)}
-    place = {folder: number for number, folder in enumerate(known)}
+    works_counted = {
+        folder: works_of_folder for folder, works_of_folder in works.items() if _known(works_of_folder[0].experiment)
+    }
+    place = {folder: number for number, folder in enumerate(works_counted)}
     jobs = []
-    for own in known.values():
-        first = own[0]
+    for works_of_folder in works_counted.values():
+        first = works_of_folder[0]
         width = len(first.experiment.method.policies()) if first.line.by_learner else 1
-        sources = dict.fromkeys(str(source) for work in own for source in work.sources)
+        sources = dict.fromkeys(str(source) for work in works_of_folder for source in work.sources)
         after = tuple(place[source] for source in sources if source in place)
-        jobs.append(Job(f"{first.experiment.name}, seed {first.experiment.seed}", flop(own), width, after))
-    return jobs, [own[0].experiment.name for folder, own in works.items() if folder not in known]
+        jobs.append(Job(f"{first.experiment.name}, seed {first.experiment.seed}", flop(works_of_folder), width, after))
+    return jobs, [
+        works_of_folder[0].experiment.name for folder, works_of_folder in works.items() if folder not in works_counted
+    ]
 
 
 def _known(experiment: Experiment) -> bool:
@@ -146,18 +150,18 @@ def flop(works: Sequence[Work]) -> float:
     and the making of transfer images are not counted.
     """
     first = works[0]
-    experiment, asked = first.experiment, first.forwards if first.state in ("missing", "begun") else 0.0
-    if asked:
-        asked += sum(monitored(experiment, epoch) for epoch in range(1, experiment.epochs + 1)) * _monitoring(
+    experiment, forwards_asked = first.experiment, first.forwards if first.state in ("missing", "begun") else 0.0
+    if forwards_asked:
+        forwards_asked += sum(monitored(experiment, epoch) for epoch in range(1, experiment.epochs + 1)) * _monitoring(
             experiment
         )
     count = _count(experiment, "test")
     checkpoints = 1 if experiment.criterion == "last" else 2
     if any(work.judged for work in works):
-        asked += checkpoints * experiment.protocol.forwards(count)
+        forwards_asked += checkpoints * experiment.protocol.forwards(count)
     protocols = {protocol.name: protocol for work in works for protocol in work.protocols}
-    asked += sum(protocol.forwards(count) for protocol in protocols.values())
-    return 2 * _multiply_adds(json.dumps(to_json(experiment.model)), experiment.data.shape) * asked
+    forwards_asked += sum(protocol.forwards(count) for protocol in protocols.values())
+    return 2 * _multiply_adds(json.dumps(to_json(experiment.model)), experiment.data.shape) * forwards_asked
 
 
 def _monitoring(experiment: Experiment) -> float:

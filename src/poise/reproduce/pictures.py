@@ -27,18 +27,18 @@ def panels(item: Item, sheet: Sheet) -> list[Panel]:
     if picture is None or picture.kind in MEASURED:
         return []
     if picture.kind == "curves":
-        found = [_curves(title, starts, sheet.made) for title, starts in picture.watched]
+        panels_found = [_curves(title, starts, sheet.made) for title, starts in picture.watched]
     elif picture.kind == "trade-off":
-        found = [_trade_off(item, sheet)]
+        panels_found = [_trade_off(item, sheet)]
     elif picture.across == "lambda":
-        found = [_forms(sheet, picture.columns)]
+        panels_found = [_forms(sheet, picture.columns)]
     elif picture.across == "class":
-        found = _classes(sheet)
+        panels_found = _classes(sheet)
     elif picture.kind == "sweep":
-        found = [Panel(item.title, picture.across, "accuracy, %", _swept(sheet, picture.columns))]
+        panels_found = [Panel(item.title, picture.across, "accuracy, %", _swept(sheet, picture.columns))]
     else:
-        found = [Panel(item.title, "", "accuracy, %", _barred(sheet, picture.columns))]
-    return [panel for panel in found if any(series.points for series in panel.series)]
+        panels_found = [Panel(item.title, "", "accuracy, %", _barred(sheet, picture.columns))]
+    return [panel for panel in panels_found if any(series.points for series in panel.series)]
 
 
 def _column(table: Table, name: str) -> int | None:
@@ -58,25 +58,25 @@ def _cell(sheet: Sheet, made: Made, name: str) -> Cell | None:
     measured.
     """
     place = _column(sheet.measured, name)
-    named = (
+    columns_named = (
         [place]
         if name == ROBUST
         else [k for k, column in enumerate(sheet.measured.columns) if name in (column.label, name_of(column))]
     )
     cells = _cells(sheet, made)
-    return next((cells[k][1] for k in named if cells and k is not None and cells[k][1].value is not None), None)
+    return next((cells[k][1] for k in columns_named if cells and k is not None and cells[k][1].value is not None), None)
 
 
 def _swept(sheet: Sheet, columns: Sequence[str]) -> tuple[Series, ...]:
     """A line for each column, or for each column and family where there are several families."""
-    families = dict.fromkeys(made.line.family for made in sheet.made)
+    families = dict.fromkeys(result.line.family for result in sheet.made)
     series = []
     for family in families:
         for name in columns:
             cells = [
-                (made.line.x, _cell(sheet, made, name))
-                for made in sheet.made
-                if made.line.family == family and made.line.x is not None
+                (result.line.x, _cell(sheet, result, name))
+                for result in sheet.made
+                if result.line.family == family and result.line.x is not None
             ]
             points = tuple(
                 Point(x or 0.0, cell.value or 0.0, cell.low, cell.high) for x, cell in cells if cell is not None
@@ -88,35 +88,35 @@ def _swept(sheet: Sheet, columns: Sequence[str]) -> tuple[Series, ...]:
 
 def _barred(sheet: Sheet, columns: Sequence[str]) -> tuple[Series, ...]:
     """A colour for each column, a group of bars for each line."""
-    found = []
+    bars = []
     for name in columns:
-        cells = [(place, made.line.label, _cell(sheet, made, name)) for place, made in enumerate(sheet.made)]
+        cells = [(place, result.line.label, _cell(sheet, result, name)) for place, result in enumerate(sheet.made)]
         points = tuple(
             Point(place, cell.value or 0.0, cell.low, cell.high, name=label)
             for place, label, cell in cells
             if cell is not None
         )
-        found.append(Series(_label(sheet.measured, name), points))
-    return tuple(found)
+        bars.append(Series(_label(sheet.measured, name), points))
+    return tuple(bars)
 
 
 def _trade_off(item: Item, sheet: Sheet) -> Panel:
     """Natural against robust, a family for each name of one; the paper's own points hollow, where there are any in its
     table.
     """
-    measured: dict[str, list[Point]] = {}
-    printed: dict[str, list[Point]] = {}
+    points_measured: dict[str, list[Point]] = {}
+    points_printed: dict[str, list[Point]] = {}
     place = robust_column(sheet.measured) if sheet.measured.rows else None
-    for made in sheet.made:
-        family = made.line.family or made.line.label
-        x, y = _cell(sheet, made, NATURAL), _cell(sheet, made, ROBUST)
+    for result in sheet.made:
+        family = result.line.family or result.line.label
+        x, y = _cell(sheet, result, NATURAL), _cell(sheet, result, ROBUST)
         if x is not None and y is not None and x.value is not None and y.value is not None:
-            name = f"{made.line.x:g}" if made.line.x is not None else made.line.label.removeprefix(family).strip()
-            measured.setdefault(family, []).append(Point(x.value, y.value, y.low, y.high, x.low, x.high, name))
+            name = f"{result.line.x:g}" if result.line.x is not None else result.line.label.removeprefix(family).strip()
+            points_measured.setdefault(family, []).append(Point(x.value, y.value, y.low, y.high, x.low, x.high, name))
     up = sheet.measured.columns[place] if place is not None else None
     for row in sheet.table.rows:
         if row.kind == "published":
-            line = next((made.line for made in sheet.made if row.label == f"{made.line.label}, paper"), None)
+            line = next((result.line for result in sheet.made if row.label == f"{result.line.label}, paper"), None)
             if line is None:  # another version's
                 continue
             pair = [
@@ -124,9 +124,11 @@ def _trade_off(item: Item, sheet: Sheet) -> Panel:
                 _printed(sheet.table, row.cells, up.label if up is not None else "AA"),
             ]
             if pair[0] is not None and pair[1] is not None:
-                printed.setdefault(line.family or line.label, []).append(Point(pair[0], pair[1], name=line.label))
-    series = [Series(family, tuple(points)) for family, points in measured.items()]
-    series += [Series(f"{family}, paper", tuple(points), printed=True) for family, points in printed.items()]
+                points_printed.setdefault(line.family or line.label, []).append(
+                    Point(pair[0], pair[1], name=line.label)
+                )
+    series = [Series(family, tuple(points)) for family, points in points_measured.items()]
+    series += [Series(f"{family}, paper", tuple(points), printed=True) for family, points in points_printed.items()]
     return Panel(
         item.title,
         "natural accuracy, %",
@@ -142,16 +144,16 @@ def _printed(table: Table, cells: Sequence[Cell], name: str) -> float | None:
 def _forms(sheet: Sheet, stems: Sequence[str]) -> Panel:
     """Accuracy under an adaptive attack over its lambda: a line for each row and aim; lambda 0 is the plain attack."""
     series = []
-    for made in sheet.made:
+    for result in sheet.made:
         for stem in stems:
-            found: list[tuple[float, Cell]] = []
-            for column, cell in _cells(sheet, made):
+            values: list[tuple[float, Cell]] = []
+            for column, cell in _cells(sheet, result):
                 match = re.fullmatch(rf"{re.escape(stem)}-([\d.]+)", column.attack or "")
-                found += [(float(match[1]), cell)] if match is not None else []
-            plain = _cell(sheet, made, stem.replace("Adaptive", "").rpartition("-")[0])
-            found += [(0.0, plain)] if plain is not None and found else []
-            points = [Point(x, cell.value or 0.0, cell.low, cell.high) for x, cell in found if cell.value is not None]
-            label = f"{made.line.label}, {stem.rpartition('-')[2]}"
+                values += [(float(match[1]), cell)] if match is not None else []
+            plain = _cell(sheet, result, stem.replace("Adaptive", "").rpartition("-")[0])
+            values += [(0.0, plain)] if plain is not None and values else []
+            points = [Point(x, cell.value or 0.0, cell.low, cell.high) for x, cell in values if cell.value is not None]
+            label = f"{result.line.label}, {stem.rpartition('-')[2]}"
             series.append(Series(label, tuple(sorted(points, key=lambda point: point.x))))
     return Panel("", "lambda", "accuracy, %", tuple(series))
 
@@ -166,19 +168,19 @@ def _classes(sheet: Sheet) -> list[Panel]:
     """Accuracy by class, natural and attacked: a colour for each line."""
     place = robust_column(sheet.measured) if sheet.measured.rows else None
     columns = [Column(NATURAL), *([sheet.measured.columns[place]] if place is not None else [])]
-    found = []
+    cells = []
     for column in columns:
         series = []
-        for made in sheet.made:
-            group = next(iter(made.groups.values()), None)
+        for result in sheet.made:
+            group = next(iter(result.groups.values()), None)
             shares = [] if group is None else by_class(group, column)
             names = [] if group is None else group.first.classes
             series.append(
-                Series(made.line.label, tuple(Point(k, 100 * share, name=names[k]) for k, share in enumerate(shares)))
+                Series(result.line.label, tuple(Point(k, 100 * share, name=names[k]) for k, share in enumerate(shares)))
             )
         title = robust_name(column) if column.label != NATURAL else "natural accuracy"
-        found.append(Panel(title, "", f"{title}, %", tuple(series)))
-    return found
+        cells.append(Panel(title, "", f"{title}, %", tuple(series)))
+    return cells
 
 
 def by_class(group: Group, column: Column) -> list[float]:
@@ -205,9 +207,9 @@ def _curves(title: str, starts: Sequence[str], made: Sequence[Made]) -> Panel:
     """Named quantities by epoch: the mean over runs, with a band of their standard deviation; or, of a quantity that a
     run itself gives as mean and deviation over images, of half that deviation."""
     series = []
-    for each in made:
+    for result in made:
         by_name: dict[str, list[dict[float, float]]] = {}
-        for run in each.runs:
+        for run in result.runs:
             for name, points in curves_of(run, starts).items():
                 by_name.setdefault(name, []).append(dict(points))
         for name, runs in by_name.items():
@@ -220,14 +222,14 @@ def _curves(title: str, starts: Sequence[str], made: Sequence[Made]) -> Panel:
                 for epoch in epochs
             )
             label = name.removesuffix("/mean").partition("/")[2]
-            series.append(Series(f"{each.line.label}, {label}" if len(made) > 1 else label, points))
+            series.append(Series(f"{result.line.label}, {label}" if len(made) > 1 else label, points))
     shares = title == "accuracy"
-    scaled = (
+    values_scaled = (
         tuple(Series(s.label, tuple(_percent(point) for point in s.points)) for s in series)
         if shares
         else tuple(series)
     )
-    return Panel(title, "epoch", f"{title}, %" if shares else title, scaled)
+    return Panel(title, "epoch", f"{title}, %" if shares else title, values_scaled)
 
 
 def curves_of(run: Run, starts: Sequence[str]) -> dict[str, list[tuple[float, float]]]:

@@ -51,8 +51,8 @@ class Work:
             run = Run.open(self.folder)
             if not finished(run):
                 return "begun"
-            transferred = not self.transfer or any((self.folder / "records").glob(f"selected-{self.transfer}-*.json"))
-            whole = transferred and all(record.exists() for record in self.records())
+            has_transfer = not self.transfer or any((self.folder / "records").glob(f"selected-{self.transfer}-*.json"))
+            whole = has_transfer and all(record.exists() for record in self.records())
             return "evaluated" if whole else "trained"
         except PoiseError:
             return "begun"
@@ -74,11 +74,15 @@ class Work:
         known.
         """
         data, method = self.experiment.data, self.experiment.method
-        known = IMAGES.get(type(data))
-        asked = getattr(data, "train_images", None)
-        count = min(asked, known) if asked is not None and known is not None else asked or known
-        each = sum(forwards(policy) for policy in method.policies().values())
-        return float("nan") if count is None else float(each * count * self.experiment.epochs)
+        images_known = IMAGES.get(type(data))
+        images_asked = getattr(data, "train_images", None)
+        count = (
+            min(images_asked, images_known)
+            if images_asked is not None and images_known is not None
+            else images_asked or images_known
+        )
+        forwards_per_image = sum(forwards(policy) for policy in method.policies().values())
+        return float("nan") if count is None else float(forwards_per_image * count * self.experiment.epochs)
 
 
 @dataclass(frozen=True)
@@ -112,9 +116,9 @@ def planned(item: Item, scale: Scale, seeds: int, out: Path, held_out: bool = Fa
     folders = tuple(work.folder for work in sources)
     choices = (False, True) if held_out else (False,)
     works = [
-        _work(item, line, scale, seed, out, folders, held)
+        _work(item, line, scale, seed, out, folders, is_held_out)
         for line in lines
-        for held in choices
+        for is_held_out in choices
         for seed in range(seeds)
     ]
     return Plan(item, scale, seeds, works, _left_out(item, lines), sources, out)
@@ -130,29 +134,30 @@ SOURCES: dict[tuple[bool, str], tuple[str, ...]] = {
 
 
 def _source(recipe: str, scale: Scale, out: Path) -> Work:
-    made = at_scale(Line("surrogate", recipe, recipe), scale, None)
-    folder = out / "runs" / scale / made.name / f"seed-{made.seed}"
-    return Work(Line(f"surrogate {made.label}", recipe, recipe), made, folder, (), judged=False)
+    experiment = at_scale(Line("surrogate", recipe, recipe), scale, None)
+    folder = out / "runs" / scale / experiment.name / f"seed-{experiment.seed}"
+    return Work(Line(f"surrogate {experiment.label}", recipe, recipe), experiment, folder, (), judged=False)
 
 
 def _left_out(item: Item, lines: list[Line]) -> list[str]:
-    kept = {line.recipe + str(line.by_learner) for line in lines}
-    return [line.label for line in item.lines if line.recipe + str(line.by_learner) not in kept]
+    recipes_kept = {line.recipe + str(line.by_learner) for line in lines}
+    return [line.label for line in item.lines if line.recipe + str(line.by_learner) not in recipes_kept]
 
 
 def _work(
     item: Item, line: Line, scale: Scale, seed: int, out: Path, sources: tuple[Path, ...] = (), held_out: bool = False
 ) -> Work:
-    made = at_scale(line, scale, seed)
-    made = dataclasses.replace(made, selection="held-out") if held_out else made
-    threats = [attack.threat for attack in made.protocol.attacks]
+    experiment = at_scale(line, scale, seed)
+    experiment = dataclasses.replace(experiment, selection="held-out") if held_out else experiment
+    threats = [attack.threat for attack in experiment.protocol.attacks]
     protocols = tuple(
-        _short(named(name).at(threats[0] if threats else None), made.protocol) for name in _asked(item, made)
+        _short(named(name).at(threats[0] if threats else None), experiment.protocol)
+        for name in _asked(item, experiment)
     )
-    place = f"{made.name}{'-by-learner' if line.by_learner else ''}{'-held-out' if held_out else ''}"
+    place = f"{experiment.name}{'-by-learner' if line.by_learner else ''}{'-held-out' if held_out else ''}"
     return Work(
         line,
-        made,
+        experiment,
         out / "runs" / scale / place / f"seed-{seed}",
         protocols,
         corruptions=item.corruptions and scale == "paper",
@@ -172,13 +177,14 @@ def _short(protocol: Protocol, own: Protocol) -> Protocol:
     """Of small variants, as few images as their own protocol takes, with as few steps."""
     if own.name != "quick":
         return protocol
-    asked: tuple[Any, ...] = protocol.attacks
+    all_attacks: tuple[Any, ...] = protocol.attacks
     attacks = [
-        dataclasses.replace(attack, steps=2, restarts=1) if hasattr(attack, "restarts") else attack for attack in asked
+        dataclasses.replace(attack, steps=2, restarts=1) if hasattr(attack, "restarts") else attack
+        for attack in all_attacks
     ]
     names = [attack.name for attack in attacks]
-    kept = tuple(attack for place, attack in enumerate(attacks) if attack.name not in names[:place])
-    return dataclasses.replace(protocol, attacks=kept, first=own.first, chosen="first")
+    attacks_kept = tuple(attack for place, attack in enumerate(attacks) if attack.name not in names[:place])
+    return dataclasses.replace(protocol, attacks=attacks_kept, first=own.first, chosen="first")
 
 
 def told(plan: Plan) -> list[str]:
@@ -188,15 +194,15 @@ def told(plan: Plan) -> list[str]:
         f" seed{'s' * (plan.seeds > 1)}"
     ]
     works = [*plan.sources, *plan.works]
-    shown = dict.fromkeys((work.folder, work.state, work.line.label, work.line.by_learner) for work in works)
-    lines += [f"  {state:<9}  {label}  {folder}" for folder, state, label, _ in shown]
+    shown_work = dict.fromkeys((work.folder, work.state, work.line.label, work.line.by_learner) for work in works)
+    lines += [f"  {state:<9}  {label}  {folder}" for folder, state, label, _ in shown_work]
     lines += [f"  none of its own at this scale: {', '.join(plan.left_out)}"] if plan.left_out else []
     ahead = {work.folder: work for work in works if work.state in ("missing", "begun")}
-    asked = sum(work.forwards for work in ahead.values())
+    forwards_total = sum(work.forwards for work in ahead.values())
     if ahead:
         lines.append(
-            f"  to train: {len(ahead)} run{'s' * (len(ahead) > 1)}, {asked / 1e6:,.1f} million forwards of an image"
-            " in all"
+            f"  to train: {len(ahead)} run{'s' * (len(ahead) > 1)}, {forwards_total / 1e6:,.1f} million forwards of an"
+            " image in all"
         )
     to_evaluate = sum(1 for work in plan.works if work.state != "evaluated")
     lines.append(f"  to evaluate: {to_evaluate} of {len(plan.works)}" if to_evaluate else "  all is there")

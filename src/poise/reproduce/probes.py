@@ -73,16 +73,18 @@ def probed(plan: Plan, device: str, data_dir: Path | None) -> list[Panel]:
         return [panel for work in works for panel in embedding(work, picture.images, device, data_dir)]
     if picture.kind == "grid" and picture.chosen:
         return [told_apart(works, picture.chosen == "only the last", data_dir)]
-    asked = [_asked(work, picture, device, data_dir) for work in works]
+    probes = [_asked(work, picture, device, data_dir) for work in works]
     if picture.kind == "grid":
-        return [collaborative(each.line.label, each.network, each.split, each.threat, each.classes) for each in asked]
+        return [
+            collaborative(probe.line.label, probe.network, probe.split, probe.threat, probe.classes) for probe in probes
+        ]
     if picture.kind == "budget":
-        return [Panel("", "perturbation budget", "mean cross-entropy", tuple(budget(each) for each in asked))]
+        return [Panel("", "perturbation budget", "mean cross-entropy", tuple(budget(probe) for probe in probes))]
     if picture.kind == "histogram":
-        return [Panel(each.line.label, "angle, degrees", "share of images", angles(each)) for each in asked]
+        return [Panel(probe.line.label, "angle, degrees", "share of images", angles(probe)) for probe in probes]
     if picture.kind == "surface":
-        return [surface(each) for each in asked]
-    return [panel for each in asked for panel in labels(each)]
+        return [surface(probe) for probe in probes]
+    return [panel for probe in probes for panel in labels(probe)]
 
 
 def _asked(work: Work, picture: Picture, device: str, data_dir: Path | None) -> Asked:
@@ -103,10 +105,10 @@ def embedding(work: Work, images: int, device: str, data_dir: Path | None) -> li
     """A panel for each epoch that the run kept: where t-SNE puts the images that each learner is attacked with."""
     path = embed(Run.open(work.folder), images=images, device=device, data_dir=data_dir)
     panels = []
-    for each in read_document(path, "embedding")["epochs"]:
-        clouds = {name: tuple(Point(float(x), float(y)) for x, y in points) for name, points in each["points"].items()}
+    for epoch in read_document(path, "embedding")["epochs"]:
+        clouds = {name: tuple(Point(float(x), float(y)) for x, y in points) for name, points in epoch["points"].items()}
         panels.append(
-            Panel(f"epoch {each['epoch']}", "", "", tuple(Series(name, points) for name, points in clouds.items()))
+            Panel(f"epoch {epoch['epoch']}", "", "", tuple(Series(name, points) for name, points in clouds.items()))
         )
     return panels
 
@@ -156,7 +158,7 @@ def angles(asked: Asked) -> tuple[Series, ...]:
     perturbation.
     """
     common: dict[str, Any] = {"threat": asked.threat, "step_size": asked.threat.epsilon / 8, "start": "zero"}
-    found = []
+    cells = []
     for steps in STEPS:
         pair = [_moved(asked, attack) for attack in (PGD(steps=steps, **common), Collaborative(steps=steps, **common))]
         cosine = torch.cosine_similarity(pair[0].flatten(1), pair[1].flatten(1))
@@ -164,13 +166,13 @@ def angles(asked: Asked) -> tuple[Series, ...]:
         shares = torch.histc(degrees, BINS, 0, 180) / len(degrees)
         width = 180 / BINS
         points = tuple(Point(width * (place + 0.5), float(share)) for place, share in enumerate(shares))
-        found.append(Series(f"{steps} step{'s' * (steps > 1)}", points))
-    return tuple(found)
+        cells.append(Series(f"{steps} step{'s' * (steps > 1)}", points))
+    return tuple(cells)
 
 
 def _moved(asked: Asked, attack: PGD | Collaborative) -> Tensor:
-    moved = torch.cat([x for x, _ in attacked(asked.network, asked.split, attack)])
-    return moved - asked.split.pixels().to(moved.device)
+    images_moved = torch.cat([x for x, _ in attacked(asked.network, asked.split, attack)])
+    return images_moved - asked.split.pixels().to(images_moved.device)
 
 
 def surface(asked: Asked) -> Panel:
@@ -191,19 +193,19 @@ def labels(asked: Asked) -> list[Panel]:
     adversarial up.
     """
     attack = PGD(threat=asked.threat, step_size=asked.threat.epsilon / 5, steps=50)
-    moved = _moved(asked, attack)[0].sign() * asked.threat.epsilon
-    random = (_draw("labels").normal(*moved.shape)[0].to(moved).sign()) * asked.threat.epsilon
+    direction = _moved(asked, attack)[0].sign() * asked.threat.epsilon
+    random = (_draw("labels").normal(*direction.shape)[0].to(direction).sign()) * asked.threat.epsilon
     members: Sequence[nn.Module] = list(getattr(unwrapped(asked.network), "members", []))
     parts = [
         *((f"sub-model {place}", member) for place, member in enumerate(members, start=1)),
         ("whole", asked.network),
     ]
     right = int(asked.split.labels[0])
-    found = []
+    panels_list = []
     for name, part in parts:
-        shown = _around(asked, random, moved, lambda x, part=part: _answers(part, x))
-        found.append(Panel(f"{asked.line.label}, {name}", "random", "adversarial", field=_field(shown, right)))
-    return found
+        values = _around(asked, random, direction, lambda x, part=part: _answers(part, x))
+        panels_list.append(Panel(f"{asked.line.label}, {name}", "random", "adversarial", field=_field(values, right)))
+    return panels_list
 
 
 def _answers(part: nn.Module, x: Tensor) -> Tensor:

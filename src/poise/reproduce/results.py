@@ -40,16 +40,16 @@ def write(plan: Plan, out: Path, device: str = "auto", data_dir: Path | None = N
     device, data_dir: for pictures of what is measured on the networks themselves. Where matplotlib is missing an item
     that has a table is left without its picture.
     """
-    made, folder = sheet(plan), folder_of(plan, out)
+    result, folder = sheet(plan), folder_of(plan, out)
     files: list[Path] = []
     if plan.item.lines:
-        files += write_tables(made, folder)
+        files += write_tables(result, folder)
     measured = probed(plan, device, data_dir) if can_draw() else []
-    files += write_picture(plan, made, folder, measured)
-    evaluated = [run.path for each in made.made for run in each.runs]
-    if evaluated:
-        files.append(write_report(list(dict.fromkeys(evaluated)), folder / "report.html", title=made.title))
-    return made, files
+    files += write_picture(plan, result, folder, measured)
+    run_paths = [run.path for line_result in result.made for run in line_result.runs]
+    if run_paths:
+        files.append(write_report(list(dict.fromkeys(run_paths)), folder / "report.html", title=result.title))
+    return result, files
 
 
 def write_tables(made: Sheet, folder: Path) -> list[Path]:
@@ -75,9 +75,9 @@ def write_picture(plan: Plan, made: Sheet, folder: Path, measured: Sequence[Pane
     if plan.item.lines and not can_draw():
         return []
     alone = ALONE.get(plan.item.id)
-    shown = alone() if alone is not None else list(measured) or panels(plan.item, made)
-    if plan.item.picture is None or not shown:
+    panel_list = alone() if alone is not None else list(measured) or panels(plan.item, made)
+    if plan.item.picture is None or not panel_list:
         return []
     from poise.reports.figures.draw import draw, write
 
-    return write(draw(plan.item.picture.kind, shown, made.title), shown, folder / "figure")
+    return write(draw(plan.item.picture.kind, panel_list, made.title), panel_list, folder / "figure")

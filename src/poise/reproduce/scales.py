@@ -43,19 +43,30 @@ def lines_of(item: Item, scale: Scale) -> list[Line]:
     if scale == "digits":
         lines = _distinct((line, line.digits) for line in lines if line.digits)
     elif scale == "study":
-        made = [(line, at_scale(line, scale, 0)) for line in lines if _studied(experiment(line.recipe.split()[0]))]
-        lines = _distinct((line, json.dumps(definition(each), sort_keys=True)) for line, each in made)
+        experiments = [
+            (line, at_scale(line, scale, 0)) for line in lines if _studied(experiment(line.recipe.split()[0]))
+        ]
+        lines = _distinct(
+            (line, json.dumps(definition(definition_of_line), sort_keys=True))
+            for line, definition_of_line in experiments
+        )
     if not lines and item.lines:
-        there = ", ".join(each for each in SCALES if each != scale and _any(item, each))
+        there = ", ".join(
+            definition_of_line
+            for definition_of_line in SCALES
+            if definition_of_line != scale and _any(item, definition_of_line)
+        )
         raise SettingsError(f"--scale {scale}: {item.id} has no row there; must be {there}")
     return lines
 
 
 def _distinct(lines: Iterable[tuple[Line, str]]) -> list[Line]:
-    found: dict[tuple[str, bool], Line] = {}
-    for line, what in lines:
-        found.setdefault((what, line.by_learner), dataclasses.replace(line, label=line.short or line.label))
-    return list(found.values())
+    lines_distinct: dict[tuple[str, bool], Line] = {}
+    for line, settings_text in lines:
+        lines_distinct.setdefault(
+            (settings_text, line.by_learner), dataclasses.replace(line, label=line.short or line.label)
+        )
+    return list(lines_distinct.values())
 
 
 def _any(item: Item, scale: Scale) -> bool:
@@ -70,19 +81,19 @@ def at_scale(line: Line, scale: Scale, seed: int | None) -> Experiment:
     name, *settings = (line.digits if scale == "digits" else line.recipe).split()
     if scale == "quick":
         settings = [setting for setting in settings if setting.startswith("method.")]  # others may be of longer runs
-    made = override(experiment(name, scale == "quick"), settings) if settings else experiment(name, scale == "quick")
+    result = override(experiment(name, scale == "quick"), settings) if settings else experiment(name, scale == "quick")
     if scale == "study":
-        made = _study(made)
-    changed = "".join(f"-{re.sub(r'[^A-Za-z0-9.]+', '_', setting)}" for setting in settings)
-    placement: Any = "by-learner" if line.by_learner else made.placement
-    label = f"{name}{changed}" + ("_quick" if scale == "quick" else "")
-    return dataclasses.replace(made, name=label, seed=made.seed if seed is None else seed, placement=placement)
+        result = _study(result)
+    suffix = "".join(f"-{re.sub(r'[^A-Za-z0-9.]+', '_', setting)}" for setting in settings)
+    placement: Any = "by-learner" if line.by_learner else result.placement
+    label = f"{name}{suffix}" + ("_quick" if scale == "quick" else "")
+    return dataclasses.replace(result, name=label, seed=result.seed if seed is None else seed, placement=placement)
 
 
 def _studied(made: Experiment) -> bool:
-    known = isinstance(made.model, ResNet18 | PreActResNet18 | WideResNet)
+    is_known = isinstance(made.model, ResNet18 | PreActResNet18 | WideResNet)
     pools = any(policy.extra is not None for policy in made.method.policies().values())
-    return isinstance(made.data, CIFAR10) and known and not pools
+    return isinstance(made.data, CIFAR10) and is_known and not pools
 
 
 def _study(made: Experiment) -> Experiment:
@@ -107,10 +118,10 @@ def _study(made: Experiment) -> Experiment:
 
 def _scheduled(method: Any, share: float) -> Method:
     policies = {name: _policy(policy, share) for name, policy in method.policies().items()}
-    changed: Any = {"policy": policies["joint"]} if "joint" in policies else policies
+    changes: Any = {"policy": policies["joint"]} if "joint" in policies else policies
     if isinstance(method, Generalist) and method.redistribute_unit == "epochs":
-        changed["redistribute_every"] = max(1, round(method.redistribute_every * share))
-    return dataclasses.replace(method, **changed)
+        changes["redistribute_every"] = max(1, round(method.redistribute_every * share))
+    return dataclasses.replace(method, **changes)
 
 
 def _policy(policy: Policy, share: float) -> Policy:
@@ -118,21 +129,21 @@ def _policy(policy: Policy, share: float) -> Policy:
     # the published rates of .01 with a weight decay of 3.5e-3 do not train so thin a network
     if isinstance(optimizer, SGD):
         optimizer = dataclasses.replace(optimizer, learning_rate=0.1, weight_decay=5e-4)
-    begun: Any = {name: _begun(getattr(policy, name), share) for name in ("objective", "perturbation", "average")}
-    return dataclasses.replace(policy, optimizer=optimizer, schedule=PiecewiseLinear(), **begun)
+    changes: Any = {name: _begun(getattr(policy, name), share) for name in ("objective", "perturbation", "average")}
+    return dataclasses.replace(policy, optimizer=optimizer, schedule=PiecewiseLinear(), **changes)
 
 
 def _begun(part: Any, share: float) -> Any:
     """What begins at an epoch, at the same fraction of the run."""
     if not isinstance(part, Settings) or not dataclasses.is_dataclass(part):
         return part
-    changed: dict[str, Any] = {}
+    changes: dict[str, Any] = {}
     for field in dataclasses.fields(part):
         value = getattr(part, field.name)
         if field.name == "from_epoch":
-            changed[field.name] = max(1, round(value * share))
+            changes[field.name] = max(1, round(value * share))
         elif field.name == "tau_from":
-            changed[field.name] = tuple(max(place + 1, round(epoch * share)) for place, epoch in enumerate(value))
+            changes[field.name] = tuple(max(place + 1, round(epoch * share)) for place, epoch in enumerate(value))
         elif isinstance(value, Settings):
-            changed[field.name] = _begun(value, share)
-    return dataclasses.replace(part, **{name: value for name, value in changed.items() if value != getattr(part, name)})
+            changes[field.name] = _begun(value, share)
+    return dataclasses.replace(part, **{name: value for name, value in changes.items() if value != getattr(part, name)})

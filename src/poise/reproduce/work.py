@@ -67,8 +67,8 @@ def make(plan: Plan, where: Where, progress: Progress, engine: Engine | None = N
         _spread(plan, where, progress, engine, needs)
         return
     while missing := plan.missing:
-        taken = [work for work in missing if _made(work, where, progress)]
-        if not taken and plan.missing:
+        works = [work for work in missing if _made(work, where, progress)]
+        if not works and plan.missing:
             time.sleep(AGAIN)
 
 
@@ -76,30 +76,30 @@ def _spread(plan: Plan, where: Where, progress: Progress, engine: Engine, needs:
     """In rounds, as what is attacked by transfer waits for the runs that the attacks are made on, and what its learners
     train side by side is evaluated afterwards, by one process.
     """
-    begun: set[tuple[Path, str, State]] = set()
-    failed: dict[str, str] = {}
+    works_begun: set[tuple[Path, str, State]] = set()
+    failures: dict[str, str] = {}
     with engine:
         engine.check(plan.out, progress)
-        while ready := _ready(plan, begun):
-            begun |= {_key(work) for work in ready}
+        while ready := _ready(plan, works_begun):
+            works_begun |= {_key(work) for work in ready}
             tasks = [_task(plan, work, where, needs) for work in ready]
             try:
                 outcomes = engine.run(tasks, lambda outcome: _tell(outcome, progress), progress)
             except Interrupted as error:
                 raise Interrupted(f"{error}; to go on, type the same again") from None
-            failed |= {outcome.name: outcome.reason for outcome in outcomes if not outcome.whole}
-    if failed or plan.missing:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+            failures |= {outcome.name: outcome.reason for outcome in outcomes if not outcome.whole}
+    if failures or plan.missing:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
         raise RunError(f"{len(plan.missing)} runs of {plan.item.id} are not made: {reasons or 'see above'}")
 
 
 def _ready(plan: Plan, begun: set[tuple[Path, str, State]]) -> list[Work]:
     """What can be worked on now and was not in its present state, one piece of work for each run."""
-    found: dict[Path, Work] = {}
+    works_by_folder: dict[Path, Work] = {}
     for work in plan.missing:
         if work.ready and _key(work) not in begun:
-            found.setdefault(work.folder, work)
-    return list(found.values())
+            works_by_folder.setdefault(work.folder, work)
+    return list(works_by_folder.values())
 
 
 def _key(work: Work) -> tuple[Path, str, State]:
@@ -108,11 +108,11 @@ def _key(work: Work) -> tuple[Path, str, State]:
 
 def _task(plan: Plan, work: Work, where: Where, needs: Needs) -> Task:
     apart = work.line.by_learner and work.state in ("missing", "begun")
-    given = {
+    arguments = {
         "item": plan.item.id,
         "scale": plan.scale,
         "seeds": plan.seeds,
-        "held_out": any(each.held_out for each in plan.works),
+        "held_out": any(work_each.held_out for work_each in plan.works),
         "out": str(plan.out.resolve()),
         "label": work.line.label,
         "only_train": apart,
@@ -122,7 +122,9 @@ def _task(plan: Plan, work: Work, where: Where, needs: Needs) -> Task:
     }
     ranks = len(work.experiment.method.policies()) if apart else 1
     folder = str(work.folder.resolve())
-    return Task(f"{work.line.label} {work.folder.name}", folder, WORK, given, dataclasses.replace(needs, ranks=ranks))
+    return Task(
+        f"{work.line.label} {work.folder.name}", folder, WORK, arguments, dataclasses.replace(needs, ranks=ranks)
+    )
 
 
 def _tell(outcome: Outcome, progress: Progress) -> None:
@@ -177,8 +179,8 @@ def _make(work: Work, where: Where, progress: Progress) -> None:
     how: dict[str, Any] = {"device": where.device, "data_dir": where.data_dir, "progress": progress}
     if not work.judged:
         return
-    for which in ("selected", "last"):
-        evaluate(run, checkpoint=which, **how)
+    for checkpoint in ("selected", "last"):
+        evaluate(run, checkpoint=checkpoint, **how)
     for protocol in work.protocols:
         evaluate(run, protocol=protocol, **how)
     if work.corruptions and where.corrupted is not None:
@@ -209,10 +211,13 @@ def _trained(work: Work, where: Where, progress: Progress) -> Run:
         )
     settings = write_text(work.folder.with_suffix(".json"), json.dumps(to_json(work.experiment)))
     ranks = [f"--nproc-per-node={len(work.experiment.method.policies())}", "-m", "poise.reproduce.ranks"]
-    told = [str(settings), str(work.folder), where.device, str(where.data_dir or "")]
-    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", *ranks, *told], check=False)
-    if done.returncode:
+    arguments = [str(settings), str(work.folder), where.device, str(where.data_dir or "")]
+    process = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", *ranks, *arguments], check=False
+    )
+    if process.returncode:
         raise RunError(
-            f"{work.folder} was not trained: torchrun ended with status {done.returncode}; its own messages stand above"
+            f"{work.folder} was not trained: torchrun ended with status {process.returncode}; its own messages stand"
+            " above"
         )
     return Run.open(work.folder)

@@ -77,10 +77,10 @@ class Tally:
 
     def gang_ended(self, place: int, attempt: int, outcomes: Sequence[Outcome]) -> None:
         """All ranks of a task have said how they ended; where one only waited in vain for another, that one is gone."""
-        own = [outcome for outcome in outcomes if outcome.cause not in ("RankError", "RefusedError")]
-        bad = next((outcome for outcome in own if not outcome.whole), None)
-        if bad is None and len(own) < len(outcomes):
-            self.lost(place, attempt, next(one.reason for one in outcomes if one not in own))
+        outcomes_own = [outcome for outcome in outcomes if outcome.cause not in ("RankError", "RefusedError")]
+        bad = next((outcome for outcome in outcomes_own if not outcome.whole), None)
+        if bad is None and len(outcomes_own) < len(outcomes):
+            self.lost(place, attempt, next(result.reason for result in outcomes if result not in outcomes_own))
         else:
             self.ended(place, bad or outcomes[0])
 

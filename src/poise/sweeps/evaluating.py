@@ -35,7 +35,10 @@ def evaluated(
     """
     progress = progress if progress is not None else Progress()
     digests = import_digests(imports)
-    tasks = [Task(str(_about(one)), str(_about(one)), EVALUATION, _given(one), needs, digests) for one in asked]
+    tasks = [
+        Task(str(_about(request)), str(_about(request)), EVALUATION, _given(request), needs, digests)
+        for request in asked
+    ]
     engine.require()
 
     def told(outcome: Outcome) -> None:
@@ -64,5 +67,5 @@ def _given(one: Mapping[str, Any]) -> dict[str, Any]:
             raise RunError(f"there is neither a run nor a file {path}")
     paths = str(Path(about).resolve()) if isinstance(about, str | Path) else [str(Path(p).resolve()) for p in about]
     out = None if one.get("out") is None else str(Path(one["out"]).resolve())
-    given = {"search": {}, **one, "asked": paths, "out": out, "data_dir": directory_said(one.get("data_dir"))}
-    return {name: to_json(value) if isinstance(value, Settings) else value for name, value in given.items()}
+    arguments = {"search": {}, **one, "asked": paths, "out": out, "data_dir": directory_said(one.get("data_dir"))}
+    return {name: to_json(value) if isinstance(value, Settings) else value for name, value in arguments.items()}

@@ -42,18 +42,18 @@ def values(path: str, text: str) -> list[Any]:
 
     Raises: SettingsError.
     """
-    spaced = _SPACED.fullmatch(text)
-    if spaced is not None:
-        return _spaced(f"{path}={text}", *spaced.groups())
+    spacing = _SPACED.fullmatch(text)
+    if spacing is not None:
+        return _spaced(f"{path}={text}", *spacing.groups())
     if re.match(r"(log|lin):", text):
         raise SettingsError(f"{path}={text}: must be {text[:3]}:FROM..TO:COUNT, such as log:1e-3..1e-1:5")
-    parts, depth, begun = list[str](), 0, 0
+    parts, depth, start = list[str](), 0, 0
     for place, letter in enumerate(text):
         depth += _BRACKETS.get(letter, 0)
         if letter == "," and depth == 0:
-            parts.append(text[begun:place].strip())
-            begun = place + 1
-    parts.append(text[begun:].strip())
+            parts.append(text[start:place].strip())
+            start = place + 1
+    parts.append(text[start:].strip())
     return checked(path, parts)
 
 
@@ -61,8 +61,8 @@ def checked(path: str, given: Sequence[Any]) -> list[Any]:
     """The values, of which there is one at least, none is empty and none comes twice. Raises: SettingsError."""
     if len(given) == 0 or any(isinstance(value, str) and not value for value in given):
         raise SettingsError(f"{path}: a value is missing; must be one or more, such as {path}=a,b,c")
-    said = [spoken(value) for value in given]
-    if twice := next((word for place, word in enumerate(said) if word in said[:place]), None):
+    words = [spoken(value) for value in given]
+    if twice := next((word for place, word in enumerate(words) if word in words[:place]), None):
         raise SettingsError(f"{path}: {twice} is given twice")
     return list(given)
 
@@ -92,10 +92,10 @@ def spoken(value: Any) -> str:
 
 def combinations(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     """Every choice of one value for each path, the last path's running fastest. Raises: SettingsError for too many."""
-    count = math.prod(len(given) for given in grid.values())
+    count = math.prod(len(options) for options in grid.values())
     if count > MOST:
         raise SettingsError(f"the grid has {count:,} points; must be at most {MOST:,}")
-    return [dict(zip(grid, chosen, strict=True)) for chosen in itertools.product(*grid.values())]
+    return [dict(zip(grid, combination, strict=True)) for combination in itertools.product(*grid.values())]
 
 
 def named(grid: Mapping[str, Sequence[Any]], point: Mapping[str, Any]) -> str:
@@ -103,8 +103,8 @@ def named(grid: Mapping[str, Sequence[Any]], point: Mapping[str, Any]) -> str:
 
     A path is named by its last word, or as a whole where another one ends alike.
     """
-    varied = [path for path, given in grid.items() if len(given) > 1]
-    ends = [path.rpartition(".")[2] for path in varied]
-    words = [end if ends.count(end) == 1 else path for path, end in zip(varied, ends, strict=True)]
-    parts = (f"{word}={spoken(point[path])}" for word, path in zip(words, varied, strict=True))
+    paths_varied = [path for path, options in grid.items() if len(options) > 1]
+    ends = [path.rpartition(".")[2] for path in paths_varied]
+    words = [end if ends.count(end) == 1 else path for path, end in zip(paths_varied, ends, strict=True)]
+    parts = (f"{word}={spoken(point[path])}" for word, path in zip(words, paths_varied, strict=True))
     return "-".join(re.sub(r"[^A-Za-z0-9.=+-]+", "_", part) for part in parts)

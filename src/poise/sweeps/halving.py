@@ -44,10 +44,14 @@ def decided(halving: Halving, rung: int, points: Sequence[Point], failed: Mappin
     by_configuration: dict[str, list[Point]] = {}
     for point in points:
         by_configuration.setdefault(point.configuration, []).append(point)
-    out = [name for name, own in by_configuration.items() if any(point.name in failed for point in own)]
+    out = [
+        name
+        for name, points_of_configuration in by_configuration.items()
+        if any(point.name in failed for point in points_of_configuration)
+    ]
     values = {
-        name: fmean(measured(folder / point.name, rung, halving.by) for point in own)
-        for name, own in by_configuration.items()
+        name: fmean(measured(folder / point.name, rung, halving.by) for point in points_of_configuration)
+        for name, points_of_configuration in by_configuration.items()
         if name not in out
     }
     order = sorted(values, key=lambda name: -values[name])  # stable: the plan's order among equals

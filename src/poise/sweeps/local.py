@@ -109,24 +109,24 @@ class Local(Engine):
     def run(self, tasks: Sequence[Task], told: Told, progress: Progress) -> list[Outcome]:
         tally, crews, gpus = Tally(tasks, told), list[Crew](), gpus_here()
         jobs = min([self.jobs, *(room(task.needs.gpus, len(gpus)) for task in tasks if task.needs.gpus)])
-        with self, stop_requested() as stop, selectors.DefaultSelector() as watched:
+        with self, stop_requested() as stop, selectors.DefaultSelector() as selector:
             try:
                 while crews or (tally.waiting and not stop):
                     while tally.waiting and len(crews) < jobs and not stop:
-                        crews.append(self._begun(tally, crews, gpus, watched))
-                    for key, _ in watched.select(timeout=0.5):
+                        crews.append(self._begun(tally, crews, gpus, selector))
+                    for key, _ in selector.select(timeout=0.5):
                         crew, rank = key.data
-                        _heard(crew, rank, tally, progress, watched)
+                        _heard(crew, rank, tally, progress, selector)
                     for crew in [crew for crew in crews if len(crew.outcomes) == len(crew.workers)]:
                         crews.remove(crew)
-                        self._idle += _over(crew, tally, watched)
+                        self._idle += _over(crew, tally, selector)
                     for worker in (worker for crew in crews for worker in crew.workers if stop):
                         worker.ask_to_stop()
             finally:
                 for worker in (worker for crew in crews for worker in crew.workers):
                     worker.end()
-        interrupted = [outcome for outcome in tally.outcomes.values() if outcome.state == "interrupted"]
-        if stop or interrupted:
+        stopped_outcomes = [outcome for outcome in tally.outcomes.values() if outcome.state == "interrupted"]
+        if stop or stopped_outcomes:
             raise Interrupted("stopped; what was done is saved")
         return tally.all
 
@@ -188,10 +188,10 @@ def _heard(crew: Crew, rank: int, tally: Tally, progress: Progress, watched: sel
         return
     # a gang ends whole: survivors that went on alone would be another run
     why = worker.ended_by
-    for other, member in enumerate(crew.workers):
-        if other != rank and other not in crew.outcomes:
+    for number, member in enumerate(crew.workers):
+        if number != rank and number not in crew.outcomes:
             member.end(signal.SIGKILL)
-        crew.outcomes.setdefault(other, Outcome(task.name, "lost", why, "Lost"))
+        crew.outcomes.setdefault(number, Outcome(task.name, "lost", why, "Lost"))
 
 
 def _over(crew: Crew, tally: Tally, watched: selectors.BaseSelector) -> list[Worker]:

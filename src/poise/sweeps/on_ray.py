@@ -52,9 +52,9 @@ def _node() -> str:
     beginning where several share that.
     """
     ray = imported()
-    own = ray.get_runtime_context().get_node_id()
+    node_here = ray.get_runtime_context().get_node_id()
     address = ray.util.get_node_ip_address()
-    return f"{address} ({own[:8]})"
+    return f"{address} ({node_here[:8]})"
 
 
 def _there(path: str) -> bool:
@@ -112,16 +112,16 @@ class OnRay(Engine):
         try:
             strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
             look = ray.remote(_there)
-            asked = [
+            probes = [
                 look.options(
                     num_cpus=0, max_retries=0, scheduling_strategy=strategy(node["NodeID"], soft=False)
                 ).remote(str(token))
                 for node in nodes
             ]
-            seen = [_answer(ray, one, node["NodeID"]) for one, node in zip(asked, nodes, strict=True)]
+            answers = [_answer(ray, probe, node["NodeID"]) for probe, node in zip(probes, nodes, strict=True)]
         finally:
             token.unlink(missing_ok=True)
-        blind = [node["NodeManagerAddress"] for node, there in zip(nodes, seen, strict=True) if not there]
+        blind = [node["NodeManagerAddress"] for node, there in zip(nodes, answers, strict=True) if not there]
         if blind:
             raise RunError(
                 f"{folder} is not on storage that all {len(nodes)} nodes share: {', '.join(blind)} does not see it;"
@@ -147,8 +147,8 @@ class OnRay(Engine):
                         waiting[alone.options(name=task.name, **how).remote(to_data(task), attempt)] = place, attempt
                     if waiting:
                         ready, _ = ray.wait(list(waiting), num_returns=1, timeout=_POLL)
-                        for one in ready:
-                            _take(ray, one, *waiting.pop(one), tally)
+                        for reference in ready:
+                            _take(ray, reference, *waiting.pop(reference), tally)
                     elif gangs:
                         concurrent.futures.wait(gangs, _POLL, concurrent.futures.FIRST_COMPLETED)
                     for gang in [gang for gang in gangs if gang.done()]:
@@ -159,8 +159,8 @@ class OnRay(Engine):
                         else:
                             tally.gang_ended(place, attempt, outcomes)
                     if stop:
-                        for one in waiting:
-                            ray.cancel(one)
+                        for reference in waiting:
+                            ray.cancel(reference)
                         _wait_for(ray, waiting, tally)
         if stop or any(outcome.state == "interrupted" for outcome in tally.outcomes.values()):
             raise Interrupted("stopped; what was done is saved")
@@ -201,8 +201,8 @@ def _wait_for(ray: Any, waiting: dict[Any, tuple[int, int]], tally: Tally) -> No
     """Let what was asked to stop save its state."""
     while waiting:
         ready, _ = ray.wait(list(waiting), num_returns=1)
-        for one in ready:
-            _take(ray, one, *waiting.pop(one), tally)
+        for reference in ready:
+            _take(ray, reference, *waiting.pop(reference), tally)
 
 
 def _check_room(ray: Any, tasks: Sequence[Task]) -> None:
@@ -253,11 +253,11 @@ def _gang(ray: Any, task: Task, attempt: int, stop: Sequence[int]) -> tuple[list
         address, port, _ = places[0]
         # where it has GPUs Ray shows each rank its own only, which is then the first of all it sees
         seats = _seats(list(range(needs.ranks)) if needs.gpus else [place[2] for place in places])
-        asked = {
+        members = {
             rank.perform.remote(to_data(task), {"attempt": attempt, "address": address, "port": port, **seat}): number
             for number, (rank, seat) in enumerate(zip(ranks, seats, strict=True))
         }
-        return _together(ray, asked, ranks, stop), ""
+        return _together(ray, members, ranks, stop), ""
     except ray.exceptions.RayError as error:
         return [], _why(error)
     finally:
@@ -270,25 +270,29 @@ def _gang(ray: Any, task: Task, attempt: int, stop: Sequence[int]) -> tuple[list
 def _together(ray: Any, asked: dict[Any, int], ranks: Sequence[Any], stop: Sequence[int]) -> list[Outcome]:
     """How each rank ended. Raises: RayError as soon as one is gone."""
     outcomes: dict[int, Outcome] = {}
-    left, told = dict(asked), False
-    while left:
-        ready, _ = ray.wait(list(left), num_returns=1, timeout=_POLL)
-        for one in ready:
-            number = left.pop(one)
-            outcomes[number] = Outcome(**ray.get(one))
+    waiting, stop_sent = dict(asked), False
+    while waiting:
+        ready, _ = ray.wait(list(waiting), num_returns=1, timeout=_POLL)
+        for reference in ready:
+            number = waiting.pop(reference)
+            outcomes[number] = Outcome(**ray.get(reference))
         if any(outcome.cause == "RankError" for outcome in outcomes.values()):
             # the others hear of it too, but one that hangs would keep them for a day
-            ray.wait(list(left), num_returns=max(1, len(left)), timeout=10) if left else None
-            lost = [one for one in left if one not in ray.wait(list(left), num_returns=1, timeout=0)[0]]
-            for one in lost:
-                outcomes[left[one]] = Outcome("", "failed", "did not answer", "RankError")
-            for one in [one for one in left if one not in lost]:
-                outcomes[left[one]] = Outcome(**ray.get(one))
-            left = {}
-        if stop and not told:
-            told = True
-            for one in left:
-                ray.cancel(one)
+            ray.wait(list(waiting), num_returns=max(1, len(waiting)), timeout=10) if waiting else None
+            dead = [
+                reference
+                for reference in waiting
+                if reference not in ray.wait(list(waiting), num_returns=1, timeout=0)[0]
+            ]
+            for reference in dead:
+                outcomes[waiting[reference]] = Outcome("", "failed", "did not answer", "RankError")
+            for reference in [reference for reference in waiting if reference not in dead]:
+                outcomes[waiting[reference]] = Outcome(**ray.get(reference))
+            waiting = {}
+        if stop and not stop_sent:
+            stop_sent = True
+            for reference in waiting:
+                ray.cancel(reference)
     return [outcomes[number] for number in range(len(ranks))]
 
 

@@ -117,10 +117,10 @@ class OnSlurm(Engine):
 
 def _take(job: Any, place: int, attempt: int, tally: Tally) -> None:
     """Take down how a job ended."""
-    uncompleted = imported().core.utils.UncompletedJobError
+    not_completed = imported().core.utils.UncompletedJobError
     try:
-        outcomes = [Outcome(**one) for one in job.results()]
-    except uncompleted as error:
+        outcomes = [Outcome(**outcome_facts) for outcome_facts in job.results()]
+    except not_completed as error:
         tally.lost(place, attempt, f"job {job.job_id} is gone: {str(error).strip().partition(chr(10))[0]}")
         return
     except Exception as error:  # before Poise was there

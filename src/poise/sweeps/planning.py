@@ -48,8 +48,8 @@ def planned(
         raise SettingsError("seed=... and --seeds: one of the two; --seeds counts from 0")
     points: list[Point] = []
     for base in [_base(swept, quick) for swept in recipes]:
-        for chosen in combinations(grid):
-            points += _seeded(base, grid, chosen, seeds, several=len(recipes) > 1)
+        for combination in combinations(grid):
+            points += _seeded(base, grid, combination, seeds, several=len(recipes) > 1)
     names = [point.name for point in points]
     if twice := next((name for place, name in enumerate(names) if name in names[:place]), None):
         raise SettingsError(f"two points of the sweep are called {twice}; give each recipe once, and values apart")
@@ -64,16 +64,16 @@ def planned(
 
 def _base(swept: Swept, quick: bool) -> Experiment:
     if isinstance(swept, Experiment):
-        made = swept
+        experiment = swept
     elif str(swept).endswith(".json"):
-        made = read_file(Experiment, Path(swept))
+        experiment = read_file(Experiment, Path(swept))
     else:
         return of_recipe(str(swept), quick)
     if quick:
         raise SettingsError(
             "quick is of recipes, which have a small variant; settings that were written are as they are"
         )
-    return made
+    return experiment
 
 
 def _seeded(
@@ -82,16 +82,16 @@ def _seeded(
     apart = named(grid, chosen)
     configuration = _short("-".join(part for part in (base.name, apart) if part))
     try:
-        made = override(base, dict(chosen))
+        experiment = override(base, dict(chosen))
     except SettingsError as error:
         raise SettingsError(f"{configuration}: {error}") from None
     differs = {"recipe": base.name} if several else {}
     differs |= {path: spoken(chosen[path]) for path in grid if len(grid[path]) > 1}
     points = []
-    for seed in range(seeds) if seeds is not None else [made.seed]:
-        one = dataclasses.replace(made, seed=seed)
+    for seed in range(seeds) if seeds is not None else [experiment.seed]:
+        seeded_experiment = dataclasses.replace(experiment, seed=seed)
         name = f"{configuration}/seed-{seed}" if seeds is not None else configuration
-        points.append(Point(name, configuration, differs, seed, one.epochs, to_json(one)))
+        points.append(Point(name, configuration, differs, seed, seeded_experiment.epochs, to_json(seeded_experiment)))
     return points
 
 
@@ -133,13 +133,13 @@ def check_halving(plan: Plan, halving: Halving) -> None:
     """
     from poise.core.settings import from_json
 
-    seen = dict.fromkeys(point.configuration for point in plan.points)
-    if len(seen) < 2:
+    configurations = dict.fromkeys(point.configuration for point in plan.points)
+    if len(configurations) < 2:
         raise SettingsError("halving needs at least two configurations to choose among")
     for point in plan.points:
-        if point.configuration not in seen:
+        if point.configuration not in configurations:
             continue
-        del seen[point.configuration]
+        del configurations[point.configuration]
         experiment = from_json(Experiment, point.experiment)
         monitors = {monitor.name: monitor for monitor in experiment.monitors}
         where = f"{point.configuration}: --by {halving.by}"
@@ -152,8 +152,8 @@ def check_halving(plan: Plan, halving: Halving) -> None:
         late = next((rung for rung in halving.rungs if rung >= experiment.epochs), None)
         if late is not None:
             raise SettingsError(f"{point.configuration}: rung {late} must be below its epochs = {experiment.epochs}")
-        every, kept = experiment.monitor_every, experiment.keep_epochs
-        unseen = next((rung for rung in halving.rungs if rung % every and rung not in kept), None)
+        every, epochs_to_keep = experiment.monitor_every, experiment.keep_epochs
+        unseen = next((rung for rung in halving.rungs if rung % every and rung not in epochs_to_keep), None)
         if unseen is not None:
             raise SettingsError(
                 f"{point.configuration}: nothing is measured at rung {unseen}, as monitor_every = {every}"

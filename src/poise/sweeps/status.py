@@ -41,9 +41,9 @@ def standings(folder: Path) -> list[Standing]:
     """Of every point of a sweep, or of every run in a folder that is none. Raises: RunError where there is no run."""
     if (folder / PLAN).exists():
         plan = Plan.read(folder)
-        stopped = stopped_at(plan, folder)
+        stops = stopped_at(plan, folder)
         return [
-            standing(folder / point.name, point.name, point.epochs, stopped.get(point.configuration), plan.evaluate)
+            standing(folder / point.name, point.name, point.epochs, stops.get(point.configuration), plan.evaluate)
             for point in plan.points
         ]
     if not folder.is_dir():
@@ -66,40 +66,40 @@ def standing(run: Path, name: str, epochs: int, stopped: int | None = None, eval
     lines, _ = lines_in(run / "metrics.jsonl")
     epoch = max((int(line["epoch"]) for line in lines if line.get("kind") == "epoch"), default=0)
     training, working = held(run / ".lock"), held(lock_file(run))
-    ended = tries(run)
-    last = ended[-1] if ended else None
-    trained = (run / "checkpoints" / "last.json").exists()
-    evaluated = trained and (
+    ends = tries(run)
+    last = ends[-1] if ends else None
+    has_weights = (run / "checkpoints" / "last.json").exists()
+    has_records = has_weights and (
         not evaluates or all((run / "records" / f"{w}.json").exists() for w in ("selected", "last"))
     )
     holder = training or working
     minutes = _seconds(run) / 60
-    word: Word = "evaluated" if evaluated else "trained" if trained else "broken off" if epoch else "waits"
+    word: Word = "evaluated" if has_records else "trained" if has_weights else "broken off" if epoch else "waits"
     reason = ""
     if holder is not None:
-        word = "trains" if training is not None or not trained else "evaluates"
+        word = "trains" if training is not None or not has_weights else "evaluates"
     elif stopped is not None:
         word, reason = "stopped", f"halving, epoch {stopped}"
-    elif last is not None and last.state == "failed" and not evaluated:
+    elif last is not None and last.state == "failed" and not has_records:
         word, reason = "failed", last.reason
-    elif last is not None and last.state == "paused" and not trained:
+    elif last is not None and last.state == "paused" and not has_weights:
         word = "paused"
     over = word in ("evaluated", "trained", "evaluates", "stopped", "failed")
-    left = 0.0 if over else minutes / epoch * (epochs - epoch) if epoch and minutes else None
+    minutes_left = 0.0 if over else minutes / epoch * (epochs - epoch) if epoch and minutes else None
     node = holder.node if holder is not None else last.node if last is not None else ""
     attempt = holder.attempt if holder is not None else last.attempt if last is not None else 0
-    return Standing(name, word, epoch, epochs, node, attempt, minutes, left, reason)
+    return Standing(name, word, epoch, epochs, node, attempt, minutes, minutes_left, reason)
 
 
 def summary(found: Sequence[Standing]) -> str:
     """How many there are of each word, and the minutes of training that are left."""
-    counts = {word: sum(one.word == word for one in found) for word in dict.fromkeys(one.word for one in found)}
-    left = [one.left for one in found if one.left is not None]
-    unknown = sum(one.left is None for one in found)
+    counts = {word: sum(row.word == word for row in found) for word in dict.fromkeys(row.word for row in found)}
+    minutes_left = [row.left for row in found if row.left is not None]
+    unknown = sum(row.left is None for row in found)
     tail = f", and {unknown} of which no epoch is done" if unknown else ""
     return (
         f"{len(found)} runs: {', '.join(f'{count} {word}' for word, count in counts.items())}; about"
-        f" {sum(left):.1f} minutes of training left{tail}"
+        f" {sum(minutes_left):.1f} minutes of training left{tail}"
     )
 
 

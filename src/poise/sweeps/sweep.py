@@ -122,8 +122,8 @@ def begin(plan: Plan, folder: Path, new: bool) -> None:
             raise RunError(f"{folder} was begun by Poise {plan.poise}, this is {__version__}; go on with that version")
         return
     if (folder / PLAN).exists():
-        begun = Plan.read(folder)
-        if _work_of(begun) != _work_of(plan):
+        written_plan = Plan.read(folder)
+        if _work_of(written_plan) != _work_of(plan):
             raise RunError(f"{folder} holds another sweep; take another --out, or: poise sweep --resume {folder}")
         return
     if folder.is_dir() and any(folder.iterdir()):
@@ -144,41 +144,41 @@ def check_data(plan: Plan) -> None:
 
 def carried_out(plan: Plan, folder: Path, engine: Engine, progress: Progress, patience: float = PATIENCE) -> Sweep:
     """All runs of the plan, rung by rung where it halves. Raises: what the engine raises."""
-    points, failed, stopped = list(plan.points), dict[str, str](), dict[str, int]()
+    points, failures, stops = list(plan.points), dict[str, str](), dict[str, int]()
     try:
         for rung in plan.halving.rungs if plan.halving is not None else []:
             assert plan.halving is not None
             decision = halvings.read(folder, rung)
             if decision is None:
-                failed |= _run(plan, points, folder, engine, progress, patience, rung)
-                decision = halvings.decided(plan.halving, rung, points, failed, folder)
+                failures |= _run(plan, points, folder, engine, progress, patience, rung)
+                decision = halvings.decided(plan.halving, rung, points, failures, folder)
                 halvings.write(decision, folder)
                 progress.say(said(decision))
-            failed |= _reasons(decision, points, folder)
-            stopped |= dict.fromkeys(decision.dropped, rung)
+            failures |= _reasons(decision, points, folder)
+            stops |= dict.fromkeys(decision.dropped, rung)
             points = [point for point in points if point.configuration in decision.kept]
-        failed |= _run(plan, points, folder, engine, progress, patience)
+        failures |= _run(plan, points, folder, engine, progress, patience)
     except Interrupted as error:
         raise Interrupted(f"{error}; to go on: poise sweep --resume {folder}") from None
-    return Sweep(folder, plan, failed, stopped)
+    return Sweep(folder, plan, failures, stops)
 
 
 def _reasons(decision: halvings.Decision, points: Sequence[Point], folder: Path) -> dict[str, str]:
     """Of the points for whose failure a configuration was not judged."""
     last = {
-        point.name: ended[-1]
+        point.name: ends[-1]
         for point in points
-        if point.configuration in decision.failed and (ended := tries(folder / point.name))
+        if point.configuration in decision.failed and (ends := tries(folder / point.name))
     }
     return {name: outcome.reason for name, outcome in last.items() if not outcome.whole}
 
 
 def said(decision: halvings.Decision) -> str:
-    judged = ", ".join(f"{name} {100 * decision.values[name]:.2f} %" for name in decision.kept)
+    values_text = ", ".join(f"{name} {100 * decision.values[name]:.2f} %" for name in decision.kept)
     count = len(decision.values) + len(decision.failed)
     return (
         f"epoch {decision.rung}: {len(decision.kept)} of {count} configurations go on by {decision.by}:"
-        f" {judged or 'none, as all failed'}"
+        f" {values_text or 'none, as all failed'}"
     )
 
 
@@ -201,8 +201,8 @@ def _run(
             return
         over.append(outcome)
         where = f" on {outcome.node}" if outcome.node else ""
-        what = outcome.state + (f": {outcome.reason}" if outcome.reason else "")
-        progress.say(f"[{len(over)}/{len(tasks)}] {outcome.name}{where}, {outcome.seconds / 60:.1f} min: {what}")
+        sentence = outcome.state + (f": {outcome.reason}" if outcome.reason else "")
+        progress.say(f"[{len(over)}/{len(tasks)}] {outcome.name}{where}, {outcome.seconds / 60:.1f} min: {sentence}")
 
     outcomes = engine.run(tasks, told, progress)
     return {outcome.name: outcome.reason for outcome in outcomes if not outcome.whole}
@@ -210,7 +210,7 @@ def _run(
 
 def task_of(plan: Plan, point: Point, folder: Path, until: int | None = None, patience: float = PATIENCE) -> Task:
     """The work of a point, with what it needs of this machine written out, so that another one can do it."""
-    given = {
+    arguments = {
         "experiment": point.experiment,
         "until": until,
         "evaluate": plan.evaluate,
@@ -219,7 +219,7 @@ def task_of(plan: Plan, point: Point, folder: Path, until: int | None = None, pa
         "imports": (imports := import_digests(plan.imports)),
     }
     place = str((folder / point.name).resolve())
-    return Task(point.name, place, POINT, given, plan.needs, imports, patience)
+    return Task(point.name, place, POINT, arguments, plan.needs, imports, patience)
 
 
 def directory_said(data_dir: str | Path | None) -> str | None:

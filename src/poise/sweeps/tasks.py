@@ -84,11 +84,11 @@ class Seat:
     @property
     def environment(self) -> dict[str, str]:
         """As torchrun says it."""
-        named = {NODE: self.node or platform.node(), TRY: str(self.attempt)}
+        variables = {NODE: self.node or platform.node(), TRY: str(self.attempt)}
         if self.size == 1:
-            return named
+            return variables
         meeting = (self.rank, self.size, self.local_rank, self.local_size, self.address, self.port)
-        return named | dict(zip(_MEETING, map(str, meeting), strict=True))
+        return variables | dict(zip(_MEETING, map(str, meeting), strict=True))
 
 
 def perform(task: Task, seat: Seat = Seat(), progress: Progress | None = None) -> Outcome:
@@ -106,21 +106,21 @@ def perform(task: Task, seat: Seat = Seat(), progress: Progress | None = None) -
     progress = progress if progress is not None else Progress()
     try:
         torch.set_num_threads(task.needs.cpus)
-        ended = {"state": "done", **_perform(task, progress)}
+        result = {"state": "done", **_perform(task, progress)}
     except Interrupted as error:
-        ended = {"state": "interrupted", "reason": str(error)}
+        result = {"state": "interrupted", "reason": str(error)}
     except KeyboardInterrupt:
-        ended = {"state": "interrupted", "reason": "stopped between two pieces of work"}
+        result = {"state": "interrupted", "reason": "stopped between two pieces of work"}
     except Exception as error:
         lonely = isinstance(error, DistError)  # torch's own word for a rank that does not answer
-        ended = {"state": "failed", "reason": _said(error), "cause": "RankError" if lonely else type(error).__name__}
+        result = {"state": "failed", "reason": _said(error), "cause": "RankError" if lonely else type(error).__name__}
     finally:
         leave()
         for name, value in before.items():
             os.environ.pop(name, None) if value is None else os.environ.update({name: value})
-    spent = {"seconds": time.perf_counter() - clock, "processor_seconds": time.process_time() - used}
+    costs = {"seconds": time.perf_counter() - clock, "processor_seconds": time.process_time() - used}
     where: dict[str, Any] = {"node": seat.node or platform.node(), "attempt": seat.attempt}
-    outcome = Outcome(task.name, **ended, **where, **spent)  # type: ignore[arg-type]
+    outcome = Outcome(task.name, **result, **where, **costs)  # type: ignore[arg-type]
     if seat.rank == 0 and outcome.cause != RankError.__name__:
         note(task.run, outcome)
     return outcome

@@ -28,12 +28,12 @@ class Reported(Progress):
         self.out = out
 
     def epoch(self, epoch: int, epochs: int, numbers: Mapping[str, float]) -> None:
-        shown = [
+        values = [
             f"{name.removeprefix('monitor/')} {100 * value:.2f} %"
             for name, value in numbers.items()
             if name.startswith("monitor/")
         ]
-        self.say("  ".join([f"epoch {epoch}/{epochs}", *shown]))
+        self.say("  ".join([f"epoch {epoch}/{epochs}", *values]))
 
     def say(self, sentence: str) -> None:
         send(self.out, {"say": sentence})
@@ -49,17 +49,17 @@ def main() -> None:
     # what libraries print must not come between the lines
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    given: queue.Queue[str] = queue.Queue()
+    lines: queue.Queue[str] = queue.Queue()
 
     def read() -> None:
         for line in sys.stdin:
-            given.put(line)
-        given.put("")
+            lines.put(line)
+        lines.put("")
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=read, daemon=True).start()
     try:
-        while line := given.get():
+        while line := lines.get():
             data = json.loads(line)
             outcome = perform(of_data(data["task"]), Seat(**data["seat"]), Reported(out))
             send(out, {"outcome": dataclasses.asdict(outcome)})

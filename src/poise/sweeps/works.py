@@ -24,14 +24,14 @@ def point(folder: Path, given: Mapping[str, Any], progress: Progress) -> Mapping
     run = train_or_resume(experiment, folder, imports=given["imports"], until=given["until"], **how)
     if not join().decided(finished(run)):
         return {"state": "paused"}
-    for which in ("selected", "last") if given["evaluate"] else ():
-        evaluate(run, checkpoint=which, **how)
+    for checkpoint in ("selected", "last") if given["evaluate"] else ():
+        evaluate(run, checkpoint=checkpoint, **how)
     return {}
 
 
 def evaluation(folder: Path, given: Mapping[str, Any], progress: Progress) -> Mapping[str, str]:
     """`poise.evaluate` of what is given; the result is the record's path."""
     protocol = given.get("protocol")
-    chosen = from_json(Protocol, protocol) if isinstance(protocol, Mapping) else protocol
-    made = evaluate(**{**given, "search": Searching(**given["search"]), "protocol": chosen}, progress=progress)
-    return {"result": str(made.path or "")}
+    protocol_used = from_json(Protocol, protocol) if isinstance(protocol, Mapping) else protocol
+    record = evaluate(**{**given, "search": Searching(**given["search"]), "protocol": protocol_used}, progress=progress)
+    return {"result": str(record.path or "")}

@@ -36,7 +36,11 @@ class Agreement(Answer):
         column.
         """
         ours, theirs = _predicted(self.a, column), _predicted(self.b, column)
-        return [place for place, (one, other) in enumerate(zip(ours, theirs, strict=True)) if one != other]
+        return [
+            place
+            for place, (ours_label, theirs_label) in enumerate(zip(ours, theirs, strict=True))
+            if ours_label != theirs_label
+        ]
 
     def lines(self) -> list[dict[str, Any]]:
         """A column each: images, on how many the labels differ, on how many both, one or neither is right; and the
@@ -47,18 +51,18 @@ class Agreement(Answer):
     def _line(self, column: str) -> dict[str, Any]:
         pairs = list(zip(correct(self.a, column), correct(self.b, column), strict=True))
         counts = {name: pairs.count(pair) for name, pair in _RIGHT.items()}
-        paired = paired_interval([self.a], [self.b], column)
-        difference = {"difference": paired.difference, "low": paired.low, "high": paired.high}
+        interval = paired_interval([self.a], [self.b], column)
+        difference = {"difference": interval.difference, "low": interval.low, "high": interval.high}
         return {"images": self.a.count, "column": column, "differ": len(self.differing(column)), **counts, **difference}
 
     def sheet(self) -> Sheet:
-        one, other = self.names
+        name_a, name_b = self.names
         names = [
             "images under",
             "labels differ",
             "both right",
-            f"only {one}",
-            f"only {other}",
+            f"only {name_a}",
+            f"only {name_b}",
             "neither",
             "difference [95 %]",
         ]
@@ -70,7 +74,7 @@ class Agreement(Answer):
         return Sheet(
             names,
             rows,
-            [f"{self.a.dataset}, {self.a.count:,} images; difference in points of accuracy, {one} minus {other}"],
+            [f"{self.a.dataset}, {self.a.count:,} images; difference in points of accuracy, {name_a} minus {name_b}"],
         )
 
 
@@ -101,16 +105,18 @@ def agreement(
     Raises: SettingsError where the two have different protocols, InputError where they have different images; and as
     `evaluate`.
     """
-    pair = [subject_of(one, data, **kind) for one in (a, b)]
-    asked: dict[str, Any] = {"threat": threat, "epsilon": epsilon, "step_size": step_size, "first": first}
-    chosen = [protocol_asked(subject, protocol, **asked) for subject in pair]
-    if chosen[0] != chosen[1]:
-        listed = ", ".join(f"{subject.title} by {one.name}" for subject, one in zip(pair, chosen, strict=True))
+    pair = [subject_of(side, data, **kind) for side in (a, b)]
+    options: dict[str, Any] = {"threat": threat, "epsilon": epsilon, "step_size": step_size, "first": first}
+    protocols = [protocol_asked(subject, protocol, **options) for subject in pair]
+    if protocols[0] != protocols[1]:
+        pair_text = ", ".join(f"{subject.title} by {side.name}" for subject, side in zip(pair, protocols, strict=True))
         raise SettingsError(
-            f"the two are not evaluated by the same protocol ({listed}); name one with --protocol, or its --epsilon too"
+            f"the two are not evaluated by the same protocol ({pair_text}); name one with --protocol, or its"
+            " --epsilon too"
         )
     evaluations = [
-        evaluate(subject, protocol=one, seed=seed, progress=progress) for subject, one in zip(pair, chosen, strict=True)
+        evaluate(subject, protocol=side, seed=seed, progress=progress)
+        for subject, side in zip(pair, protocols, strict=True)
     ]
     if evaluations[0].notes["images"] != evaluations[1].notes["images"]:
         raise InputError(f"{pair[0].title} and {pair[1].title} have different test images; give both the same data")
@@ -119,14 +125,14 @@ def agreement(
 
 def _names(evaluations: list[Evaluation]) -> tuple[str, str]:
     """Of the runs, else of the networks; where both have one, a and b."""
-    names = [Path(one.run).name if one.run else one.model for one in evaluations]
+    names = [Path(evaluation.run).name if evaluation.run else evaluation.model for evaluation in evaluations]
     return (names[0], names[1]) if names[0] != names[1] else ("a", "b")
 
 
 def _predicted(record: Evaluation, column: str) -> list[int]:
     if column == NATURAL:
         return record.natural
-    attack = next((one for one in record.attacks if one.name == column), None)
+    attack = next((attack_record for attack_record in record.attacks if attack_record.name == column), None)
     if attack is None:
         raise KeyError(f"the agreement has no column {column!r}; it has natural, {', '.join(record.attack_names)}")
     return attack.predicted

@@ -105,7 +105,7 @@ def attack(
     Raises: SettingsError for another suffix, InputError for more images than there are, StorageError, and what the
     subject refuses.
     """
-    chosen: Attack = from_json(Attack, {"type": by}) if isinstance(by, str) else by  # type: ignore[type-abstract]
+    attack_used: Attack = from_json(Attack, {"type": by}) if isinstance(by, str) else by  # type: ignore[type-abstract]
     subject, progress = subject_of(asked, data, **kind), default_progress(progress)
     if out is not None and Path(out).suffix != ".safetensors":
         raise SettingsError(f"--out {out}: the suffix must be .safetensors")
@@ -113,23 +113,23 @@ def attack(
         check_writable(out)
     network, split = subject.network, subject.data.test
     split = split.first(first) if first is not None else split
-    path = Path(out) if out is not None else _place(subject, chosen, first, seed)
+    path = Path(out) if out is not None else _place(subject, attack_used, first, seed)
     if path is not None:
         check_writable(path)
-    chosen.check(network)
+    attack_used.check(network)
     natural = predict(network, split, batch_size)
-    advance = progress.begin(chosen.name, len(split), "images")
+    advance = progress.begin(attack_used.name, len(split), "images")
     batches = [
         (x_adv.cpu(), y.cpu())
-        for x_adv, y in attacked(network, split, chosen, seed=seed, batch_size=batch_size, advance=advance)
+        for x_adv, y in attacked(network, split, attack_used, seed=seed, batch_size=batch_size, advance=advance)
     ]
     progress.end()
-    x_adv, predicted = (torch.cat(column) for column in zip(*batches, strict=True))
+    x_adv, predictions = (torch.cat(column) for column in zip(*batches, strict=True))
     losses = torch.stack([_losses(network, images, split.labels, batch_size) for images in (split.pixels(), x_adv)])
-    answer = Attacked(chosen, split, x_adv, natural, predicted, losses, path)
+    answer = Attacked(attack_used, split, x_adv, natural, predictions, losses, path)
     if path is not None:
         facts: dict[str, Any] = {
-            "attack": to_json(chosen),
+            "attack": to_json(attack_used),
             "run": subject.run_name,
             "checkpoint": subject.located,
             "seed": seed,
@@ -138,7 +138,7 @@ def attack(
         facts["cross_entropy"] = {
             name: {"mean": mean, "std": deviation} for name, (mean, deviation) in answer.cross_entropy.items()
         }
-        tensors = {"x_adv": x_adv, "y": split.labels, "predicted": predicted, "ids": split.ids}
+        tensors = {"x_adv": x_adv, "y": split.labels, "predicted": predictions, "ids": split.ids}
         write_tensors(path.with_suffix(""), tensors, facts)
     return answer
 
@@ -149,12 +149,12 @@ def _losses(network: nn.Module, images: Tensor, labels: Tensor, batch_size: int)
 
 def _place(subject: Subject, chosen: Attack, first: int | None, seed: int) -> Path | None:
     """The file by default; those of other settings, weights or images have other names."""
-    told = [
+    parts = [
         to_json(chosen),
         subject.digest,
         first,
         seed,
         *([digest_of_images(subject.data.test)] if subject.replaced else []),
     ]
-    digits = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:6]
+    digits = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:6]
     return subject.place("adversarial", f"{chosen.name}-{chosen.threat.epsilon:g}-{digits}")

@@ -76,23 +76,23 @@ def bundle(runs: Reported | Iterable[Reported], out: str | Path | None = None, *
     if place.suffix != ".zip":
         raise SettingsError(f"--out {place}: the suffix must be .zip")
     check_writable(place)
-    read = read_runs(paths)
-    names = _names(read)
-    members = {name: data for run in read for name, data in _members(run, names[run.path], weights)}
-    printed = _printed(read, names)
-    printed["weights"] = _weights(members)
-    members[verifier.PRINTED] = _json(printed)
-    members[verifier.RESULTS] = verifier.rendered(printed).encode()
+    runs_read = read_runs(paths)
+    names = _names(runs_read)
+    members = {name: data for run in runs_read for name, data in _members(run, names[run.path], weights)}
+    sheet = _printed(runs_read, names)
+    sheet["weights"] = _weights(members)
+    members[verifier.PRINTED] = _json(sheet)
+    members[verifier.RESULTS] = verifier.rendered(sheet).encode()
     members["environment.json"] = _json(_environment())
     members[_VERIFIER] = files("poise.reports").joinpath("verifier.py").read_bytes()
-    count = f"{len(read)} run{'s' * (len(read) > 1)}"
+    count = f"{len(runs_read)} run{'s' * (len(runs_read) > 1)}"
     about = {"runs": count, "version": __version__, "results": verifier.RESULTS, "verifier": _VERIFIER}
     members["README.txt"] = _README.format(**about).encode()
     members[verifier.MANIFEST] = verifier.manifest(members, __version__)
     if sum(map(len, members.values())) > _LARGEST or len(members) > _MOST:
         raise SettingsError("these runs are more than one archive holds (4 GiB); bundle fewer, or without --weights")
-    stored = frozenset(name for name in members if name.endswith(".safetensors"))
-    write_bytes(place, verifier.archived(members, stored))
+    stored_members = frozenset(name for name in members if name.endswith(".safetensors"))
+    write_bytes(place, verifier.archived(members, stored_members))
     wrong, _ = verifier.check(place)
     if wrong:
         raise RunError(f"{place} does not give the numbers that these runs do: {wrong[0]}")
@@ -144,16 +144,16 @@ def _weights(members: dict[str, bytes]) -> list[dict[str, Any]]:
             continue
         about, tensors = json.loads(members[facts]), members.get(facts.replace(".json", ".safetensors"))
         digest = record["model_digest"]
-        computed = tensors is not None and verifier.digest_of_tensors(tensors) == digest
+        is_right = tensors is not None and verifier.digest_of_tensors(tensors) == digest
         links.append(
-            {"record": name, "facts": facts, "sha256": about["sha256"], "model_digest": digest, "computed": computed}
+            {"record": name, "facts": facts, "sha256": about["sha256"], "model_digest": digest, "computed": is_right}
         )
     return links
 
 
 def _environment() -> dict[str, Any]:
     """What is installed here."""
-    packages = {str(each.metadata["Name"]): each.version for each in distributions()}
+    packages = {str(package.metadata["Name"]): package.version for package in distributions()}
     return {"python": platform.python_version(), "machine": platform.machine(), "packages": packages}
 
 
@@ -175,9 +175,9 @@ def _printed(runs: Sequence[Run], names: dict[Path, str]) -> dict[str, Any]:
     """The table of all checkpoints and the comparisons of its first block, each number with the predictions behind
     it.
     """
-    shown = table(runs, "all")
-    proof = comparisons(shown)
-    located = _Located(runs, names)
+    sheet_table = table(runs, "all")
+    proof = comparisons(sheet_table)
+    places = _Located(runs, names)
     rows = [
         {
             "label": row.label,
@@ -185,15 +185,15 @@ def _printed(runs: Sequence[Run], names: dict[Path, str]) -> dict[str, Any]:
             "data": row.data,
             "kind": row.kind,
             "cells": [
-                _cell(cell.text, cell.low, cell.high, cell.of, row.group, column, located)
-                for cell, column in zip(row.cells, shown.columns, strict=True)
+                _cell(cell.text, cell.low, cell.high, cell.of, row.group, column, places)
+                for cell, column in zip(row.cells, sheet_table.columns, strict=True)
             ],
         }
-        for row in shown.rows
+        for row in sheet_table.rows
     ]
-    columns = [column.label for column in shown.columns]
-    pairs = _pairs(shown, proof, located)
-    return {"columns": columns, "rows": rows, "notes": [*shown.notes, *proof.cautions], "comparisons": pairs}
+    columns = [column.label for column in sheet_table.columns]
+    pairs = _pairs(sheet_table, proof, places)
+    return {"columns": columns, "rows": rows, "notes": [*sheet_table.notes, *proof.cautions], "comparisons": pairs}
 
 
 def _cell(
@@ -209,14 +209,25 @@ def _pairs(shown: Table, proof: Proof, located: _Located) -> list[dict[str, Any]
     first = [row for row in shown.rows if row.group is not None and row.block == shown.rows[0].block]
     groups = {row.label: row.group for row in first if row.group is not None}
     columns = {column.label: column for column in shown.columns}
-    found = []
-    for made in proof.comparisons:
-        (rule, a), (_, b) = (located.sources(groups[name], columns[made.column]) for name in (made.a, made.b))
-        interval = made.interval
+    pairs = []
+    for comparison in proof.comparisons:
+        (rule, a), (_, b) = (
+            located.sources(groups[name], columns[comparison.column]) for name in (comparison.a, comparison.b)
+        )
+        interval = comparison.interval
         numbers = {"difference": interval.difference, "low": interval.low, "high": interval.high}
-        text = verifier.pair_text(numbers, made.p)
-        found.append({"names": [made.a, made.b], "column": made.column, "rule": rule, "a": a, "b": b, "text": text})
-    return found
+        text = verifier.pair_text(numbers, comparison.p)
+        pairs.append(
+            {
+                "names": [comparison.a, comparison.b],
+                "column": comparison.column,
+                "rule": rule,
+                "a": a,
+                "b": b,
+                "text": text,
+            }
+        )
+    return pairs
 
 
 class _Located:
@@ -234,36 +245,47 @@ class _Located:
         """How a column's accuracy comes of predictions, and of each run of the group which ones."""
         if column.forms:
             whole = [self._whole(group, record) for record in records_of(group, column)]
-            forms = [[each for each in r.attacks if settings_key(each.settings) in column.forms] for r in whole]
-            return "lowest", [[self._attack(group, r, a) for a in own] for r, own in zip(whole, forms, strict=True)]
+            forms = [
+                [
+                    attack_of_record
+                    for attack_of_record in r.attacks
+                    if settings_key(attack_of_record.settings) in column.forms
+                ]
+                for r in whole
+            ]
+            return "lowest", [
+                [self._attack(group, r, a) for a in attacks_used] for r, attacks_used in zip(whole, forms, strict=True)
+            ]
         records = records_of(group, column)
         if column.attack is not None:
             return "all", [[self._attack(group, record, record.attacks[0])] for record in records]
         if column.label == NATURAL:
             return "all", [[self._natural(group, record)] for record in records]
         if column.label == CORRUPTED:
-            held = [record for record in records if record.corruption_accuracy is not None]
-            return "corruptions", [[self._natural(group, record, "corruptions")] for record in held]
+            records_corrupted = [record for record in records if record.corruption_accuracy is not None]
+            return "corruptions", [[self._natural(group, record, "corruptions")] for record in records_corrupted]
         return "all", [
             [self._natural(group, record), *(self._attack(group, record, attack) for attack in record.attacks)]
             for record in records
         ]
 
     def _whole(self, group: Group, record: EvaluationRecord) -> EvaluationRecord:
-        return next(each for each in group.records if _weights_of(each) == _weights_of(record))
+        return next(record_each for record_each in group.records if _weights_of(record_each) == _weights_of(record))
 
     def _of(self, group: Group, record: EvaluationRecord) -> list[tuple[str, EvaluationRecord]]:
         return self.files[_group(record), group.checkpoint, examples_of(group.first), *_weights_of(record)]
 
     def _natural(self, group: Group, record: EvaluationRecord, note: str = "") -> Source:
-        return next([name, None] for name, each in self._of(group, record) if not note or note in each.notes)
+        return next(
+            [name, None] for name, record_each in self._of(group, record) if not note or note in record_each.notes
+        )
 
     def _attack(self, group: Group, record: EvaluationRecord, attack: AttackRecord) -> Source:
         return next(
             [name, place]
-            for name, each in self._of(group, record)
-            for place, other in enumerate(each.attacks)
-            if key_of(other) == key_of(attack)
+            for name, record_each in self._of(group, record)
+            for place, attack_each in enumerate(record_each.attacks)
+            if key_of(attack_each) == key_of(attack)
         )
 
 

@@ -47,7 +47,7 @@ def card(plan: Blueprint, record: EvaluationRecord, verdict: Verdict | None, pur
     shape = "x".join(map(str, plan.shape))
     folder = Folder(Path(), record.model, records={record.checkpoint: record})
     attacks = [f"- `{attack.name}`: `{json.dumps(attack.settings)}`" for attack in record.attacks]
-    trained = f", {clock(record.training_seconds)} of training" if record.training_seconds else ""
+    training_text = f", {clock(record.training_seconds)} of training" if record.training_seconds else ""
     lines = [
         "---",
         *(f"{key}: {json.dumps(value)}" for key, value in _metadata(plan, record).items()),
@@ -56,7 +56,7 @@ def card(plan: Blueprint, record: EvaluationRecord, verdict: Verdict | None, pur
         f"# {plan.name or record.model}",
         "",
         f"{record.model}: `{plan.network['type']}` for images {shape} in [0, 1] of {len(plan.classes)} classes, trained"
-        f" on {record.dataset} with seed {record.seed}{trained}.",
+        f" on {record.dataset} with seed {record.seed}{training_text}.",
         "",
         "```python",
         "import poise",
@@ -121,8 +121,8 @@ def _metadata(plan: Blueprint, record: EvaluationRecord) -> dict[str, Any]:
 def _threats(record: EvaluationRecord) -> list[str]:
     """Each once, such as "Linf 8/255"."""
     settings: list[Mapping[str, Any]] = [attack.settings.get("threat", {}) for attack in record.attacks]
-    told = (f"{threat['type']} {spelled(threat['epsilon'])}" for threat in settings if "epsilon" in threat)
-    return list(dict.fromkeys(told))
+    threat_texts = (f"{threat['type']} {spelled(threat['epsilon'])}" for threat in settings if "epsilon" in threat)
+    return list(dict.fromkeys(threat_texts))
 
 
 def info_of(record: EvaluationRecord, plan: Blueprint) -> dict[tuple[str, str], ModelInfo]:
@@ -130,7 +130,7 @@ def info_of(record: EvaluationRecord, plan: Blueprint) -> dict[tuple[str, str], 
 
     autoattack_acc is given only where all of AutoAttack's standard version was run.
     """
-    found: dict[tuple[str, str], ModelInfo] = {}
+    infos: dict[tuple[str, str], ModelInfo] = {}
     by_norm: dict[str, list[Any]] = {}
     for attack in record.attacks:
         if threat := attack.settings.get("threat"):
@@ -153,8 +153,8 @@ def info_of(record: EvaluationRecord, plan: Blueprint) -> dict[tuple[str, str], 
             architecture=plan.network["type"],
             name=plan.name or record.model,
         )
-        found[record.dataset.lower(), norm] = info if whole else _without_autoattack(info)
-    return found
+        infos[record.dataset.lower(), norm] = info if whole else _without_autoattack(info)
+    return infos
 
 
 def _without_autoattack(info: ModelInfo) -> ModelInfo:

@@ -53,8 +53,8 @@ def corruptions(
     command = (
         f"{subject.going_on('evaluate')} --corruptions {folder}" if subject.spelled else subject.going_on("corruptions")
     )
-    with stoppable(progress, subject.title, command) as watched:
-        record = evaluate_corruptions(network, data_set, folder, first=first, progress=watched, world=world, **about)
+    with stoppable(progress, subject.title, command) as watch:
+        record = evaluate_corruptions(network, data_set, folder, first=first, progress=watch, world=world, **about)
     return Evaluation.of(record, path)
 
 

@@ -72,15 +72,15 @@ def embed(
         raise SettingsError(f"of = {of!r}: must be one of {', '.join(map(repr, get_args(Embedded)))}")
     if images < 3 or perplexity <= 0:
         raise SettingsError(f"images = {images}, perplexity = {perplexity}: must be at least 3, and above 0")
-    kept = kept_epochs(run)
+    epochs_kept = kept_epochs(run)
     data, where = subject.data, choose_device(subject.device)
     if images > len(data.test) and images != IMAGES:
         raise SettingsError(f"images = {images:,} is more than the {len(data.test):,} test images")
     split = data.test.first(min(images, len(data.test)))
     attack = attack_on(experiment) if of == "adversarial" else None
-    advance = progress.begin(f"{experiment.name}: t-SNE", len(kept), "epochs")
+    advance = progress.begin(f"{experiment.name}: t-SNE", len(epochs_kept), "epochs")
     epochs = []
-    for epoch, checkpoint in kept.items():
+    for epoch, checkpoint in epochs_kept.items():
         clouds, (state, facts) = {}, read_tensors(checkpoint)
         run.check_unchanged(facts)
         for name, weights in learners_of(state).items():
@@ -114,14 +114,14 @@ def attack_on(experiment: Experiment) -> Attack:
 def kept_epochs(run: Run) -> dict[int, Path]:
     """The epochs whose complete checkpoint was kept for good, with its path. Raises: RunError where there is none."""
     steps = {line["step"]: line["epoch"] for line in run.metrics()}
-    wanted = set(run.experiment.keep_epochs)
-    found = {steps.get(int(path.name.removeprefix("step-")), 0): path for path in run.states()}
-    kept = {epoch: found[epoch] for epoch in sorted(found) if epoch in wanted}
-    if not kept:
+    epochs_wanted = set(run.experiment.keep_epochs)
+    checkpoints = {steps.get(int(path.name.removeprefix("step-")), 0): path for path in run.states()}
+    epochs_kept = {epoch: checkpoints[epoch] for epoch in sorted(checkpoints) if epoch in epochs_wanted}
+    if not epochs_kept:
         raise RunError(
             f"{run.path} kept no complete checkpoint to embed; train with, for example, keep_epochs=79,80,84,85"
         )
-    return kept
+    return epochs_kept
 
 
 def learners_of(state: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:

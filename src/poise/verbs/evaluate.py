@@ -72,38 +72,39 @@ def evaluate(
     it; callbacks: told of a run's record, and of the end.
     Raises: PoiseError for whatever cannot be evaluated, before work is lost; Interrupted after SIGINT or SIGTERM.
     """
-    if former := sorted(_FORMER & kind.keys()):
+    if names_before := sorted(_FORMER & kind.keys()):
         raise SettingsError(
-            f"evaluate has no argument {former[0]!r}; it belongs to poise.evaluation.evaluate(model, data, protocol)"
+            f"evaluate has no argument {names_before[0]!r}; it belongs to poise.evaluation.evaluate(model, data,"
+            " protocol)"
         )
     check_callbacks(callbacks)
     subject = subject_of(asked, data, **kind)
-    chosen = protocol_asked(subject, protocol, threat=threat, epsilon=epsilon, step_size=step_size, first=first)
-    _check_search(chosen, search)
+    protocol_used = protocol_asked(subject, protocol, threat=threat, epsilon=epsilon, step_size=step_size, first=first)
+    _check_search(protocol_used, search)
     seed, world = subject.seed if seed is None else seed, join()
     progress = default_progress(progress) if world.leads else Progress()
-    suffix = _suffix(subject, chosen, seed)
+    suffix = _suffix(subject, protocol_used, seed)
     usual = Path(out) if out is not None else subject.place("record", suffix)
     if usual is not None:
         check_writable(usual)
-    split = chosen.images(subject.data.test)
-    wanted = Measurement.of(subject.network, split, chosen.attacks, search, seed, subject.output)
+    split = protocol_used.images(subject.data.test)
+    measurement = Measurement.of(subject.network, split, protocol_used.attacks, search, seed, subject.output)
     if subject.own_code:
-        wanted = wanted.answering(subject.network, split)
+        measurement = measurement.answering(subject.network, split)
     if out is not None and usual is not None and not again:
-        wanted.check_free(usual)
-    path = wanted.place(usual) if usual is not None and out is None and suffix else usual
-    with stoppable(progress, subject.title, command or _command(subject, out)) as watched:
-        record = None if again or path is None else _kept(subject, chosen, wanted, path, world, progress)
+        measurement.check_free(usual)
+    path = measurement.place(usual) if usual is not None and out is None and suffix else usual
+    with stoppable(progress, subject.title, command or _command(subject, out)) as watch:
+        record = None if again or path is None else _kept(subject, protocol_used, measurement, path, world, progress)
         if record is not None:
-            watched.stage("", "evaluation", 0.0)
+            watch.stage("", "evaluation", 0.0)
         else:
-            journal = wanted.journal(usual) if usual is not None else None
+            journal = measurement.journal(usual) if usual is not None else None
             how: dict[str, Any] = {
                 "seed": seed,
                 "batch_size": batch_size,
                 "search": search,
-                "progress": watched,
+                "progress": watch,
                 "world": world,
             }
             about = {
@@ -113,14 +114,14 @@ def evaluate(
                 "out": path,
                 **subject.about(),
             }
-            record = measuring.evaluate(subject.network, subject.data, chosen, **how, **about)
-        if subject.folder is not None and chosen.attacks and not suffix and out is None:
-            world.led(lambda: None if watched.signals else _write_gallery(subject, chosen, again))
+            record = measuring.evaluate(subject.network, subject.data, protocol_used, **how, **about)
+        if subject.folder is not None and protocol_used.attacks and not suffix and out is None:
+            world.led(lambda: None if watch.signals else _write_gallery(subject, protocol_used, again))
     evaluation = Evaluation.of(record, path)
     if isinstance(subject, OfRun):
-        told = Callbacks.of_all(callbacks, progress)
-        told.evaluation(subject.run, evaluation)
-        told.end(subject.run)
+        listeners = Callbacks.of_all(callbacks, progress)
+        listeners.evaluation(subject.run, evaluation)
+        listeners.end(subject.run)
     return evaluation
 
 

@@ -87,8 +87,8 @@ class Estimate(Answer):
         rows = [("all", self.record.count, self.natural, self.robust)]
         rows += [(name, count, natural, robust) for name, (count, natural, robust) in self.classes().items()]
         heads = ["class", "images", "natural", f"robust ({self.threat})"]
-        told = [[name, str(count), _told(natural), _told(robust)] for name, count, natural, robust in rows]
-        return Sheet(heads, told, self.notes())
+        rows_shown = [[name, str(count), _told(natural), _told(robust)] for name, count, natural, robust in rows]
+        return Sheet(heads, rows_shown, self.notes())
 
     def notes(self) -> list[str]:
         count = self.record.count
@@ -133,8 +133,8 @@ def estimate(
     if join().size > 1:
         raise SettingsError("--fast is of one process; leave torchrun out")
     subject, progress = subject_of(asked, data, **kind), default_progress(progress)
-    own = [subject.threat or Linf()]
-    within = positive(threat, epsilon) if isinstance(threat, Threat) else threat_typed(threat, epsilon, own)
+    threats = [subject.threat or Linf()]
+    within = positive(threat, epsilon) if isinstance(threat, Threat) else threat_typed(threat, epsilon, threats)
     place = Path(out) if out is not None else _place(subject)
     if place is not None:
         check_writable(place)
@@ -142,22 +142,26 @@ def estimate(
     test = subject.data.test
     order = torch.randperm(len(test), generator=torch.Generator().manual_seed(key_of(seed, NAME) % 2**63))
     records: list[EvaluationRecord] = []
-    began, done, why = time.monotonic(), 0, ""
+    began, images_done, why = time.monotonic(), 0, ""
     command = subject.going_on("evaluate") + " --fast"
     with stoppable(progress, f"{subject.title}, estimate", command) as watch:
         while not why:
-            left, pace = seconds - (time.monotonic() - began), (time.monotonic() - began) / max(done, 1)
-            room = FIRST if not done else int(left / pace * 0.8)
-            count = min(max(room, FIRST if done < LEAST else 1), len(test) - done, max(FIRST, done))
-            part = test.subset(order[done : done + count])
+            seconds_left, pace = seconds - (time.monotonic() - began), (time.monotonic() - began) / max(images_done, 1)
+            room = FIRST if not images_done else int(seconds_left / pace * 0.8)
+            count = min(
+                max(room, FIRST if images_done < LEAST else 1), len(test) - images_done, max(FIRST, images_done)
+            )
+            part = test.subset(order[images_done : images_done + count])
             protocol = Protocol(name=NAME, attacks=(attack,))
             about = {**subject.about(), "named": subject.named, "trained_with": subject.seed}
             how: dict[str, Any] = {"split": part, "seed": seed, "progress": watch}
             records.append(evaluate(subject.network, subject.data, protocol, **how, **about))
-            done += count
+            images_done += count
             low, high = _interval([right for record in records for right in record.worst_case()])[1:]
-            why = _ended(done, len(test), (high - low) / 2, half_width, seconds - (time.monotonic() - began), began)
-    record = _together(records, test.subset(order[:done]), attack)
+            why = _ended(
+                images_done, len(test), (high - low) / 2, half_width, seconds - (time.monotonic() - began), began
+            )
+    record = _together(records, test.subset(order[:images_done]), attack)
     if place is not None:
         record.write(place)
     return Estimate(record, f"{type(within).__name__} {within.epsilon:.4g}", len(test), why, place)
@@ -188,9 +192,9 @@ def _place(subject: Subject) -> Path | None:
 def _together(records: Sequence[EvaluationRecord], images: Split, attack: AutoAttack) -> EvaluationRecord:
     """The parts as one record, which says that it is an estimate."""
     first = records[0]
-    predicted = [guess for record in records for guess in record.attacks[0].predicted]
+    predictions = [guess for record in records for guess in record.attacks[0].predicted]
     seconds = sum(record.seconds for record in records)
-    column = AttackRecord(COLUMN, to_json(attack), predicted, sum(record.attacks[0].seconds for record in records))
+    column = AttackRecord(COLUMN, to_json(attack), predictions, sum(record.attacks[0].seconds for record in records))
     return dataclasses.replace(
         first,
         protocol=NAME,

@@ -47,8 +47,10 @@ def check_fit(data: Data, shape: tuple[int, ...], classes: Sequence[str], who: s
     """The data, for a network of this shape and these classes. Raises: DataError for others."""
     same = len(data.classes) == len(classes) or (data.name == ARRAYS and len(data.classes) <= len(classes))
     if data.shape != tuple(shape) or not same:
-        trained = f"{list(shape)} and {len(classes)} classes, as {who} was trained on"
-        raise DataError(f"{data.name}: images are {list(data.shape)} of {len(data.classes)} classes, must be {trained}")
+        shape_text = f"{list(shape)} and {len(classes)} classes, as {who} was trained on"
+        raise DataError(
+            f"{data.name}: images are {list(data.shape)} of {len(data.classes)} classes, must be {shape_text}"
+        )
     return data
 
 
@@ -66,8 +68,8 @@ def data_of(data: Images, data_dir: Path | None = None) -> Data:
     if isinstance(data, tuple | list) and len(data) == 2:
         data = split_of(*data)
     if not isinstance(data, Split):
-        wanted = "(x, y), a Data, a data set's name or settings, a folder of images or an .npz archive"
-        raise InputError(f"data is {type(data).__name__}, must be {wanted}")
+        forms = "(x, y), a Data, a data set's name or settings, a folder of images or an .npz archive"
+        raise InputError(f"data is {type(data).__name__}, must be {forms}")
     classes = tuple(map(str, range(max(int(data.labels.max()) + 1, 2))))
     return Data(ARRAYS, data, data, classes)
 
@@ -83,8 +85,8 @@ def split_of(x: Any, y: Any) -> Split:
         or labels.dtype == torch.bool
         or labels.shape != images.shape[:1]
     ):
-        shown = f"dtype {labels.dtype} and shape {list(labels.shape)}"
-        raise InputError(f"y has {shown}, must be whole numbers [{len(images)}], one label per image")
+        description = f"dtype {labels.dtype} and shape {list(labels.shape)}"
+        raise InputError(f"y has {description}, must be whole numbers [{len(images)}], one label per image")
     if int(labels.min()) < 0:
         raise InputError(f"y has the label {int(labels.min())}, must be whole numbers from 0")
     if images.is_floating_point():

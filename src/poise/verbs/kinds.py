@@ -79,7 +79,9 @@ def subject_of(
         return subject_of(Run.open(path), network=network, checkpoint=checkpoint, output=output, **where)
     if isinstance(asked, Sequence):
         _none_of("an ensemble", network=network)
-        members = [subject_of(one, data, checkpoint=checkpoint, device=device, data_dir=data_dir) for one in asked]
+        members = [
+            subject_of(member, data, checkpoint=checkpoint, device=device, data_dir=data_dir) for member in asked
+        ]
         return OfSeveral(members, output or "vote", **where)
     raise SettingsError(
         f"{type(asked).__name__} cannot be asked about; give a run or its folder, a module, weights in a file, or a"

@@ -105,8 +105,8 @@ class Measurement:
     @property
     def digits(self) -> str:
         """A few that tell images, attacks and seeds apart, for names of files."""
-        told = [self.images, self.attacks, *([self.seed] if self.seed else [])]
-        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:6]
+        parts = [self.images, self.attacks, *([self.seed] if self.seed else [])]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:6]
 
     def _alike(self, record: EvaluationRecord) -> bool:
         """Whether the record is of the same images, attacks and draws, of whatever weights."""

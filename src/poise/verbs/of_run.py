@@ -67,8 +67,8 @@ class OfRun(Subject):
 
     @property
     def spelled(self) -> str:
-        which = "" if self.checkpoint == "selected" else f" --checkpoint {shlex.quote(self.checkpoint)}"
-        return f"{self.run.path}{which}"
+        checkpoint_option = "" if self.checkpoint == "selected" else f" --checkpoint {shlex.quote(self.checkpoint)}"
+        return f"{self.run.path}{checkpoint_option}"
 
     @property
     def replaced(self) -> bool:
@@ -95,9 +95,9 @@ class OfRun(Subject):
                 f" {order}, ..."
             )
         if data.shape != shape or len(data.classes) != len(classes):
-            trained = f"{list(shape)} and {len(classes)} classes, as {self.run.name} was trained on"
+            shape_text = f"{list(shape)} and {len(classes)} classes, as {self.run.name} was trained on"
             raise DataError(
-                f"{data.name}: images are {list(data.shape)} of {len(data.classes)} classes, must be {trained}"
+                f"{data.name}: images are {list(data.shape)} of {len(data.classes)} classes, must be {shape_text}"
             )
         return data
 
@@ -126,8 +126,10 @@ class OfRun(Subject):
         return {name: self.facts[name] for name in ("experiment", "epoch", "seed", "shape", "classes", "monitors")}
 
     def blueprint(self) -> Blueprint | None:
-        made, told = self.experiment, {"name": self.experiment.name, "seed": self.experiment.seed}
-        return Blueprint.of(made.model, self.network, self.shape, self.classes, made.data, made.protocol, **told)
+        settings, fact_values = self.experiment, {"name": self.experiment.name, "seed": self.experiment.seed}
+        return Blueprint.of(
+            settings.model, self.network, self.shape, self.classes, settings.data, settings.protocol, **fact_values
+        )
 
     def training_images(self) -> Split:
         return self.data.train if self.replaced else divided(self.experiment, self.data)[0]
@@ -172,11 +174,11 @@ class OfRun(Subject):
         return threat_of(self.experiment)
 
     def place(self, question: Question, suffix: str = "") -> Path:
-        which = self.checkpoint.replace(" ", "_")
+        checkpoint_name = self.checkpoint.replace(" ", "_")
         names = {
-            "record": f"{which}{suffix}.json",
-            "corruptions": f"{which}-corruptions{suffix}.json",
-            "sanity": f"sanity{'' if which == 'selected' else f'-{which}'}{suffix}.json",
+            "record": f"{checkpoint_name}{suffix}.json",
+            "corruptions": f"{checkpoint_name}-corruptions{suffix}.json",
+            "sanity": f"sanity{'' if checkpoint_name == 'selected' else f'-{checkpoint_name}'}{suffix}.json",
         }
         if question == "adversarial":
             return self.run.path / "adversarial" / f"{suffix}.safetensors"

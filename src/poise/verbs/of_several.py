@@ -75,8 +75,8 @@ class OfSeveral(Subject):
 
     @property
     def spelled(self) -> str:
-        spelled = [member.spelled for member in self.members]
-        return f"--ensemble {self.output} {' '.join(spelled)}" if all(spelled) else ""
+        names = [member.spelled for member in self.members]
+        return f"--ensemble {self.output} {' '.join(names)}" if all(names) else ""
 
     def build(self) -> nn.Module:
         network = EnsembleModule([member.build() for member in self.members], self._form)
@@ -97,12 +97,14 @@ class OfSeveral(Subject):
             ):
                 member.run.check_unchanged(data=data)
                 continue
-            other = member.read_data()
-            for what, ours, theirs in _compared(data, other):
+            data_other = member.read_data()
+            for aspect, ours, theirs in _compared(data, data_other):
                 if ours != theirs:
-                    one, two = member.spelled or member.title, first.spelled or first.title
-                    raise DataError(f"{one} and {two} have different {what}; an ensemble's members must have the same")
-            data = other if data.name == ARRAYS else data
+                    name_here, two = member.spelled or member.title, first.spelled or first.title
+                    raise DataError(
+                        f"{name_here} and {two} have different {aspect}; an ensemble's members must have the same"
+                    )
+            data = data_other if data.name == ARRAYS else data
         return data
 
     def fitting(self, data: Data) -> Data:
@@ -130,19 +132,19 @@ class OfSeveral(Subject):
 
     def within(self, chosen: NamedProtocol, kind: str | None, epsilon: Any, step_size: Any) -> Protocol:
         """Raises: SettingsError where the members, each within its own threat, would have different ones."""
-        known = [
+        members = [
             (name, member) for name, member in zip(self._names, self.members, strict=True) if member.threat is not None
         ]
-        asked = {name: member.within(chosen, kind, epsilon, step_size) for name, member in known}
-        return self._same(asked) or super().within(chosen, kind, epsilon, step_size)
+        protocols_asked = {name: member.within(chosen, kind, epsilon, step_size) for name, member in members}
+        return self._same(protocols_asked) or super().within(chosen, kind, epsilon, step_size)
 
     def _same(self, protocols: Mapping[str, Protocol]) -> Protocol | None:
         """What all of them are; None of none."""
         first = next(iter(protocols.values()), None)
         if any(protocol != first for protocol in protocols.values()):
-            listed = ", ".join(f"{name} by {protocol.name}" for name, protocol in protocols.items())
+            names_text = ", ".join(f"{name} by {protocol.name}" for name, protocol in protocols.items())
             raise SettingsError(
-                f"the runs are not evaluated by the same protocol ({listed}); name one with --protocol, or its"
+                f"the runs are not evaluated by the same protocol ({names_text}); name one with --protocol, or its"
                 " --epsilon too"
             )
         return first

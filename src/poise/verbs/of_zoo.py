@@ -80,8 +80,10 @@ class OfZoo(Subject):
         return tuple(self.card.classes)
 
     def blueprint(self) -> Blueprint | None:
-        made, told = self.experiment, {"name": self.entry.name, "seed": self.experiment.seed}
-        return Blueprint.of(made.model, self.network, self.shape, self.classes, made.data, self.protocol, **told)
+        settings, facts = self.experiment, {"name": self.entry.name, "seed": self.experiment.seed}
+        return Blueprint.of(
+            settings.model, self.network, self.shape, self.classes, settings.data, self.protocol, **facts
+        )
 
     @property
     def seed(self) -> int:

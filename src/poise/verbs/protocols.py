@@ -33,7 +33,7 @@ def protocol_asked(
     then over their union. All three belong to a protocol that is named. first: only so many images. Raises:
     SettingsError.
     """
-    asked = {
+    options = {
         name: value
         for name, value in (("threat", threat), ("epsilon", epsilon), ("step_size", step_size))
         if value is not None
@@ -42,28 +42,34 @@ def protocol_asked(
         protocol = "standard"
     if isinstance(protocol, str) and protocol.endswith(".json"):
         protocol = read_file(Protocol, Path(protocol))
-    if not isinstance(protocol, str) and asked:
-        option = f"--{next(iter(asked)).replace('_', '-')}"
+    if not isinstance(protocol, str) and options:
+        option = f"--{next(iter(options)).replace('_', '-')}"
         raise SettingsError(
             f"{option} belongs to a protocol named here, and a run's own has its own; add --protocol standard"
         )
     if protocol is None:
-        chosen = subject.protocol
-        assert chosen is not None
+        protocol_used = subject.protocol
+        assert protocol_used is not None
     elif isinstance(protocol, Protocol):
-        chosen = protocol
+        protocol_used = protocol
     else:
         if protocol not in (*PROTOCOLS, *TRANSFER):
             raise SettingsError(f"--protocol {protocol!r} is unknown; must be one of {', '.join(PROTOCOLS)}")
         threats = _threats(threat, epsilon)
-        if asked and protocol == UNION:
+        if options and protocol == UNION:
             raise SettingsError(
                 f"protocol {UNION!r} has threats of its own; for others: --protocol autoattack {OTHERS}"
             )
         if step_size is not None and len({norm for norm, _ in threats}) > 1:
             raise SettingsError(f"--step-size {step_size}: each of several norms has its own; leave it out")
-        chosen = at_each(protocol, [subject.within(named(protocol), *one, step_size) for one in threats])
-    return chosen if first is None else dataclasses.replace(chosen, first=first, name=f"{chosen.name}-first{first}")
+        protocol_used = at_each(
+            protocol, [subject.within(named(protocol), *threat_each, step_size) for threat_each in threats]
+        )
+    return (
+        protocol_used
+        if first is None
+        else dataclasses.replace(protocol_used, first=first, name=f"{protocol_used.name}-first{first}")
+    )
 
 
 def _threats(threat: Any, epsilon: Any) -> list[tuple[str | None, Any]]:
@@ -77,8 +83,12 @@ def _threats(threat: Any, epsilon: Any) -> list[tuple[str | None, Any]]:
     if len(norms) == 1:
         norms = norms * len(sizes)
     if len(norms) != len(sizes):
-        asked = ", ".join(one if isinstance(one, str) else type(one).__name__ for one in norms)
-        raise SettingsError(f"--threat {asked}: give as many --epsilon, in its order, or none; there are {len(sizes)}")
+        norms_text = ", ".join(
+            norm_each if isinstance(norm_each, str) else type(norm_each).__name__ for norm_each in norms
+        )
+        raise SettingsError(
+            f"--threat {norms_text}: give as many --epsilon, in its order, or none; there are {len(sizes)}"
+        )
     return [
         (type(norm).__name__, norm.epsilon if size is None else size) if isinstance(norm, Threat) else (norm, size)
         for norm, size in zip(norms, sizes, strict=True)

@@ -105,20 +105,20 @@ def parts_of(images: Path, channels: int) -> Parts:
         names = names_in(images)
         return of_npz(images, "image" if "image" in names or len(names) != 1 else names[0])
     with reading(images) as file:
-        found = read_pickle(file, images)
-    if not isinstance(found, dict) or "data" not in found:
+        content = read_pickle(file, images)
+    if not isinstance(content, dict) or "data" not in content:
         has = (
-            f"a dict of {', '.join(map(repr, found)) or 'nothing'}"
-            if isinstance(found, dict)
-            else f"a {type(found).__name__}"
+            f"a dict of {', '.join(map(repr, content)) or 'nothing'}"
+            if isinstance(content, dict)
+            else f"a {type(content).__name__}"
         )
         raise DataError(f"{images} is no .npz, .npy or pickle of images: it lacks 'data'; it holds {has}")
-    return of_array(np.asarray(found["data"]), images)
+    return of_array(np.asarray(content["data"]), images)
 
 
 def _training_images(subject: Subject) -> Parts:
-    own = subject.training_images()  # held-out images stay unseen by what is trained on these labels
-    return of_array(own.images.numpy(), f"{subject.data.name}, training images", layout="NCHW")
+    images_own = subject.training_images()  # held-out images stay unseen by what is trained on these labels
+    return of_array(images_own.images.numpy(), f"{subject.data.name}, training images", layout="NCHW")
 
 
 @torch.no_grad()

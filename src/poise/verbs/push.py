@@ -135,9 +135,9 @@ def _verdict(subject: Subject) -> Verdict | None:
 
 
 def _purpose(subject: Subject, record: EvaluationRecord, good_for: str, not_for: str) -> Purpose:
-    own = (subject.card.good_for, subject.card.not_for) if isinstance(subject, OfZoo) else ("", "")
+    purposes = (subject.card.good_for, subject.card.not_for) if isinstance(subject, OfZoo) else ("", "")
     usual = Purpose.of(record)
-    return Purpose(good_for or own[0] or usual.good_for, not_for or own[1] or usual.not_for)
+    return Purpose(good_for or purposes[0] or usual.good_for, not_for or purposes[1] or usual.not_for)
 
 
 def _again(subject: Subject) -> str:

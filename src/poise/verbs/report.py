@@ -34,7 +34,7 @@ def report(
 
 def paths_of(runs: Reported | Iterable[Reported]) -> list[Path]:
     """Where they lie. Raises: SettingsError for none."""
-    given = [runs] if isinstance(runs, Run | Evaluation | str | Path) else list(runs)
-    if not given:
+    run_list = [runs] if isinstance(runs, Run | Evaluation | str | Path) else list(runs)
+    if not run_list:
         raise SettingsError("runs is empty, must name at least one run")
-    return [Path(one) if isinstance(one, str | Path) else one.path for one in given]
+    return [Path(run) if isinstance(run, str | Path) else run.path for run in run_list]

@@ -89,11 +89,14 @@ class Evaluation(EvaluationRecord, Answer):
 
     def sheet(self) -> Sheet:
         folder = Folder(self.written or Path(), self.run or self.model, records={self.checkpoint: self})
-        shown = table([folder], "all")
-        names = [*heads(shown), *(column.label for column in shown.columns)]
-        rows = [[row.label, *[""] * (len(heads(shown)) - 1), *(cell.text for cell in row.cells)] for row in shown.rows]
+        sheet_table = table([folder], "all")
+        names = [*heads(sheet_table), *(column.label for column in sheet_table.columns)]
+        rows = [
+            [row.label, *[""] * (len(heads(sheet_table)) - 1), *(cell.text for cell in row.cells)]
+            for row in sheet_table.rows
+        ]
         where = [] if self.written is None else [f"record: {self.written}"]
-        return Sheet(names, rows, [f"{shown.rows[0].data}; accuracy in percent", *shown.notes, *where])
+        return Sheet(names, rows, [f"{sheet_table.rows[0].data}; accuracy in percent", *sheet_table.notes, *where])
 
     def lines(self) -> list[dict[str, Any]]:
         """The natural images, each attack, and the worst case over all of them; accuracies in [0, 1]."""
@@ -135,14 +138,14 @@ class Soundness(Verdict, Answer):
     def sheet(self) -> Sheet:
         return Sheet(
             ["check", "judgement", "seen"],
-            [[one.title, one.judgement, one.seen] for one in self.findings],
+            [[finding.title, finding.judgement, finding.seen] for finding in self.findings],
             [summary(self.findings)],
         )
 
     def lines(self) -> list[dict[str, Any]]:
         return [
-            {"check": one.check, "judgement": one.judgement, "seen": one.seen, "means": one.means}
-            for one in self.findings
+            {"check": finding.check, "judgement": finding.judgement, "seen": finding.seen, "means": finding.means}
+            for finding in self.findings
         ]
 
     def _repr_markdown_(self) -> str:

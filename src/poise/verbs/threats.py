@@ -15,8 +15,8 @@ def scaled(chosen: NamedProtocol, own: Threat | None, kind: str | None, epsilon:
     """The protocol under the threat typed; one that is general, where something is left open, under the subject's
     `own`.
     """
-    known = [own] if chosen.general and own is not None else []
-    return chosen.at(threat_typed(kind, epsilon, [*known, *(threat for threat, _ in chosen.scales)]), step_size)
+    scales = [own] if chosen.general and own is not None else []
+    return chosen.at(threat_typed(kind, epsilon, [*scales, *(threat for threat, _ in chosen.scales)]), step_size)
 
 
 def positive(threat: Threat, typed: object) -> Threat:
@@ -35,4 +35,6 @@ def threat_typed(kind: str | None, epsilon: Any, known: Sequence[Threat]) -> Thr
     kind = kind or type(known[0]).__name__
     if epsilon is not None:
         return positive(from_json(Threat, {"type": kind, "epsilon": epsilon}), epsilon)  # type: ignore[type-abstract]
-    return next((one for one in known if type(one).__name__ == kind), None) or from_json(Threat, {"type": kind})  # type: ignore[type-abstract]
+    return next((scale_threat for scale_threat in known if type(scale_threat).__name__ == kind), None) or from_json(
+        Threat, {"type": kind}
+    )  # type: ignore[type-abstract]

@@ -75,10 +75,10 @@ class Tracking(Callback):
     def bring(self, run: Run) -> int:
         """Put down what is there and was not put down yet; returns of how many epochs."""
         self._open(run)
-        known, last = self.tracker.known(), _safe_step(run)
+        tags_known, last = self.tracker.known(), _safe_step(run)
         lines = [line for line in run.metrics() if line.get("step", 0) <= last]
         points = [point for line in lines for point in points_of(line)]
-        new = [(tag, value, step) for tag, value, step in points if step not in known.get(tag, ())]
+        new = [(tag, value, step) for tag, value, step in points if step not in tags_known.get(tag, ())]
         if new:
             self.tracker.log(new)
         return len({step for _, _, step in new})
@@ -86,16 +86,16 @@ class Tracking(Callback):
     def _results(self, run: Run) -> None:
         """The record's columns, in [0, 1], and the page."""
         try:
-            told = read_runs(run.path)
+            run_list = read_runs(run.path)
         except RunError:  # it was not evaluated yet
             return
         columns = {
             plain(f"record/{name}/{column}"): value
-            for name, record in told[0].records.items()
+            for name, record in run_list[0].records.items()
             for column, value in columns_of(record).items()
         }
         step = max((line["step"] for line in run.metrics()), default=0)
-        self.tracker.results(columns, to_markdown(table(told)), step)
+        self.tracker.results(columns, to_markdown(table(run_list)), step)
         self.tracker.page(write_report([run.path], run.path / "report.html"))
 
     def _open(self, run: Run) -> None:
@@ -125,9 +125,9 @@ class Tracking(Callback):
 
 def columns_of(record: EvaluationRecord) -> dict[str, float]:
     """Accuracies in [0, 1] by column: natural, each attack, and the worst case."""
-    attacked = {name: record.accuracy(name) for name in record.attack_names}
-    worst = {"worst case": record.worst_case_accuracy} if attacked else {}
-    return {"natural": record.natural_accuracy, **attacked, **worst}
+    accuracies = {name: record.accuracy(name) for name in record.attack_names}
+    worst = {"worst case": record.worst_case_accuracy} if accuracies else {}
+    return {"natural": record.natural_accuracy, **accuracies, **worst}
 
 
 def identity(run: Run) -> Identity:
@@ -173,20 +173,20 @@ def track(
     tracking = Tracking(to)
     run = Run.open(run) if not isinstance(run, Run) else run
     check_writable(run.path / "report.html")
-    progress, brought = progress or Progress(), 0
+    progress, runs_brought = progress or Progress(), 0
     with stop_requested() as signals:
         try:
             while True:
                 going = held(run.path / ".lock") is not None  # asked first, so that the last epoch is not missed
-                brought += tracking.bring(run)
+                runs_brought += tracking.bring(run)
                 if not (follow and going) or finished(run) or signals:
                     break
-                progress.note(f"{brought} epochs")
+                progress.note(f"{runs_brought} epochs")
                 pause(every)
         except RunError:
             tracking.close(False)
             raise
         tracking.end(run)
         if signals:
-            raise Interrupted(f"stopped after {brought} epochs; the same command goes on")
-    return brought
+            raise Interrupted(f"stopped after {runs_brought} epochs; the same command goes on")
+    return runs_brought

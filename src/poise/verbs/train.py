@@ -70,25 +70,27 @@ def train(
     InputError, DataError before any work; Interrupted after SIGINT or SIGTERM, with everything saved.
     """
     progress = default_progress(progress)
-    told = Callbacks.of_all(callbacks, progress)
+    listeners = Callbacks.of_all(callbacks, progress)
     how: dict[str, Any] = {
         "device": device,
         "data_dir": data_dir,
         "imports": imports,
         "progress": progress,
         "until": until,
-        "callbacks": [told],
+        "callbacks": [listeners],
     }
-    given = {"network": network, "data": data, "objective": objective, "score": score}
-    own = {**(settings or {}), **changes}
+    arguments = {"network": network, "data": data, "objective": objective, "score": score}
+    settings_own = {**(settings or {}), **changes}
     if (run := _run(what)) is not None:
-        if out is not None or own or any(part is not None for part in given.values()):
+        if out is not None or settings_own or any(part is not None for part in arguments.values()):
             raise SettingsError(f"{run.path} is a run, which goes on as it was begun; leave out and all settings out")
-        begun = run
-        return _with_end(lambda: begun if finished(begun) else resume(begun.path, **how), run.path, told)
-    experiment = experiment_of(what, settings=own, data_dir=data_dir, **given)
+        run_begun = run
+        return _with_end(
+            lambda: run_begun if finished(run_begun) else resume(run_begun.path, **how), run.path, listeners
+        )
+    experiment = experiment_of(what, settings=settings_own, data_dir=data_dir, **arguments)
     place = Path(out) if out is not None else Path("runs") / experiment.name
-    return _with_end(lambda: train_or_resume(experiment, place, **how), place, told)
+    return _with_end(lambda: train_or_resume(experiment, place, **how), place, listeners)
 
 
 def experiment_of(
@@ -103,8 +105,8 @@ def experiment_of(
 ) -> Experiment:
     """The experiment that `train` is asked for. Raises: SettingsError, InputError."""
     base = _base(what, data)
-    named = {"model": _network(network), "data": _data(data, data_dir), **_objective(base, objective, score)}
-    parts = override(base, {path: part for path, part in named.items() if part is not None})
+    settings_named = {"model": _network(network), "data": _data(data, data_dir), **_objective(base, objective, score)}
+    parts = override(base, {path: part for path, part in settings_named.items() if part is not None})
     return override(parts, settings)  # afterwards, so that an epsilon is the objective's too
 
 
@@ -152,8 +154,8 @@ def _data(data: object, data_dir: str | Path | None) -> Any:
         return arrays_given(data[0], data[1], split_of) if pairs else arrays_given((data[0], data[1]), None, split_of)
     if not isinstance(data, str | Path):
         return data
-    known = registered(DataSource)  # type: ignore[type-abstract]
-    if str(data) in known:
+    sources = registered(DataSource)  # type: ignore[type-abstract]
+    if str(data) in sources:
         return from_json(DataSource, str(data))  # type: ignore[type-abstract]
     path = next((path for path in (Path(data).expanduser(), data_directory(data_dir) / data) if path.exists()), None)
     if path is None:

@@ -96,37 +96,37 @@ def transfer(
     Raises: SettingsError for a network named twice or no common epsilon, and what the subjects refuse.
     """
     progress, out = default_progress(progress), Path(out)
-    sources = by_name([subject_of(one, data, **kind) for one in surrogates])
-    judged = by_name([subject_of(one, data, **kind) for one in targets])
-    threat = _threat(epsilon, judged)
-    chosen = soe_transfer(protocol, threat, compat, residual=sgm)
+    sources = by_name([subject_of(source_each, data, **kind) for source_each in surrogates])
+    judges = by_name([subject_of(source_each, data, **kind) for source_each in targets])
+    threat = _threat(epsilon, judges)
+    attacks_used = soe_transfer(protocol, threat, compat, residual=sgm)
     if steps is not None:
-        chosen = dataclasses.replace(
-            chosen, attacks=tuple(dataclasses.replace(attack, steps=steps) for attack in chosen.attacks)
+        attacks_used = dataclasses.replace(
+            attacks_used, attacks=tuple(dataclasses.replace(attack, steps=steps) for attack in attacks_used.attacks)
         )
     for source in sources.values() if sgm else ():
         if not residual(source.network):
             raise SettingsError(
                 f"--surrogate {source.spelled or source.named}: {SGM_NEEDS}; leave it out with --no-sgm"
             )
-    others = (*_otherwise(sources), *_related(sources, judged))
-    shown: list[Saved] = []
+    unrelated = (*_otherwise(sources), *_related(sources, judges))
+    sets_shown: list[Saved] = []
     ids: list[int] = []
     for name, source in sources.items():
         images = _images(source.data.test, subset, first)
         ids = images.ids.tolist()
-        shown += _sets(name, source.network, chosen.attacks, images, out, progress)
-    short = chosen.shortfall([_members(source) for source in sources.values()], ids, *others)
+        sets_shown += _sets(name, source.network, attacks_used.attacks, images, out, progress)
+    short = attacks_used.shortfall([_members(source) for source in sources.values()], ids, *unrelated)
     part, cut = "" if short is None else "-part", "" if first is None else f"-first{first}"
     label = f"{protocol}{part}{'-compat' if compat else ''}-{threat.epsilon:g}{cut}"
     if short is not None:
         progress.say(f"{short}. So the record is called {label}.")
-    every, records = Protocol(name=label, attacks=tuple(shown)), {}
-    for name, target in judged.items():
+    every, records = Protocol(name=label, attacks=tuple(sets_shown)), {}
+    for name, target in judges.items():
         subject = target.on(_images(target.data.test, subset, first))
         records[name] = evaluate(subject, protocol=every, progress=progress, command="poise transfer")
-    experiments = [target.experiment for target in judged.values() if isinstance(target, OfRun)]
-    gain = gained(experiments, list(records.values())) if len(experiments) == len(judged) else []
+    experiments = [target.experiment for target in judges.values() if isinstance(target, OfRun)]
+    gain = gained(experiments, list(records.values())) if len(experiments) == len(judges) else []
     accuracies = matrix(list(records.values()), every_attack)
     page = write_text(out / f"{label}.md", matrix_markdown(accuracies) + "".join(f"\n{line}\n" for line in gain))
     write_heatmap(accuracies, out / f"{label}.svg")
@@ -145,51 +145,57 @@ def _threat(epsilon: float | str | None, judged: Mapping[str, Subject]) -> Threa
     """Raises: SettingsError where none is named and the targets are not all evaluated within one Linf threat."""
     if epsilon is not None:
         return positive(Linf(epsilon=epsilon), epsilon)  # type: ignore[arg-type]  # checked by the settings
-    own = {name: target.threat or Linf() for name, target in judged.items()}
-    if len(set(own.values())) == 1 and isinstance(threat := next(iter(own.values())), Linf) and threat.epsilon > 0:
+    threats = {name: target.threat or Linf() for name, target in judged.items()}
+    if (
+        len(set(threats.values())) == 1
+        and isinstance(threat := next(iter(threats.values())), Linf)
+        and threat.epsilon > 0
+    ):
         return threat
-    each = ", ".join(f"{name} within {type(threat).__name__} {spelled(threat.epsilon)}" for name, threat in own.items())
-    raise SettingsError(f"the targets are not all evaluated within one Linf epsilon ({each}); name one with --epsilon")
+    text = ", ".join(
+        f"{name} within {type(threat).__name__} {spelled(threat.epsilon)}" for name, threat in threats.items()
+    )
+    raise SettingsError(f"the targets are not all evaluated within one Linf epsilon ({text}); name one with --epsilon")
 
 
 def _otherwise(sources: Mapping[str, Subject]) -> list[str]:
     """In words, which surrogates are not ensembles of standard ResNet-20 on CIFAR-10, or not trained on natural images
     alone.
     """
-    said = []
+    sentences = []
     for name, source in sources.items():
         experiment = source.experiment if isinstance(source, OfRun) else None
         model, method = (experiment.model, experiment.method) if experiment is not None else (None, None)
         standard = isinstance(model, Ensemble) and (model.member, model.output) == (MEMBER, "mean_probabilities")
         if experiment is None or not isinstance(experiment.data, CIFAR10) or not standard:
-            said.append(f"surrogate {name} is no ensemble of standard ResNet-20 on CIFAR-10")
+            sentences.append(f"surrogate {name} is no ensemble of standard ResNet-20 on CIFAR-10")
         if not isinstance(method, Joint) or any(searches_of(policy.objective) for policy in method.policies().values()):
-            said.append(f"surrogate {name} is not naturally trained")
-    return said
+            sentences.append(f"surrogate {name} is not naturally trained")
+    return sentences
 
 
 def _related(sources: Mapping[str, Subject], judged: Mapping[str, Subject]) -> list[str]:
     """In words, which surrogates are not held out: their weights, or networks begun from the same, are among the
     targets.
     """
-    said = []
+    sentences = []
     for source, begins in sources.items():
         for target, subject in judged.items():
             if digest_of(subject.network) == digest_of(begins.network):
-                said.append(f"target {target} has the very weights of surrogate {source}")
+                sentences.append(f"target {target} has the very weights of surrogate {source}")
             elif not isinstance(subject, OfRun) or not isinstance(begins, OfRun):
                 continue
             elif _begun(subject, begins):
-                said.append(f"target {target} was trained from surrogate {source}")
+                sentences.append(f"target {target} was trained from surrogate {source}")
             elif subject.seed == begins.seed:
-                said.append(f"target {target} has the seed of surrogate {source}, {begins.seed}")
-    return said
+                sentences.append(f"target {target} has the seed of surrogate {source}, {begins.seed}")
+    return sentences
 
 
 def _begun(target: OfRun, source: OfRun) -> bool:
     """Whether the target's training began from the source's weights."""
-    named = Path(target.experiment.initial or "").resolve() == source.run.path.resolve()
-    return named or target.begun.get("initial_digest") == source.digest
+    is_initial = Path(target.experiment.initial or "").resolve() == source.run.path.resolve()
+    return is_initial or target.begun.get("initial_digest") == source.digest
 
 
 def _images(test: Split, subset: bool, first: int | None) -> Split:
@@ -203,12 +209,12 @@ def _sets(
     """What shows the images that each attack makes on the surrogate of this name; they are made where they are not
     found.
     """
-    shown = []
+    sets_shown = []
     for attack in attacks:
         path = set_path(out / "sets" / name, network, attack)
         advance = progress.begin(f"{name}: {attack.name}", len(images), "images")
-        kept, found = made_or_kept(path, network, images, attack, advance=advance)
+        set_kept, sets_made = made_or_kept(path, network, images, attack, advance=advance)
         progress.end()
-        progress.say(f"{'found' if found else 'made'}: {path}")
-        shown.append(Saved.of(path, kept, name))
-    return shown
+        progress.say(f"{'found' if sets_made else 'made'}: {path}")
+        sets_shown.append(Saved.of(path, set_kept, name))
+    return sets_shown

@@ -115,8 +115,8 @@ class ZooNetwork:
 
 def rounded_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Weights as they are shipped: matrices and kernels in float16, all else as it is."""
-    rounded = {name: part.to(torch.float16) if part.dim() > 1 else part for name, part in weights.items()}
-    return {name: part.detach().contiguous() for name, part in rounded.items()}
+    weights_rounded = {name: part.to(torch.float16) if part.dim() > 1 else part for name, part in weights.items()}
+    return {name: part.detach().contiguous() for name, part in weights_rounded.items()}
 
 
 def widened_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -136,7 +136,7 @@ def zoo() -> dict[str, ZooNetwork]:
 
 def zoo_network(name: str) -> ZooNetwork:
     """The network of that name, with "zoo:" before it or not. Raises: SettingsError with the nearest name."""
-    known, name = zoo(), name.removeprefix(PREFIX)
-    if name not in known:
-        raise SettingsError(f"there is no zoo network {name!r}{did_you_mean(name, known)}")
-    return known[name]
+    networks, name = zoo(), name.removeprefix(PREFIX)
+    if name not in networks:
+        raise SettingsError(f"there is no zoo network {name!r}{did_you_mean(name, networks)}")
+    return networks[name]

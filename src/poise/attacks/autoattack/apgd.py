@@ -97,18 +97,18 @@ class APGD(CompactAttack):
             )
 
     def notes(self, classes: int) -> list[str]:
-        said = []
+        lines = []
         if self.loss == "dlr" and classes < 3:
-            said.append(f"{self.name}: DLR needs 3 classes, the network has {classes}; the margin is used")
+            lines.append(f"{self.name}: DLR needs 3 classes, the network has {classes}; the margin is used")
         if self.loss == "targeted_dlr" and classes < 4:
-            said.append(
+            lines.append(
                 f"{self.name}: the targeted DLR needs 4 classes, the network has {classes}; the targeted margin is used"
             )
         if self.loss == "targeted_dlr" and classes - 1 < self.targets:
-            said.append(
+            lines.append(
                 f"{self.name}: {classes - 1} target classes instead of {self.targets}, all that {classes} classes allow"
             )
-        return said
+        return lines
 
     def _returns_failures(self) -> bool:
         return self.unsuccessful == "largest_loss"
@@ -189,11 +189,11 @@ class APGDSearch(Search):
     def step(self, state: State) -> State:
         s = dict(state)
         loss, gradient, logits = self._evaluate(s)
-        reached = succeeds(logits, s["y"], s["target"] if self.targeted else None)
+        success = succeeds(logits, s["y"], s["target"] if self.targeted else None)
         if len(self.attack.radii) > 1:
-            reached = reached & (s["radius"] == 1)
-        s["found"] = choose(reached & ~s["fooled"], s["z"], s["found"])
-        s["fooled"] = s["fooled"] | reached
+            success = success & (s["radius"] == 1)
+        s["found"] = choose(success & ~s["fooled"], s["z"], s["found"])
+        s["fooled"] = s["fooled"] | success
         better = loss > s["best_loss"]
         s["best_loss"] = torch.where(better, loss, s["best_loss"])
         s["best"] = choose(better, s["z"], s["best"])

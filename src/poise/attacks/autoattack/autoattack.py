@@ -97,12 +97,12 @@ class AutoAttack(Attack):
     """With "custom", instead of names: the components themselves, each used under this AutoAttack's threat."""
 
     def __post_init__(self) -> None:
-        given = bool(self.attacks_to_run) + bool(self.attacks)
-        if self.version != "custom" and given:
+        selections = bool(self.attacks_to_run) + bool(self.attacks)
+        if self.version != "custom" and selections:
             raise SettingsError(
                 f"attacks are chosen by version = {self.version!r}; use version='custom' to choose them yourself"
             )
-        if self.version == "custom" and given != 1:
+        if self.version == "custom" and selections != 1:
             raise SettingsError("version = 'custom' needs either attacks_to_run or attacks, and not both")
         for name in self.attacks_to_run:
             if name not in PUBLISHED | FURTHER:
@@ -188,16 +188,16 @@ class AutoAttack(Attack):
             self.check_classes(classes)
             ids = torch.arange(len(x)) if ids is None else _checked(ids, len(x))
             x, y = plain(x), plain(y)
-            own, labels, numbers = (values[part].to(device) for values in (x, y, ids))
-            begun = None if state_path is None else width_of(state_path, world)
-            with lent(model, own):
-                width = batch_size or ranks.least(begun or find_batch_size(model, own, memory_limit))
-            given = [to_json(self), seed, width, fixed_shape, precision, list(x.shape)]
-            fingerprint = fingerprint_of(given, (x, y, ids, *model.state_dict().values()))
+            part_images, labels, numbers = (values[part].to(device) for values in (x, y, ids))
+            saved_width = None if state_path is None else width_of(state_path, world)
+            with lent(model, part_images):
+                width = batch_size or ranks.least(saved_width or find_batch_size(model, part_images, memory_limit))
+            arguments = [to_json(self), seed, width, fixed_shape, precision, list(x.shape)]
+            fingerprint = fingerprint_of(arguments, (x, y, ids, *model.state_dict().values()))
             ranks.check_alike(fingerprint)
             plan = Plan(self.components(), width, fixed_shape, precision, seed, classes)
-            with lent(model, own):
-                job = Job(plan, model, own, labels, numbers, ranks)
+            with lent(model, part_images):
+                job = Job(plan, model, part_images, labels, numbers, ranks)
                 state = None if state_path is None else StateFile(state_path, save_seconds, fingerprint, width, world)
                 if state is not None:
                     state.load(job)

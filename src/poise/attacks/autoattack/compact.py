@@ -37,8 +37,8 @@ class CompactAttack(Attack):
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, draw: Draw, target: Tensor | None = None) -> Tensor:
         """Successful examples as they were first found; images already misclassified are returned unchanged."""
-        found, fooled = self._drive(model, x, y, draw, target, "at once")
-        return torch.where(spread(fooled | self._returns_failures(), x), found, x)
+        x_adv, success = self._drive(model, x, y, draw, target, "at once")
+        return torch.where(spread(success | self._returns_failures(), x), x_adv, x)
 
     def _returns_failures(self) -> bool:
         return False
@@ -47,22 +47,22 @@ class CompactAttack(Attack):
         self, model: nn.Module, x: Tensor, y: Tensor, draw: Draw, target: Tensor | None, leave: Leave
     ) -> tuple[Tensor, Tensor]:
         """What the search found [B, ...] and where it succeeded [B]; natural images where there was nothing to do."""
-        width, given = min(len(x), most_lanes(self, model, x)), x
+        width, images = min(len(x), most_lanes(self, model, x)), x
         natural, x = logits_of(model, x, width), x.to(wide(x.dtype))
         everyone = Examples(x, y, natural, draw, target)
-        fooled = everyone.fooled(everyone.natural)
-        rows = (~fooled).nonzero()[:, 0]
+        success = everyone.fooled(everyone.natural)
+        rows = (~success).nonzero()[:, 0]
         if len(rows) == 0:
-            return given, fooled
+            return images, success
         self.check_classes(natural.shape[1])
-        search = self.search(asked(model, given), natural.shape[1], target is not None)
+        search = self.search(asked(model, images), natural.shape[1], target is not None)
         lanes = Lanes(search, everyone[rows], width, leave)
         while lanes.advance():
             pass
-        found = x.index_copy(0, rows, lanes.found).to(given.dtype)
-        if (claimed := rows[lanes.fooled]).numel():
-            logits_of(model, found[claimed], width)  # NaN, which ends a search, is refused
-        return found, fooled.index_copy(0, rows, lanes.fooled)
+        x_adv = x.index_copy(0, rows, lanes.found).to(images.dtype)
+        if (claims := rows[lanes.fooled]).numel():
+            logits_of(model, x_adv[claims], width)  # NaN, which ends a search, is refused
+        return x_adv, success.index_copy(0, rows, lanes.fooled)
 
 
 def most_lanes(attack: CompactAttack, model: nn.Module, x: Tensor) -> int:

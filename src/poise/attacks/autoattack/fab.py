@@ -62,8 +62,8 @@ class FAB(CompactAttack):
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, draw: Draw, target: Tensor | None = None) -> Tensor:
         """Of the first run that succeeds within epsilon the nearest adversarial image, else the image itself."""
-        found, fooled = self._drive(model, x, y, draw, target, "after the run")
-        return choose(fooled, found, x)
+        x_adv, success = self._drive(model, x, y, draw, target, "after the run")
+        return choose(success, x_adv, x)
 
     def nearest(self, model: nn.Module, x: Tensor, y: Tensor, *, draw: Draw | None = None) -> Tensor:
         """The nearest adversarial images found [B, ...], however far away; x itself where none was found or x is
@@ -122,19 +122,19 @@ class FABSearch(Search):
         alpha = (size_z / above_zero(size_z + size_x)).clamp(max=attack.alpha_max)[:, None]
         ahead = points.add_(moves, alpha=attack.eta)
         z = torch.addcmul(ahead[0].mul_(1 - alpha), ahead[1], alpha).clamp_(0, 1).view_as(x)
-        lost = offset.isnan()  # by a gradient of NaN: there is no such plane, and no such image
-        z = choose(lost, z.new_full((), torch.nan).expand_as(z), z)
+        no_gradient = offset.isnan()  # by a gradient of NaN: there is no such plane, and no such image
+        z = choose(no_gradient, z.new_full((), torch.nan).expand_as(z), z)
         with torch.no_grad():
-            crossed = succeeds(self.model(z), s["y"], s["target"] if self.reach else None) | lost
+            success = succeeds(self.model(z), s["y"], s["target"] if self.reach else None) | no_gradient
         change = z - x
         distance = attack.threat.norm(change)
-        nearer = crossed & ~(distance >= s["distance"])
+        nearer = success & ~(distance >= s["distance"])
         if not self.refines:
             nearer = nearer & ~s["fooled"]
         s["found"] = choose(nearer, z, s["found"])
         s["distance"] = torch.where(nearer, distance, s["distance"])
         s["fooled"] = ~(s["distance"] > attack.threat.epsilon)  # true of NaN too, so that it is judged
-        s["z"] = choose(crossed, torch.add(x, change, alpha=attack.beta), z)
+        s["z"] = choose(success, torch.add(x, change, alpha=attack.beta), z)
         return s
 
     def _towards(self, s: State) -> tuple[Tensor, Tensor]:

@@ -42,10 +42,10 @@ def onto_plane(z: Tensor, w: Tensor, b: Tensor, threat: Threat) -> Tensor:
 
 def _greedy(size: Tensor, room: Tensor, gap: Tensor) -> Tensor:
     """How far each coordinate goes [..., d]: the largest sizes first, all as far as they can but the last."""
-    ranked, order = size.sort(dim=-1, descending=True, stable=True)
-    closes = ranked * room.gather(-1, order)
-    left = (gap[..., None] - (closes.cumsum(-1) - closes)).clamp(min=0)
-    move = torch.where(ranked > 0, torch.minimum(left, closes) / ranked, torch.zeros_like(ranked))
+    sizes, order = size.sort(dim=-1, descending=True, stable=True)
+    closes = sizes * room.gather(-1, order)
+    rest = (gap[..., None] - (closes.cumsum(-1) - closes)).clamp(min=0)
+    move = torch.where(sizes > 0, torch.minimum(rest, closes) / sizes, torch.zeros_like(sizes))
     return torch.zeros_like(room).scatter(-1, order, move)
 
 
@@ -55,15 +55,15 @@ def _root(size: Tensor, slope: Tensor | None, room: Tensor, gap: Tensor) -> Tens
     size, slope: [B, d]; room: [..., B, d], 0 where the size is. A row that has converged reproduces itself exactly, so
     it does not matter how long the others take.
     """
-    rate, filled = size if slope is None else size * slope, size * room
+    rate, volume = size if slope is None else size * slope, size * room
     reach = room if slope is None else room / slope  # 0 / 0 is reached by any r, as it should
     # NaN equals nothing, itself neither: one row would keep the whole batch from converging
     r = _or_infinity(gap / rate.sum(-1))
     for _ in range(_STEPS if size.device.type != "cpu" else size.shape[1] + 1):
         shut = torch.logical_not(reach > r[..., None]).to(rate.dtype)
-        closed = (filled * shut).sum(-1)
+        total = (volume * shut).sum(-1)
         free = torch.addcmul(rate, rate, shut, value=-1).sum(-1)  # of each coordinate its rate or 0, exactly
-        following = torch.where(free > 0, _or_infinity((gap - closed) / free), torch.inf)
+        following = torch.where(free > 0, _or_infinity((gap - total) / free), torch.inf)
         following = torch.maximum(following, r)
         if size.device.type == "cpu" and torch.equal(following, r):
             break

@@ -194,42 +194,42 @@ class Job:
         """Take over what the attack found, as far as a forward pass in full precision confirms it, and go to the
         next.
         """
-        lanes, claimed = self.lanes, self.entering[:0]
+        lanes, claims = self.lanes, self.entering[:0]
         self.lanes = None
         if lanes is not None:
             self.log[self.place, 3:] += torch.tensor([lanes.lane_steps, lanes.useful_steps])
-            claimed = self.entering[lanes.fooled]
-        if lanes is not None and len(claimed):
+            claims = self.entering[lanes.fooled]
+        if lanes is not None and len(claims):
             images = gathered(lanes.found, lanes.fooled.nonzero()[:, 0]).to(self.x.dtype)
             check_found(images)
-            confirmed = logits_of(self.model, images, self.plan.width).argmax(1) != self.y[claimed]
-            for rows in confirmed.nonzero()[:, 0].split(_PIECE):
-                self.x_adv[claimed[rows]] = images[rows]
-            self.broken_by[claimed[confirmed]] = self.place
-            claimed = claimed[~confirmed]
+            is_adversarial = logits_of(self.model, images, self.plan.width).argmax(1) != self.y[claims]
+            for rows in is_adversarial.nonzero()[:, 0].split(_PIECE):
+                self.x_adv[claims[rows]] = images[rows]
+            self.broken_by[claims[is_adversarial]] = self.place
+            claims = claims[~is_adversarial]
         self.again = not self.exact and not self.again
         if self.again:  # even with nothing to search again, as other ranks may have something
-            self.enter(claimed)
+            self.enter(claims)
             return
         self.log[self.place, 0] = int((self.broken_by == ROBUST).sum())
         self.place += 1
 
     def report(self, attack: CompactAttack, lanes: Lanes) -> Status:
-        done, seconds = int(lanes.finished.sum()), float(self.log[self.place, 1])
+        finished, seconds = int(lanes.finished.sum()), float(self.log[self.place, 1])
         survivors = int((self.broken_by == ROBUST).sum()) - int(lanes.fooled.sum())
         # who entered the next attack
-        left = [self.ranks.known(2 * (i + 1), int(self.log[i, 0])) for i in range(self.place)]
-        over = tuple((self.components[i].name, left[i], float(self.log[i, 1])) for i in range(self.place))
+        counts_left = [self.ranks.known(2 * (i + 1), int(self.log[i, 0])) for i in range(self.place)]
+        over = tuple((self.components[i].name, counts_left[i], float(self.log[i, 1])) for i in range(self.place))
         where = (attack.name, self.place + 1, len(self.components), len(self.entering))
-        return Status(*where, done, survivors, seconds, lanes.share_done(), over)
+        return Status(*where, finished, survivors, seconds, lanes.share_done(), over)
 
     def snapshot(self) -> dict[str, Tensor]:
         """Everything needed to go on later."""
         rows = (self.broken_by >= 0).nonzero()[:, 0]
-        saved = {"place": torch.tensor([self.place, self.again]), "log": self.log, "broken_by": self.broken_by}
-        saved |= {"rows": rows, "images": self.x_adv[rows], "entering": self.entering}
-        saved |= self.ranks.snapshot()
-        return saved | (
+        state = {"place": torch.tensor([self.place, self.again]), "log": self.log, "broken_by": self.broken_by}
+        state |= {"rows": rows, "images": self.x_adv[rows], "entering": self.entering}
+        state |= self.ranks.snapshot()
+        return state | (
             {} if self.lanes is None else {f"lanes.{name}": values for name, values in self.lanes.snapshot().items()}
         )
 
@@ -251,28 +251,28 @@ class Job:
         """What all ranks found on images x [M, ...] with labels y [M], of which this job has its rank's share; the same
         on every rank.
         """
-        predicted = logits_of(self.model, self.x_adv, self.plan.width).argmax(1)
-        columns = (predicted, self.natural.argmax(1), self.broken_by)
-        predicted, natural, broken_by = (self.ranks.whole(column, len(x)) for column in columns)
+        predictions = logits_of(self.model, self.x_adv, self.plan.width).argmax(1)
+        columns = (predictions, self.natural.argmax(1), self.broken_by)
+        predictions, natural, broken_by = (self.ranks.whole(column, len(x)) for column in columns)
         y = y.cpu()
         notes = [note for attack in self.components for note in attack.notes(self.plan.classes)]
-        changed = int(((predicted == y) != (broken_by == ROBUST)).sum())
-        if changed:
+        differences = int(((predictions == y) != (broken_by == ROBUST)).sum())
+        if differences:
             notes.append(
-                f"{changed} verdicts changed when the network was asked again: its output is not deterministic"
+                f"{differences} verdicts changed when the network was asked again: its output is not deterministic"
             )
-        survivors, seconds, shapes, done, useful = self.ranks.joined(self.log).T.tolist()
+        survivors, seconds, shapes, lanes_done, useful = self.ranks.joined(self.log).T.tolist()
         return Result(
             x_adv=self.ranks.images(x, self.x_adv, (broken_by >= 0).nonzero()[:, 0]),
             y=y,
-            predicted=predicted,
+            predicted=predictions,
             natural=natural,
             broken_by=broken_by,
             attacks=tuple(attack.name for attack in self.components),
             survivors=tuple(int(value) for value in survivors),
             seconds=tuple(seconds),
             shapes=tuple(int(value) for value in shapes),
-            steps=tuple((int(a), int(b)) for a, b in zip(done, useful, strict=True)),
+            steps=tuple((int(a), int(b)) for a, b in zip(lanes_done, useful, strict=True)),
             notes=tuple(notes),
             seed=self.plan.seed,
         )

@@ -54,23 +54,23 @@ class Lanes:
 
     def advance(self) -> bool:
         """A few steps of all lanes, then refill; whether examples are left."""
-        occupied = self._example >= 0
-        if not occupied.any():
+        busy = self._example >= 0
+        if not busy.any():
             return False
         steps = _ACCELERATOR_ROUND if queued(self.pool.x.device) else 1
-        steps = int(min(steps, (self.search.steps - self._age[occupied]).min()))
+        steps = int(min(steps, (self.search.steps - self._age[busy]).min()))
         for _ in range(steps):
             self._state = self.search.step(self._state)
         self._age += steps
         self.lane_steps += steps * self.width
-        self.useful_steps += steps * int(occupied.sum())
-        ended = occupied & (self._age >= self.search.steps)
-        leaving = ended & (self._run + 1 >= self.search.runs)
+        self.useful_steps += steps * int(busy.sum())
+        expired = busy & (self._age >= self.search.steps)
+        leaving = expired & (self._run + 1 >= self.search.runs)
         if self.leave == "at once":
-            leaving |= occupied & self._known_fooled()
-        elif self.leave == "after the run" and ended.any():
-            leaving |= ended & self._state["fooled"].cpu().numpy()
-        going_on = ended & ~leaving
+            leaving |= busy & self._known_fooled()
+        elif self.leave == "after the run" and expired.any():
+            leaving |= expired & self._state["fooled"].cpu().numpy()
+        going_on = expired & ~leaving
         if going_on.any():
             self._run[going_on] += 1
             self._enter(np.flatnonzero(going_on), self.search.kept)
@@ -85,14 +85,14 @@ class Lanes:
         flags = self._state["fooled"]
         if not queued(flags.device):
             return flags.numpy()
-        known = np.zeros(self.width, dtype=bool)
+        is_fooled = np.zeros(self.width, dtype=bool)
         if self._seen is not None:
             copy, event, example = self._seen
             if event is not None:
                 event.synchronize()
-            known = copy.numpy() & (example == self._example)  # a lane refilled since belongs to another example
+            is_fooled = copy.numpy() & (example == self._example)  # a lane refilled since belongs to another example
         self._seen = (*_copied(flags), self._example.copy())
-        return known
+        return is_fooled
 
     def _exchange(self, rows: np.ndarray) -> None:
         """The examples of these lanes are done; the next of the pool take their places."""
@@ -130,13 +130,13 @@ class Lanes:
         """Everything needed to go on later, as tensors."""
         host = {"finished": self.finished, "example": self._example, "run": self._run, "age": self._age}
         counters = torch.tensor([self._next, self.lane_steps, self.useful_steps])
-        saved = {f"host.{name}": torch.from_numpy(values.copy()) for name, values in host.items()} | {
+        state = {f"host.{name}": torch.from_numpy(values.copy()) for name, values in host.items()} | {
             "host.counters": counters
         }
-        (done,) = self._tensors(np.flatnonzero(self.finished & self.fooled.cpu().numpy()))
-        saved |= {"done.rows": done, "done.found": self.found[done]}
-        own = {name: values for name, values in self._state.items() if name not in self.search.derived}
-        return saved | {f"state.{name}": values for name, values in own.items()}
+        (finished,) = self._tensors(np.flatnonzero(self.finished & self.fooled.cpu().numpy()))
+        state |= {"done.rows": finished, "done.found": self.found[finished]}
+        kept_state = {name: values for name, values in self._state.items() if name not in self.search.derived}
+        return state | {f"state.{name}": values for name, values in kept_state.items()}
 
     def restore(self, saved: Mapping[str, Tensor]) -> None:
         """Go on where `snapshot` was taken, in lanes of the same search, pool and width."""
@@ -147,8 +147,8 @@ class Lanes:
         self._next, self.lane_steps, self.useful_steps = saved["host.counters"].tolist()
         self.fooled[saved["done.rows"].to(device)] = True
         self.found[saved["done.rows"].to(device)] = saved["done.found"].to(device)
-        own = (name for name in self._state if name not in self.search.derived)
-        self._state = {name: saved[f"state.{name}"].to(device).clone() for name in own}
+        state_names = (name for name in self._state if name not in self.search.derived)
+        self._state = {name: saved[f"state.{name}"].to(device).clone() for name in state_names}
         self._state |= self.search.derive(self._state)
 
 
@@ -170,8 +170,8 @@ def multiply_adds(model: nn.Module, x: Tensor) -> int:
     """Of a forward of one example, in its layers of convolution and linear ones; counted once for a network and a
     shape, by a query.
     """
-    kept = _WORK.setdefault(model, {})
-    if x.shape[1:] not in kept:
+    cache = _WORK.setdefault(model, {})
+    if x.shape[1:] not in cache:
         work: list[int] = []
 
         def count(layer: nn.Module, given: object, out: Tensor) -> None:
@@ -187,8 +187,8 @@ def multiply_adds(model: nn.Module, x: Tensor) -> int:
         finally:
             for hook in hooks:
                 hook.remove()
-        kept[x.shape[1:]] = sum(work)
-    return kept[x.shape[1:]]
+        cache[x.shape[1:]] = sum(work)
+    return cache[x.shape[1:]]
 
 
 def on_cpu(lanes: int, model: nn.Module, x: Tensor) -> int:
@@ -202,8 +202,8 @@ def on_cpu(lanes: int, model: nn.Module, x: Tensor) -> int:
 def fitting(count: int, most: int) -> int:
     """Lanes for so many examples, at most `most`: the rounds that they need are equally full; 4 or a multiple of 8."""
     rounds = -(-count // most)
-    each = -(-count // rounds)
-    return min(most, 4 if each <= 4 else -(-each // 8) * 8)
+    size = -(-count // rounds)
+    return min(most, 4 if size <= 4 else -(-size // 8) * 8)
 
 
 def find_batch_size(model: nn.Module, x: Tensor, memory_limit: int | None = None) -> int:
@@ -220,22 +220,25 @@ def find_batch_size(model: nn.Module, x: Tensor, memory_limit: int | None = None
     most = on_cpu(CPU_LANES, model, x) if x.device.type == "cpu" else ACCELERATOR_LANES
     if memory_limit is None:
         return most
-    kept: dict[int, int] = {}
+    cache: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        cache[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
     measuring = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
     with evaluating(model), generators_kept(x.device), measuring, torch.enable_grad():
         answer(model, x[:1].detach().requires_grad_(True).clone()).sum()
-    own = {p.untyped_storage().data_ptr() for p in model.parameters()} | {
+    storages = {p.untyped_storage().data_ptr() for p in model.parameters()} | {
         b.untyped_storage().data_ptr() for b in model.buffers()
     }
-    activations = sum(size for pointer, size in kept.items() if pointer not in own)
-    each = 3 * activations + 40 * x[0].numel() * x.element_size()  # gradients beside activations; an attack's state
-    if each > memory_limit:
+    activations = sum(size for pointer, size in cache.items() if pointer not in storages)
+    bytes_per_image = (
+        3 * activations + 40 * x[0].numel() * x.element_size()
+    )  # gradients beside activations; an attack's state
+    if bytes_per_image > memory_limit:
         raise InputError(
-            f"memory_limit = {memory_limit} bytes, must be at least {each}, what one image of this network takes"
+            f"memory_limit = {memory_limit} bytes, must be at least {bytes_per_image}, what one image of this network"
+            " takes"
         )
-    return min(most, 1 << (memory_limit // each).bit_length() - 1)
+    return min(most, 1 << (memory_limit // bytes_per_image).bit_length() - 1)

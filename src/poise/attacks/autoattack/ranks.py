@@ -41,7 +41,7 @@ class Ranks:
 
     def check_alike(self, fingerprint: str) -> None:
         """Raises: InputError on every rank unless all were given the same network, images and settings."""
-        strangers = [rank for rank, other in enumerate(self.told(fingerprint)) if other != fingerprint]
+        strangers = [rank for rank, text in enumerate(self.told(fingerprint)) if text != fingerprint]
         if strangers:
             raise InputError(
                 f"rank {strangers[0]} was given another network, other images, labels or settings than rank"
@@ -83,8 +83,8 @@ class Ranks:
 
     def recall(self) -> None:
         """Every rank learns the totals that any rank knows."""
-        known = [json.loads(text) for text in self.told(json.dumps(self._totals.tolist()))]
-        self._totals = torch.tensor(known).amax(0)
+        totals = [json.loads(text) for text in self.told(json.dumps(self._totals.tolist()))]
+        self._totals = torch.tensor(totals).amax(0)
 
     def whole(self, share: Tensor, count: int) -> Tensor:
         """The int64 values of all `count` examples, on the CPU, from those of each rank's share."""
@@ -108,14 +108,14 @@ class Ranks:
         if self.world.size == 1:
             return share.cpu()
         part = self.world.share(len(x))
-        found, share = x.detach().cpu().clone(), share.cpu()
+        x_adv, share = x.detach().cpu().clone(), share.cpu()
         size = x[0].numel() * x.element_size()
-        for some in rows.split(max(1, _CHUNK // size)):
+        for chunk in rows.split(max(1, _CHUNK // size)):
             # bytes, of which one rank at most has other than zeros
-            data = torch.zeros(len(some), size, dtype=torch.uint8)
-            own = (some >= part.start) & (some < part.stop)
-            data[own] = share[some[own] - part.start].contiguous().view(-1).view(torch.uint8).view(-1, size)
+            data = torch.zeros(len(chunk), size, dtype=torch.uint8)
+            in_part = (chunk >= part.start) & (chunk < part.stop)
+            data[in_part] = share[chunk[in_part] - part.start].contiguous().view(-1).view(torch.uint8).view(-1, size)
             with self._meeting():
                 self.world.sum_([data])
-            found[some] = data.view(-1).view(x.dtype).view(len(some), *x.shape[1:])
-        return found
+            x_adv[chunk] = data.view(-1).view(x.dtype).view(len(chunk), *x.shape[1:])
+        return x_adv

@@ -43,8 +43,8 @@ class Examples:
 
     def __getitem__(self, rows: Tensor) -> Examples:
         target = None if self.target is None else self.target[rows]
-        ranked = None if self.ranked is None else self.ranked[rows]
-        return Examples(self.x[rows], self.y[rows], self.natural[rows], self.draw[rows], target, ranked)
+        ranking = None if self.ranked is None else self.ranked[rows]
+        return Examples(self.x[rows], self.y[rows], self.natural[rows], self.draw[rows], target, ranking)
 
     def fooled(self, logits: Tensor) -> Tensor:
         """Where `logits` [B, C] mean success: another class than y, or with targets the target [B]."""
@@ -56,13 +56,13 @@ class Examples:
         """
         if self.target is not None:
             return self.target
-        ranked = self.ranked_by_logits() if self.ranked is None else self.ranked
-        return ranked.gather(1, rank[:, None])[:, 0]
+        ranking = self.ranked_by_logits() if self.ranked is None else self.ranked
+        return ranking.gather(1, rank[:, None])[:, 0]
 
     def ranked_by_logits(self) -> Tensor:
         """The classes other than y [B, C - 1], the most likely first."""
-        others = self.natural.scatter(1, self.y[:, None], float("-inf"))
-        return others.sort(dim=1, descending=True, stable=True).indices[:, :-1]
+        wrong_logits = self.natural.scatter(1, self.y[:, None], float("-inf"))
+        return wrong_logits.sort(dim=1, descending=True, stable=True).indices[:, :-1]
 
 
 class Search(ABC):
@@ -143,8 +143,8 @@ def succeeds(logits: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
     stands.
     """
     guess = logits.argmax(1)  # that of NaN, if there is one
-    reached = guess != y if target is None else guess == target
-    return reached | logits.gather(1, guess[:, None])[:, 0].isnan()
+    success = guess != y if target is None else guess == target
+    return success | logits.gather(1, guess[:, None])[:, 0].isnan()
 
 
 def gradient_of(model: Network, loss: Callable[[Tensor], Tensor], z: Tensor) -> tuple[Tensor, Tensor, Tensor]:

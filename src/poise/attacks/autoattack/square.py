@@ -104,9 +104,9 @@ class _SquareSearch(Search):
         logits = self.model(s["z"])
         lead = targeted_margin(logits, s["target"]) if self.reach else margin(logits, s["y"])
         if queued(lead.device) or not bool((lead < 0).all()):  # with a lead below 0 nobody has reached anything
-            reached = succeeds(logits, s["y"], s["target"] if self.reach else None)
-            s["found"] = torch.where(spread(reached & ~s["fooled"], s["z"]), s["z"], s["found"])
-            s["fooled"] = s["fooled"] | reached
+            success = succeeds(logits, s["y"], s["target"] if self.reach else None)
+            s["found"] = torch.where(spread(success & ~s["fooled"], s["z"]), s["z"], s["found"])
+            s["fooled"] = s["fooled"] | success
         better = lead > s["best_margin"]
         s["best_margin"] = torch.where(better, lead, s["best_margin"])
         self.propose(s, better)
@@ -233,13 +233,13 @@ class SquareBall(_SquareSearch):
         side = max(min(height, width) // 5, 1)
         down, across = height // side, width // side
         signs = _signs(draw.uniform(x.shape[1], down, across, dtype=x.dtype))
-        turned = draw.within("turned").uniform(down, across, dtype=x.dtype) < 0.5
+        orientation = draw.within("turned").uniform(down, across, dtype=x.dtype) < 0.5
         bump = bumps(side, self.attack.threat.order).to(x)
-        tiles = torch.where(turned[..., None, None], bump.T, bump)[:, None] * signs[..., None, None]
+        tiles = torch.where(orientation[..., None, None], bump.T, bump)[:, None] * signs[..., None, None]
         grid = tiles.transpose(-3, -2).reshape(*x.shape[:2], down * side, across * side)
-        top, left = (height - down * side) // 2, (width - across * side) // 2
+        top, leftmost = (height - down * side) // 2, (width - across * side) // 2
         delta = torch.zeros_like(x)
-        delta[:, :, top : top + down * side, left : left + across * side] = grid
+        delta[:, :, top : top + down * side, leftmost : leftmost + across * side] = grid
         return self._on_sphere(delta, x)
 
     def change(self, best: Tensor, x: Tensor, side: Tensor, draw: Draw) -> Tensor:
@@ -248,13 +248,13 @@ class SquareBall(_SquareSearch):
         first, second = _window(x, corner, side)[:, None], _window(x, other, side)[:, None]
         delta, order = best - x, self.attack.threat.order
         used = delta.abs().pow(order).sum((1, 2, 3), keepdim=True)
-        unused = (self.attack.threat.epsilon**order - used).clamp(min=0)
-        available = ((delta * (first | second)).abs().pow(order).sum((2, 3), keepdim=True) + unused / x.shape[1]).pow(
+        budget = (self.attack.threat.epsilon**order - used).clamp(min=0)
+        available = ((delta * (first | second)).abs().pow(order).sum((2, 3), keepdim=True) + budget / x.shape[1]).pow(
             1 / order
         )
-        kept = delta * first
+        inside = delta * first
         bump = self._bump(x, corner, side, numbers[:, 4] < 0.5)[:, None] * _signs(numbers[:, 5:, None, None])
-        shape = bump + kept / above_zero(self._size(kept))
+        shape = bump + inside / above_zero(self._size(inside))
         fresh = shape * (available / above_zero(self._size(shape)))
         return self.attack.threat.project(self._on_sphere(torch.where(first, fresh, delta * ~second), x), x)
 
@@ -292,8 +292,8 @@ def bumps(side: int, order: float = 2) -> Tensor:
     if side == 1:
         return torch.ones(1, 1, dtype=torch.float64)
     half = side // 2
-    both = torch.cat([_pyramid(side, half), -_pyramid(side, side - half)], 1)
-    return both / both.norm(order)
+    halves = torch.cat([_pyramid(side, half), -_pyramid(side, side - half)], 1)
+    return halves / halves.norm(order)
 
 
 def _pyramid(height: int, width: int) -> Tensor:

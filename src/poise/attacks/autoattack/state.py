@@ -33,8 +33,8 @@ def fingerprint_of(settings: list[object], tensors: Iterable[Tensor]) -> str:
 def _digest(facts: dict[str, str], tensors: Mapping[str, Tensor]) -> str:
     """Of all that a state holds."""
     shapes = [[name, str(values.dtype), list(values.shape)] for name, values in sorted(tensors.items())]
-    told = sorted((name, value) for name, value in facts.items() if name != "digest")
-    return fingerprint_of([told, shapes], (values for _, values in sorted(tensors.items()) if len(values)))
+    items = sorted((name, value) for name, value in facts.items() if name != "digest")
+    return fingerprint_of([items, shapes], (values for _, values in sorted(tensors.items()) if len(values)))
 
 
 def width_of(path: str | Path, world: World) -> int | None:
@@ -117,9 +117,9 @@ class StateFile:
         form = re.compile(re.escape(self.named.name) + r"\.\d+-of-(\d+)")
         beside = self.named.parent.iterdir() if self.named.parent.is_dir() else ()
         sizes |= {int(match[1]) for file in beside if (match := form.fullmatch(file.name))}
-        if others := sizes - {self.world.size}:
-            begun = min(others)
+        if other_sizes := sizes - {self.world.size}:
+            saved_size = min(other_sizes)
             raise RunError(
-                f"state_path = {self.named} was begun by {begun} rank{'s' * (begun > 1)} and this run has"
-                f" {self.world.size}: go on with {begun}, or remove {self.named.name}* to start anew"
+                f"state_path = {self.named} was begun by {saved_size} rank{'s' * (saved_size > 1)} and this run has"
+                f" {self.world.size}: go on with {saved_size}, or remove {self.named.name}* to start anew"
             )

@@ -32,38 +32,38 @@ def hard_choice(subject: Subject) -> Finding:
     is.
     """
     check, whole = "hard_choice", unwrapped(subject.model)
-    hidden = next((part for part in whole.modules() if chooses(part)), None)
-    if hidden is None:
+    hidden_choice = next((part for part in whole.modules() if chooses(part)), None)
+    if hidden_choice is None:
         return Finding(check, "not applicable", "The network makes no hard choice among others.")
     if not subject.differentiable:
         return Finding(check, "not applicable", NO_GRADIENT)
     if not chooses(whole):
-        what, where = type(hidden).__name__.removesuffix("Module"), type(whole).__name__
+        kind, where = type(hidden_choice).__name__.removesuffix("Module"), type(whole).__name__
         return Finding(
             check,
             "warning",
-            f"The {what} inside {where} makes a hard choice, where attacks that are aimed at choices do not reach it.",
+            f"The {kind} inside {where} makes a hard choice, where attacks that are aimed at choices do not reach it.",
             "PGD sees the gradient of the chosen network only, and nothing here has tried what lies beside it.",
             "Inspect and attack the network that chooses by itself, with what goes before it in its members.",
         )
     pgd = subject.pgd()
     common: dict[str, Any] = {"threat": pgd.threat, "step_size": pgd.step_size, "steps": pgd.steps}
-    tried: dict[str, Tensor] = {}
+    logits_tried: dict[str, Tensor] = {}
     if isinstance(whole, CollaborationModule):
-        tried["SoftMixturePGD"] = subject.stands(SoftMixturePGD(restarts=1, **common))
+        logits_tried["SoftMixturePGD"] = subject.stands(SoftMixturePGD(restarts=1, **common))
     else:
         soft = Softened(whole)
         with crafting(soft, "evaluating"):
             z = pgd.perturb(soft, subject.x, subject.y, subject.draw(pgd.name)).detach()
-        tried["PGD on mixtures"] = subject.right & (subject.logits(z).argmax(1) == subject.y)
-    tried["TransferFromExperts"] = subject.stands(TransferFromExperts(restarts=1, **common))
+        logits_tried["PGD on mixtures"] = subject.right & (subject.logits(z).argmax(1) == subject.y)
+    logits_tried["TransferFromExperts"] = subject.stands(TransferFromExperts(restarts=1, **common))
     hard = subject.stands(pgd)
-    pairs = {name: Paired.of(flags, hard) for name, flags in tried.items()}
-    numbers = {name: pair.numbers() | {"accuracy": share(tried[name])} for name, pair in pairs.items()} | {
+    pairs = {name: Paired.of(flags, hard) for name, flags in logits_tried.items()}
+    numbers = {name: pair.numbers() | {"accuracy": share(logits_tried[name])} for name, pair in pairs.items()} | {
         "PGD": share(hard)
     }
     proven = {name: pair for name, pair in pairs.items() if pair.proven(subject.effort.level)}
-    line = ", ".join(f"{name} {percent(share(flags))}" for name, flags in tried.items())
+    line = ", ".join(f"{name} {percent(share(flags))}" for name, flags in logits_tried.items())
     if not proven:
         return Finding(check, "pass", f"PGD on the choice leaves {percent(share(hard))}; {line}.", numbers=numbers)
     name, pair = min(proven.items(), key=lambda item: -item[1].gain)

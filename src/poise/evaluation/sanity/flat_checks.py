@@ -32,8 +32,8 @@ def _elsewhere(func: Callable[..., Any], z: Tensor, args: Any, kwargs: Any, chan
     with torch.enable_grad():
         leaf = z.detach().clone().requires_grad_(True)
         target = leaf.clone() if changes else leaf
-        given = [target if arg is z else arg.detach() if isinstance(arg, Tensor) else arg for arg in args]
-        out = func(*given, **kwargs)
+        arguments = [target if arg is z else arg.detach() if isinstance(arg, Tensor) else arg for arg in args]
+        out = func(*arguments, **kwargs)
         out = target if changes else out
         if not out.requires_grad or torch.equal(out, z.clamp(min=0)):
             return None if out.requires_grad else z - z.detach()
@@ -57,18 +57,18 @@ class IdentityBackward(TorchFunctionMode):
         if not torch.is_grad_enabled() or name not in _FLAT | _IN_PLACE:
             return func(*args, **kwargs)
         changes = name in _IN_PLACE
-        given = [arg for arg in args if isinstance(arg, Tensor) and arg.requires_grad and arg.is_floating_point()]
-        z = given[0] if len(given) == 1 and (not changes or given[0] is args[0]) else None
+        tensors = [arg for arg in args if isinstance(arg, Tensor) and arg.requires_grad and arg.is_floating_point()]
+        z = tensors[0] if len(tensors) == 1 and (not changes or tensors[0] is args[0]) else None
         before = z.clone() if z is not None and changes else z
         out = func(*args, **kwargs)
         result = args[0] if changes else out
         if z is None or before is None or not isinstance(result, Tensor) or result.shape != before.shape:
             return out
-        added = _elsewhere(func, before, [before if arg is z else arg for arg in args], kwargs, changes)
-        if added is None:
+        increment = _elsewhere(func, before, [before if arg is z else arg for arg in args], kwargs, changes)
+        if increment is None:
             return out
         self.replaced.add(name.strip("_"))
-        return (out, args[0].add_(added))[0] if changes else out + added
+        return (out, args[0].add_(increment))[0] if changes else out + increment
 
 
 class Straight(nn.Module):
@@ -80,8 +80,8 @@ class Straight(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         layers = [layer for layer in self.network.modules() if not list(layer.children())]
-        own = [layer for layer in layers if not type(layer).__module__.startswith("torch.nn.")]
-        hooks = [layer.register_forward_hook(self._behind) for layer in own]
+        own_layers = [layer for layer in layers if not type(layer).__module__.startswith("torch.nn.")]
+        hooks = [layer.register_forward_hook(self._behind) for layer in own_layers]
         try:
             with IdentityBackward() as mode:
                 logits = self.network(x)
@@ -97,10 +97,10 @@ class Straight(nn.Module):
             return None
         if not isinstance(out, Tensor) or out.shape != z.shape or not out.is_floating_point():
             return None
-        added = _elsewhere(layer.forward, z, (z,), {})
-        if added is not None:
+        increment = _elsewhere(layer.forward, z, (z,), {})
+        if increment is not None:
             self.replaced.add(type(layer).__name__)
-        return None if added is None else out + added
+        return None if increment is None else out + increment
 
 
 def flat_operations(subject: Subject) -> Finding:
@@ -114,13 +114,13 @@ def flat_operations(subject: Subject) -> Finding:
         line = "No operation has a derivative of zero where the identity could stand." if answers else NO_GRADIENT
         return Finding(check, "pass" if answers else "not applicable", line, numbers={"replaced": []})
     attack = APGD(threat=subject.threat, steps=subject.effort.autoattack_steps)
-    own = subject.stands(attack) if subject.differentiable else subject.right
+    standing = subject.stands(attack) if subject.differentiable else subject.right
     rows = subject.right.nonzero()[:, 0]
     with crafting(straight, "evaluating"):
         z = attack.perturb(straight, subject.x[rows], subject.y[rows], subject.draw(attack.name)[rows]).detach()
     stands = subject.logits(z).argmax(1) == subject.y[rows]
-    pair, names = Paired.of(stands, own[rows]), ", ".join(sorted(straight.replaced))
-    numbers = {"replaced": sorted(straight.replaced), "test": pair.numbers(), "APGD-CE": share(own)}
+    pair, names = Paired.of(stands, standing[rows]), ", ".join(sorted(straight.replaced))
+    numbers = {"replaced": sorted(straight.replaced), "test": pair.numbers(), "APGD-CE": share(standing)}
     if not pair.proven(subject.effort.level):
         return Finding(check, "pass", f"The identity in the backward pass of {names} breaks no more.", numbers=numbers)
     return Finding(
@@ -128,7 +128,7 @@ def flat_operations(subject: Subject) -> Finding:
         "flaw",
         f"APGD with the identity in the backward pass of {names} breaks {pair.more} of {pair.count} images that APGD"
         f" leaves right, and misses {pair.less} that it breaks (p = {pair.p:.1e}); APGD alone leaves"
-        f" {percent(share(own))}.",
+        f" {percent(share(standing))}.",
         "Those operations stop the gradient where they are flat, and the attack with it: what it leaves is no"
         " robustness.",
         "Run AutoAttack with these operations' backward pass replaced by the identity, and report the worst case.",

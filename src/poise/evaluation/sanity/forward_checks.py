@@ -33,23 +33,33 @@ def batch_statistics(subject: Subject) -> Finding:
     mode.
     """
     check, half = "batch_statistics", max(len(subject.x) // 2, 1)
-    given = _as_given(subject.model, subject.x), _as_given(subject.model, subject.x[:half])
+    as_given_both = _as_given(subject.model, subject.x), _as_given(subject.model, subject.x[:half])
     again = _as_given(subject.model, subject.x)
-    as_given, noise = share(moved(given[0][:half], given[1])), share(moved(given[0][:half], again[:half]))
-    evaluated = share(
+    as_given, noise = (
+        share(moved(as_given_both[0][:half], as_given_both[1])),
+        share(moved(as_given_both[0][:half], again[:half])),
+    )
+    evaluated_share = share(
         moved(subject.logits(subject.x, half)[:half], subject.logits(subject.x[:half], max(half // 2, 1)))
     )
     noisy = share(moved(subject.logits(subject.x), subject.logits(subject.x)))
     norms = [
         name for name, module in subject.model.named_modules() if isinstance(module, _BatchNorm) and _by_batch(module)
     ]
-    numbers = {"as_given": as_given, "evaluating": evaluated, "noise_as_given": noise, "layers_in_training_mode": norms}
-    if norms or (evaluated > 0 and noisy == 0) or (as_given > 0 and noise == 0):
-        named = (
+    numbers = {
+        "as_given": as_given,
+        "evaluating": evaluated_share,
+        "noise_as_given": noise,
+        "layers_in_training_mode": norms,
+    }
+    if norms or (evaluated_share > 0 and noisy == 0) or (as_given > 0 and noise == 0):
+        names = (
             f"; batch normalisation by the batch: {', '.join(norms[:4])}{' ...' * (len(norms) > 4)}" if norms else ""
         )
-        seen = f"The logits of {percent(as_given)} of the images change with the other images of their batch{named}."
-        stays = evaluated > 0 and noisy == 0
+        sentence = (
+            f"The logits of {percent(as_given)} of the images change with the other images of their batch{names}."
+        )
+        stays = evaluated_share > 0 and noisy == 0
         means = "What is measured is a function of the batch: an attack on one image changes the verdict on others." + (
             " It stays so in evaluating mode."
             if stays
@@ -60,7 +70,7 @@ def batch_statistics(subject: Subject) -> Finding:
             if stays
             else "Call model.eval() before every accuracy and every attack"
         )
-        return Finding(check, "flaw", seen, means, f"{then}, then inspect again.", numbers)
+        return Finding(check, "flaw", sentence, means, f"{then}, then inspect again.", numbers)
     return Finding(check, "pass", "An image's logits do not depend on its batch mates.", numbers=numbers)
 
 
@@ -81,21 +91,21 @@ def _as_given(model: nn.Module, x: Tensor) -> Tensor:
 def randomised_output(subject: Subject) -> Finding:
     """Whether the same images in the same batch get the same logits again, in evaluating mode."""
     check = "randomised_output"
-    asked = [subject.logits(subject.x) for _ in range(_ASKED)]
-    differ = torch.stack([moved(asked[0], other) for other in asked[1:]]).any(0)
-    labels = torch.stack([logits.argmax(1) for logits in asked])
-    flipped = share((labels != labels[0]).any(0))
+    answers = [subject.logits(subject.x) for _ in range(_ASKED)]
+    differ = torch.stack([moved(answers[0], answer) for answer in answers[1:]]).any(0)
+    labels = torch.stack([logits.argmax(1) for logits in answers])
+    flipped_share = share((labels != labels[0]).any(0))
     with Trace() as trace:
         subject.logits(subject.x[:2])
-    numbers = {"logits_differ": share(differ), "labels_differ": flipped, "draws": sorted(trace.random)}
+    numbers = {"logits_differ": share(differ), "labels_differ": flipped_share, "draws": sorted(trace.random)}
     if not differ.any():
         return Finding(check, "pass", f"The same images gave the same logits {_ASKED} times.", numbers=numbers)
-    drawn = f"; the forward pass calls {', '.join(sorted(trace.random))}" if trace.random else ""
+    sentence_drawn = f"; the forward pass calls {', '.join(sorted(trace.random))}" if trace.random else ""
     return Finding(
         check,
         "flaw",
         f"Asked {_ASKED} times, the network changed its logits on {percent(share(differ))} of the images and its label"
-        f" on {percent(flipped)}{drawn}.",
+        f" on {percent(flipped_share)}{sentence_drawn}.",
         "An attack by single gradients follows one draw and is judged by another, so accuracy under it is too high; and"
         " each attack ends at a luckier or unluckier draw.",
         "Evaluate with AutoAttack(version='rand'), which averages 20 gradients (expectation over transformation), and"
@@ -116,21 +126,21 @@ def quantisation(subject: Subject) -> Finding:
     numbers: dict[str, Any] = {"flat": flat, "narrow_types": sorted(set(narrow)), "rounding": sorted(trace.rounding)}
     calls = f"; the forward pass calls {', '.join(sorted(trace.rounding))}" if trace.rounding else ""
     if flat > 0.25:
-        lost = share((subject.gradient(margin, subject.x, subject.y) == 0).flatten(1).all(1)) > 0.5
+        vanishing = share((subject.gradient(margin, subject.x, subject.y) == 0).flatten(1).all(1)) > 0.5
         return Finding(
             check,
-            "flaw" if lost else "warning",
+            "flaw" if vanishing else "warning",
             f"Around {percent(flat)} of the images the logits are constant under changes of every pixel that a network"
             f" without rounding would see{calls}.",
             "The network is a staircase: its true gradient is zero almost everywhere. "
             + (
                 "The one it returns is zero too, so gradient attacks fail for no good reason."
-                if lost
+                if vanishing
                 else "The one it returns is made up."
             ),
             "Attack with the rounding replaced by the identity in the backward pass (BPDA), and with Square at its full"
             " 5000 queries.",
-            numbers | {"gradient_lost": lost},
+            numbers | {"gradient_lost": vanishing},
         )
     if narrow:
         return Finding(
@@ -171,14 +181,14 @@ def constant_logits(subject: Subject) -> Finding:
     _, example = x.flatten(1).unique(dim=0, return_inverse=True)  # the same image twice is no constant answer
     example = example.repeat(len(sets))
     pairs = torch.stack([kind, example], 1).unique(dim=0)
-    shared = torch.bincount(pairs[:, 0], minlength=int(kind.max()) + 1)[kind] > 1
-    shares = {name: share(part) for name, part in zip(sets, shared.split(len(x)), strict=True)}
+    repeated = torch.bincount(pairs[:, 0], minlength=int(kind.max()) + 1)[kind] > 1
+    shares = {name: share(part) for name, part in zip(sets, repeated.split(len(x)), strict=True)}
     name, worst = max(shares.items(), key=lambda pair: pair[1])
     if not exceeds(round(worst * len(x)), len(x), 0.02, subject.effort.level):
         return Finding(
             check, "pass", "Different images get different logits, also under attack.", numbers={"shared": shares}
         )
-    answer = logits[shared][0].tolist()
+    answer = logits[repeated][0].tolist()
     return Finding(
         check,
         "flaw",
@@ -195,8 +205,8 @@ def saturated_logits(subject: Subject) -> Finding:
     """Whether softmax is so sure that the cross-entropy's gradient underflows."""
     check = "saturated_logits"
     logits = subject.natural.to(torch.promote_types(subject.natural.dtype, torch.float32))
-    others = F.softmax(logits, 1).scatter(1, logits.argmax(1)[:, None], 0).amax(1)
-    gone = others < torch.finfo(torch.float32).tiny
+    runners_up = F.softmax(logits, 1).scatter(1, logits.argmax(1)[:, None], 0).amax(1)
+    gone = runners_up < torch.finfo(torch.float32).tiny
     lead = logits.topk(2, 1).values
     numbers = {
         "underflow": share(gone),
@@ -204,8 +214,8 @@ def saturated_logits(subject: Subject) -> Finding:
         "largest": float(logits.abs().max()),
     }
     if not exceeds(int(gone.sum()), len(gone), 0.02, subject.effort.level):
-        seen = f"The predicted class leads by {numbers['median_lead']:.3g} logits (median)."
-        return Finding(check, "pass", seen, numbers=numbers)
+        sentence = f"The predicted class leads by {numbers['median_lead']:.3g} logits (median)."
+        return Finding(check, "pass", sentence, numbers=numbers)
     return Finding(
         check,
         "flaw",

@@ -79,24 +79,24 @@ def shattered_gradients(subject: Subject) -> Finding:
     if len(rows) == 0:
         return Finding(check, "not applicable", "The network is right on none of the images.")
     attack = subject.pgd(max(effort.steps // 2, 5), loss="margin")
-    bridged = Bridged(subject.model)
-    own = subject.stands(attack) if subject.differentiable else subject.right
-    found: dict[str, Paired] = {}
-    if differentiable(bridged, subject.x) and bridged.replaced:
-        found["straight through"] = Paired.of(_stands(subject, attack, bridged, rows), own[rows])
+    bridge = Bridged(subject.model)
+    standing = subject.stands(attack) if subject.differentiable else subject.right
+    comparisons: dict[str, Paired] = {}
+    if differentiable(bridge, subject.x) and bridge.replaced:
+        comparisons["straight through"] = Paired.of(_stands(subject, attack, bridge, rows), standing[rows])
     few = rows[: effort.gradient_examples]
     radius = subject.threat.epsilon / 2 / subject.whole_box()
-    estimated = Estimated(subject.model, radius, effort.gradient_samples, subject.draw("estimated")[few])
-    found["estimated"] = Paired.of(_stands(subject, attack, estimated, few), own[few])
-    numbers: dict[str, Any] = {name: pair.numbers() for name, pair in found.items()} | {
-        "replaced": sorted(bridged.replaced)
+    estimator = Estimated(subject.model, radius, effort.gradient_samples, subject.draw("estimated")[few])
+    comparisons["estimated"] = Paired.of(_stands(subject, attack, estimator, few), standing[few])
+    numbers: dict[str, Any] = {name: pair.numbers() for name, pair in comparisons.items()} | {
+        "replaced": sorted(bridge.replaced)
     }
-    proven = {name: pair for name, pair in found.items() if pair.proven(effort.level)}
+    proven = {name: pair for name, pair in comparisons.items() if pair.proven(effort.level)}
     if not proven:
         return Finding(check, "pass", "No other gradient breaks more images than the network's own.", numbers=numbers)
     name, pair = next(iter(proven.items()))
     how = {
-        "straight through": f"gradients straight through {', '.join(sorted(bridged.replaced))}",
+        "straight through": f"gradients straight through {', '.join(sorted(bridge.replaced))}",
         "estimated": f"gradients estimated from {2 * effort.gradient_samples} logits a step",
     }[name]
     return Finding(

@@ -68,9 +68,9 @@ class StraightThrough(TorchFunctionMode):
 
     def _mask(self, a: Any, b: Any) -> tuple[Tensor, Any] | None:
         """(differentiable double of the hard factor, the other factor, a constant)."""
-        for hard, other in ((a, b), (b, a)):
+        for hard, soft in ((a, b), (b, a)):
             if id(hard) in self._soft:
-                return self._soft[id(hard)][1], other.detach() if isinstance(other, Tensor) else other
+                return self._soft[id(hard)][1], soft.detach() if isinstance(soft, Tensor) else soft
         return None
 
 

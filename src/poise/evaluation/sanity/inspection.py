@@ -90,7 +90,7 @@ def inspect(
     Raises: InputError for images, labels, logits or a threat that cannot be inspected, fewer than 16 images, or an
     unknown check.
     """
-    started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
+    begin, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
     effort = effort or Effort()
     for name in checks:
         if name not in CHECKS:
@@ -132,7 +132,7 @@ def inspect(
         findings=findings,
         attacks=subject.accuracies,
         seconds=time.perf_counter() - clock,
-        started=started,
+        started=begin,
         device=device_name(x.device),
         versions={
             "poise": __version__,

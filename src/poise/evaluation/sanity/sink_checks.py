@@ -39,12 +39,12 @@ def merged(outputs: Tensor, classes: int) -> Tensor:
 
 def outputs_of(network: nn.Module, x: Tensor) -> dict[str, Tensor]:
     """What each module inside answers, by its name, of those that answer with a row for each image."""
-    told: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
 
     def keep(name: str) -> object:
         def hook(module: nn.Module, given: object, out: object) -> None:
             if isinstance(out, Tensor) and out.dim() == 2 and len(out) == len(x) and out.is_floating_point():
-                told[name] = out
+                outputs[name] = out
 
         return hook
 
@@ -54,7 +54,7 @@ def outputs_of(network: nn.Module, x: Tensor) -> dict[str, Tensor]:
     finally:
         for hook in hooks:
             hook.remove()
-    return told
+    return outputs
 
 
 def _sink(subject: Subject, classes: int) -> Merged | None:
@@ -85,15 +85,23 @@ def safe_sink(subject: Subject) -> Finding:
 
     attacks: tuple[PGD, ...] = (subject.pgd(), subject.pgd(loss="margin"))
     natural = right(subject.x)
-    own = aimed = natural
+    standing = standing_aimed = natural
     for attack in attacks:
-        own = own & right(subject.images(attack)) if subject.differentiable else own
+        standing = standing & right(subject.images(attack)) if subject.differentiable else standing
         with crafting(sink, "evaluating"):
-            aimed = aimed & right(attack.perturb(sink, subject.x, subject.y, subject.draw(attack.name)).detach())
-    pair, where = Paired.of(aimed, own), "its outputs" if sink.layer is None else f"the outputs of {sink.layer}"
-    numbers = {"outputs": where, "natural": share(natural), "PGD": share(own), "aimed": share(aimed)}
+            standing_aimed = standing_aimed & right(
+                attack.perturb(sink, subject.x, subject.y, subject.draw(attack.name)).detach()
+            )
+    pair, where = (
+        Paired.of(standing_aimed, standing),
+        "its outputs" if sink.layer is None else f"the outputs of {sink.layer}",
+    )
+    numbers = {"outputs": where, "natural": share(natural), "PGD": share(standing), "aimed": share(standing_aimed)}
     numbers |= {"test": pair.numbers()}
-    line = f"PGD leaves {percent(share(own))}, PGD on the classes with {where} merged {percent(share(aimed))}."
+    line = (
+        f"PGD leaves {percent(share(standing))}, PGD on the classes with {where} merged"
+        f" {percent(share(standing_aimed))}."
+    )
     if not pair.proven(subject.effort.level):
         return Finding(check, "pass", line, numbers=numbers)
     return Finding(

@@ -72,9 +72,9 @@ def large_epsilon(subject: Subject) -> Finding:
         return Finding(check, "not applicable", NO_GRADIENT)
     steps = 2 * subject.effort.steps
     stands = subject.stands(subject.pgd(steps, epsilon)) & subject.stands(subject.pgd(steps, epsilon, loss="margin"))
-    left = int(stands.sum())
-    numbers = {"epsilon": epsilon, "accuracy": share(stands), "p": tail(left, len(stands), 0.01)}
-    if not exceeds(left, len(stands), 0.01, subject.effort.level):
+    count_left = int(stands.sum())
+    numbers = {"epsilon": epsilon, "accuracy": share(stands), "p": tail(count_left, len(stands), 0.01)}
+    if not exceeds(count_left, len(stands), 0.01, subject.effort.level):
         return Finding(check, "pass", f"At epsilon {epsilon:.3g} PGD leaves {percent(share(stands))}.", numbers=numbers)
     return Finding(
         check,
@@ -94,20 +94,20 @@ def pgd_against_autoattack(subject: Subject) -> Finding:
     if not subject.differentiable:
         return Finding(check, "not applicable", NO_GRADIENT)
     alone = subject.stands(subject.pgd())
-    both = alone & subject.stands(subject.pgd(loss="margin"))
+    standing_both = alone & subject.stands(subject.pgd(loss="margin"))
     auto = subject.white_box() & square
     subject.accuracies["AutoAttack (short)"] = share(auto)
-    gaps = {"PGD-CE": int((alone & ~auto).sum()), "PGD-CE and PGD-margin": int((both & ~auto).sum())}
+    gaps = {"PGD-CE": int((alone & ~auto).sum()), "PGD-CE and PGD-margin": int((standing_both & ~auto).sum())}
     count = len(auto)
     numbers = {
         "PGD-CE": share(alone),
-        "PGD-CE and PGD-margin": share(both),
+        "PGD-CE and PGD-margin": share(standing_both),
         "AutoAttack (short)": share(auto),
         "gaps": gaps,
     }
     line = (
-        f"PGD-CE leaves {percent(share(alone))}, with the margin too {percent(share(both))}, a short AutoAttack"
-        f" {percent(share(auto))}."
+        f"PGD-CE leaves {percent(share(alone))}, with the margin too {percent(share(standing_both))}, a short"
+        f" AutoAttack {percent(share(auto))}."
     )
 
     def far(times: int) -> bool:
@@ -180,13 +180,13 @@ def _transferred(subject: Subject) -> dict[str, Tensor]:
     """Which examples [N] stand under MIM made on the surrogates given, and on a substitute trained on the network's
     answers.
     """
-    found = {}
+    transferred = {}
     pgd = subject.pgd()
     attack = MIM(threat=pgd.threat, step_size=pgd.step_size, steps=pgd.steps)
     for name, network in {**subject.surrogates, "a substitute": substitute_of(subject)}.items():
         z = attack(network, subject.x, subject.y, draw=subject.draw("transfer", name))
-        found[name] = subject.right & (subject.logits(z).argmax(1) == subject.y)
-    return found
+        transferred[name] = subject.right & (subject.logits(z).argmax(1) == subject.y)
+    return transferred
 
 
 def training_divergence(subject: Subject) -> Finding:
@@ -255,10 +255,12 @@ def reported_accuracy(subject: Subject) -> Finding:
     wrong: list[str] = []
     numbers: dict[str, Any] = {}
     for name, claim in subject.claims.items():
-        found, outside = _recomputed(subject, claim)
-        numbers[name] = {"reported": claim.accuracy, "recomputed": found, "not_allowed": outside}
-        if abs(found - claim.accuracy) > 0.5 / len(subject.x):
-            wrong.append(f"{name} was reported to leave {percent(claim.accuracy)}, its images give {percent(found)}")
+        recomputed, outside = _recomputed(subject, claim)
+        numbers[name] = {"reported": claim.accuracy, "recomputed": recomputed, "not_allowed": outside}
+        if abs(recomputed - claim.accuracy) > 0.5 / len(subject.x):
+            wrong.append(
+                f"{name} was reported to leave {percent(claim.accuracy)}, its images give {percent(recomputed)}"
+            )
         if outside:
             wrong.append(f"{outside} images of {name} lie outside the threat or the box")
     if not wrong:

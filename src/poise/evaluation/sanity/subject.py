@@ -118,8 +118,10 @@ class Subject:
                 leaf = images.detach().requires_grad_(True)
                 with torch.enable_grad():
                     values = loss(self.model(leaf), labels)
-                found = torch.autograd.grad(values.sum(), leaf, allow_unused=True)[0] if values.requires_grad else None
-                parts.append(torch.zeros_like(leaf) if found is None else found)
+                image_gradient = (
+                    torch.autograd.grad(values.sum(), leaf, allow_unused=True)[0] if values.requires_grad else None
+                )
+                parts.append(torch.zeros_like(leaf) if image_gradient is None else image_gradient)
         return torch.cat(parts).detach()
 
     def draw(self, *purpose: int | str) -> Draw:
@@ -183,9 +185,9 @@ class Subject:
 
     def _compact(self, name: str, *attacks: APGD | Square) -> Tensor:
         if name not in self._standing:
-            made = AutoAttack(version="custom", threat=self.threat, attacks=attacks)
+            attack = AutoAttack(version="custom", threat=self.threat, attacks=attacks)
             lanes = max(16, min(len(self.x), 2**15 // self.x[0].numel()))
-            result = made.run(self.model, self.x, self.y, seed=self.seed, ids=self.ids, batch_size=lanes)
+            result = attack.run(self.model, self.x, self.y, seed=self.seed, ids=self.ids, batch_size=lanes)
             stands = result.robust.to(self.x.device) & self.right
             self.claims.setdefault(name, Claim(result.x_adv, result.survivors[-1] / len(self.x)))
             self._standing[name], self.accuracies[name] = stands, share(stands)

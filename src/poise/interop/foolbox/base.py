@@ -60,21 +60,23 @@ class Attack(ABC):
         if not isinstance(model, PyTorchModel):
             raise InputError(f"{type(self).__name__}: model is {type(model).__name__}, must be a PyTorchModel")
         several = isinstance(epsilons, Iterable)
-        each = list(epsilons) if isinstance(epsilons, Iterable) else [epsilons]
-        if any(epsilon is None for epsilon in each):
+        epsilon_list = list(epsilons) if isinstance(epsilons, Iterable) else [epsilons]
+        if any(epsilon is None for epsilon in epsilon_list):
             raise SettingsError(
                 "epsilons = None asks for the smallest perturbation, must be numbers here; FAB().nearest finds it"
             )
         check_tensor(inputs, f"{type(self).__name__}: inputs", "a tensor [B, C, H, W]")
         x = model.to_unit(inputs.to(model.device))
         check_images(x, "(inputs - lower bound) / (upper bound - lower bound)")
-        if not each or any(isinstance(epsilon, bool) or not isinstance(epsilon, int | float) for epsilon in each):
+        if not epsilon_list or any(
+            isinstance(epsilon, bool) or not isinstance(epsilon, int | float) for epsilon in epsilon_list
+        ):
             raise SettingsError(f"{type(self).__name__}: epsilons = {epsilons!r}, must be a number or numbers")
         with own_names(self, NAMES):
-            found = [self._at(model, x, criterion, float(epsilon)) for epsilon in each]
+            results = [self._at(model, x, criterion, float(epsilon)) for epsilon in epsilon_list]
         self._calls += 1
-        raw, clipped, success = (list(column) for column in zip(*found, strict=True))
-        return (raw, clipped, torch.stack(success)) if several else (raw[0], clipped[0], success[0])
+        raw, clipped_images, success = (list(column) for column in zip(*results, strict=True))
+        return (raw, clipped_images, torch.stack(success)) if several else (raw[0], clipped_images[0], success[0])
 
     def run(self, model: PyTorchModel, inputs: Tensor, criterion: Criterion, *, epsilon: float) -> Tensor:
         """What the attack returned, unclipped."""
@@ -82,9 +84,9 @@ class Attack(ABC):
 
     def repeat(self, times: int) -> Attack:
         """The attack repeated with other random numbers; of each example the first success is kept."""
-        other = dataclasses.replace(self)  # type: ignore[type-var]  # attacks are dataclasses
-        other.times, other._calls = self.times * times, self._calls
-        return other
+        copied = dataclasses.replace(self)  # type: ignore[type-var]  # attacks are dataclasses
+        copied.times, copied._calls = self.times * times, self._calls
+        return copied
 
     def _at(
         self, model: PyTorchModel, x: Tensor, criterion: Criterion, epsilon: float
@@ -95,17 +97,17 @@ class Attack(ABC):
             return model.from_unit(x), model.from_unit(x), _succeeds(model, x, criterion, labels)
         low, high = model.bounds
         attack = self.native(epsilon, high - low)
-        raw, clipped = x, x
+        raw, inside_images = x, x
         success = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         for time in range(self.times):
             draw = everyone(0, "foolbox", type(self).__name__, self._calls, time, count=len(x), device=x.device)
-            found = attack(model.network, x, labels, target=target, draw=draw)
-            inside = attack.threat.project(found, x)
-            reached = _succeeds(model, inside, criterion, labels)
-            first = (reached & ~success if time else torch.ones_like(success)).view(-1, *[1] * (x.dim() - 1))
-            raw, clipped = torch.where(first, found, raw), torch.where(first, inside, clipped)
-            success |= reached
-        return model.from_unit(raw), model.from_unit(clipped), success
+            adversarial = attack(model.network, x, labels, target=target, draw=draw)
+            inside = attack.threat.project(adversarial, x)
+            succeeded_rows = _succeeds(model, inside, criterion, labels)
+            first = (succeeded_rows & ~success if time else torch.ones_like(success)).view(-1, *[1] * (x.dim() - 1))
+            raw, inside_images = torch.where(first, adversarial, raw), torch.where(first, inside, inside_images)
+            success |= succeeded_rows
+        return model.from_unit(raw), model.from_unit(inside_images), success
 
 
 def _wanted(model: PyTorchModel, x: Tensor, criterion: Criterion) -> tuple[Tensor, Tensor | None]:

@@ -86,8 +86,8 @@ def _checked(bounds: object) -> Bounds:
 
 
 def _preprocessing(given: Mapping[str, Any]) -> Standardise:
-    if left := sorted(set(given) - {"mean", "std", "axis"}):
-        raise SettingsError(f"preprocessing has {left[0]!r}, must have nothing but mean, std and axis")
+    if unknown := sorted(set(given) - {"mean", "std", "axis"}):
+        raise SettingsError(f"preprocessing has {unknown[0]!r}, must have nothing but mean, std and axis")
     if given.get("axis", -3) != -3:
         raise SettingsError(f"preprocessing has axis = {given['axis']}, must be -3, the channels of [B, C, H, W]")
     mean, std = (

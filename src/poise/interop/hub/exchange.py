@@ -48,8 +48,8 @@ def fetched(address: str) -> Path:
     hub = _library()
 
     def one(file: str, commit: str | None) -> Path:
-        found = hub.hf_hub_download(name, file, revision=commit, endpoint=_endpoint(), etag_timeout=_SECONDS)
-        return Path(found).parent
+        path = hub.hf_hub_download(name, file, revision=commit, endpoint=_endpoint(), etag_timeout=_SECONDS)
+        return Path(path).parent
 
     with _told(f"hf://{name}", CheckpointError):
         folder = one(CONFIG, revision)

@@ -35,16 +35,16 @@ def address_of(dataset: str, threat_model: str, name: str) -> str:
 
     Raises: CheckpointError for a name that nobody knows an address of.
     """
-    known = addresses().get(dataset, {}).get(threat_model, {})
-    if name not in known:
-        near = did_you_mean(name, known) if known else ""
+    digests = addresses().get(dataset, {}).get(threat_model, {})
+    if name not in digests:
+        near = did_you_mean(name, digests) if digests else ""
         place = f"<model_dir>/{dataset}/{threat_model}/{name}.pt"
         raise CheckpointError(
             f"there is no weights file {place}, and no address of {name!r} is known{near}; put it there"
         )
     if mirror := os.environ.get("POISE_MIRROR"):
         return f"{mirror.rstrip('/')}/{dataset}/{threat_model}/{quote(name)}.pt"
-    return _ADDRESS.format(known[name])
+    return _ADDRESS.format(digests[name])
 
 
 def fetch(dataset: str, threat_model: str, name: str, path: Path, sha256: str | None = None) -> Path:
@@ -59,8 +59,8 @@ def fetch(dataset: str, threat_model: str, name: str, path: Path, sha256: str | 
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.fetched")
     part.unlink(missing_ok=True)
-    opened: list[Any] = []  # a failed download leaves its connection to us to close
-    hooks = {"response": lambda response, **_: opened.append(response)}
+    connections: list[Any] = []  # a failed download leaves its connection to us to close
+    hooks = {"response": lambda response, **_: connections.append(response)}
     downloader: Any = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), hooks=hooks, timeout=30)
     pooch.get_logger().setLevel(logging.WARNING)
     try:
@@ -77,7 +77,7 @@ def fetch(dataset: str, threat_model: str, name: str, path: Path, sha256: str | 
         ) from None
     finally:
         part.unlink(missing_ok=True)
-        for response in opened:
+        for response in connections:
             response.close()
     return path
 
@@ -86,12 +86,12 @@ def check_digest(path: Path, sha256: str | None = None) -> None:
     """Compare a file with the given digest, and with the one that was kept when it was fetched, if it was. Raises:
     CheckpointError.
     """
-    kept = _beside(path).read_text().split()[:1] if _beside(path).is_file() else []
-    expected = {digest.removeprefix("sha256:").lower() for digest in (*kept, *filter(None, [sha256]))}
-    if expected and expected != {_digest(path)}:
+    digests_noted = _beside(path).read_text().split()[:1] if _beside(path).is_file() else []
+    digests_allowed = {digest.removeprefix("sha256:").lower() for digest in (*digests_noted, *filter(None, [sha256]))}
+    if digests_allowed and digests_allowed != {_digest(path)}:
         raise CheckpointError(
             f"{path} is not what was fetched or asked for: its SHA-256 is {_digest(path)[:16]}..., must be"
-            f" {' and '.join(sorted(digest[:16] for digest in expected))}...; delete it to fetch it again"
+            f" {' and '.join(sorted(digest[:16] for digest in digests_allowed))}...; delete it to fetch it again"
         )
 
 

@@ -47,9 +47,16 @@ class ModelInfo:
         """From accuracies in [0, 1]; about: further fields, such as name, authors and architecture."""
         field = "corruptions_acc" if threat_model == "corruptions" else "autoattack_acc"
         numbers = {"clean_acc": f"{100 * clean:.2f}", field: f"{100 * robust:.2f}"}
-        written = None if eps is None else written_epsilon(eps)
+        epsilon_text = None if eps is None else written_epsilon(eps)
         return cls(
-            **{"dataset": dataset, "eps": written, "number_forward_passes": 1, "unreliable": False, **numbers, **about}
+            **{
+                "dataset": dataset,
+                "eps": epsilon_text,
+                "number_forward_passes": 1,
+                "unreliable": False,
+                **numbers,
+                **about,
+            }
         )
 
     @classmethod
@@ -66,10 +73,12 @@ class ModelInfo:
         path = Path(path)
         before = dataclasses.asdict(ModelInfo.read(path)) if path.exists() else {}
         data = {**before, **{name: value for name, value in dataclasses.asdict(self).items() if value is not None}}
-        needed = ("external", "corruptions_acc", "corruptions_mce", "corruptions_acc_3d", "corruptions_mce_3d")
-        ordered = {field.name: data.get(field.name) for field in dataclasses.fields(self)}
-        kept = {name: value for name, value in ordered.items() if value is not None or name not in needed}
-        return write_text(path, json.dumps(kept, indent=2))
+        required_names = ("external", "corruptions_acc", "corruptions_mce", "corruptions_acc_3d", "corruptions_mce_3d")
+        fields_in_order = {field.name: data.get(field.name) for field in dataclasses.fields(self)}
+        fields_written = {
+            name: value for name, value in fields_in_order.items() if value is not None or name not in required_names
+        }
+        return write_text(path, json.dumps(fields_written, indent=2))
 
 
 def written_epsilon(eps: float) -> str:

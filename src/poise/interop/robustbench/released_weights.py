@@ -38,10 +38,10 @@ def loaded(
     weights, if any.
     Raises: CheckpointError where the weights tell no known network or do not fit the given one.
     """
-    stored, weights = None, weights if network is None else fitting(weights, network)
+    normalisation, weights = None, weights if network is None else fitting(weights, network)
     if network is None or not set(network.state_dict()) >= set(weights):
-        weights, stored = without_constants(weights)
-    normalise = normalise or stored
+        weights, normalisation = without_constants(weights)
+    normalise = normalise or normalisation
     if network is not None:
         load_into(network, _complete(weights, network), origin)
         if normalise is not None:
@@ -50,22 +50,24 @@ def loaded(
         return network
     settings, weights = told(weights, origin)
     channels, classes = weights["conv1.weight"].shape[1], len(weights["head.weight"])
-    built = replace(settings, normalise=normalise).build((channels, 32, 32), classes, seed=0)  # any size will do
-    load_into(built, _complete(weights, built), origin)
-    return built.eval()
+    network_built = replace(settings, normalise=normalise).build(
+        (channels, 32, 32), classes, seed=0
+    )  # any size will do
+    load_into(network_built, _complete(weights, network_built), origin)
+    return network_built.eval()
 
 
 def without_constants(weights: Weights) -> tuple[Weights, Normalisation | None]:
     """The weights without a normalisation's constants and the prefixes that all others share; and that normalisation,
     if any.
     """
-    found, weights = None, without_prefixes(weights, _PREFIXES)
+    normalisation, weights = None, without_prefixes(weights, _PREFIXES)
     for names in _CONSTANTS:
         if set(names) <= set(weights):
             mean, std = (tuple(weights[name].flatten().tolist()) for name in names)
-            found = Normalisation(mean=mean, std=std)
+            normalisation = Normalisation(mean=mean, std=std)
             weights = {name: tensor for name, tensor in weights.items() if name not in names}
-    return without_prefixes(weights, _PREFIXES), found
+    return without_prefixes(weights, _PREFIXES), normalisation
 
 
 def told(weights: Weights, origin: str) -> tuple[Network, Weights]:
@@ -84,7 +86,7 @@ def told(weights: Weights, origin: str) -> tuple[Network, Weights]:
             " images; give your own module as network="
         )
     stages = len({name.rpartition(".")[0] for name in blocks})
-    each, width = len(blocks) // stages, len(stem)
+    blocks_per_stage, width = len(blocks) // stages, len(stem)
     if "bn1.weight" in weights:
         weights = {re.sub(r"downsample", "shortcut", name): tensor for name, tensor in weights.items()}
         options = any("shortcut" in name for name in weights if name.startswith("layer2"))
@@ -98,11 +100,11 @@ def told(weights: Weights, origin: str) -> tuple[Network, Weights]:
         }
         weights = {name.replace("shortcut.0.weight", "shortcut.weight"): tensor for name, tensor in weights.items()}
         final = "bn.weight" in weights
-        widened = len(weights["layers.0.0.conv1.weight"]) // 16
+        width_factor = len(weights["layers.0.0.conv1.weight"]) // 16
         network = (
             PreActResNet18(width=width, final_norm=final)
             if stages == 4
-            else WideResNet(depth=6 * each + 4, width=widened)
+            else WideResNet(depth=6 * blocks_per_stage + 4, width=width_factor)
         )
     return network, weights
 
@@ -118,7 +120,7 @@ def _renamed(name: str, wide: bool) -> str:
 
 def _complete(weights: Weights, network: nn.Module) -> Weights:
     """The weights with the batch counters that old checkpoints lack; nothing is read off them."""
-    wanted = network.state_dict()
+    expected = network.state_dict()
     return {
-        name: torch.zeros_like(value) for name, value in wanted.items() if name.endswith("num_batches_tracked")
+        name: torch.zeros_like(value) for name, value in expected.items() if name.endswith("num_batches_tracked")
     } | weights

@@ -61,7 +61,9 @@ class MLflowTracker(Tracker):
         for at in range(0, len(missing), _AT_ONCE):
             self.client.log_batch(self.run, params=[Param(*pair) for pair in missing[at : at + _AT_ONCE]])
         tags = self.client.get_run(self.run).data.metrics
-        self.steps = {tag: {one.step for one in self.client.get_metric_history(self.run, tag)} for tag in tags}
+        self.steps = {
+            tag: {measurement.step for measurement in self.client.get_metric_history(self.run, tag)} for tag in tags
+        }
 
     def known(self) -> Mapping[str, set[int]]:
         return self.steps

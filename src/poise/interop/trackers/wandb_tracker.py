@@ -53,8 +53,8 @@ class WandbTracker(Tracker):
                 self.run.log(values, step=step)
                 for tag in values:
                     self.steps.setdefault(tag, set()).add(step)
-        noted = {tag: sorted(steps) for tag, steps in self.steps.items()}
-        write_text(self.note, json.dumps(sealed({"steps": noted})))
+        steps_logged = {tag: sorted(steps) for tag, steps in self.steps.items()}
+        write_text(self.note, json.dumps(sealed({"steps": steps_logged})))
 
     def results(self, columns: Mapping[str, float], table: str, step: int) -> None:
         with _told():

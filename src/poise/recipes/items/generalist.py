@@ -60,16 +60,16 @@ def both_prints(where: str) -> tuple[Line, ...]:
     """The rows of Table 1, with Zipper's print of those that it prints otherwise."""
     lines = []
     for name, line in zip(METHODS, rows(where, *METHODS), strict=True):
-        published, cells = experiment(line.recipe).published, FIRST_PRINT[where].get(name)
-        if cells is None or published is None:
+        row_published, cells = experiment(line.recipe).published, FIRST_PRINT[where].get(name)
+        if cells is None or row_published is None:
             lines.append(line)
             continue
         values = tuple(
-            cells.get(column, value) for column, value in zip(published.columns, published.values, strict=True)
+            cells.get(column, value) for column, value in zip(row_published.columns, row_published.values, strict=True)
         )
         note = f"its {' and '.join(cells)} {'are' if len(cells) > 1 else 'is'} printed otherwise in the later version"
-        table = published.table.replace("Generalist", "Zipper")
-        row = dataclasses.replace(published, table=table, values=values, note=note, of="")
+        table = row_published.table.replace("Generalist", "Zipper")
+        row = dataclasses.replace(row_published, table=table, values=values, note=note, of="")
         lines.append(dataclasses.replace(line, beside=row))
     return tuple(lines)
 
@@ -218,8 +218,8 @@ add(
         "Figure 3a: averages of the base learners",
         GENERALIST,
         tuple(
-            ablated(f"wa_{which}", label)
-            for which, label in (("none", "none"), ("natural", "NT"), ("robust", "AT"), ("both", "both"))
+            ablated(f"wa_{learner}", label)
+            for learner, label in (("none", "none"), ("natural", "NT"), ("robust", "AT"), ("both", "both"))
         ),
         picture=Picture("bars", SHOWN),
         also=("generalist/fig4a-averages",),

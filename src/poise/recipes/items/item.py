@@ -115,25 +115,25 @@ _ITEMS: dict[str, Item] = {}
 
 def add(*items: Item) -> None:
     """Register items. Raises: SettingsError for an id or name that is taken."""
-    for made in items:
-        for name in (made.id, *made.also):
+    for entry in items:
+        for name in (entry.id, *entry.also):
             if name in _ITEMS:
                 raise SettingsError(f"there is an item {name!r} already")
-            _ITEMS[name] = made
+            _ITEMS[name] = entry
 
 
 def items() -> dict[str, Item]:
     """All items by id, in order of registration."""
-    return {name: made for name, made in _ITEMS.items() if name == made.id}
+    return {name: entry for name, entry in _ITEMS.items() if name == entry.id}
 
 
 def item(name: str) -> Item:
     """The item of an id or a further name. Raises: SettingsError with the nearest names."""
     if name not in _ITEMS:
         same = [
-            known
-            for known in _ITEMS
-            if known.partition("/")[2] == name.partition("/")[2] or known.partition("/")[2] == name
+            entry_name
+            for entry_name in _ITEMS
+            if entry_name.partition("/")[2] == name.partition("/")[2] or entry_name.partition("/")[2] == name
         ]
         hint = f"; did you mean {' or '.join(map(repr, same))}?" if same else did_you_mean(name, _ITEMS)
         raise SettingsError(f"there is no item {name!r}{hint} (poise list papers has all)")

@@ -68,14 +68,14 @@ add(
     *(
         Item(
             f"soe/section4.5{name}",
-            f"Section 4.5: what each expert gains under transfer{what}",
+            f"Section 4.5: what each expert gains under transfer{words}",
             SYNERGY,
             tuple(experts(members, epsilon, form) for epsilon in MEMBERS_GRID for members in range(1, 6)),
             picture=Picture("sweep", ("soe-transfer-3",), "experts"),
             transfer="soe-transfer-3",
             gains=True,
         )
-        for name, what, form in (("", "", ""), ("-printed", ", as the paper prints the algorithm", "_paper"))
+        for name, words, form in (("", "", ""), ("-printed", ", as the paper prints the algorithm", "_paper"))
     ),
     Item(
         "soe/fig5",

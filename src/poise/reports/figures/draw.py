@@ -69,7 +69,7 @@ def _legend(kind: str, count: int) -> dict[str, Any]:
 
 def write(figure: Figure, panels: Sequence[Panel], stem: Path) -> list[Path]:
     """The figure as PDF, SVG and PNG beside each other, and the numbers behind it as CSV."""
-    made = []
+    paths = []
     with _style():
         from matplotlib.backends.backend_agg import FigureCanvasAgg  # pyright: ignore[reportMissingImports]
 
@@ -77,8 +77,8 @@ def write(figure: Figure, panels: Sequence[Panel], stem: Path) -> list[Path]:
         for form in FORMATS:
             buffer = io.BytesIO()
             figure.savefig(buffer, format=form, metadata=_UNDATED[form])
-            made.append(write_bytes(stem.with_suffix(f".{form}"), buffer.getvalue()))
-    return [*made, write_text(stem.with_suffix(".csv"), to_csv(panels))]
+            paths.append(write_bytes(stem.with_suffix(f".{form}"), buffer.getvalue()))
+    return [*paths, write_text(stem.with_suffix(".csv"), to_csv(panels))]
 
 
 @contextlib.contextmanager
@@ -93,15 +93,15 @@ def _style() -> Iterator[None]:
 
 def _lines(axes: Axes, series: Sequence[Series]) -> None:
     """A line for each series, with a band."""
-    for place, each in enumerate(series):
-        xs, ys = _across(each.points), [point.y for point in each.points]
-        hollow: dict[str, Any] = {"markerfacecolor": "white"} if each.printed else {}
+    for place, curve in enumerate(series):
+        xs, ys = _across(curve.points), [point.y for point in curve.points]
+        hollow: dict[str, Any] = {"markerfacecolor": "white"} if curve.printed else {}
         few = len(xs) <= 20
-        (line,) = axes.plot(xs, ys, marker=MARKERS[place % len(MARKERS)] if few else "", label=each.label, **hollow)
-        banded = [point for point in each.points if point.low is not None and point.high is not None]
-        if banded:
-            lows, highs = [point.low or 0.0 for point in banded], [point.high or 0.0 for point in banded]
-            axes.fill_between(_across(banded), lows, highs, color=line.get_color(), alpha=0.18, linewidth=0)
+        (line,) = axes.plot(xs, ys, marker=MARKERS[place % len(MARKERS)] if few else "", label=curve.label, **hollow)
+        band = [point for point in curve.points if point.low is not None and point.high is not None]
+        if band:
+            lows, highs = [point.low or 0.0 for point in band], [point.high or 0.0 for point in band]
+            axes.fill_between(_across(band), lows, highs, color=line.get_color(), alpha=0.18, linewidth=0)
 
 
 def _across(points: Sequence[Point]) -> list[float]:
@@ -111,14 +111,14 @@ def _across(points: Sequence[Point]) -> list[float]:
 def _bars(axes: Axes, series: Sequence[Series]) -> None:
     """Groups of bars, one colour for each series, with whiskers."""
     width = 0.8 / max(1, len(series))
-    for place, each in enumerate(series):
-        xs = [point.x - 0.4 + width * (place + 0.5) for point in each.points]
+    for place, series_bar in enumerate(series):
+        xs = [point.x - 0.4 + width * (place + 0.5) for point in series_bar.points]
         look = {"color": LABELS[place % len(LABELS)], "edgecolor": "white", "linewidth": 0.5}
-        axes.bar(xs, [point.y for point in each.points], width, label=each.label, **look)
-        for x, point in zip(xs, each.points, strict=True):
+        axes.bar(xs, [point.y for point in series_bar.points], width, label=series_bar.label, **look)
+        for x, point in zip(xs, series_bar.points, strict=True):
             if point.low is not None and point.high is not None:
                 axes.plot([x, x], [point.low, point.high], color="0.25", linewidth=0.9, linestyle="-")
-    names = {point.x: point.name for each in series for point in each.points}
+    names = {point.x: point.name for series_bar in series for point in series_bar.points}
     long = max((len(name) for name in names.values()), default=0) > 10
     axes.set_xticks(list(names), list(names.values()), rotation=30 if long else 0, ha="right" if long else "center")
     axes.grid(axis="x", visible=False)
@@ -126,12 +126,12 @@ def _bars(axes: Axes, series: Sequence[Series]) -> None:
 
 def _trade_off(axes: Axes, series: Sequence[Series]) -> None:
     """Points with intervals both ways, those of a family joined in order; a paper's own are hollow."""
-    for place, each in enumerate(series):
-        xs, ys = _across(each.points), [point.y for point in each.points]
-        hollow: dict[str, Any] = {"markerfacecolor": "white", "linestyle": ":"} if each.printed else {}
+    for place, series_point in enumerate(series):
+        xs, ys = _across(series_point.points), [point.y for point in series_point.points]
+        hollow: dict[str, Any] = {"markerfacecolor": "white", "linestyle": ":"} if series_point.printed else {}
         marker = MARKERS[place % len(MARKERS)]
-        (line,) = axes.plot(xs, ys, marker=marker, label=each.label, **hollow)
-        for point in each.points:
+        (line,) = axes.plot(xs, ys, marker=marker, label=series_point.label, **hollow)
+        for point in series_point.points:
             if point.low is not None and point.high is not None:
                 axes.plot(
                     [point.x, point.x], [point.low, point.high], color=line.get_color(), linewidth=0.7, linestyle="-"
@@ -149,17 +149,17 @@ def _trade_off(axes: Axes, series: Sequence[Series]) -> None:
 
 def _histogram(axes: Axes, series: Sequence[Series]) -> None:
     """Shares by place, as steps: the places are the middles of bins of one width."""
-    for each in series:
-        xs, ys = _across(each.points), [point.y for point in each.points]
-        axes.step(xs, ys, where="mid", label=each.label)
+    for series_part in series:
+        xs, ys = _across(series_part.points), [point.y for point in series_part.points]
+        axes.step(xs, ys, where="mid", label=series_part.label)
 
 
 def _surface(axes: Axes, field: Field) -> None:
     """Heights as lines of equal height and shades of one colour, with their scale."""
-    filled = axes.contourf(field.xs, field.ys, field.values, levels=12, cmap="viridis")
+    contours = axes.contourf(field.xs, field.ys, field.values, levels=12, cmap="viridis")
     axes.contour(field.xs, field.ys, field.values, levels=12, colors="white", linewidths=0.3)
     axes.plot([0], [0], marker="+", color="white")
-    axes.figure.colorbar(filled, ax=axes)
+    axes.figure.colorbar(contours, ax=axes)
     axes.grid(visible=False)
 
 
@@ -178,10 +178,10 @@ def _labels(axes: Axes, field: Field) -> None:
 
 def _scatter(axes: Axes, series: Sequence[Series]) -> None:
     """Points alone; their places have no unit."""
-    for place, each in enumerate(series):
-        xs, ys = _across(each.points), [point.y for point in each.points]
+    for place, series_part in enumerate(series):
+        xs, ys = _across(series_part.points), [point.y for point in series_part.points]
         look = {"marker": MARKERS[place % len(MARKERS)], "color": LABELS[place % len(LABELS)], "markersize": 2.5}
-        axes.plot(xs, ys, linestyle="", alpha=0.7, label=each.label, **look)
+        axes.plot(xs, ys, linestyle="", alpha=0.7, label=series_part.label, **look)
     axes.set_xticks([])
     axes.set_yticks([])
 

@@ -24,8 +24,8 @@ def place_labels(
 
     right, bottom: the ends of the room.
     """
-    taken: list[Box] = [(x - 8, y - 8, x + 8, y + 8) for x, y, _ in points]
-    found = []
+    boxes_taken: list[Box] = [(x - 8, y - 8, x + 8, y + 8) for x, y, _ in points]
+    boxes = []
     for x, y, name in points:
         sides = [(_box(x, y, name, side), side) for side in SIDES]
         free = [
@@ -35,19 +35,19 @@ def place_labels(
             and box[2] <= right
             and box[1] >= 0
             and box[3] <= bottom
-            and not any(_overlap(box, other) for other in taken)
+            and not any(_overlap(box, box_other) for box_other in boxes_taken)
         ]
         box, side = (free or sides)[0]
-        taken.append(box)
-        found.append(side)
-    return found
+        boxes_taken.append(box)
+        boxes.append(side)
+    return boxes
 
 
 def _box(x: float, y: float, name: str, side: tuple[float, float, str]) -> Box:
     dx, dy, anchor = side
     wide = 7.5 * len(name)
-    left = x + dx - {"start": 0.0, "end": wide, "middle": wide / 2}[anchor]
-    return left, y + dy - 11, left + wide, y + dy + 3
+    left_edge = x + dx - {"start": 0.0, "end": wide, "middle": wide / 2}[anchor]
+    return left_edge, y + dy - 11, left_edge + wide, y + dy + 3
 
 
 def _overlap(a: Box, b: Box) -> bool:

@@ -53,7 +53,10 @@ def write_still(kind: str, panel: Panel) -> str:
 
 def placed(series: Sequence[Series]) -> list[tuple[int, Series]]:
     """Each with the place that its colour and shape go by."""
-    return [(number if one.place is None else one.place, one) for number, one in enumerate(series)]
+    return [
+        (number if series_item.place is None else series_item.place, series_item)
+        for number, series_item in enumerate(series)
+    ]
 
 
 def colour(place: int) -> str:
@@ -115,8 +118,8 @@ class _Axes:
         self.parts += [_text(self.at(x, 0)[0], height - bottom + 16, f"{x:.6g}", "middle") for x in self.x]
         if panel.up:
             self.parts.append(_text((LEFT + width - RIGHT) / 2, height - 5, panel.across, "middle"))
-            turned = f'transform="translate(10 {(TOP + height - bottom) // 2}) rotate(-90)"'
-            self.parts.append(f'<text text-anchor="middle" {turned}>{escape(panel.up)}</text>')
+            transform = f'transform="translate(10 {(TOP + height - bottom) // 2}) rotate(-90)"'
+            self.parts.append(f'<text text-anchor="middle" {transform}>{escape(panel.up)}</text>')
 
     def at(self, x: float, y: float) -> tuple[float, float]:
         across, up = (x - self.x[0]) / (self.x[-1] - self.x[0]), (y - self.y[0]) / (self.y[-1] - self.y[0])
@@ -141,7 +144,11 @@ def _lines(panel: Panel) -> str:
     """A line for each series, its last point marked; of several runs only their mean."""
     axes = _Axes(panel, 280, 170, 22)
     meant = {series.label for series in panel.series if not series.run}
-    lines = [(place, one) for place, one in placed(panel.series) if not one.run or one.label not in meant]
+    lines = [
+        (place, series_item)
+        for place, series_item in placed(panel.series)
+        if not series_item.run or series_item.label not in meant
+    ]
     every = 1 + sum(len(series.points) for _, series in lines) // _MOST
     for place, series in lines:
         points = series.points[(len(series.points) - 1) % every :: every]
@@ -169,18 +176,24 @@ def _swept(panel: Panel) -> str:
 def _trade_off(panel: Panel) -> str:
     """Points with their intervals; a paper's are hollow and joined to ours by a dashed line."""
     axes = _Axes(panel)
-    measured = {place: one.points[0] for place, one in placed(panel.series) if not one.printed}
+    points_measured = {
+        place: series_item.points[0] for place, series_item in placed(panel.series) if not series_item.printed
+    }
     for place, series in placed(panel.series):
         for point in series.points:
             axes.interval(place, point)
-            if series.printed and place in measured:
-                ours = measured[place]
+            if series.printed and place in points_measured:
+                ours = points_measured[place]
                 axes.line((ours.x, ours.y), (point.x, point.y), f"link {colour(place)}")
-    points = [(place, one.printed, point) for place, one in placed(panel.series) for point in one.points]
-    for place, printed, point in points:
-        axes.parts.append(marker(place, *axes.at(point.x, point.y), 6, hollow=printed, title=about(point)))
-    named = place_labels([(*axes.at(point.x, point.y), point.name) for *_, point in points], WIDTH, HEIGHT - BOTTOM)
-    for (place, _, point), (dx, dy, anchor) in zip(points, named, strict=True):
+    points = [
+        (place, series_item.printed, point)
+        for place, series_item in placed(panel.series)
+        for point in series_item.points
+    ]
+    for place, is_printed, point in points:
+        axes.parts.append(marker(place, *axes.at(point.x, point.y), 6, hollow=is_printed, title=about(point)))
+    labels = place_labels([(*axes.at(point.x, point.y), point.name) for *_, point in points], WIDTH, HEIGHT - BOTTOM)
+    for (place, _, point), (dx, dy, anchor) in zip(points, labels, strict=True):
         x, y = axes.at(point.x, point.y)
         axes.parts.append(_text(x + dx, y + dy, point.name, anchor, f"point {colour(place)}"))
     return wrap(WIDTH, HEIGHT, panel.title, axes.parts)
@@ -188,17 +201,19 @@ def _trade_off(panel: Panel) -> str:
 
 def _nested(panel: Panel) -> str:
     """A bar for each point of the last series, full and with its number, before a pale one of the first."""
-    left, right, pitch = 92, 240, 22
+    left_edge, right, pitch = 92, 240, 22
     pale, full = panel.series[0], panel.series[-1]
     parts = []
     for line, (behind, before) in enumerate(zip(pale.points, full.points, strict=True)):
         y = 6 + pitch * line
-        parts.append(f"<g><title>{escape(about(before))}</title>{_text(left - 8, y + 11, _short(before.name), 'end')}")
-        parts.append(f'<rect class="track" x="{left}" y="{y}" width="{right - left}" height="14" rx="2"/>')
+        parts.append(
+            f"<g><title>{escape(about(before))}</title>{_text(left_edge - 8, y + 11, _short(before.name), 'end')}"
+        )
+        parts.append(f'<rect class="track" x="{left_edge}" y="{y}" width="{right - left_edge}" height="14" rx="2"/>')
         for kind, share in (("pale", behind.y), ("full", before.y)):
-            width = _number((right - left) * share / 100)
+            width = _number((right - left_edge) * share / 100)
             css = f"bar {kind} {colour(placed(panel.series)[-1][0])}"
-            parts.append(f'<rect class="{css}" x="{left}" y="{y}" width="{width}" height="14" rx="2"/>')
+            parts.append(f'<rect class="{css}" x="{left_edge}" y="{y}" width="{width}" height="14" rx="2"/>')
         parts.append(_text(280, y + 11, f"{before.y:.1f}", "end", "value") + "</g>")
     return wrap(284, 8 + pitch * len(full.points), panel.title, parts)
 
@@ -207,28 +222,28 @@ def _matrix(panel: Panel) -> str:
     """A square for each cell, the darker the larger, with its number."""
     field = panel.field
     assert field is not None, "a matrix has a field"
-    wide, high, left, top = max(36, min(76, 420 // len(field.columns))), 30, 150, 84
+    wide, high, left_edge, top = max(36, min(76, 420 // len(field.columns))), 30, 150, 84
     parts = []
     for column, name in enumerate(field.columns):
-        turn = f"translate({left + wide * column + wide // 2} {top - 8}) rotate(-35)"
+        turn = f"translate({left_edge + wide * column + wide // 2} {top - 8}) rotate(-35)"
         parts.append(f'<text transform="{turn}">{escape(_short(name, 18))}<title>{escape(name)}</title></text>')
     for row, (name, values) in enumerate(zip(field.rows[:_ROWS], field.values, strict=False)):
         y = top + high * row
         label = f"{escape(_short(name, 22))}<title>{escape(name)}</title>"
-        parts.append(f'<text x="{left - 8}" y="{y + 19}" text-anchor="end">{label}</text>')
+        parts.append(f'<text x="{left_edge - 8}" y="{y + 19}" text-anchor="end">{label}</text>')
         for column, value in enumerate(values):
-            x = left + wide * column
+            x = left_edge + wide * column
             title = escape(f"{name}, {field.columns[column]}: {value:.2f} %")
             shade = f'fill="var(--accent)" fill-opacity="{0.04 + 0.005 * value:.2f}"'
             parts.append(
                 f'<g><title>{title}</title><rect x="{x + 1}" y="{y + 1}" width="{wide - 2}" height="{high - 2}" rx="3"'
                 f" {shade}/>{_text(x + wide / 2, y + 19, f'{value:.1f}', 'middle', 'value')}</g>"
             )
-    shown, further = min(len(field.rows), _ROWS), len(field.rows) - _ROWS
+    rows_visible, further = min(len(field.rows), _ROWS), len(field.rows) - _ROWS
     if further > 0:
-        parts.append(_text(left, top + high * shown + 18, f"and {further} further ones"))
-    height = top + high * (shown + (further > 0)) + 8
-    return wrap(left + wide * len(field.columns) + 50, height, panel.title, parts)
+        parts.append(_text(left_edge, top + high * rows_visible + 18, f"and {further} further ones"))
+    height = top + high * (rows_visible + (further > 0)) + 8
+    return wrap(left_edge + wide * len(field.columns) + 50, height, panel.title, parts)
 
 
 def _cloud(panel: Panel) -> str:
@@ -253,8 +268,8 @@ def names_of(panel: Panel) -> list[str]:
 
 
 def _dot(shape: int, hue: int, x: float, y: float) -> str:
-    drawn = marker(shape, x, y, 3)
-    return drawn.replace(f'class="{colour(shape)} ', f'class="{colour(hue)} ')
+    dot = marker(shape, x, y, 3)
+    return dot.replace(f'class="{colour(shape)} ', f'class="{colour(hue)} ')
 
 
 def _short(text: str, most: int = 12) -> str:

@@ -49,9 +49,9 @@ Spec = dict[str, Any]
 
 def vega(kind: str, panels: Sequence[Panel]) -> Spec:
     """The specification of a panel; of several matrices, of which one is shown at a time. kind: one of `KINDS`."""
-    made = _matrix(panels) if kind == "matrix" else KINDS[kind](panels[0])
+    spec = _matrix(panels) if kind == "matrix" else KINDS[kind](panels[0])
     fit = "fit-x" if kind in ("nested", "matrix") else "fit"  # lines of one height, however many
-    return {"width": "container", "autosize": {"type": fit, "contains": "padding"}, **made}
+    return {"width": "container", "autosize": {"type": fit, "contains": "padding"}, **spec}
 
 
 def _number(value: float | None, digits: int = 5) -> float | None:
@@ -63,7 +63,10 @@ def _number(value: float | None, digits: int = 5) -> float | None:
 
 
 def _coloured(series: Sequence[Series]) -> dict[str, Any]:
-    scale = {one.label: f"var(--c{place % COLOURS})" if place >= 0 else "var(--soft)" for place, one in placed(series)}
+    scale = {
+        series_item.label: f"var(--c{place % COLOURS})" if place >= 0 else "var(--soft)"
+        for place, series_item in placed(series)
+    }
     return {
         "field": "series",
         "type": "nominal",
@@ -73,7 +76,7 @@ def _coloured(series: Sequence[Series]) -> dict[str, Any]:
 
 
 def _shaped(series: Sequence[Series]) -> dict[str, Any]:
-    scale = {one.label: SHAPES[place % len(SHAPES)] for place, one in placed(series)}
+    scale = {series_item.label: SHAPES[place % len(SHAPES)] for place, series_item in placed(series)}
     return {
         "field": "series",
         "type": "nominal",
@@ -84,7 +87,7 @@ def _shaped(series: Sequence[Series]) -> dict[str, Any]:
 
 def _dashed(series: Sequence[Series]) -> dict[str, Any]:
     """Colours that come back have another dash."""
-    scale = {one.label: [5, 3] if place >= COLOURS else [1, 0] for place, one in placed(series)}
+    scale = {series_item.label: [5, 3] if place >= COLOURS else [1, 0] for place, series_item in placed(series)}
     return {**_shaped(series), "scale": {"domain": list(scale), "range": list(scale.values())}}
 
 
@@ -129,17 +132,20 @@ def _curves(panel: Panel) -> Spec:
     """Lines by epoch: of several runs of a method the mean with a band of their standard deviation before thin lines of
     each.
     """
-    meant = {one.label for one in panel.series if not one.run}
-    bold = [one for one in panel.series if not one.run or one.label not in meant]
-    thin = [one for one in panel.series if one.run and one.label in meant]
+    meant = {series_item.label for series_item in panel.series if not series_item.run}
+    bold = [series_item for series_item in panel.series if not series_item.run or series_item.label not in meant]
+    thin = [series_item for series_item in panel.series if series_item.run and series_item.label in meant]
     colour, shape, dash = _coloured(panel.series), _shaped(panel.series), _dashed(panel.series)
     x, y = _axis("x", "", tickMinStep=1), _axis("y", panel.up)
     y["scale"] |= _constant(panel)
     base = {"x": x, "y": y, "color": colour, "detail": {"field": "run"}}
-    told = {"method": "series", "run": "run", panel.across: "x", "value": "y"}
+    tooltip = {"method": "series", "run": "run", panel.across: "x", "value": "y"}
     layers: list[Spec] = [_marked(panel.marked)] if panel.marked else []
     if thin:
-        last = [{**_line_row(one, False), "at": _number(one.points[-1].x), "last": _last(one)} for one in thin]
+        last = [
+            {**_line_row(series_item, False), "at": _number(series_item.points[-1].x), "last": _last(series_item)}
+            for series_item in thin
+        ]
         layers.append(
             {
                 "data": {"values": last},
@@ -155,7 +161,7 @@ def _curves(panel: Panel) -> Spec:
                 "encoding": {"x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"}, "color": colour},
             }
         )
-        told |= {"runs": "n", "mean - std": "low", "mean + std": "high"}
+        tooltip |= {"runs": "n", "mean - std": "low", "mean + std": "high"}
     layers.append({"mark": {"type": "line", "strokeWidth": 2}, "encoding": {**base, "strokeDash": dash}})
     end: list[Spec] = [
         {"joinaggregate": [{"op": "max", "field": "x", "as": "end"}], "groupby": ["series", "run"]},
@@ -168,11 +174,11 @@ def _curves(panel: Panel) -> Spec:
             "encoding": {**base, "shape": shape},
         }
     )
-    count = sum(len(one.points) for one in bold)
-    layers.append(_pointed(base, _told(told, y=".4~g", low=".4~g", high=".4~g"), count))
+    count = sum(len(series_item.points) for series_item in bold)
+    layers.append(_pointed(base, _told(tooltip, y=".4~g", low=".4~g", high=".4~g"), count))
     return {
         "params": [HIDDEN],
-        "data": {"values": [_line_row(one, bool(thin)) for one in bold]},
+        "data": {"values": [_line_row(series_item, bool(thin)) for series_item in bold]},
         "transform": [SHOWN, {"flatten": ["x", "y", *(["low", "high"] if thin else [])]}],
         "layer": layers,
         "height": 170,
@@ -181,7 +187,7 @@ def _curves(panel: Panel) -> Spec:
 
 def _constant(panel: Panel) -> dict[str, Any]:
     """Ends of the axis for values that are all the same, which by themselves have none."""
-    values = {point.y for one in panel.series for point in one.points}
+    values = {point.y for series_item in panel.series for point in series_item.points}
     return {"domain": [(ends := ticks(min(values), max(values)))[0], ends[-1]]} if len(values) == 1 else {}
 
 
@@ -244,7 +250,7 @@ def _swept(panel: Panel) -> Spec:
     colour, shape, dash = _coloured(panel.series), _shaped(panel.series), _dashed(panel.series)
     x, y = _axis("x", panel.across), _axis("y", panel.up)
     base = {"x": x, "y": y, "color": colour}
-    rows = [_point_row(one, point) for one in panel.series for point in one.points]
+    rows = [_point_row(series_item, point) for series_item in panel.series for point in series_item.points]
     return {
         "params": [HIDDEN],
         "data": {"values": rows},
@@ -278,13 +284,20 @@ def _trade_off(panel: Panel) -> Spec:
     colour, shape = _coloured(panel.series), _shaped(panel.series)
     x, y = _axis("x", panel.across), _axis("y", panel.up, tickCount=6)
     base = {"x": x, "y": y, "color": colour}
-    drawn = [(place, one, point) for place, one in placed(panel.series) for point in one.points]
-    measured = {place: point for place, one, point in drawn if not one.printed}
+    point_marks = [
+        (place, series_item, point) for place, series_item in placed(panel.series) for point in series_item.points
+    ]
+    points_measured = {place: point for place, series_item, point in point_marks if not series_item.printed}
     rows = []
-    for (place, one, point), side in zip(drawn, _sides(panel), strict=True):
-        row = _point_row(one, point) | {"printed": one.printed, "dx": side[0], "dy": side[1], "align": side[2]}
-        if one.printed and place in measured:
-            row |= {"our_x": _number(measured[place].x), "our_y": _number(measured[place].y)}
+    for (place, series_item, point), side in zip(point_marks, _sides(panel), strict=True):
+        row = _point_row(series_item, point) | {
+            "printed": series_item.printed,
+            "dx": side[0],
+            "dy": side[1],
+            "align": side[2],
+        }
+        if series_item.printed and place in points_measured:
+            row |= {"our_x": _number(points_measured[place].x), "our_y": _number(points_measured[place].y)}
         rows.append(row)
     marks = {"type": "point", "size": 110, "opacity": 1, "strokeWidth": 2}
     link: Spec = {
@@ -297,7 +310,7 @@ def _trade_off(panel: Panel) -> Spec:
         "mark": {**marks, "filled": False, "fill": "var(--card)"},
         "encoding": {**base, "shape": shape, "tooltip": ABOUT},
     }
-    named: Spec = {
+    labels: Spec = {
         "mark": {
             "type": "text",
             "fontSize": 12,
@@ -320,8 +333,8 @@ def _trade_off(panel: Panel) -> Spec:
                 "mark": {**marks, "filled": True},
                 "encoding": {**base, "shape": shape, "tooltip": ABOUT},
             },
-            *([hollow] if any(one.printed for one in panel.series) else []),
-            *([named] if len(rows) <= 14 else []),
+            *([hollow] if any(series_item.printed for series_item in panel.series) else []),
+            *([labels] if len(rows) <= 14 else []),
         ],
         "height": 330,
     }
@@ -329,7 +342,7 @@ def _trade_off(panel: Panel) -> Spec:
 
 def _sides(panel: Panel) -> list[tuple[float, float, str]]:
     """Where names stand, in a picture of usual size."""
-    points = [point for one in panel.series for point in one.points]
+    points = [point for series_item in panel.series for point in series_item.points]
     xs, ys = ([value for p in points for value in ends if value is not None] for ends in _ends(points))
     wide, high = 420, 290
     across, up = (max(values) - min(values) or 1.0 for values in (xs, ys))
@@ -413,19 +426,19 @@ def _matrix(panels: Sequence[Panel]) -> Spec:
     for value in values if alike else []:
         del value["down"], value["across"]
     down, across = ("rows", "columns") if alike else ("datum.down", "datum.across")
-    named = [
+    labels = [
         {"window": [{"op": "row_number", "as": "place"}]},
         {"calculate": f"{down}[floor((datum.place - 1) / length({across}))]", "as": "row"},
         {"calculate": f"{across}[(datum.place - 1) % length({across})]", "as": "column"},
         {"filter": "datum.share > 0"},
     ]
-    first, turned = panels[0], -35 if max(map(len, columns), default=0) > 3 else 0
+    first, angle = panels[0], -35 if max(map(len, columns), default=0) > 3 else 0
     x = {
         "field": "column",
         "type": "nominal",
         "sort": None,
         "scale": {"domain": columns, "paddingInner": 0.06},
-        "axis": {"title": first.across or None, "orient": "top", "labelAngle": turned, "labelLimit": 110},
+        "axis": {"title": first.across or None, "orient": "top", "labelAngle": angle, "labelLimit": 110},
     }
     y = {
         "field": "row",
@@ -437,7 +450,7 @@ def _matrix(panels: Sequence[Panel]) -> Spec:
     quiet = {"domain": False, "ticks": False, "labelOverlap": False}
     for side in (x, y):
         side["axis"] = {**side["axis"], **quiet}
-    told = _told({first.up or "row": "row", first.across or "column": "column", "%": "share"}, share=".2f")
+    tooltip = _told({first.up or "row": "row", first.across or "column": "column", "%": "share"}, share=".2f")
     return {
         "params": [
             {"name": "choice", "value": first.title},
@@ -445,8 +458,8 @@ def _matrix(panels: Sequence[Panel]) -> Spec:
             {"name": "columns", "value": columns},
         ],
         "data": {"values": values},
-        "transform": [{"filter": "datum.choice === choice"}, {"flatten": ["share"]}, *named],
-        "encoding": {"x": x, "y": y, "tooltip": told},
+        "transform": [{"filter": "datum.choice === choice"}, {"flatten": ["share"]}, *labels],
+        "encoding": {"x": x, "y": y, "tooltip": tooltip},
         "layer": [
             {
                 "mark": {"type": "rect", "color": "var(--accent)", "cornerRadius": 3},
@@ -479,12 +492,12 @@ def _cloud(panel: Panel) -> Spec:
     names = names_of(panel)
     rows = [
         {
-            "series": one.label,
-            "x": [_number(point.x) for point in one.points],
-            "y": [_number(point.y) for point in one.points],
-            "name": [point.name for point in one.points],
+            "series": series_item.label,
+            "x": [_number(point.x) for point in series_item.points],
+            "y": [_number(point.y) for point in series_item.points],
+            "name": [point.name for point in series_item.points],
         }
-        for one in panel.series
+        for series_item in panel.series
     ]
     colours = {"domain": names, "range": [f"var(--c{place % COLOURS})" for place in range(len(names))]}
     return {
