@@ -101,9 +101,9 @@ class Waits:
             self.steps.append(Counter(gpu.waits))
             gpu.waits.clear()
 
-        def ended(*given: Any) -> Any:
+        def ended(*given: Any, **more: Any) -> Any:
             gpu.waits.clear()
-            found = end(*given)
+            found = end(*given, **more)
             self.ends.append(Counter(gpu.waits))
             gpu.waits.clear()
             return found

@@ -233,7 +233,7 @@ def test_what_the_system_refuses_is_one_sentence(monkeypatch: pytest.MonkeyPatch
         UnicodeEncodeError("ascii", "é", 0, 1, "no"),
     ):
 
-        def app(error: Exception = error) -> None:
+        def app(error: Exception = error, **_: object) -> None:
             raise error
 
         monkeypatch.setattr(cli, "app", app)

@@ -226,7 +226,8 @@ def damaged(run: Run, kind: str, which: str) -> None:
     elif kind == "facts":
         file.with_suffix(".json").write_text("{}")
     else:
-        name = next(iter(read_tensors(run.weights_path(which))[0]))
+        state = read_tensors(run.weights_path(which))[0]
+        name = next(name for name, tensor in state.items() if tensor.is_floating_point())
         saved_with(run.weights_path(which), name, float("nan"))
 
 

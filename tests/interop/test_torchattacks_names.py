@@ -177,7 +177,7 @@ def test_saved_images_come_back(
 
 def test_what_is_not_supported_is_refused_in_one_sentence(net: nn.Module, batch: Batch, tmp_path: Path) -> None:
     calls: list[tuple[str, Callable[[], object]]] = [
-        ("has no attack 'CW'; it has APGD", lambda: theirs.CW),
+        ("has no attack 'DIFGSM'; it has APGD", lambda: theirs.DIFGSM),
         ("APGD has no targeted mode", lambda: theirs.APGD(net).set_mode_targeted_random()),
         ("only False is supported", lambda: theirs.PGD(net).set_model_training_mode(batchnorm_training=True)),
         ("loss = 'ce', must be 'margin'", lambda: theirs.Square(net, loss="ce")(*batch)),  # type: ignore[arg-type]

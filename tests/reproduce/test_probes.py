@@ -185,8 +185,9 @@ def test_in_the_plane_a_collaboration_is_fooled_for_certain_only_where_all_of_it
     found = {name: plane.areas(made, name) for name in made.models}
     outside = found["single model"] == plane.OUTSIDE
     assert all(torch.equal(each == plane.OUTSIDE, outside) for each in found.values())
-    near = plane.SIDE**2 * (2 * plane.EPSILON) ** 2
-    assert 1 - float(outside.float().mean()) == pytest.approx(near, rel=0.1)
+    rows = (torch.arange(plane.SIDE) + 0.5) / plane.SIDE
+    near = (torch.linspace(0, 1, plane.GRID)[:, None] - rows).abs().amin(1) <= plane.EPSILON
+    assert 1 - float(outside.float().mean()) == pytest.approx(float(near.float().mean()) ** 2)
     x, y = made.x.flatten(1), made.y
     with torch.no_grad():
         for name, field in found.items():

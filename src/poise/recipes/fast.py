@@ -50,7 +50,7 @@ def fast_at(name: str, *values: float) -> Published:
 
 
 FREE = unprinted(
-    "Free adversarial training, Table 1 (CIFAR-10, WRN-32-10)", "Free (m = 8)", "its numbers are not known here"
+    "Free adversarial training, Table 1 (CIFAR-10, WRN-32-10)", "Free (m = 8)", "no numbers are known here"
 )
 KNOWN = (
     "100 epochs with weight averaging (here .999 per step) and label smoothing (here .1) are the benchmark's; batches"
