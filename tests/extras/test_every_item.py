@@ -43,7 +43,9 @@ def small(work: Work) -> Work:
     attacks = tuple(dataclasses.replace(attack, steps=2) for attack in made.protocol.attacks)
     protocol = dataclasses.replace(made.protocol, attacks=attacks, first=12)
     method = dataclasses.replace(made.method, batch_size=16)
-    changed = dataclasses.replace(made, data=data, method=method, protocol=protocol, placement="auto")
+    monitors = tuple(dataclasses.replace(monitor, first=None) for monitor in made.monitors)
+    parts = {"data": data, "method": method, "protocol": protocol, "monitors": monitors}
+    changed = dataclasses.replace(made, **parts, placement="auto")
     others = tuple(dataclasses.replace(each, first=12) for each in work.protocols)
     line = dataclasses.replace(work.line, by_learner=False)
     return dataclasses.replace(work, line=line, experiment=changed, protocols=others, corruptions=False)
@@ -59,8 +61,10 @@ def small_plan(name: str, out: Path) -> Plan:
     kept = [line for family, lines in families.items() for line in lines[: (2 if family else 6) if few else None]]
     works = [small(work) for work in plan.works if work.line in kept]
     picture = plan.item.picture
-    seen = None if picture is None else dataclasses.replace(picture, images=min(picture.images, 6))
-    item = dataclasses.replace(plan.item, picture=seen)
+    if picture is not None:  # a name of an attack has its steps in it
+        columns = tuple(name.replace("AdaptivePGD-50x", "AdaptivePGD-2x") for name in picture.columns)
+        picture = dataclasses.replace(picture, columns=columns, images=min(picture.images, 6))
+    item = dataclasses.replace(plan.item, picture=picture)
     return dataclasses.replace(plan, item=item, works=works, sources=list(map(small, plan.sources)))
 
 

@@ -258,7 +258,7 @@ class Patient(on_ray.OnRay):
 def test_a_worker_killed_at_two_epochs_and_a_node_removed_leave_the_bits_of_the_unbroken_run(
     tmp_path: Path, tiny: Experiment, cluster: Any, engine: on_ray.OnRay, fingerprint_of: Any, heard: Any
 ) -> None:
-    longer = dataclasses.replace(tiny, epochs=10)
+    longer = dataclasses.replace(tiny, epochs=40)  # not over before the node is missed
     unbroken = train(longer, tmp_path / "unbroken")
     for which in ("selected", "last"):
         evaluate(unbroken, checkpoint=which)
