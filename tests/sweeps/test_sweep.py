@@ -123,6 +123,8 @@ def test_the_command_says_what_failed_by_its_exit_status_and_goes_on(
     status, out, _ = typed("status", folder)
     assert status == 0
     assert "2 runs: 1 evaluated, 1 failed" in out
+    monkeypatch.setenv("COLUMNS", "40")
+    assert "…" not in typed("status", folder)[1], "at no width is the end of a name lost"
     assert typed("sweep", settings, f"{RATE}=.05,.1", "--out", folder)[0] == 2
     for words, sentence in (
         (["sweep", settings, "epochs=1"], "name the folder of the sweep: --out FOLDER"),

@@ -25,7 +25,8 @@ def status(
     rows = standings(folder)
     table = Table(box=None, padding=(0, 2, 0, 0))
     for name in ("run", "state", "epoch", "node", "try", "minutes", "left"):
-        table.add_column(name, justify="right" if name in ("epoch", "try", "minutes", "left") else "left")
+        justify = "right" if name in ("epoch", "try", "minutes", "left") else "left"
+        table.add_column(name, justify=justify, overflow="fold")  # runs differ by the end of their names
     for row in rows:
         remark = row.reason or ("" if row.left == 0 else "not known yet" if row.left is None else f"{row.left:.1f}")
         attempt = str(row.attempt) if row.attempt else ""
