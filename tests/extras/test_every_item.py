@@ -61,9 +61,8 @@ def small_plan(name: str, out: Path) -> Plan:
     kept = [line for family, lines in families.items() for line in lines[: (2 if family else 6) if few else None]]
     works = [small(work) for work in plan.works if work.line in kept]
     picture = plan.item.picture
-    if picture is not None:  # a name of an attack has its steps in it
-        columns = tuple(name.replace("AdaptivePGD-50x", "AdaptivePGD-2x") for name in picture.columns)
-        picture = dataclasses.replace(picture, columns=columns, images=min(picture.images, 6))
+    if picture is not None:
+        picture = dataclasses.replace(picture, images=min(picture.images, 6))
     item = dataclasses.replace(plan.item, picture=picture)
     return dataclasses.replace(plan, item=item, works=works, sources=list(map(small, plan.sources)))
 

@@ -142,16 +142,18 @@ def _printed(table: Table, cells: Sequence[Cell], name: str) -> float | None:
 
 
 def _forms(sheet: Sheet, stems: Sequence[str]) -> Panel:
-    """Accuracy under an adaptive attack over its lambda: a line for each row and aim; lambda 0 is the plain attack."""
-    series = []
+    """Accuracy under an adaptive attack over its lambda: a line for each row and aim; lambda 0 is the plain attack.
+
+    stems: an attack with its budget and aim; small variants have another budget.
+    """
+    series, budget = [], r"-\d+(?:x\d+)?"
     for result in sheet.made:
+        cells = [(column.attack or "", cell) for column, cell in _cells(sheet, result)]
         for stem in stems:
-            values: list[tuple[float, Cell]] = []
-            for column, cell in _cells(sheet, result):
-                match = re.fullmatch(rf"{re.escape(stem)}-([\d.]+)", column.attack or "")
-                values += [(float(match[1]), cell)] if match is not None else []
-            plain = _cell(sheet, result, stem.replace("Adaptive", "").rpartition("-")[0])
-            values += [(0.0, plain)] if plain is not None and values else []
+            attack, aim = stem.partition("-")[0], stem.rpartition("-")[2]
+            swept, plain = rf"{attack}{budget}-{aim}-([\d.]+)", attack.removeprefix("Adaptive") + budget
+            values = [(float(match[1]), cell) for name, cell in cells if (match := re.fullmatch(swept, name))]
+            values += [(0.0, cell) for name, cell in cells if re.fullmatch(plain, name)][:1] if values else []
             points = [Point(x, cell.value or 0.0, cell.low, cell.high) for x, cell in values if cell.value is not None]
             label = f"{result.line.label}, {stem.rpartition('-')[2]}"
             series.append(Series(label, tuple(sorted(points, key=lambda point: point.x))))
