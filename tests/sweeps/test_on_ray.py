@@ -133,7 +133,7 @@ def test_a_gang_of_two_ranks_on_two_nodes_of_which_one_is_killed_ends_with_the_b
 def test_a_sweep_that_is_asked_to_stop_has_its_workers_save_and_goes_on(
     tmp_path: Path, tiny: Experiment, engine: on_ray.OnRay, fingerprint_of: Any
 ) -> None:
-    longer = dataclasses.replace(tiny, epochs=8)
+    longer = dataclasses.replace(tiny, epochs=60)  # not over before the worker is asked
     unbroken = train(longer, tmp_path / "unbroken")
     # a signal reaches whoever started the sweep, here the test
     with (
