@@ -55,9 +55,8 @@ def test_pip_install_poise_from_the_wheel_trains_and_completes(wheel: Path, tmp_
     binary = tmp_path / "venv" / ("Scripts" if os.name == "nt" else "bin")
     site = done(binary / "python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=tmp_path).strip()
     packages = dict.fromkeys([sysconfig.get_path("purelib"), *(p for p in sys.path if p.endswith("site-packages"))])
-    (Path(site) / "behind.pth").write_text(
-        "".join(f"{folder}\n" for folder in packages)
-    )  # plain: nothing of this checkout's own .pth files
+    # plain: nothing of this checkout's own .pth files
+    (Path(site) / "behind.pth").write_text("".join(f"{folder}\n" for folder in packages))
     done(binary / "python", "-m", "pip", "install", "--quiet", "--no-deps", "--force-reinstall", wheel, cwd=tmp_path)
     where = done(binary / "python", "-c", "import poise; print(poise.__file__)", cwd=tmp_path).strip()
     assert Path(where).is_relative_to(site)

@@ -53,11 +53,11 @@ def doctor(data_dir: DataDir = None) -> None:
     table.add_column(overflow="fold")
     colours: dict[State, str] = {"good": "green", "missing": "yellow", "wrong": "red"}
     findings = list(examined(data_dir))
-    for one in findings:
-        text = one.seen + (f"; {one.remedy}" if one.remedy else "")
-        table.add_row(escape(one.what), f"[{colours[one.state]}]{one.state}[/]", escape(text))
+    for finding in findings:
+        text = finding.seen + (f"; {finding.remedy}" if finding.remedy else "")
+        table.add_row(escape(finding.what), f"[{colours[finding.state]}]{finding.state}[/]", escape(text))
     Console().print(table)
-    if wrong := [one.what for one in findings if one.state == "wrong"]:
+    if wrong := [finding.what for finding in findings if finding.state == "wrong"]:
         typer.echo(f"wrong: {', '.join(wrong)}", err=True)
         raise typer.Exit(1)
 
@@ -75,9 +75,9 @@ def examined(data_dir: Path | None = None) -> Iterator[Finding]:
 
 
 def _python() -> Finding:
-    seen = f"{platform.python_version()} ({sys.executable})"
+    description = f"{platform.python_version()} ({sys.executable})"
     good = sys.version_info >= (3, 11)
-    return Finding("Python", "good" if good else "wrong", seen, "" if good else "Poise needs 3.11 or newer")
+    return Finding("Python", "good" if good else "wrong", description, "" if good else "Poise needs 3.11 or newer")
 
 
 def _packages() -> Iterator[Finding]:
@@ -132,9 +132,11 @@ def _devices() -> Iterator[Finding]:
         about = torch.cuda.get_device_properties(number)
         yield Finding(f"GPU {number}", "good", f"{about.name}, {about.total_memory / 2**30:.0f} GiB")
     if not gpus:
-        built = torch.version.cuda
-        seen = f"none that torch {torch.__version__} sees" + ("" if built else ", which is built without CUDA")
-        yield Finding("GPU", "missing", seen, "everything runs on the processor")
+        cuda_version = torch.version.cuda
+        description = f"none that torch {torch.__version__} sees" + (
+            "" if cuda_version else ", which is built without CUDA"
+        )
+        yield Finding("GPU", "missing", description, "everything runs on the processor")
     cpu = torch.device("cpu")
     takes = f"precision=auto takes {'it' if native_bfloat16(cpu) else 'float32'}"
     yield Finding("bfloat16", "good", f"{bfloat16_gain():.1f} times as fast as float32 by measurement; {takes}")
@@ -173,10 +175,10 @@ def _data(data_dir: Path | None) -> Iterator[Finding]:
     ]
     for make in sources:
         source = make()
-        found = source.found_in(folder)
+        files = source.found_in(folder)
         name = type(source).__name__
-        if found is not None:
-            yield Finding(name, "good", str(found))
+        if files is not None:
+            yield Finding(name, "good", str(files))
         else:
             yield Finding(name, "missing", "not here", f"fetched when it is first used, or: {source.remotes[0].url}")
 
@@ -185,13 +187,13 @@ def _place(folder: Path) -> Finding:
     """The data folder, or what of its path is there already."""
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(there).free
-    seen = f"{folder} ({free / 2**30:.0f} GiB free)"
-    other = "name another by POISE_DATA or --data-dir"
+    description = f"{folder} ({free / 2**30:.0f} GiB free)"
+    advice = "name another by POISE_DATA or --data-dir"
     if not there.is_dir() or not os.access(there, os.W_OK):
-        return Finding("data folder", "wrong", f"{seen} can't be written to", other)
+        return Finding("data folder", "wrong", f"{description} can't be written to", advice)
     if free < ENOUGH:
-        return Finding("data folder", "missing", seen, f"make room, or {other}")
-    return Finding("data folder", "good", seen)
+        return Finding("data folder", "missing", description, f"make room, or {advice}")
+    return Finding("data folder", "good", description)
 
 
 def _extras() -> Iterator[Finding]:
@@ -202,12 +204,12 @@ def _extras() -> Iterator[Finding]:
     except metadata.PackageNotFoundError:
         return
     for extra in sorted(set(extras) - set(OWN)):
-        needed = [line.partition(">=")[0].partition(";")[0] for line in lines if f'extra == "{extra}"' in line]
-        absent = [name for name in needed if not _there(name)]
+        packages = [line.partition(">=")[0].partition(";")[0] for line in lines if f'extra == "{extra}"' in line]
+        absent = [name for name in packages if not _there(name)]
         if absent:
             yield Finding(f"poise[{extra}]", "missing", ", ".join(absent), f"pip install 'poise[{extra}]'")
         else:
-            yield Finding(f"poise[{extra}]", "good", ", ".join(f"{name} {metadata.version(name)}" for name in needed))
+            yield Finding(f"poise[{extra}]", "good", ", ".join(f"{name} {metadata.version(name)}" for name in packages))
 
 
 def _there(name: str) -> bool:

@@ -368,8 +368,8 @@ def _foretell(training: Training, end: int) -> float:
         )
     epochs = range(training.step // training.steps_per_epoch + 1, last_epoch + 1)
     monitoring = sum(monitored(experiment, epoch) for epoch in epochs) * monitoring_forwards(training)
-    each = sum(map(_forwards, experiment.method.policies().values()))
-    step = each * len(training.splits["train"]) / training.steps_per_epoch
+    forwards_of_image = sum(map(_forwards, experiment.method.policies().values()))
+    step = forwards_of_image * len(training.splits["train"]) / training.steps_per_epoch
     progress.stage(run_name, "training", (end - training.step) * step + monitoring)
     return step
 

@@ -290,23 +290,6 @@ class MultiAttack(Attack):
         return adversarial
 
 
-NAMES = (
-    "APGD",
-    "APGDT",
-    "BIM",
-    "CW",
-    "FAB",
-    "FGSM",
-    "MIFGSM",
-    "PGD",
-    "PGDL2",
-    "TPGD",
-    "AutoAttack",
-    "MultiAttack",
-    "Square",
-)
-
-
 def __getattr__(name: str) -> Any:
     if name.startswith("_"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -331,3 +314,4 @@ __all__ = [
     "__version__",
     "attack",
 ]
+NAMES = tuple(name for name in __all__ if name not in ("Attack", "__version__", "attack"))

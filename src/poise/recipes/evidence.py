@@ -37,14 +37,14 @@ def measured() -> dict[str, list[dict[str, Any]]]:
 
 def evidence_of(name: str, experiment: Experiment) -> list[Evidence]:
     """What is known of a recipe's experiment, our own measurements first."""
-    found = [Evidence(**row) for row in measured().get(name, [])]
+    evidence = [Evidence(**row) for row in measured().get(name, [])]
     row = experiment.published
     if row is not None:
-        told = {column: value for column, value in zip(row.columns, row.values, strict=True) if value is not None}
-        attacks = {column: value for column, value in told.items() if column not in _NO_ATTACKS}
-        if "natural" in told and attacks:
+        values = {column: value for column, value in zip(row.columns, row.values, strict=True) if value is not None}
+        attacks = {column: value for column, value in values.items() if column not in _NO_ATTACKS}
+        if "natural" in values and attacks:
             column = next(
                 (each for each in _STRONGEST if each in attacks), min(attacks, key=lambda each: attacks[each])
             )
-            found.append(Evidence(told["natural"], attacks[column], column, f"published: {row.table}, {row.row}"))
-    return found
+            evidence.append(Evidence(values["natural"], attacks[column], column, f"published: {row.table}, {row.row}"))
+    return evidence

@@ -40,11 +40,11 @@ def told_apart(works: Sequence[Work], only_last: bool, data_dir: Path | None) ->
         ("natural", [record.natural for record in records]),
         ("under attack", [_hardest(record).predicted for record in records]),
     ):
-        chosen = _chosen(records[0].labels, answers, only_last)
-        tiles = [_said(works, records[0], split, place, [answer[place] for answer in answers]) for place in chosen]
+        places = _chosen(records[0].labels, answers, only_last)
+        tiles = [_said(works, records[0], split, place, [answer[place] for answer in answers]) for place in places]
         rows.append((name, tuple(tiles)))
-    last, others = works[-1].line.label, " and ".join(work.line.label for work in works[:-1])
-    title = f"{last} alone is right" if only_last else f"{last} is wrong, {others.replace(' and ', ' or ')} right"
+    last, other_labels = works[-1].line.label, " and ".join(work.line.label for work in works[:-1])
+    title = f"{last} alone is right" if only_last else f"{last} is wrong, {other_labels.replace(' and ', ' or ')} right"
     return Panel(title, "", "", tiles=tuple(row for row in rows if row[1]))
 
 
@@ -56,12 +56,12 @@ def _hardest(record: EvaluationRecord) -> AttackRecord:
 
 def _chosen(labels: Sequence[int], answers: Sequence[Sequence[int]], only_last: bool) -> list[int]:
     """The places of the first images of which the rule holds."""
-    found = []
+    places = []
     for place, label in enumerate(labels):
-        *others, last = (answer[place] == label for answer in answers)
-        if (last and not any(others)) if only_last else (not last and any(others)):
-            found.append(place)
-    return found[:COLUMNS]
+        *first_ones, last = (answer[place] == label for answer in answers)
+        if (last and not any(first_ones)) if only_last else (not last and any(first_ones)):
+            places.append(place)
+    return places[:COLUMNS]
 
 
 def _said(works: Sequence[Work], record: EvaluationRecord, split: Split, place: int, answers: Sequence[int]) -> Tile:
@@ -77,11 +77,11 @@ def collaborative(label: str, network: nn.Module, split: Split, threat: Threat, 
     what the network says of each and how sure it is.
     """
     attack = Collaborative(threat=threat, step_size=threat.epsilon / 8, steps=STEPS)
-    found = torch.cat([x for x, _ in attacked(network, split, attack)]).cpu()
+    x_adv = torch.cat([x for x, _ in attacked(network, split, attack)]).cpu()
     natural = split.pixels()
-    moved = (found - natural) / (2 * float((found - natural).abs().max().clamp(min=1e-12))) + 0.5
+    shift = (x_adv - natural) / (2 * float((x_adv - natural).abs().max().clamp(min=1e-12))) + 0.5
     rows: list[tuple[str, tuple[Tile, ...]]] = []
-    for name, images in (("benign", natural), ("perturbation", moved), ("collaborative", found)):
+    for name, images in (("benign", natural), ("perturbation", shift), ("collaborative", x_adv)):
         sure = torch.softmax(logits_of(network, images).cpu(), 1)
         tiles = []
         for image, number, right, shares in zip(images, split.ids, split.labels, sure, strict=True):

@@ -106,8 +106,8 @@ def areas(made: Trained, name: str) -> Tensor:
     labels = made.y[nearest.indices]
     wrong = torch.stack([member(places).argmax(1) != labels for member in made.members(name)])
     certain = wrong.all(0) if name == "collaboration" else wrong.sum(0) * 2 > len(wrong)
-    answered = made.models[name](places).argmax(1) == labels
-    value = torch.where(certain, FOOLED, torch.where(answered, RIGHT, WRONG))
+    answers = made.models[name](places).argmax(1) == labels
+    value = torch.where(certain, FOOLED, torch.where(answers, RIGHT, WRONG))
     return torch.where(nearest.values > EPSILON, OUTSIDE, value).reshape(GRID, GRID)
 
 
@@ -124,9 +124,9 @@ def vulnerability() -> list[Panel]:
 def vulnerability_of(made: Trained) -> list[Panel]:
     panels = []
     for name in made.models:
-        found = areas(made, name)
-        title = f"{name}: {100 * share_fooled(found):.1f} % near data fooled"
-        panels.append(Panel(title, "", "", _classes(made), _field(found)))
+        field = areas(made, name)
+        title = f"{name}: {100 * share_fooled(field):.1f} % near data fooled"
+        panels.append(Panel(title, "", "", _classes(made), _field(field)))
     return panels
 
 
@@ -134,19 +134,19 @@ def assignment() -> list[Panel]:
     """Figure 2a: where two sub-models of a collaboration decide, and which of them each datum is assigned to: that of
     the lowest loss.
     """
-    made = trained(members=2)
-    experts = made.members("collaboration")
+    models = trained(members=2)
+    experts = models.members("collaboration")
     with torch.no_grad():
-        best = torch.stack([cross_entropy(expert(made.x), made.y) for expert in experts]).argmin(0)
+        best = torch.stack([cross_entropy(expert(models.x), models.y) for expert in experts]).argmin(0)
     series = [
         Series(f"sub-model {k} decides", tuple(Point(x, y) for x, y in boundary(expert)))
         for k, expert in enumerate(experts, start=1)
     ]
     for k in range(len(experts)):
         for label, sign in ((0, "-"), (1, "+")):
-            chosen = made.x[(best == k) & (made.y == label)].flatten(1).tolist()
-            series.append(Series(f"{sign}, learned by sub-model {k + 1}", tuple(Point(x, y) for x, y in chosen)))
-    return [Panel("", "", "", tuple(each for each in series if each.points))]
+            points = models.x[(best == k) & (models.y == label)].flatten(1).tolist()
+            series.append(Series(f"{sign}, learned by sub-model {k + 1}", tuple(Point(x, y) for x, y in points)))
+    return [Panel("", "", "", tuple(series_item for series_item in series if series_item.points))]
 
 
 @torch.no_grad()
@@ -156,16 +156,16 @@ def boundary(model: nn.Module) -> list[tuple[float, float]]:
     places = torch.stack(torch.meshgrid(steps, steps, indexing="xy"), -1)
     logits = model(places.reshape(-1, 1, 1, 2))
     height = (logits[:, 1] - logits[:, 0]).reshape(GRID, GRID)
-    found = []
-    for turned in (False, True):
-        rows = height.T if turned else height
+    points = []
+    for transposed in (False, True):
+        rows = height.T if transposed else height
         for row in range(GRID):
             here, there = rows[row, :-1], rows[row, 1:]
             for place in torch.nonzero(here * there < 0).flatten().tolist():
                 share = float(here[place] / (here[place] - there[place]))
                 along, across = (place + share) / (GRID - 1), row / (GRID - 1)
-                found.append((across, along) if turned else (along, across))
-    return found
+                points.append((across, along) if transposed else (along, across))
+    return points
 
 
 def _classes(made: Trained) -> tuple[Series, ...]:

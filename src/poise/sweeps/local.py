@@ -145,18 +145,18 @@ class Local(Engine):
 
     def _worker(self, gpu: str | None) -> Worker:
         """An idle one that sees this GPU, or a new one."""
-        found = next((worker for worker in self._idle if worker.gpu == gpu), None)
-        if found is None:
+        worker_idle = next((worker for worker in self._idle if worker.gpu == gpu), None)
+        if worker_idle is None:
             return Worker(gpu)
-        self._idle.remove(found)
-        return found
+        self._idle.remove(worker_idle)
+        return worker_idle
 
 
 def gpus_here() -> list[str]:
     """The GPUs that this process sees, as CUDA_VISIBLE_DEVICES names them."""
-    named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    numbers = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     count = torch.cuda.device_count()
-    return named[:count] if named else [str(number) for number in range(count)]
+    return numbers[:count] if numbers else [str(number) for number in range(count)]
 
 
 def room(gpus: float, here: int) -> int:

@@ -87,21 +87,25 @@ class Advice(Answer):
         heads = ["recipe", "network", "epochs", "natural", "robust", "by", "time here"]
         rows = []
         for choice in self.choices:
-            known = choice.evidence
-            told = ["?", "?", "no record"]
-            if known is not None:
-                told = [f"{known.natural:.2f}", f"{known.robust:.2f}", known.column]
+            evidence = choice.evidence
+            cells = ["?", "?", "no record"]
+            if evidence is not None:
+                cells = [f"{evidence.natural:.2f}", f"{evidence.robust:.2f}", evidence.column]
             epochs = f"{choice.epochs}" if choice.fits else f"{choice.epochs} of {choice.whole}"
             cost = clock(choice.seconds)
-            rows.append([choice.recipe, choice.network, epochs, *told, cost])
-        sources = [f"{one.recipe}: {one.evidence.source}" for one in self.choices if one.evidence is not None]
+            rows.append([choice.recipe, choice.network, epochs, *cells, cost])
+        sources = [
+            f"{choice_each.recipe}: {choice_each.evidence.source}"
+            for choice_each in self.choices
+            if choice_each.evidence is not None
+        ]
         return Sheet(heads, rows, [f"advised: {self.command}", *self.notes, *sources])
 
     def lines(self) -> list[dict[str, Any]]:
         rows = []
         for choice in self.choices:
-            known = dataclasses.asdict(choice.evidence) if choice.evidence is not None else {}
-            rows.append({**dataclasses.asdict(choice), "evidence": None, **known})
+            evidence = dataclasses.asdict(choice.evidence) if choice.evidence is not None else {}
+            rows.append({**dataclasses.asdict(choice), "evidence": None, **evidence})
         return rows
 
 
@@ -124,9 +128,9 @@ def advise(
     """
     if hours is not None and not hours > 0:
         raise SettingsError(f"hours = {hours:g}: must be more than 0")
-    known = registered(Network)  # type: ignore[type-abstract]
-    if network is not None and network not in known:
-        raise SettingsError(f"there is no network {network!r}{did_you_mean(network, known)}")
+    networks = registered(Network)  # type: ignore[type-abstract]
+    if network is not None and network not in networks:
+        raise SettingsError(f"there is no network {network!r}{did_you_mean(network, networks)}")
     place = choose_device(device)
     pace = _Pace(place)
     limit = None if hours is None else 3600 * hours
@@ -134,22 +138,24 @@ def advise(
     candidates = list(_candidates(name, network)) if name in registered(DataSource) else []  # type: ignore[type-abstract]
     if not candidates:
         return _of_own(data, network, limit, threat, epsilon, pace, data_dir)
-    kept, within = _within(candidates, threat, epsilon)
-    if not kept:
-        told = ", ".join(sorted({_said(threat_of(made)) for _, made, _ in candidates}))
-        raise SettingsError(f"no recipe for {name} within that threat has a record; there are some within {told}")
-    size = _size(kept[0][1], data_dir)
-    kept.sort(key=lambda each: (each[2].strong, each[2].robust), reverse=True)
+    candidates_within, within = _within(candidates, threat, epsilon)
+    if not candidates_within:
+        threats_text = ", ".join(sorted({_said(threat_of(candidate)) for _, candidate, _ in candidates}))
+        raise SettingsError(
+            f"no recipe for {name} within that threat has a record; there are some within {threats_text}"
+        )
+    size = _size(candidates_within[0][1], data_dir)
+    candidates_within.sort(key=lambda each: (each[2].strong, each[2].robust), reverse=True)
     choices: list[Choice] = []
-    for recipe, made, evidence in kept:
-        choices.append(_choice(recipe, made, evidence, size, limit, pace))
+    for recipe, candidate, evidence in candidates_within:
+        choices.append(_choice(recipe, candidate, evidence, size, limit, pace))
         if sum(choice.fits for choice in choices) >= SHOWN:
             break
     choices.sort(key=lambda choice: not choice.fits)  # stable: the best known first
     if not choices[0].fits:
         choices.sort(key=lambda choice: choice.epochs / choice.whole, reverse=True)
-    shown = tuple(choices[:SHOWN])
-    return Advice(shown, (*_notes(shown, within, hours, pace), *_trained(name, network)))
+    choices_shown = tuple(choices[:SHOWN])
+    return Advice(choices_shown, (*_notes(choices_shown, within, hours, pace), *_trained(name, network)))
 
 
 Candidate = tuple[str, Experiment, Evidence]
@@ -158,35 +164,39 @@ Candidate = tuple[str, Experiment, Evidence]
 @lru_cache(maxsize=1)
 def _known(names: tuple[str, ...]) -> list[Candidate]:
     """The recipes of which something is known, made."""
-    made = {name: recipes()[name].make(False) for name in names}
-    return [(name, each, rows[0]) for name, each in made.items() if (rows := evidence_of(name, each))]
+    experiments = {name: recipes()[name].make(False) for name in names}
+    return [
+        (name, experiment, rows[0])
+        for name, experiment in experiments.items()
+        if (rows := evidence_of(name, experiment))
+    ]
 
 
 def _candidates(data: str, network: str | None) -> Iterator[Candidate]:
     """Recipes for the data set of which something is known and that need nothing but it."""
-    for name, made, evidence in _known(tuple(recipes())):
-        model = type(made.model).__name__
-        if type(made.data).__name__ != data or (network is not None and model != network):
+    for name, experiment, evidence in _known(tuple(recipes())):
+        model = type(experiment.model).__name__
+        if type(experiment.data).__name__ != data or (network is not None and model != network):
             continue
-        if made.initial is None and not any(policy.extra for policy in made.method.policies().values()):
-            yield name, made, evidence
+        if experiment.initial is None and not any(policy.extra for policy in experiment.method.policies().values()):
+            yield name, experiment, evidence
 
 
 def _within(candidates: list[Candidate], kind: str | None, epsilon: Any) -> tuple[list[Candidate], Threat]:
     """Those under the threat that is asked for, else under the commonest."""
-    threats = [threat_of(made) for _, made, _ in candidates]
+    threats = [threat_of(candidate) for _, candidate, _ in candidates]
     common = Counter(map(_said, threats)).most_common(1)[0][0]
     usual = next(threat for threat in threats if _said(threat) == common)
     if kind is not None and kind not in registered(Threat):  # type: ignore[type-abstract]
         raise SettingsError(f"there is no threat {kind!r}{did_you_mean(kind, registered(Threat))}")  # type: ignore[type-abstract]
     norm = kind or type(usual).__name__
     size: Any = usual.epsilon if epsilon is None and norm == type(usual).__name__ else number(epsilon)
-    kept = [
+    fitting = [
         each
         for each, threat in zip(candidates, threats, strict=True)
         if type(threat).__name__ == norm and (size is None or abs(threat.epsilon - float(size)) < 1e-3)
     ]
-    return kept, (threat_of(kept[0][1]) if kept else usual)
+    return fitting, (threat_of(fitting[0][1]) if fitting else usual)
 
 
 def _said(threat: Threat) -> str:
@@ -244,12 +254,12 @@ class _Pace:
 def _choice(
     name: str, made: Experiment, evidence: Evidence, size: tuple[Shape, int, int], limit: float | None, pace: _Pace
 ) -> Choice:
-    each = pace.seconds(made, size, 1)
-    epochs = made.epochs if limit is None else max(0, min(made.epochs, int(limit / each)))
+    epoch_seconds = pace.seconds(made, size, 1)
+    epochs = made.epochs if limit is None else max(0, min(made.epochs, int(limit / epoch_seconds)))
     shorter = "" if epochs == made.epochs else f" epochs={epochs}" if epochs >= _FEWEST else " --quick"
     network = type(made.model).__name__
     return Choice(
-        name, made.label, network, epochs, made.epochs, epochs * each, evidence, f"poise train {name}{shorter}"
+        name, made.label, network, epochs, made.epochs, epochs * epoch_seconds, evidence, f"poise train {name}{shorter}"
     )
 
 
@@ -277,8 +287,8 @@ def _notes(shown: tuple[Choice, ...], within: Threat, hours: float | None, pace:
 def _trained(data: str, network: str | None) -> Iterator[str]:
     """Networks that come trained on the data set, with what their records say."""
     for name, entry in zoo().items():
-        made, record = entry.experiment, entry.record
-        if type(made.data).__name__ == data and network in (None, type(made.model).__name__):
+        experiment, record = entry.experiment, entry.record
+        if type(experiment.data).__name__ == data and network in (None, type(experiment.model).__name__):
             natural, robust = 100 * record.natural_accuracy, 100 * record.worst_case_accuracy
             yield (
                 f"zoo:{name} is trained already: natural {natural:.2f}, worst case {robust:.2f} on {record.count}"
@@ -297,20 +307,25 @@ def _of_own(
 ) -> Advice:
     """Adversarial training on images of which there are no records."""
     where = Path(data_dir) if data_dir is not None else None
-    loaded = data_named(data, where) if isinstance(data, str) else data_of(data, where)
-    size = _size_of(loaded)
-    chosen = network or ("SmallCNN" if max(size[0][1:]) <= 28 else "ResNet18")
-    own: dict[str, Any] = {} if epsilon is None else {"epsilon": epsilon}
+    data_read = data_named(data, where) if isinstance(data, str) else data_of(data, where)
+    size = _size_of(data_read)
+    network_used = network or ("SmallCNN" if max(size[0][1:]) <= 28 else "ResNet18")
+    own_settings: dict[str, Any] = {} if epsilon is None else {"epsilon": epsilon}
     if kind is not None:
-        own["threat"] = kind
-    made = experiment_of(None, data=data, network=chosen, objective=AT, settings=own, data_dir=where)
-    each = pace.seconds(made, size, 1)
-    epochs = made.epochs if limit is None else max(0, min(made.epochs, int(limit / each)))
-    typed = data if isinstance(data, str | Path) else "YOUR_DATA"
-    words = [f"poise train --data {typed} --model {chosen}", *(f"{name}={value}" for name, value in own.items())]
-    words += [f"epochs={max(epochs, 1)}"] if epochs != made.epochs else []
-    choice = Choice("own", "AT", chosen, epochs, made.epochs, epochs * each, None, " ".join(words))
-    within = threat_of(made)
+        own_settings["threat"] = kind
+    experiment = experiment_of(
+        None, data=data, network=network_used, objective=AT, settings=own_settings, data_dir=where
+    )
+    epoch_seconds = pace.seconds(experiment, size, 1)
+    epochs = experiment.epochs if limit is None else max(0, min(experiment.epochs, int(limit / epoch_seconds)))
+    data_words = data if isinstance(data, str | Path) else "YOUR_DATA"
+    words = [
+        f"poise train --data {data_words} --model {network_used}",
+        *(f"{name}={value}" for name, value in own_settings.items()),
+    ]
+    words += [f"epochs={max(epochs, 1)}"] if epochs != experiment.epochs else []
+    choice = Choice("own", "AT", network_used, epochs, experiment.epochs, epochs * epoch_seconds, None, " ".join(words))
+    within = threat_of(experiment)
     notes = [
         f"Nobody has a record of such images ({list(size[0])}, {size[1]} classes, {size[2]:,} to train on), so no"
         " accuracy is promised; AT is what every other method is compared with.",

@@ -16,10 +16,12 @@ def samples(fmodel: PyTorchModel, dataset: str = "digits", index: int = 0, batch
 
     Raises: SettingsError for another data set; InputError for images that there are not; DataError.
     """
-    known = {name.lower(): kind for name, kind in registered(DataSource).items()}  # type: ignore[type-abstract]
-    if not isinstance(dataset, str) or dataset.lower() not in known:
-        raise SettingsError(f"dataset = {dataset!r}, must be a data set of Poise's{did_you_mean(str(dataset), known)}")
-    test = known[dataset.lower()]().load().test
+    sources = {name.lower(): kind for name, kind in registered(DataSource).items()}  # type: ignore[type-abstract]
+    if not isinstance(dataset, str) or dataset.lower() not in sources:
+        raise SettingsError(
+            f"dataset = {dataset!r}, must be a data set of Poise's{did_you_mean(str(dataset), sources)}"
+        )
+    test = sources[dataset.lower()]().load().test
     if not whole(index) or not whole(batchsize) or index < 0 or batchsize < 1 or index + batchsize > len(test):
         raise InputError(
             f"index = {index!r}, batchsize = {batchsize!r}, must be within the {len(test):,} test images of {dataset}"

@@ -96,12 +96,12 @@ def _corrupted(
     if not corruptions or isinstance(corruptions, str):
         raise InputError(f"corruptions = {corruptions!r}, must be a list of at least one name")
     folder = Path(data_dir) / _ARCHIVES[dataset]
-    each = count // len(corruptions)
-    if each < 1:
+    images_each = count // len(corruptions)
+    if images_each < 1:
         raise InputError(f"n_examples = {count}, must be at least {len(corruptions)}, one of each corruption")
     data = source_of(dataset).load(Path(data_dir))
     root = folder if folder.is_dir() else Path(data_dir)
-    parts = [_first(corrupted(root, name, severity, data), each) for name in corruptions]
+    parts = [_first(corrupted(root, name, severity, data), images_each) for name in corruptions]
     return torch.cat([part.pixels() for part in parts]), torch.cat([part.labels for part in parts])
 
 

@@ -32,9 +32,9 @@ def draw(kind: str, panels: Sequence[Panel], title: str) -> Figure:
     """A figure with the panels beside each other. Raises: SettingsError for an unknown kind, or where matplotlib is not
     there.
     """
-    known = (*KINDS, *FIELDS, *WHOLE)
-    if kind not in known:
-        raise SettingsError(f"there is no kind of picture {kind!r}; must be one of {', '.join(known)}")
+    kinds = (*KINDS, *FIELDS, *WHOLE)
+    if kind not in kinds:
+        raise SettingsError(f"there is no kind of picture {kind!r}; must be one of {', '.join(kinds)}")
     with _style():
         from matplotlib.figure import Figure  # pyright: ignore[reportMissingImports]
 
@@ -199,13 +199,13 @@ def _plane(axes: Axes, panel: Panel) -> None:
         )
         for colour, name in zip(colours, field.names, strict=True):
             axes.plot([], [], linestyle="", marker="s", color=colour, markeredgecolor="0.5", label=name)
-    for place, each in enumerate(panel.series):
-        colour, sign = LABELS[place % len(LABELS)], {"-": "_", "+": "+"}.get(each.label[:1], "o")
+    for place, series_item in enumerate(panel.series):
+        colour, sign = LABELS[place % len(LABELS)], {"-": "_", "+": "+"}.get(series_item.label[:1], "o")
         line = {"marker": ".", "markersize": 1}
         datum = {"marker": sign, "markersize": 6, "markeredgewidth": 1.6, "markeredgecolor": colour}
-        style: dict[str, Any] = line if len(each.points) > 50 else datum
-        ys = [point.y for point in each.points]
-        axes.plot(_across(each.points), ys, linestyle="", color=colour, label=each.label, **style)
+        style: dict[str, Any] = line if len(series_item.points) > 50 else datum
+        ys = [point.y for point in series_item.points]
+        axes.plot(_across(series_item.points), ys, linestyle="", color=colour, label=series_item.label, **style)
     axes.set_xticks([])
     axes.set_yticks([])
     axes.set_aspect("equal")
@@ -248,7 +248,7 @@ def _diagram(axes: Axes, panel: Panel) -> None:
     places = {box.name: box for box in panel.diagram.boxes}
     for start, end, text in panel.diagram.arrows:
         a, b = places[start], places[end]
-        back = (end, start) in {(one, other) for one, other, _ in panel.diagram.arrows}
+        back = (end, start) in {(start_name, end_name) for start_name, end_name, _ in panel.diagram.arrows}
         ends = {"patchA": boxes[start], "patchB": boxes[end], "shrinkA": 2, "shrinkB": 2}
         bent = {"connectionstyle": f"arc3,rad={0.25 * back}"}
         arrow = {"arrowstyle": "-|>", "color": "0.25", "linewidth": 0.9, **ends, **bent}
