@@ -27,7 +27,7 @@ _FREELY = 2**28
 _RATIO = 100
 """Beyond that, so many times its packed size: images compress less, and deflate reaches 1032."""
 DAMAGE = (OSError, ValueError, EOFError, KeyError, TypeError, NotImplementedError, zipfile.BadZipFile, zlib.error)
-"""What a damaged or implausible archive raises."""
+"""What a damaged or implausible archive raises; NotImplementedError for a way of packing that zipfile does not know."""
 _PIECE = 2**22
 MEMBERS = 10**6
 _HEADER = 10_000
